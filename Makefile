@@ -1,0 +1,38 @@
+# Everything a contributor or CI runs. The virtual environment is made when something needs it.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup check test demo lock clean-demo
+
+help: ## Show this list.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## Make .venv and install what constraints.txt says.
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	command -v uv >/dev/null || test -x $(VENV)/bin/uv || $(PY) -m pip install --quiet --disable-pip-version-check uv
+	uv=$$(command -v uv || echo $(VENV)/bin/uv); \
+	  $$uv pip install --quiet --python $(PY) --requirement pyproject.toml --extra dev --constraint constraints.txt
+	touch $@
+
+check: $(STAMP) ## Lint, formatting, types, and who may import whom.
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+test: $(STAMP) ## The default suite.
+	$(PY) -m pytest
+
+demo: $(STAMP) ## The main job on a CPU: corpus, teachers, extraction, distillation, evaluation.
+	$(PY) -m evaluate demo --pipeline demo
+
+clean-demo: ## Remove what the demo made.
+	rm -rf runs/demo
+
+lock: ## Resolve constraints.txt anew from pyproject.toml.
+	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate \
+	  --no-emit-index-url --upgrade pyproject.toml --output-file constraints.txt

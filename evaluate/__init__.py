@@ -1,0 +1,1 @@
+"""Encoders to tasks to metrics to report."""

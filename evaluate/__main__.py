@@ -1,0 +1,76 @@
+"""``python -m evaluate``: compare students with their teachers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from store.config import read_pipeline
+from store.console import main
+from store.errors import ConfigError
+from store.pipeline import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption
+
+from .config import EvaluatePipeline
+from .table import results_table
+
+app = typer.Typer(help="Compare students with their teachers.", no_args_is_help=True, add_completion=False)
+
+DatasetOption = Annotated[str | None, typer.Option(help="Which of evaluate.zero_shot; all if left out.")]
+
+
+@app.command(epilog="Example: python -m evaluate run --pipeline demo")
+def run(
+    *,
+    pipeline: PipelineOption,
+    config: ConfigOption = PIPELINES_FILE,
+    set_: SetOption = None,
+    dataset: DatasetOption = None,
+    model: Annotated[list[str] | None, typer.Option(help="Which teachers and students; all if left out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Evaluate every teacher and student of a pipeline, and the oracle that picks each group's best teacher."""
+    from .run import evaluate
+
+    loaded = read_pipeline(config, pipeline, EvaluatePipeline, overrides=set_ or [])
+    for name in _datasets(loaded, dataset):
+        result = evaluate(loaded, name, models=model)
+        if as_json:
+            sys.stdout.write(json.dumps(result, indent=1) + "\n")
+        else:
+            Console().print(results_table(result["models"], title=f"zero-shot accuracy, {name}"))
+
+
+@app.command(epilog="Example: python -m evaluate demo --pipeline demo --dataset phantom_test")
+def demo(
+    *,
+    pipeline: PipelineOption = "demo",
+    config: ConfigOption = PIPELINES_FILE,
+    dataset: Annotated[str, typer.Option(help="Which of evaluate.zero_shot is reported.")] = "phantom_test",
+) -> None:
+    """Run the whole main job, from drawing a corpus to comparing students, by its documented commands."""
+    from .demo import run_demo
+
+    loaded = read_pipeline(config, pipeline, EvaluatePipeline)
+    (name,) = _datasets(loaded, dataset)
+    report = run_demo(loaded, pipeline, config=config, dataset=name)
+    console = Console()
+    console.print(results_table(report["models"], title="zero-shot accuracy on the held-out phantom test split"))
+    stages = ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in report["seconds"].items())
+    console.print(f"seconds: {stages}; in all {sum(report['seconds'].values()):.0f}")
+    console.print(f"report: {Path(loaded.evaluate.out) / 'report.json'}", highlight=False, soft_wrap=True)
+
+
+def _datasets(pipeline: EvaluatePipeline, name: str | None) -> list[str]:
+    known = list(pipeline.evaluate.zero_shot)
+    if name is not None and name not in known:
+        raise ConfigError(f"evaluate.zero_shot has no {name!r}; it has {', '.join(known)}")
+    return known if name is None else [name]
+
+
+if __name__ == "__main__":
+    main(app, program="python -m evaluate")

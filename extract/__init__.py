@@ -1,0 +1,1 @@
+"""Producers: corpus to teachers to feature store."""

@@ -1,0 +1,76 @@
+"""What a model needs done to an image before its mean and std: teachers that need the same share the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Per channel, of the images that OpenAI's CLIP was trained on: open_clip's default where a model states none."""
+
+
+class Geometry(BaseModel):
+    """Resize and crop, as open_clip's preprocessing configuration names them.
+
+    Attributes:
+        size_px: side of the square that the model sees.
+        resize_mode: ``shortest`` side to size then centre crop; ``longest`` side to size then pad; ``squash``.
+        interpolation: of the resize; antialiased.
+        fill_color: grey level of padding.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    size_px: int
+    resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    fill_color: int = 0
+
+
+class Preprocessing(BaseModel):
+    """Geometry, then RGB in [0, 1], then mean and std per channel."""
+
+    model_config = ConfigDict(frozen=True)
+
+    geometry: Geometry
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+
+    @classmethod
+    def from_open_clip(cls, config: dict[str, Any]) -> Preprocessing:
+        """Read it out of an ``open_clip_config.json``, with open_clip's defaults for what is left out."""
+        stated = {name: value for name, value in config.get("preprocess_cfg", {}).items() if value is not None}
+        size = config["model_cfg"]["vision_cfg"].get("image_size", 224)
+        names = ("resize_mode", "interpolation", "fill_color")
+        geometry = Geometry(size_px=size, **{name: stated[name] for name in names if name in stated})
+        return cls(geometry=geometry, **{name: stated[name] for name in ("mean", "std") if name in stated})
+
+
+def fit(image: Image.Image, geometry: Geometry) -> npt.NDArray[np.uint8]:
+    """Return an RGB image as a model's square, (H, W, 3) uint8."""
+    for step in _steps(geometry):
+        image = step(image)
+    return np.asarray(image)
+
+
+def _steps(geometry: Geometry) -> list[Callable[[Image.Image], Image.Image]]:
+    # Imported here because planning reads preprocessing out of a folder and must not wait for torch.
+    from open_clip.transform import CenterCropOrPad, ResizeKeepRatio
+    from torchvision.transforms import CenterCrop, InterpolationMode, Resize
+
+    size = geometry.size_px
+    interpolation = InterpolationMode(geometry.interpolation)
+    if geometry.resize_mode == "squash":
+        return [Resize((size, size), interpolation=interpolation)]
+    if geometry.resize_mode == "longest":
+        return [
+            ResizeKeepRatio(size, interpolation=interpolation, longest=1),
+            CenterCropOrPad(size, fill=geometry.fill_color),
+        ]
+    return [Resize(size, interpolation=interpolation), CenterCrop(size)]

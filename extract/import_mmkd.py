@@ -1,0 +1,185 @@
+"""Import the feature cache that MMKD-CLIP's authors released: one folder per pair with ``.pt`` files of features.
+
+Their unprojected features (``clips_output.pt``) become the store's; the projected ones are left behind, because the
+projection is fitted and applied on the fly here (``python -m train project``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import pickle
+import secrets
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from store.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
+from store.corpus import CorpusIndex
+from store.create import create_store
+from store.errors import CorpusError, StoreError
+from store.images import image_size
+from store.lock import exclusive
+from store.pairs import PAIR_SCHEMA, PairTable, check_keys
+from store.records import Spec, Status, StoreInfo
+
+log = logging.getLogger(__name__)
+
+TEACHER_IDS = {
+    "BMCA": "bmca",
+    "BiomedCLIP": "biomedclip",
+    "UniMedCLIP": "unimedclip",
+    "QuiltNet": "quiltnet",
+    "GenMedClip": "genmedclip",
+    "PLIP": "plip",
+    "PUBMEDCLIP": "pubmedclip",
+    "PMCCLIP": "pmcclip",
+    "MedCLIP": "medclip",
+}
+"""The authors' names of the teachers, and ours."""
+
+NORM_TOLERANCE = 1e-3
+"""The released features are unit norm in float32; anything farther off is another kind of file."""
+
+Features = dict[str, npt.NDArray[np.float32]]
+
+
+def import_mmkd(source: Path, store: Path, *, range_rows: int, chunk_rows: int) -> StoreInfo:
+    """Make a store of a released cache.
+
+    Args:
+        source: the folder with ``meta.jsonl`` and ``features/``.
+        store: the folder to make it in; must not hold one.
+        range_rows: R.
+        chunk_rows: C.
+
+    Raises:
+        CorpusError: the cache is not laid out as released.
+        StoreError: there is a store already.
+    """
+    if (store / "store.json").exists():
+        raise StoreError(f"{store}: there is a store already", hint="import into a new folder")
+    entries = _read_meta(source)
+    features = [_read_features(source / entry["imgpath"]) for entry in entries]
+    rows = [_row(source, entry, row) for row, entry in enumerate(entries)]
+    check_keys([row["key"] for row in rows])
+    table = pa.Table.from_pylist(rows, schema=PAIR_SCHEMA)
+    index = CorpusIndex(table=table, root=source.resolve())
+    info = create_store(
+        store, index, signature={"imported_from": source.name}, range_rows=range_rows, chunk_rows=chunk_rows
+    )
+    with exclusive(store):
+        for name in TEACHER_IDS:
+            if any(f"{name}_img" in found for found in features):
+                _import_teacher(store, info, name, entries=entries, features=features)
+    return info
+
+
+def _read_meta(source: Path) -> list[dict[str, Any]]:
+    try:
+        lines = (source / "meta.jsonl").read_text().splitlines()
+        entries = [json.loads(line) for line in lines if line.strip()]
+    except FileNotFoundError as error:
+        raise CorpusError(f"{source}: no meta.jsonl; not a released MMKD-CLIP cache") from error
+    except ValueError as error:
+        raise CorpusError(f"{source / 'meta.jsonl'}: not JSON lines: {error}") from error
+    wanted = {"id", "imgpath", "txt", "available_clips"}
+    for number, entry in enumerate(entries, start=1):
+        if not wanted <= set(entry):
+            raise CorpusError(f"{source / 'meta.jsonl'}:{number}: lacks {', '.join(sorted(wanted - set(entry)))}")
+        unknown = set(entry["available_clips"]) - set(TEACHER_IDS)
+        if unknown:
+            raise CorpusError(f"{source / 'meta.jsonl'}:{number}: unknown teachers {', '.join(sorted(unknown))}")
+    if not entries:
+        raise CorpusError(f"{source / 'meta.jsonl'}: holds no pair")
+    return entries
+
+
+def _read_features(image: Path) -> Features:
+    path = image.parent / "clips_output.pt"
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CorpusError(f"{path}: missing") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CorpusError(f"{path}: not a file of tensors: {error}") from error
+    return {name: tensor.float().numpy().reshape(-1) for name, tensor in loaded.items()}
+
+
+def _row(source: Path, entry: dict[str, Any], row: int) -> dict[str, Any]:
+    image = source / entry["imgpath"]
+    if not image.is_file():
+        raise CorpusError(f"{image}: the image is missing")
+    data = image.read_bytes()
+    size = image_size(data)
+    article = json.loads((source / entry["metapath"]).read_text()) if entry.get("metapath") else {}
+    return {
+        "row": row,
+        "key": entry["id"],
+        "uri": entry["imgpath"],
+        "member": None,
+        "caption": entry["txt"].strip(),
+        "modality": None,
+        "split": "train",
+        "image_sha256": hashlib.sha256(data).hexdigest(),
+        "width": size[0] if size else None,
+        "height": size[1] if size else None,
+        "source": article.get("article_accession_id"),
+        "license": article.get("article_license"),
+    }
+
+
+def _import_teacher(
+    store: Path, info: StoreInfo, name: str, *, entries: list[dict[str, Any]], features: list[Features]
+) -> None:
+    teacher = TEACHER_IDS[name]
+    width = next(len(found[f"{name}_img"]) for found in features if f"{name}_img" in found)
+    spec = Spec(
+        teacher=teacher,
+        embed_dim=width,
+        weights_sha256=None,
+        architecture={"released_as": name},
+        preprocessing={"unknown": "the release does not say"},
+        tokenizer={"unknown": "the release does not say"},
+        output="MMKD-CLIP's released clips_output.pt, L2-normalised",
+        compute_dtype="float32",
+    )
+    register_teacher(store, spec, info=info)
+    image_ND, text_ND = np.zeros((info.rows, width), np.float32), np.zeros((info.rows, width), np.float32)
+    status_N = np.full(info.rows, Status.NOT_APPLICABLE, np.uint8)
+    for row, (entry, found) in enumerate(zip(entries, features, strict=True)):
+        if name in entry["available_clips"]:
+            image_ND[row] = _checked(found, f"{name}_img", width, entry["id"])
+            text_ND[row] = _checked(found, f"{name}_txt", width, entry["id"])
+            status_N[row] = Status.OK
+    circumstances = Circumstances(
+        device="import", batch_size=1, run_id=f"import-{secrets.token_hex(3)}", attempt=1, timings_s={}, versions={}
+    )
+    pairs = PairTable(store, rows=info.rows)
+    for range_id in range(info.ranges):
+        part = slice(*info.bounds(range_id))
+        unit = UnitFeatures(image=image_ND[part], text=text_ND[part], status=status_N[part], reasons={})
+        commit_unit(
+            store,
+            info=info,
+            spec=spec,
+            range_id=range_id,
+            pairs=pairs.read(part.start, part.stop),
+            features=unit,
+            circumstances=circumstances,
+        )
+
+
+def _checked(found: Features, name: str, width: int, key: str) -> npt.NDArray[np.float32]:
+    if name not in found:
+        raise CorpusError(f"pair {key}: available_clips promises {name}, clips_output.pt does not hold it")
+    feature = found[name]
+    norm = float(np.linalg.norm(feature))
+    if len(feature) != width or abs(norm - 1) > NORM_TOLERANCE:
+        raise CorpusError(f"pair {key}: {name} has width {len(feature)} and norm {norm:.4f}, expected {width} and 1")
+    return feature

@@ -1,0 +1,204 @@
+"""What can be drawn: nine modalities, their findings, and the words that captions use for both."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+import numpy as np
+
+from store.errors import CorpusError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """What an image shows.
+
+    Args:
+        name: canonical noun phrase, the class name of zero-shot prompts; unique over all modalities.
+        synonyms: other noun phrases for it.
+        normal: whether this is the modality's normal or benign class.
+    """
+
+    name: str
+    synonyms: tuple[str, ...]
+    normal: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Modality:
+    """A kind of image.
+
+    Args:
+        name: display name.
+        views: noun phrases for an image of this kind, without an article.
+    """
+
+    name: str
+    views: tuple[str, ...]
+
+
+MODALITIES: dict[str, Modality] = {
+    "xray": Modality(
+        name="X-ray", views=("chest radiograph", "X-ray of the chest", "frontal chest X-ray", "plain chest film")
+    ),
+    "ct": Modality(
+        name="CT", views=("abdominal CT slice", "CT scan of the abdomen", "axial CT image", "computed tomography slice")
+    ),
+    "mri": Modality(
+        name="MRI",
+        views=("brain MRI slice", "MRI of the brain", "axial brain MR image", "magnetic resonance image of the head"),
+    ),
+    "ultrasound": Modality(
+        name="ultrasound",
+        views=(
+            "abdominal ultrasound",
+            "ultrasound image of the abdomen",
+            "B-mode sonogram",
+            "abdominal sonography scan",
+        ),
+    ),
+    "fundus": Modality(
+        name="fundus photography",
+        views=("fundus photograph", "color photograph of the retina", "retinal fundus image", "ophthalmoscopic view"),
+    ),
+    "oct": Modality(
+        name="OCT",
+        views=("macular OCT scan", "optical coherence tomography scan", "retinal OCT image", "OCT cross section"),
+    ),
+    "histopathology": Modality(
+        name="histopathology",
+        views=("histopathology slide", "H and E stained section", "tissue micrograph", "microscopic view of a biopsy"),
+    ),
+    "dermatology": Modality(
+        name="dermatology",
+        views=("dermatoscopic image", "clinical photograph of the skin", "dermoscopy image", "skin lesion photograph"),
+    ),
+    "endoscopy": Modality(
+        name="endoscopy",
+        views=("colonoscopy frame", "endoscopic view of the colon", "endoscopy image", "colonoscopic picture"),
+    ),
+}
+"""The nine modalities by id, in the order that rows take turns."""
+
+
+def _finding(name: str, *synonyms: str, normal: bool = False) -> Finding:
+    return Finding(name=name, synonyms=synonyms, normal=normal)
+
+
+FINDINGS: dict[str, tuple[Finding, ...]] = {
+    "xray": (
+        _finding("normal lungs", "clear lungs", "normal chest with no focal lesion", normal=True),
+        _finding("pleural effusion", "fluid in the pleural space", "blunted costophrenic angle"),
+        _finding("pulmonary nodule", "solitary lung nodule", "round opacity in the lung"),
+        _finding("cardiomegaly", "enlarged heart", "widened cardiac silhouette"),
+    ),
+    "ct": (
+        _finding("normal abdomen", "normal abdominal organs", "abdomen with no focal lesion", normal=True),
+        _finding("hepatic cyst", "cyst in the liver", "hypodense liver lesion"),
+        _finding("kidney stone", "renal calculus", "dense calculus in the kidney"),
+        _finding("aortic aneurysm", "dilated abdominal aorta", "aneurysm with mural thrombus"),
+    ),
+    "mri": (
+        _finding("normal brain", "normal brain parenchyma", "brain with no focal lesion", normal=True),
+        _finding("ring-enhancing tumor", "glioblastoma with ring enhancement", "mass with an enhancing rim"),
+        _finding("hydrocephalus", "enlarged lateral ventricles", "dilated ventricular system"),
+        _finding(
+            "multiple sclerosis plaques", "multiple periventricular lesions", "demyelinating white matter lesions"
+        ),
+    ),
+    "ultrasound": (
+        _finding("normal liver", "homogeneous liver parenchyma", "liver with no focal lesion", normal=True),
+        _finding("simple cyst", "anechoic cyst", "cyst with posterior enhancement"),
+        _finding("gallstone", "echogenic stone", "calculus with acoustic shadow"),
+    ),
+    "fundus": (
+        _finding("normal retina", "healthy retina", "retina with no focal lesion", normal=True),
+        _finding("macular drusen", "yellow drusen deposits", "drusen around the macula"),
+        _finding("retinal hemorrhages", "dark blot hemorrhages", "scattered retinal bleeding"),
+        _finding("tortuous retinal vessels", "retinal vascular tortuosity", "twisted retinal arteries"),
+    ),
+    "oct": (
+        _finding("normal macula", "normal foveal contour", "retinal layers with no focal lesion", normal=True),
+        _finding("macular edema", "intraretinal cystic fluid", "cystoid swelling of the macula"),
+        _finding("macular hole", "full thickness foveal defect", "gap in the fovea"),
+        _finding("pigment epithelial detachment", "dome shaped epithelial elevation", "raised pigment epithelium"),
+    ),
+    "histopathology": (
+        _finding("normal glandular tissue", "regular glands", "benign glands with open lumens", normal=True),
+        _finding("invasive carcinoma", "sheets of atypical nuclei", "large pleomorphic tumor cells"),
+        _finding("lymphocytic infiltrate", "chronic inflammation", "clusters of small lymphocytes"),
+    ),
+    "dermatology": (
+        _finding("benign nevus", "common mole", "symmetric benign mole", normal=True),
+        _finding("melanoma", "malignant melanoma", "irregular asymmetric pigmented lesion"),
+        _finding("basal cell carcinoma", "pearly lesion with branching vessels", "nodule with arborizing vessels"),
+    ),
+    "endoscopy": (
+        _finding("normal mucosa", "healthy colon lining", "mucosa with no focal lesion", normal=True),
+        _finding("colon polyp", "sessile polyp", "raised polypoid lesion"),
+        _finding("mucosal ulcer", "ulcerated mucosa", "crater with a pale base"),
+        _finding("active bleeding", "fresh blood streaks", "hemorrhage from the mucosa"),
+    ),
+}
+"""The findings of each modality, its normal class first."""
+
+PATTERNS = (
+    "this {view} shows {finding}",
+    "{view} that demonstrates {finding}",
+    "this {view} is consistent with {finding}",
+    "evidence of {finding} on this {view}",
+    "{finding} seen on {view}",
+    "findings of {finding} in a patient, {view}",
+)
+"""Sentences for any finding."""
+
+NORMAL_PATTERNS = (
+    "unremarkable {view}, {finding}",
+    "{view} without abnormality, {finding}",
+    "{finding} and nothing suspicious on this {view}",
+)
+"""More sentences for normal findings, which say so."""
+
+
+def known_modality(modality: str) -> str:
+    """Return ``modality`` if it is one of the nine ids.
+
+    Raises:
+        CorpusError: it is not; the hint names the nearest.
+    """
+    if modality not in MODALITIES:
+        near = difflib.get_close_matches(modality.lower(), MODALITIES, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else None
+        raise CorpusError(f"unknown modality {modality!r}; expected one of {', '.join(MODALITIES)}", hint=hint)
+    return modality
+
+
+def known_finding(modality: str, name: str) -> Finding:
+    """Return the finding of ``modality`` with the canonical name ``name``.
+
+    Raises:
+        CorpusError: the modality or its finding is unknown; the hint names the nearest.
+    """
+    findings = {finding.name: finding for finding in FINDINGS[known_modality(modality)]}
+    if name not in findings:
+        near = difflib.get_close_matches(name.lower(), findings, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else None
+        raise CorpusError(f"unknown finding {name!r} of {modality}; expected one of {', '.join(findings)}", hint=hint)
+    return findings[name]
+
+
+def caption(modality: str, finding: str, rng: np.random.Generator) -> str:
+    """Return a sentence of 5 to 16 words about an image; half of them use the finding's canonical name.
+
+    Args:
+        modality: one of MODALITIES.
+        finding: canonical name of one of its FINDINGS.
+        rng: chooses the phrasing.
+    """
+    found = known_finding(modality, finding)
+    views = MODALITIES[modality].views
+    patterns = PATTERNS + NORMAL_PATTERNS if found.normal else PATTERNS
+    name = found.name if rng.random() < 0.5 else found.synonyms[rng.integers(len(found.synonyms))]
+    sentence = patterns[rng.integers(len(patterns))].format(view=views[rng.integers(len(views))], finding=name)
+    return sentence[0].upper() + sentence[1:]

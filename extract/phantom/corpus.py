@@ -1,0 +1,257 @@
+"""Writing the phantom corpus: WebDataset tars of ``.jpg``, ``.txt`` and ``.json``, the same bytes for the same seed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from store.errors import CorpusError
+
+from .catalog import FINDINGS, MODALITIES, caption, known_modality
+from .drawing import draw
+
+GENERATOR_VERSION = 1
+"""Raised whenever the same parameters give other bytes."""
+
+MANIFEST = "phantom.json"
+"""Written last: parameters, counts and the digest of every tar."""
+
+JPEG_QUALITY = 90
+"""High enough that speckle survives; about 2 kB for 64 px."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhantomSummary:
+    """What a call of ``write_corpus`` left on disk.
+
+    Args:
+        out: the corpus folder.
+        rows: how many pairs it holds.
+        tars: names of its corpus shards.
+        num_bytes: size of all tars.
+        modalities: pairs per modality id.
+        reused: whether it was there already and nothing was written.
+    """
+
+    out: Path
+    rows: int
+    tars: tuple[str, ...]
+    num_bytes: int
+    modalities: dict[str, int]
+    reused: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Everything that determines the bytes of a phantom corpus; arguments as in ``write_corpus``."""
+
+    rows: int
+    seed: int
+    modality: str | None
+    others: float
+    size_px: int
+    split: str
+    shard_rows: int
+    key_prefix: str
+
+    def __post_init__(self) -> None:
+        if self.rows <= 0:
+            raise CorpusError(
+                f"a phantom corpus of {self.rows} rows; expected at least 1", hint="give --rows 1000 or so"
+            )
+        if self.seed < 0:
+            raise CorpusError(f"seed {self.seed} of the phantom corpus; expected 0 or more")
+        if self.modality is not None:
+            known_modality(self.modality)
+        if not 0 <= self.others < 1:
+            raise CorpusError(f"share of other modalities {self.others}; expected 0 or more and less than 1")
+        if self.others and self.modality is None:
+            raise CorpusError(f"share of other modalities {self.others} without a modality", hint="give --modality too")
+        if self.size_px < 32:
+            raise CorpusError(f"phantom images of {self.size_px} px; expected at least 32")
+        if self.shard_rows <= 0:
+            raise CorpusError(f"{self.shard_rows} rows per tar; expected at least 1")
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", self.key_prefix):
+            raise CorpusError(f"key prefix {self.key_prefix!r}; expected 1 to 64 letters, digits, '-' or '_'")
+
+    def subject(self, row: int) -> tuple[str, str]:
+        """Return the modality and the finding's canonical name of a row; every choice takes its turn."""
+        if self.modality is None:
+            modality, turn = self._taking_turns(row, tuple(MODALITIES))
+        else:
+            # the small term forgives shares that binary fractions miss, such as 10 * 0.7
+            before, after = int(row * self.others + 1e-9), int((row + 1) * self.others + 1e-9)
+            rest = tuple(name for name in MODALITIES if name != self.modality)
+            modality, turn = (self.modality, row - before) if before == after else self._taking_turns(before, rest)
+        names = tuple(finding.name for finding in FINDINGS[modality])
+        return modality, self._taking_turns(turn, names, salt=modality)[0]
+
+    def generator(self, row: int) -> np.random.Generator:
+        """Return the source of chance of one row: of its image and of its caption's phrasing."""
+        return np.random.default_rng([self.seed, _number(f"{self.modality}:{float(self.others)}:{self.split}"), row])
+
+    def _taking_turns(self, turn: int, choices: tuple[str, ...], *, salt: str = "") -> tuple[str, int]:
+        """Return the choice of a turn, each choice once per round in a shuffled order, and the round."""
+        done, place = divmod(turn, len(choices))
+        order = np.random.default_rng([self.seed, _number(f"turns:{salt}"), done]).permutation(len(choices))
+        return choices[order[place]], done
+
+
+def write_corpus(
+    out: Path,
+    *,
+    rows: int,
+    seed: int,
+    modality: str | None = None,
+    others: float = 0.0,
+    size_px: int = 64,
+    split: str = "train",
+    shard_rows: int = 1000,
+    key_prefix: str = "phantom",
+) -> PhantomSummary:
+    """Write a phantom corpus, or leave alone one with the same parameters.
+
+    A row depends only on the seed, the modality setting, the split and its number: the first rows of a larger corpus
+    are the smaller one. Findings take turns within their modality, modalities take turns within the corpus.
+
+    Args:
+        out: the folder, made if missing.
+        rows: how many pairs.
+        seed: 0 or more.
+        modality: draw only this one; all nine where None.
+        others: with ``modality``, the share of rows drawn evenly from the other eight, 0 up to 1 exclusive.
+        size_px: side of the images.
+        split: named in each pair's ``.json``; splits of one seed share no image.
+        shard_rows: pairs per tar.
+        key_prefix: keys are ``<key_prefix>-000000`` and so on.
+
+    Raises:
+        CorpusError: a parameter is out of range, or the folder holds a corpus with other parameters.
+    """
+    plan = Plan(
+        rows=rows,
+        seed=seed,
+        modality=modality,
+        others=others,
+        size_px=size_px,
+        split=split,
+        shard_rows=shard_rows,
+        key_prefix=key_prefix,
+    )
+    manifest = _reusable(out, plan)
+    if manifest is not None:
+        return _summary(out, manifest, reused=True)
+    out.mkdir(parents=True, exist_ok=True)
+    return _summary(out, _write(out, plan), reused=False)
+
+
+def _summary(out: Path, manifest: dict[str, Any], *, reused: bool) -> PhantomSummary:
+    return PhantomSummary(
+        out=out,
+        rows=manifest["rows"],
+        tars=tuple(tar["name"] for tar in manifest["tars"]),
+        num_bytes=sum(tar["bytes"] for tar in manifest["tars"]),
+        modalities=manifest["modalities"],
+        reused=reused,
+    )
+
+
+def _number(text: str) -> int:
+    return zlib.crc32(text.encode())
+
+
+def _parameters(plan: Plan) -> dict[str, Any]:
+    named = {name: getattr(plan, name) for name in plan.__slots__}
+    return {"generator_version": GENERATOR_VERSION, **named}
+
+
+def _reusable(out: Path, plan: Plan) -> dict[str, Any] | None:
+    """Return the manifest of a complete corpus with these parameters, None where one must be written."""
+    try:
+        manifest: dict[str, Any] = json.loads((out / MANIFEST).read_text())
+        found, tars = manifest["parameters"], [(out / tar["name"], tar["bytes"]) for tar in manifest["tars"]]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorpusError(
+            f"{out / MANIFEST} is not a phantom corpus's record: {error}",
+            hint="give another --out or remove the folder",
+        ) from error
+    wanted = _parameters(plan)
+    differing = [name for name in wanted if found.get(name) != wanted[name]]
+    if differing:
+        listed = "; ".join(f"{name} is {found.get(name)!r}, not {wanted[name]!r}" for name in differing)
+        raise CorpusError(
+            f"{out} holds a phantom corpus with other parameters: {listed}",
+            hint="give another --out or remove the folder",
+        )
+    complete = all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in tars)
+    return manifest if complete else None
+
+
+def _write(out: Path, plan: Plan) -> dict[str, Any]:
+    (out / MANIFEST).unlink(missing_ok=True)
+    tars, modalities = [], Counter[str]()
+    for number, start in enumerate(range(0, plan.rows, plan.shard_rows)):
+        shard = range(start, min(start + plan.shard_rows, plan.rows))
+        data = _tar(plan, shard, modalities)
+        name = f"phantom-{number:06d}.tar"
+        _replace(out / name, data)
+        tars.append({"name": name, "rows": len(shard), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+    # an interrupted larger corpus may have left tars behind, which a reader's glob would take for this one's
+    for path in out.glob("phantom-[0-9][0-9][0-9][0-9][0-9][0-9].tar*"):
+        if path.name not in {tar["name"] for tar in tars}:
+            path.unlink()
+    drawn = {name: modalities[name] for name in MODALITIES if modalities[name]}
+    manifest = {"parameters": _parameters(plan), "rows": plan.rows, "modalities": drawn, "tars": tars}
+    _replace(out / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    return manifest
+
+
+def _tar(plan: Plan, shard: range, modalities: Counter[str]) -> bytes:
+    """Return one tar's bytes and count its rows in ``modalities``; its members carry no time and no owner."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for row in shard:
+            modality, finding = plan.subject(row)
+            modalities[modality] += 1
+            for suffix, data in _pair(plan, row, modality, finding).items():
+                member = tarfile.TarInfo(f"{plan.key_prefix}-{row:06d}.{suffix}")
+                member.size, member.mode = len(data), 0o644
+                tar.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def _pair(plan: Plan, row: int, modality: str, finding: str) -> dict[str, bytes]:
+    rng = plan.generator(row)
+    jpeg = io.BytesIO()
+    Image.fromarray(draw(modality, finding, rng, size_px=plan.size_px)).save(jpeg, "JPEG", quality=JPEG_QUALITY)
+    record = {
+        "modality": modality,
+        "finding": finding,
+        "split": plan.split,
+        "source": "MMKD phantom",
+        "license": "CC0-1.0",
+        "seed": plan.seed,
+        "index": row,
+    }
+    text = caption(modality, finding, rng)
+    return {"jpg": jpeg.getvalue(), "txt": text.encode("ascii"), "json": json.dumps(record).encode("ascii")}
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file so that it is either complete or absent."""
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_bytes(data)
+    unfinished.replace(path)

@@ -1,0 +1,67 @@
+"""One drawing of a finding, in tones that do not give it away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from .canvas import Drawing, Plane, specify_histogram
+from .catalog import FINDINGS, known_finding
+from .echoes import oct_scan, ultrasound
+from .microscopy import histopathology
+from .photographs import dermatology, endoscopy, fundus
+from .radiology import ct, mri, xray
+
+Painter = Callable[[str, np.random.Generator, int], Drawing]
+
+PAINTERS: dict[str, Painter] = {
+    "xray": xray,
+    "ct": ct,
+    "mri": mri,
+    "ultrasound": ultrasound,
+    "fundus": fundus,
+    "oct": oct_scan,
+    "histopathology": histopathology,
+    "dermatology": dermatology,
+    "endoscopy": endoscopy,
+}
+"""What draws each modality."""
+
+NOISE = (0.01, 0.045)
+"""Least and largest standard deviation of the sensor's noise; white is 1."""
+
+
+def draw(modality: str, finding: str, rng: np.random.Generator, *, size_px: int = 64) -> npt.NDArray[np.uint8]:
+    """Draw one image of a finding.
+
+    Its tones are those of a second, independent drawing of the same modality with a finding chosen by chance, matched
+    rank by rank in each channel (``canvas.specify_histogram``), so that colour statistics cannot tell the finding.
+
+    Args:
+        modality: one of ``catalog.MODALITIES``.
+        finding: canonical name of one of its findings.
+        rng: the only source of chance.
+        size_px: side of the image; 64 is the smallest at which every finding can be seen.
+
+    Returns:
+        (size_px, size_px, 3) uint8 RGB; grey modalities repeat one channel.
+    """
+    known_finding(modality, finding)
+    paint = PAINTERS[modality]
+    others = FINDINGS[modality]
+    own = paint(finding, rng, size_px)
+    reference = paint(others[rng.integers(len(others))].name, rng, size_px)
+    image = _exposed(specify_histogram(own, reference), rng)
+    pixels = (np.clip(image, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(pixels, (size_px, size_px, 3)))
+
+
+def _exposed(image: Plane, rng: np.random.Generator) -> Plane:
+    """Return ``image`` with a gain, offset, gamma and noise drawn by chance."""
+    gain, lift, gamma = rng.uniform(0.75, 1.1), rng.uniform(0, 0.08), rng.uniform(0.75, 1.3)
+    exposed = np.clip(image * np.float32(gain) + np.float32(lift), 0, 1) ** np.float32(gamma)
+    noise = np.float32(rng.uniform(*NOISE)) * rng.standard_normal((*image.shape[:2], 1), dtype=np.float32)
+    noisy: Plane = exposed + noise
+    return noisy

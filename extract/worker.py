@@ -1,0 +1,187 @@
+"""The work of one range: decode once, fit once per geometry, run every teacher, commit. Knows nothing of Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from store.commit import Circumstances, UnitFeatures, commit_unit
+from store.corpus import ImageSource
+from store.errors import PairDecodeError
+from store.images import decode_image
+from store.pairs import PairTable, strings
+from store.records import Receipt, Status, StoreInfo
+
+from .geometry import Geometry, fit
+from .teacher import Teacher
+
+BATCHES_AHEAD = 2
+"""Batches decoded while the teachers work: enough to hide reading, little enough to bound memory."""
+
+Pixels = dict[Geometry, npt.NDArray[np.uint8]]
+
+
+@dataclass(kw_only=True, slots=True)
+class Worker:
+    """Runs teachers over ranges of a store.
+
+    Attributes:
+        store: its folder.
+        info: its shape.
+        pairs: its pair table.
+        images: where the images are.
+        teachers: by id, resident.
+        batch_size: rows of a forward pass; borders count from the range's start, so that
+            results do not depend on who does which range.
+        decode_threads: threads that read and decode.
+        max_pixels: width times height that is decoded.
+        device: for the receipts.
+        run_id: for the receipts.
+    """
+
+    store: Path
+    info: StoreInfo
+    pairs: PairTable
+    images: ImageSource
+    teachers: dict[str, Teacher]
+    batch_size: int
+    decode_threads: int
+    max_pixels: int
+    device: str
+    run_id: str
+
+    def run(self, range_id: int, names: Sequence[str], *, attempt: int = 1) -> list[Receipt]:
+        """Extract one range with the named teachers and commit each one's unit.
+
+        Args:
+            range_id: which range.
+            names: teachers that still lack it.
+            attempt: counted from 1, for the receipt.
+        """
+        start, stop = self.info.bounds(range_id)
+        pairs = self.pairs.read(start, stop)
+        teachers = [self.teachers[name] for name in names]
+        clock = _Clock()
+        bad_images: dict[int, str] = {}
+        image_BD = {t.name: np.zeros((stop - start, t.embed_dim), np.float32) for t in teachers}
+        for first, pixels in self._decoded(pairs, {t.geometry for t in teachers}, bad_images, clock):
+            for teacher in teachers:
+                with clock("forward_image"):
+                    batch_BHWC = pixels[teacher.geometry]
+                    image_BD[teacher.name][first : first + len(batch_BHWC)] = teacher.encode_image(batch_BHWC)
+        captions = strings(pairs, "caption")
+        text_BD = {t.name: self._encode_captions(t, captions, clock) for t in teachers}
+        receipts = []
+        for teacher in teachers:
+            status, reasons = _status(captions, bad_images)
+            features = UnitFeatures(
+                image=image_BD[teacher.name], text=text_BD[teacher.name], status=status, reasons=reasons
+            )
+            # Decoding and the teachers share a range, so each receipt of it carries the range's stages.
+            receipts.append(
+                commit_unit(
+                    self.store,
+                    info=self.info,
+                    spec=teacher.spec,
+                    range_id=range_id,
+                    pairs=pairs,
+                    features=features,
+                    circumstances=self._circumstances(clock, attempt),
+                )
+            )
+        return receipts
+
+    def _decoded(
+        self, pairs: pa.Table, geometries: set[Geometry], bad_images: dict[int, str], clock: _Clock
+    ) -> Iterator[tuple[int, Pixels]]:
+        """Yield batches of fitted pixels in order; a bad image leaves black pixels and its reason."""
+        uris, members = pairs["uri"].to_pylist(), pairs["member"].to_pylist()
+        firsts = list(range(0, len(uris), self.batch_size))
+
+        def decode(position: int) -> dict[Geometry, npt.NDArray[np.uint8]] | str:
+            try:
+                data = self.images.fetch(uris[position], members[position])
+                image = decode_image(data, max_pixels=self.max_pixels)
+            except PairDecodeError as error:
+                return str(error)
+            return {geometry: fit(image, geometry) for geometry in geometries}
+
+        with ThreadPoolExecutor(self.decode_threads) as pool:
+            waiting: dict[int, list[Any]] = {}
+            for number, first in enumerate(firsts):
+                for ahead in firsts[number : number + 1 + BATCHES_AHEAD]:
+                    if ahead not in waiting:
+                        positions = range(ahead, min(ahead + self.batch_size, len(uris)))
+                        waiting[ahead] = [pool.submit(decode, position) for position in positions]
+                with clock("wait_for_images"):
+                    decoded = [future.result() for future in waiting.pop(first)]
+                bad_images.update({first + i: item for i, item in enumerate(decoded) if isinstance(item, str)})
+                yield first, {geometry: _stack(decoded, geometry) for geometry in geometries}
+
+    def _encode_captions(
+        self, teacher: Teacher, captions: npt.NDArray[np.object_], clock: _Clock
+    ) -> npt.NDArray[np.float32]:
+        """Encode each distinct caption once and give every row its own."""
+        distinct = list(dict.fromkeys(caption for caption in captions if caption))
+        features_BD = np.zeros((len(captions), teacher.embed_dim), np.float32)
+        if not distinct:
+            return features_BD
+        with clock("forward_text"):
+            batches = [distinct[i : i + self.batch_size] for i in range(0, len(distinct), self.batch_size)]
+            encoded_KD = np.concatenate([teacher.encode_text(batch) for batch in batches])
+        place = {caption: number for number, caption in enumerate(distinct)}
+        has_caption = np.array([bool(caption) for caption in captions])
+        features_BD[has_caption] = encoded_KD[[place[caption] for caption in captions if caption]]
+        return features_BD
+
+    def _circumstances(self, clock: _Clock, attempt: int) -> Circumstances:
+        return Circumstances(
+            device=self.device,
+            batch_size=self.batch_size,
+            run_id=self.run_id,
+            attempt=attempt,
+            timings_s={stage: round(seconds, 4) for stage, seconds in clock.seconds.items()},
+            versions={name: importlib.metadata.version(name) for name in ("torch", "open_clip_torch", "zarr")},
+        )
+
+
+def _stack(decoded: list[Any], geometry: Geometry) -> npt.NDArray[np.uint8]:
+    black = np.zeros((geometry.size_px, geometry.size_px, 3), np.uint8)
+    return np.stack([black if isinstance(item, str) else item[geometry] for item in decoded])
+
+
+def _status(
+    captions: npt.NDArray[np.object_], bad_images: dict[int, str]
+) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
+    status = np.full(len(captions), Status.OK, np.uint8)
+    reasons: dict[int, str] = {}
+    for position, caption in enumerate(captions):
+        if not caption:
+            status[position], reasons[position] = Status.BAD_TEXT, "the caption is missing or empty"
+    for position, reason in bad_images.items():
+        status[position], reasons[position] = Status.BAD_IMAGE, reason
+    return status, reasons
+
+
+class _Clock:
+    """Adds up seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] += time.perf_counter() - start

@@ -1,0 +1,229 @@
+"""Committing a unit: whole shards, then the receipt, so that a kill between any two steps loses one unit at most."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from .arrays import ARRAY_NAMES, ZARR_FOLDER, ArrayName, create_arrays, encode_shard, shard_key
+from .errors import CorruptChunkError, FormatVersionError, SpecMismatchError, StoreError
+from .files import write_atomic
+from .pairs import pairs_digest
+from .records import (
+    BadRow,
+    Receipt,
+    Spec,
+    Status,
+    StoredObject,
+    StoreInfo,
+    read_record,
+    receipt_path,
+    spec_path,
+    write_record,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True, slots=True)
+class UnitFeatures:
+    """What one teacher made of one range, row by row.
+
+    Attributes:
+        image, text: (rows, D) float32, unit norm where the status is ok.
+        status: (rows,) uint8, of Status.
+        reasons: by position in the range, for rows that are neither ok nor not applicable.
+    """
+
+    image: npt.NDArray[np.float32]
+    text: npt.NDArray[np.float32]
+    status: npt.NDArray[np.uint8]
+    reasons: dict[int, str]
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Circumstances:
+    """How a unit came about; recorded in its receipt, never part of the data.
+
+    Attributes:
+        device: e.g. ``cpu``, ``cuda``.
+        batch_size: rows of a forward pass.
+        run_id: of the run that made it.
+        attempt: 1 for a first try.
+        timings_s: seconds by stage.
+        versions: of the packages that took part.
+    """
+
+    device: str
+    batch_size: int
+    run_id: str
+    attempt: int
+    timings_s: dict[str, float]
+    versions: dict[str, str]
+
+
+def register_teacher(store: Path, spec: Spec, *, info: StoreInfo, replace: bool = False) -> None:
+    """Make a store ready for a teacher's features.
+
+    Args:
+        store: the store's folder.
+        spec: of the teacher.
+        info: the store's shape.
+        replace: drop the teacher's features if they are of another spec.
+
+    Raises:
+        SpecMismatchError: the store holds features of another spec, and ``replace`` is not given.
+    """
+    path = spec_path(store, spec.teacher)
+    if path.exists():
+        stored = read_record(path, Spec)
+        if stored.hash == spec.hash:
+            create_arrays(store, spec.teacher, width=spec.embed_dim, info=info)
+            return
+        if not replace:
+            changes = "\n  ".join(spec.difference(stored))
+            raise SpecMismatchError(
+                f"{store} holds features of another {spec.teacher} than the one to be run:\n  {changes}",
+                hint=f"--replace {spec.teacher} drops the stored features and makes them anew; "
+                "or list the new one under a name of its own",
+            )
+        # Receipts go first: from here on nothing of the old spec counts as committed, whatever happens next.
+        shutil.rmtree(store / "receipts" / spec.teacher, ignore_errors=True)
+        shutil.rmtree(store / ZARR_FOLDER / spec.teacher, ignore_errors=True)
+    create_arrays(store, spec.teacher, width=spec.embed_dim, info=info)
+    write_record(path, spec)
+
+
+def committed_receipt(store: Path, teacher: str, range_id: int, *, spec_hash: str, digest: str) -> Receipt | None:
+    """Return a unit's receipt if it is valid for this spec and these pairs, else None."""
+    try:
+        receipt = read_record(receipt_path(store, teacher, range_id), Receipt)
+    except FileNotFoundError:
+        return None
+    except FormatVersionError:
+        raise
+    except StoreError as error:
+        log.warning("%s; the unit counts as not committed", error)
+        return None
+    return receipt if (receipt.spec_hash, receipt.pairs_digest) == (spec_hash, digest) else None
+
+
+def commit_unit(
+    store: Path,
+    *,
+    info: StoreInfo,
+    spec: Spec,
+    range_id: int,
+    pairs: pa.Table,
+    features: UnitFeatures,
+    circumstances: Circumstances,
+) -> Receipt:
+    """Write one unit and return its receipt; what is already committed is left alone.
+
+    Args:
+        store: the store's folder, with the teacher registered.
+        info: the store's shape.
+        spec: of the teacher.
+        range_id: which range.
+        pairs: the range's rows of the pair table.
+        features: what the teacher made of them.
+        circumstances: recorded in the receipt.
+
+    Raises:
+        CorruptChunkError: an object read back is not what was written.
+    """
+    digest = pairs_digest(pairs)
+    existing = committed_receipt(store, spec.teacher, range_id, spec_hash=spec.hash, digest=digest)
+    if existing:
+        return existing
+    features = _without_non_finite(features)
+    objects = {
+        shard_key(spec.teacher, name, range_id): encode_shard(name, values, info)
+        for name, values in _arrays(features).items()
+    }
+    path = receipt_path(store, spec.teacher, range_id)
+    path.unlink(missing_ok=True)
+    stored = {key: _put(store / key, data) for key, data in objects.items()}
+    start, stop = info.bounds(range_id)
+    receipt = Receipt(
+        teacher=spec.teacher,
+        range=range_id,
+        start=start,
+        stop=stop,
+        spec_hash=spec.hash,
+        pairs_digest=digest,
+        objects=stored,
+        status_counts=_status_counts(features.status),
+        bad_rows=_bad_rows(features, start=start, keys=pairs["key"].to_pylist()),
+        timings_s=circumstances.timings_s,
+        versions=circumstances.versions,
+        device=circumstances.device,
+        batch_size=circumstances.batch_size,
+        run_id=circumstances.run_id,
+        attempt=circumstances.attempt,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    write_record(path, receipt)
+    return receipt
+
+
+def _without_non_finite(features: UnitFeatures) -> UnitFeatures:
+    """Give rows with an infinite or undefined number their status, and zeros to every row that is not ok."""
+    finite = np.isfinite(features.image).all(axis=1) & np.isfinite(features.text).all(axis=1)
+    status = np.where((features.status == Status.OK) & ~finite, Status.NON_FINITE, features.status).astype(np.uint8)
+    ok = (status == Status.OK)[:, None]
+    reasons = dict(features.reasons)
+    for position in np.flatnonzero(status == Status.NON_FINITE):
+        reasons.setdefault(int(position), "the teacher returned a number that is not finite")
+    return UnitFeatures(
+        image=np.where(ok, features.image, 0.0).astype(np.float32),
+        text=np.where(ok, features.text, 0.0).astype(np.float32),
+        status=status,
+        reasons=reasons,
+    )
+
+
+def _arrays(features: UnitFeatures) -> dict[ArrayName, npt.NDArray[np.generic]]:
+    # Features are unit norm, so the product of the unrounded vectors is their cosine.
+    similarity = np.einsum("nd,nd->n", features.image, features.text).astype(np.float32)
+    values: dict[ArrayName, npt.NDArray[np.generic]] = {
+        "image": features.image,
+        "text": features.text,
+        "similarity": similarity,
+        "status": features.status,
+    }
+    return {name: values[name] for name in ARRAY_NAMES}
+
+
+def _put(path: Path, data: bytes) -> StoredObject:
+    digest = hashlib.sha256(data).hexdigest()
+    write_atomic(path, data)
+    if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        raise CorruptChunkError(f"{path}: what was read back is not what was written", hint="check the disk")
+    return StoredObject(nbytes=len(data), sha256=digest)
+
+
+def _status_counts(status: npt.NDArray[np.uint8]) -> dict[str, int]:
+    values, counts = np.unique(status, return_counts=True)
+    return {Status(value).name.lower(): int(count) for value, count in zip(values, counts, strict=True)}
+
+
+def _bad_rows(features: UnitFeatures, *, start: int, keys: list[str]) -> list[BadRow]:
+    fine = np.isin(features.status, (Status.OK, Status.NOT_APPLICABLE))
+    return [
+        BadRow(
+            row=start + int(position),
+            key=keys[position],
+            status=Status(int(features.status[position])),
+            reason=features.reasons.get(int(position), "no reason was given"),
+        )
+        for position in np.flatnonzero(~fine)
+    ]

@@ -1,0 +1,132 @@
+"""What the four programs' command lines share: exit codes, error lines, logging, progress.
+
+Logs and progress go to stderr, data to stdout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from enum import IntEnum
+from types import FrameType
+
+import typer
+from typer.main import get_command
+
+from .errors import ConfigError, MMKDError
+
+log = logging.getLogger(__name__)
+
+PROGRESS_INTERVAL_S = 30.0
+"""Without a terminal a line this often shows that work goes on, and keeps a job's log short."""
+
+CTRL_C = 130
+"""What recent versions of Typer return after Ctrl-C (a shell's code for it); older ones raise Abort."""
+
+
+class ExitCode(IntEnum):
+    """Exit codes of all four programs (2, wrong usage, is Click's own)."""
+
+    COMPLETE = 0
+    BAD_INPUT = 1
+    WRONG_USAGE = 2
+    INTERRUPTED = 3
+    QUARANTINED = 4
+
+
+def main(app: typer.Typer, *, program: str) -> None:
+    """Run a Typer application and leave the process with the documented exit code.
+
+    Args:
+        app: the program's commands.
+        program: how the program is called, for usage lines, e.g. ``python -m store``.
+    """
+    # Recent versions of Typer bring their own copy of Click, older ones raise the click package's exceptions.
+    click_exceptions = importlib.import_module(typer.BadParameter.__module__)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _log_to_stderr()
+        # Not app(): that replaces the plain traceback of a bug by a drawn one.
+        result = get_command(app)(prog_name=program, standalone_mode=False)
+        code = result if isinstance(result, int) else ExitCode.COMPLETE
+    except click_exceptions.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (typer.Abort, KeyboardInterrupt) as error:
+        if isinstance(error.__cause__, EOFError):  # Click takes a file that ends early for the end of the input
+            raise error.__cause__ from None
+        code = CTRL_C
+    except MMKDError as error:
+        sys.stderr.write(render_error(error))
+        code = ExitCode.BAD_INPUT
+    if code == CTRL_C:
+        sys.stderr.write("interrupted: what was committed stays; run the same command again to go on\n")
+        code = ExitCode.INTERRUPTED
+    sys.stderr.flush()
+    sys.exit(int(code))
+
+
+def _log_to_stderr() -> None:
+    level = (os.environ.get("MMKD_LOG") or "INFO").upper()
+    if level not in logging.getLevelNamesMapping():
+        raise ConfigError(f"MMKD_LOG: expected DEBUG, INFO, WARNING or ERROR, got '{level}'")
+    logging.basicConfig(
+        level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
+    for chatty in ("httpx", "urllib3", "filelock"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def render_error(error: MMKDError) -> str:
+    """Return the text a program prints for an error: the message, then its hint."""
+    hint = f"hint: {error.hint}\n" if error.hint else ""
+    return f"error: {error}\n{hint}"
+
+
+def _interrupt(_signum: int, _frame: FrameType | None) -> None:
+    # `ray job stop` and schedulers send SIGTERM; it ends a program the way Ctrl-C does.
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def progress(total: int, *, label: str, noun: str) -> Iterator[Callable[[int], None]]:
+    """Show how far a loop has come: a bar on a terminal, a line every 30 s elsewhere.
+
+    Args:
+        total: how many things there are to do.
+        label: what is being done, e.g. ``extract``.
+        noun: what is counted, e.g. ``units``.
+
+    Yields:
+        A function that is told how many more things are done.
+    """
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn(noun), TimeRemainingColumn())
+        # Redirected, what a program prints would go to stderr with the bar.
+        with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as bar:
+            task = bar.add_task(label, total=total)
+            yield lambda done: bar.update(task, advance=done)
+        return
+    start = last = time.monotonic()
+    finished = 0
+
+    def advance(done: int) -> None:
+        nonlocal finished, last
+        finished += done
+        now = time.monotonic()
+        if now - last >= PROGRESS_INTERVAL_S:
+            last = now
+            rate = finished / (now - start)
+            left = f", {(total - finished) / rate:.0f} s left" if rate else ""
+            log.info("%s: %d of %d %s, %.1f/s%s", label, finished, total, noun, rate, left)
+
+    yield advance

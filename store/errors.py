@@ -1,0 +1,86 @@
+"""Every error that a user can cause or meet, as one tree.
+
+    MMKDError                            base; the programs print it as one message and exit with 1
+    ├── ConfigError (ValueError)         pipelines.yaml or a --set option is wrong; one line per problem
+    ├── CorpusError                      a corpus cannot be read as image-text pairs
+    │   └── PairDecodeError              one pair's image or caption cannot be used; ends no run
+    ├── StoreError                       a feature store is not what it should be
+    │   ├── StoreNotFoundError (FileNotFoundError)
+    │   ├── FormatVersionError           written by a version this one does not read
+    │   ├── SpecMismatchError            features of another teacher, corpus or projection
+    │   ├── IncompleteStoreError         ranges lack receipts
+    │   └── CorruptChunkError            stored bytes are not those that were committed
+    ├── TeacherError                     a teacher cannot be used
+    │   ├── WeightsNotFoundError (FileNotFoundError)
+    │   └── ExtractionError              too many rows or workers failed
+    └── TrainingDivergedError            a loss is not finite
+
+Errors cross process borders (Ray), so each survives pickling with its fields.
+"""
+
+from __future__ import annotations
+
+
+class MMKDError(Exception):
+    """A problem that the user can act on.
+
+    Args:
+        message: what was wrong, where, and what was expected.
+        hint: what to do next; printed on a line of its own.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConfigError(MMKDError, ValueError):
+    """The configuration is wrong; the message holds one ``file:line: key: problem`` per line."""
+
+
+class CorpusError(MMKDError):
+    """A corpus cannot be read as image-text pairs."""
+
+
+class PairDecodeError(CorpusError):
+    """One pair's image or caption cannot be used; recorded in the receipt, never the end of a run."""
+
+
+class StoreError(MMKDError):
+    """A feature store is not what it should be."""
+
+
+class StoreNotFoundError(StoreError, FileNotFoundError):
+    """There is no feature store at that place."""
+
+
+class FormatVersionError(StoreError):
+    """The store was written in a format version that this program does not read."""
+
+
+class SpecMismatchError(StoreError):
+    """The store holds features of another spec than the one in use."""
+
+
+class IncompleteStoreError(StoreError):
+    """Ranges that were asked for have no receipt yet."""
+
+
+class CorruptChunkError(StoreError):
+    """Stored bytes differ from what the receipt says was committed."""
+
+
+class TeacherError(MMKDError):
+    """A teacher cannot be used."""
+
+
+class WeightsNotFoundError(TeacherError, FileNotFoundError):
+    """A model folder lacks its weights or its configuration."""
+
+
+class ExtractionError(TeacherError):
+    """Extraction ended because too many rows or workers failed."""
+
+
+class TrainingDivergedError(MMKDError):
+    """A loss is not finite."""

@@ -1,0 +1,56 @@
+"""Writing files so that a kill or a power cut leaves the old one or the new one, and digests of files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+TEMPORARY_SUFFIX = ".tmp"
+"""Files that end so are unfinished writes; whoever owns the store may delete them."""
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace a file whole: written beside it, forced to disk, renamed over it.
+
+    Args:
+        path: the file; its folder is made if need be.
+        data: the new content.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The process id tells whose it is when one is found; the token keeps threads apart.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's entries to disk, so that a rename in it survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep_temporary(folder: Path) -> int:
+    """Delete what killed writers left in a folder tree and return how many files that were."""
+    leftovers = [path for path in folder.rglob(f".*{TEMPORARY_SUFFIX}") if path.is_file()]
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,95 @@
+"""The sections of pipelines.yaml that more than one program reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import Field
+
+from .config import ConfigPath, Section
+from .images import MAX_PIXELS
+from .selection import Selection
+
+
+class Phantom(Section):
+    """How to draw a phantom corpus (``python -m extract phantom``).
+
+    Attributes:
+        rows: pairs to draw.
+        seed: decides every pixel and word.
+        modality: draw this one only; all nine in turn if left out.
+        others: share of rows drawn from the other modalities when one is given.
+        split: written into every pair.
+        size_px: side of the images.
+    """
+
+    rows: int = Field(gt=0)
+    seed: int = Field(ge=0)
+    modality: str | None = None
+    others: float = Field(default=0.0, ge=0, lt=1)
+    split: str = "train"
+    size_px: int = Field(default=64, ge=32)
+
+
+class Corpus(Section):
+    """Image-text pairs.
+
+    Attributes:
+        files: WebDataset tars, paths with ``*``.
+        qualify_keys: put the shard's name before each key, for corpora whose shards count their keys anew.
+        phantom: how the corpus is drawn, if it is a phantom; the tars then go to the folder of ``files``.
+    """
+
+    files: list[ConfigPath] = Field(min_length=1)
+    qualify_keys: bool = False
+    phantom: Phantom | None = None
+
+
+class StoreSection(Section):
+    """The feature store.
+
+    Attributes:
+        path: its folder.
+        corpus: which of the pipeline's corpora it holds.
+        range_rows: R, rows of a store shard, the unit of writing.
+        chunk_rows: C, rows of a chunk, the unit of reading; divides R.
+    """
+
+    path: ConfigPath
+    corpus: str
+    range_rows: int = Field(default=8192, gt=0)
+    chunk_rows: int = Field(default=256, gt=0)
+
+
+class Pipeline(Section):
+    """One named pipeline; each program narrows the sections that it owns.
+
+    Attributes:
+        corpora: by name.
+        store: where features go and come from.
+        max_pixels: width times height of an image that is decoded at most.
+        select: which teachers may teach which rows.
+        teachers, extract: read by extract.
+        train: read by train.
+        evaluate: read by evaluate.
+    """
+
+    corpora: dict[str, Corpus]
+    store: StoreSection
+    max_pixels: int = Field(default=MAX_PIXELS, gt=0)
+    select: Selection = "all"
+    teachers: Any = None
+    extract: Any = None
+    train: Any = None
+    evaluate: Any = None
+
+
+PIPELINES_FILE = Path("pipelines.yaml")
+
+PipelineOption = Annotated[str, typer.Option("--pipeline", help="Which pipeline of the configuration file.")]
+ConfigOption = Annotated[Path, typer.Option("--config", help="The configuration file.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Override one value, e.g. --set train.students.distilled.lr=3e-4")
+]

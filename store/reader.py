@@ -1,0 +1,134 @@
+"""Reading a feature store: receipts say what is there, arrays hold it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from .arrays import ArrayName, Side, open_arrays
+from .corpus import ImageSource
+from .errors import StoreError
+from .pairs import PairTable
+from .records import Receipt, Spec, Status, read_record, read_store_info, spec_path
+from .selection import Selection, available
+
+
+class FeatureStore:
+    """A feature store, open for reading.
+
+    Ranges without a valid receipt read as missing, whatever bytes lie in the arrays.
+
+    Args:
+        path: the store's folder.
+        corpus_root: where the images lie, if the corpus moved since it was indexed.
+
+    Raises:
+        StoreNotFoundError: no store is there.
+        FormatVersionError: it is of another version.
+    """
+
+    def __init__(self, path: str | Path, *, corpus_root: str | Path | None = None) -> None:
+        self.path = Path(path)
+        self.info = read_store_info(self.path)
+        self.images = ImageSource(Path(corpus_root or self.info.corpus_root))
+        self._receipts: dict[str, dict[int, Receipt]] = {}
+        self._opened: dict[str, dict[ArrayName, zarr.Array]] = {}
+
+    @cached_property
+    def pairs(self) -> PairTable:
+        """The pair table."""
+        return PairTable(self.path, rows=self.info.rows)
+
+    @cached_property
+    def teachers(self) -> list[str]:
+        """Ids of the teachers that have a spec, sorted."""
+        return sorted(path.stem for path in (self.path / "specs").glob("*.json"))
+
+    def spec(self, teacher: str) -> Spec:
+        """Return a teacher's spec.
+
+        Raises:
+            StoreError: the store has no such teacher.
+        """
+        try:
+            return read_record(spec_path(self.path, teacher), Spec)
+        except FileNotFoundError as error:
+            known = ", ".join(self.teachers) or "none yet"
+            raise StoreError(f"{self.path}: no teacher {teacher!r} in this store; it has {known}") from error
+
+    def receipts(self, teacher: str) -> dict[int, Receipt]:
+        """Return a teacher's receipts of its present spec, by range; read once per open store."""
+        if teacher not in self._receipts:
+            spec_hash = self.spec(teacher).hash
+            folder = self.path / "receipts" / teacher
+            found = (read_record(path, Receipt) for path in sorted(folder.glob("r*.json")))
+            self._receipts[teacher] = {receipt.range: receipt for receipt in found if receipt.spec_hash == spec_hash}
+        return self._receipts[teacher]
+
+    def _arrays(self, teacher: str) -> dict[ArrayName, zarr.Array]:
+        if teacher not in self._opened:
+            self._opened[teacher] = open_arrays(self.path, teacher)
+        return self._opened[teacher]
+
+    def is_complete(self, teacher: str) -> bool:
+        """Whether every range of a teacher is committed."""
+        return len(self.receipts(teacher)) == self.info.ranges
+
+    def committed_rows(self, teacher: str) -> npt.NDArray[np.bool_]:
+        """Return (N,) whether each row lies in a committed range of a teacher."""
+        committed_N = np.zeros(self.info.rows, dtype=bool)
+        for receipt in self.receipts(teacher).values():
+            committed_N[receipt.start : receipt.stop] = True
+        return committed_N
+
+    def status(self, teacher: str) -> npt.NDArray[np.uint8]:
+        """Return a teacher's status of all rows, (N,) uint8; missing where nothing is committed."""
+        stored: npt.NDArray[np.uint8] = np.asarray(self._arrays(teacher)["status"][...])
+        return np.where(self.committed_rows(teacher), stored, np.uint8(Status.MISSING))
+
+    def similarity(self, teacher: str) -> npt.NDArray[np.float32]:
+        """Return the cosines of a teacher's image and text features, (N,) float32; 0 where the status is not ok."""
+        stored: npt.NDArray[np.float32] = np.asarray(self._arrays(teacher)["similarity"][...])
+        return np.where(self.committed_rows(teacher), stored, np.float32(0))
+
+    def read(self, rows: slice | npt.NDArray[np.int64], *, teacher: str, side: Side) -> npt.NDArray[np.float16]:
+        """Return features of some rows, (rows, D) float16, unit norm; zeros where the status is not ok.
+
+        Args:
+            rows: a slice, or row numbers in any order.
+            teacher: its id.
+            side: ``image`` or ``text``.
+        """
+        array = self._arrays(teacher)[side]
+        if isinstance(rows, slice):
+            features_BD: npt.NDArray[np.float16] = np.asarray(array[rows])
+            picked = np.arange(self.info.rows)[rows]
+        else:
+            # Ascending and distinct, so that each chunk is read once whatever order is asked for.
+            distinct, place = np.unique(rows, return_inverse=True)
+            features_BD = np.asarray(array.oindex[distinct, :])[place]
+            picked = rows
+        features_BD[~self.committed_rows(teacher)[picked]] = 0
+        return features_BD
+
+    def modality(self) -> npt.NDArray[np.object_]:
+        """Return the modality of all rows, (N,) strings, None where unknown."""
+        column: npt.NDArray[np.object_] = self.pairs.read(0, self.info.rows, ["modality"])["modality"].to_numpy(
+            zero_copy_only=False
+        )
+        return column.astype(object)
+
+    def available(self, selection: Selection = "all", *, teachers: list[str] | None = None) -> npt.NDArray[np.bool_]:
+        """Return which teachers' features a selection lets each row use, (N, T) in the order of ``teachers``."""
+        names = teachers or self.teachers
+        return available(
+            selection,
+            teachers=names,
+            status={name: self.status(name) for name in names},
+            similarity={name: self.similarity(name) for name in names},
+            modality=self.modality(),
+        )

@@ -1,0 +1,138 @@
+"""YAML as data that still knows its lines.
+
+Read by the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema), where PyYAML reads 1.1: ``1e-4`` is
+a number; ``no``, ``12:30`` and ``2026-01-31`` are text. Keys are always text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple
+
+import yaml
+from yaml.constructor import ConstructorError
+
+KeyPath = tuple[str, ...]
+
+_TAG = "tag:yaml.org,2002:"
+
+
+class Tree(NamedTuple):
+    """What `parse` returns.
+
+    Attributes:
+        data: dicts, lists and scalars; None for an empty text.
+        duplicates: line, key path and first line of every key that its mapping already has.
+        root: the nodes behind the data, with merge keys resolved.
+    """
+
+    data: Any
+    duplicates: tuple[tuple[int, KeyPath, int], ...]
+    root: yaml.Node | None
+
+    def find(self, at: KeyPath) -> tuple[int, bool]:
+        """Return the line (from 1) of the deepest part of a key path that exists, and whether that is its end."""
+        node, line = self.root, 1
+        for part in at:
+            if isinstance(node, yaml.MappingNode):
+                # The last one counts: merged keys stand before a mapping's own.
+                found = [entry for entry in node.value if entry[0].value == part][-1:]
+            elif isinstance(node, yaml.SequenceNode) and part.isdecimal():
+                found = [(item, item) for item in node.value[int(part) :][:1]]
+            else:
+                found = []
+            if not found:
+                return line, False
+            key, node = found[0]
+            line = key.start_mark.line + 1
+        return line, True
+
+
+def parse(text: str | bytes) -> Tree:
+    """Read one YAML document.
+
+    Raises:
+        yaml.YAMLError: if it is none; `describe` words it.
+    """
+    loader = _CoreLoader(text)
+    root = loader.get_single_node()
+    if root is None:
+        return Tree(None, (), None)
+    duplicates = tuple(_duplicates(root, at=(), seen=set()))  # before construction mixes the merged keys in
+    return Tree(loader.construct_document(root), duplicates, root)
+
+
+def describe(error: yaml.YAMLError) -> tuple[str, str]:
+    """Return where a YAML error is, as ``line:column`` or '', and what it is."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return "", str(error).splitlines()[0]
+    mark = error.problem_mark
+    place = f"{mark.line + 1}:{mark.column + 1}" if mark else ""
+    return place, ", ".join(part for part in (error.context, error.problem) if part)
+
+
+def _duplicates(node: yaml.Node, *, at: KeyPath, seen: set[int]) -> Iterator[tuple[int, KeyPath, int]]:
+    if id(node) in seen:  # an alias
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            yield from _duplicates(item, at=(*at, str(number)), seen=seen)
+    elif isinstance(node, yaml.MappingNode):
+        first: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in first:
+                yield line, (*at, name), first[name]
+            first.setdefault(name, line)
+            yield from _duplicates(value, at=(*at, name), seen=seen)
+
+
+def _scalar(read: Callable[[str], Any]) -> Callable[[Any, yaml.ScalarNode], Any]:
+    def construct(loader: Any, node: yaml.ScalarNode) -> Any:
+        text = loader.construct_scalar(node)
+        try:
+            return read(text)
+        except (KeyError, ValueError):
+            problem = f"'{text}' is not {node.tag.replace(_TAG, '!!')}"
+            raise ConstructorError(None, None, problem, node.start_mark) from None
+
+    return construct
+
+
+def _mapping(loader: Any, node: yaml.Node) -> dict[str, Any]:
+    if not isinstance(node, yaml.MappingNode):
+        raise ConstructorError(None, None, "expected a mapping", node.start_mark)
+    loader.flatten_mapping(node)
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise ConstructorError(None, None, "expected a name as the key", key.start_mark)
+    return {key.value: loader.construct_object(value, deep=True) for key, value in node.value}
+
+
+def _sequence(loader: Any, node: yaml.Node) -> Any:
+    return loader.construct_sequence(node, deep=True)
+
+
+class _CoreLoader(yaml.SafeLoader):
+    yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {  # type: ignore[misc]  # the stub has it on the instance
+        None: [
+            (_TAG + "null", re.compile(r"(~|null|Null|NULL|)\Z")),
+            (_TAG + "bool", re.compile(r"(true|True|TRUE|false|False|FALSE)\Z")),
+            (_TAG + "int", re.compile(r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z")),
+            (_TAG + "float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")),
+            (_TAG + "float", re.compile(r"([-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z")),
+            (_TAG + "merge", re.compile(r"<<\Z")),
+        ]
+    }
+    yaml_constructors: ClassVar[dict[Any, Any]] = {
+        _TAG + "null": _scalar(lambda _: None),
+        _TAG + "bool": _scalar(lambda text: {"true": True, "false": False}[text.lower()]),
+        _TAG + "int": _scalar(lambda text: int(text, 0 if text[:2] in {"0o", "0x"} else 10)),
+        _TAG + "float": _scalar(lambda text: float(re.sub(r"\.(?=[a-z])", "", text.lower()))),
+        _TAG + "str": _scalar(str),
+        _TAG + "seq": _sequence,
+        _TAG + "map": _mapping,
+        None: yaml.SafeLoader.construct_undefined,
+    }

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import logging
+import os
+import pty
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import typer
+
+from store import console
+from store.console import ExitCode, main, progress, render_error
+from store.errors import ConfigError, MMKDError, StoreNotFoundError
+
+REPOSITORY = Path(__file__).parents[2]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+
+@app.callback()
+def _program() -> None:
+    """Do what the tests ask."""
+
+
+@app.command()
+def show(times: int = 1) -> None:
+    sys.stdout.write("data\n" * times)
+
+
+@app.command()
+def fail() -> None:
+    raise StoreNotFoundError("runs/x: no store", hint="python -m extract index --pipeline x")
+
+
+@app.command()
+def leave(code: int) -> None:
+    raise typer.Exit(code)
+
+
+@app.command()
+def give_back(what: str) -> object:
+    return {"code": ExitCode.QUARANTINED, "summary": {"rows": 3}}[what]
+
+
+@app.command()
+def refuse() -> None:
+    raise typer.BadParameter("give --out FOLDER")
+
+
+@app.command()
+def crash(name: str) -> None:
+    raise {"KeyError": KeyError, "EOFError": EOFError, "OSError": OSError}[name]("a bug")
+
+
+@app.command()
+def ask() -> None:
+    raise typer.Abort
+
+
+@app.command()
+def interrupt(name: str) -> None:
+    signal.raise_signal(signal.Signals[name])
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the program above; returns exit code, stdout and stderr."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run_program(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["program", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main(app, program="python -m program")
+        printed = capsys.readouterr()
+        return left.value.code, printed.out, printed.err
+
+    yield run_program
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_complete_run_exits_0_with_data_on_stdout_alone(run):
+    assert run("show", "--times", "2") == (0, "data\ndata\n", "")
+
+
+def test_an_error_of_ours_is_a_message_with_a_hint_on_stderr_and_exits_1(run):
+    assert run("fail") == (1, "", "error: runs/x: no store\nhint: python -m extract index --pipeline x\n")
+
+
+def test_an_error_without_a_hint_is_rendered_without_one():
+    assert render_error(MMKDError("what, where")) == "error: what, where\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "--times", "many"], "--times"),
+        (["show", "--tmies", "2"], "--tmies"),
+        (["shwo"], "shwo"),
+        (["leave"], "Missing argument"),
+        (["refuse"], "give --out FOLDER"),
+    ],
+)
+def test_wrong_usage_exits_2_and_points_to_the_help(run, arguments, message):
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert out == ""
+    assert message in err
+    assert "python -m program" in err
+    assert "--help" in err
+
+
+def test_help_exits_0_on_stdout(run):
+    code, out, err = run("show", "--help")
+    assert (code, err) == (0, "")
+    assert "python -m program show" in out
+
+
+@pytest.mark.parametrize("code", [0, 1, 4])
+def test_a_command_chooses_its_exit_code_by_typer_exit(run, code):
+    assert run("leave", str(code)) == (code, "", "")
+
+
+def test_a_returned_exit_code_counts_and_any_other_result_does_not(run):
+    assert run("give-back", "code")[0] == ExitCode.QUARANTINED
+    assert run("give-back", "summary")[0] == ExitCode.COMPLETE
+
+
+@pytest.mark.parametrize("arguments", [["interrupt", "SIGINT"], ["interrupt", "SIGTERM"], ["ask"]])
+def test_interruption_exits_3_and_says_that_work_is_kept(run, arguments):
+    code, out, err = run(*arguments)
+    assert (code, out) == (3, "")
+    assert err.splitlines()[-1].startswith("interrupted: what was committed stays")
+
+
+@pytest.mark.parametrize("bug", [KeyError, EOFError, OSError])
+def test_a_bug_leaves_main_as_the_exception_it_is(monkeypatch, bug):
+    monkeypatch.setattr(sys, "argv", ["program", "crash", bug.__name__])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(bug, match="a bug") as raised:
+            main(app, program="python -m program")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "crash" in [entry.name for entry in raised.traceback]
+
+
+def test_the_log_level_comes_from_the_environment_and_a_wrong_one_is_bad_input(run, monkeypatch):
+    monkeypatch.setenv("MMKD_LOG", "loud")
+    code, _, err = run("show")
+    assert code == 1
+    assert err == "error: MMKD_LOG: expected DEBUG, INFO, WARNING or ERROR, got 'LOUD'\n"
+    monkeypatch.setenv("MMKD_LOG", "")
+    assert run("show")[0] == 0
+
+
+def test_without_a_terminal_progress_is_a_log_line_per_interval(monkeypatch, caplog):
+    monkeypatch.setattr(console, "PROGRESS_INTERVAL_S", 0.0)
+    caplog.set_level(logging.INFO, logger="store.console")
+    with progress(4, label="extract", noun="units") as advance:
+        advance(1)
+        advance(2)
+    assert [line.startswith(("extract: 1 of 4 units", "extract: 3 of 4 units")) for line in caplog.messages] == [
+        True
+    ] * 2
+    assert caplog.messages[1].endswith(" s left")
+
+
+def test_within_the_interval_progress_is_silent(caplog):
+    caplog.set_level(logging.INFO, logger="store.console")
+    with progress(4, label="extract", noun="units") as advance:
+        advance(4)
+    assert caplog.messages == []
+
+
+def start(tmp_path: Path, body: str, **options) -> subprocess.Popen[str]:
+    """Start a program with one command of that body, in a process of its own."""
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import sys, time, typer\n"
+        "from store.console import main, progress\n"
+        "app = typer.Typer(add_completion=False)\n"
+        "@app.command()\ndef command() -> None:\n" + textwrap.indent(textwrap.dedent(body), "    ") + "\n"
+        "main(app, program='program')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm"}
+    return subprocess.Popen([sys.executable, script], env=environment, stdout=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_process_ends_it_with_3(tmp_path, number):
+    program = start(tmp_path, "print('ready', flush=True)\ntime.sleep(600)", stderr=subprocess.PIPE)
+    assert program.stdout.readline() == "ready\n"
+    program.send_signal(number)
+    _, err = program.communicate()
+    assert program.returncode == 3
+    assert err.splitlines()[-1].startswith("interrupted:")
+    assert "Traceback" not in err
+
+
+@pytest.mark.end_to_end
+def test_a_bug_prints_a_plain_traceback_without_the_values_of_variables(tmp_path):
+    program = start(tmp_path, "password = 'se' + 'cret'\n1 / len(sys.argv[9:])", stderr=subprocess.PIPE)
+    _, err = program.communicate()
+    assert program.returncode == 1
+    assert err.startswith("Traceback (most recent call last):")
+    assert err.endswith("ZeroDivisionError: division by zero\n")
+    assert "secret" not in err
+
+
+@pytest.mark.end_to_end
+def test_on_a_terminal_progress_is_a_bar_and_data_still_goes_to_stdout(tmp_path):
+    terminal, other_end = pty.openpty()
+    body = (
+        "with progress(3, label='extract', noun='units') as advance:\n    advance(2)\n    print('data')\n    advance(1)"
+    )
+    program = start(tmp_path, body, stderr=other_end)
+    os.close(other_end)
+    out, _ = program.communicate()
+    shown = os.read(terminal, 100_000).decode()
+    os.close(terminal)
+    assert (program.returncode, out) == (0, "data\n")
+    assert "3/3" in shown
+    assert "data" not in shown
+
+
+def test_a_configuration_error_shows_every_line():
+    shown = render_error(ConfigError("a.yaml:1: x: unknown key\na.yaml:2: y: unknown key"))
+    assert shown == "error: a.yaml:1: x: unknown key\na.yaml:2: y: unknown key\n"

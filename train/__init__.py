@@ -1,0 +1,1 @@
+"""Consumers: feature store to student."""

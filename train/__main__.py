@@ -1,0 +1,92 @@
+"""``python -m train``: pretrain a model, fit the projections, distil a student."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from store.config import read_pipeline
+from store.console import main
+from store.errors import ConfigError
+from store.pipeline import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption
+
+from .config import TrainPipeline
+
+log = logging.getLogger("train")
+
+app = typer.Typer(help="Train models: stage 1, projections, stage 2.", no_args_is_help=True, add_completion=False)
+
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace another run's result.")]
+Run = TypeVar("Run")
+
+
+@app.command(epilog="Example: python -m train pretrain --pipeline demo --run tiny_ct")
+def pretrain(
+    *,
+    pipeline: PipelineOption,
+    config: ConfigOption = PIPELINES_FILE,
+    set_: SetOption = None,
+    run: Annotated[list[str] | None, typer.Option(help="Which of train.pretrain; all if left out.")] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Stage 1: CLIP pretraining on a corpus."""
+    from . import runs
+
+    loaded = read_pipeline(config, pipeline, TrainPipeline, overrides=set_ or [])
+    for name, section in _chosen(loaded.train.pretrain, run, "train.pretrain").items():
+        if not runs.pretrain(loaded, name, section, overwrite=overwrite):
+            log.info("%s is trained already: nothing to do", name)
+
+
+@app.command(epilog="Example: python -m train project --pipeline demo")
+def project(
+    *,
+    pipeline: PipelineOption,
+    config: ConfigOption = PIPELINES_FILE,
+    set_: SetOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Fit the paper's per-teacher projections on the store's features."""
+    from . import runs
+
+    loaded = read_pipeline(config, pipeline, TrainPipeline, overrides=set_ or [])
+    if loaded.train.project is None:
+        raise ConfigError(f"{config}: pipeline {pipeline} has no train.project")
+    if not runs.project(loaded, loaded.train.project, overwrite=overwrite):
+        log.info("the projections are fitted already: nothing to do")
+
+
+@app.command(epilog="Example: python -m train distill --pipeline demo --student distilled")
+def distill(
+    *,
+    pipeline: PipelineOption,
+    config: ConfigOption = PIPELINES_FILE,
+    set_: SetOption = None,
+    student: Annotated[list[str] | None, typer.Option(help="Which of train.students; all if left out.")] = None,
+    overwrite: OverwriteOption = False,
+    corpus_root: Annotated[Path | None, typer.Option(help="Where the corpus lies now, if it moved.")] = None,
+) -> None:
+    """Stage 2: train students from the store and the corpus's images."""
+    from . import runs
+
+    loaded = read_pipeline(config, pipeline, TrainPipeline, overrides=set_ or [])
+    for name, section in _chosen(loaded.train.students, student, "train.students").items():
+        if not runs.distill(loaded, name, section, overwrite=overwrite, corpus_root=corpus_root):
+            log.info("%s is trained already: nothing to do", name)
+
+
+def _chosen(known: Mapping[str, Run], names: list[str] | None, where: str) -> dict[str, Run]:
+    unknown = sorted(set(names or []) - set(known))
+    if unknown:
+        raise ConfigError(f"{where} has no {', '.join(unknown)}; it has {', '.join(known) or 'nothing'}")
+    if not known:
+        raise ConfigError(f"the pipeline's {where} is empty: nothing to do")
+    return {name: known[name] for name in names or known}
+
+
+if __name__ == "__main__":
+    main(app, program="python -m train")

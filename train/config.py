@@ -1,0 +1,166 @@
+"""The sections of pipelines.yaml that the trainer owns."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from store.config import ConfigPath, Section
+from store.pipeline import Pipeline
+
+
+class ModelSection(Section):
+    """The model to train; give ``config`` or ``init``.
+
+    Attributes:
+        config: an open_clip ``model_cfg``, for a model that starts from random weights.
+        preprocess: an open_clip ``preprocess_cfg``: mean, std, interpolation; open_clip's defaults where left out.
+        init: a model folder to start from (config, weights and tokenizer).
+        vision_from: ``NAME/TAG`` of an open_clip model, or ``NAME/FILE``, whose image tower replaces the random one.
+        vocabulary: learn a WordPiece vocabulary of this size from the training captions; without it the text tower's
+            own tokenizer is used.
+    """
+
+    config: dict[str, Any] | None = None
+    preprocess: dict[str, Any] = {}
+    init: ConfigPath | None = None
+    vision_from: str | None = None
+    vocabulary: int | None = Field(default=None, ge=64)
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> ModelSection:
+        if (self.config is None) == (self.init is None):
+            raise ValueError("give either config (a new model) or init (a folder to start from)")
+        if self.init and (self.vocabulary or self.vision_from):
+            raise ValueError("vocabulary and vision_from belong to a new model; init brings its own")
+        return self
+
+
+class Optimization(Section):
+    """How a model is trained; defaults are the released stage-1 values (training.md A2 of the design).
+
+    Attributes:
+        steps: optimizer updates.
+        batch_size: pairs of a step.
+        lr: peak learning rate of AdamW.
+        warmup_steps: linear warm-up; cosine to 0 follows.
+        weight_decay: on matrices only.
+        beta1, beta2, eps: of AdamW.
+        grad_clip: norm that gradients are cut to; none if left out.
+        logit_scale_init: multiplier of the cosines to start from; the model's own if left out.
+        crop_scale: smallest share of the image that a random resized crop keeps; 1 turns cropping off.
+        precision: of the towers; losses are always float32.
+        seed: decides weights, order, crops and teacher choice.
+        threads: of CPU arithmetic.
+        device: where the model is trained.
+        log_every: steps between lines of metrics.
+    """
+
+    steps: int = Field(gt=0)
+    batch_size: int = Field(gt=1)
+    lr: float = Field(gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.2, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.98, ge=0, lt=1)
+    eps: float = Field(default=1e-6, gt=0)
+    grad_clip: float | None = Field(default=None, gt=0)
+    logit_scale_init: float | None = Field(default=None, gt=0)
+    crop_scale: float = Field(default=0.9, gt=0, le=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = Field(default=0, ge=0)
+    threads: int = Field(default=1, gt=0)
+    device: Literal["cpu", "cuda"] = "cpu"
+    log_every: int = Field(default=50, gt=0)
+
+
+class PretrainRun(Section):
+    """Stage 1: CLIP pretraining on a corpus.
+
+    Attributes:
+        corpus: which of the pipeline's corpora.
+        out: folder of the trained model.
+        model: what is trained.
+        optimization: how.
+    """
+
+    corpus: str
+    out: ConfigPath
+    model: ModelSection
+    optimization: Optimization
+
+
+class ProjectSection(Section):
+    """The paper's projections, fitted on cached features.
+
+    Attributes:
+        out: file of the projections.
+        latent_dim: the student's width.
+        hidden_dim: of the auto-encoder's inner layers.
+        steps, batch_size, lr, seed: of the fit.
+        max_rows: rows of the store that take part, drawn at random when there are more.
+    """
+
+    out: ConfigPath
+    latent_dim: int = Field(gt=0)
+    hidden_dim: int = Field(gt=0)
+    steps: int = Field(gt=0)
+    batch_size: int = Field(default=256, gt=1)
+    lr: float = Field(default=1e-3, gt=0)
+    seed: int = Field(default=0, ge=0)
+    max_rows: int = Field(default=100_000, gt=1)
+
+
+class PaperRecipe(Section):
+    """The released MMKD-CLIP loss: task + feature_weight x feature + interactive_weight x interactive.
+
+    Attributes:
+        feature_weight, interactive_weight: of the two terms that come from teachers.
+        interactive_scale: ``log`` multiplies by ln(1/0.07) as the released code does; ``exp`` by 1/0.07, which it
+            evidently meant.
+    """
+
+    feature_weight: float = Field(default=50.0, ge=0)
+    interactive_weight: float = Field(default=1.0, ge=0)
+    interactive_scale: Literal["log", "exp"] = "log"
+
+
+class StudentRun(Section):
+    """Stage 2: a student trained on the store's pairs.
+
+    Attributes:
+        recipe: ``paper`` distils; ``task_only`` trains on the same pairs and batches without any teacher.
+        paper: the recipe's numbers.
+        out: folder of the trained model.
+        model: what is trained.
+        optimization: how.
+        window_blocks: store chunks whose rows are mixed; bounds what is held in memory.
+    """
+
+    recipe: Literal["paper", "task_only"]
+    paper: PaperRecipe = PaperRecipe()
+    out: ConfigPath
+    model: ModelSection
+    optimization: Optimization
+    window_blocks: int = Field(default=256, gt=0)
+
+
+class TrainSection(Section):
+    """Everything that is trained.
+
+    Attributes:
+        pretrain: stage-1 runs by name.
+        project: the projections.
+        students: stage-2 runs by name.
+    """
+
+    pretrain: dict[str, PretrainRun] = {}
+    project: ProjectSection | None = None
+    students: dict[str, StudentRun] = {}
+
+
+class TrainPipeline(Pipeline):
+    """A pipeline as the trainer reads it."""
+
+    train: TrainSection

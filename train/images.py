@@ -1,0 +1,124 @@
+"""Rows to pixels: fetch by offset, decode within bounds, crop; on threads, because Pillow releases the interpreter."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from store.corpus import ImageSource
+from store.errors import CorpusError, PairDecodeError
+from store.images import decode_image
+
+log = logging.getLogger(__name__)
+
+MIN_READABLE = 0.5
+"""Share of a batch that must be readable: less is no damaged file here and there but a wrong corpus."""
+
+ASPECT_RANGE = (3 / 4, 4 / 3)
+"""Width over height of a random resized crop, as torchvision's default."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class View:
+    """How a training image is cut.
+
+    Attributes:
+        size_px: side of the result.
+        crop_scale: smallest share of the area that a crop keeps; 1 takes the whole image, its middle square if it is
+            not square.
+        seed: decides the crops, together with epoch and row.
+        max_pixels: width times height that is decoded.
+    """
+
+    size_px: int
+    crop_scale: float
+    seed: int
+    max_pixels: int
+
+
+class ImageLoader:
+    """Turns rows of a pair table into batches of pixels.
+
+    Args:
+        source: where the images are.
+        uris, members: columns of the pair table, by row.
+        view: how images are cut.
+        threads: that decode.
+    """
+
+    def __init__(
+        self, source: ImageSource, uris: Sequence[str | None], members: Sequence[Any], *, view: View, threads: int
+    ) -> None:
+        self._source, self._uris, self._members, self._view = source, uris, members, view
+        self._pool = ThreadPoolExecutor(threads)
+        self._unreadable: set[int] = set()
+
+    def load(self, rows_B: npt.NDArray[np.int64], *, epoch: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        """Return the images of some rows, (B, H, W, 3) uint8, and (B,) whether each could be read.
+
+        A row whose image is damaged is left black and said once.
+
+        Raises:
+            CorpusError: the corpus is not there, or most of a batch cannot be read.
+        """
+        images = list(self._pool.map(lambda row: self._one(int(row), epoch), rows_B))
+        readable_B = np.array([image is not None for image in images])
+        if readable_B.mean() < MIN_READABLE:
+            raise CorpusError(
+                f"{(~readable_B).sum()} of {len(rows_B)} images of a batch cannot be read",
+                hint="the warnings above name them; is this the corpus that was indexed?",
+            )
+        black = np.zeros((self._view.size_px, self._view.size_px, 3), np.uint8)
+        return np.stack([black if image is None else image for image in images]), readable_B
+
+    def _one(self, row: int, epoch: int) -> npt.NDArray[np.uint8] | None:
+        try:
+            data = self._source.fetch(self._uris[row], self._members[row])
+            image = decode_image(data, max_pixels=self._view.max_pixels)
+        except PairDecodeError as error:
+            if row not in self._unreadable:
+                self._unreadable.add(row)
+                log.warning("row %d is left out: %s", row, error)
+            return None
+        return crop(image, self._view, row=row, epoch=epoch)
+
+
+def crop(image: Image.Image, view: View, *, row: int, epoch: int) -> npt.NDArray[np.uint8]:
+    """Return a random resized crop, (H, W, 3) uint8; the same for the same seed, epoch and row.
+
+    Area share uniform in [crop_scale, 1], aspect log-uniform in 3/4 to 4/3, bicubic; ten tries, then the middle square
+    (the rule of torchvision's RandomResizedCrop).
+    """
+    box = _middle_square(image.width, image.height)
+    if view.crop_scale < 1:
+        rng = np.random.Generator(np.random.Philox(key=[view.seed, (epoch << 40) + row]))
+        box = _random_box(image.width, image.height, view.crop_scale, rng) or box
+    size = (view.size_px, view.size_px)
+    return np.asarray(image.resize(size, Image.Resampling.BICUBIC, box=box))
+
+
+def _middle_square(width: int, height: int) -> tuple[int, int, int, int]:
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+def _random_box(
+    width: int, height: int, crop_scale: float, rng: np.random.Generator
+) -> tuple[int, int, int, int] | None:
+    for _ in range(10):
+        area = width * height * rng.uniform(crop_scale, 1)
+        aspect = math.exp(rng.uniform(math.log(ASPECT_RANGE[0]), math.log(ASPECT_RANGE[1])))
+        across, down = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < across <= width and 0 < down <= height:
+            left, top = int(rng.integers(width - across + 1)), int(rng.integers(height - down + 1))
+            return left, top, left + across, top + down
+    return None

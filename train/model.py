@@ -1,0 +1,124 @@
+"""Models as folders: what open_clip's ``local-dir:`` loads is what training begins with and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import safetensors.torch
+import torch
+from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
+from torch import Tensor
+
+from store.errors import ConfigError, WeightsNotFoundError
+
+from .config import ModelSection
+from .vocabulary import save_vocabulary
+
+SEP_ID = 3
+"""Id of the token that ends a caption in a learned vocabulary; the text tower pools there."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Student:
+    """A model being trained.
+
+    Attributes:
+        model: open_clip's, with ``encode_image``, ``encode_text`` and ``logit_scale``.
+        tokenize: captions to token ids (B, L).
+        size_px: side of the images it sees.
+        mean, std: per channel, of its preprocessing.
+        embed_dim: E.
+    """
+
+    model: Any
+    tokenize: Callable[[Sequence[str]], Tensor]
+    size_px: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    embed_dim: int
+
+
+def begin_model(folder: Path, section: ModelSection, captions: Sequence[str], *, seed: int) -> Student:
+    """Write a model's configuration and tokenizer into a folder and return it ready to train.
+
+    Args:
+        folder: empty; the trained weights join it with :func:`save_weights`.
+        section: what to begin with.
+        captions: of the training pairs, for a learned vocabulary.
+        seed: of random weights.
+
+    Raises:
+        WeightsNotFoundError: the folder to start from is not one of a model.
+        ConfigError: open_clip cannot build the configured model.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if section.init:
+        _copy_without_weights(Path(section.init), folder)
+        return _load(folder, weights_from=Path(section.init))
+    model_cfg = dict(section.config or {})
+    if section.vocabulary:
+        size = save_vocabulary(captions, folder, size=section.vocabulary)
+        learned = {"vocab_size": size, "hf_tokenizer_name": "learned", "pool_type": "eos", "eos_id": SEP_ID}
+        model_cfg["text_cfg"] = {**model_cfg.get("text_cfg", {}), **learned}
+    config = {"model_cfg": model_cfg, "preprocess_cfg": section.preprocess}
+    (folder / HF_CONFIG_NAME).write_text(json.dumps(config, indent=1))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student = _load(folder, weights_from=None)
+    if section.vision_from:
+        name, _, source = section.vision_from.partition("/")
+        tower = open_clip.create_model(name, pretrained=source, require_pretrained=True).visual
+        student.model.visual.load_state_dict(tower.state_dict())
+    return student
+
+
+def _copy_without_weights(source: Path, folder: Path) -> None:
+    if not (source / HF_CONFIG_NAME).is_file() or not (source / HF_SAFE_WEIGHTS_NAME).is_file():
+        raise WeightsNotFoundError(
+            f"{source}: not a model folder: it needs {HF_CONFIG_NAME} and {HF_SAFE_WEIGHTS_NAME}",
+            hint="train it first (python -m train pretrain), or correct model.init",
+        )
+    for file in source.iterdir():
+        if file.is_file() and file.suffix in (".json", ".txt") and file.name != "train.json":
+            shutil.copy2(file, folder / file.name)
+
+
+def _load(folder: Path, *, weights_from: Path | None) -> Student:
+    name = f"local-dir:{folder}"
+    try:
+        model = open_clip.create_model(name, load_weights=False)
+        tokenize = open_clip.get_tokenizer(name)
+    except (TypeError, ValueError, AssertionError, OSError) as error:
+        raise ConfigError(
+            f"open_clip cannot build the configured model: {type(error).__name__}: {error}",
+            hint="model.config takes what open_clip's model_cfg takes: embed_dim, vision_cfg, text_cfg",
+        ) from error
+    if weights_from:
+        model.load_state_dict(safetensors.torch.load_file(weights_from / HF_SAFE_WEIGHTS_NAME), strict=True)
+    preprocess = model.visual.preprocess_cfg
+    size = preprocess["size"]
+    return Student(
+        model=model,
+        tokenize=tokenize,
+        size_px=size[0] if isinstance(size, tuple | list) else size,
+        mean=tuple(preprocess["mean"]),
+        std=tuple(preprocess["std"]),
+        embed_dim=_embed_dim(folder),
+    )
+
+
+def _embed_dim(folder: Path) -> int:
+    config: dict[str, Any] = json.loads((folder / HF_CONFIG_NAME).read_text())
+    return int(config["model_cfg"]["embed_dim"])
+
+
+def save_weights(student: Student, folder: Path) -> None:
+    """Write the weights beside the configuration, so that ``local-dir:FOLDER`` loads the model."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in student.model.state_dict().items()}
+    safetensors.torch.save_file(state, folder / HF_SAFE_WEIGHTS_NAME)
