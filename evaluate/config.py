@@ -6,7 +6,7 @@ from pydantic import Field
 
 from extract.config import ExtractPipeline
 from store.config import ConfigPath, Section
-from train.config import TrainPipeline
+from train.config import TrainPipeline, TrainSection
 
 
 class ZeroShotDataset(Section):
@@ -49,4 +49,6 @@ class EvaluateSection(Section):
 class EvaluatePipeline(ExtractPipeline, TrainPipeline):
     """A pipeline as evaluation reads it."""
 
+    # Said again, because of two parents pydantic takes a field from the first, where it is still unchecked.
+    train: TrainSection
     evaluate: EvaluateSection
