@@ -76,11 +76,15 @@ def _log_to_stderr() -> None:
     level = (os.environ.get("MMKD_LOG") or "INFO").upper()
     if level not in logging.getLevelNamesMapping():
         raise ConfigError(f"MMKD_LOG: expected DEBUG, INFO, WARNING or ERROR, got '{level}'")
+    # Libraries log their every step at INFO (open_clip, with nine teachers, by the page): theirs begins at WARNING.
+    for package in ("store", "extract", "train", "evaluate"):
+        logging.getLogger(package).setLevel(level)
     logging.basicConfig(
-        level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+        level=max(logging.WARNING, logging.getLevelNamesMapping()[level]),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
     )
-    for chatty in ("httpx", "urllib3", "filelock"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def render_error(error: MMKDError) -> str:

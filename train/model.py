@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from store.errors import ConfigError, WeightsNotFoundError
 
@@ -66,6 +67,9 @@ def begin_model(folder: Path, section: ModelSection, captions: Sequence[str], *,
         size = save_vocabulary(captions, folder, size=section.vocabulary)
         learned = {"vocab_size": size, "hf_tokenizer_name": "learned", "pool_type": "eos", "eos_id": SEP_ID}
         model_cfg["text_cfg"] = {**model_cfg.get("text_cfg", {}), **learned}
+    elif model_cfg.get("text_cfg", {}).get("hf_tokenizer_name"):
+        # open_clip reads a folder's tokenizer from the folder, so a named one is copied there.
+        AutoTokenizer.from_pretrained(model_cfg["text_cfg"]["hf_tokenizer_name"]).save_pretrained(str(folder))
     config = {"model_cfg": model_cfg, "preprocess_cfg": section.preprocess}
     (folder / HF_CONFIG_NAME).write_text(json.dumps(config, indent=1))
     with torch.random.fork_rng(devices=[]):

@@ -22,18 +22,20 @@ def save_vocabulary(captions: Sequence[str], folder: Path, *, size: int) -> int:
         folder: where ``tokenizer.json`` goes; open_clip's HFTokenizer reads it there.
         size: tokens at most.
     """
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(SPECIAL_TOKENS), show_progress=False)
-    # Sorted, because the trainer breaks ties between equally frequent pieces by what it met first.
-    tokenizer.train_from_iterator(sorted(captions), trainer=trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
+    tokenizer = _tokenizer(models.WordPiece(unk_token="[UNK]"))
+    # The trainer numbers the letters inside words in the order of a hash table that differs between runs, and breaks
+    # ties by these numbers. As special tokens of a tokenizer that is thrown away they are numbered beforehand.
+    inner = sorted(
+        {f"##{letter}" for caption in captions for word in _words(tokenizer, caption) for letter in word[1:]}
+    )
+    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=[*SPECIAL_TOKENS, *inner], show_progress=False)
+    tokenizer.train_from_iterator(captions, trainer=trainer)
+    learned = _tokenizer(models.WordPiece(vocab=tokenizer.get_vocab(), unk_token="[UNK]"))
+    learned.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[(name, SPECIAL_TOKENS.index(name)) for name in ("[CLS]", "[SEP]")]
     )
     wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=learned,
         pad_token="[PAD]",
         unk_token="[UNK]",
         cls_token="[CLS]",
@@ -41,4 +43,17 @@ def save_vocabulary(captions: Sequence[str], folder: Path, *, size: int) -> int:
         mask_token="[MASK]",
     )
     wrapped.save_pretrained(str(folder))
-    return int(tokenizer.get_vocab_size())
+    return int(learned.get_vocab_size())
+
+
+def _tokenizer(model: models.Model) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+def _words(tokenizer: Tokenizer, caption: str) -> list[str]:
+    normal = tokenizer.normalizer.normalize_str(caption)
+    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal)]

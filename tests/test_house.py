@@ -1,0 +1,82 @@
+"""What holds for the repository as a whole: names, the shipped configuration, the command lines."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from evaluate.config import EvaluatePipeline
+from store.config import read_pipeline
+
+ROOT = Path(__file__).parents[1]
+PROGRAMS = ("store", "extract", "train", "evaluate")
+
+
+def pipelines():
+    return [name for name in yaml.safe_load((ROOT / "pipelines.yaml").read_text()) if not name.startswith((".", "x-"))]
+
+
+def run_python(*arguments):
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_package_is_the_repositorys_own(name):
+    """Hugging Face's `evaluate`, say, would take the place of ours without an error."""
+    found = importlib.util.find_spec(name)
+    assert found is not None, f"there is no package {name}; run from {ROOT}"
+    assert found.origin is not None, f"{name} is a folder without __init__.py: {list(found.submodule_search_locations)}"
+    assert Path(found.origin).is_relative_to(ROOT / name), f"`import {name}` finds {found.origin}, not {ROOT / name}"
+
+
+def test_there_is_a_demo_pipeline():
+    assert "demo" in pipelines()
+
+
+@pytest.mark.parametrize("name", pipelines())
+def test_a_shipped_pipeline_is_valid_and_consistent(name):
+    pipeline = read_pipeline(ROOT / "pipelines.yaml", name, EvaluatePipeline)
+    corpora = {pipeline.store.corpus, *(run.corpus for run in pipeline.train.pretrain.values())}
+    corpora |= {dataset.corpus for dataset in pipeline.evaluate.zero_shot.values()}
+    assert corpora <= set(pipeline.corpora)
+    assert pipeline.store.range_rows % pipeline.store.chunk_rows == 0
+    assert pipeline.select == "all" or set(pipeline.select) <= set(pipeline.teachers)
+    assert not set(pipeline.train.students) & set(pipeline.teachers)
+    for teacher, run in pipeline.train.pretrain.items():
+        assert run.out == pipeline.teachers[teacher].folder
+    for dataset in pipeline.evaluate.zero_shot.values():
+        assert set(dataset.group_names) <= set(dataset.classes)
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_explains_itself(name):
+    done = run_python("-m", name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"python -m {name}" in done.stdout
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_explaining_a_program_loads_neither_torch_nor_ray(name):
+    lines = [
+        "import runpy, sys",
+        f"sys.argv = ['{name}', '--help']",
+        "try:",
+        f"    runpy.run_module('{name}', run_name='__main__')",
+        "except SystemExit as end:",
+        "    print('code', end.code)",
+        "print('loaded', sorted({'torch', 'ray', 'open_clip', 'transformers'} & set(sys.modules)))",
+    ]
+    done = run_python("-c", "\n".join(lines))
+    assert done.stdout.splitlines()[-2:] == ["code 0", "loaded []"], done.stdout + done.stderr
+
+
+def test_ray_ships_neither_runs_nor_weights():
+    ignored = (ROOT / ".rayignore").read_text().splitlines()
+    assert {"runs/", "weights/", ".venv/", ".git/"} <= set(ignored)

@@ -1,0 +1,102 @@
+"""A model, a corpus and a store small enough to be made anew in each test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from extract.phantom import write_corpus
+from store.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
+from store.create import index_corpus
+from store.pairs import PairTable
+from store.pipeline import Corpus
+from store.reader import FeatureStore
+from store.records import Spec, Status
+
+MODEL = {
+    "vocabulary": 300,
+    "config": {
+        "embed_dim": 32,
+        "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "image_size": 64, "head_width": 32},
+        "text_cfg": {"context_length": 24, "width": 32, "heads": 2, "layers": 1},
+    },
+}
+
+WIDTHS = {"alpha": 12, "beta": 20}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny_model():
+    """The ``model:`` section of a CLIP ResNet that trains in milliseconds."""
+    return MODEL
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory):
+    """The patterns of a corpus of 64 pairs of 64 px."""
+    folder = tmp_path_factory.mktemp("phantom")
+    write_corpus(folder, rows=64, seed=5, shard_rows=40)
+    return [str(folder / "*.tar")]
+
+
+def unit_rows(rng, rows, width):
+    drawn = rng.normal(size=(rows, width)).astype(np.float32)
+    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
+def spec_of(teacher, *, weights="0" * 64):
+    return Spec(
+        teacher=teacher,
+        embed_dim=WIDTHS[teacher],
+        weights_sha256=weights,
+        architecture={},
+        preprocessing={},
+        tokenizer={},
+        output="random",
+        compute_dtype="float32",
+    )
+
+
+def commit_random(path: Path, info, spec: Spec, *, seed: int, without=()) -> None:
+    """Commit random unit features of one teacher to every range; it has none of the rows ``without``."""
+    rng = np.random.default_rng(seed)
+    image_ND, text_ND = unit_rows(rng, info.rows, spec.embed_dim), unit_rows(rng, info.rows, spec.embed_dim)
+    status_N = np.full(info.rows, Status.OK, np.uint8)
+    status_N[list(without)] = Status.NOT_APPLICABLE
+    register_teacher(path, spec, info=info)
+    pairs = PairTable(path, rows=info.rows)
+    circumstances = Circumstances(device="cpu", batch_size=1, run_id="test", attempt=1, timings_s={}, versions={})
+    for number in range(info.ranges):
+        part = slice(*info.bounds(number))
+        features = UnitFeatures(image=image_ND[part], text=text_ND[part], status=status_N[part], reasons={})
+        commit_unit(
+            path,
+            info=info,
+            spec=spec,
+            range_id=number,
+            pairs=pairs.read(part.start, part.stop),
+            features=features,
+            circumstances=circumstances,
+        )
+
+
+@pytest.fixture
+def make_store(tmp_path, phantom):
+    """Make a store of the phantom corpus with two teachers of different widths and gaps, and open it."""
+
+    def make(name="store", *, weights="0" * 64) -> FeatureStore:
+        path = tmp_path / name
+        info, _ = index_corpus(path, Corpus(files=phantom), range_rows=24, chunk_rows=8)
+        commit_random(path, info, spec_of("alpha", weights=weights), seed=1, without=range(0, 64, 3))
+        commit_random(path, info, spec_of("beta"), seed=2, without=[0, 1, 2, 9])
+        return FeatureStore(path)
+
+    return make

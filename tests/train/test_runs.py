@@ -1,0 +1,183 @@
+"""Pretraining, projecting and distilling end to end on a corpus of 64 pairs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+
+from store.errors import ConfigError, CorpusError, IncompleteStoreError, SpecMismatchError
+from train import runs
+from train.config import TrainPipeline
+
+
+@pytest.fixture
+def make_pipeline(tmp_path, phantom, tiny_model):
+    """Return a pipeline with one model of each kind; settings are merged into every ``optimization``."""
+
+    def make(*, select="all", store="store", embed_dim=32, **settings):
+        model = {**tiny_model, "config": {**tiny_model["config"], "embed_dim": embed_dim}}
+        optimization = {"steps": 3, "batch_size": 16, "lr": 1e-3, "log_every": 1, **settings}
+        shared = {"model": model, "optimization": optimization}
+        train = {
+            "pretrain": {"tiny": {"corpus": "phantom", "out": str(tmp_path / "tiny"), **shared}},
+            "project": {"out": str(tmp_path / "projection"), "latent_dim": 32, "hidden_dim": 16, "steps": 3},
+            "students": {
+                "distilled": {"recipe": "paper", "out": str(tmp_path / "distilled"), **shared},
+                "task_only": {"recipe": "task_only", "out": str(tmp_path / "task_only"), **shared},
+            },
+        }
+        train["project"]["batch_size"] = 16
+        return TrainPipeline.model_validate(
+            {
+                "corpora": {"phantom": {"files": phantom}},
+                "store": {"path": str(tmp_path / store), "corpus": "phantom"},
+                "select": select,
+                "train": train,
+            }
+        )
+
+    return make
+
+
+def pretrain(pipeline, **options):
+    return runs.pretrain(pipeline, "tiny", pipeline.train.pretrain["tiny"], **options)
+
+
+def distill(pipeline, name="distilled", **options):
+    return runs.distill(pipeline, name, pipeline.train.students[name], **options)
+
+
+def metrics(folder: Path):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def left_in(folder: Path):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_pretrain_leaves_a_folder_that_open_clip_loads_and_is_done_once(tmp_path, make_pipeline):
+    assert pretrain(make_pipeline())
+    model, _ = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / 'tiny'}")
+    tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'tiny'}")(["kidney stone"])
+    assert model.encode_text(tokens).shape == (1, 32)
+    assert [line["step"] for line in metrics(tmp_path / "tiny")] == [0, 1, 2]
+    before = (tmp_path / "tiny" / "metrics.jsonl").stat().st_mtime_ns
+    assert not pretrain(make_pipeline())
+    assert (tmp_path / "tiny" / "metrics.jsonl").stat().st_mtime_ns == before
+    assert left_in(tmp_path) == ["tiny"]
+
+
+def test_the_same_run_gives_the_same_weights(tmp_path, make_pipeline):
+    pretrain(make_pipeline())
+    first = (tmp_path / "tiny" / "open_clip_model.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "tiny")
+    pretrain(make_pipeline())
+    assert (tmp_path / "tiny" / "open_clip_model.safetensors").read_bytes() == first
+
+
+def test_other_settings_need_overwrite_to_replace_a_result(tmp_path, make_pipeline):
+    pretrain(make_pipeline())
+    with pytest.raises(ConfigError, match="result of another run") as caught:
+        pretrain(make_pipeline(seed=1))
+    assert "--overwrite" in caught.value.hint
+    old = (tmp_path / "tiny" / "open_clip_model.safetensors").read_bytes()
+    assert pretrain(make_pipeline(seed=1), overwrite=True)
+    assert (tmp_path / "tiny" / "open_clip_model.safetensors").read_bytes() != old
+    assert not pretrain(make_pipeline(seed=1))
+
+
+def test_a_folder_that_is_no_run_is_not_overwritten_unasked(tmp_path, make_pipeline):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "mine.txt").write_text("precious")
+    with pytest.raises(ConfigError, match="result of another run"):
+        pretrain(make_pipeline())
+    assert left_in(tmp_path / "tiny") == ["mine.txt"]
+
+
+def test_an_interrupted_run_leaves_no_result_and_the_next_one_starts_anew(tmp_path, make_pipeline, monkeypatch):
+    def interrupt(*_args, metrics, **_kwargs):
+        metrics.write_text("half a line")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "fit", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(make_pipeline())
+    assert not (tmp_path / "tiny").exists()
+    assert pretrain(make_pipeline())
+    assert left_in(tmp_path) == ["tiny"]
+    assert len(metrics(tmp_path / "tiny")) == 3
+
+
+def test_a_batch_larger_than_the_corpus_is_refused(make_pipeline):
+    with pytest.raises(CorpusError, match=r"tiny: 64 pairs .* optimization.batch_size = 65"):
+        pretrain(make_pipeline(batch_size=65))
+
+
+def test_project_then_distill_trains_from_the_store(tmp_path, make_pipeline, make_store):
+    make_store()
+    pipeline = make_pipeline()
+    assert runs.project(pipeline, pipeline.train.project)
+    assert not runs.project(pipeline, pipeline.train.project)
+    assert distill(pipeline)
+    assert not distill(pipeline)
+    lines = metrics(tmp_path / "distilled")
+    for line in lines:
+        parts = line["task_loss"] + 50 * line["feature_loss"] + line["interactive_loss"]
+        assert line["loss"] == pytest.approx(parts, rel=1e-5)
+    assert len(lines) == 3
+    model, _ = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / 'distilled'}")
+    assert model.encode_image(torch.zeros(1, 3, 64, 64)).shape == (1, 32)
+
+
+def test_task_only_needs_no_projection_and_reports_no_teacher_loss(tmp_path, make_pipeline, make_store):
+    make_store()
+    assert distill(make_pipeline(), "task_only")
+    assert set(metrics(tmp_path / "task_only")[0]) == {"step", "loss", "lr", "logit_scale", "seconds"}
+
+
+def test_distilling_before_projecting_says_what_to_run_first(tmp_path, make_pipeline, make_store):
+    make_store()
+    with pytest.raises(ConfigError, match="projections are not fitted yet") as caught:
+        distill(make_pipeline())
+    assert caught.value.hint == "python -m train project --pipeline NAME"
+    assert not (tmp_path / "distilled").exists()
+
+
+def test_a_projection_of_other_features_is_refused(make_pipeline, make_store):
+    make_store("store")
+    make_store("changed", weights="1" * 64)
+    pipeline = make_pipeline()
+    runs.project(pipeline, pipeline.train.project)
+    with pytest.raises(SpecMismatchError, match="alpha: fitted on") as caught:
+        distill(make_pipeline(store="changed"))
+    assert "beta" not in str(caught.value)
+
+
+def test_a_student_of_another_width_than_the_projection_is_refused(make_pipeline, make_store):
+    make_store()
+    pipeline = make_pipeline(embed_dim=48)
+    runs.project(pipeline, pipeline.train.project)
+    with pytest.raises(ConfigError, match=r"students\.distilled\.model\.config\.embed_dim: 48, but .* to 32"):
+        distill(pipeline)
+
+
+def test_an_empty_store_is_refused(tmp_path, make_pipeline, make_store):
+    make_store()
+    shutil.rmtree(tmp_path / "store" / "receipts")
+    pipeline = make_pipeline()
+    with pytest.raises(IncompleteStoreError, match="holds no features yet"):
+        runs.project(pipeline, pipeline.train.project)
+
+
+def test_a_store_that_is_partly_committed_is_used_with_a_warning(tmp_path, make_pipeline, make_store, caplog):
+    make_store()
+    (tmp_path / "store" / "receipts" / "alpha" / "r000001.json").unlink()
+    pipeline = make_pipeline()
+    assert runs.project(pipeline, pipeline.train.project)
+    assert "not complete: alpha" in caplog.text
