@@ -59,9 +59,8 @@ def demo(
     (name,) = _datasets(loaded, dataset)
     report = run_demo(loaded, pipeline, config=config, dataset=name)
     console = Console()
-    console.print(results_table(report["models"], title="zero-shot accuracy on the held-out phantom test split"))
     stages = ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in report["seconds"].items())
-    console.print(f"seconds: {stages}; in all {sum(report['seconds'].values()):.0f}")
+    console.print(f"seconds: {stages}; in all {sum(report['seconds'].values()):.0f}", soft_wrap=True)
     console.print(f"report: {Path(loaded.evaluate.out) / 'report.json'}", highlight=False, soft_wrap=True)
 
 

@@ -53,7 +53,7 @@ def run_demo(pipeline: EvaluatePipeline, name: str, *, config: Path, dataset: st
     summary = summarize(FeatureStore(pipeline.store.path))
     report = {
         "rows": summary.rows,
-        "feature_pairs": int(FeatureStore(pipeline.store.path).available(pipeline.select).sum()),
+        "feature_pairs": summary.feature_pairs,
         "store": pipeline.store.path,
         "models": results["models"],
         "seconds": seconds,

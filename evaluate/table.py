@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.table import Table
 
 ROLES = ("teacher", "oracle", "task_only", "student")
 """In the order in which they are shown."""
+
+
+HEADING_CHARS = 4
+"""Columns are headed by the first letters of a modality: nine of them and the names then fit 80 characters."""
 
 
 def results_table(models: Mapping[str, Mapping[str, Any]], *, title: str) -> Table:
@@ -19,16 +24,22 @@ def results_table(models: Mapping[str, Mapping[str, Any]], *, title: str) -> Tab
         title: above the table.
     """
     modalities = list(next(iter(models.values()))["by_modality"])
-    table = Table("model", "role", *modalities, "macro", title=title)
+    columns = [*modalities, "macro"]
+    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    for heading in [*(modality[:HEADING_CHARS] for modality in modalities), "macro"]:
+        table.add_column(heading, no_wrap=True)
     rows = sorted(models, key=lambda name: (ROLES.index(models[name]["role"]), name))
-    best = {
-        column: max(_value(models[n], column) for n in rows if models[n]["role"] != "oracle")
-        for column in [*modalities, "macro"]
-    }
-    for name in rows:
-        values = {column: _value(models[name], column) for column in best}
-        cells = [f"[bold]{v:.3f}[/]" if v == best[column] else f"{v:.3f}" for column, v in values.items()]
-        table.add_row(name, models[name]["role"], *cells)
+    competing = [models[name] for name in rows if models[name]["role"] != "oracle"]
+    best = {column: max((_value(model, column) for model in competing), default=None) for column in columns}
+    for place, name in enumerate(rows):
+        values = {column: _value(models[name], column) for column in columns}
+        cells = [
+            f"[bold]{value:.2f}[/]" if value == best[column] else f"{value:.2f}" for column, value in values.items()
+        ]
+        role = models[name]["role"]
+        last_of_role = place + 1 == len(rows) or models[rows[place + 1]]["role"] != role
+        table.add_row(name, *cells, end_section=last_of_role)
     return table
 
 

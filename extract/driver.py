@@ -165,7 +165,9 @@ def _check_bad_fraction(outcome: Outcome, *, limit: float) -> None:
 
 
 def _write_report(job: Job, outcome: Outcome, resolved: str) -> None:
-    report = asdict(outcome) | {"run_id": job.run_id, "pipeline": json.loads(resolved)}
+    # asdict() would count a Counter's items instead of copying it, and JSON has no pairs as keys.
+    report = asdict(outcome) | {"bad_rows": dict(outcome.bad_rows)}
+    report |= {"run_id": job.run_id, "pipeline": json.loads(resolved)}
     write_atomic(job.store / "runs" / job.run_id / "report.json", json.dumps(report, indent=1).encode())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -95,6 +96,8 @@ def _copy_without_weights(source: Path, folder: Path) -> None:
 
 def _load(folder: Path, *, weights_from: Path | None) -> Student:
     name = f"local-dir:{folder}"
+    # open_clip warns that the weights are random; here they are meant to be, or are loaded below.
+    logging.disable(logging.WARNING)
     try:
         model = open_clip.create_model(name, load_weights=False)
         tokenize = open_clip.get_tokenizer(name)
@@ -103,6 +106,8 @@ def _load(folder: Path, *, weights_from: Path | None) -> Student:
             f"open_clip cannot build the configured model: {type(error).__name__}: {error}",
             hint="model.config takes what open_clip's model_cfg takes: embed_dim, vision_cfg, text_cfg",
         ) from error
+    finally:
+        logging.disable(logging.NOTSET)
     if weights_from:
         model.load_state_dict(safetensors.torch.load_file(weights_from / HF_SAFE_WEIGHTS_NAME), strict=True)
     preprocess = model.visual.preprocess_cfg

@@ -90,7 +90,9 @@ def test_init_starts_from_the_weights_and_tokenizer_of_another_folder(tmp_path, 
 
 def test_init_from_a_folder_without_weights_says_so(tmp_path, tiny_model):
     begin_model(tmp_path / "source", ModelSection(**tiny_model), CAPTIONS, seed=7)
-    with pytest.raises(WeightsNotFoundError, match=r"source: not a model folder.*open_clip_model\.safetensors") as caught:
+    with pytest.raises(
+        WeightsNotFoundError, match=r"source: not a model folder.*open_clip_model\.safetensors"
+    ) as caught:
         begin_model(tmp_path / "next", ModelSection(init=str(tmp_path / "source")), CAPTIONS, seed=1)
     assert "model.init" in caught.value.hint
 

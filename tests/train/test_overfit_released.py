@@ -25,7 +25,7 @@ def test_a_student_distilled_from_the_released_cache_retrieves_its_eight_pairs(t
         "out": str(tmp_path / "student"),
         "model": tiny_model,
         "optimization": {
-            "steps": 150,
+            "steps": 100,
             "batch_size": 8,
             "lr": 3e-3,
             "warmup_steps": 10,

@@ -35,9 +35,7 @@ def projection(store):
 
 
 def reader_of(store, projection):
-    return TargetReader(
-        store, projection, teachers=store.teachers, available_NT=store.available("all"), seed=SEED
-    )
+    return TargetReader(store, projection, teachers=store.teachers, available_NT=store.available("all"), seed=SEED)
 
 
 def first_batches(store, targets, count, *, span_steps=3, root=None, batch_size=8):
