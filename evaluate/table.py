@@ -25,7 +25,7 @@ def results_table(models: Mapping[str, Mapping[str, Any]], *, title: str) -> Tab
     """
     modalities = list(next(iter(models.values()))["by_modality"])
     columns = [*modalities, "macro"]
-    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(title=title, box=SIMPLE, padding=0, pad_edge=False)
     table.add_column("model", no_wrap=True)
     for heading in [*(modality[:HEADING_CHARS] for modality in modalities), "macro"]:
         table.add_column(heading, no_wrap=True)

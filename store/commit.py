@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from .arrays import ARRAY_NAMES, ZARR_FOLDER, ArrayName, create_arrays, encode_shard, shard_key
-from .errors import CorruptChunkError, FormatVersionError, SpecMismatchError, StoreError
+from .errors import CorruptChunkError, SpecMismatchError
 from .files import write_atomic
 from .pairs import pairs_digest
 from .records import (
@@ -25,12 +24,11 @@ from .records import (
     StoredObject,
     StoreInfo,
     read_record,
+    readable_receipt,
     receipt_path,
     spec_path,
     write_record,
 )
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -104,14 +102,8 @@ def register_teacher(store: Path, spec: Spec, *, info: StoreInfo, replace: bool 
 
 def committed_receipt(store: Path, teacher: str, range_id: int, *, spec_hash: str, digest: str) -> Receipt | None:
     """Return a unit's receipt if it is valid for this spec and these pairs, else None."""
-    try:
-        receipt = read_record(receipt_path(store, teacher, range_id), Receipt)
-    except FileNotFoundError:
-        return None
-    except FormatVersionError:
-        raise
-    except StoreError as error:
-        log.warning("%s; the unit counts as not committed", error)
+    receipt = readable_receipt(receipt_path(store, teacher, range_id))
+    if receipt is None:
         return None
     return receipt if (receipt.spec_hash, receipt.pairs_digest) == (spec_hash, digest) else None
 

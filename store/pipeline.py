@@ -91,5 +91,6 @@ PIPELINES_FILE = Path("pipelines.yaml")
 PipelineOption = Annotated[str, typer.Option("--pipeline", help="Which pipeline of the configuration file.")]
 ConfigOption = Annotated[Path, typer.Option("--config", help="The configuration file.")]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Override one value, e.g. --set train.students.distilled.lr=3e-4")
+    list[str] | None,
+    typer.Option("--set", help="Override one value, e.g. --set train.students.distilled.optimization.lr=3e-4"),
 ]

@@ -13,7 +13,7 @@ from .arrays import ArrayName, Side, open_arrays
 from .corpus import ImageSource
 from .errors import StoreError
 from .pairs import PairTable
-from .records import Receipt, Spec, Status, read_record, read_store_info, spec_path
+from .records import Receipt, Spec, Status, read_record, read_store_info, readable_receipt, spec_path
 from .selection import Selection, available
 
 
@@ -65,8 +65,8 @@ class FeatureStore:
         if teacher not in self._receipts:
             spec_hash = self.spec(teacher).hash
             folder = self.path / "receipts" / teacher
-            found = (read_record(path, Receipt) for path in sorted(folder.glob("r*.json")))
-            self._receipts[teacher] = {receipt.range: receipt for receipt in found if receipt.spec_hash == spec_hash}
+            found = (readable_receipt(path) for path in sorted(folder.glob("r*.json")))
+            self._receipts[teacher] = {r.range: r for r in found if r is not None and r.spec_hash == spec_hash}
         return self._receipts[teacher]
 
     def _arrays(self, teacher: str) -> dict[ArrayName, zarr.Array]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from enum import IntEnum
 from pathlib import Path
@@ -13,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import FormatVersionError, StoreError, StoreNotFoundError
 from .files import write_atomic
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 """The store format that this code writes and reads; docs/store-format.md describes it."""
@@ -193,6 +196,23 @@ def read_record(path: Path, model: type[R]) -> R:
         return model.model_validate(content)
     except (ValidationError, ValueError) as error:
         raise StoreError(f"{path}: not a valid {model.__name__} record: {error}") from error
+
+
+def readable_receipt(path: Path) -> Receipt | None:
+    """Return a receipt; None if there is none, or what lies there is none, which is then said.
+
+    Raises:
+        FormatVersionError: it was written in another version of the format.
+    """
+    try:
+        return read_record(path, Receipt)
+    except FileNotFoundError:
+        return None
+    except FormatVersionError:
+        raise
+    except StoreError as error:
+        log.warning("%s; the unit counts as not committed", error)
+        return None
 
 
 def read_store_info(store: Path) -> StoreInfo:

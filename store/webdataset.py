@@ -14,6 +14,10 @@ from .errors import CorpusError
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"})
 
 
+END_BYTES = 1024
+"""Zeros that end every tar (two blocks of 512 bytes)."""
+
+
 @dataclass(kw_only=True, slots=True)
 class TarPair:
     """What one key of a WebDataset tar holds.
@@ -43,6 +47,7 @@ def read_tar(path: Path) -> Iterator[TarPair]:
         CorpusError: the file is missing, not an uncompressed tar, or is cut short.
     """
     try:
+        _require_end(path)
         with tarfile.open(path, "r:") as tar:
             pair: TarPair | None = None
             for member in tar:
@@ -63,6 +68,14 @@ def read_tar(path: Path) -> Iterator[TarPair]:
             f"{path}: cannot be read as an uncompressed tar: {error}",
             hint="if the download was cut short fetch the file again; a .tar.gz has to be unpacked to .tar first",
         ) from error
+
+
+def _require_end(path: Path) -> None:
+    """Refuse a tar cut at the border of a member, which tarfile would read to there without a word."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - END_BYTES))
+        if file.read() != bytes(END_BYTES):
+            raise tarfile.ReadError("it does not end with two empty blocks, so it is cut short or no tar")
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -94,8 +94,8 @@ class ImageLoader:
 def crop(image: Image.Image, view: View, *, row: int, epoch: int) -> npt.NDArray[np.uint8]:
     """Return a random resized crop, (H, W, 3) uint8; the same for the same seed, epoch and row.
 
-    Area share uniform in [crop_scale, 1], aspect log-uniform in 3/4 to 4/3, bicubic; ten tries, then the middle square
-    (the rule of torchvision's RandomResizedCrop).
+    Area share uniform in [crop_scale, 1], aspect log-uniform in 3/4 to 4/3, bicubic; ten tries, then the middle square.
+    torchvision's RandomResizedCrop cuts before it resizes, where this resize sees the pixels just outside the box.
     """
     box = _middle_square(image.width, image.height)
     if view.crop_scale < 1:

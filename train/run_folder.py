@@ -49,6 +49,10 @@ def appearing(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
     partial.mkdir(parents=True)
     yield partial
     (partial / RECORD).write_text(json.dumps(identity, indent=1))
+    # The old result is moved aside, not deleted, until the new one is in its place.
+    replaced = out.with_name(f".{out.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
     if out.exists():
-        shutil.rmtree(out)
+        out.rename(replaced)
     partial.rename(out)
+    shutil.rmtree(replaced, ignore_errors=True)

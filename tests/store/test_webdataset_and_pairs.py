@@ -57,7 +57,13 @@ def test_a_pair_without_image_keeps_its_row_with_a_null_uri(write_tar, png):
 
 
 def test_an_empty_caption_is_empty_and_a_missing_one_is_null(write_tar, png):
-    members = [("x.png", png), ("x.txt", b" \n"), ("y.png", png), ("z.png", png), ("z.json", b'{"caption": " in json "}')]
+    members = [
+        ("x.png", png),
+        ("x.txt", b" \n"),
+        ("y.png", png),
+        ("z.png", png),
+        ("z.json", b'{"caption": " in json "}'),
+    ]
     assert index_tars([write_tar("a.tar", members)]).table["caption"].to_pylist() == ["", None, "in json"]
 
 
@@ -89,7 +95,9 @@ def test_a_key_that_occurs_twice_is_refused_and_qualifying_keys_helps(write_tar,
     assert index_tars(files, qualify_keys=True).table["key"].to_pylist() == ["a/x", "a/z", "b/x", "b/z"]
 
 
-@pytest.mark.parametrize("members", [[], [("readme.md", b"hello"), ("x.cls", b"3")]], ids=["no member", "other members"])
+@pytest.mark.parametrize(
+    "members", [[], [("readme.md", b"hello"), ("x.cls", b"3")]], ids=["no member", "other members"]
+)
 def test_a_corpus_without_any_pair_is_refused(write_tar, members):
     with pytest.raises(CorpusError, match="the corpus holds no pair: 1 shards were read"):
         index_tars([write_tar("a.tar", members)])
