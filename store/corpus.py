@@ -73,6 +73,9 @@ def index_tars(
     for file in files:
         uri = file.relative_to(root).as_posix()
         for pair in read_tar(file):
+            if pair.offset is None and pair.caption is None and "caption" not in pair.metadata:
+                problems.append(f"{uri}: {pair.key}: passed over, it has neither an image nor a caption")
+                continue
             prefix = f"{file.stem}/" if qualify_keys else ""
             rows.append(_row(pair, row=len(rows), key=prefix + pair.key, uri=uri))
             problems += [f"{uri}: {pair.key}: {problem}" for problem in pair.problems]
