@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from store.errors import TeacherError, WeightsNotFoundError
@@ -112,7 +113,7 @@ def teacher_spec(name: str, entry: TeacherEntry) -> Spec:
         embed_dim=entry.embed_dim,
         weights_sha256=sha256_file(folder.weights),
         architecture=_portable(model),
-        preprocessing=Preprocessing.from_open_clip(folder.config).model_dump(mode="json"),
+        preprocessing=_preprocessing(folder),
         tokenizer=_tokenizer(folder),
         output="projected, L2-normalised",
         compute_dtype="float32",
@@ -123,6 +124,16 @@ def teacher_spec(name: str, entry: TeacherEntry) -> Spec:
             "licence": entry.licence,
         },
     )
+
+
+def _preprocessing(folder: ModelFolder) -> dict[str, Any]:
+    try:
+        return Preprocessing.from_open_clip(folder.config).model_dump(mode="json")
+    except ValidationError as error:
+        raise TeacherError(
+            f"{folder.path / CONFIG_NAME}: a preprocessing that is not supported: {error}",
+            hint="expected a square image_size, three means and stds, and bicubic or bilinear interpolation",
+        ) from error
 
 
 def _portable(model: dict[str, Any]) -> dict[str, Any]:

@@ -135,3 +135,10 @@ def test_preprocessing_that_is_not_stated_is_open_clips_default(folder):
         folder, lambda config: config.update(preprocess_cfg={"interpolation": "bicubic", "resize_mode": "shortest"})
     )
     assert spec_of(folder).hash == unstated.hash
+
+
+@pytest.mark.parametrize("change", [{"interpolation": "random"}, {"mean": 0.5}])
+def test_a_preprocessing_that_is_not_supported_is_refused(folder, change):
+    edit_config(folder, lambda config: config.setdefault("preprocess_cfg", {}).update(change))
+    with pytest.raises(TeacherError, match="a preprocessing that is not supported"):
+        spec_of(folder)
