@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,10 @@ def index_corpus(
     """
     check_shape(range_rows=range_rows, chunk_rows=chunk_rows)
     files = corpus_files(corpus.files)
+    # Relative to their common folder: a moved corpus is the same one, and shards of several folders may share a name.
+    root = os.path.commonpath([file.parent for file in files])
     signature = {
-        "files": {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files},
+        "files": {file.relative_to(root).as_posix(): [file.stat().st_size, file.stat().st_mtime_ns] for file in files},
         "qualify_keys": corpus.qualify_keys,
     }
     existing = _existing(store)

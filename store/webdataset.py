@@ -59,6 +59,7 @@ def read_tar(path: Path) -> Iterator[TarPair]:
                         yield pair
                     pair = TarPair(key=key)
                 _add_member(pair, suffix, member, _content(tar, member, path))
+            _require_end_at(path, tar.offset)
             if pair is not None:
                 yield pair
     except FileNotFoundError as error:
@@ -76,6 +77,14 @@ def _require_end(path: Path) -> None:
         file.seek(max(0, path.stat().st_size - END_BYTES))
         if file.read() != bytes(END_BYTES):
             raise tarfile.ReadError("it does not end with two empty blocks, so it is cut short or no tar")
+
+
+def _require_end_at(path: Path, offset: int) -> None:
+    """Refuse a damaged header, which tarfile takes for the archive's end without a word."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        if any(file.read(tarfile.BLOCKSIZE)):
+            raise tarfile.ReadError(f"what stands at byte {offset} is no member's header, so the file is damaged")
 
 
 def _split(name: str) -> tuple[str, str]:

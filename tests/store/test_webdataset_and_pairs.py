@@ -123,6 +123,15 @@ def test_a_tar_cut_short_anywhere_is_refused(write_tar, cut):
     assert "fetch the file again" in caught.value.hint
 
 
+def test_a_tar_with_a_damaged_header_is_refused_rather_than_read_to_there(write_tar):
+    path = write_tar("a.tar", [("x.txt", b"x" * 20), ("y.txt", b"y" * 20)])
+    data = bytearray(path.read_bytes())
+    data[1024 + 3] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(CorpusError, match=r"a\.tar: .* byte 1024 is no member's header, so the file is damaged"):
+        index_tars([path])
+
+
 def test_a_compressed_tar_is_refused_with_what_to_do(tmp_path):
     path = tmp_path / "a.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
@@ -158,6 +167,16 @@ def test_indexing_other_files_or_another_shape_into_a_store_is_refused(corpus, u
     other = Corpus(files=[str(write_tar("other/000.tar", [("x.png", png), ("x.txt", b"t")]))])
     with pytest.raises(StoreError, match="made from other corpus files or with another shape"):
         index_corpus(units.path, other, range_rows=4, chunk_rows=2)
+
+
+def test_a_changed_shard_is_seen_though_another_folder_has_one_of_its_name(tmp_path, write_tar):
+    for folder in ("1", "2"):
+        tar = write_tar(f"shards/{folder}/0.tar", [(f"{folder}.txt", b"t")])
+    corpus = Corpus(files=[str(tar.parent.parent / "*/0.tar")])
+    index_corpus(tmp_path / "store", corpus, range_rows=4, chunk_rows=2)
+    write_tar("shards/1/0.tar", [("other.txt", b"t" * 20_000)])
+    with pytest.raises(StoreError, match="made from other corpus files"):
+        index_corpus(tmp_path / "store", corpus, range_rows=4, chunk_rows=2)
 
 
 def test_a_new_store_returns_the_problems_of_its_corpus(tmp_path, write_tar, png):
