@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	command -v uv >/dev/null || test -x $(VENV)/bin/uv || $(PY) -m pip install --quiet --disable-pip-version-check uv
 	uv=$$(command -v uv || echo $(VENV)/bin/uv); \
-	  $$uv pip install --quiet --python $(PY) --requirement pyproject.toml --extra dev --constraint constraints.txt
+	  $$uv pip install --quiet --compile-bytecode --python $(PY) --requirement pyproject.toml --extra dev --constraint constraints.txt
 	touch $@
 
 check: $(STAMP) ## Lint, formatting, types, and who may import whom.

@@ -8,19 +8,21 @@ Weights are random, so nothing here says how good anything is; it shows that the
 from __future__ import annotations
 
 import argparse
+import io
 import json
-import resource
-import subprocess
 import sys
 import tarfile
-import time
 from pathlib import Path
 
 import yaml
 from transformers import BertConfig
 
+from store.corpus import corpus_files
+from store.webdataset import read_tar
 from train.config import ModelSection
 from train.model import begin_model, save_weights
+
+from .measure import measure
 
 CLIP_TEXT_B = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}
 CLIP_TEXT_L = {"context_length": 77, "vocab_size": 49408, "width": 768, "heads": 12, "layers": 12}
@@ -59,9 +61,6 @@ def architectures(bert: Path) -> dict[str, dict[str, object]]:
 
 def subset(patterns: str, rows: int, out: Path) -> list[str]:
     """Copy the first pairs of a corpus into one tar, each with a label for the evaluation, and return its captions."""
-    from store.corpus import corpus_files
-    from store.webdataset import read_tar
-
     pairs = [pair for file in corpus_files([patterns]) for pair in read_tar(file)][:rows]
     out.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(out, "w") as tar:
@@ -69,8 +68,6 @@ def subset(patterns: str, rows: int, out: Path) -> list[str]:
             organ = str(pair.metadata.get("organ"))
             described = json.dumps({"modality": "radiology", "organ": organ}).encode()
             for suffix, data in (("jpg", pair.image), ("txt", (pair.caption or "").encode()), ("json", described)):
-                import io
-
                 member = tarfile.TarInfo(f"{pair.key}.{suffix}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
@@ -143,11 +140,10 @@ def main() -> None:
     path = write_pipeline(out, models, organs, steps=options.steps)
     chosen = ["--pipeline", "full_size", "--config", str(path)]
     for program in ("extract index", "extract run --local", "train project", "train distill", "evaluate run"):
-        began = time.monotonic()
-        subprocess.run([sys.executable, "-m", *program.split(), *chosen], check=True)
-        # The largest of all children so far; each program here needs more than the one before, or is said to need less.
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-        figures[program] = {"seconds": round(time.monotonic() - began, 1), "peak_GiB_so_far": round(peak, 2)}
+        cost = measure([sys.executable, "-m", *program.split(), *chosen])
+        if cost.code:
+            sys.exit(f"{program} ended with exit code {cost.code}")
+        figures[program] = {"seconds": cost.seconds, "peak_GiB": cost.peak_gib}
     print(json.dumps({"rows": options.rows, "steps": options.steps, "programs": figures}, indent=1))
 
 
