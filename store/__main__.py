@@ -44,11 +44,12 @@ def row(
     row: Annotated[str, typer.Argument(help="A row number, or a key.")],
     *,
     as_json: JsonOption = False,
+    key: Annotated[bool, typer.Option("--key", help="The argument is a key even if it is all digits.")] = False,
     image: Annotated[Path | None, typer.Option(help="Write the pair's image file here.")] = None,
 ) -> None:
     """Show one pair: caption, modality, source, and per teacher status, norms and similarity."""
     opened = FeatureStore(store)
-    number = int(row) if row.isdecimal() else opened.pairs.row_of(row)
+    number = int(row) if row.isdecimal() and not key else opened.pairs.row_of(row)
     if number >= opened.info.rows:
         raise StoreError(f"{store}: row {number} is beyond the last row, {opened.info.rows - 1}")
     described = describe_row(opened, number)

@@ -95,6 +95,9 @@ def register_teacher(store: Path, spec: Spec, *, info: StoreInfo, replace: bool 
             )
         # Receipts go first: from here on nothing of the old spec counts as committed, whatever happens next.
         shutil.rmtree(store / "receipts" / spec.teacher, ignore_errors=True)
+        path.unlink()
+    if not any((store / "receipts" / spec.teacher).glob("*.json")):
+        # Arrays without spec and receipts are what a replacement that was interrupted left behind.
         shutil.rmtree(store / ZARR_FOLDER / spec.teacher, ignore_errors=True)
     create_arrays(store, spec.teacher, width=spec.embed_dim, info=info)
     write_record(path, spec)

@@ -81,9 +81,10 @@ def index_tars(
             problems += [f"{uri}: {pair.key}: {problem}" for problem in pair.problems]
         if on_shard:
             on_shard(1)
-    if not rows:
+    if not any(row["uri"] is not None and row["caption"] for row in rows):
         raise CorpusError(
-            f"the corpus holds no pair: {len(files)} shards were read and none has an image or a caption",
+            f"the corpus holds no pair: {len(files)} shards were read, {len(rows)} keys found, and none has both an "
+            "image and a caption",
             hint="a pair is KEY.jpg (or .png, ...) and KEY.txt, side by side in a tar",
         )
     check_keys([row["key"] for row in rows])

@@ -123,8 +123,15 @@ class FeatureStore:
         return column.astype(object)
 
     def available(self, selection: Selection = "all", *, teachers: list[str] | None = None) -> npt.NDArray[np.bool_]:
-        """Return which teachers' features a selection lets each row use, (N, T) in the order of ``teachers``."""
-        names = teachers or self.teachers
+        """Return which teachers' features a selection lets each row use, (N, T) in the order of ``teachers``.
+
+        Args:
+            selection: as in the pipeline's ``select:``.
+            teachers: ids; all of the store's if left out.
+        """
+        names = self.teachers if teachers is None else teachers
+        if not names:
+            return np.zeros((self.info.rows, 0), dtype=bool)
         return available(
             selection,
             teachers=names,

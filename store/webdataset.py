@@ -112,6 +112,9 @@ def _add_member(pair: TarPair, suffix: str, member: tarfile.TarInfo, content: by
             return
         pair.offset, pair.nbytes, pair.image = member.offset_data, member.size, content
     elif suffix == "txt":
+        if pair.caption is not None:
+            pair.problems.append(f"a second caption, {member.name!r}, was passed over")
+            return
         pair.caption = content.decode("utf-8", errors="replace")
     elif suffix == "json":
         try:

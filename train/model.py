@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,18 +97,18 @@ def _copy_without_weights(source: Path, folder: Path) -> None:
 
 def _load(folder: Path, *, weights_from: Path | None) -> Student:
     name = f"local-dir:{folder}"
-    # open_clip warns that the weights are random; here they are meant to be, or are loaded below.
-    logging.disable(logging.WARNING)
+    # A text tower of transformers starts from its published weights unless the configuration says otherwise.
+    text_cfg = _model_cfg(folder).get("text_cfg", {})
+    pretrained_text = weights_from is None and text_cfg.get("hf_model_pretrained", True)
     try:
-        model = open_clip.create_model(name, load_weights=False)
-        tokenize = open_clip.get_tokenizer(name)
+        with _without_warnings():
+            model = open_clip.create_model(name, load_weights=False, pretrained_text=pretrained_text)
+            tokenize = open_clip.get_tokenizer(name)
     except (TypeError, ValueError, AssertionError, OSError) as error:
         raise ConfigError(
             f"open_clip cannot build the configured model: {type(error).__name__}: {error}",
             hint="model.config takes what open_clip's model_cfg takes: embed_dim, vision_cfg, text_cfg",
         ) from error
-    finally:
-        logging.disable(logging.NOTSET)
     if weights_from:
         model.load_state_dict(safetensors.torch.load_file(weights_from / HF_SAFE_WEIGHTS_NAME), strict=True)
     preprocess = model.visual.preprocess_cfg
@@ -118,13 +119,29 @@ def _load(folder: Path, *, weights_from: Path | None) -> Student:
         size_px=size[0] if isinstance(size, tuple | list) else size,
         mean=tuple(preprocess["mean"]),
         std=tuple(preprocess["std"]),
-        embed_dim=_embed_dim(folder),
+        embed_dim=int(_model_cfg(folder)["embed_dim"]),
     )
 
 
-def _embed_dim(folder: Path) -> int:
-    config: dict[str, Any] = json.loads((folder / HF_CONFIG_NAME).read_text())
-    return int(config["model_cfg"]["embed_dim"])
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Drop open_clip's warning that weights are random: here they are meant to be, or are loaded afterwards."""
+
+    def serious(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.WARNING
+
+    # open_clip logs on the root logger itself, so that its filter concerns no other library.
+    root = logging.getLogger()
+    root.addFilter(serious)
+    try:
+        yield
+    finally:
+        root.removeFilter(serious)
+
+
+def _model_cfg(folder: Path) -> dict[str, Any]:
+    config: dict[str, dict[str, Any]] = json.loads((folder / HF_CONFIG_NAME).read_text())
+    return config["model_cfg"]
 
 
 def save_weights(student: Student, folder: Path) -> None:

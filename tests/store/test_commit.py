@@ -181,8 +181,16 @@ def test_replacing_a_teacher_drops_its_receipts_and_arrays_and_no_others(units):
     assert group(units)["status"][...].tolist() == [0] * 10
 
 
-def test_arrays_of_another_shape_are_refused(units):
+def test_arrays_that_an_interrupted_replacement_left_are_replaced(units):
     units.register()
+    spec_path(units.path, "alpha").unlink()
+    units.register(embed_dim=7)
+    assert group(units)["image"].shape == (10, 7)
+
+
+def test_arrays_of_another_shape_are_refused_where_receipts_say_that_they_are_in_use(units):
+    units.register()
+    units.commit(0)
     spec_path(units.path, "alpha").unlink()
     with pytest.raises(StoreError, match=r"alpha/image has shape \(10, 6\), expected \(10, 7\)"):
         units.register(embed_dim=7)

@@ -152,3 +152,7 @@ def test_a_damaged_or_lost_pair_table_is_refused(full):
     part.unlink()
     with pytest.raises(StoreNotFoundError, match="is missing"):
         FeatureStore(full.path).pairs.read(0, 1)
+
+
+def test_a_store_without_teachers_has_nothing_available(units):
+    assert FeatureStore(units.path).available().shape == (10, 0)

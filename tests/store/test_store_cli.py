@@ -99,6 +99,13 @@ def test_a_row_is_shown_by_key_and_by_number(store):
 
 
 @pytest.mark.end_to_end
+def test_a_key_of_digits_alone_can_be_asked_for(store):
+    done = run("row", store.path, "7", "--key")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no pair has the key '7'" in " ".join(done.stderr.split())
+
+
+@pytest.mark.end_to_end
 def test_a_row_that_is_ok_has_unit_norms_and_its_image_can_be_written(store, tmp_path):
     image = tmp_path / "image.png"
     done = run("row", store.path, "p01", "--json", "--image", image)

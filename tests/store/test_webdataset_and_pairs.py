@@ -73,12 +73,16 @@ def test_an_unreadable_image_keeps_its_row_without_a_size(write_tar):
 
 
 def test_members_that_are_not_as_they_should_be_are_named(write_tar, png):
-    members = [("x.png", png), ("x.jpg", png), ("x.json", b"{"), ("y.txt", b"t"), ("y.json", b"[]")]
-    problems = index_tars([write_tar("a.tar", members)]).problems
-    assert len(problems) == 3
+    members = [("x.png", png), ("x.jpg", png), ("x.json", b"{"), ("y.txt", b"t"), ("y.json", b"[]"), ("y.txt", b"u")]
+    members += [("z.png", png), ("z.txt", b"a pair")]
+    index = index_tars([write_tar("a.tar", members)])
+    problems = index.problems
+    assert len(problems) == 4
     assert problems[0] == "a.tar: x: a second image, 'x.jpg', was passed over"
     assert problems[1].startswith("a.tar: x: 'x.json' is not JSON")
     assert problems[2] == "a.tar: y: 'y.json' holds no JSON object"
+    assert problems[3] == "a.tar: y: a second caption, 'y.txt', was passed over"
+    assert index.table["caption"].to_pylist() == [None, "t", "a pair"]
 
 
 def test_a_key_ends_at_the_first_dot_and_keeps_its_folder(write_tar, png):
@@ -89,7 +93,7 @@ def test_a_key_ends_at_the_first_dot_and_keeps_its_folder(write_tar, png):
 
 def test_a_key_that_occurs_twice_is_refused_and_qualifying_keys_helps(write_tar, png):
     files = [write_tar(name, [("x.png", png), ("x.txt", b"t"), ("z.txt", b"t")]) for name in ("a.tar", "b.tar")]
-    with pytest.raises(CorpusError, match="2 keys occur more than once in the corpus, for instance 'x', 'z'") as caught:
+    with pytest.raises(CorpusError, match="keys that occur more than once in the corpus: 2, for instance 'x', 'z'") as caught:
         index_tars(files)
     assert "qualify_keys: true" in caught.value.hint
     assert index_tars(files, qualify_keys=True).table["key"].to_pylist() == ["a/x", "a/z", "b/x", "b/z"]
@@ -169,18 +173,18 @@ def test_indexing_other_files_or_another_shape_into_a_store_is_refused(corpus, u
         index_corpus(units.path, other, range_rows=4, chunk_rows=2)
 
 
-def test_a_changed_shard_is_seen_though_another_folder_has_one_of_its_name(tmp_path, write_tar):
+def test_a_changed_shard_is_seen_though_another_folder_has_one_of_its_name(tmp_path, write_tar, png):
     for folder in ("1", "2"):
-        tar = write_tar(f"shards/{folder}/0.tar", [(f"{folder}.txt", b"t")])
+        tar = write_tar(f"shards/{folder}/0.tar", [(f"{folder}.png", png), (f"{folder}.txt", b"t")])
     corpus = Corpus(files=[str(tar.parent.parent / "*/0.tar")])
     index_corpus(tmp_path / "store", corpus, range_rows=4, chunk_rows=2)
-    write_tar("shards/1/0.tar", [("other.txt", b"t" * 20_000)])
+    write_tar("shards/1/0.tar", [("other.png", png), ("other.txt", b"t" * 20_000)])
     with pytest.raises(StoreError, match="made from other corpus files"):
         index_corpus(tmp_path / "store", corpus, range_rows=4, chunk_rows=2)
 
 
 def test_a_new_store_returns_the_problems_of_its_corpus(tmp_path, write_tar, png):
-    tar = write_tar("a.tar", [("x.png", png), ("x.jpg", png)])
+    tar = write_tar("a.tar", [("x.png", png), ("x.jpg", png), ("x.txt", b"t")])
     info, problems = index_corpus(tmp_path / "store", Corpus(files=[str(tar)]), range_rows=4, chunk_rows=2)
     assert (info.rows, info.ranges, len(problems)) == (1, 1, 1)
 
