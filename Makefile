@@ -34,5 +34,5 @@ clean-demo: ## Remove what the demo made.
 	rm -rf runs/demo
 
 lock: ## Resolve constraints.txt anew from pyproject.toml.
-	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate \
+	$$(command -v uv || echo $(VENV)/bin/uv) pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate \
 	  --no-emit-index-url --upgrade pyproject.toml --output-file constraints.txt

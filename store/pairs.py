@@ -50,7 +50,8 @@ def check_keys(keys: Sequence[str]) -> None:
     if repeated:
         shown = ", ".join(repr(key) for key in repeated[:5])
         raise CorpusError(
-            f"keys that occur more than once in the corpus: {len(repeated)}, for instance {shown}; a key names one pair",
+            f"keys that occur more than once in the corpus: {len(repeated)}, for instance {shown}; "
+            "a key names one pair",
             hint="set qualify_keys: true for the corpus in pipelines.yaml to put the shard's name before each key, "
             "or remove the repeated pairs",
         )
