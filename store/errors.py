@@ -9,7 +9,8 @@
     │   ├── FormatVersionError           written by a version this one does not read
     │   ├── SpecMismatchError            features of another teacher, corpus or projection
     │   ├── IncompleteStoreError         ranges lack receipts
-    │   └── CorruptChunkError            stored bytes are not those that were committed
+    │   ├── CorruptChunkError            stored bytes are not those that were committed
+    │   └── LocationError                a disk or an object storage fails or refuses
     ├── TeacherError                     a teacher cannot be used
     │   ├── WeightsNotFoundError (FileNotFoundError)
     │   └── ExtractionError              too many rows or workers failed
@@ -68,6 +69,10 @@ class IncompleteStoreError(StoreError):
 
 class CorruptChunkError(StoreError):
     """Stored bytes differ from what the receipt says was committed."""
+
+
+class LocationError(StoreError):
+    """A disk or an object storage fails, refuses, or is named in a way that cannot be opened."""
 
 
 class TeacherError(MMKDError):
