@@ -19,7 +19,8 @@ from store.config import dump_resolved
 from store.console import progress
 from store.corpus import ImageSource
 from store.errors import ExtractionError, MMKDError
-from store.files import sweep_temporary, write_atomic
+from store.files import sweep_temporary
+from store.location import Folder, Location, locate
 from store.lock import exclusive
 from store.pairs import PairTable
 from store.records import Receipt, Spec, Status, read_store_info
@@ -42,7 +43,7 @@ class Job:
     """Everything a worker process needs to begin; it crosses process borders.
 
     Attributes:
-        store: the store's folder.
+        store: where the store lies.
         entries, specs: of the teachers, by id.
         settings: the pipeline's extract section.
         max_pixels: width times height that is decoded.
@@ -50,12 +51,12 @@ class Job:
         run_id: of this run.
     """
 
-    store: Path
+    store: Location
     entries: Mapping[str, TeacherEntry]
     specs: Mapping[str, Spec]
     settings: ExtractSection
     max_pixels: int
-    corpus_root: Path
+    corpus_root: str
     run_id: str
 
 
@@ -105,12 +106,13 @@ def run(
         SpecMismatchError: the store holds features of other teachers.
     """
     began = time.monotonic()
-    store = Path(pipeline.store.path)
+    store = locate(pipeline.store.path)
     info = read_store_info(store)
     specs = {name: teacher_spec(name, entry) for name, entry in pipeline.teachers.items()}
     with exclusive(store):
-        for folder in (ZARR_FOLDER, "receipts", "specs"):
-            sweep_temporary(store / folder)
+        if isinstance(store, Folder):
+            for folder in (ZARR_FOLDER, "receipts", "specs"):
+                sweep_temporary(store.path / folder)
         for name, spec in specs.items():
             register_teacher(store, spec, info=info, replace=name in replace)
         planned = plan(store, info=info, pairs=PairTable(store, rows=info.rows), specs=specs)
@@ -122,7 +124,7 @@ def run(
                 specs=specs,
                 settings=pipeline.extract,
                 max_pixels=pipeline.max_pixels,
-                corpus_root=Path(corpus_root or info.corpus_root),
+                corpus_root=str(corpus_root or info.corpus_root),
                 run_id=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}",
             )
             _perform(job, planned.work, outcome, execute)
@@ -168,7 +170,7 @@ def _write_report(job: Job, outcome: Outcome, resolved: str) -> None:
     # asdict() would count a Counter's items instead of copying it, and JSON has no pairs as keys.
     report = asdict(outcome) | {"bad_rows": dict(outcome.bad_rows)}
     report |= {"run_id": job.run_id, "pipeline": json.loads(resolved)}
-    write_atomic(job.store / "runs" / job.run_id / "report.json", json.dumps(report, indent=1).encode())
+    job.store.write(f"runs/{job.run_id}/report.json", json.dumps(report, indent=1).encode())
 
 
 def build_worker(job: Job) -> Worker:

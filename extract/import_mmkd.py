@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import pickle
 import secrets
 from pathlib import Path
@@ -24,9 +25,10 @@ from store.corpus import CorpusIndex
 from store.create import create_store
 from store.errors import CorpusError, StoreError
 from store.images import image_size
+from store.location import Location, locate
 from store.lock import exclusive
 from store.pairs import PAIR_SCHEMA, PairTable, check_keys
-from store.records import Spec, Status, StoreInfo
+from store.records import STORE_KEY, Spec, Status, StoreInfo
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +51,12 @@ NORM_TOLERANCE = 1e-3
 Features = dict[str, npt.NDArray[np.float32]]
 
 
-def import_mmkd(source: Path, store: Path, *, range_rows: int, chunk_rows: int) -> StoreInfo:
+def import_mmkd(source: Path, store: str | os.PathLike[str], *, range_rows: int, chunk_rows: int) -> StoreInfo:
     """Make a store of a released cache.
 
     Args:
         source: the folder with ``meta.jsonl`` and ``features/``.
-        store: the folder to make it in; must not hold one.
+        store: the folder or URL to make it in; must not hold one.
         range_rows: R.
         chunk_rows: C.
 
@@ -62,7 +64,8 @@ def import_mmkd(source: Path, store: Path, *, range_rows: int, chunk_rows: int) 
         CorpusError: the cache is not laid out as released.
         StoreError: there is a store already.
     """
-    if (store / "store.json").exists():
+    location = locate(store)
+    if location.exists(STORE_KEY):
         raise StoreError(f"{store}: there is a store already", hint="import into a new folder")
     entries = _read_meta(source)
     features = [_read_features(source / entry["imgpath"]) for entry in entries]
@@ -71,12 +74,12 @@ def import_mmkd(source: Path, store: Path, *, range_rows: int, chunk_rows: int) 
     table = pa.Table.from_pylist(rows, schema=PAIR_SCHEMA)
     index = CorpusIndex(table=table, root=source.resolve())
     info = create_store(
-        store, index, signature={"imported_from": source.name}, range_rows=range_rows, chunk_rows=chunk_rows
+        location, index, signature={"imported_from": source.name}, range_rows=range_rows, chunk_rows=chunk_rows
     )
-    with exclusive(store):
+    with exclusive(location):
         for name in TEACHER_IDS:
             if any(f"{name}_img" in found for found in features):
-                _import_teacher(store, info, name, entries=entries, features=features)
+                _import_teacher(location, info, name, entries=entries, features=features)
     return info
 
 
@@ -135,7 +138,7 @@ def _row(source: Path, entry: dict[str, Any], row: int) -> dict[str, Any]:
 
 
 def _import_teacher(
-    store: Path, info: StoreInfo, name: str, *, entries: list[dict[str, Any]], features: list[Features]
+    store: Location, info: StoreInfo, name: str, *, entries: list[dict[str, Any]], features: list[Features]
 ) -> None:
     teacher = TEACHER_IDS[name]
     width = next(len(found[f"{name}_img"]) for found in features if f"{name}_img" in found)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from store.commit import committed_receipt
+from store.location import Location
 from store.pairs import PairTable, pairs_digest
 from store.records import Spec, StoreInfo
 
@@ -34,11 +34,11 @@ class Plan:
     committed: int
 
 
-def plan(store: Path, *, info: StoreInfo, pairs: PairTable, specs: Mapping[str, Spec]) -> Plan:
+def plan(store: Location, *, info: StoreInfo, pairs: PairTable, specs: Mapping[str, Spec]) -> Plan:
     """Find the units that have no valid receipt.
 
     Args:
-        store: its folder.
+        store: where it lies.
         info: its shape.
         pairs: its pair table.
         specs: of the teachers to be complete, by id.

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from store.commit import Circumstances, UnitFeatures, commit_unit
 from store.corpus import ImageSource
 from store.errors import PairDecodeError
 from store.images import decode_image
+from store.location import Location
 from store.pairs import PairTable, strings
 from store.records import Receipt, Status, StoreInfo
 
@@ -37,7 +37,7 @@ class Worker:
     """Runs teachers over ranges of a store.
 
     Attributes:
-        store: its folder.
+        store: where it lies.
         info: its shape.
         pairs: its pair table.
         images: where the images are.
@@ -50,7 +50,7 @@ class Worker:
         run_id: for the receipts.
     """
 
-    store: Path
+    store: Location
     info: StoreInfo
     pairs: PairTable
     images: ImageSource

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.storage import LocalStore, MemoryStore
+from zarr.storage import MemoryStore
 
 from .errors import StoreError
+from .location import Location
 from .records import StoreInfo
 
 Side: TypeAlias = Literal["image", "text"]
@@ -21,11 +21,11 @@ DTYPES: dict[ArrayName, str] = {"image": "float16", "text": "float16", "similari
 ZARR_FOLDER = "features.zarr"
 
 
-def create_arrays(store: Path, teacher: str, *, width: int, info: StoreInfo) -> None:
-    """Create a teacher's arrays (metadata only) if they are not there.
+def create_arrays(location: Location, teacher: str, *, width: int, info: StoreInfo) -> None:
+    """Create a teacher's arrays (metadata only), or let them grow to the store's rows.
 
     Args:
-        store: the store's folder.
+        location: the store's.
         teacher: its id.
         width: D of its features.
         info: the store's shape.
@@ -33,16 +33,19 @@ def create_arrays(store: Path, teacher: str, *, width: int, info: StoreInfo) -> 
     Raises:
         StoreError: arrays of another shape are there.
     """
-    root = zarr.open_group(LocalStore(store / ZARR_FOLDER), mode="a")
-    group = root.require_group(teacher)
+    group = location.zarr_group(ZARR_FOLDER, writable=True).require_group(teacher)
     for name in ARRAY_NAMES:
+        expected = _shape(name, info.rows, width)
         if name not in group:
             _create(group, name, rows=info.rows, width=width, info=info)
-        elif group[name].shape != _shape(name, info.rows, width):
+        elif group[name].shape[1:] != expected[1:] or group[name].shape[0] > info.rows:
             raise StoreError(
-                f"{store}: {teacher}/{name} has shape {group[name].shape}, expected {_shape(name, info.rows, width)}",
+                f"{location}: {teacher}/{name} has shape {group[name].shape}, expected {expected}",
                 hint="python -m extract run --replace TEACHER drops a teacher's features and makes them anew",
             )
+        elif group[name].shape != expected:
+            # Rows were appended. Growing changes the metadata alone; the partial last shard is made anew as a unit.
+            group[name].resize(expected)
 
 
 def _shape(name: ArrayName, rows: int, width: int) -> tuple[int, ...]:
@@ -85,18 +88,18 @@ def encode_shard(name: ArrayName, values: npt.NDArray[np.generic], info: StoreIn
 
 
 def shard_key(teacher: str, name: ArrayName, range_id: int) -> str:
-    """Return the key of a store shard, relative to the store's folder."""
+    """Return the key of a store shard, relative to the store."""
     return f"{ZARR_FOLDER}/{teacher}/{name}/c/{range_id}" + ("/0" if name in ("image", "text") else "")
 
 
-def open_arrays(store: Path, teacher: str) -> dict[ArrayName, zarr.Array]:
+def open_arrays(location: Location, teacher: str) -> dict[ArrayName, zarr.Array]:
     """Open a teacher's arrays for reading.
 
     Raises:
         StoreError: they are not there.
     """
     try:
-        group = zarr.open_group(LocalStore(store / ZARR_FOLDER, read_only=True), path=teacher, mode="r")
+        group = location.zarr_group(f"{ZARR_FOLDER}/{teacher}", writable=False)
         return {name: group[name] for name in ARRAY_NAMES}
     except (FileNotFoundError, KeyError) as error:
-        raise StoreError(f"{store}: there are no arrays of teacher {teacher!r}") from error
+        raise StoreError(f"{location}: there are no arrays of teacher {teacher!r}") from error

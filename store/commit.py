@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +12,7 @@ import pyarrow as pa
 
 from .arrays import ARRAY_NAMES, ZARR_FOLDER, ArrayName, create_arrays, encode_shard, shard_key
 from .errors import CorruptChunkError, SpecMismatchError
-from .files import write_atomic
+from .location import Location
 from .pairs import pairs_digest
 from .records import (
     BadRow,
@@ -25,8 +23,8 @@ from .records import (
     StoreInfo,
     read_record,
     readable_receipt,
-    receipt_path,
-    spec_path,
+    receipt_key,
+    spec_key,
     write_record,
 )
 
@@ -68,11 +66,11 @@ class Circumstances:
     versions: dict[str, str]
 
 
-def register_teacher(store: Path, spec: Spec, *, info: StoreInfo, replace: bool = False) -> None:
+def register_teacher(location: Location, spec: Spec, *, info: StoreInfo, replace: bool = False) -> None:
     """Make a store ready for a teacher's features.
 
     Args:
-        store: the store's folder.
+        location: the store's.
         spec: of the teacher.
         info: the store's shape.
         replace: drop the teacher's features if they are of another spec.
@@ -80,39 +78,41 @@ def register_teacher(store: Path, spec: Spec, *, info: StoreInfo, replace: bool 
     Raises:
         SpecMismatchError: the store holds features of another spec, and ``replace`` is not given.
     """
-    path = spec_path(store, spec.teacher)
-    if path.exists():
-        stored = read_record(path, Spec)
+    key, receipts = spec_key(spec.teacher), f"receipts/{spec.teacher}"
+    if location.exists(key):
+        stored = read_record(location, key, Spec)
         if stored.hash == spec.hash:
-            create_arrays(store, spec.teacher, width=spec.embed_dim, info=info)
+            create_arrays(location, spec.teacher, width=spec.embed_dim, info=info)
             return
         if not replace:
             changes = "\n  ".join(spec.difference(stored))
             raise SpecMismatchError(
-                f"{store} holds features of another {spec.teacher} than the one to be run:\n  {changes}",
+                f"{location} holds features of another {spec.teacher} than the one to be run:\n  {changes}",
                 hint=f"--replace {spec.teacher} drops the stored features and makes them anew; "
                 "or list the new one under a name of its own",
             )
         # Receipts go first: from here on nothing of the old spec counts as committed, whatever happens next.
-        shutil.rmtree(store / "receipts" / spec.teacher, ignore_errors=True)
-        path.unlink()
-    if not any((store / "receipts" / spec.teacher).glob("*.json")):
+        location.delete_below(receipts)
+        location.delete([key])
+    if not location.list(receipts):
         # Arrays without spec and receipts are what a replacement that was interrupted left behind.
-        shutil.rmtree(store / ZARR_FOLDER / spec.teacher, ignore_errors=True)
-    create_arrays(store, spec.teacher, width=spec.embed_dim, info=info)
-    write_record(path, spec)
+        location.delete_below(f"{ZARR_FOLDER}/{spec.teacher}")
+    create_arrays(location, spec.teacher, width=spec.embed_dim, info=info)
+    write_record(location, key, spec)
 
 
-def committed_receipt(store: Path, teacher: str, range_id: int, *, spec_hash: str, digest: str) -> Receipt | None:
+def committed_receipt(
+    location: Location, teacher: str, range_id: int, *, spec_hash: str, digest: str
+) -> Receipt | None:
     """Return a unit's receipt if it is valid for this spec and these pairs, else None."""
-    receipt = readable_receipt(receipt_path(store, teacher, range_id))
+    receipt = readable_receipt(location, receipt_key(teacher, range_id))
     if receipt is None:
         return None
     return receipt if (receipt.spec_hash, receipt.pairs_digest) == (spec_hash, digest) else None
 
 
 def commit_unit(
-    store: Path,
+    location: Location,
     *,
     info: StoreInfo,
     spec: Spec,
@@ -124,7 +124,7 @@ def commit_unit(
     """Write one unit and return its receipt; what is already committed is left alone.
 
     Args:
-        store: the store's folder, with the teacher registered.
+        location: the store's, with the teacher registered.
         info: the store's shape.
         spec: of the teacher.
         range_id: which range.
@@ -136,7 +136,7 @@ def commit_unit(
         CorruptChunkError: an object read back is not what was written.
     """
     digest = pairs_digest(pairs)
-    existing = committed_receipt(store, spec.teacher, range_id, spec_hash=spec.hash, digest=digest)
+    existing = committed_receipt(location, spec.teacher, range_id, spec_hash=spec.hash, digest=digest)
     if existing:
         return existing
     features = _without_non_finite(features)
@@ -144,9 +144,9 @@ def commit_unit(
         shard_key(spec.teacher, name, range_id): encode_shard(name, values, info)
         for name, values in _arrays(features).items()
     }
-    path = receipt_path(store, spec.teacher, range_id)
-    path.unlink(missing_ok=True)
-    stored = {key: _put(store / key, data) for key, data in objects.items()}
+    receipt_at = receipt_key(spec.teacher, range_id)
+    location.delete([receipt_at])
+    stored = {key: _put(location, key, data) for key, data in objects.items()}
     start, stop = info.bounds(range_id)
     receipt = Receipt(
         teacher=spec.teacher,
@@ -166,7 +166,7 @@ def commit_unit(
         attempt=circumstances.attempt,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    write_record(path, receipt)
+    write_record(location, receipt_at, receipt)
     return receipt
 
 
@@ -198,11 +198,13 @@ def _arrays(features: UnitFeatures) -> dict[ArrayName, npt.NDArray[np.generic]]:
     return {name: values[name] for name in ARRAY_NAMES}
 
 
-def _put(path: Path, data: bytes) -> StoredObject:
+def _put(location: Location, key: str, data: bytes) -> StoredObject:
     digest = hashlib.sha256(data).hexdigest()
-    write_atomic(path, data)
-    if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-        raise CorruptChunkError(f"{path}: what was read back is not what was written", hint="check the disk")
+    location.write(key, data)
+    if hashlib.sha256(location.read(key)).hexdigest() != digest:
+        raise CorruptChunkError(
+            f"{location.show(key)}: what was read back is not what was written", hint="check the disk"
+        )
     return StoredObject(nbytes=len(data), sha256=digest)
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from .errors import CorpusError, PairDecodeError
 from .images import image_size
+from .location import Location, locate
 from .pairs import PAIR_SCHEMA, check_keys
 from .webdataset import TarPair, read_tar
 
@@ -122,11 +123,11 @@ class ImageSource:
     Safe for use from several threads: each read opens the file by itself.
 
     Args:
-        root: the folder that uris are relative to.
+        root: the folder or URL that uris are relative to.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: str | os.PathLike[str] | Location) -> None:
+        self._root = locate(root)
 
     def fetch(self, uri: str | None, member: dict[str, int] | None) -> bytes:
         """Return the bytes of one image.
@@ -142,14 +143,12 @@ class ImageSource:
         if uri is None:
             raise PairDecodeError("the corpus has no image for this key (missing member)")
         try:
-            with (self._root / uri).open("rb") as file:
-                if member is None:
-                    return file.read()
-                file.seek(member["offset"])
-                data = file.read(member["nbytes"])
+            if member is None:
+                return self._root.read(uri)
+            data = self._root.read_part(uri, member["offset"], member["nbytes"])
         except FileNotFoundError as error:
             raise CorpusError(
-                f"{self._root / uri}: the corpus is not where the store says",
+                f"{self._root.show(uri)}: the corpus is not where the store says",
                 hint="give --corpus-root FOLDER, the folder that now holds the corpus",
             ) from error
         if len(data) != member["nbytes"]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from .corpus import CorpusIndex, corpus_files, index_tars
 from .errors import ConfigError, StoreError, StoreNotFoundError
+from .location import Location, locate
 from .pairs import write_pairs
 from .pipeline import Corpus
-from .records import StoreInfo, read_store_info, write_record
+from .records import STORE_KEY, StoreInfo, read_store_info, write_record
 
 
 def check_shape(*, range_rows: int, chunk_rows: int) -> None:
@@ -26,12 +26,17 @@ def check_shape(*, range_rows: int, chunk_rows: int) -> None:
 
 
 def index_corpus(
-    store: Path, corpus: Corpus, *, range_rows: int, chunk_rows: int, on_shard: Callable[[int], object] | None = None
+    store: str | os.PathLike[str] | Location,
+    corpus: Corpus,
+    *,
+    range_rows: int,
+    chunk_rows: int,
+    on_shard: Callable[[int], object] | None = None,
 ) -> tuple[StoreInfo, list[str] | None]:
     """Make a store of a corpus's pairs, unless the store already holds exactly them.
 
     Args:
-        store: the folder to make it in.
+        store: the folder or URL to make it in.
         corpus: which files.
         range_rows: R.
         chunk_rows: C.
@@ -45,6 +50,7 @@ def index_corpus(
         CorpusError: the corpus cannot be read.
     """
     check_shape(range_rows=range_rows, chunk_rows=chunk_rows)
+    location = locate(store)
     files = corpus_files(corpus.files)
     # Relative to their common folder: a moved corpus is the same one, and shards of several folders may share a name.
     root = os.path.commonpath([file.parent for file in files])
@@ -52,25 +58,26 @@ def index_corpus(
         "files": {file.relative_to(root).as_posix(): [file.stat().st_size, file.stat().st_mtime_ns] for file in files},
         "qualify_keys": corpus.qualify_keys,
     }
-    existing = _existing(store)
+    existing = _existing(location)
     if existing:
         if (existing.corpus, existing.range_rows, existing.chunk_rows) != (signature, range_rows, chunk_rows):
             raise StoreError(
-                f"{store}: this store was made from other corpus files or with another shape; its rows never change",
+                f"{location}: this store was made from other corpus files or with another shape; its rows never change",
                 hint="index into a new store (--set store.path=...), or delete this one if it is not needed",
             )
         return existing, None
     index = index_tars(files, qualify_keys=corpus.qualify_keys, on_shard=on_shard)
-    return create_store(store, index, signature=signature, range_rows=range_rows, chunk_rows=chunk_rows), index.problems
+    info = create_store(location, index, signature=signature, range_rows=range_rows, chunk_rows=chunk_rows)
+    return info, index.problems
 
 
 def create_store(
-    store: Path, index: CorpusIndex, *, signature: dict[str, Any], range_rows: int, chunk_rows: int
+    location: Location, index: CorpusIndex, *, signature: dict[str, Any], range_rows: int, chunk_rows: int
 ) -> StoreInfo:
     """Write the pair table and, last, store.json, with which the store begins to exist.
 
     Args:
-        store: the folder to make it in.
+        location: where to make it.
         index: the pairs.
         signature: what was indexed, kept in store.json.
         range_rows: R.
@@ -85,13 +92,13 @@ def create_store(
         corpus_root=str(index.root),
         corpus=signature,
     )
-    write_pairs(store, index.table, range_rows=range_rows)
-    write_record(store / "store.json", info)
+    write_pairs(location, index.table, range_rows=range_rows)
+    write_record(location, STORE_KEY, info)
     return info
 
 
-def _existing(store: Path) -> StoreInfo | None:
+def _existing(location: Location) -> StoreInfo | None:
     try:
-        return read_store_info(store)
+        return read_store_info(location)
     except StoreNotFoundError:
         return None

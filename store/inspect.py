@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,14 +50,14 @@ def summarize(store: FeatureStore) -> StoreSummary:
     """Summarize a store from its records alone, without reading features."""
     teachers = {name: _teacher(store, name) for name in store.teachers}
     return StoreSummary(
-        path=str(store.path),
+        path=str(store.location),
         version=store.info.version,
         rows=store.info.rows,
         ranges=store.info.ranges,
         range_rows=store.info.range_rows,
         chunk_rows=store.info.chunk_rows,
         corpus_root=store.info.corpus_root,
-        bytes_on_disk=_bytes_below(store.path),
+        bytes_on_disk=sum(nbytes for _, nbytes in store.location.list()),
         feature_pairs=sum(summary.rows_ok for summary in teachers.values()),
         complete=bool(teachers) and all(store.is_complete(name) for name in teachers),
         teachers=teachers,
@@ -82,10 +81,6 @@ def _teacher(store: FeatureStore, name: str) -> TeacherSummary:
         rows_not_applicable=skipped,
         rows_missing=store.info.rows - committed,
     )
-
-
-def _bytes_below(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def describe_row(store: FeatureStore, row: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .errors import LocationError
 from .files import write_atomic
@@ -45,6 +45,10 @@ class Location(ABC):
     @abstractmethod
     def read_part(self, key: str, offset: int, nbytes: int) -> bytes:
         """Return ``nbytes`` bytes of an object from ``offset`` on, fewer where it ends before."""
+
+    @abstractmethod
+    def open(self, key: str) -> Any:
+        """Return an object as a binary file for reading, from which a part can be read without the rest."""
 
     @abstractmethod
     def write(self, key: str, data: bytes) -> None:
@@ -153,6 +157,11 @@ class Folder(Location):
         with self._access(key), (self.path / key).open("rb") as file:
             file.seek(offset)
             return file.read(nbytes)
+
+    def open(self, key: str) -> BinaryIO:
+        """Open a file."""
+        with self._access(key):
+            return (self.path / key).open("rb")
 
     def write(self, key: str, data: bytes) -> None:
         """Write beside it, force to disk, rename over it."""
@@ -277,6 +286,13 @@ class Remote(Location):
             return b""
         with self._request("get", key):
             return bytes(self._store.get_range(self._prefix + key, start=offset, length=nbytes))
+
+    def open(self, key: str) -> Any:
+        """Return a reader that GETs what is asked of it."""
+        import obstore
+
+        with self._request("open", key):
+            return obstore.open_reader(self._store, self._prefix + key)
 
     def write(self, key: str, data: bytes) -> None:
         """PUT an object in one request, which storage makes atomic."""

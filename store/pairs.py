@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .errors import CorpusError, StoreError, StoreNotFoundError
-from .files import write_atomic
+from .location import Location
 
 MEMBER = pa.struct([("offset", pa.int64()), ("nbytes", pa.int64())])
 """Where an image lies inside a corpus shard; null where the file at the uri is the image itself or there is none."""
@@ -57,35 +56,35 @@ def check_keys(keys: Sequence[str]) -> None:
         )
 
 
-def write_pairs(store: Path, table: pa.Table, *, range_rows: int) -> None:
+def write_pairs(location: Location, table: pa.Table, *, range_rows: int) -> None:
     """Write the pair table of a new store, with one Parquet row group per range.
 
     Args:
-        store: the store's folder.
+        location: the store's.
         table: of PAIR_SCHEMA, rows counted from 0.
         range_rows: rows of a range.
     """
     buffer = io.BytesIO()
     pq.write_table(table.cast(PAIR_SCHEMA), buffer, row_group_size=range_rows, compression="zstd")
-    write_atomic(store / "pairs" / "part-00000.parquet", buffer.getvalue())
+    location.write("pairs/part-00000.parquet", buffer.getvalue())
 
 
 class PairTable:
     """The pair table of a store, read in parts.
 
     Args:
-        store: the store's folder.
+        location: the store's.
         rows: how many rows it must have.
     """
 
-    def __init__(self, store: Path, *, rows: int) -> None:
-        paths = sorted((store / "pairs").glob("part-*.parquet"))
-        if not paths:
-            raise StoreNotFoundError(f"{store}: the pair table pairs/part-*.parquet is missing")
+    def __init__(self, location: Location, *, rows: int) -> None:
+        keys = [key for key, _ in location.list("pairs") if key.endswith(".parquet")]
+        if not keys:
+            raise StoreNotFoundError(f"{location}: the pair table pairs/part-*.parquet is missing")
         try:
-            self._files = [pq.ParquetFile(path) for path in paths]
+            self._files = [pq.ParquetFile(location.open(key)) for key in keys]
         except pa.ArrowInvalid as error:
-            raise StoreError(f"{store}: the pair table cannot be read: {error}") from error
+            raise StoreError(f"{location}: the pair table cannot be read: {error}") from error
         self._groups = [
             (file, group, file.metadata.row_group(group).num_rows)
             for file in self._files
@@ -94,7 +93,7 @@ class PairTable:
         self._ends = np.cumsum([rows_in_group for _, _, rows_in_group in self._groups])
         found = int(self._ends[-1]) if len(self._ends) else 0
         if found != rows:
-            raise StoreError(f"{store}: the pair table has {found} rows, store.json says {rows}")
+            raise StoreError(f"{location}: the pair table has {found} rows, store.json says {rows}")
 
     def read(self, start: int, stop: int, columns: Iterable[str] | None = None) -> pa.Table:
         """Return rows ``start`` to ``stop`` (exclusive) as an Arrow table of the given columns."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from pathlib import Path
+from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +14,9 @@ import zarr
 from .arrays import ArrayName, Side, open_arrays
 from .corpus import ImageSource
 from .errors import StoreError
+from .location import Location, locate
 from .pairs import PairTable
-from .records import Receipt, Spec, Status, read_record, read_store_info, readable_receipt, spec_path
+from .records import Receipt, Spec, Status, read_record, read_store_info, readable_receipt, spec_key
 from .selection import Selection, available
 
 
@@ -23,7 +26,7 @@ class FeatureStore:
     Ranges without a valid receipt read as missing, whatever bytes lie in the arrays.
 
     Args:
-        path: the store's folder.
+        path: the store's folder or URL.
         corpus_root: where the images lie, if the corpus moved since it was indexed.
 
     Raises:
@@ -31,22 +34,25 @@ class FeatureStore:
         FormatVersionError: it is of another version.
     """
 
-    def __init__(self, path: str | Path, *, corpus_root: str | Path | None = None) -> None:
-        self.path = Path(path)
-        self.info = read_store_info(self.path)
-        self.images = ImageSource(Path(corpus_root or self.info.corpus_root))
+    def __init__(
+        self, path: str | os.PathLike[str] | Location, *, corpus_root: str | os.PathLike[str] | None = None
+    ) -> None:
+        self.location = locate(path)
+        self.info = read_store_info(self.location)
+        self.images = ImageSource(corpus_root or self.info.corpus_root)
         self._receipts: dict[str, dict[int, Receipt]] = {}
         self._opened: dict[str, dict[ArrayName, zarr.Array]] = {}
 
     @cached_property
     def pairs(self) -> PairTable:
         """The pair table."""
-        return PairTable(self.path, rows=self.info.rows)
+        return PairTable(self.location, rows=self.info.rows)
 
     @cached_property
     def teachers(self) -> list[str]:
         """Ids of the teachers that have a spec, sorted."""
-        return sorted(path.stem for path in (self.path / "specs").glob("*.json"))
+        keys = (PurePosixPath(key) for key, _ in self.location.list("specs"))
+        return sorted(key.stem for key in keys if key.suffix == ".json")
 
     def spec(self, teacher: str) -> Spec:
         """Return a teacher's spec.
@@ -55,28 +61,31 @@ class FeatureStore:
             StoreError: the store has no such teacher.
         """
         try:
-            return read_record(spec_path(self.path, teacher), Spec)
+            return read_record(self.location, spec_key(teacher), Spec)
         except FileNotFoundError as error:
             known = ", ".join(self.teachers) or "none yet"
-            raise StoreError(f"{self.path}: no teacher {teacher!r} in this store; it has {known}") from error
+            raise StoreError(f"{self.location}: no teacher {teacher!r} in this store; it has {known}") from error
 
     def receipts(self, teacher: str) -> dict[int, Receipt]:
         """Return a teacher's receipts of its present spec, by range; read once per open store."""
         if teacher not in self._receipts:
             spec_hash = self.spec(teacher).hash
-            folder = self.path / "receipts" / teacher
-            found = (readable_receipt(path) for path in sorted(folder.glob("r*.json")))
+            keys = [key for key, _ in self.location.list(f"receipts/{teacher}") if key.endswith(".json")]
+            # On threads, because each is a request where the store is an object storage.
+            with ThreadPoolExecutor(16) as pool:
+                found = list(pool.map(lambda key: readable_receipt(self.location, key), keys))
             self._receipts[teacher] = {r.range: r for r in found if r is not None and r.spec_hash == spec_hash}
         return self._receipts[teacher]
 
     def _arrays(self, teacher: str) -> dict[ArrayName, zarr.Array]:
         if teacher not in self._opened:
-            self._opened[teacher] = open_arrays(self.path, teacher)
+            self._opened[teacher] = open_arrays(self.location, teacher)
         return self._opened[teacher]
 
     def is_complete(self, teacher: str) -> bool:
-        """Whether every range of a teacher is committed."""
-        return len(self.receipts(teacher)) == self.info.ranges
+        """Whether every row of a teacher is committed."""
+        # Rows, not ranges: after an append the receipt of the last range may cover only its first rows.
+        return bool(self.committed_rows(teacher).all())
 
     def committed_rows(self, teacher: str) -> npt.NDArray[np.bool_]:
         """Return (N,) whether each row lies in a committed range of a teacher."""

@@ -7,13 +7,12 @@ import json
 import logging
 from collections.abc import Mapping
 from enum import IntEnum
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .errors import FormatVersionError, StoreError, StoreNotFoundError
-from .files import write_atomic
+from .errors import FormatVersionError, LocationError, StoreError, StoreNotFoundError
+from .location import Location
 
 log = logging.getLogger(__name__)
 
@@ -172,12 +171,12 @@ class Receipt(Record):
 R = TypeVar("R", bound=Record)
 
 
-def write_record(path: Path, record: Record) -> None:
+def write_record(location: Location, key: str, record: Record) -> None:
     """Replace a JSON record atomically."""
-    write_atomic(path, (record.model_dump_json(indent=1) + "\n").encode())
+    location.write(key, (record.model_dump_json(indent=1) + "\n").encode())
 
 
-def read_record(path: Path, model: type[R]) -> R:
+def read_record(location: Location, key: str, model: type[R]) -> R:
     """Read a JSON record of the store.
 
     Raises:
@@ -185,57 +184,63 @@ def read_record(path: Path, model: type[R]) -> R:
         StoreError: it is not such a record.
         FileNotFoundError: there is none.
     """
+    data = location.read(key)
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(data)
         version = content.get("version", VERSION) if isinstance(content, dict) else VERSION
         if version != VERSION:
             raise FormatVersionError(
-                f"{path}: written in store format version {version}, this program reads version {VERSION}",
+                f"{location.show(key)}: written in store format version {version}, this program reads version "
+                f"{VERSION}",
                 hint="read it with the release that wrote it, or extract again into a new store",
             )
         return model.model_validate(content)
     except (ValidationError, ValueError) as error:
-        raise StoreError(f"{path}: not a valid {model.__name__} record: {error}") from error
+        raise StoreError(f"{location.show(key)}: not a valid {model.__name__} record: {error}") from error
 
 
-def readable_receipt(path: Path) -> Receipt | None:
+def readable_receipt(location: Location, key: str) -> Receipt | None:
     """Return a receipt; None if there is none, or what lies there is none, which is then said.
 
     Raises:
         FormatVersionError: it was written in another version of the format.
     """
     try:
-        return read_record(path, Receipt)
+        return read_record(location, key, Receipt)
     except FileNotFoundError:
         return None
-    except FormatVersionError:
+    except (FormatVersionError, LocationError):
         raise
     except StoreError as error:
         log.warning("%s; the unit counts as not committed", error)
         return None
 
 
-def read_store_info(store: Path) -> StoreInfo:
+def read_store_info(location: Location) -> StoreInfo:
     """Read ``store.json``.
 
     Raises:
-        StoreNotFoundError: the folder holds no store.
+        StoreNotFoundError: no store is there.
         FormatVersionError: a store of another version.
     """
     try:
-        return read_record(store / "store.json", StoreInfo)
+        return read_record(location, STORE_KEY, StoreInfo)
     except FileNotFoundError as error:
         raise StoreNotFoundError(
-            f"{store}: no feature store is there (store.json is missing)",
+            f"{location}: no feature store is there (store.json is missing)",
             hint="python -m extract index makes one from a corpus",
         ) from error
 
 
-def receipt_path(store: Path, teacher: str, range_id: int) -> Path:
-    """Return where the receipt of a unit lies."""
-    return store / "receipts" / teacher / f"r{range_id:06d}.json"
+STORE_KEY = "store.json"
+"""With this record a store begins to exist."""
 
 
-def spec_path(store: Path, teacher: str) -> Path:
-    """Return where a teacher's spec lies."""
-    return store / "specs" / f"{teacher}.json"
+def receipt_key(teacher: str, range_id: int) -> str:
+    """Return the key of a unit's receipt."""
+    return f"receipts/{teacher}/r{range_id:06d}.json"
+
+
+def spec_key(teacher: str) -> str:
+    """Return the key of a teacher's spec."""
+    return f"specs/{teacher}.json"

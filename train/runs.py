@@ -85,10 +85,10 @@ def open_store(pipeline: TrainPipeline, *, corpus_root: Path | None = None) -> F
     incomplete = [teacher for teacher in store.teachers if not store.is_complete(teacher)]
     if not any(store.receipts(teacher) for teacher in store.teachers):
         raise IncompleteStoreError(
-            f"{store.path}: holds no features yet", hint="python -m extract run --pipeline NAME makes them"
+            f"{store.location}: holds no features yet", hint="python -m extract run --pipeline NAME makes them"
         )
     if incomplete:
-        log.warning("%s is not complete: %s; only committed ranges are used", store.path, ", ".join(incomplete))
+        log.warning("%s is not complete: %s; only committed ranges are used", store.location, ", ".join(incomplete))
     return store
 
 
@@ -152,7 +152,9 @@ def _projection_features(
                 spec_hash=store.spec(teacher).hash,
             )
     if not features:
-        raise IncompleteStoreError(f"{store.path}: the selection leaves no feature", hint="look at select: in the file")
+        raise IncompleteStoreError(
+            f"{store.location}: the selection leaves no feature", hint="look at select: in the file"
+        )
     return features
 
 
@@ -178,7 +180,7 @@ def distill(
     table = store.pairs.read(0, store.info.rows, [*IMAGE_COLUMNS, "split"])
     rows = np.flatnonzero(available_NT.any(axis=1) & _usable(table))
     if not len(rows):
-        raise IncompleteStoreError(f"{store.path}: no training row has a feature that the selection allows")
+        raise IncompleteStoreError(f"{store.location}: no training row has a feature that the selection allows")
     targets = None
     if projection_file:
         projection = Projection.load(projection_file)

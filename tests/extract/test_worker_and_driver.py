@@ -18,8 +18,9 @@ from PIL import Image
 from extract import driver
 from extract.driver import build_worker, execute_here, run
 from store.errors import CorpusError, ExtractionError, SpecMismatchError
+from store.location import locate
 from store.reader import FeatureStore
-from store.records import Receipt, Status, read_record, receipt_path
+from store.records import Receipt, Status, read_record, receipt_key
 
 
 @pytest.fixture(scope="module")
@@ -293,11 +294,11 @@ def test_changed_weights_are_refused_and_replaced_only_on_request(
     assert "--replace wide" in caught.value.hint
     assert {name: stored_bytes(where / "store", name) for name in teachers} == before
 
-    kept = [receipt_path(where / "store", "small", i).read_bytes() for i in range(4)]
+    kept = [(where / "store" / receipt_key("small", i)).read_bytes() for i in range(4)]
     store, outcome = extract_here(path, replace=["wide"])
     assert (outcome.found, outcome.done) == (4, 4)
     assert stored_bytes(store, "small") == before["small"]
-    assert [receipt_path(store, "small", i).read_bytes() for i in range(4)] == kept
+    assert [(store / receipt_key("small", i)).read_bytes() for i in range(4)] == kept
     after = stored_bytes(store, "wide")
     unchanged = [key for key in before["wide"] if after[key] == before["wide"][key] and "/c/" in key]
     assert {key.split("/")[1] for key in unchanged} == {"image", "status"}  # only the text tower changed
@@ -306,20 +307,20 @@ def test_changed_weights_are_refused_and_replaced_only_on_request(
 def test_a_unit_without_receipt_is_made_again_and_no_other(own_sixty, extract_here, stored_bytes):
     store = own_sixty.parent / "store"
     before, receipts = stored_bytes(store), {p: p.read_bytes() for p in (store / "receipts").rglob("*.json")}
-    lost = receipt_path(store, "wide", 2)
+    lost = store / receipt_key("wide", 2)
     lost.unlink()
     _, outcome = extract_here(own_sixty)
     assert (outcome.found, outcome.done) == (7, 1)
     assert stored_bytes(store) == before
     assert {p: p.read_bytes() for p in receipts if p != lost} == {p: c for p, c in receipts.items() if p != lost}
-    again = read_record(lost, Receipt)
+    again = read_record(locate(store), receipt_key("wide", 2), Receipt)
     assert again.objects == Receipt.model_validate_json(receipts[lost]).objects
 
 
 def test_a_damaged_receipt_counts_as_none(own_sixty, extract_here, stored_bytes):
     store = own_sixty.parent / "store"
     before = stored_bytes(store)
-    receipt_path(store, "small", 0).write_text('{"teacher": "small", ')
+    (store / receipt_key("small", 0)).write_text('{"teacher": "small", ')
     _, outcome = extract_here(own_sixty)
     assert (outcome.found, outcome.done) == (7, 1)
     assert stored_bytes(store) == before

@@ -12,6 +12,7 @@ from PIL import Image
 
 from store.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
 from store.create import index_corpus
+from store.location import locate
 from store.pairs import PairTable
 from store.pipeline import Corpus
 from store.records import Spec, Status
@@ -40,8 +41,8 @@ class Units:
     """One store, and what was committed to it."""
 
     def __init__(self, path, info):
-        self.path, self.info = path, info
-        self.pairs = PairTable(path, rows=info.rows)
+        self.path, self.info, self.location = path, info, locate(path)
+        self.pairs = PairTable(self.location, rows=info.rows)
 
     def spec(self, teacher="alpha", **changes):
         fields = {
@@ -57,7 +58,7 @@ class Units:
         return Spec(**{**fields, **changes})
 
     def register(self, teacher="alpha", **changes):
-        register_teacher(self.path, self.spec(teacher, **changes), info=self.info)
+        register_teacher(self.location, self.spec(teacher, **changes), info=self.info)
 
     def features(self, range_id, *, seed=0):
         start, stop = self.info.bounds(range_id)
@@ -67,7 +68,7 @@ class Units:
 
     def commit(self, range_id, *, teacher="alpha", features=None, run_id="first", spec=None):
         return commit_unit(
-            self.path,
+            self.location,
             info=self.info,
             spec=spec or self.spec(teacher),
             range_id=range_id,

@@ -9,7 +9,7 @@ import pytest
 
 from store.errors import FormatVersionError, StoreError, StoreNotFoundError
 from store.reader import FeatureStore
-from store.records import Status, receipt_path
+from store.records import Status, receipt_key
 
 
 @pytest.fixture
@@ -62,19 +62,19 @@ def check_second_range_is_missing(units):
 
 
 def test_a_range_without_receipt_is_missing_though_its_bytes_are_there(full):
-    receipt_path(full.path, "alpha", 1).unlink()
+    (full.path / receipt_key("alpha", 1)).unlink()
     assert (full.path / "features.zarr/alpha/image/c/1/0").stat().st_size > 0
     check_second_range_is_missing(full)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"teacher": "alpha"}'])
 def test_a_range_with_a_garbage_receipt_is_missing(full, content):
-    receipt_path(full.path, "alpha", 1).write_bytes(content)
+    (full.path / receipt_key("alpha", 1)).write_bytes(content)
     check_second_range_is_missing(full)
 
 
 def test_a_range_with_a_receipt_of_another_spec_is_missing(full):
-    path = receipt_path(full.path, "alpha", 1)
+    path = full.path / receipt_key("alpha", 1)
     path.write_text(json.dumps({**json.loads(path.read_bytes()), "spec_hash": "00"}))
     check_second_range_is_missing(full)
 
@@ -125,7 +125,7 @@ def test_a_store_of_another_version_is_refused_naming_both(full):
 
 
 def test_a_receipt_of_another_version_is_refused_rather_than_passed_over(full):
-    path = receipt_path(full.path, "alpha", 1)
+    path = full.path / receipt_key("alpha", 1)
     path.write_text(json.dumps({**json.loads(path.read_bytes()), "version": 2}))
     with pytest.raises(FormatVersionError, match=r"r000001\.json: written in store format version 2"):
         FeatureStore(full.path).status("alpha")

@@ -11,6 +11,7 @@ import torch
 from extract.phantom import write_corpus
 from store.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
 from store.create import index_corpus
+from store.location import locate
 from store.pairs import PairTable
 from store.pipeline import Corpus
 from store.reader import FeatureStore
@@ -71,14 +72,14 @@ def commit_random(path: Path, info, spec: Spec, *, seed: int, without=()) -> Non
     image_ND, text_ND = unit_rows(rng, info.rows, spec.embed_dim), unit_rows(rng, info.rows, spec.embed_dim)
     status_N = np.full(info.rows, Status.OK, np.uint8)
     status_N[list(without)] = Status.NOT_APPLICABLE
-    register_teacher(path, spec, info=info)
-    pairs = PairTable(path, rows=info.rows)
+    register_teacher(locate(path), spec, info=info)
+    pairs = PairTable(locate(path), rows=info.rows)
     circumstances = Circumstances(device="cpu", batch_size=1, run_id="test", attempt=1, timings_s={}, versions={})
     for number in range(info.ranges):
         part = slice(*info.bounds(number))
         features = UnitFeatures(image=image_ND[part], text=text_ND[part], status=status_N[part], reasons={})
         commit_unit(
-            path,
+            locate(path),
             info=info,
             spec=spec,
             range_id=number,

@@ -114,7 +114,7 @@ def test_a_damaged_image_takes_its_caption_and_targets_with_it(store, projection
     root = tmp_path / "copy"
     root.mkdir()
     for uri in {pair["uri"] for pair in table}:
-        (root / uri).write_bytes((store.images._root / uri).read_bytes())
+        (root / uri).write_bytes(store.images._root.read(uri))
     expected, order = first_batches(store, reader_of(store, projection), 1)
     damaged = int(order[0][3])
     with (root / table[damaged]["uri"]).open("r+b") as file:
