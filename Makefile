@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup check test demo lock clean-demo
+.PHONY: help setup check test test-faults demo lock clean-demo
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ check: $(STAMP) ## Lint, formatting, types, and who may import whom.
 
 test: $(STAMP) ## The default suite.
 	$(PY) -m pytest
+
+test-faults: $(STAMP) ## Slow tests: kills at every step, damage, full disks, two writers.
+	$(PY) -m pytest -m fault
 
 demo: $(STAMP) ## The main job on a CPU: corpus, teachers, extraction, distillation, evaluation.
 	$(PY) -m evaluate demo --pipeline demo

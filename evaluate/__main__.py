@@ -31,6 +31,7 @@ def run(
     set_: SetOption = None,
     dataset: DatasetOption = None,
     model: Annotated[list[str] | None, typer.Option(help="Which teachers and students; all if left out.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Evaluate what is evaluated already too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Evaluate every teacher and student of a pipeline, and the oracle that picks each group's best teacher."""
@@ -38,7 +39,7 @@ def run(
 
     loaded = read_pipeline(config, pipeline, EvaluatePipeline, overrides=set_ or [])
     for name in _datasets(loaded, dataset):
-        result = evaluate(loaded, name, models=model)
+        result = evaluate(loaded, name, models=model, overwrite=overwrite)
         if as_json:
             sys.stdout.write(json.dumps(result, indent=1) + "\n")
         else:

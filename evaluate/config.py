@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from string import Formatter
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from extract.config import ExtractPipeline
 from store.config import ConfigPath, Section
+from store.config_errors import suggest
 from train.config import TrainPipeline, TrainSection
+
+TEMPLATE_FIELDS = ("group", "label")
+
+
+def _fillable(template: str) -> str:
+    try:
+        fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
+        if set(fields) <= set(TEMPLATE_FIELDS):
+            template.format(group="", label="")
+    except (ValueError, LookupError) as error:
+        raise ValueError(f"not a template: {error}; {{ and }} are written {{{{ and }}}}") from None
+    unknown = [field for field in fields if field not in TEMPLATE_FIELDS]
+    if unknown:
+        expected = suggest(unknown[0], TEMPLATE_FIELDS) or "; expected 'group' or 'label'"
+        raise ValueError(f"unknown field '{unknown[0]}' in braces{expected}")
+    if "label" not in fields:
+        raise ValueError("lacks {label}: every class would have the same prompt")
+    return template
 
 
 class ZeroShotDataset(Section):
@@ -27,7 +49,7 @@ class ZeroShotDataset(Section):
     group: str
     classes: dict[str, list[str]] = Field(min_length=1)
     group_names: dict[str, str] = {}
-    templates: list[str] = Field(min_length=1)
+    templates: list[Annotated[str, AfterValidator(_fillable)]] = Field(min_length=1)
 
 
 class EvaluateSection(Section):

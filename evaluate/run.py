@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from extract.config import TeacherEntry
-from extract.geometry import Geometry, fit
+from extract.geometry import Geometry, Preprocessing
 from extract.model_folder import read_model_folder, teacher_spec
 from extract.teacher import Teacher, load_teacher
-from store.corpus import corpus_files
-from store.errors import ConfigError, CorpusError
-from store.files import write_atomic
-from store.images import decode_image
-from store.pipeline import Corpus
-from store.webdataset import read_tar
+from store.errors import ConfigError, WeightsNotFoundError
+from store.records import Spec
 
 from .config import EvaluatePipeline, ZeroShotDataset
-from .zero_shot import Embeddings, ZeroShotResult, class_embeddings, classify, oracle
+from .labelled import LabelledImages, Pixels, dataset_digest, read_labelled
+from .results import ORACLE, ResultFile
+from .zero_shot import Embeddings, ZeroShotResult, class_embeddings, classify
 
 log = logging.getLogger(__name__)
-
-ORACLE = "oracle"
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -38,107 +32,127 @@ class Candidate:
 
     Attributes:
         role: ``teacher``, ``student`` or ``task_only``.
-        entry: where it lies.
+        folder: where it lies.
+        embed_dim: its width; None where the folder alone says it.
     """
 
     role: str
-    entry: TeacherEntry
+    folder: str
+    embed_dim: int | None = None
 
+    def entry(self) -> TeacherEntry:
+        """Return where it lies and how wide it is, as a teacher's entry.
 
-@dataclass(kw_only=True, slots=True)
-class LabelledImages:
-    """A dataset in memory: encoded images with label and group."""
-
-    images: list[bytes]
-    labels: list[str]
-    groups: list[str]
+        Raises:
+            TeacherError: no width is stated, and the folder is none of a model.
+        """
+        width = self.embed_dim or read_model_folder(Path(self.folder)).config["model_cfg"]["embed_dim"]
+        return TeacherEntry(folder=self.folder, embed_dim=width)
 
 
 def candidates(pipeline: EvaluatePipeline) -> dict[str, Candidate]:
-    """Return the pipeline's teachers and students by name."""
-    found = {name: Candidate(role="teacher", entry=entry) for name, entry in pipeline.teachers.items()}
+    """Return the pipeline's teachers and students by name; no folder is read."""
+    found = {
+        name: Candidate(role="teacher", folder=entry.folder, embed_dim=entry.embed_dim)
+        for name, entry in pipeline.teachers.items()
+    }
     for name, run in pipeline.train.students.items():
         if name in found:
             raise ConfigError(f"train.students.{name}: a teacher has that name already")
-        role = "student" if run.recipe == "paper" else "task_only"
-        width = read_model_folder(Path(run.out)).config["model_cfg"]["embed_dim"]
-        found[name] = Candidate(role=role, entry=TeacherEntry(folder=run.out, embed_dim=width))
+        found[name] = Candidate(role="student" if run.recipe == "paper" else "task_only", folder=run.out)
+    if ORACLE in found:
+        raise ConfigError(f"no model may be called {ORACLE}: results of the best teacher of each group have that name")
     return found
 
 
-def evaluate(pipeline: EvaluatePipeline, dataset_name: str, *, models: Sequence[str] | None = None) -> dict[str, Any]:
-    """Evaluate models on one dataset, write the result file and return its content.
+def choose(known: Mapping[str, Candidate], names: Sequence[str] | None) -> dict[str, Candidate]:
+    """Return the models that are named; without names all, but for students that are not trained yet.
+
+    Raises:
+        ConfigError: the pipeline has no such model.
+        WeightsNotFoundError: a student that is named is not trained yet.
+    """
+    unknown = sorted(set(names or []) - set(known))
+    if unknown:
+        raise ConfigError(f"no model {', '.join(unknown)} in the pipeline; it has {', '.join(known)}")
+    untrained = {}
+    for name in names or known:
+        if known[name].role != "teacher":
+            try:
+                read_model_folder(Path(known[name].folder))
+            except WeightsNotFoundError as error:
+                untrained[name] = error
+    command = f"python -m train distill --pipeline NAME {' '.join(f'--student {name}' for name in untrained)}"
+    if untrained and names:
+        raise WeightsNotFoundError("\n".join(f"{name}: {why}" for name, why in untrained.items()), hint=command)
+    if untrained:
+        log.warning("not trained yet, so left out: %s; %s trains what is missing", ", ".join(untrained), command)
+    return {name: known[name] for name in names or known if name not in untrained}
+
+
+def evaluate(
+    pipeline: EvaluatePipeline, dataset_name: str, *, models: Sequence[str] | None = None, overwrite: bool = False
+) -> dict[str, Any]:
+    """Evaluate models on one dataset, put their results into its file, and return that file's content.
 
     Args:
         pipeline: where models and datasets come from.
         dataset_name: one of its zero-shot datasets.
         models: names; all teachers and students if left out.
+        overwrite: evaluate models whose results are up to date too.
     """
-    section = pipeline.evaluate
+    section, dataset = pipeline.evaluate, pipeline.evaluate.zero_shot[dataset_name]
     torch.set_num_threads(section.threads)
-    dataset = section.zero_shot[dataset_name]
     if dataset.corpus not in pipeline.corpora:
         raise ConfigError(f"evaluate.zero_shot.{dataset_name}.corpus: the pipeline has no corpus {dataset.corpus!r}")
     known = candidates(pipeline)
-    unknown = sorted(set(models or []) - set(known))
-    if unknown:
-        raise ConfigError(f"no model {', '.join(unknown)} in the pipeline; it has {', '.join(known)}")
-    labelled = read_labelled(pipeline.corpora[dataset.corpus], dataset)
-    pixels: dict[Geometry, npt.NDArray[np.uint8]] = {}
-    results, roles = {}, {}
-    for name in models or known:
-        candidate = known[name]
-        model = load_teacher(teacher_spec(name, candidate.entry), candidate.entry)
-        if model.geometry not in pixels:
-            pixels[model.geometry] = _fitted(labelled.images, model.geometry, max_pixels=pipeline.max_pixels)
-        results[name] = zero_shot(model, pixels[model.geometry], labelled, dataset, batch_size=section.batch_size)
-        roles[name] = candidate.role
-        log.info("%s on %s: macro accuracy %.3f", name, dataset_name, results[name].macro_accuracy)
-    teachers = {name: result for name, result in results.items() if roles[name] == "teacher"}
-    if teachers:
-        results[ORACLE], roles[ORACLE] = oracle(teachers), "oracle"
-    content = {
-        "dataset": dataset_name,
-        "task": "zero_shot",
-        "images": next(iter(results.values())).images,
-        "models": {name: _model_entry(roles[name], result) for name, result in results.items()},
-    }
-    write_atomic(Path(section.out) / f"{dataset_name}.json", (json.dumps(content, indent=1) + "\n").encode())
-    return content
+    entries = {name: candidate.entry() for name, candidate in choose(known, models).items()}
+    out, corpus, max_pixels = _made_folder(section.out), pipeline.corpora[dataset.corpus], pipeline.max_pixels
+    specs = {name: teacher_spec(name, entry) for name, entry in entries.items()}
+    file = ResultFile(
+        path=out / f"{dataset_name}.json",
+        dataset=dataset_name,
+        digest=dataset_digest(corpus, dataset, max_pixels=max_pixels),
+        roles={name: candidate.role for name, candidate in known.items()},
+    )
+    done = file.up_to_date({name: spec.hash for name, spec in specs.items()})
+    if overwrite:
+        done = set()
+    todo = {name: spec for name, spec in specs.items() if name not in done}
+    if done:
+        log.info("%s: %d of %d models are evaluated already%s", dataset_name, len(done), len(specs), _rest(todo))
+    if todo:
+        labelled = read_labelled(corpus, dataset, {_geometry(spec) for spec in todo.values()}, max_pixels=max_pixels)
+    for name, spec in todo.items():
+        model = load_teacher(spec, entries[name])
+        pixels_NHWC = labelled.pixels[model.geometry]
+        result = zero_shot(model, pixels_NHWC, labelled, dataset, batch_size=section.batch_size)
+        file.add(name, result, spec_hash=spec.hash, excluded=labelled.excluded)
+        log.info("%s on %s: macro accuracy %.3f", name, dataset_name, result.macro_accuracy)
+    return file.settle()
 
 
-def _model_entry(role: str, result: ZeroShotResult) -> dict[str, Any]:
-    return {"role": role, "macro_accuracy": result.macro_accuracy, "by_modality": result.by_group}
+def _rest(todo: Mapping[str, Spec]) -> str:
+    return "" if todo else ": nothing to do (--overwrite evaluates them anew)"
 
 
-def read_labelled(corpus: Corpus, dataset: ZeroShotDataset) -> LabelledImages:
-    """Read a labelled corpus.
-
-    Raises:
-        CorpusError: a pair has no image or lacks the label or group field.
-    """
-    found = LabelledImages(images=[], labels=[], groups=[])
-    for file in corpus_files(corpus.files):
-        for pair in read_tar(file):
-            label, group = pair.metadata.get(dataset.label), pair.metadata.get(dataset.group)
-            if not pair.image or not isinstance(label, str) or not isinstance(group, str):
-                raise CorpusError(
-                    f"{file}: {pair.key}: expected an image and the text fields {dataset.label!r} and "
-                    f"{dataset.group!r} in its .json"
-                )
-            found.images.append(pair.image)
-            found.labels.append(label)
-            found.groups.append(group)
-    return found
+def _made_folder(out: str) -> Path:
+    # Before anything is computed: a file in that place would otherwise be noticed at the end.
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"evaluate.out: {folder} cannot be a folder: {error.strerror}") from error
+    return folder
 
 
-def _fitted(images: Sequence[bytes], geometry: Geometry, *, max_pixels: int) -> npt.NDArray[np.uint8]:
-    return np.stack([fit(decode_image(data, max_pixels=max_pixels), geometry) for data in images])
+def _geometry(spec: Spec) -> Geometry:
+    return Preprocessing.model_validate(spec.preprocessing).geometry
 
 
 def zero_shot(
     model: Teacher,
-    pixels_NHWC: npt.NDArray[np.uint8],
+    pixels_NHWC: Pixels,
     labelled: LabelledImages,
     dataset: ZeroShotDataset,
     *,

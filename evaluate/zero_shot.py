@@ -77,7 +77,7 @@ def classify(
     """
     if not np.isfinite(image_NE).all():
         raise CorpusError(f"{(~np.isfinite(image_NE).all(axis=1)).sum()} image embeddings are not finite")
-    _check_labels(labels, groups, classes)
+    check_labels(labels, groups, classes)
     groups_N, labels_N = np.array(groups), np.array(labels)
     by_group, images = {}, {}
     for group, names in classes.items():
@@ -89,7 +89,12 @@ def classify(
     return ZeroShotResult(by_group=by_group, images=images)
 
 
-def _check_labels(labels: Sequence[str], groups: Sequence[str], classes: Mapping[str, Sequence[str]]) -> None:
+def check_labels(labels: Sequence[str], groups: Sequence[str], classes: Mapping[str, Sequence[str]]) -> None:
+    """See that every image's label is one of its group's classes, and that every group has an image.
+
+    Raises:
+        CorpusError: one is not, or one has none.
+    """
     for label, group in set(zip(labels, groups, strict=True)):
         if label not in classes.get(group, ()):
             raise CorpusError(

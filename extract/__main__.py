@@ -13,7 +13,7 @@ import typer
 from store.config import read_pipeline
 from store.console import ExitCode, main, progress
 from store.errors import ConfigError
-from store.pipeline import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption
+from store.pipeline import PIPELINES_FILE, ConfigOption, Corpus, PipelineOption, SetOption
 
 from .config import ExtractPipeline
 
@@ -63,32 +63,107 @@ def _draw_corpora(pipeline: ExtractPipeline, names: list[str] | None) -> None:
             log.info("corpus %s: %d pairs%s", name, corpus.phantom.rows, " are there already" if summary.reused else "")
 
 
-@app.command(epilog="Example: python -m extract index --pipeline demo")
-def index(*, pipeline: PipelineOption, config: ConfigOption = PIPELINES_FILE, set_: SetOption = None) -> None:
-    """Make the store's pair table from the corpus's WebDataset tars."""
-    from store.corpus import corpus_files
-    from store.create import index_corpus
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="Processes that read corpus files; one per core.")]
+
+
+@app.command(epilog="Example: python -m extract index --pipeline demo --report")
+def index(
+    *,
+    pipeline: PipelineOption,
+    config: ConfigOption = PIPELINES_FILE,
+    set_: SetOption = None,
+    report: Annotated[bool, typer.Option("--report", help="Print what each rule of the corpus refused.")] = False,
+    workers: WorkersOption = None,
+) -> None:
+    """Make the store's pair table from the corpus. Kill it at any moment and run it again.
+
+    With --report on a store whose corpus has other rules now: say which rows they would add or drop; the store stays.
+    """
+    from store.corpus_files import corpus_files
+    from store.create import index_corpus, settings_changed
+    from store.curation_report import read_report, render
+    from store.location import locate
 
     loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
-    if loaded.store.corpus not in loaded.corpora:
-        raise ConfigError(f"store.corpus: the pipeline has no corpus {loaded.store.corpus!r}")
-    corpus = loaded.corpora[loaded.store.corpus]
-    with progress(len(corpus_files(corpus.files)), label="index", noun="shards") as advance:
+    corpus = _corpus_of(loaded)
+    if report and settings_changed(loaded.store.path, corpus):
+        _say_change(loaded, corpus, workers)
+        return
+    with progress(len(corpus_files(corpus.files)), label="index", noun="files") as advance:
         info, problems = index_corpus(
-            Path(loaded.store.path),
+            loaded.store.path,
             corpus,
             range_rows=loaded.store.range_rows,
             chunk_rows=loaded.store.chunk_rows,
+            workers=workers,
             on_shard=advance,
         )
+    found = read_report(locate(loaded.store.path))
+    if report and found is not None:
+        sys.stdout.write(render(found))
     if problems is None:
         log.info("%s holds these %d pairs already: nothing to do", loaded.store.path, info.rows)
         return
+    _warn(problems, found.num_problems if found else len(problems))
+    log.info("%s: %d pairs in %d ranges of %d rows", loaded.store.path, info.rows, info.ranges, info.range_rows)
+
+
+@app.command(epilog="Example: python -m extract append --pipeline mmkd")
+def append(
+    *,
+    pipeline: PipelineOption,
+    config: ConfigOption = PIPELINES_FILE,
+    set_: SetOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Add the pairs of corpus files that are new since the store was made, as rows behind the old ones."""
+    from store.append import append_corpus, new_files
+    from store.location import locate
+    from store.records import read_store_info
+
+    loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
+    corpus, location = _corpus_of(loaded), locate(loaded.store.path)
+    before = read_store_info(location)
+    files = new_files(location, before, corpus).files
+    if not files:
+        log.info("%s holds all %d files of the corpus already: nothing to do", location, len(before.corpus["files"]))
+        return
+    with progress(len(files), label="append", noun="files") as advance:
+        info, problems = append_corpus(location, corpus, workers=workers, on_file=advance)
+    _warn(problems, len(problems))
+    log.info("%s: %d rows more, %d in all; extract run goes on with them", location, info.rows - before.rows, info.rows)
+
+
+def _corpus_of(pipeline: ExtractPipeline) -> Corpus:
+    if pipeline.store.corpus not in pipeline.corpora:
+        raise ConfigError(f"store.corpus: the pipeline has no corpus {pipeline.store.corpus!r}")
+    return pipeline.corpora[pipeline.store.corpus]
+
+
+def _warn(problems: list[str], count: int) -> None:
     for problem in problems[:20]:
         log.warning("%s", problem)
-    if len(problems) > 20:
-        log.warning("... and %d more pairs with unusual members", len(problems) - 20)
-    log.info("%s: %d pairs in %d ranges of %d rows", loaded.store.path, info.rows, info.ranges, info.range_rows)
+    if count > 20:
+        log.warning("... and %d more pairs that are not as they should be", count - 20)
+
+
+def _say_change(pipeline: ExtractPipeline, corpus: Corpus, workers: int | None) -> None:
+    from store.corpus_files import corpus_files
+    from store.curation_report import render
+    from store.rule_change import rule_change
+
+    with progress(len(corpus_files(corpus.files)), label="compare", noun="files") as advance:
+        change = rule_change(pipeline.store.path, corpus, workers=workers, on_file=advance)
+    lines = [render(change.report), ""]
+    for verb, count, keys in (
+        ("add", change.added, change.first_added),
+        ("drop", change.dropped, change.first_dropped),
+    ):
+        lines.append(f"the present settings would {verb} {count:,} rows{': ' if keys else ''}{', '.join(keys)}")
+        if count > len(keys):
+            lines[-1] += ", ..."
+    sys.stdout.write("\n".join(lines) + "\n")
+    log.info("%s: left as it is; to have these rows, index into a new store", pipeline.store.path)
 
 
 @app.command(epilog="Example: python -m extract run --pipeline demo")
@@ -125,7 +200,7 @@ def run(
         sys.stdout.write(json.dumps({name: getattr(outcome, name) for name in fields}, indent=1) + "\n")
     _say(outcome.units, outcome.found, outcome.done, outcome.seconds)
     for reason, count in outcome.bad_rows.most_common(10):
-        log.warning("%d rows without feature: %s", count, reason)
+        log.warning("%d feature pairs are missing: %s", count, reason)
     if outcome.failed:
         for range_id, error in outcome.failed.items():
             log.error("range %d was given up: %s", range_id, error)
@@ -139,6 +214,43 @@ def _say(units: int, found: int, done: int, seconds: float) -> None:
         log.info("%d units committed, %d were there before, %d in all (%.1f s)", done, found, units, seconds)
 
 
+@app.command(epilog="Example: python -m extract pixels --pipeline mmkd --threads 16")
+def pixels(
+    *,
+    pipeline: PipelineOption,
+    config: ConfigOption = PIPELINES_FILE,
+    set_: SetOption = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="That read and encode; one per core.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Drop stored images of another kind.")] = False,
+    corpus_root: Annotated[Path | None, typer.Option(help="Where the corpus lies now, if it moved.")] = None,
+) -> None:
+    """Keep the images in the store, small, so that training needs no corpus. Kill it at any moment and run it again."""
+    from store.pixels import PixelSpec
+
+    from .pixels import make_pixels
+
+    loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
+    if loaded.pixels is None:
+        raise ConfigError(
+            f"{config}: pipeline {pipeline} does not say how the store keeps images (pixels:)",
+            hint="add the section, or --set 'pixels={}' for the defaults: short side 256 px, WebP of quality 90",
+        )
+    made = make_pixels(
+        loaded.store.path,
+        PixelSpec.of(loaded.pixels),
+        corpus_root=corpus_root,
+        threads=threads,
+        max_pixels=loaded.max_pixels,
+        replace=replace,
+    )
+    for reason, count in made.bad_rows.most_common(10):
+        log.warning("%d images are not kept: %s", count, reason)
+    if made.done:
+        log.info("%d ranges of images made, %.1f MB (%.1f s)", made.done, made.nbytes / 1e6, made.seconds)
+    else:
+        log.info("the images of all %d ranges are there: nothing to do", made.ranges)
+
+
 @app.command(name="import-mmkd", epilog="Example: python -m extract import-mmkd MMKDCLIP_DATA runs/mmkd_demo/store")
 def import_mmkd(
     source: Annotated[Path, typer.Argument(help="The folder with meta.jsonl and features/.")],
@@ -146,11 +258,14 @@ def import_mmkd(
     *,
     range_rows: Annotated[int, typer.Option(help="Rows of a store shard.")] = 8192,
     chunk_rows: Annotated[int, typer.Option(help="Rows of a chunk.")] = 256,
+    pixels: Annotated[bool, typer.Option(help="Keep the images in the store, which then needs no source.")] = True,
 ) -> None:
     """Import the feature cache that MMKD-CLIP's authors released."""
+    from .import_mmkd import DEFAULT_PIXELS
     from .import_mmkd import import_mmkd as import_cache
 
-    info = import_cache(source, store, range_rows=range_rows, chunk_rows=chunk_rows)
+    kept = DEFAULT_PIXELS if pixels else None
+    info = import_cache(source, store, range_rows=range_rows, chunk_rows=chunk_rows, pixels=kept)
     log.info("%s: %d pairs imported", store, info.rows)
 
 

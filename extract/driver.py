@@ -17,9 +17,9 @@ from store.arrays import ZARR_FOLDER
 from store.commit import register_teacher
 from store.config import dump_resolved
 from store.console import progress
-from store.corpus import ImageSource
-from store.errors import ExtractionError, MMKDError
+from store.errors import ConfigError, ExtractionError, MMKDError
 from store.files import sweep_temporary
+from store.image_source import ImageSource
 from store.location import Folder, Location, locate
 from store.lock import exclusive
 from store.pairs import PairTable
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from .worker import Worker
 
 log = logging.getLogger(__name__)
+
+RAY_PACKAGE = "/_ray_pkg_"
+"""Part of the path of what ``ray job submit --working-dir`` uploads."""
 
 MIN_ROWS_FOR_BAD_FRACTION = 100
 """Rows seen before the share of bad ones can end a run: the first few rows of a good corpus may be its bad ones."""
@@ -107,8 +110,15 @@ def run(
     """
     began = time.monotonic()
     store = locate(pipeline.store.path)
+    if RAY_PACKAGE in store.uri:
+        raise ConfigError(
+            f"store.path: {store} lies inside the copy of the working directory that Ray made, which goes with the job",
+            hint='give the file by its full name, --config "$PWD/pipelines.yaml": relative paths start at its folder',
+        )
     info = read_store_info(store)
-    specs = {name: teacher_spec(name, entry) for name, entry in pipeline.teachers.items()}
+    specs = {
+        name: teacher_spec(name, entry, stored_dtype=pipeline.store.dtype) for name, entry in pipeline.teachers.items()
+    }
     with exclusive(store):
         if isinstance(store, Folder):
             for folder in (ZARR_FOLDER, "receipts", "specs"):
@@ -160,9 +170,10 @@ def _check_bad_fraction(outcome: Outcome, *, limit: float) -> None:
     if seen >= MIN_ROWS_FOR_BAD_FRACTION and bad > limit * seen:
         reasons = "\n".join(f"  {count} x {reason}" for reason, count in outcome.bad_rows.most_common(3))
         raise ExtractionError(
-            f"{bad} of {seen} rows are bad, more than extract.max_bad_fraction = {limit} allows; "
+            f"{bad} of {seen} feature pairs are bad, more than extract.max_bad_fraction = {limit} allows; "
             f"most often:\n{reasons}",
-            hint="what is committed stays; mend the corpus, or raise the bound with --set extract.max_bad_fraction=...",
+            hint="what is committed stays; index a mended corpus into a new store, or raise the bound with "
+            "--set extract.max_bad_fraction=...",
         )
 
 

@@ -23,12 +23,17 @@ import torch
 from store.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
 from store.corpus import CorpusIndex
 from store.create import create_store
-from store.errors import CorpusError, StoreError
+from store.errors import CorpusError, StoreError, StoreNotFoundError
+from store.files import sha256_file
 from store.images import image_size
 from store.location import Location, locate
 from store.lock import exclusive
 from store.pairs import PAIR_SCHEMA, PairTable, check_keys
-from store.records import STORE_KEY, Spec, Status, StoreInfo
+from store.pipeline import Pixels
+from store.pixels import PixelSpec
+from store.records import Spec, Status, StoreInfo, read_store_info
+
+from .pixels import make_pixels
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +53,20 @@ TEACHER_IDS = {
 NORM_TOLERANCE = 1e-3
 """The released features are unit norm in float32; anything farther off is another kind of file."""
 
+DEFAULT_PIXELS = Pixels()
+"""How the images are kept where the caller does not say."""
+
 Features = dict[str, npt.NDArray[np.float32]]
 
 
-def import_mmkd(source: Path, store: str | os.PathLike[str], *, range_rows: int, chunk_rows: int) -> StoreInfo:
+def import_mmkd(
+    source: Path,
+    store: str | os.PathLike[str],
+    *,
+    range_rows: int,
+    chunk_rows: int,
+    pixels: Pixels | None = DEFAULT_PIXELS,
+) -> StoreInfo:
     """Make a store of a released cache.
 
     Args:
@@ -59,27 +74,47 @@ def import_mmkd(source: Path, store: str | os.PathLike[str], *, range_rows: int,
         store: the folder or URL to make it in; must not hold one.
         range_rows: R.
         chunk_rows: C.
+        pixels: how to keep the images in the store, which then needs nothing beside it; they are left out if None.
 
     Raises:
         CorpusError: the cache is not laid out as released.
         StoreError: there is a store already.
     """
     location = locate(store)
-    if location.exists(STORE_KEY):
-        raise StoreError(f"{store}: there is a store already", hint="import into a new folder")
     entries = _read_meta(source)
+    signature = {"imported_from": source.name, "meta_sha256": sha256_file(source / "meta.jsonl")}
     features = [_read_features(source / entry["imgpath"]) for entry in entries]
     rows = [_row(source, entry, row) for row, entry in enumerate(entries)]
     check_keys([row["key"] for row in rows])
     table = pa.Table.from_pylist(rows, schema=PAIR_SCHEMA)
-    index = CorpusIndex(table=table, root=source.resolve())
-    info = create_store(
-        location, index, signature={"imported_from": source.name}, range_rows=range_rows, chunk_rows=chunk_rows
-    )
+    # Everything is read and checked before the store begins to exist.
+    units = {
+        name: _teacher_features(name, entries=entries, features=features)
+        for name in TEACHER_IDS
+        if any(f"{name}_img" in found for found in features)
+    }
+    info = _begin(location, table, source, signature=signature, range_rows=range_rows, chunk_rows=chunk_rows)
     with exclusive(location):
-        for name in TEACHER_IDS:
-            if any(f"{name}_img" in found for found in features):
-                _import_teacher(location, info, name, entries=entries, features=features)
+        for name, unit in units.items():
+            _import_teacher(location, info, name, unit)
+    if pixels:
+        made = make_pixels(location, PixelSpec.of(pixels), corpus_root=source)
+        for reason, count in made.bad_rows.items():
+            log.warning("%d images are not kept in the store: %s", count, reason)
+    return info
+
+
+def _begin(
+    location: Location, table: pa.Table, source: Path, *, signature: dict[str, str], range_rows: int, chunk_rows: int
+) -> StoreInfo:
+    """Make the store, or find the one that an earlier import of the same cache began."""
+    try:
+        info = read_store_info(location)
+    except StoreNotFoundError:
+        index = CorpusIndex(table=table, root=source.resolve())
+        return create_store(location, index, signature=signature, range_rows=range_rows, chunk_rows=chunk_rows)
+    if info.corpus != signature:
+        raise StoreError(f"{location}: there is a store of other pairs already", hint="import into a new folder")
     return info
 
 
@@ -137,14 +172,23 @@ def _row(source: Path, entry: dict[str, Any], row: int) -> dict[str, Any]:
     }
 
 
-def _import_teacher(
-    store: Location, info: StoreInfo, name: str, *, entries: list[dict[str, Any]], features: list[Features]
-) -> None:
-    teacher = TEACHER_IDS[name]
-    width = next(len(found[f"{name}_img"]) for found in features if f"{name}_img" in found)
+def _teacher_features(name: str, *, entries: list[dict[str, Any]], features: list[Features]) -> UnitFeatures:
+    """Return a teacher's features of all pairs, checked."""
+    rows, width = len(entries), next(len(found[f"{name}_img"]) for found in features if f"{name}_img" in found)
+    image_ND, text_ND = np.zeros((rows, width), np.float32), np.zeros((rows, width), np.float32)
+    status_N = np.full(rows, Status.NOT_APPLICABLE, np.uint8)
+    for row, (entry, found) in enumerate(zip(entries, features, strict=True)):
+        if name in entry["available_clips"]:
+            image_ND[row] = _checked(found, f"{name}_img", width, entry["id"])
+            text_ND[row] = _checked(found, f"{name}_txt", width, entry["id"])
+            status_N[row] = Status.OK
+    return UnitFeatures(image=image_ND, text=text_ND, status=status_N, reasons={})
+
+
+def _import_teacher(location: Location, info: StoreInfo, name: str, features: UnitFeatures) -> None:
     spec = Spec(
-        teacher=teacher,
-        embed_dim=width,
+        teacher=TEACHER_IDS[name],
+        embed_dim=features.image.shape[1],
         weights_sha256=None,
         architecture={"released_as": name},
         preprocessing={"unknown": "the release does not say"},
@@ -152,28 +196,22 @@ def _import_teacher(
         output="MMKD-CLIP's released clips_output.pt, L2-normalised",
         compute_dtype="float32",
     )
-    register_teacher(store, spec, info=info)
-    image_ND, text_ND = np.zeros((info.rows, width), np.float32), np.zeros((info.rows, width), np.float32)
-    status_N = np.full(info.rows, Status.NOT_APPLICABLE, np.uint8)
-    for row, (entry, found) in enumerate(zip(entries, features, strict=True)):
-        if name in entry["available_clips"]:
-            image_ND[row] = _checked(found, f"{name}_img", width, entry["id"])
-            text_ND[row] = _checked(found, f"{name}_txt", width, entry["id"])
-            status_N[row] = Status.OK
+    register_teacher(location, spec, info=info)
     circumstances = Circumstances(
         device="import", batch_size=1, run_id=f"import-{secrets.token_hex(3)}", attempt=1, timings_s={}, versions={}
     )
-    pairs = PairTable(store, rows=info.rows)
+    pairs = PairTable(location, rows=info.rows)
     for range_id in range(info.ranges):
         part = slice(*info.bounds(range_id))
-        unit = UnitFeatures(image=image_ND[part], text=text_ND[part], status=status_N[part], reasons={})
         commit_unit(
-            store,
+            location,
             info=info,
             spec=spec,
             range_id=range_id,
             pairs=pairs.read(part.start, part.stop),
-            features=unit,
+            features=UnitFeatures(
+                image=features.image[part], text=features.text[part], status=features.status[part], reasons={}
+            ),
             circumstances=circumstances,
         )
 

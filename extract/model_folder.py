@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from store.errors import TeacherError, WeightsNotFoundError
 from store.files import sha256_file
-from store.records import Spec
+from store.records import Spec, StoredDtype
 
 from .config import TeacherEntry
 from .geometry import Preprocessing
@@ -91,12 +91,13 @@ def logit_scale(folder: ModelFolder) -> float:
         ) from error
 
 
-def teacher_spec(name: str, entry: TeacherEntry) -> Spec:
+def teacher_spec(name: str, entry: TeacherEntry, *, stored_dtype: StoredDtype = "float16") -> Spec:
     """Return the spec of a teacher from the files of its folder.
 
     Args:
         name: the teacher's id.
         entry: its entry in the pipeline.
+        stored_dtype: what its features are stored as.
 
     Raises:
         TeacherError: the folder is not loadable, or its width is not what the entry says.
@@ -117,6 +118,7 @@ def teacher_spec(name: str, entry: TeacherEntry) -> Spec:
         tokenizer=_tokenizer(folder),
         output="projected, L2-normalised",
         compute_dtype="float32",
+        stored_dtype=stored_dtype,
         notes={
             "folder": str(folder.path),
             "logit_scale": logit_scale(folder),

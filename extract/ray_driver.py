@@ -68,7 +68,9 @@ def _connect(job: Job) -> None:
         ray.init(**quiet)
         return
     slots = job.settings.workers * job.settings.threads_per_worker
-    ray.init(num_cpus=slots, include_dashboard=False, object_store_memory=128 * 2**20, runtime_env=environment, **quiet)
+    # "local", or Ray would take any cluster whose address was left behind on this machine.
+    local: dict[str, Any] = {"address": "local", "include_dashboard": False, "object_store_memory": 128 * 2**20}
+    ray.init(num_cpus=slots, runtime_env=environment, **local, **quiet)
 
 
 class _Queue:
@@ -83,6 +85,7 @@ class _Queue:
         self._lost_while_starting = 0
 
     def drain(self, work: Sequence[RangeWork]) -> None:
+        self._say_what_is_lacking()
         self._waiting.extend((item, 1) for item in work)
         for _ in range(min(self._job.settings.workers, len(work))):
             self._start_actor()
@@ -159,11 +162,24 @@ class _Queue:
         if record_failure(self._outcome, item, error, attempt=attempt, attempts=self._job.settings.attempts):
             self._waiting.append((item, attempt + 1))
 
-    def _give_up(self) -> None:
+    def _wanted(self) -> dict[str, float]:
         settings = self._job.settings
-        wanted = {"CPU": settings.threads_per_worker, "GPU": 1 if settings.device == "cuda" else 0}
+        return {"CPU": settings.threads_per_worker, "GPU": 1 if settings.device == "cuda" else 0}
+
+    def _say_what_is_lacking(self) -> None:
+        there = ray.cluster_resources()
+        lacking = [name for name, amount in self._wanted().items() if there.get(name, 0) < amount]
+        if lacking:
+            log.warning(
+                "each worker asks for %s and the cluster has no such %s now; waiting %.0f s for a node that has",
+                self._wanted(),
+                " and ".join(lacking),
+                START_TIMEOUT_S,
+            )
+
+    def _give_up(self) -> None:
         raise ExtractionError(
-            f"no worker could start within {START_TIMEOUT_S:.0f} s: each asks for {wanted}, "
+            f"no worker could start within {START_TIMEOUT_S:.0f} s: each asks for {self._wanted()}, "
             f"the cluster has {ray.cluster_resources()}",
             hint="add nodes, or lower extract.threads_per_worker; what is committed stays",
         )

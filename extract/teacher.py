@@ -58,6 +58,11 @@ class OpenClipTeacher:
 
     def __init__(self, spec: Spec, folder: Path, *, device: str = "cpu") -> None:
         read_model_folder(folder)
+        if device == "cuda" and not torch.cuda.is_available():
+            raise TeacherError(
+                f"teacher {spec.teacher}: no CUDA device is visible to this process",
+                hint="run where a GPU is, or with --set extract.device=cpu",
+            )
         self.name, self.embed_dim, self.spec = spec.teacher, spec.embed_dim, spec
         preprocessing = Preprocessing.model_validate(spec.preprocessing)
         self.geometry = preprocessing.geometry
@@ -67,7 +72,7 @@ class OpenClipTeacher:
         except (RuntimeError, ValueError, OSError, TypeError) as error:
             raise TeacherError(
                 f"teacher {self.name}: {folder} cannot be loaded: {error}",
-                hint="the weights file and open_clip_config.json must belong together",
+                hint="weights, open_clip_config.json and tokenizer files must all be there and belong together",
             ) from error
         self._model = model.eval().requires_grad_(requires_grad=False)
         self._device = torch.device(device)

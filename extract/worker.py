@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from store.commit import Circumstances, UnitFeatures, commit_unit
-from store.corpus import ImageSource
 from store.errors import PairDecodeError
+from store.image_source import ImageSource
 from store.images import decode_image
 from store.location import Location
 from store.pairs import PairTable, strings
@@ -32,6 +32,27 @@ BATCHES_AHEAD = 2
 Pixels = dict[Geometry, npt.NDArray[np.uint8]]
 
 
+@dataclass(kw_only=True, frozen=True, slots=True)
+class DistinctImages:
+    """The images of a range without repetition: one that has several captions is decoded and encoded once.
+
+    Attributes:
+        firsts_K: (K,) position of the first row of each.
+        of_row_N: (N,) which of the K a row shows.
+    """
+
+    firsts_K: npt.NDArray[np.int64]
+    of_row_N: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, pairs: pa.Table) -> DistinctImages:
+        """Tell images apart by digest; a row without one is an image of its own."""
+        digests = [digest or row for row, digest in enumerate(pairs["image_sha256"].to_pylist())]
+        place = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}
+        of_row_N = np.array([place[digest] for digest in digests], np.int64)
+        return cls(firsts_K=np.unique(of_row_N, return_index=True)[1].astype(np.int64), of_row_N=of_row_N)
+
+
 @dataclass(kw_only=True, slots=True)
 class Worker:
     """Runs teachers over ranges of a store.
@@ -42,7 +63,7 @@ class Worker:
         pairs: its pair table.
         images: where the images are.
         teachers: by id, resident.
-        batch_size: rows of a forward pass; borders count from the range's start, so that
+        batch_size: rows of a forward pass; borders count from the range's first image, so that
             results do not depend on who does which range.
         decode_threads: threads that read and decode.
         max_pixels: width times height that is decoded.
@@ -73,20 +94,28 @@ class Worker:
         pairs = self.pairs.read(start, stop)
         teachers = [self.teachers[name] for name in names]
         clock = _Clock()
+        distinct = DistinctImages.of(pairs)
         bad_images: dict[int, str] = {}
-        image_BD = {t.name: np.zeros((stop - start, t.embed_dim), np.float32) for t in teachers}
-        for first, pixels in self._decoded(pairs, {t.geometry for t in teachers}, bad_images, clock):
+        image_KD = {t.name: np.zeros((len(distinct.firsts_K), t.embed_dim), np.float32) for t in teachers}
+        decoded = self._decoded(pairs.take(distinct.firsts_K), {t.geometry for t in teachers}, bad_images, clock)
+        for first, pixels in decoded:
             for teacher in teachers:
                 with clock("forward_image"):
                     batch_BHWC = pixels[teacher.geometry]
-                    image_BD[teacher.name][first : first + len(batch_BHWC)] = teacher.encode_image(batch_BHWC)
+                    image_KD[teacher.name][first : first + len(batch_BHWC)] = teacher.encode_image(batch_BHWC)
+        bad_rows = {
+            row: bad_images[image] for row, image in enumerate(distinct.of_row_N.tolist()) if image in bad_images
+        }
         captions = strings(pairs, "caption")
         text_BD = {t.name: self._encode_captions(t, captions, clock) for t in teachers}
         receipts = []
         for teacher in teachers:
-            status, reasons = _status(captions, bad_images)
+            status, reasons = _status(captions, bad_rows)
             features = UnitFeatures(
-                image=image_BD[teacher.name], text=text_BD[teacher.name], status=status, reasons=reasons
+                image=image_KD[teacher.name][distinct.of_row_N],
+                text=text_BD[teacher.name],
+                status=status,
+                reasons=reasons,
             )
             # Decoding and the teachers share a range, so each receipt of it carries the range's stages.
             receipts.append(
@@ -105,13 +134,13 @@ class Worker:
     def _decoded(
         self, pairs: pa.Table, geometries: set[Geometry], bad_images: dict[int, str], clock: _Clock
     ) -> Iterator[tuple[int, Pixels]]:
-        """Yield batches of fitted pixels in order; a bad image leaves black pixels and its reason."""
-        uris, members = pairs["uri"].to_pylist(), pairs["member"].to_pylist()
+        """Yield batches of fitted pixels in order; a bad image leaves black pixels and, by position, its reason."""
+        uris, members, digests = (pairs[name].to_pylist() for name in ("uri", "member", "image_sha256"))
         firsts = list(range(0, len(uris), self.batch_size))
 
         def decode(position: int) -> dict[Geometry, npt.NDArray[np.uint8]] | str:
             try:
-                data = self.images.fetch(uris[position], members[position])
+                data = self.images.fetch(uris[position], members[position], sha256=digests[position])
                 image = decode_image(data, max_pixels=self.max_pixels)
             except PairDecodeError as error:
                 return str(error)

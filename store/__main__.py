@@ -1,9 +1,7 @@
-"""``python -m store``: look into a feature store."""
+"""``python -m store``: look into a feature store, check it, mend it, compare it, write it to other files."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,20 +10,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from . import commands_check, commands_data
 from .console import main
 from .errors import StoreError
 from .inspect import StoreSummary, describe_row, summarize
+from .options import JsonOption, StoreArgument, print_json
 from .reader import FeatureStore
 
-app = typer.Typer(help="Look into a feature store.", no_args_is_help=True, add_completion=False)
-
-StoreArgument = Annotated[Path, typer.Argument(help="The store's folder.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+app = typer.Typer(help="Look into a feature store, check it, mend it.", no_args_is_help=True, add_completion=False)
 
 
 @app.callback()
 def _program() -> None:
-    """Look into a feature store."""
+    """Look into a feature store, check it, mend it."""
 
 
 @app.command(epilog="Example: python -m store info runs/demo/store")
@@ -33,7 +30,7 @@ def info(store: StoreArgument, *, as_json: JsonOption = False) -> None:
     """Show rows, ranges, teachers with width, dtype and spec, rows ok, bad and missing, and bytes on disk."""
     summary = summarize(FeatureStore(store))
     if as_json:
-        sys.stdout.write(json.dumps(summary.as_json(), indent=1) + "\n")
+        print_json(summary.as_json())
     else:
         _print_summary(summary)
 
@@ -56,7 +53,7 @@ def row(
     if image:
         image.write_bytes(opened.images.fetch(described["uri"], described["member"]))
     if as_json:
-        sys.stdout.write(json.dumps(described, indent=1) + "\n")
+        print_json(described)
         return
     console = Console()
     for name, value in described.items():
@@ -90,6 +87,9 @@ def _print_summary(summary: StoreSummary) -> None:
         )
     console.print(table)
 
+
+commands_check.add_commands(app)
+commands_data.add_commands(app)
 
 if __name__ == "__main__":
     main(app, program="python -m store")

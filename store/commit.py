@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from .arrays import ARRAY_NAMES, ZARR_FOLDER, ArrayName, create_arrays, encode_shard, shard_key
 from .errors import CorruptChunkError, SpecMismatchError
+from .faults import reached
 from .location import Location
 from .pairs import pairs_digest
 from .records import (
@@ -82,7 +83,7 @@ def register_teacher(location: Location, spec: Spec, *, info: StoreInfo, replace
     if location.exists(key):
         stored = read_record(location, key, Spec)
         if stored.hash == spec.hash:
-            create_arrays(location, spec.teacher, width=spec.embed_dim, info=info)
+            _create_arrays(location, spec, info)
             return
         if not replace:
             changes = "\n  ".join(spec.difference(stored))
@@ -97,8 +98,12 @@ def register_teacher(location: Location, spec: Spec, *, info: StoreInfo, replace
     if not location.list(receipts):
         # Arrays without spec and receipts are what a replacement that was interrupted left behind.
         location.delete_below(f"{ZARR_FOLDER}/{spec.teacher}")
-    create_arrays(location, spec.teacher, width=spec.embed_dim, info=info)
+    _create_arrays(location, spec, info)
     write_record(location, key, spec)
+
+
+def _create_arrays(location: Location, spec: Spec, info: StoreInfo) -> None:
+    create_arrays(location, spec.teacher, width=spec.embed_dim, stored_dtype=spec.stored_dtype, info=info)
 
 
 def committed_receipt(
@@ -141,12 +146,14 @@ def commit_unit(
         return existing
     features = _without_non_finite(features)
     objects = {
-        shard_key(spec.teacher, name, range_id): encode_shard(name, values, info)
+        shard_key(spec.teacher, name, range_id): encode_shard(name, values, stored_dtype=spec.stored_dtype, info=info)
         for name, values in _arrays(features).items()
     }
     receipt_at = receipt_key(spec.teacher, range_id)
+    reached("commit.begin")
     location.delete([receipt_at])
-    stored = {key: _put(location, key, data) for key, data in objects.items()}
+    stored = {key: put_object(location, key, data) for key, data in objects.items()}
+    reached("commit.objects")
     start, stop = info.bounds(range_id)
     receipt = Receipt(
         teacher=spec.teacher,
@@ -167,6 +174,7 @@ def commit_unit(
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     write_record(location, receipt_at, receipt)
+    reached("commit.done")
     return receipt
 
 
@@ -198,9 +206,15 @@ def _arrays(features: UnitFeatures) -> dict[ArrayName, npt.NDArray[np.generic]]:
     return {name: values[name] for name in ARRAY_NAMES}
 
 
-def _put(location: Location, key: str, data: bytes) -> StoredObject:
+def put_object(location: Location, key: str, data: bytes) -> StoredObject:
+    """Write an object, read it back and return what a receipt says of it.
+
+    Raises:
+        CorruptChunkError: what is read back is not what was written.
+    """
     digest = hashlib.sha256(data).hexdigest()
     location.write(key, data)
+    reached("commit.object")
     if hashlib.sha256(location.read(key)).hexdigest() != digest:
         raise CorruptChunkError(
             f"{location.show(key)}: what was read back is not what was written", hint="check the disk"

@@ -6,6 +6,7 @@ Logs and progress go to stderr, data to stdout.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import logging
 import os
@@ -30,6 +31,13 @@ CTRL_C = 130
 """What recent versions of Typer return after Ctrl-C (a shell's code for it); older ones raise Abort."""
 
 
+RESUMES = "what was committed stays; run the same command again to go on"
+"""Said after an interruption by a program that says nothing else."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""A write to a full disk fails with one of these, often without naming the file."""
+
+
 class ExitCode(IntEnum):
     """Exit codes of all four programs (2, wrong usage, is Click's own)."""
 
@@ -40,12 +48,13 @@ class ExitCode(IntEnum):
     QUARANTINED = 4
 
 
-def main(app: typer.Typer, *, program: str) -> None:
+def main(app: typer.Typer, *, program: str, interrupted: str = RESUMES) -> None:
     """Run a Typer application and leave the process with the documented exit code.
 
     Args:
         app: the program's commands.
         program: how the program is called, for usage lines, e.g. ``python -m store``.
+        interrupted: what stays after Ctrl-C, and what to do next.
     """
     # Recent versions of Typer bring their own copy of Click, older ones raise the click package's exceptions.
     click_exceptions = importlib.import_module(typer.BadParameter.__module__)
@@ -55,6 +64,7 @@ def main(app: typer.Typer, *, program: str) -> None:
         # Not app(): that replaces the plain traceback of a bug by a drawn one.
         result = get_command(app)(prog_name=program, standalone_mode=False)
         code = result if isinstance(result, int) else ExitCode.COMPLETE
+        _flush_stdout()
     except click_exceptions.ClickException as error:
         error.show()
         code = error.exit_code
@@ -65,11 +75,35 @@ def main(app: typer.Typer, *, program: str) -> None:
     except MMKDError as error:
         sys.stderr.write(render_error(error))
         code = ExitCode.BAD_INPUT
+    except BrokenPipeError:  # whoever read the output has enough, as in `| head`
+        code = ExitCode.BAD_INPUT
+    except OSError as error:
+        if not _is_of_the_system(error):
+            raise
+        log.debug("raised here", exc_info=error)
+        sys.stderr.write(render_os_error(error))
+        code = ExitCode.BAD_INPUT
     if code == CTRL_C:
-        sys.stderr.write("interrupted: what was committed stays; run the same command again to go on\n")
+        sys.stderr.write(f"interrupted: {interrupted}\n")
         code = ExitCode.INTERRUPTED
     sys.stderr.flush()
     sys.exit(int(code))
+
+
+def _flush_stdout() -> None:
+    """Write what is still buffered now: the interpreter would do it on exit, and report a failure as its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # The rest stays buffered and is flushed again on exit; there it goes nowhere.
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise
+
+
+def _is_of_the_system(error: OSError) -> bool:
+    """Return whether an error is the operating system's about a file or a full disk, and not one that code made up."""
+    return error.strerror is not None and (isinstance(error.filename, str | bytes) or error.errno in FULL)
 
 
 def _log_to_stderr() -> None:
@@ -91,6 +125,18 @@ def render_error(error: MMKDError) -> str:
     """Return the text a program prints for an error: the message, then its hint."""
     hint = f"hint: {error.hint}\n" if error.hint else ""
     return f"error: {error}\n{hint}"
+
+
+def render_os_error(error: OSError) -> str:
+    """Return the text a program prints for an error of the operating system: which file, what is wrong with it.
+
+    MMKD_LOG=DEBUG shows where it was raised.
+    """
+    # Of a rename, the second name is the one that the user knows.
+    name = error.filename if error.filename2 is None else error.filename2
+    place = "" if name is None else f"{os.fsdecode(name)}: "
+    hint = "hint: make room on that disk, then run the same command again\n" if error.errno in FULL else ""
+    return f"error: {place}{error.strerror}\n{hint}"
 
 
 def _interrupt(_signum: int, _frame: FrameType | None) -> None:

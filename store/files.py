@@ -7,6 +7,8 @@ import os
 import secrets
 from pathlib import Path
 
+from .faults import reached
+
 TEMPORARY_SUFFIX = ".tmp"
 """Files that end so are unfinished writes; whoever owns the store may delete them."""
 
@@ -26,7 +28,9 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        reached("write.temporary")
         temporary.replace(path)
+        reached("write.replaced")
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

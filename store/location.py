@@ -8,8 +8,9 @@ import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from .errors import LocationError
 from .files import write_atomic
@@ -47,10 +48,6 @@ class Location(ABC):
         """Return ``nbytes`` bytes of an object from ``offset`` on, fewer where it ends before."""
 
     @abstractmethod
-    def open(self, key: str) -> Any:
-        """Return an object as a binary file for reading, from which a part can be read without the rest."""
-
-    @abstractmethod
     def write(self, key: str, data: bytes) -> None:
         """Replace an object whole: after a kill or a power cut the old one is there or the new one."""
 
@@ -75,8 +72,8 @@ class Location(ABC):
         """Delete objects; those that are not there are passed over."""
 
     @abstractmethod
-    def zarr_group(self, folder: str, *, writable: bool) -> zarr.Group:
-        """Open a folder as a Zarr group; one that is writable is made if it is not there.
+    def zarr_group(self, folder: str) -> zarr.Group:
+        """Open a folder as a Zarr group for reading.
 
         Raises:
             FileNotFoundError: there is none.
@@ -158,11 +155,6 @@ class Folder(Location):
             file.seek(offset)
             return file.read(nbytes)
 
-    def open(self, key: str) -> BinaryIO:
-        """Open a file."""
-        with self._access(key):
-            return (self.path / key).open("rb")
-
     def write(self, key: str, data: bytes) -> None:
         """Write beside it, force to disk, rename over it."""
         with self._access(key):
@@ -173,8 +165,8 @@ class Folder(Location):
         path = self.path / key
         with self._access(key):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("xb") as file:
-                file.write(data)
+        with self._access(key, FileExistsError), path.open("xb") as file:
+            file.write(data)
 
     def size(self, key: str) -> int | None:
         """Return a file's bytes."""
@@ -210,26 +202,26 @@ class Folder(Location):
                 except OSError:  # not empty, or gone already
                     break
 
-    def zarr_group(self, folder: str, *, writable: bool) -> zarr.Group:
+    def zarr_group(self, folder: str) -> zarr.Group:
         """Open a folder as a Zarr group."""
         import zarr
         from zarr.storage import LocalStore
 
-        store = LocalStore(self.path / folder, read_only=not writable)
+        store = LocalStore(self.path / folder, read_only=True)
         with self._access(folder):
-            return zarr.open_group(store, mode="a" if writable else "r")
+            return zarr.open_group(store, mode="r")
 
     def under(self, folder: str) -> Folder:
         """Return a folder of this one."""
         return Folder(self.path / folder)
 
     @contextlib.contextmanager
-    def _access(self, key: str) -> Iterator[None]:
+    def _access(self, key: str, *passed_on: type[OSError]) -> Iterator[None]:
         try:
             yield
-        except (FileNotFoundError, FileExistsError):
-            raise
         except OSError as error:
+            if isinstance(error, (FileNotFoundError, *passed_on)):
+                raise
             raise LocationError(
                 f"{self.path / key}: {error.strerror or error}",
                 hint="what was committed before stays; mend it and run the same command again",
@@ -249,6 +241,8 @@ def _client(root: str, _process: int) -> RemoteStore:
     if root.startswith("memory:"):
         return MemoryStore()
     try:
+        if root.startswith("http:"):
+            return from_url(root, client_options={"allow_http": True})
         return from_url(root)
     except (BaseError, ValueError) as error:
         raise LocationError(f"{root}: not a URL that can be opened: {error}") from error
@@ -287,13 +281,6 @@ class Remote(Location):
         with self._request("get", key):
             return bytes(self._store.get_range(self._prefix + key, start=offset, length=nbytes))
 
-    def open(self, key: str) -> Any:
-        """Return a reader that GETs what is asked of it."""
-        import obstore
-
-        with self._request("open", key):
-            return obstore.open_reader(self._store, self._prefix + key)
-
     def write(self, key: str, data: bytes) -> None:
         """PUT an object in one request, which storage makes atomic."""
         with self._request("put", key):
@@ -326,19 +313,23 @@ class Remote(Location):
         return sorted(found)
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects, as many per request as the storage takes."""
-        if keys:
-            with self._request("delete", keys[0]), contextlib.suppress(FileNotFoundError):
-                self._store.delete([self._prefix + key for key in keys])
+        """DELETE objects one by one, on threads: not every storage has a request for many."""
 
-    def zarr_group(self, folder: str, *, writable: bool) -> zarr.Group:
+        def delete(key: str) -> None:
+            with self._request("delete", key), contextlib.suppress(FileNotFoundError):
+                self._store.delete(self._prefix + key)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(delete, keys))
+
+    def zarr_group(self, folder: str) -> zarr.Group:
         """Open a prefix as a Zarr group."""
         import zarr
         from zarr.storage import ObjectStore
 
-        store = ObjectStore(self._store, read_only=not writable)
+        store = ObjectStore(self._store, read_only=True)
         with self._request("zarr", folder):
-            return zarr.open_group(store, path=self._prefix + folder, mode="a" if writable else "r")
+            return zarr.open_group(store, path=self._prefix + folder, mode="r")
 
     def under(self, folder: str) -> Remote:
         """Return a prefix of this one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -14,10 +15,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .errors import CorpusError, StoreError, StoreNotFoundError
+from .key_index import KeyIndex
 from .location import Location
+from .object_file import open_object
 
-MEMBER = pa.struct([("offset", pa.int64()), ("nbytes", pa.int64())])
-"""Where an image lies inside a corpus shard; null where the file at the uri is the image itself or there is none."""
+MEMBER = pa.struct([("offset", pa.int64()), ("nbytes", pa.int64()), ("column", pa.string()), ("row", pa.int64())])
+"""Where an image lies inside a corpus file: offset and nbytes in a tar, column and row in a Parquet file.
+
+Null where the file at the uri is the image itself or there is none.
+"""
+
+PART_NAME = re.compile(r"pairs/part-\d+\.parquet")
+
+PART_ROWS = 131_072
+"""Rows of a ``pairs/part-*.parquet`` (about 30 MB): what appending rewrites at most, and what a writer holds."""
 
 PAIR_SCHEMA = pa.schema(
     [
@@ -38,6 +49,21 @@ PAIR_SCHEMA = pa.schema(
 """Columns of ``pairs/part-*.parquet``; uri is relative to the corpus root, null where the pair has no image."""
 
 
+def repeated_keys(count: int, examples: Sequence[str]) -> CorpusError:
+    """Return the error that refuses keys which occur more than once.
+
+    Args:
+        count: how many keys that are.
+        examples: the first few.
+    """
+    shown = ", ".join(repr(key) for key in examples[:5])
+    return CorpusError(
+        f"keys that occur more than once in the corpus: {count}, for instance {shown}; a key names one pair",
+        hint="set qualify_keys: true for the corpus in pipelines.yaml to put the file's name before each key, "
+        "or remove the repeated pairs",
+    )
+
+
 def check_keys(keys: Sequence[str]) -> None:
     """Refuse keys that occur twice.
 
@@ -47,26 +73,77 @@ def check_keys(keys: Sequence[str]) -> None:
     counts = pc.value_counts(pa.array(keys, pa.string()))
     repeated = [entry["values"].as_py() for entry in counts if entry["counts"].as_py() > 1]
     if repeated:
-        shown = ", ".join(repr(key) for key in repeated[:5])
-        raise CorpusError(
-            f"keys that occur more than once in the corpus: {len(repeated)}, for instance {shown}; "
-            "a key names one pair",
-            hint="set qualify_keys: true for the corpus in pipelines.yaml to put the shard's name before each key, "
-            "or remove the repeated pairs",
-        )
+        raise repeated_keys(len(repeated), repeated)
 
 
-def write_pairs(location: Location, table: pa.Table, *, range_rows: int) -> None:
-    """Write the pair table of a new store, with one Parquet row group per range.
+def part_key(number: int) -> str:
+    """Return where a part of the pair table lies in a store."""
+    return f"pairs/part-{number:05d}.parquet"
+
+
+class PairWriter:
+    """Writes the pair table in parts of bounded size, whose row groups are the store's ranges.
 
     Args:
         location: the store's.
-        table: of PAIR_SCHEMA, rows counted from 0.
-        range_rows: rows of a range.
+        range_rows: R; every row group but the table's last has R rows.
+        first_part: number of the first part that is written.
+        first_row: number of its first row.
+        part_rows: rows of a part, rounded down to whole ranges.
+        first_part_rows: rows of the first part that is written, rounded up, if it may be larger.
     """
-    buffer = io.BytesIO()
-    pq.write_table(table.cast(PAIR_SCHEMA), buffer, row_group_size=range_rows, compression="zstd")
-    location.write("pairs/part-00000.parquet", buffer.getvalue())
+
+    def __init__(
+        self,
+        location: Location,
+        *,
+        range_rows: int,
+        first_part: int = 0,
+        first_row: int = 0,
+        part_rows: int = PART_ROWS,
+        first_part_rows: int | None = None,
+    ) -> None:
+        self._location, self._range_rows = location, range_rows
+        self._part, self.rows = first_part, first_row
+        self._part_rows = range_rows * max(1, part_rows // range_rows)
+        self._room = self._part_rows if first_part_rows is None else range_rows * -(-first_part_rows // range_rows)
+        self._waiting: list[pa.Table] = []
+        self._waiting_rows = 0
+        # A part that exists and grows is replaced last: until then the store reads as before.
+        self._first_part, self._first_bytes = first_part, b""
+
+    def add(self, table: pa.Table) -> None:
+        """Take rows, of PAIR_SCHEMA with or without ``row``, which is counted here."""
+        self._waiting.append(table.select([name for name in PAIR_SCHEMA.names if name != "row"]))
+        self._waiting_rows += table.num_rows
+        while self._waiting_rows >= self._room:
+            self._write(self._room)
+            self._room = self._part_rows
+
+    def close(self) -> int:
+        """Write what is left and return the number of rows of the whole table."""
+        if self._waiting_rows or self._part == self._first_part:
+            self._write(self._waiting_rows)
+        self._location.write(part_key(self._first_part), self._first_bytes)
+        return self.rows
+
+    def _write(self, rows: int) -> None:
+        whole = pa.concat_tables(self._waiting) if self._waiting else PAIR_SCHEMA.remove(0).empty_table()
+        part, rest = whole.slice(0, rows), whole.slice(rows)
+        numbers = pa.array(np.arange(self.rows, self.rows + rows, dtype=np.int64))
+        buffer = io.BytesIO()
+        pq.write_table(
+            part.add_column(0, PAIR_SCHEMA.field("row"), numbers).cast(PAIR_SCHEMA),
+            buffer,
+            row_group_size=self._range_rows,
+            compression="zstd",
+        )
+        if self._part == self._first_part:
+            self._first_bytes = buffer.getvalue()
+        else:
+            self._location.write(part_key(self._part), buffer.getvalue())
+        self._waiting, self._waiting_rows = [rest] if rest.num_rows else [], rest.num_rows
+        self._part, self.rows = self._part + 1, self.rows + rows
 
 
 class PairTable:
@@ -74,17 +151,19 @@ class PairTable:
 
     Args:
         location: the store's.
-        rows: how many rows it must have.
+        rows: how many rows store.json says there are; what an append that was killed left beyond them is passed over.
     """
 
     def __init__(self, location: Location, *, rows: int) -> None:
-        keys = [key for key, _ in location.list("pairs") if key.endswith(".parquet")]
+        keys = [key for key, _ in location.list("pairs") if PART_NAME.fullmatch(key)]
         if not keys:
             raise StoreNotFoundError(f"{location}: the pair table pairs/part-*.parquet is missing")
+        self._parts = [int(key.removeprefix("pairs/part-").removesuffix(".parquet")) for key in keys]
         try:
-            self._files = [pq.ParquetFile(location.open(key)) for key in keys]
+            self._files = [pq.ParquetFile(open_object(location, key)) for key in keys]
         except pa.ArrowInvalid as error:
             raise StoreError(f"{location}: the pair table cannot be read: {error}") from error
+        self._rows, self._key_index = rows, KeyIndex(location, rows=rows)
         self._groups = [
             (file, group, file.metadata.row_group(group).num_rows)
             for file in self._files
@@ -92,8 +171,17 @@ class PairTable:
         ]
         self._ends = np.cumsum([rows_in_group for _, _, rows_in_group in self._groups])
         found = int(self._ends[-1]) if len(self._ends) else 0
-        if found != rows:
+        if found < rows:
             raise StoreError(f"{location}: the pair table has {found} rows, store.json says {rows}")
+
+    def last_part(self) -> tuple[int, int]:
+        """Return the first row of the last part, and the part's number."""
+        start = first_row = number = 0
+        for part, file in zip(self._parts, self._files, strict=True):
+            if start < self._rows:
+                first_row, number = start, part
+            start += file.metadata.num_rows
+        return first_row, number
 
     def read(self, start: int, stop: int, columns: Iterable[str] | None = None) -> pa.Table:
         """Return rows ``start`` to ``stop`` (exclusive) as an Arrow table of the given columns."""
@@ -104,7 +192,10 @@ class PairTable:
         last = int(np.searchsorted(self._ends, stop - 1, side="right"))
         parts = [file.read_row_group(group, columns=names) for file, group, _ in self._groups[first : last + 1]]
         begin = int(self._ends[first - 1]) if first else 0
-        return pa.concat_tables(parts).slice(start - begin, stop - start).select(names)
+        # A store whose first parts are older than Parquet corpora has a member of two fields.
+        wanted = pa.schema([PAIR_SCHEMA.field(name) for name in names])
+        parts = [part.select(names).cast(wanted) for part in parts]
+        return pa.concat_tables(parts).slice(start - begin, stop - start)
 
     def row_of(self, key: str) -> int:
         """Return the row of a key.
@@ -112,10 +203,20 @@ class PairTable:
         Raises:
             StoreError: no pair has that key.
         """
+        candidates = self._key_index.rows_of(key)
+        if candidates is None:
+            return self._search(key)
+        for row in candidates:
+            if self.read(row, row + 1, ["key"])["key"][0].as_py() == key:
+                return row
+        raise StoreError(f"no pair has the key {key!r}")
+
+    def _search(self, key: str) -> int:
+        """Look through the whole table, for a store without key index."""
         end = 0
         for file, group, rows_in_group in self._groups:
             found = pc.index(file.read_row_group(group, columns=["key"])["key"], key).as_py()
-            if found >= 0:
+            if found >= 0 and end + found < self._rows:
                 return int(end + found)
             end += rows_in_group
         raise StoreError(f"no pair has the key {key!r}")

@@ -6,16 +6,18 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 
-from .arrays import ArrayName, Side, open_arrays
-from .corpus import ImageSource
+from .arrays import ArrayName, Side, open_arrays, restored
 from .errors import StoreError
+from .image_source import ImageSource
 from .location import Location, locate
 from .pairs import PairTable
+from .pixel_cache import PixelCache
 from .records import Receipt, Spec, Status, read_record, read_store_info, readable_receipt, spec_key
 from .selection import Selection, available
 
@@ -47,6 +49,15 @@ class FeatureStore:
     def pairs(self) -> PairTable:
         """The pair table."""
         return PairTable(self.location, rows=self.info.rows)
+
+    @cached_property
+    def pixels(self) -> PixelCache:
+        """The images that the store holds itself.
+
+        Raises:
+            IncompleteStoreError: it holds none.
+        """
+        return PixelCache(self.location, info=self.info)
 
     @cached_property
     def teachers(self) -> list[str]:
@@ -96,16 +107,24 @@ class FeatureStore:
 
     def status(self, teacher: str) -> npt.NDArray[np.uint8]:
         """Return a teacher's status of all rows, (N,) uint8; missing where nothing is committed."""
-        stored: npt.NDArray[np.uint8] = np.asarray(self._arrays(teacher)["status"][...])
-        return np.where(self.committed_rows(teacher), stored, np.uint8(Status.MISSING))
+        return self._column(teacher, "status", np.uint8(Status.MISSING))
 
     def similarity(self, teacher: str) -> npt.NDArray[np.float32]:
         """Return the cosines of a teacher's image and text features, (N,) float32; 0 where the status is not ok."""
-        stored: npt.NDArray[np.float32] = np.asarray(self._arrays(teacher)["similarity"][...])
-        return np.where(self.committed_rows(teacher), stored, np.float32(0))
+        return self._column(teacher, "similarity", np.float32(0))
 
-    def read(self, rows: slice | npt.NDArray[np.int64], *, teacher: str, side: Side) -> npt.NDArray[np.float16]:
-        """Return features of some rows, (rows, D) float16, unit norm; zeros where the status is not ok.
+    def _column(self, teacher: str, name: ArrayName, otherwise: Any) -> npt.NDArray[Any]:
+        column_N = np.full(self.info.rows, otherwise)
+        # Between an append and the next run the arrays are shorter than the table.
+        stored = np.asarray(self._arrays(teacher)[name][...])
+        committed_N = self.committed_rows(teacher)[: len(stored)]
+        column_N[: len(stored)][committed_N] = stored[committed_N]
+        return column_N
+
+    def read(self, rows: slice | npt.NDArray[np.int64], *, teacher: str, side: Side) -> npt.NDArray[np.floating[Any]]:
+        """Return features of some rows, (rows, D), unit norm; zeros where the status is not ok.
+
+        They are float16, or float32 where the store holds float32 or int8 (the spec's ``stored_dtype``).
 
         Args:
             rows: a slice, or row numbers in any order.
@@ -113,15 +132,17 @@ class FeatureStore:
             side: ``image`` or ``text``.
         """
         array = self._arrays(teacher)[side]
-        if isinstance(rows, slice):
-            features_BD: npt.NDArray[np.float16] = np.asarray(array[rows])
-            picked = np.arange(self.info.rows)[rows]
-        else:
-            # Ascending and distinct, so that each chunk is read once whatever order is asked for.
-            distinct, place = np.unique(rows, return_inverse=True)
-            features_BD = np.asarray(array.oindex[distinct, :])[place]
-            picked = rows
-        features_BD[~self.committed_rows(teacher)[picked]] = 0
+        committed_N = self.committed_rows(teacher)
+        if isinstance(rows, slice) and array.shape[0] == self.info.rows:
+            features_BD = restored(np.asarray(array[rows]))
+            features_BD[~committed_N[rows]] = 0
+            return features_BD
+        picked_B = np.arange(self.info.rows)[rows]
+        # Ascending and distinct, so that each chunk is read once whatever order is asked for.
+        distinct, place_B = np.unique(picked_B[committed_N[picked_B]], return_inverse=True)
+        read_KD = restored(np.asarray(array.oindex[distinct, :]))
+        features_BD = np.zeros((len(picked_B), read_KD.shape[1]), read_KD.dtype)
+        features_BD[committed_N[picked_B]] = read_KD[place_B]
         return features_BD
 
     def modality(self) -> npt.NDArray[np.object_]:

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -18,6 +18,10 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 """The store format that this code writes and reads; docs/store-format.md describes it."""
+
+
+StoredDtype: TypeAlias = Literal["float16", "float32", "int8"]
+"""What features are stored as; docs/benchmarks.md says what each costs in bytes and in cosine."""
 
 
 class Status(IntEnum):
@@ -92,7 +96,7 @@ class Spec(Record):
     tokenizer: dict[str, Any]
     output: str
     compute_dtype: str
-    stored_dtype: str = "float16"
+    stored_dtype: StoredDtype = "float16"
     notes: dict[str, Any] = {}
 
     @property
@@ -200,13 +204,18 @@ def read_record(location: Location, key: str, model: type[R]) -> R:
 
 
 def readable_receipt(location: Location, key: str) -> Receipt | None:
+    """Return a unit's receipt; see `readable_record`."""
+    return readable_record(location, key, Receipt)
+
+
+def readable_record(location: Location, key: str, model: type[R]) -> R | None:
     """Return a receipt; None if there is none, or what lies there is none, which is then said.
 
     Raises:
         FormatVersionError: it was written in another version of the format.
     """
     try:
-        return read_record(location, key, Receipt)
+        return read_record(location, key, model)
     except FileNotFoundError:
         return None
     except (FormatVersionError, LocationError):

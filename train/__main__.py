@@ -23,6 +23,9 @@ app = typer.Typer(help="Train models: stage 1, projections, stage 2.", no_args_i
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace another run's result.")]
 Run = TypeVar("Run")
 
+INTERRUPTED = "the unfinished run was dropped; run the same command again"
+"""There are no checkpoints inside a run; runs that were finished before stay."""
+
 
 @app.command(epilog="Example: python -m train pretrain --pipeline demo --run tiny_ct")
 def pretrain(
@@ -89,4 +92,4 @@ def _chosen(known: Mapping[str, Run], names: list[str] | None, where: str) -> di
 
 
 if __name__ == "__main__":
-    main(app, program="python -m train")
+    main(app, program="python -m train", interrupted=INTERRUPTED)

@@ -135,6 +135,7 @@ class StudentRun(Section):
         out: folder of the trained model.
         model: what is trained.
         optimization: how.
+        images: ``corpus``, or the store's own ``pixels`` (``python -m extract pixels``), which need no corpus.
         window_blocks: store chunks whose rows are mixed; bounds what is held in memory.
     """
 
@@ -143,6 +144,7 @@ class StudentRun(Section):
     out: ConfigPath
     model: ModelSection
     optimization: Optimization
+    images: Literal["corpus", "pixels"] = "corpus"
     window_blocks: int = Field(default=256, gt=0)
 
 

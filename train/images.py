@@ -1,21 +1,22 @@
-"""Rows to pixels: fetch by offset, decode within bounds, crop; on threads, because Pillow releases the interpreter."""
+"""Rows to pixels: fetch, decode within bounds, crop; on threads, because Pillow releases the interpreter."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from PIL import Image
 
-from store.corpus import ImageSource
-from store.errors import CorpusError, PairDecodeError
+from store.errors import CorpusError, IncompleteStoreError, PairDecodeError
+from store.image_source import ImageSource
 from store.images import decode_image
+from store.pixel_cache import HINT, PixelCache
 
 log = logging.getLogger(__name__)
 
@@ -44,20 +45,61 @@ class View:
     max_pixels: int
 
 
+class RowImages(Protocol):
+    """Where images come from by row: the corpus, or the store itself (`PixelCache`). Used from several threads."""
+
+    def fetch(self, row: int) -> bytes:
+        """Return the image file of a row.
+
+        Raises:
+            PairDecodeError: it has none that can be used.
+        """
+
+
+class CorpusImages:
+    """The corpus's own images.
+
+    Args:
+        source: where they are.
+        table: the pair table's ``uri`` and ``member``, from row 0 on.
+    """
+
+    def __init__(self, source: ImageSource, table: pa.Table) -> None:
+        self._source, self._uris, self._members = source, table["uri"].to_pylist(), table["member"].to_pylist()
+
+    def fetch(self, row: int) -> bytes:
+        """Return the image file of a row."""
+        return self._source.fetch(self._uris[row], self._members[row])
+
+
+def require_pixels(cache: PixelCache, rows: npt.NDArray[np.int64]) -> None:
+    """See that a store's own images can be trained on.
+
+    Args:
+        cache: the store's images.
+        rows: that will be trained on.
+
+    Raises:
+        IncompleteStoreError: images of some rows were not made yet.
+    """
+    missing = int((~cache.committed_rows()[rows]).sum())
+    if missing:
+        raise IncompleteStoreError(
+            f"{cache.location}: {missing} of {len(rows)} rows to train on have no image in the store yet", hint=HINT
+        )
+
+
 class ImageLoader:
     """Turns rows of a pair table into batches of pixels.
 
     Args:
         source: where the images are.
-        uris, members: columns of the pair table, by row.
         view: how images are cut.
         threads: that decode.
     """
 
-    def __init__(
-        self, source: ImageSource, uris: Sequence[str | None], members: Sequence[Any], *, view: View, threads: int
-    ) -> None:
-        self._source, self._uris, self._members, self._view = source, uris, members, view
+    def __init__(self, source: RowImages, *, view: View, threads: int) -> None:
+        self._source, self._view = source, view
         self._pool = ThreadPoolExecutor(threads)
         self._unreadable: set[int] = set()
 
@@ -81,7 +123,7 @@ class ImageLoader:
 
     def _one(self, row: int, epoch: int) -> npt.NDArray[np.uint8] | None:
         try:
-            data = self._source.fetch(self._uris[row], self._members[row])
+            data = self._source.fetch(row)
             image = decode_image(data, max_pixels=self._view.max_pixels)
         except PairDecodeError as error:
             if row not in self._unreadable:

@@ -147,4 +147,8 @@ def _model_cfg(folder: Path) -> dict[str, Any]:
 def save_weights(student: Student, folder: Path) -> None:
     """Write the weights beside the configuration, so that ``local-dir:FOLDER`` loads the model."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in student.model.state_dict().items()}
-    safetensors.torch.save_file(state, folder / HF_SAFE_WEIGHTS_NAME)
+    file = folder / HF_SAFE_WEIGHTS_NAME
+    file.touch()
+    mode = file.stat().st_mode  # as the umask has it; save_file leaves a file that its owner alone may read
+    safetensors.torch.save_file(state, file)
+    file.chmod(mode)

@@ -13,15 +13,19 @@ import pyarrow as pa
 import torch
 
 from store.config import dump_resolved
-from store.corpus import ImageSource, corpus_files, index_tars
+from store.corpus import read_corpus
+from store.corpus_files import corpus_files
 from store.errors import ConfigError, CorpusError, IncompleteStoreError
 from store.files import sha256_file
+from store.image_source import ImageSource
+from store.indexing import settings_of
 from store.pairs import strings
+from store.pixel_cache import PixelCache
 from store.reader import FeatureStore
 
 from .autoencoder import TeacherFeatures, fit_projection
 from .config import ModelSection, Optimization, PretrainRun, ProjectSection, StudentRun, TrainPipeline
-from .images import ImageLoader, View
+from .images import CorpusImages, ImageLoader, RowImages, View, require_pixels
 from .loop import Objective, fit, paper_objective, task_objective
 from .model import begin_model, save_weights
 from .order import BatchOrder
@@ -39,23 +43,27 @@ def pretrain(pipeline: TrainPipeline, name: str, run: PretrainRun, *, overwrite:
     if run.corpus not in pipeline.corpora:
         raise ConfigError(f"train.pretrain.{name}.corpus: the pipeline has no corpus {run.corpus!r}")
     corpus = pipeline.corpora[run.corpus]
-    files = corpus_files(corpus.files)
     identity = {
         "run": json.loads(dump_resolved(run)),
-        "corpus": {file.name: sha256_file(file) for file in files},
+        "corpus": {file.name: file.sha256() for file in corpus_files(corpus.files)},
     }
+    settings = settings_of(corpus)
+    if settings != settings_of(type(corpus)(files=corpus.files)):
+        identity["corpus_settings"] = settings
     if is_done(Path(run.out), identity, overwrite=overwrite):
         return False
-    index = index_tars(files, qualify_keys=corpus.qualify_keys)
+    _require_device(f"train.pretrain.{name}", run.optimization)
+    index = read_corpus(corpus)
     rows = np.flatnonzero(_usable(index.table))
     _train(
         name,
         out=Path(run.out),
         identity=identity,
+        overwrite=overwrite,
         model=run.model,
         settings=run.optimization,
         table=index.table,
-        images=ImageSource(index.root),
+        images=CorpusImages(ImageSource(index.root), index.table),
         rows=rows,
         objective=task_objective,
         targets=None,
@@ -104,7 +112,7 @@ def project(pipeline: TrainPipeline, section: ProjectSection, *, overwrite: bool
     if is_done(out, identity, overwrite=overwrite):
         return False
     features = _projection_features(store, pipeline, section)
-    with appearing(out, identity) as folder:
+    with appearing(out, identity, overwrite=overwrite) as folder:
         fitted = fit_projection(
             features,
             latent_dim=section.latent_dim,
@@ -123,6 +131,13 @@ def project(pipeline: TrainPipeline, section: ProjectSection, *, overwrite: bool
             fitted.mse_after,
             fitted.mse_of_mean,
         )
+        if fitted.mse_after > fitted.mse_of_mean:
+            log.warning(
+                "held-out features are restored worse than by predicting the mean feature: raise train.project.steps "
+                "(%d) or lower train.project.lr (%g)",
+                section.steps,
+                section.lr,
+            )
     return True
 
 
@@ -168,19 +183,29 @@ def distill(
     store = open_store(pipeline, corpus_root=corpus_root)
     distils = run.recipe == "paper"
     projection_file = _projection_file(pipeline, name) if distils else None
+    settings = json.loads(dump_resolved(run))
+    # Which images they are is said below by their spec.
+    del settings["images"]
     identity = {
-        "run": json.loads(dump_resolved(run)),
+        "run": settings,
         "select": json.loads(dump_resolved(pipeline))["select"],
         "store": _store_identity(store),
         "projection": sha256_file(projection_file) if projection_file else None,
     }
+    pixels = None
+    if run.images == "pixels":
+        pixels = PixelCache(store.location, info=store.info, chunks_kept=run.window_blocks)
+        identity["pixels"] = pixels.spec.hash
     if is_done(Path(run.out), identity, overwrite=overwrite):
         return False
+    _require_device(f"train.students.{name}", run.optimization)
     available_NT = store.available(pipeline.select)
     table = store.pairs.read(0, store.info.rows, [*IMAGE_COLUMNS, "split"])
     rows = np.flatnonzero(available_NT.any(axis=1) & _usable(table))
     if not len(rows):
         raise IncompleteStoreError(f"{store.location}: no training row has a feature that the selection allows")
+    if pixels:
+        require_pixels(pixels, rows)
     targets = None
     if projection_file:
         projection = Projection.load(projection_file)
@@ -194,10 +219,11 @@ def distill(
         name,
         out=Path(run.out),
         identity=identity,
+        overwrite=overwrite,
         model=run.model,
         settings=run.optimization,
         table=table,
-        images=store.images,
+        images=pixels or CorpusImages(store.images, table),
         rows=rows,
         objective=paper_objective(run.paper) if distils else task_objective,
         targets=targets,
@@ -206,6 +232,14 @@ def distill(
         max_pixels=pipeline.max_pixels,
     )
     return True
+
+
+def _require_device(key: str, settings: Optimization) -> None:
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"{key}.optimization.device: no CUDA device is visible; set optimization.device=cpu",
+            hint=f"--set {key}.optimization.device=cpu trains on the CPU",
+        )
 
 
 def _projection_file(pipeline: TrainPipeline, name: str) -> Path:
@@ -230,10 +264,11 @@ def _train(
     *,
     out: Path,
     identity: dict[str, Any],
+    overwrite: bool,
     model: ModelSection,
     settings: Optimization,
     table: pa.Table,
-    images: ImageSource,
+    images: RowImages,
     rows: npt.NDArray[np.int64],
     objective: Objective,
     targets: TargetReader | None,
@@ -250,12 +285,10 @@ def _train(
     order = BatchOrder(
         rows, seed=settings.seed, batch_size=settings.batch_size, block_rows=block_rows, window_blocks=window_blocks
     )
-    with appearing(out, identity) as folder:
+    with appearing(out, identity, overwrite=overwrite) as folder:
         student = begin_model(folder, model, [captions[row] for row in rows], seed=settings.seed)
         view = View(size_px=student.size_px, crop_scale=settings.crop_scale, seed=settings.seed, max_pixels=max_pixels)
-        loader = ImageLoader(
-            images, table["uri"].to_pylist(), table["member"].to_pylist(), view=view, threads=settings.threads
-        )
+        loader = ImageLoader(images, view=view, threads=settings.threads)
         # One read serves a window's worth of steps, so that each chunk is read about once an epoch.
         span_steps = max(1, min(settings.steps, window_blocks * block_rows // settings.batch_size))
         stream = Stream(order, loader, captions, targets=targets, span_steps=span_steps)

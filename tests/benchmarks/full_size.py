@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import sys
 import tarfile
@@ -17,8 +18,8 @@ from pathlib import Path
 import yaml
 from transformers import BertConfig
 
-from store.corpus import corpus_files
-from store.webdataset import read_tar
+from store.corpus import read_pairs
+from store.pipeline import Corpus
 from train.config import ModelSection
 from train.model import begin_model, save_weights
 
@@ -61,13 +62,17 @@ def architectures(bert: Path) -> dict[str, dict[str, object]]:
 
 def subset(patterns: str, rows: int, out: Path) -> list[str]:
     """Copy the first pairs of a corpus into one tar, each with a label for the evaluation, and return its captions."""
-    pairs = [pair for file in corpus_files([patterns]) for pair in read_tar(file)][:rows]
+    pairs = list(itertools.islice(read_pairs(Corpus(files=[patterns])), rows))
     out.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(out, "w") as tar:
         for pair in pairs:
             organ = str(pair.metadata.get("organ"))
             described = json.dumps({"modality": "radiology", "organ": organ}).encode()
-            for suffix, data in (("jpg", pair.image), ("txt", (pair.caption or "").encode()), ("json", described)):
+            for suffix, data in (
+                ("jpg", pair.image),
+                ("txt", pair.record.get("txt", "").encode()),
+                ("json", described),
+            ):
                 member = tarfile.TarInfo(f"{pair.key}.{suffix}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))

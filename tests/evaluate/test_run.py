@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import shutil
 import tarfile
 
 import numpy as np
@@ -13,9 +15,11 @@ import torch
 from PIL import Image
 
 from evaluate.config import EvaluatePipeline
-from evaluate.run import ORACLE, candidates, evaluate, read_labelled
+from evaluate.results import ORACLE
+from evaluate.run import candidates, choose, evaluate
+from extract.model_folder import WEIGHTS_NAME
 from extract.phantom import FINDINGS, MODALITIES, write_corpus
-from store.errors import ConfigError, CorpusError, WeightsNotFoundError
+from store.errors import ConfigError, WeightsNotFoundError
 from train.config import ModelSection
 from train.model import begin_model, save_weights
 
@@ -46,18 +50,19 @@ def place(tmp_path_factory):
     return folder
 
 
-def pipeline_of(place, *, label="finding", students=("distilled", "task_only"), names=("paper", "task_only")):
+def pipeline_of(place, *, out="results", students=("distilled", "task_only"), folder=None, templates=TEMPLATES):
+    recipes = {name: "task_only" if name == "task_only" else "paper" for name in students}
     runs = {
-        name: {"recipe": recipe, "out": str(place / name), "model": MODEL, "optimization": OPTIMIZATION}
-        for name, recipe in zip(students, names, strict=True)
+        name: {"recipe": recipe, "out": str((folder or place) / name), "model": MODEL, "optimization": OPTIMIZATION}
+        for name, recipe in recipes.items()
     }
     dataset = {
         "corpus": "test",
-        "label": label,
+        "label": "finding",
         "group": "modality",
         "classes": CLASSES,
         "group_names": {"ct": "CT slice"},
-        "templates": TEMPLATES,
+        "templates": templates,
     }
     return EvaluatePipeline.model_validate(
         {
@@ -65,7 +70,7 @@ def pipeline_of(place, *, label="finding", students=("distilled", "task_only"), 
             "store": {"path": str(place / "store"), "corpus": "test"},
             "teachers": {"teacher": {"folder": str(place / "teacher"), "embed_dim": 32}},
             "train": {"students": runs},
-            "evaluate": {"out": str(place / "results"), "zero_shot": {"test": dataset}, "batch_size": 50, "threads": 1},
+            "evaluate": {"out": str(place / out), "zero_shot": {"test": dataset}, "batch_size": 50, "threads": 1},
         }
     )
 
@@ -112,22 +117,42 @@ def test_candidates_are_teachers_and_students_with_their_roles(place):
         "distilled": "student",
         "task_only": "task_only",
     }
-    assert found["distilled"].entry.folder == str(place / "distilled")
-    assert found["distilled"].entry.embed_dim == 32
+    assert found["distilled"].entry().folder == str(place / "distilled")
+    assert found["distilled"].entry().embed_dim == 32
 
 
-def test_a_student_with_the_name_of_a_teacher_is_refused(place):
-    with pytest.raises(ConfigError, match=r"train\.students\.teacher: a teacher has that name"):
-        candidates(pipeline_of(place, students=("teacher",), names=("paper",)))
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("teacher", r"train\.students\.teacher: a teacher has that name"), ("oracle", "no model may be called oracle")],
+)
+def test_a_student_with_a_name_that_is_taken_is_refused(place, name, message):
+    with pytest.raises(ConfigError, match=message):
+        candidates(pipeline_of(place, students=(name,)))
 
 
-def test_a_student_that_is_not_trained_yet_is_refused(place):
-    with pytest.raises(WeightsNotFoundError, match="absent"):
-        candidates(pipeline_of(place, students=("absent",), names=("paper",)))
+def test_a_named_student_that_is_not_trained_yet_is_refused_with_the_command_that_trains_it(place):
+    known = candidates(pipeline_of(place, students=("distilled", "absent", "later")))
+    with pytest.raises(WeightsNotFoundError, match=r"absent: .*not a model folder") as caught:
+        choose(known, ["distilled", "absent"])
+    assert caught.value.hint == "python -m train distill --pipeline NAME --student absent"
+
+
+def test_students_that_are_not_trained_yet_are_left_out_when_nobody_names_them(place, caplog):
+    known = candidates(pipeline_of(place, students=("distilled", "absent", "later")))
+    assert list(choose(known, None)) == ["teacher", "distilled"]
+    assert "left out: absent, later" in caplog.text
+    assert "python -m train distill --pipeline NAME --student absent --student later" in caplog.text
+
+
+def test_only_the_models_that_are_named_are_read(place, caplog):
+    pipeline = pipeline_of(place, out="named", students=("distilled", "absent"))
+    assert list(evaluate(pipeline, "test", models=["distilled"])["models"]) == ["distilled"]
+    assert "absent" not in caplog.text
 
 
 def test_every_accuracy_is_what_open_clip_alone_gives(place):
     content = evaluate(pipeline_of(place), "test")
+    assert content["excluded"] == {}
     assert json.loads((place / "results" / "test.json").read_text()) == content
     assert (content["dataset"], content["task"]) == ("test", "zero_shot")
     assert content["images"] == dict.fromkeys(CLASSES, 8)
@@ -139,19 +164,60 @@ def test_every_accuracy_is_what_open_clip_alone_gives(place):
     assert content["models"]["teacher"]["by_modality"] != content["models"]["distilled"]["by_modality"]
 
 
-def test_the_oracle_is_of_teachers_only(place):
-    models = evaluate(pipeline_of(place), "test")["models"]
-    assert models[ORACLE]["role"] == "oracle"
-    assert models[ORACLE]["by_modality"] == models["teacher"]["by_modality"]
-    assert ORACLE not in evaluate(pipeline_of(place), "test", models=["distilled"])["models"]
+def test_models_evaluated_one_by_one_make_the_same_file_as_all_at_once(place):
+    pipeline = pipeline_of(place, out="one_by_one")
+    assert ORACLE not in evaluate(pipeline, "test", models=["distilled"])["models"]
+    evaluate(pipeline, "test", models=["teacher"])
+    content = evaluate(pipeline, "test", models=["task_only"])
+    assert content == evaluate(pipeline_of(place), "test")
+    assert content["models"][ORACLE]["role"] == "oracle"
+    assert content["models"][ORACLE]["by_modality"] == content["models"]["teacher"]["by_modality"]
+
+
+def test_what_is_evaluated_already_is_not_evaluated_again(place, caplog):
+    caplog.set_level(logging.INFO, logger="evaluate")
+    pipeline = pipeline_of(place, out="again")
+    first = evaluate(pipeline, "test", models=["teacher"])
+    caplog.clear()
+    assert evaluate(pipeline, "test", models=["teacher"]) == first
+    assert [*caplog.messages] == [
+        "test: 1 of 1 models are evaluated already: nothing to do (--overwrite evaluates them anew)"
+    ]
+    caplog.clear()
+    assert evaluate(pipeline, "test", models=["teacher", "distilled"])["models"].keys() > first["models"].keys()
+    assert caplog.messages[0] == "test: 1 of 2 models are evaluated already"
+    assert [line.split(" on ")[0] for line in caplog.messages[1:]] == ["distilled"]
+    caplog.clear()
+    evaluate(pipeline, "test", models=["teacher"], overwrite=True)
+    assert [line.split(" on ")[0] for line in caplog.messages] == ["teacher"]
+
+
+def test_other_weights_or_other_prompts_are_evaluated_anew(place, tmp_path):
+    shutil.copytree(place / "distilled", tmp_path / "distilled")
+    same = {"out": "changed", "students": ("distilled",), "folder": tmp_path}
+    pipeline = pipeline_of(place, **same)
+    first = evaluate(pipeline, "test", models=["distilled"])
+    shutil.copy2(place / "task_only" / WEIGHTS_NAME, tmp_path / "distilled")
+    second = evaluate(pipeline, "test", models=["distilled"])
+    assert second["models"]["distilled"] != first["models"]["distilled"]
+    prompted = pipeline_of(
+        place, out="changed", students=("distilled",), folder=tmp_path, templates=["{label} {label}"]
+    )
+    third = evaluate(prompted, "test", models=["distilled"])
+    assert third["digests"]["models"] == second["digests"]["models"]
+    assert third["digests"]["dataset"] != second["digests"]["dataset"]
+
+
+def test_results_that_cannot_have_their_folder_are_noticed_before_anything_is_computed(place, caplog):
+    caplog.set_level(logging.INFO, logger="evaluate")
+    (place / "taken").write_text("precious")
+    for out in ("taken", "taken/below"):
+        with pytest.raises(ConfigError, match=r"evaluate\.out: .*taken.* cannot be a folder"):
+            evaluate(pipeline_of(place, out=out), "test")
+    assert caplog.messages == []
+    assert (place / "taken").read_text() == "precious"
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones(place):
     with pytest.raises(ConfigError, match="no model absent in the pipeline; it has teacher, distilled, task_only"):
         evaluate(pipeline_of(place), "test", models=["absent", "teacher"])
-
-
-def test_a_corpus_without_the_label_field_is_refused(place):
-    pipeline = pipeline_of(place, label="diagnosis")
-    with pytest.raises(CorpusError, match="expected an image and the text fields 'diagnosis' and 'modality'"):
-        read_labelled(pipeline.corpora["test"], pipeline.evaluate.zero_shot["test"])

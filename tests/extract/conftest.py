@@ -236,3 +236,9 @@ def shared_data():
         return folder
 
     return find
+
+
+@pytest.fixture(scope="session")
+def repository():
+    """The folder that the programs are run from."""
+    return REPOSITORY

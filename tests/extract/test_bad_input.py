@@ -29,10 +29,10 @@ def image(encoded):
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("no_pair", "holds no pair: 1 shards were read, 2 keys found, and none has both"),
+        ("no_pair", "holds no pair: 1 files were read, 2 keys found, and none has both"),
         ("twice", "keys that occur more than once in the corpus: 1, for instance 'a'"),
         ("cut", "cannot be read as an uncompressed tar"),
-        ("none", "no corpus shard matches"),
+        ("none", "no corpus file matches"),
     ],
 )
 def test_a_corpus_that_cannot_be_indexed_leaves_no_store(
@@ -51,7 +51,7 @@ def test_a_corpus_that_cannot_be_indexed_leaves_no_store(
     code, stdout, stderr = cli("index", "--pipeline", "tiny", "--config", path)
     assert (code, stdout) == (1, "")
     assert message in said(stderr)
-    assert not (tmp_path / "store").exists()
+    assert not (tmp_path / "store" / "store.json").exists()
 
 
 @pytest.fixture

@@ -113,11 +113,37 @@ def test_a_cache_in_the_released_layout_is_imported(tmp_path):
     assert store.pairs.read(0, 3)["caption"].to_pylist() == ["caption 0", "caption 1", "caption 2"]
 
 
-def test_importing_into_an_existing_store_is_refused(tmp_path):
+def test_importing_again_changes_nothing_and_completes_what_was_interrupted(tmp_path):
+    source, _ = _cache(tmp_path / "cache")
+    store = tmp_path / "store"
+    import_mmkd(source, store, **SHAPE)
+    before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file() and path.name != "writer.lock"}
+    lost = next(path for path in before if path.parent.parent.name == "receipts")
+    lost.unlink()
+    import_mmkd(source, store, **SHAPE)
+    after = {path: path.read_bytes() for path in before}
+    assert {path: after[path] for path in before if path != lost} == {p: d for p, d in before.items() if p != lost}
+    objects = (json.loads(content)["objects"] for content in (before[lost], after[lost]))
+    assert next(objects) == next(objects)
+
+
+def test_importing_into_a_store_of_other_pairs_is_refused(tmp_path):
     source, _ = _cache(tmp_path / "cache")
     import_mmkd(source, tmp_path / "store", **SHAPE)
-    with pytest.raises(StoreError, match="there is a store already"):
+    meta = source / "meta.jsonl"
+    meta.write_text(meta.read_text() + "\n")
+    with pytest.raises(StoreError, match="there is a store of other pairs already"):
         import_mmkd(source, tmp_path / "store", **SHAPE)
+
+
+def test_a_cache_that_is_refused_leaves_no_store(tmp_path):
+    source, _ = _cache(tmp_path / "cache")
+    path = next(source.rglob("clips_output.pt"))
+    features = torch.load(path, weights_only=True)
+    torch.save({name: 2 * value for name, value in features.items()}, path)
+    with pytest.raises(CorpusError):
+        import_mmkd(source, tmp_path / "store", **SHAPE)
+    assert not (tmp_path / "store").exists()
 
 
 def _without_meta(folder, _entries):

@@ -17,7 +17,7 @@ from PIL import Image
 
 from extract import driver
 from extract.driver import build_worker, execute_here, run
-from store.errors import CorpusError, ExtractionError, SpecMismatchError
+from store.errors import ConfigError, CorpusError, ExtractionError, SpecMismatchError
 from store.location import locate
 from store.reader import FeatureStore
 from store.records import Receipt, Status, read_record, receipt_key
@@ -94,6 +94,7 @@ class Recorder:
     def __init__(self, teacher):
         self._teacher = teacher
         self.captions = []
+        self.images = 0
 
     def __getattr__(self, name):
         return getattr(self._teacher, name)
@@ -102,11 +103,18 @@ class Recorder:
         self.captions += captions
         return self._teacher.encode_text(captions)
 
+    def encode_image(self, pixels_BHWC):
+        self.images += len(pixels_BHWC)
+        return self._teacher.encode_image(pixels_BHWC)
 
-def test_each_distinct_caption_is_encoded_once(tmp_path, teachers, write_pipeline, write_tar, encoded, prepare):
+
+def test_each_distinct_caption_and_image_is_encoded_once(
+    tmp_path, teachers, write_pipeline, write_tar, encoded, prepare
+):
     rng = np.random.default_rng(1)
     texts = ["chest x-ray", "axial ct", "retinal photograph"]
-    pairs = [(f"k{i:02d}", encoded(rng.integers(0, 255, (70, 70, 3), np.uint8)), texts[i * i % 3]) for i in range(14)]
+    images = [encoded(pixels) for pixels in rng.integers(0, 255, (5, 70, 70, 3), np.uint8)]
+    pairs = [(f"k{i:02d}", images[i % 5], texts[i * i % 3]) for i in range(14)]
     folder = write_tar(tmp_path / "corpus", pairs)
     recorders = {}
 
@@ -127,6 +135,10 @@ def test_each_distinct_caption_is_encoded_once(tmp_path, teachers, write_pipelin
             first = next(i for i, pair in enumerate(pairs) if pair[2] == text)
             assert np.array_equal(text_ND[row], text_ND[first])
         assert np.unique(text_ND, axis=0).shape[0] == len({text for _, _, text in pairs})
+        assert recorder.images == 5
+        image_ND = store.read(slice(None), teacher=name, side="image")
+        assert np.array_equal(image_ND, image_ND[np.arange(14) % 5])
+        assert np.unique(image_ND, axis=0).shape[0] == 5
 
 
 def _unusual_pairs(encoded):
@@ -184,7 +196,7 @@ def test_unusable_rows_are_recorded_and_change_nothing_else(
     prepare(paths[1])
     code, _, stderr = cli("run", "--local", "--pipeline", "tiny", "--config", paths[1])
     assert code == 0, stderr
-    assert "rows without feature: bad_text: the caption is missing or empty" in stderr
+    assert "feature pairs are missing: bad_text: the caption is missing or empty" in stderr
     store = FeatureStore(paths[1].parent / "store")
     converted = [4, 5, 7]
     for name in teachers:
@@ -241,7 +253,7 @@ def test_a_corpus_of_bad_images_stops_the_run_with_the_commonest_reasons(
     with pytest.raises(ExtractionError) as caught:
         extract_here(path)
     lines = str(caught.value).splitlines()
-    assert "128 of 128 rows are bad, more than extract.max_bad_fraction = 0.25" in lines[0]
+    assert "128 of 128 feature pairs are bad, more than extract.max_bad_fraction = 0.25" in lines[0]
     assert lines[1].strip() == "85 x bad_image: the image file is empty (0 bytes)"
     assert lines[2].strip().startswith("43 x bad_image: not an image")
     # What was committed before it stopped stays.
@@ -373,3 +385,33 @@ def test_a_corpus_that_moved_is_found_again_where_it_is_said_to_be(tmp_path, cor
     outcome = run(pipeline, execute=execute_here, corpus_root=there)
     assert outcome.done == 4
     assert FeatureStore(Path(pipeline.store.path)).is_complete("small")
+
+
+@pytest.mark.parametrize("change", ["another", "cut"])
+def test_a_corpus_that_changed_after_indexing_ends_the_run_and_commits_nothing(
+    tmp_path, teachers, write_pipeline, write_tar, encoded, prepare, change
+):
+    rng = np.random.default_rng(3)
+    images = [encoded(pixels) for pixels in rng.integers(0, 255, (24, 64, 64, 3), np.uint8)]
+    folder = write_tar(tmp_path / "corpus", [(f"k{i:02d}", image, "a caption") for i, image in enumerate(images)])
+    pipeline = prepare(
+        write_pipeline(tmp_path, files=[folder / "*.tar"], teachers={"small": teachers["small"]}, range_rows=32)
+    )
+    [tar] = folder.glob("*.tar")
+    if change == "cut":
+        tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])
+    else:
+        write_tar(folder, [(f"k{i:02d}", image, "a caption") for i, image in enumerate(reversed(images))])
+    with pytest.raises(CorpusError, match="not the one that was indexed"):
+        run(pipeline, execute=execute_here)
+    assert not FeatureStore(pipeline.store.path).receipts("small")
+
+
+def test_a_store_inside_the_copy_that_ray_makes_of_the_working_directory_is_refused(
+    tmp_path, corpus, teachers, write_pipeline, prepare
+):
+    folder = tmp_path / "working_dir_files" / "_ray_pkg_0123"
+    pipeline = prepare(write_pipeline(folder, files=[corpus / "*.tar"], teachers={"small": teachers["small"]}))
+    with pytest.raises(ConfigError, match="goes with the job") as caught:
+        run(pipeline, execute=execute_here)
+    assert '--config "$PWD/pipelines.yaml"' in caught.value.hint

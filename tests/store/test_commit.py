@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import zarr
 
-from store.arrays import ARRAY_NAMES, shard_key
+from store.arrays import ARRAY_NAMES, quantised, restored, shard_key
 from store.commit import register_teacher
 from store.errors import CorruptChunkError, SpecMismatchError, StoreError
 from store.location import Folder
 from store.lock import exclusive
+from store.reader import FeatureStore
 from store.records import Spec, Status, read_record, receipt_key, spec_key
 
 
@@ -219,3 +220,29 @@ def test_the_lock_is_free_once_its_holder_is_killed(units):
     assert subprocess.run([sys.executable, "-c", script, str(units.path)], check=False).returncode == -9
     with exclusive(units.location):
         assert str(os.getpid()) in (units.path / "writer.lock").read_text()
+
+
+def cosines(left_ND, right_ND):
+    left_ND, right_ND = left_ND.astype(np.float64), right_ND.astype(np.float64)
+    return (left_ND * right_ND).sum(1) / np.linalg.norm(left_ND, axis=1) / np.linalg.norm(right_ND, axis=1)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-12), ("float16", 1e-6), ("int8", 1e-3)])
+def test_features_are_stored_in_the_dtype_of_the_spec_and_read_back_with_unit_norm(units, dtype, error):
+    spec = units.spec(stored_dtype=dtype)
+    register_teacher(units.location, spec, info=units.info)
+    features = units.features(0)
+    features.status[1], features.reasons[1] = Status.BAD_IMAGE, "cut short"
+    units.commit(0, features=features, spec=spec)
+    assert group(units)["image"].dtype == dtype
+    read = FeatureStore(units.path).read(slice(0, 4), teacher="alpha", side="image")
+    ok = np.array([0, 2, 3])
+    assert (1 - cosines(read[ok], features.image[ok])).max() < error
+    np.testing.assert_allclose(np.linalg.norm(read[ok].astype(np.float32), axis=1), 1, atol=1e-3)
+    assert not read[1].any()
+
+
+def test_eight_bits_use_the_whole_scale_of_each_row():
+    features = np.array([[0.0, 0.5, -1.0], [1e-3, 0.0, 0.0], [0.0, 0.0, 0.0]], np.float32)
+    assert quantised(features).tolist() == [[0, 64, -127], [127, 0, 0], [0, 0, 0]]
+    np.testing.assert_allclose(np.linalg.norm(restored(quantised(features)), axis=1), [1, 1, 0], rtol=1e-6)

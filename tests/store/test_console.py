@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import pty
@@ -17,6 +18,7 @@ from store.console import ExitCode, main, progress, render_error
 from store.errors import ConfigError, MMKDError, StoreNotFoundError
 
 REPOSITORY = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm"}
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -54,6 +56,11 @@ def refuse() -> None:
 @app.command()
 def crash(name: str) -> None:
     raise {"KeyError": KeyError, "EOFError": EOFError, "OSError": OSError}[name]("a bug")
+
+
+@app.command()
+def fail_in_the_system(number: int, name: str = "", other: str = "") -> None:
+    raise OSError(number, os.strerror(number), name or None, None, other or None)
 
 
 @app.command()
@@ -137,6 +144,43 @@ def test_interruption_exits_3_and_says_that_work_is_kept(run, arguments):
     assert err.splitlines()[-1].startswith("interrupted: what was committed stays")
 
 
+def test_a_program_says_itself_what_an_interruption_leaves(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["program", "interrupt", "SIGINT"])
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as left:
+        main(app, program="program", interrupted="the unfinished run was dropped")
+    signal.signal(signal.SIGTERM, before)
+    assert left.value.code == ExitCode.INTERRUPTED
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted: the unfinished run was dropped"
+
+
+@pytest.mark.parametrize(
+    "number", [errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EISDIR, errno.ENOENT, errno.EROFS, errno.ELOOP]
+)
+def test_what_the_system_says_of_a_file_is_an_error_without_a_traceback(run, number):
+    code, out, err = run("fail-in-the-system", str(number), "--name", "runs/x")
+    assert (code, out, err) == (1, "", f"error: runs/x: {os.strerror(number)}\n")
+
+
+def test_of_a_rename_the_new_name_is_shown(run):
+    err = run("fail-in-the-system", str(errno.ENOTEMPTY), "--name", ".x.partial", "--other", "x")[2]
+    assert err == "error: x: Directory not empty\n"
+
+
+@pytest.mark.parametrize(("name", "shown"), [("runs/x", "runs/x: "), ("", "")])
+def test_a_full_disk_has_a_hint_even_if_no_file_is_named(run, name, shown):
+    code, _, err = run("fail-in-the-system", str(errno.ENOSPC), "--name", name)
+    hint = "hint: make room on that disk, then run the same command again"
+    assert (code, err) == (1, f"error: {shown}No space left on device\n{hint}\n")
+
+
+def test_where_an_error_of_the_system_was_raised_is_shown_when_debugging(run, caplog):
+    caplog.set_level(logging.DEBUG, logger="store.console")
+    run("fail-in-the-system", str(errno.EACCES), "--name", "runs/x")
+    assert "raised here" in caplog.text
+    assert "in fail_in_the_system" in caplog.text
+
+
 @pytest.mark.parametrize("bug", [KeyError, EOFError, OSError])
 def test_a_bug_leaves_main_as_the_exception_it_is(monkeypatch, bug):
     monkeypatch.setattr(sys, "argv", ["program", "crash", bug.__name__])
@@ -147,6 +191,16 @@ def test_a_bug_leaves_main_as_the_exception_it_is(monkeypatch, bug):
     finally:
         signal.signal(signal.SIGTERM, before)
     assert "crash" in [entry.name for entry in raised.traceback]
+
+
+def test_an_error_of_the_system_about_no_file_is_a_bug(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["program", "fail-in-the-system", str(errno.EBADF)])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            main(app, program="python -m program")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_the_log_level_comes_from_the_environment_and_a_wrong_one_is_bad_input(run, monkeypatch):
@@ -187,8 +241,9 @@ def start(tmp_path: Path, body: str, **options) -> subprocess.Popen[str]:
         "@app.command()\ndef command() -> None:\n" + textwrap.indent(textwrap.dedent(body), "    ") + "\n"
         "main(app, program='program')\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm"}
-    return subprocess.Popen([sys.executable, script], env=environment, stdout=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        [sys.executable, script], env=ENVIRONMENT, text=True, **{"stdout": subprocess.PIPE, **options}
+    )
 
 
 @pytest.mark.end_to_end
@@ -201,6 +256,28 @@ def test_a_signal_to_the_process_ends_it_with_3(tmp_path, number):
     assert program.returncode == 3
     assert err.splitlines()[-1].startswith("interrupted:")
     assert "Traceback" not in err
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_that_has_enough_ends_the_program_quietly(tmp_path, lines):
+    program = start(
+        tmp_path, f"sys.stdin.read()\nprint('data\\n' * {lines})", stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    program.stdout.close()
+    program.stdin.close()
+    assert program.stderr.read() == ""
+    assert program.wait() == 1
+
+
+@pytest.mark.end_to_end
+def test_output_that_finds_a_full_disk_is_an_error(tmp_path):
+    with Path("/dev/full").open("w") as full:
+        program = start(tmp_path, "print('data')", stdout=full, stderr=subprocess.PIPE)
+        err = program.communicate()[1]
+    assert program.returncode == 1
+    assert err.startswith("error: No space left on device\nhint: make room")
+    assert "Exception ignored" not in err
 
 
 @pytest.mark.end_to_end

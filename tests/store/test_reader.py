@@ -156,3 +156,18 @@ def test_a_damaged_or_lost_pair_table_is_refused(full):
 
 def test_a_store_without_teachers_has_nothing_available(units):
     assert FeatureStore(units.path).available().shape == (10, 0)
+
+
+def test_rows_that_were_appended_and_not_extracted_yet_read_as_missing(full):
+    before = FeatureStore(full.path)
+    path = full.path / "store.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "rows": 13}))
+    store = FeatureStore(full.path)
+    assert store.status("alpha").tolist() == [*before.status("alpha").tolist(), 0, 0, 0]
+    assert store.similarity("alpha")[10:].tolist() == [0, 0, 0]
+    assert not store.is_complete("alpha")
+    whole = store.read(slice(None), teacher="alpha", side="text")
+    assert np.array_equal(whole[:10], before.read(slice(None), teacher="alpha", side="text"))
+    assert not whole[10:].any()
+    picked = store.read(np.array([12, 3, 3]), teacher="alpha", side="text")
+    assert np.array_equal(picked, whole[[12, 3, 3]])

@@ -10,11 +10,17 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from store.corpus import ImageSource, corpus_files, index_tars
+from store.corpus import read_corpus
+from store.corpus_files import corpus_files
 from store.create import index_corpus
 from store.errors import ConfigError, CorpusError, PairDecodeError, StoreError
+from store.image_source import ImageSource
 from store.pairs import PAIR_SCHEMA, pairs_digest
 from store.pipeline import Corpus
+
+
+def tars(*paths, **settings):
+    return Corpus(files=[str(path) for path in paths], **settings)
 
 
 @pytest.fixture
@@ -34,9 +40,9 @@ def test_rows_follow_the_tars_and_carry_what_the_members_say(corpus, units):
 
 
 def test_the_image_is_fetched_by_offset_exactly_as_the_tar_holds_it(corpus, units):
-    source = ImageSource(corpus_files(corpus.files)[0].parent)
+    source = ImageSource(corpus_files(corpus.files)[0].folder)
     for row in units.pairs.read(0, 10).to_pylist():
-        with tarfile.open(corpus_files(corpus.files)[0].parent / row["uri"]) as tar:
+        with tarfile.open(corpus_files(corpus.files)[0].folder.path / row["uri"]) as tar:
             expected = tar.extractfile(f"{row['key']}.png").read()
         assert source.fetch(row["uri"], row["member"]) == expected
         assert row["image_sha256"] == hashlib.sha256(expected).hexdigest()
@@ -48,7 +54,7 @@ def test_an_image_without_container_is_the_file_at_the_uri(tmp_path, png):
 
 
 def test_a_pair_without_image_keeps_its_row_with_a_null_uri(write_tar, png):
-    table = index_tars([write_tar("a.tar", [("x.txt", b"no image"), ("y.png", png), ("y.txt", b"both")])]).table
+    table = read_corpus(tars(write_tar("a.tar", [("x.txt", b"no image"), ("y.png", png), ("y.txt", b"both")]))).table
     row = table.to_pylist()[0]
     assert (row["key"], row["uri"], row["member"], row["image_sha256"]) == ("x", None, None, None)
     assert row["caption"] == "no image"
@@ -64,18 +70,18 @@ def test_an_empty_caption_is_empty_and_a_missing_one_is_null(write_tar, png):
         ("z.png", png),
         ("z.json", b'{"caption": " in json "}'),
     ]
-    assert index_tars([write_tar("a.tar", members)]).table["caption"].to_pylist() == ["", None, "in json"]
+    assert read_corpus(tars(write_tar("a.tar", members))).table["caption"].to_pylist() == ["", None, "in json"]
 
 
 def test_an_unreadable_image_keeps_its_row_without_a_size(write_tar):
-    row = index_tars([write_tar("a.tar", [("x.jpg", b""), ("x.txt", b"nothing")])]).table.to_pylist()[0]
+    row = read_corpus(tars(write_tar("a.tar", [("x.jpg", b""), ("x.txt", b"nothing")]))).table.to_pylist()[0]
     assert (row["uri"], row["member"]["nbytes"], row["width"], row["height"]) == ("a.tar", 0, None, None)
 
 
 def test_members_that_are_not_as_they_should_be_are_named(write_tar, png):
     members = [("x.png", png), ("x.jpg", png), ("x.json", b"{"), ("y.txt", b"t"), ("y.json", b"[]"), ("y.txt", b"u")]
     members += [("z.png", png), ("z.txt", b"a pair")]
-    index = index_tars([write_tar("a.tar", members)])
+    index = read_corpus(tars(write_tar("a.tar", members)))
     problems = index.problems
     assert len(problems) == 4
     assert problems[0] == "a.tar: x: a second image, 'x.jpg', was passed over"
@@ -86,7 +92,7 @@ def test_members_that_are_not_as_they_should_be_are_named(write_tar, png):
 
 
 def test_a_key_ends_at_the_first_dot_and_keeps_its_folder(write_tar, png):
-    index = index_tars([write_tar("a.tar", [("d.1/x.PNG", png), ("d.1/x.txt", b"t"), ("d.1/x.seg.png", png)])])
+    index = read_corpus(tars(write_tar("a.tar", [("d.1/x.PNG", png), ("d.1/x.txt", b"t"), ("d.1/x.seg.png", png)])))
     assert index.table["key"].to_pylist() == ["d.1/x"]
     assert index.problems == []
 
@@ -94,21 +100,21 @@ def test_a_key_ends_at_the_first_dot_and_keeps_its_folder(write_tar, png):
 def test_a_key_that_occurs_twice_is_refused_and_qualifying_keys_helps(write_tar, png):
     files = [write_tar(name, [("x.png", png), ("x.txt", b"t"), ("z.txt", b"t")]) for name in ("a.tar", "b.tar")]
     with pytest.raises(CorpusError, match="more than once in the corpus: 2, for instance 'x', 'z'") as caught:
-        index_tars(files)
+        read_corpus(tars(*files))
     assert "qualify_keys: true" in caught.value.hint
-    assert index_tars(files, qualify_keys=True).table["key"].to_pylist() == ["a/x", "a/z", "b/x", "b/z"]
+    assert read_corpus(tars(*files, qualify_keys=True)).table["key"].to_pylist() == ["a/x", "a/z", "b/x", "b/z"]
 
 
 @pytest.mark.parametrize(
     "members", [[], [("readme.md", b"hello"), ("x.cls", b"3")]], ids=["no member", "other members"]
 )
 def test_a_corpus_without_any_pair_is_refused(write_tar, members):
-    with pytest.raises(CorpusError, match="the corpus holds no pair: 1 shards were read"):
-        index_tars([write_tar("a.tar", members)])
+    with pytest.raises(CorpusError, match="the corpus holds no pair: 1 files were read"):
+        read_corpus(tars(write_tar("a.tar", members)))
 
 
 def test_a_pattern_that_matches_nothing_is_named(tmp_path):
-    with pytest.raises(CorpusError, match=r"no corpus shard matches '.*/none-\*\.tar'"):
+    with pytest.raises(CorpusError, match=r"no corpus file matches '.*/none-\*\.tar'"):
         corpus_files([str(tmp_path / "none-*.tar")])
 
 
@@ -123,7 +129,7 @@ def test_a_tar_cut_short_anywhere_is_refused(write_tar, cut):
     path = write_tar("a.tar", [("x.txt", b"x" * 20), ("y.txt", b"y" * 20)])
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(CorpusError, match=r"a\.tar") as caught:
-        index_tars([path])
+        read_corpus(tars(path))
     assert "fetch the file again" in caught.value.hint
 
 
@@ -133,7 +139,7 @@ def test_a_tar_with_a_damaged_header_is_refused_rather_than_read_to_there(write_
     data[1024 + 3] ^= 0xFF
     path.write_bytes(data)
     with pytest.raises(CorpusError, match=r"a\.tar: .* byte 1024 is no member's header, so the file is damaged"):
-        index_tars([path])
+        read_corpus(tars(path))
 
 
 def test_a_compressed_tar_is_refused_with_what_to_do(tmp_path):
@@ -141,16 +147,16 @@ def test_a_compressed_tar_is_refused_with_what_to_do(tmp_path):
     with tarfile.open(path, "w:gz") as tar:
         tar.addfile(tarfile.TarInfo("x.txt"), io.BytesIO(b""))
     with pytest.raises(CorpusError, match="cannot be read as an uncompressed tar") as caught:
-        index_tars([path])
+        read_corpus(tars(path))
     assert "unpacked" in caught.value.hint
 
 
-def test_an_image_whose_tar_was_cut_after_indexing_is_a_bad_row(corpus, units):
+def test_an_image_whose_tar_was_cut_after_indexing_is_refused(corpus, units):
     row = units.pairs.read(9, 10).to_pylist()[0]
-    path = corpus_files(corpus.files)[1]
+    path = corpus_files(corpus.files)[1].folder.path / "001.tar"
     path.write_bytes(path.read_bytes()[: row["member"]["offset"] + 4])
-    with pytest.raises(PairDecodeError, match=r"001\.tar is cut short: 4 of \d+ bytes are there"):
-        ImageSource(path.parent).fetch(row["uri"], row["member"])
+    with pytest.raises(CorpusError, match=r"001\.tar: an image is not the one that was indexed"):
+        ImageSource(path.parent).fetch(row["uri"], row["member"], sha256=row["image_sha256"])
 
 
 def test_a_corpus_that_moved_says_how_to_point_at_it(tmp_path):

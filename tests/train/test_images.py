@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
-from store.corpus import ImageSource
 from store.errors import CorpusError
-from train.images import ASPECT_RANGE, ImageLoader, View, _random_box, crop
+from store.image_source import ImageSource
+from train.images import ASPECT_RANGE, CorpusImages, ImageLoader, View, _random_box, crop
 
 
 def view(**changes):
@@ -30,8 +31,8 @@ def loader(tmp_path):
             data = io.BytesIO()
             drawn_image(seed=row).save(data, "PNG")
             (tmp_path / f"{row}.png").write_bytes(b"not an image" if row in damaged else data.getvalue())
-        uris = [f"{row}.png" for row in range(6)]
-        return ImageLoader(ImageSource(tmp_path), uris, [None] * 6, view=view(**changes), threads=2)
+        table = pa.table({"uri": [f"{row}.png" for row in range(6)], "member": pa.nulls(6)})
+        return ImageLoader(CorpusImages(ImageSource(tmp_path), table), view=view(**changes), threads=2)
 
     return make
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import open_clip
 import pytest
@@ -37,6 +38,17 @@ def test_a_saved_folder_loads_in_plain_open_clip_with_the_same_features(tmp_path
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.shape == (3, 32)
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
+def test_saved_weights_may_be_read_by_whom_the_umask_allows(tmp_path, tiny_model, umask, mode):
+    before = os.umask(umask)
+    try:
+        save_weights(begin_model(tmp_path, ModelSection(**tiny_model), CAPTIONS, seed=3), tmp_path)
+    finally:
+        os.umask(before)
+    for name in ("open_clip_model.safetensors", "open_clip_config.json"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == mode
 
 
 def test_a_student_says_what_its_images_and_features_must_be(tmp_path, tiny_model):

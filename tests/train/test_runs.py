@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import open_clip
 import pytest
 import torch
 
-from store.errors import ConfigError, CorpusError, IncompleteStoreError, SpecMismatchError
+from store.errors import ConfigError, CorpusError, IncompleteStoreError, MMKDError, SpecMismatchError
 from train import runs
 from train.config import TrainPipeline
 
@@ -91,11 +93,12 @@ def test_other_settings_need_overwrite_to_replace_a_result(tmp_path, make_pipeli
     assert not pretrain(make_pipeline(seed=1))
 
 
-def test_a_folder_that_is_no_run_is_not_overwritten_unasked(tmp_path, make_pipeline):
+def test_a_folder_that_is_no_run_is_never_overwritten(tmp_path, make_pipeline):
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "mine.txt").write_text("precious")
-    with pytest.raises(ConfigError, match="result of another run"):
-        pretrain(make_pipeline())
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match="is a folder that is not the result of a run"):
+            pretrain(make_pipeline(), overwrite=overwrite)
     assert left_in(tmp_path / "tiny") == ["mine.txt"]
 
 
@@ -112,6 +115,33 @@ def test_an_interrupted_run_leaves_no_result_and_the_next_one_starts_anew(tmp_pa
     assert pretrain(make_pipeline())
     assert left_in(tmp_path) == ["tiny"]
     assert len(metrics(tmp_path / "tiny")) == 3
+
+
+def test_a_second_run_into_the_same_folder_is_refused_and_the_first_one_goes_on(tmp_path, make_pipeline, monkeypatch):
+    fit = runs.fit
+
+    def begin_another(*arguments, **options):
+        with pytest.raises(MMKDError, match=rf"tiny: another program is training .*process {os.getpid()} on "):
+            pretrain(make_pipeline(seed=1))
+        fit(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "fit", begin_another)
+        assert pretrain(make_pipeline())
+    assert left_in(tmp_path) == ["tiny"]
+    assert not pretrain(make_pipeline())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is visible")
+def test_a_run_on_a_gpu_that_is_not_there_is_refused_before_the_corpus_is_read(tmp_path, make_pipeline, make_store):
+    make_store()
+    pipeline = make_pipeline(device="cuda")
+    with pytest.raises(ConfigError, match=r"pretrain\.tiny\.optimization\.device: no CUDA device is visible") as caught:
+        pretrain(pipeline)
+    assert caught.value.hint.startswith("--set train.pretrain.tiny.optimization.device=cpu")
+    with pytest.raises(ConfigError, match=r"students\.task_only\.optimization\.device: no CUDA device is visible"):
+        distill(pipeline, "task_only")
+    assert left_in(tmp_path) == ["store"]
 
 
 def test_a_batch_larger_than_the_corpus_is_refused(make_pipeline):
@@ -133,6 +163,25 @@ def test_project_then_distill_trains_from_the_store(tmp_path, make_pipeline, mak
     assert len(lines) == 3
     model, _ = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / 'distilled'}")
     assert model.encode_image(torch.zeros(1, 3, 64, 64)).shape == (1, 32)
+
+
+def test_projections_that_are_worse_than_the_mean_feature_are_warned_of(make_pipeline, make_store, caplog):
+    make_store()
+    pipeline = make_pipeline()
+    runs.project(pipeline, pipeline.train.project)
+    assert "worse than by predicting the mean feature: raise train.project.steps (3)" in caplog.text
+
+
+def test_projections_that_are_better_than_the_mean_feature_are_not(
+    tmp_path, make_pipeline, make_store, monkeypatch, caplog
+):
+    make_store()
+    pipeline = make_pipeline()
+    fit = runs.fit_projection
+    # Random unit features have no structure: no fit restores them better than their mean does.
+    monkeypatch.setattr(runs, "fit_projection", lambda *a, **o: dataclasses.replace(fit(*a, **o), mse_of_mean=9.0))
+    assert runs.project(pipeline, pipeline.train.project)
+    assert "mean feature" not in caplog.text
 
 
 def test_task_only_needs_no_projection_and_reports_no_teacher_loss(tmp_path, make_pipeline, make_store):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from store.corpus import ImageSource
-from train.images import ImageLoader, View
+from store.image_source import ImageSource
+from train.images import CorpusImages, ImageLoader, View
 from train.order import BatchOrder, draw_teacher
 from train.projection import Projection
 from train.stream import Stream, TargetReader
@@ -44,7 +44,7 @@ def first_batches(store, targets, count, *, span_steps=3, root=None, batch_size=
     table = store.pairs.read(0, store.info.rows, ["uri", "member", "caption"])
     view = View(size_px=32, crop_scale=0.5, seed=SEED, max_pixels=10**6)
     source = ImageSource(root) if root else store.images
-    loader = ImageLoader(source, table["uri"].to_pylist(), table["member"].to_pylist(), view=view, threads=2)
+    loader = ImageLoader(CorpusImages(source, table), view=view, threads=2)
     stream = Stream(order, loader, table["caption"].to_pylist(), targets=targets, span_steps=span_steps)
     return list(islice(stream, count)), order
 

@@ -1,0 +1,61 @@
+"""An object of a location as a file that can be read and sought in, so that no format's reader needs it whole."""
+
+from __future__ import annotations
+
+import io
+from typing import BinaryIO, cast
+
+from .location import Location
+
+BLOCK_BYTES = 8 * 2**20
+"""Bytes read at a time by `open_object`: large enough that a request to an object storage is mostly transfer."""
+
+
+class ObjectFile(io.RawIOBase):
+    """A read-only view of one object.
+
+    Args:
+        location: the folder.
+        key: of the object.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+    """
+
+    def __init__(self, location: Location, key: str) -> None:
+        super().__init__()
+        nbytes = location.size(key)
+        if nbytes is None:
+            raise FileNotFoundError(location.show(key))
+        self._location, self._key, self._position, self.nbytes = location, key, 0, nbytes
+
+    def readable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.nbytes}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fill a buffer from the position on."""
+        wanted = min(len(buffer), max(0, self.nbytes - self._position))
+        data = self._location.read_part(self._key, self._position, wanted) if wanted else b""
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def open_object(location: Location, key: str) -> BinaryIO:
+    """Open an object for reading from front to back in large blocks; seeking works too."""
+    return cast("BinaryIO", io.BufferedReader(ObjectFile(location, key), BLOCK_BYTES))

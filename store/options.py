@@ -1,0 +1,19 @@
+"""Arguments and options that several of this program's commands share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="The store's folder or URL.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TeacherOption = Annotated[str | None, typer.Option("--teacher", help="Only this teacher.")]
+DeepOption = Annotated[bool, typer.Option("--deep", help="Read every stored byte, and check what it says.")]
+
+
+def print_json(value: Any) -> None:
+    """Write a JSON value to stdout."""
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
