@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -80,7 +81,9 @@ def local_bytes(tmp_path_factory, corpus_128, teachers, write_pipeline, extract_
 def test_a_store_on_s3_holds_the_bytes_of_one_in_a_folder_and_is_read_in_few_requests(
     tmp_path, server, corpus_128, teachers, write_pipeline, done_with, local_bytes
 ):
-    config = write_pipeline(tmp_path, files=[corpus_128 / "*.tar"], teachers=teachers)
+    # The corpus lies there too.
+    shutil.copytree(corpus_128, server.folder / "bucket" / "corpus")
+    config = write_pipeline(tmp_path, files=["s3://bucket/corpus/*.tar"], teachers=teachers)
     here = ["--pipeline", "tiny", "--config", config, "--set", "store.path=s3://bucket/plain"]
     for command in (["index"], ["run", "--local"]):
         code, _, stderr = done_with("extract", *command, *here)
@@ -100,6 +103,14 @@ def test_a_store_on_s3_holds_the_bytes_of_one_in_a_folder_and_is_read_in_few_req
     assert '"complete": true' in stdout
     assert server.requests["PUT"] == 0
     assert server.requests["GET"] <= RANGES * TEACHERS + 20
+
+    code, stdout, stderr = done_with("store", "verify", "s3://bucket/plain", "--deep")
+    assert code == 0, stderr
+    lost = server.folder / "bucket" / "plain" / "features.zarr" / "small" / "image" / "c" / "3" / "0"
+    lost.write_bytes(bytes(lost.stat().st_size))
+    code, stdout, _ = done_with("store", "verify", "s3://bucket/plain", "--deep")
+    assert code == 1
+    assert "small, range 3" in " ".join(stdout.split())
 
 
 def test_an_outage_in_the_middle_is_waited_for_and_leaves_no_trace(
