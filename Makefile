@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup check test test-faults demo lock clean-demo
+.PHONY: help setup check test test-faults test-versions demo lock clean-demo
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,10 +25,13 @@ check: $(STAMP) ## Lint, formatting, types, and who may import whom.
 	$(VENV)/bin/lint-imports
 
 test: $(STAMP) ## The default suite.
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 test-faults: $(STAMP) ## Slow tests: kills at every step, damage, full disks, two writers.
-	$(PY) -m pytest -m fault
+	$(PY) -m pytest -m fault -n 2
+
+test-versions: $(STAMP) ## Write a store under Python 3.11, read it under 3.12, and the reverse.
+	$(PY) -m tests.store.cross_version
 
 demo: $(STAMP) ## The main job on a CPU: corpus, teachers, extraction, distillation, evaluation.
 	$(PY) -m evaluate demo --pipeline demo

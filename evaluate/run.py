@@ -13,7 +13,8 @@ import torch
 
 from extract.config import TeacherEntry
 from extract.geometry import Geometry, Preprocessing
-from extract.model_folder import read_model_folder, teacher_spec
+from extract.model_folder import read_model_folder
+from extract.specs import teacher_spec
 from extract.teacher import Teacher, load_teacher
 from store.errors import ConfigError, WeightsNotFoundError
 from store.records import Spec
@@ -33,12 +34,12 @@ class Candidate:
     Attributes:
         role: ``teacher``, ``student`` or ``task_only``.
         folder: where it lies.
-        embed_dim: its width; None where the folder alone says it.
+        stated: the pipeline's entry, if it is a teacher.
     """
 
     role: str
     folder: str
-    embed_dim: int | None = None
+    stated: TeacherEntry | None = None
 
     def entry(self) -> TeacherEntry:
         """Return where it lies and how wide it is, as a teacher's entry.
@@ -46,15 +47,16 @@ class Candidate:
         Raises:
             TeacherError: no width is stated, and the folder is none of a model.
         """
-        width = self.embed_dim or read_model_folder(Path(self.folder)).config["model_cfg"]["embed_dim"]
+        if self.stated:
+            return self.stated
+        width = read_model_folder(Path(self.folder)).config["model_cfg"]["embed_dim"]
         return TeacherEntry(folder=self.folder, embed_dim=width)
 
 
 def candidates(pipeline: EvaluatePipeline) -> dict[str, Candidate]:
     """Return the pipeline's teachers and students by name; no folder is read."""
     found = {
-        name: Candidate(role="teacher", folder=entry.folder, embed_dim=entry.embed_dim)
-        for name, entry in pipeline.teachers.items()
+        name: Candidate(role="teacher", folder=entry.folder, stated=entry) for name, entry in pipeline.teachers.items()
     }
     for name, run in pipeline.train.students.items():
         if name in found:

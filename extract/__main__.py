@@ -15,6 +15,7 @@ from store.console import ExitCode, main, progress
 from store.errors import ConfigError
 from store.pipeline import PIPELINES_FILE, ConfigOption, Corpus, PipelineOption, SetOption
 
+from . import commands_teachers
 from .config import ExtractPipeline
 
 log = logging.getLogger("extract")
@@ -233,7 +234,7 @@ def pixels(
     if loaded.pixels is None:
         raise ConfigError(
             f"{config}: pipeline {pipeline} does not say how the store keeps images (pixels:)",
-            hint="add the section, or --set 'pixels={}' for the defaults: short side 256 px, WebP of quality 90",
+            hint="add the section, or --set 'pixels={}' for the defaults: short side 256 px, JPEG of quality 90",
         )
     made = make_pixels(
         loaded.store.path,
@@ -268,6 +269,8 @@ def import_mmkd(
     info = import_cache(source, store, range_rows=range_rows, chunk_rows=chunk_rows, pixels=kept)
     log.info("%s: %d pairs imported", store, info.rows)
 
+
+commands_teachers.add_commands(app)
 
 if __name__ == "__main__":
     main(app, program="python -m extract")

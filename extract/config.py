@@ -6,24 +6,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from store.config import ConfigPath, Section
+from store.config import Section
 from store.pipeline import Pipeline
 
+from .teacher_entry import TeacherEntry
 
-class TeacherEntry(Section):
-    """Where a teacher's model lies and what may be done with it.
-
-    Attributes:
-        folder: a folder that open_clip's ``local-dir:`` loads: open_clip_config.json, weights, tokenizer.
-        embed_dim: width of its features; checked against the model.
-        source: where the weights come from, for people.
-        licence: of the weights, for people and for the student's model card.
-    """
-
-    folder: ConfigPath
-    embed_dim: int = Field(gt=0)
-    source: str | None = None
-    licence: str | None = None
+__all__ = ["ExtractPipeline", "ExtractSection", "TeacherEntry"]
 
 
 class ExtractSection(Section):

@@ -26,8 +26,8 @@ from store.pairs import PairTable
 from store.records import Receipt, Spec, Status, read_store_info
 
 from .config import ExtractPipeline, ExtractSection, TeacherEntry
-from .model_folder import teacher_spec
 from .plan import RangeWork, plan
+from .specs import teacher_spec
 
 if TYPE_CHECKING:
     from .worker import Worker

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,11 +17,14 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Geometry(BaseModel):
-    """Resize and crop, as open_clip's preprocessing configuration names them.
+    """Resize and crop, as open_clip's preprocessing configuration names them, and what other libraries do.
 
     Attributes:
         size_px: side of the square that the model sees.
         resize_mode: ``shortest`` side to size then centre crop; ``longest`` side to size then pad; ``squash``.
+            ``shortest_floor_crop`` is transformers' ``CLIPImageProcessor``: where a crop's margins are uneven it rounds
+            down, torchvision to even. ``pad_square_grey`` is MedCLIP's: grey, padded with black to a square of at least
+            the model's size, then resized.
         interpolation: of the resize; antialiased.
         fill_color: grey level of padding.
     """
@@ -28,7 +32,7 @@ class Geometry(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     size_px: int
-    resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
+    resize_mode: Literal["shortest", "longest", "squash", "shortest_floor_crop", "pad_square_grey"] = "shortest"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     fill_color: int = 0
 
@@ -66,6 +70,10 @@ def _steps(geometry: Geometry) -> list[Callable[[Image.Image], Image.Image]]:
 
     size = geometry.size_px
     interpolation = InterpolationMode(geometry.interpolation)
+    if geometry.resize_mode == "pad_square_grey":
+        return [_grey, partial(_pad_square, at_least=size), Resize((size, size), interpolation=interpolation), _rgb]
+    if geometry.resize_mode == "shortest_floor_crop":
+        return [Resize(size, interpolation=interpolation), partial(_crop_rounding_down, size=size)]
     if geometry.resize_mode == "squash":
         return [Resize((size, size), interpolation=interpolation)]
     if geometry.resize_mode == "longest":
@@ -74,3 +82,23 @@ def _steps(geometry: Geometry) -> list[Callable[[Image.Image], Image.Image]]:
             CenterCropOrPad(size, fill=geometry.fill_color),
         ]
     return [Resize(size, interpolation=interpolation), CenterCrop(size)]
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    return image.convert("L")
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    return image.convert("RGB")
+
+
+def _pad_square(image: Image.Image, *, at_least: int) -> Image.Image:
+    side = max(at_least, *image.size)
+    canvas = Image.new("L", (side, side), 0)
+    canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return canvas
+
+
+def _crop_rounding_down(image: Image.Image, *, size: int) -> Image.Image:
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))

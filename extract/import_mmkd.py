@@ -81,9 +81,9 @@ def import_mmkd(
         StoreError: there is a store already.
     """
     location = locate(store)
-    entries = _read_meta(source)
+    entries = read_meta(source)
     signature = {"imported_from": source.name, "meta_sha256": sha256_file(source / "meta.jsonl")}
-    features = [_read_features(source / entry["imgpath"]) for entry in entries]
+    features = [read_features(source / entry["imgpath"]) for entry in entries]
     rows = [_row(source, entry, row) for row, entry in enumerate(entries)]
     check_keys([row["key"] for row in rows])
     table = pa.Table.from_pylist(rows, schema=PAIR_SCHEMA)
@@ -118,7 +118,12 @@ def _begin(
     return info
 
 
-def _read_meta(source: Path) -> list[dict[str, Any]]:
+def read_meta(source: Path) -> list[dict[str, Any]]:
+    """Return the entries of a cache's ``meta.jsonl``, checked.
+
+    Raises:
+        CorpusError: the cache is not laid out as released.
+    """
     try:
         lines = (source / "meta.jsonl").read_text().splitlines()
         entries = [json.loads(line) for line in lines if line.strip()]
@@ -138,7 +143,12 @@ def _read_meta(source: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _read_features(image: Path) -> Features:
+def read_features(image: Path) -> Features:
+    """Return the released features of an image and its caption, by the authors' names; unprojected.
+
+    Raises:
+        CorpusError: there are none, or the file holds something else.
+    """
     path = image.parent / "clips_output.pt"
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)

@@ -29,6 +29,9 @@ from .teacher import Teacher
 BATCHES_AHEAD = 2
 """Batches decoded while the teachers work: enough to hide reading, little enough to bound memory."""
 
+PACKAGES = ("torch", "open_clip_torch", "timm", "transformers", "zarr")
+"""Whose versions a receipt records: the teachers' arithmetic and tokenizers are theirs."""
+
 Pixels = dict[Geometry, npt.NDArray[np.uint8]]
 
 
@@ -181,7 +184,7 @@ class Worker:
             run_id=self.run_id,
             attempt=attempt,
             timings_s={stage: round(seconds, 4) for stage, seconds in clock.seconds.items()},
-            versions={name: importlib.metadata.version(name) for name in ("torch", "open_clip_torch", "zarr")},
+            versions={name: importlib.metadata.version(name) for name in PACKAGES},
         )
 
 

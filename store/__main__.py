@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import commands_check, commands_data
+from . import commands_check, commands_data, commands_features, commands_look
 from .console import main
 from .errors import StoreError
 from .inspect import StoreSummary, describe_row, summarize
@@ -90,6 +90,8 @@ def _print_summary(summary: StoreSummary) -> None:
 
 commands_check.add_commands(app)
 commands_data.add_commands(app)
+commands_look.add_commands(app)
+commands_features.add_commands(app)
 
 if __name__ == "__main__":
     main(app, program="python -m store")

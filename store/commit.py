@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from .arrays import ARRAY_NAMES, ZARR_FOLDER, ArrayName, create_arrays, encode_shard, shard_key
-from .errors import CorruptChunkError, SpecMismatchError
+from .errors import CorruptChunkError, SpecMismatchError, StoreError
 from .faults import reached
 from .location import Location
 from .pairs import pairs_digest
@@ -28,6 +29,9 @@ from .records import (
     spec_key,
     write_record,
 )
+
+TEACHER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""A teacher's id is a folder of the store and part of its keys."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -79,6 +83,10 @@ def register_teacher(location: Location, spec: Spec, *, info: StoreInfo, replace
     Raises:
         SpecMismatchError: the store holds features of another spec, and ``replace`` is not given.
     """
+    if not TEACHER_ID.fullmatch(spec.teacher):
+        raise StoreError(
+            f"{spec.teacher!r} cannot name a teacher in a store: letters, digits, _, - and . only, the first no sign"
+        )
     key, receipts = spec_key(spec.teacher), f"receipts/{spec.teacher}"
     if location.exists(key):
         stored = read_record(location, key, Spec)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from .yaml_tree import KeyPath
@@ -86,6 +86,8 @@ def _unwrap(kind: Any, tag: Any) -> tuple[Any, Any, list[Any]]:
             kind = kind.__origin__
         elif hasattr(kind, "__value__"):  # type X = ...
             kind = kind.__value__
+        elif isinstance(kind, type) and issubclass(kind, RootModel):
+            kind = kind.model_fields["root"].annotation
         elif get_origin(kind) in {Union, UnionType}:
             members = [member for member in get_args(kind) if member is not NoneType]
             if len(members) > 1:

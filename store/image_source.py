@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from .corpus_files import resolve_uri
 from .errors import CorpusError, PairDecodeError
 from .location import Location, is_url, locate
-from .object_file import ObjectFile
+from .object_file import open_parquet
 
 GROUPS_KEPT = 4
 """Row groups of images kept in memory: threads that read neighbouring rows meet in one or two."""
@@ -118,7 +117,7 @@ class _Parquet:
 
     def __init__(self, location: Location, name: str) -> None:
         try:
-            self._file = pq.ParquetFile(pa.PythonFile(ObjectFile(location, name), mode="r"))
+            self._file = open_parquet(location, name)
         except pa.ArrowInvalid as error:
             raise CorpusError(f"{location.show(name)}: cannot be read as Parquet: {error}") from error
         self._uri = location.show(name)

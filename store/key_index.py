@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from .errors import StoreError
 from .location import Location
-from .object_file import open_object
+from .object_file import open_parquet
 
 KEY_INDEX = "pairs/keys.parquet"
 
@@ -84,7 +84,7 @@ class KeyIndex:
     @functools.cached_property
     def _file(self) -> pq.ParquetFile | None:
         try:
-            file = pq.ParquetFile(open_object(self._location, KEY_INDEX))
+            file = open_parquet(self._location, KEY_INDEX)
         except FileNotFoundError:
             return None
         except pa.ArrowInvalid as error:

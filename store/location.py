@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import LocationError
-from .files import write_atomic
+from .files import sync_folder, write_atomic
 
 if TYPE_CHECKING:
     import zarr
@@ -189,18 +189,24 @@ class Folder(Location):
         return sorted(found)
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete files and the folders that this leaves empty."""
+        """Delete files and the folders that this leaves empty, and force that to disk."""
+        changed: set[Path] = set()
         for key in keys:
             path = self.path / key
             with self._access(key):
                 path.unlink(missing_ok=True)
             for folder in path.parents:
+                changed.add(folder)
                 if folder == self.path:
                     break
                 try:
                     folder.rmdir()
                 except OSError:  # not empty, or gone already
                     break
+        # What is written next may rely on it, and a receipt must not come back after a power cut.
+        for folder in changed:
+            with contextlib.suppress(FileNotFoundError):
+                sync_folder(folder)
 
     def zarr_group(self, folder: str) -> zarr.Group:
         """Open a folder as a Zarr group."""

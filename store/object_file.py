@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
-from .location import Location
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .location import Folder, Location
 
 BLOCK_BYTES = 8 * 2**20
 """Bytes read at a time by `open_object`: large enough that a request to an object storage is mostly transfer."""
@@ -59,3 +62,24 @@ class ObjectFile(io.RawIOBase):
 def open_object(location: Location, key: str) -> BinaryIO:
     """Open an object for reading from front to back in large blocks; seeking works too."""
     return cast("BinaryIO", io.BufferedReader(ObjectFile(location, key), BLOCK_BYTES))
+
+
+def open_parquet(location: Location, key: str, **options: Any) -> pq.ParquetFile:
+    """Open a Parquet object, of which then only what is asked for is read.
+
+    In a folder Arrow reads the file itself. Elsewhere it reads through Python, and nothing ahead of what is asked for:
+    a thread of Arrow's that still calls Python when the program ends would abort it.
+
+    Args:
+        location: the folder.
+        key: of the object.
+        options: of ``pyarrow.parquet.ParquetFile``.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+        pyarrow.ArrowInvalid: it is no Parquet file.
+    """
+    if isinstance(location, Folder):
+        return pq.ParquetFile(location.path / key, **options)
+    source = pa.PythonFile(ObjectFile(location, key), mode="r")
+    return pq.ParquetFile(source, pre_buffer=False, **options)

@@ -7,11 +7,21 @@ import sys
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="The store's folder or URL.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TeacherOption = Annotated[str | None, typer.Option("--teacher", help="Only this teacher.")]
 DeepOption = Annotated[bool, typer.Option("--deep", help="Read every stored byte, and check what it says.")]
+
+
+WIDTH = 160
+"""Characters of a line of a table that is not printed to a terminal: 80 would cut the columns."""
+
+
+def wide_console() -> Console:
+    """Return a console for tables of many columns."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH)
 
 
 def print_json(value: Any) -> None:

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .errors import CorpusError, StoreError, StoreNotFoundError
+from .errors import CorpusError, CorruptChunkError, StoreError, StoreNotFoundError
 from .key_index import KeyIndex
 from .location import Location
-from .object_file import open_object
+from .object_file import open_parquet
 
 MEMBER = pa.struct([("offset", pa.int64()), ("nbytes", pa.int64()), ("column", pa.string()), ("row", pa.int64())])
 """Where an image lies inside a corpus file: offset and nbytes in a tar, column and row in a Parquet file.
@@ -146,6 +146,18 @@ class PairWriter:
         self._part, self.rows = self._part + 1, self.rows + rows
 
 
+def _row_group(file: pq.ParquetFile, group: int, columns: list[str]) -> pa.Table:
+    try:
+        return file.read_row_group(group, columns=columns)
+    except (OSError, pa.ArrowInvalid) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise CorruptChunkError(
+            f"the pair table cannot be read: {error}",
+            hint="if rows were appended since the store was opened, open it again; else python -m store verify STORE",
+        ) from error
+
+
 class PairTable:
     """The pair table of a store, read in parts.
 
@@ -160,7 +172,7 @@ class PairTable:
             raise StoreNotFoundError(f"{location}: the pair table pairs/part-*.parquet is missing")
         self._parts = [int(key.removeprefix("pairs/part-").removesuffix(".parquet")) for key in keys]
         try:
-            self._files = [pq.ParquetFile(open_object(location, key)) for key in keys]
+            self._files = [open_parquet(location, key) for key in keys]
         except pa.ArrowInvalid as error:
             raise StoreError(f"{location}: the pair table cannot be read: {error}") from error
         self._rows, self._key_index = rows, KeyIndex(location, rows=rows)
@@ -190,7 +202,7 @@ class PairTable:
             return PAIR_SCHEMA.empty_table().select(names)
         first = int(np.searchsorted(self._ends, start, side="right"))
         last = int(np.searchsorted(self._ends, stop - 1, side="right"))
-        parts = [file.read_row_group(group, columns=names) for file, group, _ in self._groups[first : last + 1]]
+        parts = [_row_group(file, group, names) for file, group, _ in self._groups[first : last + 1]]
         begin = int(self._ends[first - 1]) if first else 0
         # A store whose first parts are older than Parquet corpora has a member of two fields.
         wanted = pa.schema([PAIR_SCHEMA.field(name) for name in names])
@@ -215,7 +227,7 @@ class PairTable:
         """Look through the whole table, for a store without key index."""
         end = 0
         for file, group, rows_in_group in self._groups:
-            found = pc.index(file.read_row_group(group, columns=["key"])["key"], key).as_py()
+            found = pc.index(_row_group(file, group, ["key"])["key"], key).as_py()
             if found >= 0 and end + found < self._rows:
                 return int(end + found)
             end += rows_in_group

@@ -86,7 +86,7 @@ class Pixels(Section):
     """
 
     short_side_px: int = Field(default=256, gt=0)
-    format: Literal["webp", "jpeg"] = "webp"
+    format: Literal["jpeg", "webp"] = "jpeg"
     quality: Annotated[int, Field(ge=1, le=100)] | Literal["lossless"] = 90
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from .errors import CorruptChunkError, IncompleteStoreError, PairDecodeError
 from .location import Location
-from .object_file import ObjectFile
+from .object_file import open_parquet
 from .pixels import PIXEL_RECEIPTS, PIXEL_SCHEMA, PIXEL_SPEC_KEY, PixelReceipt, PixelSpec, pixels_key
 from .records import StoreInfo, read_record, readable_record
 
@@ -167,7 +167,7 @@ class _RangeFile:
             raise self._corrupt(f"cannot be read: {error}") from error
 
     def _open(self) -> pq.ParquetFile:
-        file = pq.ParquetFile(pa.PythonFile(ObjectFile(self._location, self._key), mode="r"))
+        file = open_parquet(self._location, self._key)
         rows = self._receipt.stop - self._receipt.start
         if file.metadata.num_rows != rows:
             raise self._corrupt(f"has {file.metadata.num_rows} rows, its receipt says {rows}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from .categories import Categories
 from .config import Section
 from .errors import ConfigError
 from .records import Status
@@ -38,8 +39,8 @@ def available(
     *,
     teachers: Sequence[str],
     status: Mapping[str, npt.NDArray[np.uint8]],
-    similarity: Mapping[str, npt.NDArray[np.float32]],
-    modality: npt.NDArray[np.object_],
+    similarity: Callable[[str], npt.NDArray[np.float32]],
+    modality: Callable[[], Categories],
 ) -> npt.NDArray[np.bool_]:
     """Apply a selection.
 
@@ -47,8 +48,8 @@ def available(
         selection: the policy.
         teachers: T of them, in the order of the result's columns.
         status: per teacher (N,), of Status.
-        similarity: per teacher (N,).
-        modality: (N,), None where unknown.
+        similarity: gives a teacher's, (N,); asked for only where the policy needs it.
+        modality: gives that of N rows; asked for only where the policy has rules.
 
     Returns:
         (N, T) availability.
@@ -56,25 +57,46 @@ def available(
     Raises:
         ConfigError: the policy names a teacher or a modality that the store does not have.
     """
-    ok_NT = np.stack([status[teacher] == Status.OK for teacher in teachers], axis=1)
+    by_teacher = available_by_teacher(
+        selection, status={teacher: status[teacher] for teacher in teachers}, similarity=similarity, modality=modality
+    )
+    return np.stack([*by_teacher.values()], axis=1)
+
+
+def available_by_teacher(
+    selection: Selection,
+    *,
+    status: Mapping[str, npt.NDArray[np.uint8]],
+    similarity: Callable[[str], npt.NDArray[np.float32]],
+    modality: Callable[[], Categories],
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Apply a selection; as `available`, but (N,) per teacher, in the order of ``status``."""
+    ok = {teacher: status_N == Status.OK for teacher, status_N in status.items()}
     if selection == "all":
-        return ok_NT
-    _check_names(selection, teachers, modality)
-    for column, teacher in enumerate(teachers):
-        rule = selection.get(teacher)
-        ok_NT[:, column] &= _allowed(rule, ok_NT[:, column], similarity[teacher], modality) if rule else False
-    return ok_NT
+        return ok
+    categories = modality()
+    _check_names(selection, [*ok], known=categories.names)
+    return {
+        teacher: ok_N & _allowed(selection[teacher], ok_N, teacher, similarity, categories)
+        if teacher in selection
+        else np.zeros_like(ok_N)
+        for teacher, ok_N in ok.items()
+    }
 
 
 def _allowed(
     rule: TeacherSelection,
     ok_N: npt.NDArray[np.bool_],
-    similarity_N: npt.NDArray[np.float32],
-    modality_N: npt.NDArray[np.object_],
+    teacher: str,
+    similarity: Callable[[str], npt.NDArray[np.float32]],
+    modality: Categories,
 ) -> npt.NDArray[np.bool_]:
     allowed_N = np.ones(len(ok_N), dtype=bool)
     if rule.modalities is not None:
-        allowed_N &= np.isin(modality_N.astype(str), rule.modalities)
+        allowed_N &= modality.among(rule.modalities)
+    if rule.min_similarity is None and rule.top_quantile is None:
+        return allowed_N
+    similarity_N = similarity(teacher)
     if rule.min_similarity is not None:
         allowed_N &= similarity_N >= rule.min_similarity
     if rule.top_quantile is not None and ok_N.any():
@@ -82,10 +104,7 @@ def _allowed(
     return allowed_N
 
 
-def _check_names(
-    selection: Mapping[str, TeacherSelection], teachers: Sequence[str], modality: npt.NDArray[np.object_]
-) -> None:
-    known = sorted({name for name in modality if name is not None})
+def _check_names(selection: Mapping[str, TeacherSelection], teachers: Sequence[str], *, known: Sequence[str]) -> None:
     problems = [f"select.{name}: the store has no such teacher" for name in selection if name not in teachers]
     for teacher, rule in selection.items():
         problems += [

@@ -17,7 +17,7 @@ from .corpus_files import CorpusFile, resolve_uri
 from .errors import CorpusError
 from .fields import FieldReader
 from .location import locate
-from .object_file import ObjectFile, open_object
+from .object_file import open_object, open_parquet
 from .source_pair import SourcePair
 
 FETCH_THREADS = 8
@@ -44,7 +44,7 @@ def read_parquet(file: CorpusFile, fields: FieldReader, *, all_columns: bool = F
         CorpusError: it is no Parquet file, or lacks a column.
     """
     try:
-        parquet = pq.ParquetFile(pa.PythonFile(ObjectFile(file.folder, file.name), mode="r"))
+        parquet = open_parquet(file.folder, file.name)
         columns = parquet.schema_arrow.names
         _require(file, fields, columns)
         wanted = columns if all_columns else [name for name in columns if name in fields.names()]

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from .arrays import ARRAY_NAMES, ZARR_FOLDER, ArrayName, dtype_of, open_arrays
 from .console import progress
-from .errors import FormatVersionError, LocationError, StoreError
+from .errors import CorruptChunkError, FormatVersionError, LocationError, StoreError
 from .findings import Finding, Problem, Report, UnitCheck
 from .inventory import ROOT_METADATA, Inventory, metadata_keys, take_inventory, unfinished_writes
 from .location import Location
@@ -101,7 +101,7 @@ class _Check:
             table = pairs.read(start, stop, ["row", "key", "caption", "image_sha256"])
         except LocationError:
             raise
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, CorruptChunkError) as error:
             self._table_damage(f"the pair table cannot be read: {error}", (start, stop))
             return None
         if not np.array_equal(table["row"].to_numpy(), np.arange(start, stop)):

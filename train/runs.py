@@ -31,7 +31,8 @@ from .model import begin_model, save_weights
 from .order import BatchOrder
 from .projection import Projection
 from .run_folder import appearing, is_done
-from .stream import Stream, TargetReader
+from .spans import TargetReader
+from .stream import Stream
 
 log = logging.getLogger(__name__)
 

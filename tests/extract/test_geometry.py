@@ -11,7 +11,7 @@ from PIL import Image
 
 from extract.config import TeacherEntry
 from extract.geometry import Geometry, Preprocessing, fit
-from extract.model_folder import teacher_spec
+from extract.specs import teacher_spec
 
 SIZES = [(64, 64), (63, 65), (201, 77), (33, 190), (1, 1), (300, 5), (97, 96)]
 """Width and height: already fitting, odd, both orientations, tiny, a strip, off by one."""

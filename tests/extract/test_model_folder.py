@@ -8,7 +8,8 @@ import shutil
 import pytest
 
 from extract.config import TeacherEntry
-from extract.model_folder import CONFIG_NAME, WEIGHTS_NAME, teacher_spec
+from extract.model_folder import CONFIG_NAME, WEIGHTS_NAME
+from extract.specs import teacher_spec
 from store.errors import TeacherError, WeightsNotFoundError
 
 

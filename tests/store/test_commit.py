@@ -246,3 +246,9 @@ def test_eight_bits_use_the_whole_scale_of_each_row():
     features = np.array([[0.0, 0.5, -1.0], [1e-3, 0.0, 0.0], [0.0, 0.0, 0.0]], np.float32)
     assert quantised(features).tolist() == [[0, 64, -127], [127, 0, 0], [0, 0, 0]]
     np.testing.assert_allclose(np.linalg.norm(restored(quantised(features)), axis=1), [1, 1, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["", "../alpha", ".hidden", "a/b", "with space"])
+def test_a_teacher_whose_name_cannot_be_a_folder_is_refused(units, name):
+    with pytest.raises(StoreError, match="cannot name a teacher"):
+        register_teacher(units.location, units.spec(name), info=units.info)

@@ -8,13 +8,25 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from store.categories import categorize
 from store.errors import ConfigError
 from store.reader import FeatureStore
 from store.records import Status
-from store.selection import TeacherSelection, available
+from store.selection import TeacherSelection
+from store.selection import available as apply
 
 ROWS = 41
 TEACHERS = ["alpha", "beta"]
+
+
+def available(selection, *, teachers, status, similarity, modality):
+    return apply(
+        selection,
+        teachers=teachers,
+        status=status,
+        similarity=similarity.__getitem__,
+        modality=lambda: categorize(modality.tolist()),
+    )
 
 
 @pytest.fixture

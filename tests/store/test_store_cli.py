@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,9 @@ print("listed", "zarr" in sys.modules, file=sys.stderr)
 
 def run(*arguments, program=("-m", "store")):
     command = [sys.executable, *program, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    # With it a crash below Python, of which one was seen and never again, says where it was.
+    environment = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from store.image_source import ImageSource
 from train.images import CorpusImages, ImageLoader, View
 from train.order import BatchOrder, draw_teacher
 from train.projection import Projection
-from train.stream import Stream, TargetReader
+from train.spans import TargetReader
+from train.stream import Stream
 
 SEED = 11
 

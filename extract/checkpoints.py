@@ -1,0 +1,167 @@
+"""Reading checkpoints of unknown origin without running them, and loading them without gaps."""
+
+from __future__ import annotations
+
+import codecs
+import math
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from store.errors import TeacherError
+
+from .weights import check_plausible
+
+State = dict[str, Tensor]
+
+MAX_LOGIT_SCALE = 101.0
+"""CLIP models clamp their multiplier to 100; a value beyond it is not one, or not exponentiated as ours is."""
+
+SHOWN = 4
+
+# Training programs pickle numpy scalars (losses, metrics) beside the tensors. These names build numbers, no more.
+NUMPY_SCALARS: list[Any] = [
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]  # noqa: SLF001
+    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),  # type: ignore[attr-defined]  # noqa: SLF001
+    (np.dtype, "numpy.dtype"),
+    (codecs.encode, "_codecs.encode"),
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "float16", "int64", "int32", "bool")),
+]
+
+
+def read_checkpoint(path: Path) -> Any:
+    """Return what a checkpoint file holds: safetensors, or a pickle of tensors, containers and numbers.
+
+    Raises:
+        TeacherError: it is cut short, something else, or a pickle that asks for more than tensors and numbers.
+    """
+    check_plausible(path)
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    try:
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _refused(path, str(error)) from error
+    # torch raises nearly anything on damaged archives.
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, OSError, IndexError) as error:
+        raise TeacherError(
+            f"{path}: not a readable PyTorch checkpoint ({type(error).__name__}: {_first_line(error)})",
+            hint="it is probably cut short or another file in disguise; compare its size and fetch it again",
+        ) from error
+
+
+def _refused(path: Path, reason: str) -> TeacherError:
+    marks = ("Unsupported global: GLOBAL ", "Trying to load unsupported GLOBAL ")
+    wanted = next((reason.split(mark, 1)[1].split(maxsplit=1)[0] for mark in marks if mark in reason), None)
+    if wanted:
+        return TeacherError(
+            f"{path}: refused: its pickle asks for {wanted}, and loading it would run code that the file chooses",
+            hint="take the file from its authors, or have it converted to safetensors by someone who trusts it",
+        )
+    return TeacherError(
+        f"{path}: not a PyTorch checkpoint of tensors ({_first_line(reason)})",
+        hint="it is probably cut short or another file in disguise; compare its size and fetch it again",
+    )
+
+
+def _first_line(error: object) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0][:200]
+
+
+def read_safetensors(path: Path) -> State:
+    """Return the tensors of a safetensors file.
+
+    Raises:
+        TeacherError: it is cut short or none.
+    """
+    try:
+        state: State = safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise TeacherError(
+            f"{path}: not a readable safetensors file: {error}",
+            hint="it may be cut short or another file in disguise; fetch it again",
+        ) from error
+    return state
+
+
+def state_dict(loaded: Any, path: Path) -> State:
+    """Return the tensors by name out of a checkpoint, without the prefix that distributed training leaves.
+
+    Raises:
+        TeacherError: it holds no tensors by name.
+    """
+    inner = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
+    if not isinstance(inner, Mapping) or not any(isinstance(value, Tensor) for value in inner.values()):
+        raise TeacherError(
+            f"{path}: a checkpoint without tensors by name, expected a state dict or a dict that holds 'state_dict'",
+            hint="another file of the same authors, or of another model?",
+        )
+    return {str(name).removeprefix("module."): value for name, value in inner.items() if isinstance(value, Tensor)}
+
+
+def float_tensors(state: State) -> State:
+    """Return a state dict whose half-precision tensors are float32."""
+    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+
+
+def load_strictly(
+    module: nn.Module, state: State, *, teacher: str, may_lack: Callable[[str], bool] = lambda _: False
+) -> None:
+    """Load tensors into a model: every one that it has, of its shape, and no other.
+
+    Args:
+        module: with random weights, of which none is to stay.
+        state: tensors by name.
+        teacher: its id, for the message.
+        may_lack: names of buffers that the model computes itself.
+
+    Raises:
+        TeacherError: a tensor is missing, strange, of another shape or not finite.
+    """
+    own = module.state_dict()
+    missing = [name for name in own if name not in state and not may_lack(name)]
+    strange = [name for name in state if name not in own]
+    shapes = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in own.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    problems = [
+        f"{len(names)} {what}: {', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''}"
+        for what, names in (("missing", missing), ("not the model's", strange), ("of another shape", shapes))
+        if names
+    ]
+    if problems:
+        raise TeacherError(
+            f"teacher {teacher}: cannot be loaded: the weights do not fit the model; tensors {'; '.join(problems)}",
+            hint="weights and configuration must be those of one model; is it another variant of this teacher?",
+        )
+    bad = next(
+        (name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()), None
+    )
+    if bad:
+        raise TeacherError(f"teacher {teacher}: cannot be loaded: {bad} holds values that are not finite")
+    module.load_state_dict(state, strict=False)
+
+
+def checked_logit_scale(log_scale: float, *, teacher: str) -> float:
+    """Return a model's multiplier of cosines from the logarithm that checkpoints hold.
+
+    Raises:
+        TeacherError: it is none that a CLIP model can have learned.
+    """
+    if not math.isfinite(log_scale) or not 0 <= log_scale <= math.log(MAX_LOGIT_SCALE):
+        raise TeacherError(
+            f"teacher {teacher}: cannot be loaded: logit_scale is {log_scale}, expected the logarithm of a number from "
+            f"1 to {MAX_LOGIT_SCALE:.0f}",
+            hint="the file is of another kind of model, or damaged",
+        )
+    return math.exp(log_scale)

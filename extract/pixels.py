@@ -1,0 +1,204 @@
+"""Making a store's pixel cache: every image made small and encoded again, once."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import PIL
+import pyarrow as pa
+from PIL import Image, features
+
+from store.console import progress
+from store.errors import PairDecodeError
+from store.files import sweep_temporary
+from store.image_source import ImageSource
+from store.images import MAX_PIXELS, decode_image
+from store.location import Folder, Location, locate
+from store.lock import exclusive
+from store.pairs import PairTable, pairs_digest
+from store.pixels import PixelReceipt, PixelSpec, SmallImage, commit_pixels, committed_pixels, register_pixels
+from store.records import StoreInfo, read_store_info
+
+log = logging.getLogger(__name__)
+
+DIGESTED = ["key", "caption", "image_sha256"]
+
+
+@dataclass(kw_only=True, slots=True)
+class PixelOutcome:
+    """What making the cache did.
+
+    Attributes:
+        ranges: of the whole store.
+        found: ranges that were committed before.
+        done: ranges committed by this run.
+        nbytes: bytes of these.
+        bad_rows: rows without image in these, by reason.
+        seconds: wall time.
+    """
+
+    ranges: int
+    found: int
+    done: int = 0
+    nbytes: int = 0
+    bad_rows: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+
+def make_pixels(
+    store: str | os.PathLike[str] | Location,
+    spec: PixelSpec,
+    *,
+    corpus_root: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    replace: bool = False,
+) -> PixelOutcome:
+    """Complete a store's pixel cache. Kill it at any moment and run it again: ranges that are committed stay.
+
+    In memory are the encoded images of one range and, decoded, one image per thread.
+
+    Args:
+        store: the folder or URL.
+        spec: how images are kept.
+        corpus_root: where the images lie, if the corpus moved since it was indexed.
+        threads: that read, decode and encode; one per core if left out.
+        max_pixels: width times height that is decoded.
+        replace: drop images of another spec.
+
+    Raises:
+        SpecMismatchError: the store holds images of another spec, and ``replace`` is not given.
+        CorpusError: the corpus is not where the store says it is, or not what was indexed.
+    """
+    began = time.monotonic()
+    location = locate(store)
+    info = read_store_info(location)
+    pairs = PairTable(location, rows=info.rows)
+    with exclusive(location):
+        if isinstance(location, Folder):
+            sweep_temporary(location.path / "pixels")
+        register_pixels(location, spec, replace=replace)
+        ranges = [k for k in range(info.ranges) if not _is_committed(location, info, pairs, spec, k)]
+        outcome = PixelOutcome(ranges=info.ranges, found=info.ranges - len(ranges))
+        source = ImageSource(corpus_root or info.corpus_root)
+        maker = _Maker(location, info=info, spec=spec, source=source, max_pixels=max_pixels)
+        with (
+            ThreadPoolExecutor(threads or os.cpu_count()) as pool,
+            progress(len(ranges), label="pixels", noun="ranges") as advance,
+        ):
+            for range_id in ranges:
+                receipt = maker.range(range_id, pairs.read(*info.bounds(range_id)), pool)
+                outcome.done += 1
+                outcome.nbytes += sum(stored.nbytes for stored in receipt.objects.values())
+                outcome.bad_rows.update(bad.reason for bad in receipt.bad_rows)
+                advance(1)
+    outcome.seconds = time.monotonic() - began
+    return outcome
+
+
+def _is_committed(location: Location, info: StoreInfo, pairs: PairTable, spec: PixelSpec, range_id: int) -> bool:
+    digest = pairs_digest(pairs.read(*info.bounds(range_id), DIGESTED))
+    return committed_pixels(location, range_id, spec=spec, digest=digest) is not None
+
+
+class _Maker:
+    """Turns ranges of pairs into ranges of images."""
+
+    def __init__(
+        self, location: Location, *, info: StoreInfo, spec: PixelSpec, source: ImageSource, max_pixels: int
+    ) -> None:
+        self._location, self._info, self._spec = location, info, spec
+        self._source, self._max_pixels = source, max_pixels
+
+    def range(self, range_id: int, pairs: pa.Table, pool: ThreadPoolExecutor) -> PixelReceipt:
+        """Make and commit the images of one range."""
+        began = time.monotonic()
+        columns = (pairs[name].to_pylist() for name in ("uri", "member", "image_sha256"))
+        waiting = [pool.submit(self._one, *place) for place in zip(*columns, strict=True)]
+        try:
+            images: Sequence[SmallImage] = [future.result() for future in waiting]
+        finally:
+            for future in waiting:  # after an error or Ctrl-C the rest of the range is not worth doing
+                future.cancel()
+        return commit_pixels(
+            self._location,
+            info=self._info,
+            spec=self._spec,
+            range_id=range_id,
+            pairs=pairs,
+            images=images,
+            timings_s={"encode": round(time.monotonic() - began, 4)},
+            versions=_versions(),
+        )
+
+    def _one(self, uri: str | None, member: dict[str, Any] | None, sha256: str | None) -> SmallImage:
+        try:
+            data = self._source.fetch(uri, member, sha256=sha256)
+            return keep(data, self._spec, max_pixels=self._max_pixels)
+        except PairDecodeError as error:
+            return SmallImage(reason=str(error))
+
+
+def keep(data: bytes, spec: PixelSpec, *, max_pixels: int = MAX_PIXELS) -> SmallImage:
+    """Return an image file as the cache keeps it.
+
+    Args:
+        data: the original file.
+        spec: how images are kept.
+        max_pixels: width times height that is decoded.
+
+    Raises:
+        PairDecodeError: it cannot be decoded, or not be kept in that format.
+    """
+    image = decode_image(data, max_pixels=max_pixels)
+    small = shrink(image, spec.short_side_px)
+    encoded = encode(small, spec)
+    if spec.keeps_small_originals and small is image and len(data) <= len(encoded) and _is_plain(data):
+        encoded = data
+    return SmallImage(data=encoded, width=small.width, height=small.height)
+
+
+def _is_plain(data: bytes) -> bool:
+    with Image.open(io.BytesIO(data)) as image:
+        return image.format in ("JPEG", "PNG") and image.mode in ("RGB", "L")
+
+
+def shrink(image: Image.Image, short_side_px: int) -> Image.Image:
+    """Return an image with its short side made as long as asked for, antialiased; a smaller one as it is."""
+    short, long = sorted(image.size)
+    if short <= short_side_px:
+        return image
+    other = round(long * short_side_px / short)
+    size = (short_side_px, other) if image.width <= image.height else (other, short_side_px)
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def encode(image: Image.Image, spec: PixelSpec) -> bytes:
+    """Return an RGB image as a file.
+
+    Raises:
+        PairDecodeError: the format cannot hold it (WebP ends at 16383 pixels a side, JPEG at 65535).
+    """
+    buffer = io.BytesIO()
+    # Else Pillow would copy metadata of the original into the file.
+    image.info = {}
+    try:
+        image.save(buffer, spec.format, **spec.options)
+    except (ValueError, OSError) as error:
+        raise PairDecodeError(
+            f"the image of {image.width} x {image.height} pixels cannot be kept as {spec.format}: {error}"
+        ) from error
+    return buffer.getvalue()
+
+
+def _versions() -> dict[str, str]:
+    codecs = {"libwebp": features.version("webp"), "libjpeg": features.version("jpg"), "pyarrow": pa.__version__}
+    return {"pillow": PIL.__version__} | {name: version for name, version in codecs.items() if version}

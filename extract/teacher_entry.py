@@ -1,0 +1,160 @@
+"""A teacher's entry in pipelines.yaml: where its files lie and come from, and what its family leaves open."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+from pydantic import Field, model_validator
+
+from store.config import ConfigPath, Section
+
+Family: TypeAlias = Literal["open_clip", "open_clip_file", "clip", "pmc_clip", "medclip"]
+
+FAMILY_OPTIONS: dict[str, frozenset[str]] = {
+    "open_clip": frozenset({"quick_gelu"}),
+    "open_clip_file": frozenset({"checkpoint", "architecture", "config", "preprocess", "quick_gelu"}),
+    "clip": frozenset(),
+    "pmc_clip": frozenset({"checkpoint", "config", "heads", "text_feature"}),
+    "medclip": frozenset({"config", "vision"}),
+}
+"""Which of the optional keys a family reads; another one would change nothing and is refused."""
+
+
+class Download(Section):
+    """Files of a teacher, as their authors publish them.
+
+    Attributes:
+        repo: repository on the Hugging Face Hub.
+        kind: of that repository.
+        revision: branch, tag or commit.
+        url: a zip file elsewhere, instead of ``repo``.
+        files: names in the repository or in the zip file.
+        optional: names that are fetched if they are there.
+        into: folder below the teacher's that they go to.
+        sha256: digests by name, where they are known.
+    """
+
+    repo: str | None = None
+    kind: Literal["model", "dataset"] = "model"
+    revision: str | None = None
+    url: str | None = None
+    files: tuple[str, ...] = Field(min_length=1)
+    optional: tuple[str, ...] = ()
+    into: Literal["text"] | None = None
+    sha256: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Download:
+        if (self.repo is None) == (self.url is None):
+            raise ValueError("give repo (of the Hugging Face Hub) or url (of a zip file)")
+        return self
+
+    @property
+    def origin(self) -> str:
+        """Where it is, for people."""
+        if self.url:
+            return self.url
+        kind = "hf" if self.kind == "model" else "hf dataset"
+        return f"{kind} {self.repo}" + (f" @ {self.revision}" if self.revision else "")
+
+
+class Choices(Section):
+    """What a teacher's authors leave open.
+
+    Attributes:
+        checkpoint: name of the weights file, where the family does not fix it.
+        quick_gelu: QuickGELU instead of what the model's configuration says.
+        heads: of PMC-CLIP's attention pooling; 8 in its authors' notebook, 32 in their training code.
+        text_feature: PMC-CLIP's: BERT's ``pooler`` output as in the notebook, or ``cls`` as in the training code.
+        vision: MedCLIP's image tower.
+        precision: of the forward passes, by autocast; weights stay float32.
+    """
+
+    checkpoint: str | None = None
+    quick_gelu: bool | None = None
+    heads: int | None = Field(default=None, gt=0)
+    text_feature: Literal["pooler", "cls"] | None = None
+    vision: Literal["swin", "resnet50"] | None = None
+    precision: Literal["fp32", "bf16", "fp16"] | None = None
+
+
+class Variant(Choices):
+    """Another reading of a teacher, which ``extract golden`` tries where the entry's own does not match.
+
+    Attributes:
+        folder: where its files lie, if not with the teacher's.
+        family: if not the teacher's.
+        architecture: of an open_clip model, if not the teacher's.
+        download: where they come from, if not from where the teacher's do.
+    """
+
+    folder: ConfigPath | None = None
+    family: Family | None = None
+    architecture: str | None = None
+    download: tuple[Download, ...] = ()
+
+
+class TeacherEntry(Choices):
+    """Where a teacher's model lies, how it is loaded and what may be done with it.
+
+    Attributes:
+        folder: the folder of its files.
+        embed_dim: width of its features; checked against the model.
+        family: how it is loaded; docs/teachers.md says what each needs.
+        source: where the weights come from, for people; as ``download`` says if left out.
+        licence: of the weights, for people and for the student's model card.
+        architecture: name of an open_clip model.
+        config: an open_clip ``model_cfg`` instead; of PMC-CLIP and MedCLIP the sizes of the image tower, if others.
+        preprocess: an open_clip ``preprocess_cfg``.
+        download: where ``extract fetch`` finds the files.
+        variants: other readings by name.
+    """
+
+    folder: ConfigPath
+    embed_dim: int = Field(gt=0)
+    family: Family = "open_clip"
+    source: str | None = None
+    licence: str | None = None
+    architecture: str | None = None
+    config: dict[str, Any] | None = None
+    preprocess: dict[str, Any] = {}
+    download: tuple[Download, ...] = ()
+    variants: dict[str, Variant] = {}
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> TeacherEntry:
+        self._check_options()
+        for name, reading in self.readings().items():
+            try:
+                reading._check_options()  # noqa: SLF001 - another of this class
+            except ValueError as error:
+                raise ValueError(f"variants.{name}: {error}") from None
+        return self
+
+    def _check_options(self) -> None:
+        allowed = FAMILY_OPTIONS[self.family]
+        every = frozenset[str]().union(*FAMILY_OPTIONS.values())
+        strange = sorted(name for name in every - allowed if getattr(self, name))
+        if strange:
+            raise ValueError(f"family {self.family} has no {', '.join(strange)}; it has {', '.join(sorted(allowed))}")
+        if self.family == "open_clip_file":
+            if not self.checkpoint:
+                raise ValueError("family open_clip_file needs checkpoint, the name of the weights file")
+            if (self.architecture is None) == (self.config is None):
+                raise ValueError("family open_clip_file needs architecture (a name) or config (a model_cfg)")
+
+    def readings(self) -> dict[str, TeacherEntry]:
+        """Return the entry's variants as entries, by name."""
+        return {name: self._read_as(variant) for name, variant in self.variants.items()}
+
+    def _read_as(self, variant: Variant) -> TeacherEntry:
+        stated = {key: getattr(variant, key) for key in variant.model_fields_set}
+        if variant.family:
+            # What the teacher's own family leaves open says nothing of another.
+            stated = dict.fromkeys(frozenset[str]().union(*FAMILY_OPTIONS.values()) - {"preprocess"}) | stated
+        return self.model_copy(update={**stated, "variants": {}})
+
+    @property
+    def origin(self) -> str | None:
+        """Where the weights come from, for people."""
+        return self.source or ", ".join(dict.fromkeys(item.origin for item in self.download)) or None

@@ -1,0 +1,1 @@
+"""The loading families of teachers."""

@@ -1,0 +1,56 @@
+"""CLIP models of transformers: a folder with ``config.json``, weights and tokenizer (PLIP, PubMedCLIP)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import CLIPConfig, CLIPModel
+
+from extract.checkpoints import State, checked_logit_scale, load_strictly
+from extract.teacher_entry import TeacherEntry
+from extract.text_tower import read_json
+from store.errors import TeacherError
+from store.records import Spec
+
+from .base import FrozenTeacher
+from .tokenizers import full_length, load_clip_tokenizer, padded_ids
+
+
+class ClipTeacher(FrozenTeacher):
+    """A CLIPModel of transformers; arguments as of ``OpenClipTeacher``."""
+
+    def __init__(self, spec: Spec, entry: TeacherEntry, state: State, *, device: str = "cpu") -> None:
+        folder = Path(entry.folder)
+        try:
+            config = CLIPConfig.from_dict(read_json(folder / "config.json"))
+            model = CLIPModel(config)
+        except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
+            raise TeacherError(f"teacher {spec.teacher}: {folder}/config.json cannot be loaded: {error}") from error
+        load_strictly(model, state, teacher=spec.teacher, may_lack=lambda name: name.endswith(".position_ids"))
+        scale = checked_logit_scale(float(model.logit_scale.detach()), teacher=spec.teacher)
+        # PubMedCLIP's tokenizer states no length of its own, so that the context is passed on every call.
+        self._context: int = config.text_config.max_position_embeddings
+        self._tokenizer = load_clip_tokenizer(folder, vocabulary=config.text_config.vocab_size, teacher=spec.teacher)
+        super().__init__(spec, model, logit_scale=scale, device=device)
+
+    def _image_features(self, normal_BCHW: Tensor) -> Tensor:
+        return _projected(self._model.get_image_features(pixel_values=normal_BCHW))  # type: ignore[operator]
+
+    def _text_features(self, ids_BL: Tensor, lengths_B: list[int]) -> Tensor:
+        # The tower is causal and pools at the first end token, so that what follows it needs no mask.
+        del lengths_B
+        return _projected(self._model.get_text_features(input_ids=ids_BL))  # type: ignore[operator]
+
+    def _ids(self, captions: list[str]) -> tuple[Tensor, list[int]]:
+        return padded_ids(self._tokenizer, captions, context=self._context)
+
+    def _full_length(self, caption: str) -> int:
+        return full_length(self._tokenizer, caption)
+
+
+def _projected(output: Any) -> Tensor:
+    # transformers 4 returns the projected feature, 5 an output object whose pooler_output it is.
+    features_BD: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return features_BD

@@ -1,0 +1,134 @@
+"""MedCLIP: Swin-T or ResNet-50, and Bio_ClinicalBERT averaged over layers and tokens (its modeling_medclip.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel, SwinConfig, SwinModel
+
+from extract.checkpoints import State, checked_logit_scale, load_strictly
+from extract.specs import BERT_CONTEXT
+from extract.teacher_entry import TeacherEntry
+from extract.text_tower import tokenizer_folder
+from store.errors import TeacherError
+from store.records import Spec
+
+from .base import FrozenTeacher
+from .tokenizers import full_length, load_bert_tokenizer, padded_ids
+
+SWIN_NAMES = (
+    ("attention.self.query.", "attention.q_proj."),
+    ("attention.self.key.", "attention.k_proj."),
+    ("attention.self.value.", "attention.v_proj."),
+    ("attention.output.dense.", "attention.o_proj."),
+    (
+        "attention.self.relative_position_bias_table",
+        "attention.relative_position_bias.relative_position_bias_table",
+    ),
+    ("intermediate.dense.", "mlp.fc1."),
+    ("output.dense.", "mlp.fc2."),
+)
+"""Swin's names in transformers 4, as in the file, and in 5; the attention's output comes before the block's."""
+
+
+class _Vision(nn.Module):
+    def __init__(self, vision: dict[str, Any], embed_dim: int) -> None:
+        super().__init__()
+        if vision["tower"] == "resnet50":
+            resnet = torchvision.models.resnet50(weights=None)
+            resnet.fc = nn.Linear(resnet.fc.in_features, embed_dim, bias=False)
+            self.model: nn.Module = resnet
+            self.projection_head = None
+        else:
+            sizes = {name: value for name, value in vision.items() if name != "tower"}
+            config = SwinConfig(**sizes)
+            swin = SwinModel(config)
+            self.model = swin
+            self.projection_head = nn.Linear(swin.num_features, embed_dim, bias=False)
+
+    def forward(self, normal_BCHW: Tensor) -> Tensor:
+        output = self.model(normal_BCHW)
+        if self.projection_head is None:
+            features_BD: Tensor = output
+            return features_BD
+        projected_BD: Tensor = self.projection_head(output.pooler_output)
+        return projected_BD
+
+
+class _Text(nn.Module):
+    def __init__(self, bert: BertConfig, embed_dim: int) -> None:
+        super().__init__()
+        self.model = BertModel(bert)
+        self.projection_head = nn.Linear(bert.hidden_size, embed_dim, bias=False)
+
+    def forward(self, ids_BL: Tensor) -> Tensor:
+        hidden = self.model(input_ids=ids_BL, output_hidden_states=True).hidden_states
+        layers_3BLH = torch.stack([hidden[1], hidden[2], hidden[-1]])
+        projected_BD: Tensor = self.projection_head(layers_3BLH.mean(dim=2).mean(dim=0))
+        return projected_BD
+
+
+class _Towers(nn.Module):
+    def __init__(self, architecture: dict[str, Any], embed_dim: int) -> None:
+        super().__init__()
+        self.vision_model = _Vision(architecture["vision"], embed_dim)
+        self.text_model = _Text(BertConfig(**architecture["text"]), embed_dim)
+        self.logit_scale = nn.Parameter(torch.empty(()))
+
+
+class MedClipTeacher(FrozenTeacher):
+    """MedCLIP; arguments as of ``OpenClipTeacher``."""
+
+    def __init__(self, spec: Spec, entry: TeacherEntry, state: State, *, device: str = "cpu") -> None:
+        try:
+            model = _Towers(spec.architecture, spec.embed_dim)
+        except (TypeError, ValueError) as error:
+            raise TeacherError(f"teacher {spec.teacher}: its config cannot be loaded: {error}") from error
+        if "logit_scale" in state:
+            state = state | {"logit_scale": state["logit_scale"].reshape(())}
+        state = _named_as(state, set(model.state_dict()))
+        load_strictly(
+            model, state, teacher=spec.teacher, may_lack=lambda name: name.endswith("relative_position_index")
+        )
+        scale = checked_logit_scale(float(model.logit_scale.detach()), teacher=spec.teacher)
+        # The vocabulary is cased, yet the authors' tokenizer lower-cases: their folder does not say otherwise.
+        self._tokenizer = load_bert_tokenizer(
+            tokenizer_folder(Path(entry.folder)),
+            vocabulary=spec.architecture["text"]["vocab_size"],
+            teacher=spec.teacher,
+            lower_case=True,
+        )
+        super().__init__(spec, model, logit_scale=scale, device=device)
+
+    def _image_features(self, normal_BCHW: Tensor) -> Tensor:
+        features_BD: Tensor = self._model.vision_model(normal_BCHW)  # type: ignore[operator]
+        return features_BD
+
+    def _text_features(self, ids_BL: Tensor, lengths_B: list[int]) -> Tensor:
+        # The mean goes over all tokens, so that padding would make a feature depend on its batch: there is none.
+        features_BD = torch.empty(len(lengths_B), self.embed_dim, device=ids_BL.device)
+        for length in sorted(set(lengths_B)):
+            rows = [row for row, own in enumerate(lengths_B) if own == length]
+            features_BD[rows] = self._model.text_model(ids_BL[rows, :length]).float()  # type: ignore[operator]
+        return features_BD
+
+    def _ids(self, captions: list[str]) -> tuple[Tensor, list[int]]:
+        return padded_ids(self._tokenizer, captions, context=BERT_CONTEXT)
+
+    def _full_length(self, caption: str) -> int:
+        return full_length(self._tokenizer, caption)
+
+
+def _named_as(state: State, names: set[str]) -> State:
+    """Rename Swin's tensors where the model at hand calls them otherwise."""
+    renamed: State = {}
+    for name, value in state.items():
+        new = name
+        if name not in names and name.startswith("vision_model.model."):
+            new = next((name.replace(old, other) for old, other in SWIN_NAMES if old in name), name)
+        renamed[new] = value
+    return renamed

@@ -1,0 +1,147 @@
+"""open_clip models: from a folder, or from a named architecture and a checkpoint file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.hf_model import HFTextEncoder
+from torch import Tensor
+
+from extract.checkpoints import State, checked_logit_scale, load_strictly
+from extract.model_folder import CONFIG_NAME, open_clip_config
+from extract.teacher_entry import TeacherEntry
+from extract.text_tower import KNOWN_BERTS, TEXT_FOLDER, TOKENIZER_FILES, bert_sizes, tokenizer_folder
+from store.errors import TeacherError, WeightsNotFoundError
+from store.records import Spec
+
+from .base import FrozenTeacher
+
+
+class OpenClipTeacher(FrozenTeacher):
+    """An open_clip model.
+
+    Args:
+        spec: from its entry and files.
+        entry: of family ``open_clip`` or ``open_clip_file``.
+        state: its tensors.
+        device: where it runs.
+
+    Raises:
+        TeacherError: the weights do not fit the configuration.
+    """
+
+    def __init__(self, spec: Spec, entry: TeacherEntry, state: State, *, device: str = "cpu") -> None:
+        model, self._tokenizer = _build(spec.teacher, entry)
+        if "logit_scale" in state:
+            state = state | {"logit_scale": state["logit_scale"].reshape(model.logit_scale.shape)}
+        load_strictly(model, state, teacher=spec.teacher)
+        scale = checked_logit_scale(float(model.logit_scale.detach()), teacher=spec.teacher)
+        self._is_bert = isinstance(getattr(model, "text", None), HFTextEncoder)
+        super().__init__(spec, model, logit_scale=scale, device=device)
+
+    def _image_features(self, normal_BCHW: Tensor) -> Tensor:
+        features_BD: Tensor = self._model.encode_image(normal_BCHW)  # type: ignore[operator]
+        return features_BD
+
+    def _text_features(self, ids_BL: Tensor, lengths_B: list[int]) -> Tensor:
+        # A BERT tower masks its padding: columns that are nothing else cost time and change nothing.
+        used_BL = ids_BL[:, : max(lengths_B)] if self._is_bert else ids_BL
+        features_BD: Tensor = self._model.encode_text(used_BL)  # type: ignore[operator]
+        return features_BD
+
+    def _ids(self, captions: list[str]) -> tuple[Tensor, list[int]]:
+        ids_BL: Tensor = self._tokenizer(captions)
+        return ids_BL, _used(ids_BL)
+
+    def _full_length(self, caption: str) -> int:
+        inner = getattr(self._tokenizer, "tokenizer", None)
+        if inner is None:
+            return len(self._tokenizer.encode(caption)) + 2
+        return len(inner(self._tokenizer.clean_fn(caption), truncation=False, verbose=False)["input_ids"])
+
+
+def _used(ids_BL: Tensor) -> list[int]:
+    # Both tokenizers pad with 0.
+    positions_L = torch.arange(1, ids_BL.shape[1] + 1)
+    lengths_B: list[int] = torch.where(ids_BL != 0, positions_L, 1).amax(dim=1).tolist()
+    return lengths_B
+
+
+def _build(name: str, entry: TeacherEntry) -> tuple[Any, Any]:
+    """Return the model with random weights, and its tokenizer."""
+    config = open_clip_config(name, entry)
+    text = config["model_cfg"]["text_cfg"]
+    with TemporaryDirectory(prefix="mmkd-teacher-") as temporary:
+        staged = Path(temporary)
+        if "hf_model_name" in text:
+            text["hf_model_name"] = str(_stage_bert(name, entry, text["hf_model_name"], staged))
+        if text.get("hf_tokenizer_name"):
+            source = tokenizer_folder(Path(entry.folder))
+            for file in TOKENIZER_FILES:
+                if (source / file).is_file():
+                    shutil.copy2(source / file, staged / file)
+        (staged / CONFIG_NAME).write_text(json.dumps(config))
+        try:
+            with _without_warnings():
+                model = open_clip.create_model(f"local-dir:{staged}", load_weights=False, pretrained_text=False)
+                tokenizer = open_clip.get_tokenizer(f"local-dir:{staged}")
+        except (RuntimeError, ValueError, OSError, TypeError, AssertionError) as error:
+            raise TeacherError(
+                f"teacher {name}: {entry.folder} cannot be loaded: {error}",
+                hint=f"weights, {CONFIG_NAME} and tokenizer files must all be there and belong together",
+            ) from error
+    _check_vocabulary(name, model, tokenizer)
+    return model, tokenizer
+
+
+def _stage_bert(name: str, entry: TeacherEntry, stated: str, staged: Path) -> Path:
+    # open_clip asks the hub for a configuration by name, and cannot resolve a path beside its own configuration.
+    if Path(stated).is_absolute():
+        return Path(stated)
+    if not (Path(entry.folder) / TEXT_FOLDER / "config.json").is_file() and stated not in KNOWN_BERTS:
+        raise WeightsNotFoundError(
+            f"teacher {name}: its text tower is {stated}, whose config.json is not in {entry.folder}/{TEXT_FOLDER}",
+            hint=f"put config.json of {stated} there",
+        )
+    sizes = bert_sizes(Path(entry.folder), KNOWN_BERTS.get(stated, {}))
+    folder = staged / TEXT_FOLDER
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", **sizes}))
+    return folder
+
+
+def _check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
+    inner = getattr(tokenizer, "tokenizer", None)
+    tower = getattr(model, "text", model)
+    known = getattr(tower, "vocab_size", None)
+    size = len(inner) if inner is not None else tokenizer.vocab_size
+    if known is not None and size != known:
+        raise TeacherError(
+            f"teacher {name}: cannot be loaded: the tokenizer has {size} tokens, the model {known}",
+            hint="the tokenizer is another model's, or a file of it is missing",
+        )
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Drop open_clip's warning that weights are random: they are loaded afterwards, every one."""
+
+    def serious(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.WARNING
+
+    # open_clip logs on the root logger itself, so that its filter concerns no other library.
+    root = logging.getLogger()
+    root.addFilter(serious)
+    try:
+        yield
+    finally:
+        root.removeFilter(serious)

@@ -1,0 +1,63 @@
+"""Large arrays whose memory is used again once nobody holds them.
+
+Fresh memory is given by the operating system page by page as it is written to, which takes longer than to fill it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+SMALLEST_BYTES = 2**20
+"""Of an array that is worth keeping."""
+
+
+class RecycledArrays:
+    """Gives arrays like `numpy.empty`, from memory of arrays that it gave before and that are gone, views included."""
+
+    def __init__(self) -> None:
+        self._spare: dict[int, list[npt.NDArray[np.uint8]]] = {}
+        self._sizes: set[int] = set()
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        """Return an array whose content is not defined."""
+        nbytes = int(np.prod(shape)) * dtype.itemsize
+        if nbytes < SMALLEST_BYTES:
+            return np.empty(shape, dtype)
+        size = rounded_up(nbytes)
+        self._sizes.add(size)
+        spare = self._spare.setdefault(size, [])
+        memory = spare.pop() if spare else np.empty(size, np.uint8)
+        # Through a buffer, so that views lean on this array and not on the memory behind it: they keep it alive.
+        array = np.frombuffer(memory.data, np.uint8)
+        weakref.finalize(array, spare.append, memory).atexit = False
+        return array[:nbytes].view(dtype).reshape(shape)
+
+    def trim(self) -> None:
+        """Let go of spare memory of sizes that were not asked for since the last time."""
+        for size in self._spare.keys() - self._sizes:
+            del self._spare[size]
+        self._sizes = set()
+
+
+def rounded_up(nbytes: int) -> int:
+    """Return a size that others have too: a number from 8 to 16, times a power of two."""
+    step = 1 << max(0, nbytes.bit_length() - 4)
+    return -(-nbytes // step) * step
+
+
+class Scratch:
+    """A buffer that one thread reads into, as large as the largest piece so far."""
+
+    def __init__(self) -> None:
+        self._bytes = np.empty(0, np.uint8)
+
+    def of(self, rows: int, width: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        """Return room for some rows."""
+        nbytes = rows * width * dtype.itemsize
+        if len(self._bytes) < nbytes:
+            self._bytes = np.empty(nbytes, np.uint8)
+        return self._bytes[:nbytes].view(dtype).reshape(rows, width)
