@@ -64,7 +64,7 @@ def open_object(location: Location, key: str) -> BinaryIO:
     return cast("BinaryIO", io.BufferedReader(ObjectFile(location, key), BLOCK_BYTES))
 
 
-def open_parquet(location: Location, key: str, **options: Any) -> pq.ParquetFile:
+def open_parquet(location: Location, key: str, *, in_blocks: bool = False, **options: Any) -> pq.ParquetFile:
     """Open a Parquet object, of which then only what is asked for is read.
 
     In a folder Arrow reads the file itself. Elsewhere it reads through Python, and nothing ahead of what is asked for:
@@ -73,6 +73,8 @@ def open_parquet(location: Location, key: str, **options: Any) -> pq.ParquetFile
     Args:
         location: the folder.
         key: of the object.
+        in_blocks: read large blocks from an object storage, so that neighbouring columns cost one request; else no byte
+            more than is asked for.
         options: of ``pyarrow.parquet.ParquetFile``.
 
     Raises:
@@ -81,5 +83,5 @@ def open_parquet(location: Location, key: str, **options: Any) -> pq.ParquetFile
     """
     if isinstance(location, Folder):
         return pq.ParquetFile(location.path / key, **options)
-    source = pa.PythonFile(ObjectFile(location, key), mode="r")
+    source = pa.PythonFile(open_object(location, key) if in_blocks else ObjectFile(location, key), mode="r")
     return pq.ParquetFile(source, pre_buffer=False, **options)

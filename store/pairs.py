@@ -172,7 +172,7 @@ class PairTable:
             raise StoreNotFoundError(f"{location}: the pair table pairs/part-*.parquet is missing")
         self._parts = [int(key.removeprefix("pairs/part-").removesuffix(".parquet")) for key in keys]
         try:
-            self._files = [open_parquet(location, key) for key in keys]
+            self._files = [open_parquet(location, key, in_blocks=True) for key in keys]
         except pa.ArrowInvalid as error:
             raise StoreError(f"{location}: the pair table cannot be read: {error}") from error
         self._rows, self._key_index = rows, KeyIndex(location, rows=rows)
