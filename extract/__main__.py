@@ -58,6 +58,8 @@ def _draw_corpora(pipeline: ExtractPipeline, names: list[str] | None) -> None:
     unknown = sorted(set(names or []) - set(drawn))
     if unknown:
         raise ConfigError(f"no phantom corpus {', '.join(unknown)} in the pipeline; it has {', '.join(drawn)}")
+    if not drawn:
+        log.info("the pipeline has no phantom corpus: nothing to do")
     for name, corpus in drawn.items():
         if corpus.phantom and (not names or name in names):
             summary = write_corpus(Path(corpus.files[0]).parent, key_prefix=name, **corpus.phantom.model_dump())

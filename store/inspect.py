@@ -47,7 +47,12 @@ class StoreSummary:
 
 
 def summarize(store: FeatureStore) -> StoreSummary:
-    """Summarize a store from its records alone, without reading features."""
+    """Summarize a store from its records alone, without reading features.
+
+    Raises:
+        StoreError: the pair table is missing, cannot be opened, or lacks rows.
+    """
+    store.pairs.last_part()  # A store whose rows cannot be read is not one to be called complete.
     teachers = {name: _teacher(store, name) for name in store.teachers}
     return StoreSummary(
         path=str(store.location),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from store.errors import FormatVersionError, StoreError, StoreNotFoundError
+from store.inspect import summarize
 from store.reader import FeatureStore
 from store.records import Status, receipt_key
 
@@ -171,3 +172,10 @@ def test_rows_that_were_appended_and_not_extracted_yet_read_as_missing(full):
     assert not whole[10:].any()
     picked = store.read(np.array([12, 3, 3]), teacher="alpha", side="text")
     assert np.array_equal(picked, whole[[12, 3, 3]])
+
+
+def test_a_store_whose_pair_table_is_gone_is_not_summarized_as_complete(full):
+    for part in (full.path / "pairs").glob("part-*.parquet"):
+        part.unlink()
+    with pytest.raises(StoreError, match=r"the pair table .* is missing"):
+        summarize(FeatureStore(full.path))
