@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup check test test-faults test-versions demo lock clean-demo
+.PHONY: help setup check test test-faults test-versions bench-store demo lock clean-demo
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ test-faults: $(STAMP) ## Slow tests: kills at every step, damage, full disks, tw
 
 test-versions: $(STAMP) ## Write a store under Python 3.11, read it under 3.12, and the reverse.
 	$(PY) -m tests.store.cross_version
+
+bench-store: $(STAMP) ## Reading and writing a store beside its limits; PEERS=PYTHON of an environment with the peers.
+	$(PY) -m tests.benchmarks.store_speed --out runs/bench $(if $(PEERS),--peers $(PEERS))
 
 demo: $(STAMP) ## The main job on a CPU: corpus, teachers, extraction, distillation, evaluation.
 	$(PY) -m evaluate demo --pipeline demo

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,18 @@ from .files import sync_folder, write_atomic
 if TYPE_CHECKING:
     import zarr
     from obstore.store import ObjectStore as RemoteStore
+    from obstore.store import RetryConfig
 
 REMOTE_SCHEMES = ("s3", "gs", "az", "memory", "http", "https")
 """URL schemes that obstore opens; ``file`` is a folder, and http is for reading only."""
+
+
+RETRY: RetryConfig = {
+    "max_retries": 1000,
+    "retry_timeout": timedelta(minutes=3),
+    "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=10), "base": 2},
+}
+"""How long a storage that is away is waited for: by time. obstore's own ten tries are over in two seconds."""
 
 
 class Location(ABC):
@@ -248,8 +258,8 @@ def _client(root: str, _process: int) -> RemoteStore:
         return MemoryStore()
     try:
         if root.startswith("http:"):
-            return from_url(root, client_options={"allow_http": True})
-        return from_url(root)
+            return from_url(root, client_options={"allow_http": True}, retry_config=RETRY)
+        return from_url(root, retry_config=RETRY)
     except (BaseError, ValueError) as error:
         raise LocationError(f"{root}: not a URL that can be opened: {error}") from error
 
