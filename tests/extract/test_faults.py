@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -62,12 +61,11 @@ def undisturbed_bytes(tmp_path_factory, corpus_96, teachers, write_pipeline, ext
 def program(repository):
     """Return a function that runs one of our programs to its end in an environment, and returns what it did."""
 
-    def run(*arguments, limit=None, **environment):
+    def run(*arguments, **environment):
         return subprocess.run(
             [sys.executable, "-m", *map(str, arguments)],
             cwd=repository,
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-            preexec_fn=limit,
             capture_output=True,
             text=True,
             timeout=120,
@@ -230,23 +228,45 @@ def _circumstances():
     return Circumstances(device="cpu", batch_size=16, run_id="late", attempt=1, timings_s={}, versions={})
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 160 KiB at the place of the store: (its folder, a function that makes it larger)."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this system does not let us mount a small disk")
+    yield folder, lambda: subprocess.run(["mount", "-o", "remount,size=4m", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
 def test_a_full_disk_ends_the_run_with_one_message_and_costs_only_what_was_in_work(
-    config, program, extract_here, stored_bytes, undisturbed_bytes
+    tmp_path,
+    small_disk,
+    corpus_96,
+    teachers,
+    write_pipeline,
+    prepare,
+    program,
+    extract_here,
+    stored_bytes,
+    undisturbed_bytes,
 ):
-    largest = max(len(content) for content in undisturbed_bytes.values())
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest - 1, largest - 1))
-
-    full = program(*extract(config), limit=limit)
+    store, enlarge = small_disk
+    config = write_pipeline(tmp_path, files=[corpus_96 / "*.tar"], teachers=teachers)
+    prepare(config)
+    full = program(*extract(config))
     assert full.returncode == 1
-    assert "File too large" in full.stderr
+    assert "No space left on device" in full.stderr
     assert "what was committed before stays" in full.stderr
     assert "Traceback" not in full.stderr
-    kept = receipts_below(config.parent / "store")
+    kept = receipts_below(store)
+    assert 0 < len(kept) < UNITS
+    enlarge()
     _, outcome = extract_here(config)
     assert (outcome.found, outcome.done) == (len(kept), UNITS - len(kept))
-    assert stored_bytes(config.parent / "store") == undisturbed_bytes
+    assert kept.items() <= receipts_below(store).items()
+    assert stored_bytes(store) == undisturbed_bytes
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the super-user can become another user")
