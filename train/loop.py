@@ -15,51 +15,15 @@ from torch import Tensor
 from store.console import progress
 from store.errors import TrainingDivergedError
 
-from .config import Optimization, PaperRecipe
-from .loss import CORRECTED_INTERACTIVE_SCALE, PAPER_INTERACTIVE_SCALE, clip_loss, paper_loss
+from .config import Optimization
 from .model import Student
+from .objective import Objective
 from .stream import Batch
 
 log = logging.getLogger(__name__)
 
 MAX_LOGIT_SCALE = 100.0
 """CLIP's bound on the multiplier of the cosines; beyond it training becomes unstable."""
-
-Objective = Callable[[Tensor, Tensor, Tensor, Batch], dict[str, Tensor]]
-"""Of (B, E) image and text embeddings, logit scale and batch: the terms, with the one to minimize as ``loss``."""
-
-
-def task_objective(image_BE: Tensor, text_BE: Tensor, logit_scale: Tensor, _batch: Batch) -> dict[str, Tensor]:
-    """CLIP's own loss, without any teacher."""
-    return {"loss": clip_loss(image_BE, text_BE, logit_scale)}
-
-
-def paper_objective(recipe: PaperRecipe) -> Objective:
-    """Return the released MMKD-CLIP loss with a recipe's numbers."""
-    scale = PAPER_INTERACTIVE_SCALE if recipe.interactive_scale == "log" else CORRECTED_INTERACTIVE_SCALE
-
-    def objective(image_BE: Tensor, text_BE: Tensor, logit_scale: Tensor, batch: Batch) -> dict[str, Tensor]:
-        if batch.targets is None:
-            raise ValueError("the paper's loss needs batches with targets")
-        terms = paper_loss(
-            image_BE,
-            text_BE,
-            batch.targets.image_BE.to(image_BE.device),
-            batch.targets.text_BE.to(image_BE.device),
-            logit_scale,
-            feature_weight=recipe.feature_weight,
-            interactive_weight=recipe.interactive_weight,
-            interactive_scale=scale,
-            mask_B=batch.targets.mask_B.to(image_BE.device),
-        )
-        return {
-            "loss": terms.total,
-            "task_loss": terms.task_loss,
-            "feature_loss": terms.feature_loss,
-            "interactive_loss": terms.interactive_loss,
-        }
-
-    return objective
 
 
 def learning_rate(step: int, settings: Optimization) -> float:
@@ -122,7 +86,7 @@ def fit(
             terms = objective(image_BE, text_BE, model.logit_scale.exp(), batch)
             _require_finite(terms, batch)
             optimizer.zero_grad(set_to_none=True)
-            terms["loss"].backward()  # type: ignore[no-untyped-call]
+            terms["loss"].backward()
             if settings.grad_clip:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
             optimizer.step()

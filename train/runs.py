@@ -26,8 +26,9 @@ from store.reader import FeatureStore
 from .autoencoder import TeacherFeatures, fit_projection
 from .config import ModelSection, Optimization, PretrainRun, ProjectSection, StudentRun, TrainPipeline
 from .images import CorpusImages, ImageLoader, RowImages, View, require_pixels
-from .loop import Objective, fit, paper_objective, task_objective
+from .loop import fit
 from .model import begin_model, save_weights
+from .objective import Objective, PaperObjective, TaskObjective
 from .order import BatchOrder
 from .projection import Projection
 from .run_folder import appearing, is_done
@@ -66,7 +67,7 @@ def pretrain(pipeline: TrainPipeline, name: str, run: PretrainRun, *, overwrite:
         table=index.table,
         images=CorpusImages(ImageSource(index.root), index.table),
         rows=rows,
-        objective=task_objective,
+        objective=TaskObjective(),
         targets=None,
         block_rows=1,
         window_blocks=max(1, len(rows)),
@@ -226,7 +227,7 @@ def distill(
         table=table,
         images=pixels or CorpusImages(store.images, table),
         rows=rows,
-        objective=paper_objective(run.paper) if distils else task_objective,
+        objective=PaperObjective(run.paper) if distils else TaskObjective(),
         targets=targets,
         block_rows=store.info.chunk_rows,
         window_blocks=run.window_blocks,
