@@ -14,7 +14,8 @@
     ├── TeacherError                     a teacher cannot be used
     │   ├── WeightsNotFoundError (FileNotFoundError)
     │   └── ExtractionError              too many rows or workers failed
-    └── TrainingDivergedError            a loss is not finite
+    ├── TrainingDivergedError            a loss is not finite
+    └── EvaluationError                  a dataset, features or results cannot be evaluated
 
 Errors cross process borders (Ray), so each survives pickling with its fields.
 """
@@ -89,3 +90,7 @@ class ExtractionError(TeacherError):
 
 class TrainingDivergedError(MMKDError):
     """A loss is not finite."""
+
+
+class EvaluationError(MMKDError):
+    """A dataset, features or results cannot be evaluated, or a number would have no meaning."""
