@@ -14,8 +14,9 @@ from store.errors import TeacherError
 from store.records import Spec
 
 from .geometry import Geometry
+from .specs import teacher_spec
 from .teacher_entry import TeacherEntry
-from .teachers.base import Tokens
+from .teachers.base import FrozenTeacher, Tokens
 from .teachers.clip_model import ClipTeacher
 from .teachers.medclip import MedClipTeacher
 from .teachers.open_clip_model import OpenClipTeacher
@@ -33,6 +34,7 @@ class Teacher(Protocol):
         geometry: what resize and crop it needs.
         logit_scale: multiplier of its cosines, exponentiated.
         spec: everything that determines its features.
+        nbytes: of its weights in memory.
     """
 
     name: str
@@ -40,6 +42,10 @@ class Teacher(Protocol):
     geometry: Geometry
     logit_scale: float
     spec: Spec
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its weights in memory."""
 
     def normalize(self, pixels_BHWC: npt.NDArray[np.uint8]) -> Tensor:
         """Return images in this teacher's geometry as its image tower sees them, (B, 3, H, W) float32."""
@@ -53,11 +59,14 @@ class Teacher(Protocol):
     def encode_text(self, captions: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return unit-norm features (B, D) of captions."""
 
+    def encode_tokens(self, tokens: Tokens) -> npt.NDArray[np.float32]:
+        """Return unit-norm features (B, D) of captions that `tokenize` made."""
+
     def count_truncated(self, captions: Sequence[str]) -> int:
         """Return how many captions are longer than what this teacher reads of them."""
 
 
-FAMILIES = {
+FAMILIES: dict[str, type[FrozenTeacher]] = {
     "open_clip": OpenClipTeacher,
     "open_clip_file": OpenClipTeacher,
     "clip": ClipTeacher,
@@ -66,23 +75,25 @@ FAMILIES = {
 }
 
 
-def load_teacher(spec: Spec, entry: TeacherEntry, *, device: str = "cpu") -> Teacher:
+def load_teacher(spec: Spec, entry: TeacherEntry, *, device: str = "cpu", compiled: bool = False) -> Teacher:
     """Load the teacher that a spec describes.
 
     Args:
         spec: from its entry and files.
         entry: says where they lie on this machine.
         device: where it runs.
+        compiled: run it through ``torch.compile``.
 
     Raises:
-        TeacherError: this machine has other weights than the spec was made from, or they do not fit the model.
+        TeacherError: this machine has other files than the spec was made from, or they do not fit the model.
     """
-    weights = find_weights(spec.teacher, entry)
-    digest = weights.digest()
-    if digest != spec.weights_sha256:
+    # Weights, configuration and tokenizer are read once more: on a cluster this is another machine than the planner's.
+    here = teacher_spec(spec.teacher, entry, stored_dtype=spec.stored_dtype)
+    if here.hash != spec.hash:
         raise TeacherError(
-            f"teacher {spec.teacher}: {socket.gethostname()} has other weights in {entry.folder} "
-            f"(sha256 {digest[:12]}) than the run was planned with ({str(spec.weights_sha256)[:12]})",
+            f"teacher {spec.teacher}: {socket.gethostname()} has other files in {entry.folder} than the run was "
+            f"planned with (here: on that machine, there: planned)\n  " + "\n  ".join(here.difference(spec)),
             hint="copy the same files to every node, or let all read them from one shared folder",
         )
-    return FAMILIES[entry.family](spec, entry, read_state(entry, weights), device=device)
+    state = read_state(entry, find_weights(spec.teacher, entry))
+    return FAMILIES[entry.family](spec, entry, state, device=device, compiled=compiled)

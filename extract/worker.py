@@ -110,15 +110,16 @@ class Worker:
             row: bad_images[image] for row, image in enumerate(distinct.of_row_N.tolist()) if image in bad_images
         }
         captions = strings(pairs, "caption")
-        text_BD = {t.name: self._encode_captions(t, captions, clock) for t in teachers}
+        texts = {t.name: self._encode_captions(t, captions, clock) for t in teachers}
         receipts = []
         for teacher in teachers:
             status, reasons = _status(captions, bad_rows)
             features = UnitFeatures(
                 image=image_KD[teacher.name][distinct.of_row_N],
-                text=text_BD[teacher.name],
+                text=texts[teacher.name][0],
                 status=status,
                 reasons=reasons,
+                truncated=texts[teacher.name][1],
             )
             # Decoding and the teachers share a range, so each receipt of it carries the range's stages.
             receipts.append(
@@ -163,19 +164,23 @@ class Worker:
 
     def _encode_captions(
         self, teacher: Teacher, captions: npt.NDArray[np.object_], clock: _Clock
-    ) -> npt.NDArray[np.float32]:
-        """Encode each distinct caption once and give every row its own."""
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Encode each distinct caption once; give every row its own feature, and whether its caption was cut."""
         distinct = list(dict.fromkeys(caption for caption in captions if caption))
         features_BD = np.zeros((len(captions), teacher.embed_dim), np.float32)
+        truncated_B = np.zeros(len(captions), np.bool_)
         if not distinct:
-            return features_BD
+            return features_BD, truncated_B
         with clock("forward_text"):
             batches = [distinct[i : i + self.batch_size] for i in range(0, len(distinct), self.batch_size)]
-            encoded_KD = np.concatenate([teacher.encode_text(batch) for batch in batches])
+            tokens = [teacher.tokenize(batch) for batch in batches]
+            encoded_KD = np.concatenate([teacher.encode_tokens(batch) for batch in tokens])
+        cut_K = np.array([cut for batch in tokens for cut in batch.truncated_B])
         place = {caption: number for number, caption in enumerate(distinct)}
         has_caption = np.array([bool(caption) for caption in captions])
-        features_BD[has_caption] = encoded_KD[[place[caption] for caption in captions if caption]]
-        return features_BD
+        of_rows = [place[caption] for caption in captions if caption]
+        features_BD[has_caption], truncated_B[has_caption] = encoded_KD[of_rows], cut_K[of_rows]
+        return features_BD, truncated_B
 
     def _circumstances(self, clock: _Clock, attempt: int) -> Circumstances:
         return Circumstances(

@@ -55,7 +55,8 @@ def stats(
     else:
         _print_similarity(found)
         _print_sides(found)
-        sys.stdout.write("truncated captions: not recorded\n")
+        for entry in found:
+            sys.stdout.write(f"{entry.teacher}: truncated captions: {_share(entry)}\n")
 
 
 def neighbors(
@@ -155,6 +156,15 @@ def _write_csv(found: Agreement, path: Path) -> None:
         for line, (teacher, values) in enumerate(zip(found.teachers, found.cka, strict=True)):
             for column, (other, value) in enumerate(zip(found.teachers, values, strict=True)):
                 writer.writerow([teacher, other, found.side, found.rows[line][column], "" if value is None else value])
+
+
+def _share(entry: TeacherStatistics) -> str:
+    if entry.truncated_captions is None:
+        return "not recorded"
+    part = f" ({entry.truncated_captions / entry.truncated_of:.1%})" if entry.truncated_of else ""
+    missing = entry.rows_ok - entry.truncated_of
+    rest = f"; not recorded of {missing:,}" if missing > 0 else ""
+    return f"{entry.truncated_captions:,} of {entry.truncated_of:,}{part}{rest}"
 
 
 def _number(value: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -26,6 +27,7 @@ from .records import (
     read_record,
     readable_receipt,
     receipt_key,
+    retry_key,
     spec_key,
     write_record,
 )
@@ -42,12 +44,14 @@ class UnitFeatures:
         image, text: (rows, D) float32, unit norm where the status is ok.
         status: (rows,) uint8, of Status.
         reasons: by position in the range, for rows that are neither ok nor not applicable.
+        truncated: (rows,) whether the teacher read the caption in part; None where that is not known.
     """
 
     image: npt.NDArray[np.float32]
     text: npt.NDArray[np.float32]
     status: npt.NDArray[np.uint8]
     reasons: dict[int, str]
+    truncated: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -134,7 +138,7 @@ def commit_unit(
     features: UnitFeatures,
     circumstances: Circumstances,
 ) -> Receipt:
-    """Write one unit and return its receipt; what is already committed is left alone.
+    """Write one unit and return its receipt; what is already committed is left alone, unless it is marked for a retry.
 
     Args:
         location: the store's, with the teacher registered.
@@ -148,9 +152,12 @@ def commit_unit(
     Raises:
         CorruptChunkError: an object read back is not what was written.
     """
+    began = time.perf_counter()
     digest = pairs_digest(pairs)
     existing = committed_receipt(location, spec.teacher, range_id, spec_hash=spec.hash, digest=digest)
-    if existing:
+    mark = retry_key(spec.teacher, range_id)
+    again = location.exists(mark)
+    if existing and not again:
         return existing
     features = _without_non_finite(features)
     objects = {
@@ -161,6 +168,7 @@ def commit_unit(
     reached("commit.begin")
     location.delete([receipt_at])
     stored = {key: put_object(location, key, data) for key, data in objects.items()}
+    timings_s = circumstances.timings_s | {"write": round(time.perf_counter() - began, 4)}
     reached("commit.objects")
     start, stop = info.bounds(range_id)
     receipt = Receipt(
@@ -173,15 +181,18 @@ def commit_unit(
         objects=stored,
         status_counts=_status_counts(features.status),
         bad_rows=_bad_rows(features, start=start, keys=pairs["key"].to_pylist()),
-        timings_s=circumstances.timings_s,
+        timings_s=timings_s,
         versions=circumstances.versions,
         device=circumstances.device,
         batch_size=circumstances.batch_size,
         run_id=circumstances.run_id,
         attempt=circumstances.attempt,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        truncated_captions=_count_truncated(features),
     )
     write_record(location, receipt_at, receipt)
+    if again:
+        location.delete([mark])
     reached("commit.done")
     return receipt
 
@@ -199,7 +210,14 @@ def _without_non_finite(features: UnitFeatures) -> UnitFeatures:
         text=np.where(ok, features.text, 0.0).astype(np.float32),
         status=status,
         reasons=reasons,
+        truncated=features.truncated,
     )
+
+
+def _count_truncated(features: UnitFeatures) -> int | None:
+    if features.truncated is None:
+        return None
+    return int((features.truncated & (features.status == Status.OK)).sum())
 
 
 def _arrays(features: UnitFeatures) -> dict[ArrayName, npt.NDArray[np.generic]]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from .errors import FormatVersionError, LocationError, StoreError, StoreNotFoundError
 from .location import Location
@@ -151,6 +151,8 @@ class Receipt(Record):
         timings_s: seconds by stage.
         versions: of the packages that took part.
         attempt: 1 for a first try.
+        truncated_captions: of the ok rows, how many have a caption that the teacher read in part; None where that is
+            not known, and then left out of the file.
     """
 
     version: int = VERSION
@@ -170,6 +172,14 @@ class Receipt(Record):
     run_id: str
     attempt: int = 1
     finished: str
+    truncated_captions: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _leave_out_unknown(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        if self.truncated_captions is None:
+            del content["truncated_captions"]
+        return content
 
 
 R = TypeVar("R", bound=Record)
@@ -248,6 +258,14 @@ STORE_KEY = "store.json"
 def receipt_key(teacher: str, range_id: int) -> str:
     """Return the key of a unit's receipt."""
     return f"receipts/{teacher}/r{range_id:06d}.json"
+
+
+def retry_key(teacher: str, range_id: int) -> str:
+    """Return the key of the mark by which a unit is done again; see store/retry.py."""
+    return f"{RETRY_FOLDER}/{teacher}/r{range_id:06d}.json"
+
+
+RETRY_FOLDER = "retry"
 
 
 def spec_key(teacher: str) -> str:

@@ -54,7 +54,9 @@ class TeacherStatistics:
         sample: rows that were read; the similarity is of all ok rows.
         similarity_quantiles: by percent; empty where no row is ok.
         image, text: None where no row is ok.
-        truncated_captions: None: receipts do not record it.
+        truncated_captions: ok rows whose caption the teacher read in part, where receipts record it; None where none
+            does.
+        truncated_of: ok rows of the receipts that record it.
     """
 
     teacher: str
@@ -65,7 +67,8 @@ class TeacherStatistics:
     similarity_quantiles: dict[str, float]
     image: SideStatistics | None
     text: SideStatistics | None
-    truncated_captions: int | None = None
+    truncated_captions: int | None
+    truncated_of: int
 
 
 def effective_rank(features_ND: npt.NDArray[np.floating[Any]]) -> float:
@@ -140,6 +143,7 @@ def teacher_statistics(
             codes_N = categorize(inputs[INPUT[side]]).codes_N
             sides[side] = side_statistics(store.read(rows, teacher=teacher, side=side), codes_N)
         advance(1)
+    counted = [receipt for receipt in store.receipts(teacher).values() if receipt.truncated_captions is not None]
     quantiles = np.quantile(similarity_N, np.array(PERCENTS) / 100) if len(rows) else []
     return TeacherStatistics(
         teacher=teacher,
@@ -150,6 +154,8 @@ def teacher_statistics(
         similarity_quantiles={str(p): float(value) for p, value in zip(PERCENTS, quantiles, strict=False)},
         image=sides["image"],
         text=sides["text"],
+        truncated_captions=sum(receipt.truncated_captions or 0 for receipt in counted) if counted else None,
+        truncated_of=sum(receipt.status_counts.get("ok", 0) for receipt in counted),
     )
 
 

@@ -1,9 +1,10 @@
-"""What all families share: normalising, autocast, unit norm; a family adds its model and its tokenizer."""
+"""What all families share: loading, normalising, autocast, unit norm; a family adds its model and its tokenizer."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from extract.checkpoints import State, checked_logit_scale, load_strictly
 from extract.geometry import Preprocessing
+from extract.teacher_entry import TeacherEntry
 from store.errors import TeacherError
 from store.records import Spec
 
@@ -34,32 +37,51 @@ class Tokens:
     truncated_B: list[bool]
 
 
-class FrozenTeacher:
+class FrozenTeacher(ABC):
     """A teacher on a device.
 
     Args:
         spec: everything that determines its features.
-        model: with weights loaded.
-        logit_scale: multiplier of its cosines.
+        entry: says where its tokenizer lies.
+        state: its tensors, by the names of its family's model.
         device: where it runs.
+        compiled: run the towers through ``torch.compile``. It moves the last bits of a feature, as another device
+            does, and is like a device no part of the spec.
 
     Raises:
-        TeacherError: there is no such device here.
+        TeacherError: there is no such device here, or weights, configuration and tokenizer do not fit each other.
     """
 
-    def __init__(self, spec: Spec, model: nn.Module, *, logit_scale: float, device: str = "cpu") -> None:
+    def __init__(
+        self, spec: Spec, entry: TeacherEntry, state: State, *, device: str = "cpu", compiled: bool = False
+    ) -> None:
         if device == "cuda" and not torch.cuda.is_available():
             raise TeacherError(
                 f"teacher {spec.teacher}: no CUDA device is visible to this process",
                 hint="run where a GPU is, or with --set extract.device=cpu",
             )
-        self.name, self.embed_dim, self.spec, self.logit_scale = spec.teacher, spec.embed_dim, spec, logit_scale
+        self.name, self.embed_dim, self.spec = spec.teacher, spec.embed_dim, spec
         preprocessing = Preprocessing.model_validate(spec.preprocessing)
         self.geometry = preprocessing.geometry
+        model = self.architecture(spec, entry)
+        self._read_tokenizer(spec, entry, model)
+        if "logit_scale" in state:  # a number in some files, a vector of one in others
+            state = state | {"logit_scale": state["logit_scale"].reshape(model.state_dict()["logit_scale"].shape)}
+        load_strictly(model, self._renamed(state, model), teacher=spec.teacher, may_lack=self._is_computed)
+        self.logit_scale = checked_logit_scale(float(model.state_dict()["logit_scale"]), teacher=spec.teacher)
         self._device = torch.device(device)
         self._model = model.eval().requires_grad_(requires_grad=False).to(self._device)
         self._mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1)
+        self._run_image: Callable[[Tensor], Tensor] = self._image_features
+        self._run_text: Callable[[Tensor, list[int]], Tensor] = self._text_features
+        if compiled:
+            self._run_image, self._run_text = torch.compile(self._image_features), torch.compile(self._text_features)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its weights in memory."""
+        return sum(tensor.nbytes for tensor in (*self._model.parameters(), *self._model.buffers()))
 
     def normalize(self, pixels_BHWC: npt.NDArray[np.uint8]) -> Tensor:
         """Return images in this teacher's geometry as its image tower sees them, (B, 3, H, W) float32."""
@@ -82,14 +104,17 @@ class FrozenTeacher:
         """Return unit-norm features (B, D) of images in this teacher's geometry, (B, H, W, 3) uint8."""
         normal_BCHW = self.normalize(pixels_BHWC)
         with self._autocast():
-            return _unit_norm(self._image_features(normal_BCHW))
+            return _unit_norm(self._run_image(normal_BCHW))
 
-    @torch.inference_mode()
     def encode_text(self, captions: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return unit-norm features (B, D) of captions."""
-        ids_BL, lengths_B = self._ids(list(captions))
+        return self.encode_tokens(self.tokenize(captions))
+
+    @torch.inference_mode()
+    def encode_tokens(self, tokens: Tokens) -> npt.NDArray[np.float32]:
+        """Return unit-norm features (B, D) of captions that `tokenize` made."""
         with self._autocast():
-            return _unit_norm(self._text_features(ids_BL.to(self._device), lengths_B))
+            return _unit_norm(self._run_text(tokens.ids_BL.to(self._device), tokens.lengths_B))
 
     def count_truncated(self, captions: Sequence[str]) -> int:
         """Return how many captions are longer than what this teacher reads of them."""
@@ -101,19 +126,42 @@ class FrozenTeacher:
             return contextlib.nullcontext()
         return torch.autocast(self._device.type, dtype=dtype)
 
-    def _image_features(self, normal_BCHW: Tensor) -> Tensor:
-        raise NotImplementedError
+    @classmethod
+    @abstractmethod
+    def architecture(cls, spec: Spec, entry: TeacherEntry) -> nn.Module:
+        """Return the model before its weights are loaded; it has a ``logit_scale``.
 
-    def _text_features(self, ids_BL: Tensor, lengths_B: list[int]) -> Tensor:
-        raise NotImplementedError
+        Raises:
+            TeacherError: its configuration is not one that the family can build.
+        """
 
+    @abstractmethod
+    def _read_tokenizer(self, spec: Spec, entry: TeacherEntry, model: nn.Module) -> None:
+        """Load the tokenizer and see that it fits the model."""
+
+    @abstractmethod
+    def _image_features(self, normal_BCHW: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _text_features(self, ids_BL: Tensor, lengths_B: list[int]) -> Tensor: ...
+
+    @abstractmethod
     def _ids(self, captions: list[str]) -> tuple[Tensor, list[int]]:
         """Return ids (B, L), cut and padded, and the number of tokens of each that are no padding."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _full_length(self, caption: str) -> int:
         """Return how many tokens a caption has when nothing is cut."""
-        raise NotImplementedError
+
+    def _renamed(self, state: State, model: nn.Module) -> State:
+        """Return a state with the names that the model at hand has."""
+        del model
+        return state
+
+    def _is_computed(self, name: str) -> bool:
+        """Return whether the model computes a buffer itself, so that a file may lack it."""
+        del name
+        return False
 
 
 def _unit_norm(features_BD: Tensor) -> npt.NDArray[np.float32]:

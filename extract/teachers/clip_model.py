@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
-from extract.checkpoints import State, checked_logit_scale, load_strictly
 from extract.teacher_entry import TeacherEntry
 from extract.text_tower import read_json
 from store.errors import TeacherError
@@ -19,21 +18,23 @@ from .tokenizers import full_length, load_clip_tokenizer, padded_ids
 
 
 class ClipTeacher(FrozenTeacher):
-    """A CLIPModel of transformers; arguments as of ``OpenClipTeacher``."""
+    """A CLIPModel of transformers."""
 
-    def __init__(self, spec: Spec, entry: TeacherEntry, state: State, *, device: str = "cpu") -> None:
-        folder = Path(entry.folder)
+    @classmethod
+    def architecture(cls, spec: Spec, entry: TeacherEntry) -> nn.Module:
+        """See `FrozenTeacher.architecture`."""
+        path = Path(entry.folder) / "config.json"
         try:
-            config = CLIPConfig.from_dict(read_json(folder / "config.json"))
-            model = CLIPModel(config)
+            model: nn.Module = CLIPModel(CLIPConfig.from_dict(read_json(path)))
         except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
-            raise TeacherError(f"teacher {spec.teacher}: {folder}/config.json cannot be loaded: {error}") from error
-        load_strictly(model, state, teacher=spec.teacher, may_lack=lambda name: name.endswith(".position_ids"))
-        scale = checked_logit_scale(float(model.logit_scale.detach()), teacher=spec.teacher)
+            raise TeacherError(f"teacher {spec.teacher}: {path} cannot be loaded: {error}") from error
+        return model
+
+    def _read_tokenizer(self, spec: Spec, entry: TeacherEntry, model: nn.Module) -> None:
+        text: Any = model.config.text_config  # type: ignore[union-attr]
         # PubMedCLIP's tokenizer states no length of its own, so that the context is passed on every call.
-        self._context: int = config.text_config.max_position_embeddings
-        self._tokenizer = load_clip_tokenizer(folder, vocabulary=config.text_config.vocab_size, teacher=spec.teacher)
-        super().__init__(spec, model, logit_scale=scale, device=device)
+        self._context: int = text.max_position_embeddings
+        self._tokenizer = load_clip_tokenizer(Path(entry.folder), vocabulary=text.vocab_size, teacher=spec.teacher)
 
     def _image_features(self, normal_BCHW: Tensor) -> Tensor:
         return _projected(self._model.get_image_features(pixel_values=normal_BCHW))  # type: ignore[operator]
@@ -48,6 +49,9 @@ class ClipTeacher(FrozenTeacher):
 
     def _full_length(self, caption: str) -> int:
         return full_length(self._tokenizer, caption)
+
+    def _is_computed(self, name: str) -> bool:
+        return name.endswith(".position_ids")
 
 
 def _projected(output: Any) -> Tensor:

@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel
 
-from extract.checkpoints import State, checked_logit_scale, load_strictly
+from extract.checkpoints import State
 from extract.specs import BERT_CONTEXT
 from extract.teacher_entry import TeacherEntry
 from extract.text_tower import tokenizer_folder
@@ -81,20 +81,19 @@ class _Towers(nn.Module):
 
 
 class MedClipTeacher(FrozenTeacher):
-    """MedCLIP; arguments as of ``OpenClipTeacher``."""
+    """MedCLIP."""
 
-    def __init__(self, spec: Spec, entry: TeacherEntry, state: State, *, device: str = "cpu") -> None:
+    @classmethod
+    def architecture(cls, spec: Spec, entry: TeacherEntry) -> nn.Module:
+        """See `FrozenTeacher.architecture`."""
+        del entry
         try:
-            model = _Towers(spec.architecture, spec.embed_dim)
+            return _Towers(spec.architecture, spec.embed_dim)
         except (TypeError, ValueError) as error:
             raise TeacherError(f"teacher {spec.teacher}: its config cannot be loaded: {error}") from error
-        if "logit_scale" in state:
-            state = state | {"logit_scale": state["logit_scale"].reshape(())}
-        state = _named_as(state, set(model.state_dict()))
-        load_strictly(
-            model, state, teacher=spec.teacher, may_lack=lambda name: name.endswith("relative_position_index")
-        )
-        scale = checked_logit_scale(float(model.logit_scale.detach()), teacher=spec.teacher)
+
+    def _read_tokenizer(self, spec: Spec, entry: TeacherEntry, model: nn.Module) -> None:
+        del model
         # The vocabulary is cased, yet the authors' tokenizer lower-cases: their folder does not say otherwise.
         self._tokenizer = load_bert_tokenizer(
             tokenizer_folder(Path(entry.folder)),
@@ -102,7 +101,6 @@ class MedClipTeacher(FrozenTeacher):
             teacher=spec.teacher,
             lower_case=True,
         )
-        super().__init__(spec, model, logit_scale=scale, device=device)
 
     def _image_features(self, normal_BCHW: Tensor) -> Tensor:
         features_BD: Tensor = self._model.vision_model(normal_BCHW)  # type: ignore[operator]
@@ -121,6 +119,12 @@ class MedClipTeacher(FrozenTeacher):
 
     def _full_length(self, caption: str) -> int:
         return full_length(self._tokenizer, caption)
+
+    def _renamed(self, state: State, model: nn.Module) -> State:
+        return _named_as(state, set(model.state_dict()))
+
+    def _is_computed(self, name: str) -> bool:
+        return name.endswith("relative_position_index")
 
 
 def _named_as(state: State, names: set[str]) -> State:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +13,12 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.hf_model import HFTextEncoder
-from torch import Tensor
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from torch import Tensor, nn
 
-from extract.checkpoints import State, checked_logit_scale, load_strictly
 from extract.model_folder import CONFIG_NAME, open_clip_config
 from extract.teacher_entry import TeacherEntry
-from extract.text_tower import KNOWN_BERTS, TEXT_FOLDER, TOKENIZER_FILES, bert_sizes, tokenizer_folder
+from extract.text_tower import KNOWN_BERTS, TEXT_FOLDER, bert_sizes, tokenizer_folder
 from store.errors import TeacherError, WeightsNotFoundError
 from store.records import Spec
 
@@ -27,26 +26,44 @@ from .base import FrozenTeacher
 
 
 class OpenClipTeacher(FrozenTeacher):
-    """An open_clip model.
+    """An open_clip model: of family ``open_clip`` or ``open_clip_file``."""
 
-    Args:
-        spec: from its entry and files.
-        entry: of family ``open_clip`` or ``open_clip_file``.
-        state: its tensors.
-        device: where it runs.
+    @classmethod
+    def architecture(cls, spec: Spec, entry: TeacherEntry) -> nn.Module:
+        """See `FrozenTeacher.architecture`."""
+        config = open_clip_config(spec.teacher, entry)
+        text = config["model_cfg"]["text_cfg"]
+        with TemporaryDirectory(prefix="mmkd-teacher-") as temporary:
+            staged = Path(temporary)
+            if "hf_model_name" in text:
+                text["hf_model_name"] = str(_stage_bert(spec.teacher, entry, text["hf_model_name"], staged))
+            (staged / CONFIG_NAME).write_text(json.dumps(config))
+            with _refusing(spec.teacher, entry), _without_warnings():
+                model: nn.Module = open_clip.create_model(
+                    f"local-dir:{staged}", load_weights=False, pretrained_text=False
+                )
+        return model
 
-    Raises:
-        TeacherError: the weights do not fit the configuration.
-    """
-
-    def __init__(self, spec: Spec, entry: TeacherEntry, state: State, *, device: str = "cpu") -> None:
-        model, self._tokenizer = _build(spec.teacher, entry)
-        if "logit_scale" in state:
-            state = state | {"logit_scale": state["logit_scale"].reshape(model.logit_scale.shape)}
-        load_strictly(model, state, teacher=spec.teacher)
-        scale = checked_logit_scale(float(model.logit_scale.detach()), teacher=spec.teacher)
-        self._is_bert = isinstance(getattr(model, "text", None), HFTextEncoder)
-        super().__init__(spec, model, logit_scale=scale, device=device)
+    def _read_tokenizer(self, spec: Spec, entry: TeacherEntry, model: nn.Module) -> None:
+        tower = getattr(model, "text", model)
+        self._is_bert = isinstance(tower, HFTextEncoder)
+        text = open_clip_config(spec.teacher, entry)["model_cfg"]["text_cfg"]
+        options = {"context_length": text.get("context_length", 77), **text.get("tokenizer_kwargs", {})}
+        # As open_clip.get_tokenizer does, which would want tokenizer and configuration in one folder.
+        with _refusing(spec.teacher, entry):
+            if text.get("hf_tokenizer_name"):
+                folder, mode = tokenizer_folder(Path(entry.folder)), text.get("tokenizer_mode")
+                self._tokenizer: Any = HFTokenizer(str(folder), tokenizer_mode=mode, **options)
+                size = len(self._tokenizer.tokenizer)
+            else:
+                self._tokenizer = SimpleTokenizer(**options)
+                size = self._tokenizer.vocab_size
+        known = getattr(tower, "vocab_size", None)
+        if known is not None and size != known:
+            raise TeacherError(
+                f"teacher {spec.teacher}: cannot be loaded: the tokenizer has {size} tokens, the model {known}",
+                hint="the tokenizer is another model's, or a file of it is missing",
+            )
 
     def _image_features(self, normal_BCHW: Tensor) -> Tensor:
         features_BD: Tensor = self._model.encode_image(normal_BCHW)  # type: ignore[operator]
@@ -76,31 +93,17 @@ def _used(ids_BL: Tensor) -> list[int]:
     return lengths_B
 
 
-def _build(name: str, entry: TeacherEntry) -> tuple[Any, Any]:
-    """Return the model with random weights, and its tokenizer."""
-    config = open_clip_config(name, entry)
-    text = config["model_cfg"]["text_cfg"]
-    with TemporaryDirectory(prefix="mmkd-teacher-") as temporary:
-        staged = Path(temporary)
-        if "hf_model_name" in text:
-            text["hf_model_name"] = str(_stage_bert(name, entry, text["hf_model_name"], staged))
-        if text.get("hf_tokenizer_name"):
-            source = tokenizer_folder(Path(entry.folder))
-            for file in TOKENIZER_FILES:
-                if (source / file).is_file():
-                    shutil.copy2(source / file, staged / file)
-        (staged / CONFIG_NAME).write_text(json.dumps(config))
-        try:
-            with _without_warnings():
-                model = open_clip.create_model(f"local-dir:{staged}", load_weights=False, pretrained_text=False)
-                tokenizer = open_clip.get_tokenizer(f"local-dir:{staged}")
-        except (RuntimeError, ValueError, OSError, TypeError, AssertionError) as error:
-            raise TeacherError(
-                f"teacher {name}: {entry.folder} cannot be loaded: {error}",
-                hint=f"weights, {CONFIG_NAME} and tokenizer files must all be there and belong together",
-            ) from error
-    _check_vocabulary(name, model, tokenizer)
-    return model, tokenizer
+@contextmanager
+def _refusing(name: str, entry: TeacherEntry) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError, OSError, TypeError, AssertionError) as error:
+        if isinstance(error, TeacherError):
+            raise
+        raise TeacherError(
+            f"teacher {name}: {entry.folder} cannot be loaded: {error}",
+            hint=f"weights, {CONFIG_NAME} and tokenizer files must all be there and belong together",
+        ) from error
 
 
 def _stage_bert(name: str, entry: TeacherEntry, stated: str, staged: Path) -> Path:
@@ -117,18 +120,6 @@ def _stage_bert(name: str, entry: TeacherEntry, stated: str, staged: Path) -> Pa
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "bert", **sizes}))
     return folder
-
-
-def _check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
-    inner = getattr(tokenizer, "tokenizer", None)
-    tower = getattr(model, "text", model)
-    known = getattr(tower, "vocab_size", None)
-    size = len(inner) if inner is not None else tokenizer.vocab_size
-    if known is not None and size != known:
-        raise TeacherError(
-            f"teacher {name}: cannot be loaded: the tokenizer has {size} tokens, the model {known}",
-            hint="the tokenizer is another model's, or a file of it is missing",
-        )
 
 
 @contextmanager

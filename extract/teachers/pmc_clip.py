@@ -10,7 +10,6 @@ from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from extract.checkpoints import State, checked_logit_scale, load_strictly
 from extract.specs import BERT_CONTEXT
 from extract.teacher_entry import TeacherEntry
 from extract.text_tower import tokenizer_folder
@@ -37,19 +36,20 @@ class _Towers(nn.Module):
 
 
 class PmcClipTeacher(FrozenTeacher):
-    """PMC-CLIP; arguments as of ``OpenClipTeacher``."""
+    """PMC-CLIP."""
 
-    def __init__(self, spec: Spec, entry: TeacherEntry, state: State, *, device: str = "cpu") -> None:
-        model = _Towers(spec.architecture, spec.embed_dim)
-        if "logit_scale" in state:
-            state = state | {"logit_scale": state["logit_scale"].reshape(())}
-        load_strictly(model, state, teacher=spec.teacher)
-        scale = checked_logit_scale(float(model.logit_scale.detach()), teacher=spec.teacher)
+    @classmethod
+    def architecture(cls, spec: Spec, entry: TeacherEntry) -> nn.Module:
+        """See `FrozenTeacher.architecture`."""
+        del entry
+        return _Towers(spec.architecture, spec.embed_dim)
+
+    def _read_tokenizer(self, spec: Spec, entry: TeacherEntry, model: nn.Module) -> None:
+        del model
         self._feature: str = spec.architecture["text_feature"]
         vocabulary = spec.architecture["text"]["vocab_size"]
         folder = tokenizer_folder(Path(entry.folder))
         self._tokenizer = load_bert_tokenizer(folder, vocabulary=vocabulary, teacher=spec.teacher)
-        super().__init__(spec, model, logit_scale=scale, device=device)
 
     def _image_features(self, normal_BCHW: Tensor) -> Tensor:
         features_BD: Tensor = self._model.visual(normal_BCHW)  # type: ignore[operator]

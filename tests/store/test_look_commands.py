@@ -237,7 +237,23 @@ def test_stats_of_the_small_store(look):
     assert alpha["text"]["norm_mean"] == pytest.approx(1, abs=1e-3)
     assert alpha["truncated_captions"] is None
     assert (beta["rows_ok"], beta["image"]["norm_max"]) == (9, pytest.approx(1, abs=1e-6))
-    assert "truncated captions: not recorded" in look("stats", STORE)
+    assert "alpha: truncated captions: not recorded" in look("stats", STORE)
+
+
+def test_stats_count_truncated_captions_of_the_receipts_that_record_them(look, units):
+    units.register()
+    for range_id, cut in enumerate(([1, 1, 0, 1], None, [0, 1])):
+        features = units.features(range_id)
+        features.truncated = None if cut is None else np.array(cut, bool)
+        if range_id == 0:
+            # A row that is not ok has no caption that was read in part.
+            features.status[1], features.reasons[1] = Status.BAD_IMAGE, "no image"
+        units.commit(range_id, features=features)
+    (alpha,) = look("stats", units.path, "--json")["teachers"]
+    assert (alpha["truncated_captions"], alpha["truncated_of"], alpha["rows_ok"]) == (3, 5, 9)
+    assert "alpha: truncated captions: 3 of 5 (60.0%); not recorded of 4" in look("stats", units.path)
+    recorded = [json.loads(path.read_bytes()) for path in sorted(units.path.glob("receipts/alpha/*.json"))]
+    assert [receipt.get("truncated_captions", "absent") for receipt in recorded] == [2, "absent", 1]
 
 
 def test_stats_of_a_sample_and_of_one_teacher(look):
