@@ -1,0 +1,113 @@
+"""Single test items worth looking at: what a task keeps of them in its details, and the report shows.
+
+``details["examples"]`` of a result is a list of Example as JSON. A task or whoever runs it makes them; thumbnails are
+optional, small and inside the record, so that a report needs no file but the records.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from PIL import Image
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from store.errors import EvaluationError
+
+THUMBNAIL_PX = 112
+"""Longest side; what fits a narrow screen twice, and sharp enough to recognise an image."""
+THUMBNAIL_QUALITY = 80
+MOST_THUMBNAIL_BYTES = 32 * 1024
+"""A thumbnail of that side has 3 to 6 KiB; what is larger is none."""
+
+
+def _small_jpeg(text: str) -> str:
+    try:
+        data = base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"not base64: {error}") from None
+    if not data.startswith(b"\xff\xd8\xff"):
+        raise ValueError("not a JPEG")
+    if len(data) > MOST_THUMBNAIL_BYTES:
+        raise ValueError(f"{len(data)} bytes are too many for a thumbnail; at most {MOST_THUMBNAIL_BYTES}")
+    return text
+
+
+Thumbnail = Annotated[str, AfterValidator(_small_jpeg)]
+"""A small JPEG in base64."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Candidate(_Part):
+    """One thing that was found for a query.
+
+    Attributes:
+        text: a caption or answer; the image's id where an image was found.
+        correct: whether it belongs to the query.
+        score: what it was ranked by.
+        thumbnail_jpeg_base64: of the image, where an image was found.
+    """
+
+    text: str
+    correct: bool
+    score: float | None = None
+    thumbnail_jpeg_base64: Thumbnail | None = None
+
+
+class Example(_Part):
+    """One test item.
+
+    Attributes:
+        id: of the test item.
+        kind: ``failure`` for an item that was got wrong, ``retrieval`` for a query with what was found.
+        target: what is right: a class, an answer, the caption.
+        predicted: what the model said.
+        correct: whether that is right.
+        question: what was asked about the image, if anything was; of a search by text the text.
+        candidates: what was found, best first.
+        thumbnail_jpeg_base64: of the item's image; None where the item is a text.
+    """
+
+    id: str
+    kind: Literal["failure", "retrieval"] = "failure"
+    target: str
+    predicted: str
+    correct: bool = False
+    question: str | None = None
+    candidates: list[Candidate] = []
+    thumbnail_jpeg_base64: Thumbnail | None = None
+
+
+def examples_in(details: Mapping[str, Any]) -> list[Example]:
+    """Return the examples that a result's details hold; none is an empty list.
+
+    Raises:
+        EvaluationError: what is there are no examples.
+    """
+    found = details.get("examples", [])
+    if not isinstance(found, list):
+        raise EvaluationError(f"details.examples must be a list, not {type(found).__name__}")
+    examples = []
+    for number, example in enumerate(found):
+        try:
+            examples.append(Example.model_validate(example))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, (number, *first["loc"])))
+            raise EvaluationError(f"details.examples.{place}: {first['msg']}") from None
+    return examples
+
+
+def thumbnail(image: Image.Image) -> str:
+    """Return an image as a small JPEG in base64, as Example takes it; one on a dark ground if it is transparent."""
+    small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=THUMBNAIL_QUALITY)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
