@@ -5,6 +5,7 @@ Axes: N images, E embedding width, K classes, P prompts of a class.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -38,9 +39,7 @@ class ZeroShotResult:
 def class_embeddings(
     encode_text: EncodeText, classes: Sequence[str], *, group_name: str, templates: Sequence[str]
 ) -> Embeddings:
-    """Return one unit-norm embedding per class, (K, E): the mean of its prompts' unit-norm embeddings, normalised.
-
-    This is CLIP's prompt ensembling (Radford et al. 2021, section 3.1.4).
+    """Return one unit-norm embedding per class, (K, E), of templates that all classes share.
 
     Args:
         encode_text: captions to unit-norm embeddings.
@@ -48,9 +47,32 @@ def class_embeddings(
         group_name: fills ``{group}``.
         templates: P prompts.
     """
-    prompts = [template.format(group=group_name, label=label) for label in classes for template in templates]
-    prompts_KPE = encode_text(prompts).reshape(len(classes), len(templates), -1)
-    mean_KE = prompts_KPE.mean(axis=1)
+    prompts = [[template.format(group=group_name, label=label) for template in templates] for label in classes]
+    return prompt_ensemble(encode_text, prompts)
+
+
+def prompt_ensemble(encode_text: EncodeText, prompts: Sequence[Sequence[str]]) -> Embeddings:
+    """Return one unit-norm embedding per class, (K, E): the mean of its prompts' unit-norm embeddings, normalised.
+
+    This is CLIP's prompt ensembling (Radford et al. 2021, section 3.1.4).
+
+    Args:
+        encode_text: captions to embeddings of any length.
+        prompts: of each of K classes at least one, not necessarily as many of each.
+
+    Raises:
+        CorpusError: a class has no prompt, or embeddings of prompts are not finite or zero.
+    """
+    without = [str(number) for number, own in enumerate(prompts) if not own]
+    if without:
+        raise CorpusError(f"classes without a prompt: {', '.join(without)}")
+    prompt_PE = np.asarray(encode_text([prompt for own in prompts for prompt in own]), np.float32)
+    length_P1 = np.linalg.norm(prompt_PE, axis=1, keepdims=True)
+    if not (np.isfinite(length_P1) & (length_P1 > 0)).all():
+        raise CorpusError(f"of {len(prompt_PE)} embeddings of prompts some are zero or not finite")
+    begins = np.cumsum([0, *(len(own) for own in prompts)])
+    unit_PE = prompt_PE / length_P1
+    mean_KE = np.stack([unit_PE[begin:end].mean(axis=0) for begin, end in itertools.pairwise(begins)])
     return np.asarray(mean_KE / np.linalg.norm(mean_KE, axis=1, keepdims=True), np.float32)
 
 

@@ -1,0 +1,183 @@
+"""What tasks take, and the checks that all of them make: a number from bad input would be wrong in silence.
+
+Axes: N items, D feature width, P patches of a bag, C labels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from store.errors import EvaluationError
+
+log = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class LabelledFeatures:
+    """A split of items with one feature each.
+
+    Attributes:
+        ids: N names.
+        features: (N, D), or where an item has several patches a list of N arrays (P, D), P being of each its own.
+        target: (N,) class numbers from 0.
+        groups: N patients, slides or images that items belong to, or None if that is not known.
+    """
+
+    ids: Sequence[str]
+    features: Array | Sequence[Array]
+    target: Array
+    groups: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        """See that everything has the same length."""
+        lengths = {"ids": len(self.ids), "features": len(self.features), "target": len(self.target)}
+        if self.groups is not None:
+            lengths["groups"] = len(self.groups)
+        if len(set(lengths.values())) > 1:
+            raise EvaluationError(f"the parts of a split differ in length: {lengths}")
+
+    def take(self, rows: Array) -> LabelledFeatures:
+        """Return some of the items."""
+        features = self.features[rows] if isinstance(self.features, np.ndarray) else [self.features[r] for r in rows]
+        return LabelledFeatures(
+            ids=[self.ids[row] for row in rows],
+            features=features,
+            target=self.target[rows],
+            groups=None if self.groups is None else [self.groups[row] for row in rows],
+        )
+
+
+def check_features(features_ND: Array, *, what: str) -> None:
+    """See that features are a matrix with rows, all of them finite.
+
+    Args:
+        features_ND: any float dtype.
+        what: what they are, for the message, e.g. ``train features``.
+
+    Raises:
+        EvaluationError: they are not.
+    """
+    if features_ND.ndim != 2 or not features_ND.size:
+        raise EvaluationError(f"{what}: a matrix (items, width) is expected, not the shape {features_ND.shape}")
+    bad = np.flatnonzero(~np.isfinite(features_ND).all(axis=1))
+    if len(bad):
+        raise EvaluationError(
+            f"{what}: {len(bad)} of {len(features_ND)} rows have values that are not finite, the first is row {bad[0]}"
+        )
+
+
+def unit_norm(features_ND: Array, *, what: str, dtype: npt.DTypeLike = np.float32) -> Array:
+    """Return rows of length 1.
+
+    Args:
+        features_ND: any float dtype.
+        what: for the message.
+        dtype: of the result.
+
+    Raises:
+        EvaluationError: they are not a finite matrix, or a row is zero, so that it points nowhere.
+    """
+    check_features(features_ND, what=what)
+    features_ND = features_ND.astype(dtype)
+    norm_N1 = np.linalg.norm(features_ND, axis=1, keepdims=True)
+    zero = np.flatnonzero(norm_N1[:, 0] == 0)
+    if len(zero):
+        raise EvaluationError(
+            f"{what}: {len(zero)} of {len(features_ND)} rows are zero, the first is row {zero[0]}",
+            hint="rows of zeros stand for images that could not be read; leave those items out",
+        )
+    return np.asarray(features_ND / norm_N1)
+
+
+def check_bags(bags: Sequence[Array], *, what: str) -> int:
+    """See that every bag has patches, all of one width and finite, and return that width.
+
+    Raises:
+        EvaluationError: one does not.
+    """
+    if not len(bags):
+        raise EvaluationError(f"{what}: there is no bag")
+    widths = set()
+    for number, bag_PD in enumerate(bags):
+        if bag_PD.ndim != 2 or not len(bag_PD):
+            raise EvaluationError(f"{what}: bag {number} has no patch (its shape is {bag_PD.shape})")
+        if not np.isfinite(bag_PD).all():
+            raise EvaluationError(f"{what}: bag {number} has values that are not finite")
+        widths.add(bag_PD.shape[1])
+    if len(widths) > 1:
+        raise EvaluationError(f"{what}: bags differ in the width of their features: {sorted(widths)}")
+    return int(widths.pop())
+
+
+def check_target(target_N: Array, classes: Sequence[str], *, what: str, several: bool = True) -> list[str]:
+    """See that every label is one of the dataset's classes, and return the classes that no item has.
+
+    Args:
+        target_N: class numbers.
+        classes: names, as the dataset's entry lists them; never taken from the labels.
+        what: which split, for messages.
+        several: at least two classes are needed.
+
+    Raises:
+        EvaluationError: a label is outside the list, or only one class is there.
+    """
+    if not len(target_N):
+        raise EvaluationError(f"the {what} split is empty")
+    if not np.issubdtype(target_N.dtype, np.integer):
+        raise EvaluationError(f"the {what} split's labels must be class numbers, not {target_N.dtype}")
+    outside = Counter(int(label) for label in target_N if not 0 <= label < len(classes))
+    if outside:
+        raise EvaluationError(
+            f"the {what} split has labels outside the {len(classes)} classes that the dataset lists: {dict(outside)}"
+        )
+    there = np.unique(target_N)
+    if several and len(there) < 2:
+        raise EvaluationError(
+            f"all {len(target_N)} items of the {what} split are of one class, {classes[there[0]]!r}; "
+            "a classification needs two"
+        )
+    missing = [name for number, name in enumerate(classes) if number not in set(there.tolist())]
+    if missing:
+        log.warning("no item of the %s split is of %s", what, ", ".join(missing))
+    return missing
+
+
+def check_disjoint(
+    splits: Mapping[str, Sequence[str] | None], *, what: str = "groups", allow_shared: bool = False
+) -> dict[str, int]:
+    """See that no patient (slide, image) is in two splits; return how many each two share, where told to allow it.
+
+    Args:
+        splits: by name, its groups, or None if they are not known.
+        what: what they are called, for the message.
+        allow_shared: go on, and only count.
+
+    Raises:
+        EvaluationError: two splits share some.
+    """
+    known = {name: set(groups) for name, groups in splits.items() if groups is not None}
+    names = sorted(known)
+    shared = {
+        f"{first} and {second}": len(known[first] & known[second])
+        for place, first in enumerate(names)
+        for second in names[place + 1 :]
+        if known[first] & known[second]
+    }
+    if shared and not allow_shared:
+        found = "; ".join(f"{count} {what} are in both {which}" for which, count in shared.items())
+        raise EvaluationError(
+            f"{found}: the result would say how well they are remembered",
+            hint="split by patient, or allow it if that is the published split",
+        )
+    for which, count in shared.items():
+        log.warning("%d %s are in both %s; this was allowed", count, what, which)
+    return shared
