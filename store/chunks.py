@@ -1,8 +1,9 @@
 """Features of many rows straight from the bytes of their store shards, each chunk once.
 
 Zarr decodes each chunk by itself, at about a millisecond apiece. In a shard the rows lie as they are, so that reading
-is a copy: of a few chunks into a small buffer, which stays in the processor's cache, and from there of each row to its
-place. Arrays with a compressor or another layout are left to Zarr.
+is a copy. Where shards can be mapped, each row is copied to its place at once (`mapped.py`); else a few chunks are read
+into a small buffer, which stays in the processor's cache, and each row is copied from there. Arrays with a compressor
+or another layout are left to Zarr.
 
 Axes: B rows that were asked for, D a teacher's width.
 """
@@ -10,34 +11,21 @@ Axes: B rows that were asked for, D a teacher's width.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Side, restored
+from .arrays import Side
 from .fetching import SLOW_S, THREADS, TRIED
-from .location import Folder
 from .reader import FeatureStore
 from .recycled import RecycledArrays, Scratch
-from .row_plan import Piece, SortedRows, pieces
-from .shards import PlainShards, is_plain
+from .row_plan import SortedRows
+from .teacher_chunks import SIDES, Features, Found, Job, Rows, TeacherChunks
 
-SIDES: tuple[Side, Side] = ("image", "text")
-
-PIECE_BYTES = 2**20
-"""Bytes read from a file before their rows are taken to their places: what a core's cache holds."""
-
-REMOTE_PIECE_BYTES = 2**26
-"""Bytes of one request to an object storage: more than a store shard has, as a rule."""
-
-Rows: TypeAlias = npt.NDArray[np.int64]
-Features: TypeAlias = npt.NDArray[np.floating[Any]]
-Found: TypeAlias = dict[tuple[str, Side], Features]
+__all__ = ["SIDES", "Ask", "ChunkReader", "Features"]
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -78,7 +66,7 @@ class ChunkReader:
     def __init__(self, store: FeatureStore, *, threads: int = 2) -> None:
         self._store, self._threads = store, threads
         self._arrays = RecycledArrays()
-        self._opened: dict[str, _Teacher] = {}
+        self._opened: dict[str, TeacherChunks] = {}
         self._prepared: dict[tuple[str, ...], _Answer] = {}
 
     def read(self, rows_B: Rows, *, teacher: str, side: Side) -> Features:
@@ -88,10 +76,11 @@ class ChunkReader:
             CorruptChunkError: a unit is committed, but not what is stored.
         """
         self._require(rows_B)
-        out_BD, wanted = self._empty(teacher, len(rows_B)), SortedRows(rows_B)
-        self._run(self._teacher(teacher).jobs([wanted], [{(teacher, side): out_BD}], sides=(side,)))
+        opened, found = self._teacher(teacher), {(teacher, side): self._empty(teacher, len(rows_B))}
+        jobs = opened.gathers(rows_B, found, sides=(side,))
+        self._run(opened.jobs([SortedRows(rows_B)], [found], sides=(side,)) if jobs is None else jobs)
         self._arrays.trim()
-        return out_BD
+        return found[teacher, side]
 
     def read_range(self, range_id: int, *, teacher: str, side: Side) -> Features:
         """Return the features of a whole range, as `FeatureStore.read` does, at the speed of reading a file.
@@ -115,10 +104,14 @@ class ChunkReader:
             CorruptChunkError: a unit is committed, but not what is stored.
         """
         found: Found = {}
-        jobs: list[_Job] = []
+        gathers: list[Job] = []
+        jobs: list[Job] = []
         prepared: dict[tuple[str, ...], _Answer] = {}
         before, self._prepared = self._prepared, {}
-        for ask in asks:
+        for asked in asks:
+            ask = self._gathered(asked, found, gathers)
+            if not ask.teachers:
+                continue
             answer = before.pop(ask.teachers, None)
             if answer is None or not np.array_equal(answer.rows_B, ask.rows_B):
                 answer = self._answer(ask.teachers, ask.rows_B)
@@ -131,11 +124,26 @@ class ChunkReader:
                 prepared[ask.teachers] = following
             for teacher in ask.teachers:
                 jobs += self._teacher(teacher).jobs(wanted, arrays, sides=SIDES)
+        _share(gathers, self._threads)
         self._run(jobs)
         # Not before: what a failure left unfilled must not be taken for read.
         self._prepared = prepared
         self._arrays.trim()
         return found
+
+    def _gathered(self, ask: Ask, found: Found, jobs: list[Job]) -> Ask:
+        """Leave those teachers to mapped files whose files can be mapped; return what is asked of the others."""
+        self._require(ask.rows_B)
+        others = []
+        for name in ask.teachers:
+            arrays: Found = {(name, side): self._empty(name, len(ask.rows_B)) for side in SIDES}
+            gathers = self._teacher(name).gathers(ask.rows_B, arrays, sides=SIDES)
+            if gathers is None:
+                others.append(name)
+            else:
+                found |= arrays
+                jobs += gathers
+        return replace(ask, teachers=tuple(others))
 
     def _ahead(self, teachers: tuple[str, ...], soon: Rows, *, now: SortedRows) -> _Answer | None:
         """Return what can be taken along for the next call, None if that is nothing."""
@@ -160,134 +168,31 @@ class ChunkReader:
         if len(rows_B) and not 0 <= rows_B.min() <= rows_B.max() < self._store.info.rows:
             raise IndexError(f"rows {rows_B.min()} to {rows_B.max()} of a store that has {self._store.info.rows}")
 
-    def _teacher(self, name: str) -> _Teacher:
+    def _teacher(self, name: str) -> TeacherChunks:
         if name not in self._opened:
-            self._opened[name] = _Teacher(self._store, name)
+            self._opened[name] = TeacherChunks(self._store, name)
         return self._opened[name]
 
-    def _run(self, jobs: Sequence[_Job]) -> None:
+    def _run(self, jobs: Sequence[Job]) -> None:
         """Do jobs on as many threads as pay, which the first ones tell; see `fetching.py`."""
         scratch, quickest_s = Scratch(), float("inf")
         for job in jobs[:TRIED]:
             start = time.perf_counter()
             job(scratch)
             quickest_s = min(quickest_s, time.perf_counter() - start)
-        rest, threads = jobs[TRIED:], self._threads if quickest_s < SLOW_S else THREADS
-        if len(rest) < 2 or threads == 1:
-            _do(rest)
-            return
-        with ThreadPoolExecutor(threads) as pool:
-            # A task per thread: one per job would cost more than the job.
-            list(pool.map(_do, [rest[number::threads] for number in range(threads)]))
+        _share(jobs[TRIED:], self._threads if quickest_s < SLOW_S else THREADS)
 
 
-_Job: TypeAlias = Callable[[Scratch], None]
+def _share(jobs: Sequence[Job], threads: int) -> None:
+    if len(jobs) < 2 or threads == 1:
+        _do(jobs)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        # A task per thread: one per job would cost more than the job.
+        list(pool.map(_do, [jobs[number::threads] for number in range(threads)]))
 
 
-def _do(jobs: Iterable[_Job]) -> None:
+def _do(jobs: Iterable[Job]) -> None:
     scratch = Scratch()
     for job in jobs:
         job(scratch)
-
-
-class _Teacher:
-    """What is committed of one teacher, and copying it to where it is wanted.
-
-    Attributes:
-        width: D.
-        dtype: of its features as they are read.
-    """
-
-    def __init__(self, store: FeatureStore, name: str) -> None:
-        spec, receipts = store.spec(name), store.receipts(name)
-        self._store, self._info, self._name, self.width = store, store.info, name, spec.embed_dim
-        self._dtype = np.dtype(spec.stored_dtype)
-        self.dtype = np.dtype(np.float32) if self._dtype == np.int8 else self._dtype
-        self._row_bytes = self.width * self._dtype.itemsize
-        self._stops = np.zeros(store.info.ranges, np.int64)
-        for receipt in receipts.values():
-            self._stops[receipt.range] = receipt.stop
-        self._shards: dict[Side, PlainShards] = {
-            side: PlainShards(store.location, spec, side, receipts=receipts, info=store.info)
-            for side in SIDES
-            if is_plain(store.location, spec, side, info=store.info)
-        }
-        limit = PIECE_BYTES if isinstance(store.location, Folder) else REMOTE_PIECE_BYTES
-        self._piece_chunks = max(1, limit // (store.info.chunk_rows * self._row_bytes))
-
-    def jobs(self, wanted: Sequence[SortedRows], arrays: Sequence[Found], *, sides: Iterable[Side]) -> list[_Job]:
-        """Return what fills arrays: of each, the places of its rows."""
-        committed = [rows.part(rows.rows < self._stops[rows.rows // self._info.range_rows]) for rows in wanted]
-        jobs: list[_Job] = []
-        todo = pieces(committed, info=self._info, limit=self._piece_chunks)
-        for side in sides:
-            copies = [_Copies(rows, found[self._name, side]) for rows, found in zip(committed, arrays, strict=True)]
-            for every, copy in zip(wanted, copies, strict=True):
-                if copy.rows is not every:
-                    # What nobody committed is zeros, whatever bytes lie there.
-                    copy.out_BD[every.places] = 0
-            if side in self._shards:
-                jobs += [partial(self._copy, self._shards[side], copies, piece) for piece in todo]
-            else:
-                jobs += [partial(self._leave_to_zarr, side, copy) for copy in copies if len(copy.rows.rows)]
-        return jobs
-
-    def copy_range(self, range_id: int, side: Side, out_BD: Features) -> bool:
-        """Copy a range at once, if it is whole and its chunks lie in order."""
-        whole = self._stops[range_id] == self._info.bounds(range_id)[1]
-        if not whole or side not in self._shards or self._dtype == np.int8:
-            return False
-        offsets = self._shards[side].offsets(range_id)[: -(-len(out_BD) // self._info.chunk_rows)]
-        if offsets[0] < 0 or (np.diff(offsets) != self._info.chunk_rows * self._row_bytes).any():
-            return False
-        self._shards[side].read_into(out_BD, range_id, int(offsets[0]))
-        return True
-
-    def _leave_to_zarr(self, side: Side, copy: _Copies, _: Scratch) -> None:
-        copy.out_BD[copy.rows.places] = self._store.read(copy.rows.rows, teacher=self._name, side=side)
-
-    def _copy(self, shards: PlainShards, copies: Sequence[_Copies], piece: Piece, scratch: Scratch) -> None:
-        first, stop = piece.chunks
-        offsets = shards.offsets(piece.range_id)[first:stop]
-        if (offsets[1:] != offsets[:-1] + self._info.chunk_rows * self._row_bytes).any():
-            # Another writer may have stored chunks in another order.
-            for single in piece.singles([copy.rows for copy in copies], info=self._info):
-                self._copy(shards, copies, single, scratch)
-            return
-        parts = [(copy, low, high) for copy, (low, high) in zip(copies, piece.parts, strict=True) if low < high]
-        if offsets[0] < 0:
-            for copy, low, high in parts:
-                copy.out_BD[copy.rows.places[low:high]] = 0
-            return
-        start = min(int(copy.rows.rows[low]) for copy, low, _ in parts)
-        end = max(int(copy.rows.rows[high - 1]) for copy, _, high in parts) + 1
-        before = start - piece.range_id * self._info.range_rows - first * self._info.chunk_rows
-        offset = int(offsets[0]) + before * self._row_bytes
-        if len(parts) == 1 and self._dtype != np.int8:
-            copy, low, high = parts[0]
-            if copy.rows.lie_as_stored(low, high):
-                place = copy.rows.places[low]
-                shards.read_into(copy.out_BD[place : place + end - start], piece.range_id, offset)
-                return
-        read_RD = scratch.of(end - start, self.width, self._dtype)
-        shards.read_into(read_RD, piece.range_id, offset)
-        for copy, low, high in parts:
-            copy.take(read_RD, start, low, high)
-
-
-class _Copies:
-    """Rows, and the array that they are copied to."""
-
-    def __init__(self, rows: SortedRows, out_BD: Features) -> None:
-        self.rows, self.out_BD = rows, out_BD
-
-    def take(self, read_RD: npt.NDArray[Any], start: int, low: int, high: int) -> None:
-        """Copy the rows ``low`` to ``high`` of what was read from row ``start`` on to their places."""
-        rows = self.rows.rows[low:high] - start
-        picked_KD = read_RD[rows[0] : rows[-1] + 1] if self.rows.are_consecutive(low, high) else read_RD[rows]
-        # As one value per row: NumPy copies it at once, and lets go of the interpreter meanwhile.
-        _whole_rows(self.out_BD)[self.rows.places[low:high]] = _whole_rows(restored(picked_KD))
-
-
-def _whole_rows(values_BD: npt.NDArray[Any]) -> npt.NDArray[np.void]:
-    return values_BD.view(f"V{values_BD.shape[1] * values_BD.itemsize}")[:, 0]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -139,14 +140,37 @@ class PlainShards:
             data = self._location.read_part(key, offset, len(view))
             view[: len(data)] = data
             return len(data)
+        with self._open(key) as descriptor:
+            read = 0
+            # One call reads 2 GiB at most, and an interrupted one less than it was asked for.
+            while read < len(view) and (got := os.preadv(descriptor, [view[read:]], offset + read)):
+                read += got
+            return read
+
+    @contextmanager
+    def opened(self, range_id: int) -> Iterator[int]:
+        """Open a shard of a store on a local disk, as a file descriptor.
+
+        Raises:
+            CorruptChunkError: the shard is not there, or not as long as it was when it was committed.
+            LocationError: the disk fails.
+        """
+        key = self._key(range_id)
+        try:
+            with self._open(key) as descriptor:
+                found, expected = os.fstat(descriptor).st_size, self._receipts[range_id].objects[key].nbytes
+                if found != expected:
+                    raise self._corrupt(range_id, f"has {found} bytes, expected {expected}")
+                yield descriptor
+        except FileNotFoundError as error:
+            raise self._corrupt(range_id, "is committed, but not there") from error
+
+    @contextmanager
+    def _open(self, key: str) -> Iterator[int]:
         try:
             descriptor = os.open(f"{self._location.uri}/{key}", os.O_RDONLY)
             try:
-                read = 0
-                # One call reads 2 GiB at most, and an interrupted one less than it was asked for.
-                while read < len(view) and (got := os.preadv(descriptor, [view[read:]], offset + read)):
-                    read += got
-                return read
+                yield descriptor
             finally:
                 os.close(descriptor)
         except FileNotFoundError:
