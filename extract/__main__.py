@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Annotated
 import typer
 
 from store.config import read_pipeline
-from store.console import ExitCode, main, progress
+from store.console import main, progress
 from store.errors import ConfigError
 from store.pipeline import PIPELINES_FILE, ConfigOption, Corpus, PipelineOption, SetOption
 
-from . import commands_teachers
+from . import commands_check, commands_run, commands_teachers
 from .config import ExtractPipeline
 
 log = logging.getLogger("extract")
@@ -169,54 +168,6 @@ def _say_change(pipeline: ExtractPipeline, corpus: Corpus, workers: int | None) 
     log.info("%s: left as it is; to have these rows, index into a new store", pipeline.store.path)
 
 
-@app.command(epilog="Example: python -m extract run --pipeline demo")
-def run(
-    *,
-    pipeline: PipelineOption,
-    config: ConfigOption = PIPELINES_FILE,
-    set_: SetOption = None,
-    local: Annotated[bool, typer.Option("--local", help="In this process, without Ray.")] = False,
-    replace: Annotated[list[str] | None, typer.Option(help="Teacher whose stored features may be dropped.")] = None,
-    corpus_root: Annotated[Path | None, typer.Option(help="Where the corpus lies now, if it moved.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
-) -> None:
-    """Run the teachers over every pair that lacks their features. Kill it at any moment and run it again."""
-    from .driver import execute_here
-    from .driver import run as run_extraction
-
-    loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
-    unknown = sorted(set(replace or []) - set(loaded.teachers))
-    if unknown:
-        raise ConfigError(f"--replace: the pipeline has no teacher {', '.join(unknown)}")
-
-    def on_ray(*arguments: object) -> None:
-        # Ray is imported only once there is work for it: a run that finds nothing to do ends in a second.
-        from .ray_driver import execute_on_ray
-
-        execute_on_ray(*arguments)  # type: ignore[arg-type]
-
-    outcome = run_extraction(
-        loaded, execute=execute_here if local else on_ray, replace=replace or [], corpus_root=corpus_root
-    )
-    if as_json:
-        fields = ("units", "found", "done", "failed", "seconds")
-        sys.stdout.write(json.dumps({name: getattr(outcome, name) for name in fields}, indent=1) + "\n")
-    _say(outcome.units, outcome.found, outcome.done, outcome.seconds)
-    for reason, count in outcome.bad_rows.most_common(10):
-        log.warning("%d feature pairs are missing: %s", count, reason)
-    if outcome.failed:
-        for range_id, error in outcome.failed.items():
-            log.error("range %d was given up: %s", range_id, error)
-        raise typer.Exit(ExitCode.QUARANTINED)
-
-
-def _say(units: int, found: int, done: int, seconds: float) -> None:
-    if found == units:
-        log.info("all %d units are committed: nothing to do (%.1f s)", units, seconds)
-    else:
-        log.info("%d units committed, %d were there before, %d in all (%.1f s)", done, found, units, seconds)
-
-
 @app.command(epilog="Example: python -m extract pixels --pipeline mmkd --threads 16")
 def pixels(
     *,
@@ -272,6 +223,8 @@ def import_mmkd(
     log.info("%s: %d pairs imported", store, info.rows)
 
 
+commands_run.add_commands(app)
+commands_check.add_commands(app)
 commands_teachers.add_commands(app)
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from store.commit import committed_receipt
 from store.location import Location
 from store.pairs import PairTable, pairs_digest
 from store.records import Spec, StoreInfo
+from store.retry import marked
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Plan:
 
 
 def plan(store: Location, *, info: StoreInfo, pairs: PairTable, specs: Mapping[str, Spec]) -> Plan:
-    """Find the units that have no valid receipt.
+    """Find the units that have no valid receipt, or are marked to be done again.
 
     Args:
         store: where it lies.
@@ -44,13 +45,15 @@ def plan(store: Location, *, info: StoreInfo, pairs: PairTable, specs: Mapping[s
         specs: of the teachers to be complete, by id.
     """
     work: list[RangeWork] = []
+    again = marked(store)
     for range_id in range(info.ranges):
         start, stop = info.bounds(range_id)
         digest = pairs_digest(pairs.read(start, stop, ["key", "caption", "image_sha256"]))
         lacking = tuple(
             name
             for name, spec in specs.items()
-            if committed_receipt(store, name, range_id, spec_hash=spec.hash, digest=digest) is None
+            if (name, range_id) in again
+            or committed_receipt(store, name, range_id, spec_hash=spec.hash, digest=digest) is None
         )
         if lacking:
             work.append(RangeWork(range_id=range_id, teachers=lacking))

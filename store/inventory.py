@@ -14,7 +14,7 @@ from .location import Folder, Location
 from .lock import LOCK_KEY
 from .records import STORE_KEY, StoreInfo, read_store_info, receipt_key, spec_key
 
-OTHER_FOLDERS = ("index/", "pairs/", "pixels/", "runs/")
+OTHER_FOLDERS = ("index/", "pairs/", "pixels/", "retry/", "runs/")
 """Folders of a store that hold no features."""
 
 ROOT_METADATA = f"{ZARR_FOLDER}/zarr.json"

@@ -43,6 +43,24 @@ def unlock(location: Location) -> str | None:
     return holder
 
 
+def holder(location: Location) -> str | None:
+    """Return who writes to a store now, None if nobody does; of object storage, whose lock is there."""
+    if not isinstance(location, Folder):
+        try:
+            return location.read(LOCK_KEY).decode(errors="replace").strip() or "unknown"
+        except FileNotFoundError:
+            return None
+    try:
+        with (location.path / LOCK_KEY).open() as file:
+            # Shared, so that two who only ask do not take each other for a writer.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return location.read(LOCK_KEY).decode(errors="replace").strip() or "unknown"
+    return None
+
+
 def _holder() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"
 

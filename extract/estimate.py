@@ -1,0 +1,240 @@
+"""What a run would take: units, bytes, objects, hours, cost. Reads the store and writes nothing to it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from store.arrays import ARRAY_NAMES, ArrayName, dtype_of
+from store.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
+from store.config import dump_resolved
+from store.location import Location, locate
+from store.pairs import PAIR_SCHEMA, PairTable
+from store.records import Spec, Status, StoreInfo, read_record, read_store_info, receipt_key, spec_key
+
+from .config import ExtractPipeline
+from .plan import RangeWork, plan
+from .rates import Rates, count_distinct, predicted_hours, rates_of_profile
+from .scratch import RUN_ID, scratch
+from .specs import teacher_spec
+
+INDEX_ENTRY_BYTES, INDEX_CHECKSUM_BYTES = 16, 4
+"""Of a store shard's index: offset and length of each of its chunks as 64 bits, then a CRC-32C."""
+
+STAGES = ("read", "decode", "fit", "wait_for_images", "forward_image", "forward_text", "write")
+"""Whose seconds a receipt holds, for its size where no probe says it."""
+
+REPORT_BYTES, PROGRESS_BYTES = 600, 700
+"""Of ``runs/RUN/report.json`` beside the pipeline it repeats, and of ``progress.json``."""
+
+RUN_OBJECTS = 2
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Size:
+    """Objects that are written, and their bytes."""
+
+    objects: int
+    nbytes: int
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Estimate:
+    """What a run would do.
+
+    Attributes:
+        store: where it lies.
+        rows: of the store.
+        units: of the whole store.
+        committed: units that are there.
+        teachers: units to do, by teacher.
+        size: what is written.
+        rates: that the hours are computed from; None if neither probed nor given.
+        worker_hours: of all workers together.
+        hours: until the run ends.
+        workers: that share the work.
+        cost: worker hours times the price; None without one.
+        replaced: teachers whose stored features are of another spec; ``run`` refuses them without ``--replace``.
+    """
+
+    store: str
+    rows: int
+    units: int
+    committed: int
+    teachers: Mapping[str, int]
+    size: Size
+    rates: Rates | None
+    worker_hours: float | None
+    hours: float | None
+    workers: int
+    cost: float | None
+    replaced: Sequence[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the same as plain JSON values; docs/extraction.md describes them."""
+        return asdict(self)
+
+
+def shard_bytes(name: ArrayName, *, rows: int, spec: Spec, info: StoreInfo) -> int:
+    """Return the bytes of a store shard: whole chunks of the rows, then the index of a whole range."""
+    chunks = -(-rows // info.chunk_rows)
+    width = spec.embed_dim if name in ("image", "text") else 1
+    data = chunks * info.chunk_rows * width * np.dtype(dtype_of(name, spec.stored_dtype)).itemsize
+    return data + info.range_rows // info.chunk_rows * INDEX_ENTRY_BYTES + INDEX_CHECKSUM_BYTES
+
+
+def predicted_size(
+    store: Location,
+    *,
+    info: StoreInfo,
+    work: Sequence[RangeWork],
+    specs: Mapping[str, Spec],
+    pipeline: ExtractPipeline,
+    versions: Mapping[str, str],
+    rates: Rates | None,
+) -> Size:
+    """Return what a run writes: store shards to the byte, receipts by example, metadata of what is not registered.
+
+    Args:
+        store: where it lies; only read.
+        info: its shape.
+        work: what is to be done.
+        specs: of the teachers, by id.
+        pipeline: which the run's report repeats.
+        versions: as receipts record them.
+        rates: whose probe says how many rows are bad and what stages there are.
+    """
+    if not work:
+        return Size(objects=0, nbytes=0)
+    lacking = {name: spec for name, spec in specs.items() if any(name in item.teachers for item in work)}
+    timings = (rates and rates.timings_s) or dict.fromkeys(STAGES, 1.2345)
+    nbytes = objects = 0
+    with scratch() as place:
+        for spec in specs.values():
+            register_teacher(place, spec, info=info)
+        made = [(key, size) for key, size in place.list() if not store.exists(key)]
+        nbytes, objects = sum(size for _, size in made), len(made)
+        receipts = {
+            name: _receipt_bytes(place, spec, info=info, pipeline=pipeline, versions=versions, timings=timings)
+            for name, spec in lacking.items()
+        }
+    bad = rates.bad_row_bytes if rates else 0.0
+    for item in work:
+        start, stop = info.bounds(item.range_id)
+        for name in item.teachers:
+            shards = (shard_bytes(array, rows=stop - start, spec=specs[name], info=info) for array in ARRAY_NAMES)
+            nbytes += sum(shards) + receipts[name] + round(bad * (stop - start))
+            objects += len(ARRAY_NAMES) + 1
+    run_bytes = len(dump_resolved(pipeline).encode()) + REPORT_BYTES + PROGRESS_BYTES
+    return Size(objects=objects + RUN_OBJECTS, nbytes=nbytes + run_bytes)
+
+
+def _receipt_bytes(
+    place: Location,
+    spec: Spec,
+    *,
+    info: StoreInfo,
+    pipeline: ExtractPipeline,
+    versions: Mapping[str, str],
+    timings: Mapping[str, float],
+) -> int:
+    """Return the bytes of a receipt without bad rows, by writing one of an invented unit to memory."""
+    start, stop = info.bounds(info.ranges - 1)
+    rows = stop - start
+    zeros = np.zeros((rows, spec.embed_dim), np.float32)
+    pairs = PAIR_SCHEMA.empty_table()
+    features = UnitFeatures(image=zeros, text=zeros, status=np.full(rows, Status.OK, np.uint8), reasons={})
+    circumstances = Circumstances(
+        device=pipeline.extract.device,
+        batch_size=pipeline.extract.batch_size,
+        run_id=RUN_ID.ljust(len("20260101T000000-012345"), "-"),
+        attempt=1,
+        timings_s=dict(timings),
+        versions=dict(versions),
+    )
+    commit_unit(
+        place,
+        info=info,
+        spec=spec,
+        range_id=info.ranges - 1,
+        pairs=pairs,
+        features=features,
+        circumstances=circumstances,
+    )
+    return place.size(receipt_key(spec.teacher, info.ranges - 1)) or 0
+
+
+def other_specs(store: Location, specs: Mapping[str, Spec]) -> list[str]:
+    """Return the teachers of whom a store has features of another spec."""
+    stored = {name: read_record(store, spec_key(name), Spec) for name in specs if store.exists(spec_key(name))}
+    return [name for name, spec in stored.items() if spec.hash != specs[name].hash]
+
+
+def estimate(
+    pipeline: ExtractPipeline,
+    *,
+    probe_s: float,
+    profile: Path | None = None,
+    price_per_hour: float | None = None,
+    corpus_root: Path | None = None,
+) -> Estimate:
+    """Return what ``run`` would do with a pipeline.
+
+    Args:
+        pipeline: which teachers over which store, and with how many workers.
+        probe_s: seconds to try the workers for; 0 for no hours.
+        profile: JSON of ``python -m extract teachers --profile``, in place of a probe.
+        price_per_hour: of one worker.
+        corpus_root: where the images lie, if the corpus moved.
+
+    Raises:
+        StoreNotFoundError: the corpus is not indexed yet.
+        ConfigError: the profile lacks a teacher.
+    """
+    from .worker import PACKAGES
+
+    store = locate(pipeline.store.path)
+    info = read_store_info(store)
+    specs = {
+        name: teacher_spec(name, entry, stored_dtype=pipeline.store.dtype) for name, entry in pipeline.teachers.items()
+    }
+    pairs = PairTable(store, rows=info.rows)
+    planned = plan(store, info=info, pairs=pairs, specs=specs)
+    lacking = Counter(name for item in planned.work for name in item.teachers)
+    rates = None
+    if planned.work and profile is not None:
+        rates = rates_of_profile(profile, teachers=lacking)
+    elif planned.work and probe_s > 0:
+        from .probe import probe
+
+        root = str(corpus_root or info.corpus_root)
+        rates = probe(store, info=info, work=planned.work, specs=specs, pipeline=pipeline, seconds=probe_s, root=root)
+    worker_hours = None if planned.work else 0.0
+    if rates is not None:
+        distinct = count_distinct(pairs, info=info, ranges=[item.range_id for item in planned.work])
+        worker_hours = predicted_hours(planned.work, info=info, rates=rates, distinct=distinct)
+    workers = max(1, pipeline.extract.workers)  # 0: as many as the cluster has, which nobody knows here
+    priced = worker_hours is not None and price_per_hour is not None
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return Estimate(
+        store=str(store),
+        rows=info.rows,
+        units=planned.units,
+        committed=planned.committed,
+        teachers={name: lacking[name] for name in specs},
+        size=predicted_size(
+            store, info=info, work=planned.work, specs=specs, pipeline=pipeline, versions=versions, rates=rates
+        ),
+        rates=rates,
+        worker_hours=worker_hours,
+        hours=None if worker_hours is None else worker_hours / workers,
+        workers=workers,
+        cost=worker_hours * price_per_hour if priced else None,  # type: ignore[operator]
+        replaced=other_specs(store, specs),
+    )

@@ -1,0 +1,175 @@
+"""Where the time of an extraction went, from its receipts, and what to do about it. Needs neither torch nor Ray."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from store.errors import IncompleteStoreError
+from store.location import Location
+from store.reader import FeatureStore
+from store.records import Receipt
+
+from .stages import THREAD_STAGES
+
+log = logging.getLogger(__name__)
+
+Bound = Literal["decode", "forward", "write", "waiting"]
+
+FORWARD_STAGES, WAIT_STAGE, WRITE_STAGE = ("forward_image", "forward_text"), "wait_for_images", "write"
+READ_STAGES = ("read",)
+"""Of THREAD_STAGES, which are in no sum but say what the teachers waited for, those that wait for bytes."""
+
+ADVICE: dict[Bound, str] = {
+    "decode": "the teachers wait for images to be decoded and fitted: raise extract.decode_threads, or give each "
+    "worker more CPU cores",
+    "forward": "the teachers' arithmetic takes the time, as it should: more GPUs (extract.workers) would help",
+    "write": "writing takes the time: the store's disk or storage is slow, or range_rows is small for this width",
+    "waiting": "workers wait for bytes of the corpus, for ranges, or for their teachers to load: bring the corpus "
+    "nearer, or use fewer workers for so little work",
+}
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class RunTime:
+    """What a run's report says: its wall time, and how many workers it had."""
+
+    seconds: float
+    workers: int
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class StageReport:
+    """Worker time by what it was spent on.
+
+    Attributes:
+        runs: whose receipts were read.
+        rows: of the ranges that were done, each counted once.
+        units: committed.
+        stages_s: seconds by stage as the receipts name it, all workers together.
+        bound_s: seconds by what bounds: decode, forward, write, waiting.
+        other_s: seconds of stages that are none of these.
+        worker_s: wall time of the runs times their workers; None if a run left no report.
+        verdict: what most of the time went to.
+        advice: what to do about it.
+    """
+
+    runs: Sequence[str]
+    rows: int
+    units: int
+    stages_s: Mapping[str, float]
+    bound_s: Mapping[Bound, float]
+    other_s: float
+    worker_s: float | None
+    verdict: Bound
+    advice: str
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of all stages and of waiting for work."""
+        return sum(self.bound_s.values()) + self.other_s
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the same as plain JSON values; docs/extraction.md describes them."""
+        return asdict(self) | {"total_s": self.total_s}
+
+
+def report(store: FeatureStore, *, run_id: str | None = None) -> StageReport:
+    """Read where the time went of all runs of a store, or of one.
+
+    Args:
+        store: the store.
+        run_id: only this run's.
+
+    Raises:
+        IncompleteStoreError: there are no such receipts.
+    """
+    receipts = [receipt for name in store.teachers for receipt in store.receipts(name).values()]
+    chosen = [receipt for receipt in receipts if run_id in (None, receipt.run_id) and receipt.timings_s]
+    if not chosen:
+        runs = ", ".join(sorted({receipt.run_id for receipt in receipts})) or "none"
+        raise IncompleteStoreError(
+            f"{store.location}: no timed receipts of run {run_id or 'any'}; runs there are: {runs}"
+        )
+    return summarize(chosen, read_runs(store.location, {receipt.run_id for receipt in chosen}))
+
+
+def read_runs(location: Location, run_ids: Iterable[str]) -> dict[str, RunTime]:
+    """Return the wall times of the runs that ended and reported."""
+    found = {}
+    for run_id in sorted(run_ids):
+        key = f"runs/{run_id}/report.json"
+        try:
+            content = json.loads(location.read(key))
+            workers = int(content["workers"])
+            found[run_id] = RunTime(seconds=float(content["seconds"]), workers=workers)
+        except FileNotFoundError:  # it was killed, or still runs
+            continue
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("%s: cannot be read: %r", location.show(key), error)
+    return found
+
+
+def summarize(receipts: Sequence[Receipt], runs: Mapping[str, RunTime]) -> StageReport:
+    """Return where the time of some receipts went.
+
+    Args:
+        receipts: with timings.
+        runs: what their runs reported, by id; may lack some.
+    """
+    stages, rows = _stages(receipts)
+    reading, preparing = (_sum(stages, names) for names in (READ_STAGES, THREAD_STAGES))
+    waited = stages.get(WAIT_STAGE, 0.0)
+    for_bytes = waited * reading / preparing if preparing else 0.0
+    forward, write = _sum(stages, FORWARD_STAGES), stages.get(WRITE_STAGE, 0.0)
+    known = {WAIT_STAGE, WRITE_STAGE, *FORWARD_STAGES, *THREAD_STAGES}
+    other = sum(seconds for stage, seconds in stages.items() if stage not in known)
+    run_ids = sorted({receipt.run_id for receipt in receipts})
+    worker_s = sum(runs[run].seconds * runs[run].workers for run in run_ids) if set(run_ids) <= set(runs) else None
+    busy = waited + forward + write + other
+    idle = max(0.0, worker_s - busy) if worker_s is not None else 0.0
+    bound: dict[Bound, float] = {
+        "decode": waited - for_bytes,
+        "forward": forward,
+        "write": write,
+        "waiting": for_bytes + idle,
+    }
+    verdict = max(bound, key=bound.__getitem__)
+    return StageReport(
+        runs=run_ids,
+        rows=rows,
+        units=len(receipts),
+        stages_s=dict(sorted(stages.items())),
+        bound_s=bound,
+        other_s=other,
+        worker_s=worker_s,
+        verdict=verdict,
+        advice=ADVICE[verdict],
+    )
+
+
+def _sum(stages: Mapping[str, float], names: Iterable[str]) -> float:
+    return sum(stages.get(name, 0.0) for name in names)
+
+
+def _stages(receipts: Sequence[Receipt]) -> tuple[Mapping[str, float], int]:
+    """Return seconds by stage, and rows, of the ranges that the receipts are of.
+
+    Teachers of a range share its stages, and each receipt says how far they had come: the last one counts. Writing is
+    each unit's own.
+    """
+    together: dict[tuple[str, int, int], list[Receipt]] = defaultdict(list)
+    for receipt in receipts:
+        together[receipt.run_id, receipt.range, receipt.attempt].append(receipt)
+    stages: defaultdict[str, float] = defaultdict(float)
+    rows = 0
+    for group in together.values():
+        rows += group[0].stop - group[0].start
+        for stage in {stage for receipt in group for stage in receipt.timings_s}:
+            values = [receipt.timings_s.get(stage, 0.0) for receipt in group]
+            stages[stage] += sum(values) if stage == WRITE_STAGE else max(values)
+    return stages, rows

@@ -1,0 +1,205 @@
+"""How far a store is and whether a run works on it, from the store alone; and asking that run to stop.
+
+Needs neither torch nor Ray, nor the machine that the run is on: receipts are listed, the run's last progress is read.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from store.errors import StoreError
+from store.location import Location
+from store.lock import holder
+from store.records import StoreInfo, read_store_info, readable_receipt, receipt_key
+from store.retry import marked
+
+from .tracker import progress_key, stop_key
+
+log = logging.getLogger(__name__)
+
+OLD_S = 90.0
+"""A driver writes its progress every few seconds; one that was silent for so long is dead or cut off."""
+
+POLL_S = 0.5
+"""Between two looks at a run that was asked to stop."""
+
+_RECEIPT = re.compile(r"receipts/([^/]+)/r(\d{6,})\.json")
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Progress:
+    """What a run last said of itself (``runs/RUN_ID/progress.json``).
+
+    Attributes:
+        run_id: of the run.
+        state: ``running``, ``finished``, ``failed`` or ``stopped``.
+        age_s: seconds since it was said.
+        content: all of it.
+    """
+
+    run_id: str
+    state: str
+    age_s: float
+    content: Mapping[str, Any]
+
+    @property
+    def silent(self) -> bool:
+        """Whether it says that it runs, and has not said so for long."""
+        return self.state == "running" and self.age_s > OLD_S
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class StoreStatus:
+    """How far a store is.
+
+    Attributes:
+        store: where it lies.
+        rows: of the store.
+        ranges: of the store.
+        teachers: committed units by teacher.
+        retries: units marked to be done again, by teacher.
+        lock: who writes to the store now, None if nobody does.
+        progress: what the latest run last said; None if there was none, or it is of a version that says nothing.
+    """
+
+    store: str
+    rows: int
+    ranges: int
+    teachers: Mapping[str, int]
+    retries: Mapping[str, int]
+    lock: str | None
+    progress: Progress | None
+
+    @property
+    def units(self) -> int:
+        """Units of the store when its teachers are complete."""
+        return self.ranges * len(self.teachers)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the same as plain JSON values; docs/extraction.md describes them."""
+        run = self.progress
+        content = asdict(self) | {"units": self.units, "done": sum(self.teachers.values())}
+        del content["progress"]
+        said = {**run.content, "age_s": round(run.age_s, 1), "silent": run.silent} if run else None
+        return content | {"run": said}
+
+
+def read_status(store: Location) -> StoreStatus:
+    """Look at a store.
+
+    Raises:
+        StoreNotFoundError: no store is there.
+    """
+    info = read_store_info(store)
+    teachers = {
+        key.removeprefix("specs/").removesuffix(".json"): 0 for key, _ in store.list("specs") if key.endswith(".json")
+    }
+    for key, _ in store.list("receipts"):
+        match = _RECEIPT.fullmatch(key)
+        if match and match[1] in teachers and int(match[2]) < info.ranges:
+            teachers[match[1]] += 1
+    for name in teachers:
+        teachers[name] -= _short(store, name, info)
+    return StoreStatus(
+        store=str(store),
+        rows=info.rows,
+        ranges=info.ranges,
+        teachers=teachers,
+        retries=Counter(name for name, _ in marked(store)),
+        lock=holder(store),
+        progress=latest_progress(store),
+    )
+
+
+def _short(store: Location, teacher: str, info: StoreInfo) -> int:
+    """Return 1 if the last range's receipt is of before rows were appended to that range, else 0."""
+    if not info.ranges:
+        return 0
+    receipt = readable_receipt(store, receipt_key(teacher, info.ranges - 1))
+    return int(receipt is not None and receipt.stop < info.rows)
+
+
+def latest_progress(store: Location) -> Progress | None:
+    """Return what the latest run said last; runs are named by the time they began."""
+    runs = sorted(key for key, _ in store.list("runs") if key.endswith("/progress.json"))
+    return read_progress(store, runs[-1].split("/")[1]) if runs else None
+
+
+def read_progress(store: Location, run_id: str) -> Progress | None:
+    """Return what a run said last; None if it said nothing that can be read."""
+    try:
+        content = json.loads(store.read(progress_key(run_id)))
+        updated = datetime.fromisoformat(content["updated"])
+        age_s = (datetime.now(UTC) - updated).total_seconds()
+        return Progress(run_id=run_id, state=str(content["state"]), age_s=age_s, content=content)
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        log.warning("%s: cannot be read: %s", store.show(progress_key(run_id)), error)
+        return None
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Stopped:
+    """What became of the wish that a run stop.
+
+    Attributes:
+        run_id: of the run; None if none ever told of itself.
+        outcome: ``nothing``: none was running; ``dead``: it had died before; ``stopped``: it stopped; ``ended``: it
+            came to its end by itself; ``silent``: it has not answered within the time.
+        seconds: waited.
+        progress: what it said last.
+        lock: who writes to the store now.
+    """
+
+    run_id: str | None
+    outcome: str
+    seconds: float
+    progress: Progress | None
+    lock: str | None
+
+
+def stop(store: Location, *, wait_s: float, sleep: Callable[[float], None] = time.sleep) -> Stopped:
+    """Ask the run that works on a store to stop, and wait until it has.
+
+    Args:
+        store: where it lies; the run may be on another machine.
+        wait_s: how long to wait at most. The wish stays, so that a run which answers later stops too.
+        sleep: waits between two looks.
+
+    Raises:
+        StoreNotFoundError: no store is there.
+        StoreError: a program writes to the store that is no run which could be asked.
+    """
+    read_store_info(store)
+    began = time.monotonic()
+    run, lock = latest_progress(store), holder(store)
+    if run is None or run.state != "running":
+        if lock is not None:
+            raise StoreError(
+                f"{store}: {lock} writes to this store, but no run there says that it is running",
+                hint="it is starting, planning, or another command; wait, or end that process",
+            )
+        return Stopped(run_id=run.run_id if run else None, outcome="nothing", seconds=0.0, progress=run, lock=None)
+    if lock is None:
+        return Stopped(run_id=run.run_id, outcome="dead", seconds=0.0, progress=run, lock=None)
+    store.write(stop_key(run.run_id), f"{datetime.now(UTC).isoformat(timespec='seconds')}\n".encode())
+    while True:
+        now, lock = read_progress(store, run.run_id) or run, holder(store)
+        waited = time.monotonic() - began
+        # A driver writes its last progress before it lets go of the store.
+        if lock is None and now.state == "running":
+            now = read_progress(store, run.run_id) or now
+        if lock is None:
+            outcome = {"stopped": "stopped", "running": "dead"}.get(now.state, "ended")
+            store.delete([stop_key(run.run_id)])
+            return Stopped(run_id=run.run_id, outcome=outcome, seconds=waited, progress=now, lock=None)
+        if waited >= wait_s:
+            return Stopped(run_id=run.run_id, outcome="silent", seconds=waited, progress=now, lock=lock)
+        sleep(POLL_S)
