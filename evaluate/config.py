@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from string import Formatter
 from typing import Annotated
 
@@ -15,18 +16,23 @@ from train.config import TrainPipeline, TrainSection
 TEMPLATE_FIELDS = ("group", "label")
 
 
-def _fillable(template: str) -> str:
+def fillable(template: str, *, fields: Sequence[str] = TEMPLATE_FIELDS) -> str:
+    """Return a prompt template that names the label, and nothing but these fields.
+
+    Raises:
+        ValueError: it is none; says why.
+    """
     try:
-        fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
-        if set(fields) <= set(TEMPLATE_FIELDS):
-            template.format(group="", label="")
+        named = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
+        if set(named) <= set(fields):
+            template.format(**dict.fromkeys(fields, ""))
     except (ValueError, LookupError) as error:
         raise ValueError(f"not a template: {error}; {{ and }} are written {{{{ and }}}}") from None
-    unknown = [field for field in fields if field not in TEMPLATE_FIELDS]
+    unknown = [field for field in named if field not in fields]
     if unknown:
-        expected = suggest(unknown[0], TEMPLATE_FIELDS) or "; expected 'group' or 'label'"
+        expected = suggest(unknown[0], fields) or f"; expected {' or '.join(map(repr, fields))}"
         raise ValueError(f"unknown field '{unknown[0]}' in braces{expected}")
-    if "label" not in fields:
+    if "label" not in named:
         raise ValueError("lacks {label}: every class would have the same prompt")
     return template
 
@@ -49,7 +55,7 @@ class ZeroShotDataset(Section):
     group: str
     classes: dict[str, list[str]] = Field(min_length=1)
     group_names: dict[str, str] = {}
-    templates: list[Annotated[str, AfterValidator(_fillable)]] = Field(min_length=1)
+    templates: list[Annotated[str, AfterValidator(fillable)]] = Field(min_length=1)
 
 
 class EvaluateSection(Section):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -64,14 +64,12 @@ def read_pipeline(path: Path, name: str, model: type[M], *, overrides: Sequence[
     Raises:
         ConfigError: with one line per problem, in the order of the file.
     """
-    tree = _load(path)
+    tree = _load(path, expected="a mapping of pipeline names to sections", hint="name the file with --config")
     known = [key for key in tree.data if not key.startswith((".", "x-"))]
     if name not in known:
         names = ", ".join(f"'{key}'" for key in known) or "none"
         raise ConfigError(f"{path}: no pipeline '{name}'{suggest(name, known)}; the file has {names}")
     problems: list[tuple[float, str]] = []
-    for line, at, first in tree.duplicates:
-        problems.append((line, f"{path}:{line}: {'.'.join(at[1:] or at)}: duplicate key, first on line {first}"))
     values, settings = tree.data[name], []
     for text in overrides:
         try:
@@ -80,12 +78,49 @@ def read_pipeline(path: Path, name: str, model: type[M], *, overrides: Sequence[
             settings.append(setting)
         except ConfigError as error:
             problems.append((math.inf, f"--set {text}: {error}"))
+    return _validated(path, tree, (name,), values, model, problems=problems, settings=settings)
+
+
+def read_section(path: Path, model: type[M], *, check: Callable[[M], Iterable[tuple[KeyPath, str]]] | None = None) -> M:
+    """Return a file that holds one section and nothing else, validated.
+
+    Args:
+        path: the YAML file.
+        model: what it must be.
+        check: yields the key path and wording of problems that only the whole shows; asked once each key is right.
+
+    Raises:
+        ConfigError: with one line per problem, in the order of the file.
+    """
+    tree = _load(path, expected="a mapping")
+    valid = _validated(path, tree, (), tree.data, model, problems=[], settings=[])
+    found = [(tree.find(at)[0], ".".join(at), text) for at, text in (check(valid) if check else ())]
+    if found:
+        raise ConfigError("\n".join(f"{path}:{line}: {key and key + ': '}{text}" for line, key, text in sorted(found)))
+    return valid
+
+
+def _validated(
+    path: Path,
+    tree: Tree,
+    prefix: KeyPath,
+    values: Any,
+    model: type[M],
+    *,
+    problems: list[tuple[float, str]],
+    settings: Sequence[_Setting],
+) -> M:
+    """Return what lies at a key path of a file as a model, or say all problems, those found before included."""
+    for line, at, first in tree.duplicates:
+        problems.append(
+            (line, f"{path}:{line}: {'.'.join(at[len(prefix) :] or at)}: duplicate key, first on line {first}")
+        )
     try:
         # As JSON, strict validation takes a list for a tuple and text for an enum, but still no '3' for 3.
         valid = model.model_validate_json(json.dumps(values), context={"folder": path.parent.absolute()})
     except ValidationError as invalid:
         for at, text in explain(invalid, model):
-            line, in_file = tree.find((name, *at))
+            line, in_file = tree.find((*prefix, *at))
             blamed = next((setting for setting in reversed(settings) if setting.explains(at, in_file=in_file)), None)
             place = f"--set {blamed.text}" if blamed else f"{path}:{line}"
             key = f"{'.'.join(at)}: " if at else ""
@@ -112,16 +147,16 @@ def config_digest(model: BaseModel) -> str:
     return hashlib.sha256(dump_resolved(model).encode()).hexdigest()
 
 
-def _load(path: Path) -> Tree:
+def _load(path: Path, *, expected: str, hint: str | None = None) -> Tree:
     try:
         tree = parse(path.read_bytes())
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}", hint="name the file with --config") from None
+        raise ConfigError(f"{path}: {error.strerror}", hint=hint) from None
     except yaml.YAMLError as error:
         place, reason = describe(error)
         raise ConfigError(f"{path}{place and ':'}{place}: not YAML: {reason}") from None
     if not isinstance(tree.data, dict):
-        raise ConfigError(f"{path}:1: expected a mapping of pipeline names to sections, got {show(tree.data)}")
+        raise ConfigError(f"{path}:1: expected {expected}, got {show(tree.data)}")
     return tree
 
 

@@ -6,9 +6,9 @@ import csv
 import io
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -82,6 +82,37 @@ def read_jsonl(file: CorpusFile, fields: FieldReader) -> Iterator[SourcePair]:
     """
     with _text(file) as lines:
         yield from _pairs(file, fields, _json_records(file, lines))
+
+
+def read_records(
+    file: CorpusFile, kind: Literal["parquet", "csv", "jsonl"], *, header: Sequence[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the records of a table as they are, whether or not they have images and captions.
+
+    Args:
+        file: the table.
+        kind: what it is.
+        header: names of the columns of a CSV without a header line.
+
+    Raises:
+        CorpusError: it cannot be read.
+    """
+    if kind == "parquet":
+        try:
+            parquet = open_parquet(file.folder, file.name)
+            yield from _rows(parquet, parquet.schema_arrow.names)
+        except pa.ArrowException as error:
+            raise CorpusError(f"{file.uri}: cannot be read as Parquet: {error}") from error
+        return
+    with _text(file) as lines:
+        if kind == "jsonl":
+            yield from _json_records(file, lines)
+            return
+        reader = csv.reader(lines, delimiter="\t" if file.name.endswith(".tsv") else ",")
+        try:
+            yield from _csv_records(file, reader, list(header) if header else next(reader, []))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise CorpusError(f"{file.uri}:{reader.line_num}: not CSV in UTF-8: {error}") from error
 
 
 def _rows(parquet: pq.ParquetFile, columns: list[str]) -> Iterator[dict[str, Any]]:

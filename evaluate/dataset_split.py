@@ -1,0 +1,147 @@
+"""Which items of a dataset are for training, validation and testing: rules, and the pure functions behind them."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from store.config import Section
+from store.errors import EvaluationError
+
+SplitName = Literal["train", "val", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+
+By = Literal["image", "patient", "id"]
+
+SPELLINGS: dict[str, SplitName] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validate": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What datasets call their splits, in lower case."""
+
+
+class _Carving(Section):
+    """Attributes: val_share: share of train taken for validation, by digest, where there is none; val_by: of what."""
+
+    val_share: float = Field(default=0.0, ge=0, lt=1)
+    val_by: By = "id"
+
+
+class FieldSplit(_Carving):
+    """A column says it.
+
+    Attributes:
+        values: what the column's values mean; their usual spellings are known.
+        ignore: values whose items are left out, and counted.
+    """
+
+    rule: Literal["field"]
+    values: dict[str, SplitName] = {}
+    ignore: list[str] = []
+
+
+class FileSplit(_Carving):
+    """The file says it that an item comes from.
+
+    Attributes:
+        train, val, test: patterns of files, relative to the data root.
+    """
+
+    rule: Literal["files"]
+    train: list[str] = []
+    val: list[str] = []
+    test: list[str] = Field(min_length=1)
+
+
+class DigestSplit(Section):
+    """A digest decides, the same on every machine and whatever else the dataset holds.
+
+    Attributes:
+        by: what is kept together: equal images, a patient, or nothing but the item.
+        salt: changed to draw another split.
+        train, val: their shares; the rest is for testing.
+    """
+
+    rule: Literal["digest"]
+    by: By
+    salt: str
+    train: float = Field(default=0.7, ge=0, lt=1)
+    val: float = Field(default=0.1, ge=0, lt=1)
+
+
+class TestOnly(Section):
+    """Every item is for testing: nothing is trained."""
+
+    rule: Literal["all_test"]
+
+
+SplitRule = Annotated[FieldSplit | FileSplit | DigestSplit | TestOnly, Field(discriminator="rule")]
+
+
+def share_of(text: str, *, salt: str) -> float:
+    """Return a number in [0, 1) that a text always gets: the first 64 bits of a SHA-256."""
+    return int.from_bytes(hashlib.sha256(f"{salt}\n{text}".encode()).digest()[:8], "big") / 2**64
+
+
+def split_of(rule: SplitRule, *, value: str | None, file: str, keys: dict[By, str | None]) -> SplitName | None:
+    """Return the split of an item, None where it is left out.
+
+    Args:
+        rule: how it is decided.
+        value: of the split column.
+        file: that the item comes from, relative to the data root.
+        keys: the item's name, its patient and its image's SHA-256.
+
+    Raises:
+        EvaluationError: the rule does not say.
+    """
+    match rule:
+        case TestOnly():
+            return "test"
+        case DigestSplit():
+            place = share_of(_key(keys, rule.by), salt=rule.salt)
+            # Not the sum of both first: 0.7 + 0.1 is 0.7999..., and the border would move.
+            return "train" if place < rule.train else "val" if place - rule.train < rule.val else "test"
+        case FieldSplit():
+            if value in rule.ignore:
+                return None
+            found = _named(rule, value)
+        case FileSplit():
+            matching = [name for name in SPLITS if _matches(file, getattr(rule, name))]
+            if not matching:
+                raise EvaluationError(f"{file}: no pattern of split: matches this file")
+            found = matching[0]
+    if found == "train" and rule.val_share and share_of(_key(keys, rule.val_by), salt="val") < rule.val_share:
+        return "val"
+    return found
+
+
+def _named(rule: FieldSplit, value: str | None) -> SplitName:
+    found = rule.values.get(value or "") or SPELLINGS.get((value or "").lower())
+    if found is None:
+        raise EvaluationError(
+            f"the split column says {value!r}; expected one of {', '.join({**SPELLINGS, **rule.values})}",
+            hint="say what it means in the dataset's file, as in split: {rule: field, values: {VALUE: test}}",
+        )
+    return found
+
+
+def _matches(file: str, patterns: list[str]) -> bool:
+    return any(fnmatch.fnmatchcase(file, pattern) for pattern in patterns)
+
+
+def _key(keys: dict[By, str | None], by: By) -> str:
+    found = keys[by]
+    if found is None:
+        raise EvaluationError(f"the item {keys['id']!r} has no {by}, by which the dataset is to be split")
+    return found

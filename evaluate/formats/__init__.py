@@ -1,0 +1,1 @@
+"""Readers of evaluation datasets: each yields records, whatever the files are."""

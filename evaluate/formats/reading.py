@@ -1,0 +1,59 @@
+"""From a dataset's rule to its records, whatever the format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from store.image_source import ImageSource
+
+from .images import read_folders, read_webdataset
+from .medmnist import read_medmnist
+from .record import Record
+from .rules import BagFiles, FolderFiles, MedMnistFile, ReadRule, SurvivalFiles, TableFiles, VqaFiles, WebDatasetFiles
+from .tables import images_by_name, read_bags, read_table, read_vqa
+
+
+def read_all(rule: ReadRule, root: Path) -> Iterator[Record]:
+    """Yield every record of a dataset, in an order that depends on the names of its files alone.
+
+    Args:
+        rule: how the files are read.
+        root: the data root; every file that the rule needs is there.
+
+    Raises:
+        EvaluationError, CorpusError: a file cannot be read.
+    """
+    match rule:
+        case FolderFiles():
+            for pattern in rule.files:
+                yield from read_folders(root, pattern)
+        case BagFiles():
+            yield from read_bags(root, rule, _files(root, rule.files))
+        case VqaFiles():
+            images = images_by_name(root, _files(root, rule.images))
+            for path in _files(root, rule.files):
+                yield from read_vqa(root, path, rule, images)
+        case _:
+            source = ImageSource(root)
+            for path in _files(root, rule.files):
+                yield from _one(rule, root, path, source)
+
+
+def _one(
+    rule: TableFiles | SurvivalFiles | WebDatasetFiles | MedMnistFile, root: Path, path: Path, source: ImageSource
+) -> Iterator[Record]:
+    file = path.relative_to(root).as_posix()
+    match rule:
+        case TableFiles():
+            yield from read_table(root, path, columns=rule.columns, image=rule.image)
+        case SurvivalFiles():
+            yield from read_table(root, path, columns=rule.columns)
+        case WebDatasetFiles():
+            yield from read_webdataset(path, file, source)
+        case MedMnistFile():
+            yield from read_medmnist(path, file)
+
+
+def _files(root: Path, patterns: Sequence[str]) -> list[Path]:
+    return [path for pattern in patterns for path in sorted(root.glob(pattern)) if path.is_file()]

@@ -1,0 +1,158 @@
+"""How the files of a dataset are read, as its YAML file says it. Paths are relative to the data root."""
+
+from __future__ import annotations
+
+import re
+from string import Formatter
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from store.config import Section
+
+
+def _relative(pattern: str) -> str:
+    if not pattern or pattern.startswith(("/", "~")) or ".." in pattern.split("/"):
+        raise ValueError(f"expected a path below the data root, got '{pattern}'")
+    return pattern
+
+
+def _fields(pattern: str) -> str:
+    try:
+        named = [(field, spec, how) for _, field, spec, how in Formatter().parse(pattern) if field is not None]
+    except ValueError as error:
+        raise ValueError(f"not a pattern: {error}") from None
+    wrong = [field for field, spec, how in named if not re.fullmatch(r"[A-Za-z_]\w*", field) or spec or how]
+    if wrong:
+        raise ValueError(f"in braces stands the name of a part, such as {{label}}, not '{wrong[0]}'")
+    return _relative(pattern)
+
+
+Path = Annotated[str, AfterValidator(_relative)]
+"""A path or pattern with ``*``."""
+
+Pattern = Annotated[str, AfterValidator(_fields)]
+"""The same, with parts in braces: ``images/{split}/{label}/*.png``."""
+
+
+class FolderFiles(Section):
+    """Images in folders: what a path says of an image stands in braces, and those parts are the record's columns.
+
+    Attributes:
+        files: patterns such as ``OCT2017/{split}/{label}/*-{patient}-*.jpeg``.
+    """
+
+    format: Literal["folders"]
+    files: list[Pattern] = Field(min_length=1)
+
+
+class TableFiles(Section):
+    """CSV, TSV, Parquet, JSON lines, or a JSON file that is a list of objects: a record per item.
+
+    Attributes:
+        files: the tables.
+        columns: their names, where a CSV has no header line.
+        image: a column that holds the image, or a path relative to the table; or, with braces, a path relative to the
+            data root that is made of columns: ``images/{image_id}.jpg``. Of several the first that is there.
+    """
+
+    format: Literal["table"]
+    files: list[Path] = Field(min_length=1)
+    columns: list[str] | None = None
+    image: str | list[Pattern] | None = None
+
+
+class WebDatasetFiles(Section):
+    """Tars in which what belongs together has one name: the record has ``txt``, ``json.…`` and ``key``.
+
+    Attributes:
+        files: the tars.
+    """
+
+    format: Literal["webdataset"]
+    files: list[Path] = Field(min_length=1)
+
+
+class MedMnistFile(Section):
+    """An npz with ``train_images``, ``train_labels`` and the same of val and test.
+
+    Attributes:
+        files: the one file.
+    """
+
+    format: Literal["medmnist"]
+    files: list[Path] = Field(min_length=1, max_length=1)
+
+
+class VqaFiles(Section):
+    """Questions with their answers, as a JSON list (or any table), and the images that they are about.
+
+    Attributes:
+        files: the questions.
+        image: path of a question's image, made of its columns: relative to the data root, or a name within ``images``.
+        images: tars that hold the images; what they say of one is the record's ``image.json.…``.
+    """
+
+    format: Literal["vqa_json"]
+    files: list[Path] = Field(min_length=1)
+    image: Pattern
+    images: list[Path] = []
+
+
+class BagFiles(Section):
+    """Features of the tiles of slides, computed before: a file, or an array of one, per slide.
+
+    Attributes:
+        files: tables with a record per slide; without one, the parts of the bags' paths are the record.
+        bags: path of a slide's features, ``.npy``, ``.npz``, ``.h5`` or ``.zarr``, made of columns.
+        array: which array of the file, (tiles, width); may be made of columns too.
+        per: whether an item is a slide, or a patient with all slides.
+    """
+
+    format: Literal["bags"]
+    files: list[Path] = []
+    bags: Pattern
+    array: str = "features"
+    per: Literal["slide", "patient"] = "slide"
+
+
+class SurvivalFiles(Section):
+    """A table of patients with features: numbers, one column each.
+
+    Attributes:
+        files: CSV, TSV, Parquet or JSON lines.
+        columns: their names, where a CSV has no header line.
+        features: which columns are features.
+    """
+
+    format: Literal["survival_table"]
+    files: list[Path] = Field(min_length=1)
+    columns: list[str] | None = None
+    features: list[str] = Field(min_length=1)
+
+
+ReadRule = Annotated[
+    FolderFiles | TableFiles | WebDatasetFiles | MedMnistFile | VqaFiles | BagFiles | SurvivalFiles,
+    Field(discriminator="format"),
+]
+
+FORMATS = ("folders", "table", "webdataset", "medmnist", "vqa_json", "bags", "survival_table")
+
+
+def wild(pattern: str) -> str:
+    """Return a pattern with ``*`` in place of its parts in braces."""
+    return re.sub(r"\{[^}]*\}", "*", pattern)
+
+
+def needed_patterns(rule: ReadRule) -> list[str]:
+    """Return patterns of which each must match a file, if the dataset is there."""
+    found = [wild(pattern) for pattern in rule.files]
+    if isinstance(rule, VqaFiles):
+        found += rule.images or [wild(rule.image)]
+    if isinstance(rule, BagFiles):
+        found.append(wild(rule.bags))
+    if isinstance(rule, TableFiles) and isinstance(rule.image, list):
+        found.append(wild(rule.image[0]))
+    if isinstance(rule, TableFiles) and isinstance(rule.image, str) and "{" in rule.image:
+        found.append(wild(rule.image))
+    return found

@@ -1,0 +1,173 @@
+"""Tables, questions about images, and bags of features: records that say where their image or features lie."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from store.corpus_files import as_corpus_file
+from store.errors import EvaluationError
+from store.fields import as_text, values_at
+from store.image_source import ImageSource
+from store.source_tables import read_records
+
+from .images import path_parts, read_webdataset
+from .record import BagFile, Record, StoredImage
+from .rules import BagFiles, VqaFiles, wild
+
+KINDS: dict[str, Literal["parquet", "csv", "jsonl"]] = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".tsv": "csv",
+}
+"""By the end of the name; whatever else is read as CSV, since old tables end in ``.data`` or ``.txt``."""
+
+Values = dict[str, Any]
+
+
+def rows(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[Values]:
+    """Yield the records of a table.
+
+    Args:
+        path: CSV, TSV, Parquet, JSON lines, or JSON that is a list of objects.
+        columns: names of a CSV's columns, where it has no header line.
+
+    Raises:
+        EvaluationError, CorpusError: it cannot be read.
+    """
+    if path.suffix != ".json":
+        yield from read_records(as_corpus_file(path), KINDS.get(path.suffix, "csv"), header=columns)
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise EvaluationError(f"{path}: not JSON: {error}") from error
+    if not isinstance(found, list) or not all(isinstance(value, dict) for value in found):
+        raise EvaluationError(f"{path}: expected a list of objects")
+    yield from found
+
+
+def filled(pattern: str, values: Mapping[str, Any], *, where: str) -> str:
+    """Return a pattern with a record's columns in place of its parts in braces.
+
+    Raises:
+        EvaluationError: the record lacks one.
+    """
+    try:
+        return pattern.format_map({name: as_text(value) or "" for name, value in values.items()})
+    except KeyError as error:
+        known = ", ".join(list(values)[:12])
+        raise EvaluationError(f"{where}: {pattern!r} asks for the column {error}; there are {known}") from error
+
+
+def read_table(
+    root: Path, path: Path, *, columns: Sequence[str] | None = None, image: str | Sequence[str] | None = None
+) -> Iterator[Record]:
+    """Yield the records of a table with their images.
+
+    Args:
+        root: the data root.
+        path: the table.
+        columns: see ``rows``.
+        image: see ``rules.TableFiles``.
+    """
+    source, file = ImageSource(root), path.relative_to(root).as_posix()
+    patterns = [image] if isinstance(image, str) else list(image or ())
+    for number, values in enumerate(rows(path, columns=columns)):
+        record = Record(id=f"{path.stem}-{number:07d}", file=file, values=values)
+        if patterns and "{" in patterns[0]:
+            names = [filled(pattern, values, where=file) for pattern in patterns]
+            _put_file(record, source, root, names)
+        elif patterns:
+            _put_column(record, source, root, patterns[0], number)
+        yield record
+
+
+def _put_file(record: Record, source: ImageSource, root: Path, names: Sequence[str]) -> None:
+    found = next((name for name in names if (root / name).is_file()), None)
+    if found is None:
+        record.problem = "the image file is missing"
+    else:
+        record.image = StoredImage(source, found)
+
+
+def _put_column(record: Record, source: ImageSource, root: Path, column: str, number: int) -> None:
+    """Take an image from a column: bytes of a Parquet file, or a path relative to the table."""
+    node: Any = record.values.get(column)
+    if column not in record.values:
+        found = values_at(record.values, column.split("."))
+        if found is None:
+            known = ", ".join(list(record.values)[:12])
+            raise EvaluationError(f"{record.file}: there is no column {column!r}; there are {known}")
+        node = found[0] if found else None
+    if isinstance(node, Mapping):
+        column, node = (f"{column}.bytes", node["bytes"]) if node.get("bytes") else (column, node.get("path"))
+    if isinstance(node, bytes):
+        record.image = StoredImage(source, record.file, {"column": column, "row": number})
+        record.sha256 = hashlib.sha256(node).hexdigest()
+        # The bytes would otherwise stay in memory with the record.
+        record.values = {name: value for name, value in record.values.items() if name != column.split(".")[0]}
+    elif isinstance(node, str) and node:
+        _put_file(record, source, root, [(Path(record.file).parent / node).as_posix()])
+    else:
+        record.problem = "there is no image"
+
+
+def read_vqa(root: Path, path: Path, rule: VqaFiles, images: Mapping[str, Record]) -> Iterator[Record]:
+    """Yield questions with their images.
+
+    Args:
+        root: the data root.
+        path: the questions.
+        rule: how they name their images.
+        images: by name, see ``images_by_name``; empty where they are files of their own.
+    """
+    if not rule.images:
+        yield from read_table(root, path, image=[rule.image])
+        return
+    for record in read_table(root, path):
+        name = filled(rule.image, record.values, where=record.file)
+        found = images.get(name) or images.get(Path(name).stem)
+        if found is None:
+            yield replace(record, problem="the image is in none of the tars")
+        else:
+            values = {**record.values, "image": found.values}
+            yield replace(record, values=values, image=found.image, sha256=found.sha256, problem=found.problem)
+
+
+def images_by_name(root: Path, tars: Sequence[Path]) -> dict[str, Record]:
+    """Return the images of tars by key."""
+    source = ImageSource(root)
+    found = (record for tar in tars for record in read_webdataset(tar, tar.relative_to(root).as_posix(), source))
+    return {record.id: record for record in found}
+
+
+def read_bags(root: Path, rule: BagFiles, tables: Sequence[Path]) -> Iterator[Record]:
+    """Yield slides with where their features lie.
+
+    Args:
+        root: the data root.
+        rule: how they are found.
+        tables: with a record per slide; none if the paths say all.
+    """
+    if not tables:
+        parts = path_parts(rule.bags)
+        for path in sorted(root.glob(wild(rule.bags))):
+            name = path.relative_to(root).as_posix()
+            found = parts.fullmatch(name)
+            if found:
+                array = filled(rule.array, found.groupdict(), where=name)
+                yield Record(id=name, file=name, values=found.groupdict(), bag=BagFile(path, array))
+    for table in tables:
+        for record in read_table(root, table):
+            path = root / filled(rule.bags, record.values, where=record.file)
+            if path.exists():
+                yield replace(record, bag=BagFile(path, filled(rule.array, record.values, where=record.file)))
+            else:
+                yield replace(record, problem="the file of the bag is missing")
