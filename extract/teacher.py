@@ -75,14 +75,13 @@ FAMILIES: dict[str, type[FrozenTeacher]] = {
 }
 
 
-def load_teacher(spec: Spec, entry: TeacherEntry, *, device: str = "cpu", compiled: bool = False) -> Teacher:
+def load_teacher(spec: Spec, entry: TeacherEntry, *, device: str = "cpu") -> Teacher:
     """Load the teacher that a spec describes.
 
     Args:
         spec: from its entry and files.
         entry: says where they lie on this machine.
         device: where it runs.
-        compiled: run it through ``torch.compile``.
 
     Raises:
         TeacherError: this machine has other files than the spec was made from, or they do not fit the model.
@@ -96,4 +95,4 @@ def load_teacher(spec: Spec, entry: TeacherEntry, *, device: str = "cpu", compil
             hint="copy the same files to every node, or let all read them from one shared folder",
         )
     state = read_state(entry, find_weights(spec.teacher, entry))
-    return FAMILIES[entry.family](spec, entry, state, device=device, compiled=compiled)
+    return FAMILIES[entry.family](spec, entry, state, device=device)

@@ -68,6 +68,7 @@ class Choices(Section):
         text_feature: PMC-CLIP's: BERT's ``pooler`` output as in the notebook, or ``cls`` as in the training code.
         vision: MedCLIP's image tower.
         precision: of the forward passes, by autocast; weights stay float32.
+        compile: backend of ``torch.compile`` that the towers run through; ``eager`` traces and compiles nothing.
     """
 
     checkpoint: str | None = None
@@ -76,6 +77,7 @@ class Choices(Section):
     text_feature: Literal["pooler", "cls"] | None = None
     vision: Literal["swin", "resnet50"] | None = None
     precision: Literal["fp32", "bf16", "fp16"] | None = None
+    compile: Literal["inductor", "eager"] | None = None
 
 
 class Variant(Choices):

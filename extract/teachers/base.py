@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from extract.checkpoints import State, checked_logit_scale, load_strictly
 from extract.geometry import Preprocessing
+from extract.specs import COMPILED
 from extract.teacher_entry import TeacherEntry
 from store.errors import TeacherError
 from store.records import Spec
@@ -45,16 +46,12 @@ class FrozenTeacher(ABC):
         entry: says where its tokenizer lies.
         state: its tensors, by the names of its family's model.
         device: where it runs.
-        compiled: run the towers through ``torch.compile``. It moves the last bits of a feature, as another device
-            does, and is like a device no part of the spec.
 
     Raises:
         TeacherError: there is no such device here, or weights, configuration and tokenizer do not fit each other.
     """
 
-    def __init__(
-        self, spec: Spec, entry: TeacherEntry, state: State, *, device: str = "cpu", compiled: bool = False
-    ) -> None:
+    def __init__(self, spec: Spec, entry: TeacherEntry, state: State, *, device: str = "cpu") -> None:
         if device == "cuda" and not torch.cuda.is_available():
             raise TeacherError(
                 f"teacher {spec.teacher}: no CUDA device is visible to this process",
@@ -75,8 +72,9 @@ class FrozenTeacher(ABC):
         self._std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1)
         self._run_image: Callable[[Tensor], Tensor] = self._image_features
         self._run_text: Callable[[Tensor, list[int]], Tensor] = self._text_features
-        if compiled:
-            self._run_image, self._run_text = torch.compile(self._image_features), torch.compile(self._text_features)
+        if entry.compile:
+            self._run_image = torch.compile(self._image_features, backend=entry.compile)
+            self._run_text = torch.compile(self._text_features, backend=entry.compile)
 
     @property
     def nbytes(self) -> int:
@@ -121,7 +119,7 @@ class FrozenTeacher(ABC):
         return sum(self.tokenize(captions).truncated_B)
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        dtype = AUTOCAST.get(self.spec.compute_dtype)
+        dtype = AUTOCAST.get(self.spec.compute_dtype.removesuffix(COMPILED))
         if dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self._device.type, dtype=dtype)

@@ -79,14 +79,14 @@ def bmca(folder, *, full=False, seed=1):
     return open_clip_case(folder, state, config, act=functional.gelu, **options)
 
 
-def open_clip_hub(folder, *, full=False, seed=4, patch=32):
+def open_clip_hub(folder, *, full=False, seed=4, patch=32, act=functional.gelu):
     """QuiltNet's and GenMedClip's form: a configuration without quick_gelu, and a state dict."""
     config = clip_sizes(full, patch=patch)
     state = files.clip(config, seed)
     preprocess = {"mean": OPENAI[0], "std": OPENAI[1]}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
     torch.save(state, folder / "open_clip_pytorch_model.bin")
-    return open_clip_case(folder, state, config, act=functional.gelu)
+    return open_clip_case(folder, state, config, act=act)
 
 
 def bert_hub_text(name="microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"):
@@ -251,17 +251,22 @@ def pmcclip(folder, *, full=False, seed=8, heads=8, text_feature="pooler", whole
     )
 
 
-def medclip(folder, *, full=False, seed=9):
+def medclip(folder, *, full=False, seed=9, tower="swin"):
     sizes = CLINICALBERT if full else TINY_BERT
-    shape = {} if full else {"image_size": 64, "embed_dim": 12, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
+    shape = {} if full else {"image_size": 64}
+    if tower == "swin" and not full:
+        shape |= {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
     embed, draw = (512 if full else 16), files.Draw(seed)
-    vision, text = files.swin(draw, shape), files.bert(draw, sizes, pooler=True)
-    width = vision["layernorm.weight"].numel()
+    vision = files.swin(draw, shape) if tower == "swin" else files.resnet50(draw, embed)
+    text = files.bert(draw, sizes, pooler=True)
+    width = vision["layernorm.weight"].numel() if tower == "swin" else 1
     heads = draw.matrix(embed, width), draw.matrix(embed, sizes["hidden_size"])
     state = {f"vision_model.model.{name}": value for name, value in vision.items()}
     state |= {f"text_model.model.{name}": value for name, value in text.items()}
     state |= {"text_model.model.embeddings.position_ids": files.position_ids(), "logit_scale": torch.tensor(2.6593)}
-    state |= {"vision_model.projection_head.weight": heads[0], "text_model.projection_head.weight": heads[1]}
+    state |= {"text_model.projection_head.weight": heads[1]}
+    # The ResNet's last matrix is in its fc.
+    state |= {"vision_model.projection_head.weight": heads[0]} if tower == "swin" else {}
     torch.save(state, folder / "pytorch_model.bin")
     files.write_bert_folder(folder / "text", sizes, tokenizer_config=False)
     tokenizer = BertTokenizer.from_pretrained(str(folder / "text"))
@@ -271,9 +276,11 @@ def medclip(folder, *, full=False, seed=9):
         rows = [reference.medclip_text(text, sizes, heads[1], torch.tensor([ids])) for ids in one_by_one]
         return torch.cat(rows)
 
+    swin_image = partial(reference.swin_image, vision, shape, heads[0])
+    options = {"config": shape or None, "vision": tower}
     return Case(
-        entry=TeacherEntry(folder=str(folder), embed_dim=embed, family="medclip", config=shape or None),
-        image=partial(reference.swin_image, vision, shape, heads[0]),
+        entry=TeacherEntry(folder=str(folder), embed_dim=embed, family="medclip", **options),
+        image=swin_image if tower == "swin" else partial(reference.resnet50, vision),
         text=run_text,
         normal=GREY,
     )

@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 import torch
+import torchvision
 from open_clip.tokenizer import SimpleTokenizer
 from transformers import BertConfig, BertModel, CLIPTokenizer, SwinConfig, SwinModel
 
@@ -237,6 +238,15 @@ OLD_SWIN = (
     (".mlp.fc1.", ".intermediate.dense."),
     (".mlp.fc2.", ".output.dense."),
 )
+
+
+def resnet50(draw, embed):
+    """Return the tensors of torchvision's ResNet-50 whose last layer is a matrix to a feature, as MedCLIP's is."""
+    module = torchvision.models.resnet50(weights=None)
+    module.fc = torch.nn.Linear(module.fc.in_features, embed, bias=False)
+    state = draw.fill(module)
+    # Residuals as small as trained ones: else the sixteenth block would hold numbers of millions.
+    return {name: value * 0.3 if name.endswith("bn3.weight") else value for name, value in state.items()}
 
 
 def swin(draw, sizes):

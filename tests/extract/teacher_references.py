@@ -128,6 +128,30 @@ def swin_image(state, sizes, projection, pixels_BCHW):
     return model.eval()(pixels_BCHW).pooler_output @ projection.T
 
 
+def resnet50(state, pixels_BCHW):
+    """Run He et al.'s ResNet-50 with strides in the 3 x 3 convolutions, and its last matrix."""
+
+    def norm(values, at):
+        names = ("running_mean", "running_var", "weight", "bias")
+        return functional.batch_norm(values, *(state[f"{at}.{name}"] for name in names))
+
+    def conv(values, at, **options):
+        return functional.conv2d(values, state[f"{at}.weight"], **options)
+
+    hidden = norm(conv(pixels_BCHW, "conv1", stride=2, padding=3), "bn1").relu()
+    hidden = functional.max_pool2d(hidden, 3, stride=2, padding=1)
+    for stage, count in enumerate((3, 4, 6, 3), start=1):
+        for block in range(count):
+            at, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+            inner = norm(conv(hidden, f"{at}.conv1"), f"{at}.bn1").relu()
+            inner = norm(conv(inner, f"{at}.conv2", stride=stride, padding=1), f"{at}.bn2").relu()
+            inner = norm(conv(inner, f"{at}.conv3"), f"{at}.bn3")
+            if block == 0:
+                hidden = norm(conv(hidden, f"{at}.downsample.0", stride=stride), f"{at}.downsample.1")
+            hidden = (hidden + inner).relu()
+    return hidden.mean(dim=(2, 3)) @ state["fc.weight"].T
+
+
 def medclip_text(state, sizes, projection, ids_BL):
     """Return the mean over the first, second and last layer and over all tokens."""
     hidden = run_bert(state, sizes, ids_BL, pooler=True).hidden_states

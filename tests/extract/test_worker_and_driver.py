@@ -141,27 +141,6 @@ def test_each_distinct_caption_and_image_is_encoded_once(
         assert np.unique(image_ND, axis=0).shape[0] == 5
 
 
-def test_rows_whose_caption_is_cut_are_counted_in_the_receipt(
-    tmp_path, teachers, write_pipeline, write_tar, encoded, extract_here
-):
-    image, long = encoded(np.full((64, 64, 3), 90, np.uint8)), " ".join(["chest x-ray"] * 40)
-    # The long caption is that of three rows, one of which has no image and so is not ok.
-    pairs = [("k0", image, long), ("k1", image, "chest x-ray"), ("k2", image, long), ("k3", b"", long)]
-    pairs += [(f"k{row}", image, "axial ct") for row in range(4, 8)]
-    path = write_pipeline(
-        tmp_path,
-        files=[write_tar(tmp_path / "corpus", pairs) / "*.tar"],
-        teachers=teachers,
-        range_rows=4,
-        chunk_rows=4,
-        batch_size=3,
-    )
-    store = FeatureStore(extract_here(path)[0])
-    for name in teachers:
-        receipts = store.receipts(name)
-        assert [receipts[number].truncated_captions for number in (0, 1)] == [2, 0]
-
-
 def _unusual_pairs(encoded):
     """Return the good pairs, and the same with unusual ones in their places, by row."""
     rng = np.random.default_rng(2)
