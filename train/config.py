@@ -50,11 +50,21 @@ class Optimization(Section):
         grad_clip: norm that gradients are cut to; none if left out.
         logit_scale_init: multiplier of the cosines to start from; the model's own if left out.
         crop_scale: smallest share of the image that a random resized crop keeps; 1 turns cropping off.
-        precision: of the towers; losses are always float32.
+        precision: of the towers; losses are always float32. fp16 scales the loss, bf16 does not need it.
+        accumulate: parts that a batch is worked on in, each with a loss of its own, whose gradients are averaged.
+        cached_rows: gradient caching: the towers see so many pairs of a process at a time, the loss sees all.
+        ema: decay of a moving average of the weights, which is then what is validated and exported.
+        compile: compile the towers with torch.compile.
+        gradient_checkpointing: compute activations anew in the backward pass; less memory, more time.
         seed: decides weights, order, crops and teacher choice.
         threads: of CPU arithmetic.
+        image_workers: processes that read and decode images; with 0, threads of this one do.
         device: where the model is trained.
         log_every: steps between lines of metrics.
+        validate_every: steps between two looks at held-out pairs; none if left out.
+        checkpoint_every: steps between checkpoints; there is one after an interruption too.
+        checkpoints_kept: how many; older ones are deleted.
+        tensorboard: write metrics for TensorBoard too.
     """
 
     steps: int = Field(gt=0)
@@ -68,27 +78,75 @@ class Optimization(Section):
     grad_clip: float | None = Field(default=None, gt=0)
     logit_scale_init: float | None = Field(default=None, gt=0)
     crop_scale: float = Field(default=0.9, gt=0, le=1)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    accumulate: int = Field(default=1, gt=0)
+    cached_rows: int | None = Field(default=None, gt=0)
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    compile: bool = False
+    gradient_checkpointing: bool = False
     seed: int = Field(default=0, ge=0)
     threads: int = Field(default=1, gt=0)
+    image_workers: int = Field(default=0, ge=0)
     device: Literal["cpu", "cuda"] = "cpu"
     log_every: int = Field(default=50, gt=0)
+    validate_every: int | None = Field(default=None, gt=0)
+    checkpoint_every: int = Field(default=1000, gt=0)
+    checkpoints_kept: int = Field(default=2, gt=0)
+    tensorboard: bool = False
+
+    @model_validator(mode="after")
+    def _one_way_to_large_batches(self) -> Optimization:
+        if self.accumulate > 1 and self.cached_rows:
+            raise ValueError("give accumulate or cached_rows, not both")
+        return self
+
+
+class ValidationSection(Section):
+    """Pairs that are not trained on, to see what a model is worth while it is trained.
+
+    Attributes:
+        split: the pairs of this split of the pair table; or else
+        holdout: share of the images that are held out of training, chosen by their digest.
+        max_rows: pairs at most, evenly over the table; each is looked for among all others.
+    """
+
+    split: str | None = None
+    holdout: float | None = Field(default=None, gt=0, lt=1)
+    max_rows: int = Field(default=2048, gt=1)
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> ValidationSection:
+        if (self.split is None) == (self.holdout is None):
+            raise ValueError("give either split or holdout")
+        return self
 
 
 class PretrainRun(Section):
-    """Stage 1: CLIP pretraining on a corpus.
+    """Stage 1: CLIP pretraining on pairs.
 
     Attributes:
-        corpus: which of the pipeline's corpora.
+        corpus: which of the pipeline's corpora; the pairs of the pipeline's store if left out.
+        images: of the store's pairs: the ``corpus``'s, or the store's own ``pixels``.
         out: folder of the trained model.
         model: what is trained.
         optimization: how.
+        validation: which pairs ``optimization.validate_every`` looks at.
+        window_blocks: of the store's chunks, as for a student.
     """
 
-    corpus: str
+    corpus: str | None = None
+    images: Literal["corpus", "pixels"] = "corpus"
     out: ConfigPath
     model: ModelSection
     optimization: Optimization
+    validation: ValidationSection = ValidationSection(split="val")
+    window_blocks: int = Field(default=256, gt=0)
+
+    @model_validator(mode="after")
+    def _pixels_are_the_stores(self) -> PretrainRun:
+        if self.corpus is not None and self.images == "pixels":
+            raise ValueError("images: pixels are the store's; leave corpus out")
+        return self
 
 
 class ProjectSection(Section):
@@ -115,15 +173,45 @@ class ProjectSection(Section):
 class PaperRecipe(Section):
     """The released MMKD-CLIP loss: task + feature_weight x feature + interactive_weight x interactive.
 
+    The defaults are the released configuration; each switch repairs one of its oddities.
+
     Attributes:
         feature_weight, interactive_weight: of the two terms that come from teachers.
+        target_norm: ``none`` takes projected features as they are, of lengths that differ between teachers; ``l2``
+            gives them length 1.
         interactive_scale: ``log`` multiplies by ln(1/0.07) as the released code does; ``exp`` by 1/0.07, which it
-            evidently meant.
+            evidently meant; ``learned`` begins there and is trained.
+        teacher_sampling: ``uniform_one`` draws one of a row's available teachers in each epoch; ``all`` uses all.
+        feature_dtype: ``bf16`` rounds projected features before they are compared; ``fp32`` does not.
+        local_loss: on several ranks, each computes the losses of its own rows; otherwise each computes all.
+        gather_with_grad: whether embeddings of other ranks carry a gradient; without it, it is missing or too small,
+            so false is refused.
+        shuffle: the released stage 2 goes through the pairs in one order when it runs in a single process; false does.
     """
 
     feature_weight: float = Field(default=50.0, ge=0)
     interactive_weight: float = Field(default=1.0, ge=0)
-    interactive_scale: Literal["log", "exp"] = "log"
+    target_norm: Literal["none", "l2"] = "none"
+    interactive_scale: Literal["log", "exp", "learned"] = "log"
+    teacher_sampling: Literal["uniform_one", "all"] = "uniform_one"
+    feature_dtype: Literal["bf16", "fp32"] = "bf16"
+    local_loss: bool = True
+    gather_with_grad: bool = True
+    shuffle: bool = True
+
+    @model_validator(mode="after")
+    def _gradients_reach_every_rank(self) -> PaperRecipe:
+        if not self.gather_with_grad:
+            harm = (
+                "the teachers' terms get no gradient at all"
+                if self.local_loss
+                else "gradients are those of one process divided by the number of ranks"
+            )
+            raise ValueError(
+                f"gather_with_grad: false with local_loss: {str(self.local_loss).lower()} silently trains wrongly on "
+                f"several ranks: {harm}; set gather_with_grad: true, local_loss may be either"
+            )
+        return self
 
 
 class StudentRun(Section):
@@ -135,6 +223,7 @@ class StudentRun(Section):
         out: folder of the trained model.
         model: what is trained.
         optimization: how.
+        validation: which pairs ``optimization.validate_every`` looks at.
         images: ``corpus``, or the store's own ``pixels`` (``python -m extract pixels``), which need no corpus.
         window_blocks: store chunks whose rows are mixed; bounds what is held in memory.
     """
@@ -144,6 +233,7 @@ class StudentRun(Section):
     out: ConfigPath
     model: ModelSection
     optimization: Optimization
+    validation: ValidationSection = ValidationSection(split="val")
     images: Literal["corpus", "pixels"] = "corpus"
     window_blocks: int = Field(default=256, gt=0)
 

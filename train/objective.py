@@ -12,9 +12,12 @@ import abc
 
 from torch import Tensor, nn
 
-from .config import PaperRecipe
-from .loss import CORRECTED_INTERACTIVE_SCALE, PAPER_INTERACTIVE_SCALE, clip_loss, paper_loss
+from .gather import Across
+from .loss import clip_loss
 from .stream import Batch
+
+MAX_LOGIT_SCALE = 100.0
+"""CLIP's bound on the multiplier of the cosines; beyond it training becomes unstable."""
 
 
 class Objective(nn.Module, abc.ABC):
@@ -38,35 +41,4 @@ class TaskObjective(Objective):
     def forward(self, image_BE: Tensor, text_BE: Tensor, logit_scale: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the loss alone."""
         del batch
-        return {"loss": clip_loss(image_BE, text_BE, logit_scale)}
-
-
-class PaperObjective(Objective):
-    """The released MMKD-CLIP loss with a recipe's numbers."""
-
-    def __init__(self, recipe: PaperRecipe) -> None:
-        super().__init__()
-        self._recipe = recipe
-        self._scale = PAPER_INTERACTIVE_SCALE if recipe.interactive_scale == "log" else CORRECTED_INTERACTIVE_SCALE
-
-    def forward(self, image_BE: Tensor, text_BE: Tensor, logit_scale: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted sum and its three terms."""
-        if batch.targets is None:
-            raise ValueError("the paper's loss needs batches with targets")
-        terms = paper_loss(
-            image_BE,
-            text_BE,
-            batch.targets.image_BE.to(image_BE.device),
-            batch.targets.text_BE.to(image_BE.device),
-            logit_scale,
-            feature_weight=self._recipe.feature_weight,
-            interactive_weight=self._recipe.interactive_weight,
-            interactive_scale=self._scale,
-            mask_B=batch.targets.mask_B.to(image_BE.device),
-        )
-        return {
-            "loss": terms.total,
-            "task_loss": terms.task_loss,
-            "feature_loss": terms.feature_loss,
-            "interactive_loss": terms.interactive_loss,
-        }
+        return {"loss": clip_loss(image_BE, text_BE, logit_scale, across=Across.current())}

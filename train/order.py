@@ -36,25 +36,41 @@ class _Purpose(IntEnum):
     WINDOWS = 2
 
 
-def epoch_order(rows: Rows, *, seed: int, epoch: int, block_rows: int, window_blocks: int) -> Rows:
+def epoch_order(
+    rows: Rows,
+    *,
+    seed: int,
+    epoch: int,
+    block_rows: int,
+    window_blocks: int,
+    lanes: int = 1,
+    shuffle: bool = True,
+) -> Rows:
     """Return a permutation of `rows` that reads whole chunks, yet mixes rows of many.
 
     Rows of one block (store rows with the same ``row // block_rows``, one chunk) stay together. The blocks are
-    shuffled, and the rows of each `window_blocks` consecutive blocks are mixed: a reader holds that many chunks.
+    shuffled and dealt out to lanes, and in each lane the rows of every `window_blocks` consecutive blocks are mixed: a
+    reader of a lane holds that many chunks.
 
     Args:
         rows: distinct store rows, in any order; the result depends on the set only.
         seed: of the run, 0 to 2**64 - 1.
         epoch: pass over the rows, from 0.
         block_rows: rows of a chunk of the store.
-        window_blocks: blocks whose rows are mixed.
+        window_blocks: blocks of a lane whose rows are mixed.
+        lanes: stretches of equal length that the order consists of, one after the other; rows that are left over when
+            they are dealt out evenly follow behind. A block at the edge of two lanes has rows in both.
+        shuffle: otherwise the rows ascend.
     """
-    if block_rows < 1 or window_blocks < 1:
-        raise ValueError(f"block_rows and window_blocks must be positive, got {block_rows} and {window_blocks}")
+    if min(block_rows, window_blocks, lanes) < 1:
+        raise ValueError(
+            f"block_rows, window_blocks and lanes must be positive, got {block_rows}, {window_blocks} and {lanes}"
+        )
     ascending = np.sort(np.asarray(rows, dtype=np.int64))
     if np.any(ascending[1:] == ascending[:-1]):
         raise ValueError("rows must be distinct; at least one occurs twice")
-    if not len(ascending):
+    bits = _bits(len(ascending), seed=seed, epoch=epoch, purpose=_Purpose.WINDOWS)
+    if not len(ascending) or not shuffle:
         return ascending
     blocks = ascending // block_rows
     starts = np.flatnonzero(np.concatenate(([True], blocks[1:] != blocks[:-1])))
@@ -63,26 +79,21 @@ def epoch_order(rows: Rows, *, seed: int, epoch: int, block_rows: int, window_bl
     ends = np.cumsum(sizes)
     positions = np.arange(len(ascending)) + np.repeat(starts[shuffled] - (ends - sizes), sizes)
     order: Rows = ascending[positions]
-    bits = _bits(len(order), seed=seed, epoch=epoch, purpose=_Purpose.WINDOWS)
-    edges = [0, *ends[window_blocks - 1 : -1 : window_blocks].tolist(), len(order)]
-    for start, end in itertools.pairwise(edges):
+    for start, end in itertools.pairwise(_window_edges(ends, lanes=lanes, window_blocks=window_blocks)):
         order[start:end] = order[start:end][_shuffled_positions(bits[start:end])]
     return order
 
 
-def batches(order: Rows, *, batch_size: int, drop_last: bool = True) -> Iterator[Rows]:
-    """Yield consecutive parts of `order` with `batch_size` rows; a shorter last one only without `drop_last`."""
-    if drop_last:
-        _require_a_batch(len(order), batch_size)
-    end = len(order) - len(order) % batch_size if drop_last else len(order)
-    for start in range(0, end, batch_size):
-        yield order[start : start + batch_size]
-
-
-def batch_at(rows: Rows, *, seed: int, step: int, batch_size: int, block_rows: int, window_blocks: int) -> Rows:
-    """Return the batch of global step `step`, computing that epoch's order anew; see `BatchOrder` for many steps."""
-    order = BatchOrder(rows, seed=seed, batch_size=batch_size, block_rows=block_rows, window_blocks=window_blocks)
-    return order[step]
+def _window_edges(block_ends: NDArray[np.int64], *, lanes: int, window_blocks: int) -> list[int]:
+    """Return where windows begin and the last one ends, as positions in an order."""
+    num_rows = int(block_ends[-1])
+    lane_edges = [lane * (num_rows // lanes) for lane in range(lanes + 1)]
+    edges = []
+    for start, end in itertools.pairwise([*lane_edges, num_rows]):
+        first, stop = np.searchsorted(block_ends, [start, end], side="right")
+        inner = block_ends[first:stop]
+        edges += [start, *inner[inner < end][window_blocks - 1 :: window_blocks].tolist()]
+    return [*edges, num_rows]
 
 
 class BatchOrder:
@@ -97,25 +108,43 @@ class BatchOrder:
         seed: of the run, 0 to 2**64 - 1.
         batch_size: rows of a global batch, of all ranks together.
         block_rows: rows of a chunk of the store.
-        window_blocks: blocks whose rows are mixed.
+        window_blocks: blocks of a lane whose rows are mixed.
+        lanes: parts of equal size that each batch consists of, in turn. Lanes go through chunks of their own, so that
+            ranks whose parts of a batch are whole lanes read each chunk once between them. The batches do not depend on
+            how many ranks there are.
+        shuffle: otherwise every epoch goes through the rows in ascending order.
 
     Raises:
         ValueError: there are fewer rows than one batch, or an argument is out of range.
     """
 
-    def __init__(self, rows: Rows, *, seed: int, batch_size: int, block_rows: int, window_blocks: int) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        *,
+        seed: int,
+        batch_size: int,
+        block_rows: int,
+        window_blocks: int,
+        lanes: int = 1,
+        shuffle: bool = True,
+    ) -> None:
         _require_a_batch(len(rows), batch_size)
+        if batch_size % lanes:
+            raise ValueError(f"a batch of {batch_size} rows cannot be split evenly over {lanes} lanes")
         self._rows: Rows = np.array(rows, dtype=np.int64)
         self._seed = seed
         self._batch_size = batch_size
         self._block_rows = block_rows
         self._window_blocks = window_blocks
+        self._lanes = lanes
+        self._shuffle = shuffle
         self._cached: tuple[tuple[int, Rows], ...] = ()
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches of an epoch."""
-        return len(self._rows) // self._batch_size
+        return len(self._rows) // self._lanes // (self._batch_size // self._lanes)
 
     def epoch(self, step: int) -> int:
         """Return the epoch that global step `step` belongs to."""
@@ -124,8 +153,11 @@ class BatchOrder:
         return step // self.steps_per_epoch
 
     def __getitem__(self, step: int) -> Rows:
-        start = (step - self.epoch(step) * self.steps_per_epoch) * self._batch_size
-        return self._epoch_order(self.epoch(step))[start : start + self._batch_size].copy()
+        part = self._batch_size // self._lanes
+        start = (step - self.epoch(step) * self.steps_per_epoch) * part
+        order, lane_rows = self._epoch_order(self.epoch(step)), len(self._rows) // self._lanes
+        lanes = order[: lane_rows * self._lanes].reshape(self._lanes, lane_rows)
+        return lanes[:, start : start + part].reshape(-1).copy()
 
     def steps(self, start: int = 0) -> Iterator[tuple[int, Rows]]:
         """Yield (step, batch) from step `start` on, without end."""
@@ -145,6 +177,8 @@ class BatchOrder:
             epoch=epoch,
             block_rows=self._block_rows,
             window_blocks=self._window_blocks,
+            lanes=self._lanes,
+            shuffle=self._shuffle,
         )
         self._cached = ((epoch, order), *self._cached[: _CACHED_EPOCHS - 1])
         return order

@@ -64,17 +64,7 @@ class Projection:
         """Return the projected features, (B, E) float32, not normalised; half precision features are widened first."""
         if teacher not in self.weights:
             raise ValueError(f"no projection of teacher {teacher!r}; there are {', '.join(self.weights)}")
-        with torch.autocast(device_type=features_BD.device.type, enabled=False):
-            return functional.linear(features_BD.float(), self.weights[teacher], self.biases[teacher])
-
-    def to(self, device: torch.device | str) -> Self:
-        """Return the same projection with its weights on `device`."""
-        return type(self)(
-            weights={teacher: weight.to(device) for teacher, weight in self.weights.items()},
-            biases={teacher: bias.to(device) for teacher, bias in self.biases.items()},
-            spec_hashes=self.spec_hashes,
-            settings=self.settings,
-        )
+        return apply_projection(features_BD, self.weights[teacher], self.biases[teacher])
 
     def check_specs(self, spec_hashes: Mapping[str, str]) -> None:
         """Raise SpecMismatchError, naming every teacher of `spec_hashes` that this projection was not fitted on."""
@@ -145,3 +135,9 @@ class Projection:
             spec_hashes={teacher: entry["spec_hash"] for teacher, entry in teachers.items()},
             settings=described["settings"],
         )
+
+
+def apply_projection(features_BD: Tensor, weight_ED: Tensor, bias_E: Tensor) -> Tensor:
+    """Return features projected by one teacher's map, in the precision of the map, whatever the autocast."""
+    with torch.autocast(device_type=features_BD.device.type, enabled=False):
+        return functional.linear(features_BD.to(weight_ED.dtype), weight_ED, bias_E)

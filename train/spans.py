@@ -3,7 +3,10 @@
 A chunk of the store serves many rows of a span. Those of its rows that the next span will ask for are taken along, so
 that each chunk is read about once an epoch, however spans and the order's windows lie.
 
-Axes: S rows of a span, T teachers, D a teacher's width, E the student's.
+Features stay as they are stored until they are on the device of the student: projecting them here would take longer
+than reading them.
+
+Axes: S rows of a span, B of a batch, K those that a teacher teaches, T teachers, D a teacher's width.
 """
 
 from __future__ import annotations
@@ -12,64 +15,85 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from store.arrays import Side
-from store.chunks import Ask, ChunkReader, Features
+from store.chunks import Ask, ChunkReader
 from store.reader import FeatureStore
 
-from .order import BatchOrder, draw_teacher
-from .projection import Projection
+from .order import draw_teacher
+from .shares import StepOrder
+
+Sampling = Literal["uniform_one", "all"]
+"""Which of a row's available teachers teach it: one, drawn anew each epoch, or all."""
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
+class TeacherTargets:
+    """What one teacher says about the rows of a batch that it teaches.
+
+    Attributes:
+        image_KD, text_KD: features as stored: float16 or float32, unit norm.
+        places_K: int64, the place of each row in the batch, ascending.
+    """
+
+    image_KD: Tensor
+    text_KD: Tensor
+    places_K: Tensor
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
 class Targets:
-    """What teachers say about a batch: one teacher per row, projected to the student's width.
+    """What teachers say about a batch.
 
     Attributes:
-        image_BE, text_BE: float32, not normalised; zeros where no teacher is available.
-        mask_B: bool, where one is.
+        rows: B.
+        teachers: by id, in an order that does not change; those without a row in the batch too.
     """
 
-    image_BE: Tensor
-    text_BE: Tensor
-    mask_B: Tensor
+    rows: int
+    teachers: Mapping[str, TeacherTargets]
 
     def part(self, begin: int, end: int) -> Self:
-        """Return some rows of it."""
-        return type(self)(
-            image_BE=self.image_BE[begin:end], text_BE=self.text_BE[begin:end], mask_B=self.mask_B[begin:end]
-        )
+        """Return some consecutive rows of it; nothing is copied but places."""
+        found = {}
+        for name, teacher in self.teachers.items():
+            low, high = torch.searchsorted(teacher.places_K, torch.tensor([begin, end])).tolist()
+            found[name] = TeacherTargets(
+                image_KD=teacher.image_KD[low:high],
+                text_KD=teacher.text_KD[low:high],
+                places_K=teacher.places_K[low:high] - begin,
+            )
+        return type(self)(rows=end - begin, teachers=found)
 
+    def keep(self, keep_B: Tensor) -> Self:
+        """Return the rows where a bool is True, as if the batch had no others."""
+        places_B = torch.cumsum(keep_B, 0) - 1
+        found = {}
+        for name, teacher in self.teachers.items():
+            kept_K = keep_B[teacher.places_K]
+            found[name] = TeacherTargets(
+                image_KD=teacher.image_KD[kept_K],
+                text_KD=teacher.text_KD[kept_K],
+                places_K=places_B[teacher.places_K[kept_K]],
+            )
+        return type(self)(rows=int(keep_B.sum()), teachers=found)
 
-@dataclass(kw_only=True, slots=True)
-class AllFeatures:
-    """What all teachers say about a batch, as it is stored.
-
-    Attributes:
-        image, text: by teacher, (B, D); zeros where the teacher has no feature of the row.
-        available_BT: bool, which teacher may teach which row.
-        drawn_B: int64, the one teacher that a row would have by itself; -1 where there is none.
-    """
-
-    image: Mapping[str, Features]
-    text: Mapping[str, Features]
-    available_BT: npt.NDArray[np.bool_]
-    drawn_B: npt.NDArray[np.int64]
-
-    def part(self, begin: int, end: int) -> Self:
-        """Return some rows of it."""
-        return type(self)(
-            image={teacher: features[begin:end] for teacher, features in self.image.items()},
-            text={teacher: features[begin:end] for teacher, features in self.text.items()},
-            available_BT=self.available_BT[begin:end],
-            drawn_B=self.drawn_B[begin:end],
-        )
+    def to(self, device: torch.device | str) -> Self:
+        """Return it on a device."""
+        found = {
+            name: TeacherTargets(
+                image_KD=teacher.image_KD.to(device, non_blocking=True),
+                text_KD=teacher.text_KD.to(device, non_blocking=True),
+                places_K=teacher.places_K.to(device, non_blocking=True),
+            )
+            for name, teacher in self.teachers.items()
+        }
+        return type(self)(rows=self.rows, teachers=found)
 
 
 class Span(NamedTuple):
@@ -84,83 +108,15 @@ class Span(NamedTuple):
     epochs_S: npt.NDArray[np.int64]
 
 
-class Partible(Protocol):
-    """What can be cut into the parts of its steps."""
-
-    def part(self, begin: int, end: int) -> Self:
-        """Return some rows of it."""
-
-
-P = TypeVar("P", bound=Partible)
-P_co = TypeVar("P_co", bound=Partible, covariant=True)
-
-
-class SpanReader(Protocol[P_co]):
-    """Reads what teachers say about a span."""
-
-    def read_span(self, span: Span, soon: Span | None) -> P_co:
-        """Return it; ``soon`` is the span of the next call, if that is known."""
-
-
 class TargetReader:
-    """Reads and projects the features of one drawn teacher per row.
-
-    Args:
-        store: where features are.
-        projection: to the student's width.
-        teachers: T ids.
-        available_NT: which teacher may teach which row.
-        seed: of the draw.
-    """
-
-    def __init__(
-        self,
-        store: FeatureStore,
-        projection: Projection,
-        *,
-        teachers: Sequence[str],
-        available_NT: npt.NDArray[np.bool_],
-        seed: int,
-    ) -> None:
-        self._chunks, self._projection, self._teachers = ChunkReader(store), projection, list(teachers)
-        self._available_NT, self._seed = available_NT, seed
-
-    def read(self, rows_S: npt.NDArray[np.int64], epochs_S: npt.NDArray[np.int64]) -> Targets:
-        """Return the targets of a span of rows, each drawn for its epoch."""
-        return self.read_span(Span(rows_S, epochs_S), None)
-
-    def read_span(self, span: Span, soon: Span | None) -> Targets:
-        """Return the targets of a span of rows, each drawn for its epoch."""
-        teacher_S = draw(span, self._available_NT, seed=self._seed)
-        soon_S = None if soon is None else draw(soon, self._available_NT, seed=self._seed)
-        asks: list[Ask] = []
-        places: dict[str, npt.NDArray[np.intp]] = {}
-        for number, teacher in enumerate(self._teachers):
-            places[teacher] = np.flatnonzero(teacher_S == number)
-            if len(places[teacher]):
-                ahead = None if soon is None else soon.rows_S[soon_S == number]
-                asks.append(Ask(teachers=(teacher,), rows_B=span.rows_S[places[teacher]], soon=ahead))
-        features = self._chunks.read_many(asks)
-        width = self._projection.latent_dim
-        image_SE, text_SE = torch.zeros(len(span.rows_S), width), torch.zeros(len(span.rows_S), width)
-        for teacher, at in places.items():
-            if len(at):
-                image_SE[at] = self._projected(teacher, features[teacher, "image"])
-                text_SE[at] = self._projected(teacher, features[teacher, "text"])
-        return Targets(image_BE=image_SE, text_BE=text_SE, mask_B=torch.from_numpy(teacher_S >= 0))
-
-    def _projected(self, teacher: str, features_BD: Features) -> Tensor:
-        return self._projection.apply(teacher, torch.from_numpy(features_BD))
-
-
-class AllFeaturesReader:
-    """Reads the features of all teachers, and draws one per row.
+    """Reads the features of the teachers that teach each row.
 
     Args:
         store: where features are.
         teachers: T ids.
         available_NT: which teacher may teach which row.
         seed: of the draw.
+        sampling: which of them do.
         threads: that read.
     """
 
@@ -171,25 +127,46 @@ class AllFeaturesReader:
         teachers: Sequence[str],
         available_NT: npt.NDArray[np.bool_],
         seed: int,
+        sampling: Sampling = "uniform_one",
         threads: int = 2,
     ) -> None:
-        self._chunks, self._teachers = ChunkReader(store, threads=threads), tuple(teachers)
-        self._available_NT, self._seed = available_NT, seed
+        self._chunks, self._teachers = ChunkReader(store, threads=threads), list(teachers)
+        self._available_NT, self._seed, self._sampling = available_NT, seed, sampling
 
-    def read_span(self, span: Span, soon: Span | None) -> AllFeatures:
-        """Return the features of a span of rows."""
-        ask = Ask(teachers=self._teachers, rows_B=span.rows_S, soon=None if soon is None else soon.rows_S)
-        features = self._chunks.read_many([ask])
+    def read(self, rows_S: npt.NDArray[np.int64], epochs_S: npt.NDArray[np.int64]) -> Targets:
+        """Return the targets of a span of rows, each as in its epoch."""
+        return self.read_span(Span(rows_S, epochs_S), None)
 
-        def side(name: Side) -> dict[str, Features]:
-            return {teacher: features[teacher, name] for teacher in self._teachers}
+    def read_span(self, span: Span, soon: Span | None) -> Targets:
+        """Return the targets of a span of rows; ``soon`` is the span of the next call, if that is known."""
+        teaches_ST = self._teaches(span)
+        soon_ST = None if soon is None else self._teaches(soon)
+        places = {name: np.flatnonzero(teaches_ST[:, number]) for number, name in enumerate(self._teachers)}
+        asks = [
+            Ask(
+                teachers=(name,),
+                rows_B=span.rows_S[places[name]],
+                soon=None if soon is None or soon_ST is None else soon.rows_S[soon_ST[:, number]],
+            )
+            for number, name in enumerate(self._teachers)
+        ]
+        features = self._chunks.read_many(asks)
+        found = {
+            name: TeacherTargets(
+                image_KD=torch.from_numpy(features[name, "image"]),
+                text_KD=torch.from_numpy(features[name, "text"]),
+                places_K=torch.from_numpy(places[name]),
+            )
+            for name in self._teachers
+        }
+        return Targets(rows=len(span.rows_S), teachers=found)
 
-        return AllFeatures(
-            image=side("image"),
-            text=side("text"),
-            available_BT=self._available_NT[span.rows_S],
-            drawn_B=draw(span, self._available_NT, seed=self._seed),
-        )
+    def _teaches(self, span: Span) -> npt.NDArray[np.bool_]:
+        teaches_ST: npt.NDArray[np.bool_] = self._available_NT[span.rows_S]
+        if self._sampling == "uniform_one":
+            teacher_S = draw(span, self._available_NT, seed=self._seed)
+            teaches_ST = teacher_S[:, None] == np.arange(len(self._teachers))
+        return teaches_ST
 
 
 def draw(span: Span, available_NT: npt.NDArray[np.bool_], *, seed: int) -> npt.NDArray[np.int64]:
@@ -202,33 +179,34 @@ def draw(span: Span, available_NT: npt.NDArray[np.bool_], *, seed: int) -> npt.N
     return teacher_S
 
 
-class Spans(Generic[P]):
-    """An endless iterator of spans, each as one part per step; the next span is read on a thread meanwhile.
+class Spans:
+    """An endless iterator of spans, each as the targets of its steps; the next span is read on a thread meanwhile.
 
     Args:
-        order: which rows each step has.
+        order: which rows each step has, of this process.
         reader: of what teachers say about them.
         span_steps: steps that are read together.
+        start: the first step.
     """
 
-    def __init__(self, order: BatchOrder, reader: SpanReader[P], *, span_steps: int) -> None:
-        self._order, self._reader, self._span_steps = order, reader, span_steps
+    def __init__(self, order: StepOrder, reader: TargetReader, *, span_steps: int, start: int = 0) -> None:
+        self._order, self._reader, self._span_steps, self._start = order, reader, span_steps, start
 
-    def __iter__(self) -> Iterator[list[P]]:
+    def __iter__(self) -> Iterator[list[Targets]]:
         with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(self._read, 0)
-            for start in itertools.count(self._span_steps, self._span_steps):
+            waiting = pool.submit(self._read, self._start)
+            for start in itertools.count(self._start + self._span_steps, self._span_steps):
                 ready, waiting = waiting.result(), pool.submit(self._read, start)
                 yield ready
 
-    def _read(self, start: int) -> list[P]:
+    def _read(self, start: int) -> list[Targets]:
         steps = range(start, start + self._span_steps)
         following = range(steps.stop, steps.stop + self._span_steps)
         # The next epoch reads other chunks, and to look into it would shuffle small stores again and again.
         near = self._order.epoch(following[-1]) == self._order.epoch(start)
         found = self._reader.read_span(self._rows(steps), self._rows(following) if near else None)
-        edges = [0, *itertools.accumulate(len(self._order[step]) for step in steps)]
-        return [found.part(begin, end) for begin, end in itertools.pairwise(edges)]
+        rows = found.rows // self._span_steps
+        return [found.part(number * rows, (number + 1) * rows) for number in range(self._span_steps)]
 
     def _rows(self, steps: range) -> Span:
         batches = [self._order[step] for step in steps]

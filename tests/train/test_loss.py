@@ -5,17 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
-from open_clip.loss import ClipLoss
+from open_clip.loss import ClipLoss, DistillClipLoss
 from torch.nn import functional
 
 from train.loss import (
     CORRECTED_INTERACTIVE_SCALE,
     PAPER_INTERACTIVE_SCALE,
-    PaperLoss,
     clip_loss,
     feature_loss,
     interactive_loss,
-    paper_loss,
+    relation_sum,
 )
 
 LOGIT_SCALE = 1 / 0.07
@@ -52,20 +51,23 @@ def numpy_paper_terms(image, text, teacher_image, teacher_text, *, logit_scale, 
     return task / 2, feature, interactive / 2
 
 
+def three_terms(image, text, teacher_image, teacher_text, logit_scale, *, interactive_scale, mask=None):
+    """The terms of the released stage 2."""
+    return (
+        clip_loss(image, text, logit_scale),
+        feature_loss(image, teacher_image, mask) + feature_loss(text, teacher_text, mask),
+        interactive_loss(image, text, teacher_image, teacher_text, interactive_scale, mask_B=mask),
+    )
+
+
+def released(*inputs, mask=None):
+    """Their sum with the released weights and scales."""
+    task, feature, interactive = three_terms(*inputs, LOGIT_SCALE, interactive_scale=PAPER_INTERACTIVE_SCALE, mask=mask)
+    return task + 50 * feature + interactive
+
+
 def gradients(loss, *leaves):
     return torch.autograd.grad(loss, leaves)
-
-
-def test_paper_loss_has_the_golden_values_and_gradients():
-    image, text, teacher_image, teacher_text = golden_inputs()
-    loss = paper_loss(image, text, teacher_image, teacher_text, LOGIT_SCALE)
-    assert loss.task_loss.item() == pytest.approx(8.986496304813635, abs=1e-9)
-    assert loss.feature_loss.item() == pytest.approx(0.5275366572483278, abs=1e-9)
-    assert loss.interactive_loss.item() == pytest.approx(2.147667765538671, abs=1e-9)
-    assert loss.total.item() == pytest.approx(37.51099693276869, abs=1e-9)
-    image_gradient, text_gradient = gradients(loss.total, image, text)
-    assert image_gradient.norm().item() == pytest.approx(5.102123781561908, abs=1e-9)
-    assert text_gradient.norm().item() == pytest.approx(3.997415981896919, abs=1e-9)
 
 
 def test_the_papers_interactive_scale_is_the_float32_log_of_the_meant_scale():
@@ -81,36 +83,12 @@ def test_clip_loss_equals_open_clips_on_normalised_embeddings():
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("interactive_scale", [PAPER_INTERACTIVE_SCALE, CORRECTED_INTERACTIVE_SCALE])
-def test_every_term_equals_a_numpy_reference(interactive_scale):
-    inputs = drawn_inputs()
-    loss = paper_loss(*inputs, 7.0, feature_weight=3.0, interactive_weight=0.5, interactive_scale=interactive_scale)
-    task, feature, interactive = numpy_paper_terms(
-        *(part.numpy() for part in inputs), logit_scale=7.0, interactive_scale=interactive_scale
-    )
-    assert loss.task_loss.item() == pytest.approx(task, abs=1e-12)
-    assert loss.feature_loss.item() == pytest.approx(feature, abs=1e-12)
-    assert loss.interactive_loss.item() == pytest.approx(interactive, abs=1e-12)
-    assert loss.total.item() == pytest.approx(task + 3.0 * feature + 0.5 * interactive, abs=1e-12)
-
-
 def test_feature_loss_is_one_plus_r_squared_minus_two_r_cosine():
     student, teacher, _, _ = drawn_inputs(seed=1)
     r = teacher.norm(dim=1)
     cosine = functional.cosine_similarity(student, teacher)
     expected = (1 + r**2 - 2 * r * cosine).sum() / teacher.numel()
     assert feature_loss(student, teacher).item() == pytest.approx(expected.item(), abs=1e-12)
-
-
-def test_student_length_does_not_matter_and_teacher_length_does():
-    image, text, teacher_image, teacher_text = drawn_inputs(seed=2)
-    base = paper_loss(image, text, teacher_image, teacher_text, LOGIT_SCALE)
-    longer_student = paper_loss(image * 9, text * 0.1, teacher_image, teacher_text, LOGIT_SCALE)
-    longer_teacher = paper_loss(image, text, teacher_image * 2, teacher_text * 2, LOGIT_SCALE)
-    torch.testing.assert_close(longer_student.total, base.total)
-    assert longer_teacher.task_loss == base.task_loss
-    assert abs(longer_teacher.feature_loss - base.feature_loss) > 0.1
-    assert abs(longer_teacher.interactive_loss - base.interactive_loss) > 0.1
 
 
 def test_absent_rows_may_be_nan_and_count_as_if_they_were_not_in_the_batch():
@@ -134,17 +112,6 @@ def _check_same_loss(expected, found, kept, holed, mask):
         assert not have[~mask].any()
 
 
-def test_paper_loss_counts_rows_without_a_teacher_in_the_task_only():
-    image, text, teacher_image, teacher_text = drawn_inputs(seed=4)
-    mask = torch.tensor([True, True, False, True, False, True])
-    teacher_image[~mask] = teacher_text[~mask] = float("nan")
-    loss = paper_loss(image, text, teacher_image, teacher_text, LOGIT_SCALE, mask_B=mask)
-    kept = paper_loss(image[mask], text[mask], teacher_image[mask], teacher_text[mask], LOGIT_SCALE)
-    torch.testing.assert_close(loss.task_loss, clip_loss(image, text, LOGIT_SCALE))
-    torch.testing.assert_close(loss.feature_loss, kept.feature_loss)
-    torch.testing.assert_close(loss.interactive_loss, kept.interactive_loss)
-
-
 def test_a_batch_without_any_teacher_gives_exactly_zero_and_no_gradient():
     image, text, _, _ = drawn_inputs(seed=5)
     image.requires_grad_()
@@ -158,58 +125,6 @@ def test_a_batch_without_any_teacher_gives_exactly_zero_and_no_gradient():
         assert all(not gradient.any() for gradient in gradients(loss, image, text))
 
 
-def test_a_mask_that_is_true_everywhere_changes_nothing():
-    inputs = drawn_inputs(seed=6)
-    everywhere = torch.ones(len(inputs[0]), dtype=torch.bool)
-    masked = paper_loss(*inputs, LOGIT_SCALE, mask_B=everywhere)
-    torch.testing.assert_close(masked.total, paper_loss(*inputs, LOGIT_SCALE).total, rtol=1e-13, atol=0)
-
-
-def test_permuting_the_batch_leaves_every_term_equal():
-    inputs = drawn_inputs(seed=7)
-    mask = torch.tensor([True, True, False, True, True, True])
-    order = torch.tensor([3, 5, 0, 2, 4, 1])
-    base = paper_loss(*inputs, LOGIT_SCALE, mask_B=mask)
-    permuted = paper_loss(*(part[order] for part in inputs), LOGIT_SCALE, mask_B=mask[order])
-    for term in PaperLoss.__dataclass_fields__:
-        torch.testing.assert_close(getattr(permuted, term), getattr(base, term), rtol=1e-12, atol=1e-12)
-
-
-def test_gradients_agree_with_finite_differences():
-    inputs = [part.requires_grad_() for part in drawn_inputs(seed=8, rows=4, width=3)]
-    log_scale = torch.tensor(1.2, dtype=torch.float64, requires_grad=True)
-    mask = torch.tensor([True, False, True, True])
-
-    def total(image, text, teacher_image, teacher_text, log_scale):
-        return paper_loss(image, text, teacher_image, teacher_text, log_scale.exp(), mask_B=mask).total
-
-    assert torch.autograd.gradcheck(total, (*inputs, log_scale))
-
-
-def test_autocast_does_not_touch_the_loss():
-    inputs = [part.requires_grad_() for part in drawn_inputs(seed=9, dtype=torch.float32)]
-    outside = paper_loss(*inputs, LOGIT_SCALE)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = paper_loss(*inputs, LOGIT_SCALE)
-    assert inside.total.dtype == torch.float32
-    exact = paper_loss(*(part.double() for part in inputs), LOGIT_SCALE)
-    assert inside.total.item() == pytest.approx(exact.total.item(), rel=1e-5)
-    for term in PaperLoss.__dataclass_fields__:
-        assert torch.equal(getattr(inside, term), getattr(outside, term))
-    for one, other in zip(gradients(inside.total, *inputs), gradients(outside.total, *inputs), strict=True):
-        assert torch.equal(one, other)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_inputs_are_widened_before_anything_else(dtype):
-    half = [part.to(dtype) for part in drawn_inputs(seed=10)]
-    scale = torch.tensor(14.0, dtype=dtype)
-    loss = paper_loss(*half, scale, interactive_scale=scale)
-    wide = paper_loss(*(part.float() for part in half), 14.0, interactive_scale=14.0)
-    assert loss.total.dtype == torch.float32
-    assert torch.equal(loss.total, wide.total)
-
-
 def test_tensors_that_do_not_match_are_refused():
     image, text, teacher_image, _ = drawn_inputs()
     with pytest.raises(ValueError, match=r"equal shape, got \(6, 5\) and \(5, 5\)"):
@@ -218,3 +133,107 @@ def test_tensors_that_do_not_match_are_refused():
         feature_loss(image, teacher_image[:, :1])
     with pytest.raises(ValueError, match=r"bool mask of shape \(6,\), got torch.float64"):
         feature_loss(image, teacher_image, torch.ones(6, dtype=torch.float64))
+
+
+def test_the_three_losses_have_the_golden_values_and_gradients():
+    image, text, teacher_image, teacher_text = golden_inputs()
+    task, feature, interactive = three_terms(
+        image, text, teacher_image, teacher_text, LOGIT_SCALE, interactive_scale=PAPER_INTERACTIVE_SCALE
+    )
+    assert task.item() == pytest.approx(8.986496304813635, abs=1e-9)
+    assert feature.item() == pytest.approx(0.5275366572483278, abs=1e-9)
+    assert interactive.item() == pytest.approx(2.147667765538671, abs=1e-9)
+    total = task + 50 * feature + interactive
+    assert total.item() == pytest.approx(37.51099693276869, abs=1e-9)
+    image_gradient, text_gradient = gradients(total, image, text)
+    assert image_gradient.norm().item() == pytest.approx(5.102123781561908, abs=1e-9)
+    assert text_gradient.norm().item() == pytest.approx(3.997415981896919, abs=1e-9)
+
+
+@pytest.mark.parametrize("interactive_scale", [PAPER_INTERACTIVE_SCALE, CORRECTED_INTERACTIVE_SCALE])
+def test_every_term_equals_a_numpy_reference(interactive_scale):
+    inputs = drawn_inputs()
+    found = three_terms(*inputs, 7.0, interactive_scale=interactive_scale)
+    expected = numpy_paper_terms(
+        *(part.numpy() for part in inputs), logit_scale=7.0, interactive_scale=interactive_scale
+    )
+    assert [term.item() for term in found] == pytest.approx(expected, abs=1e-12)
+
+
+def test_student_length_does_not_matter_and_teacher_length_does():
+    image, text, teacher_image, teacher_text = drawn_inputs(seed=2)
+    scales = {"logit_scale": LOGIT_SCALE, "interactive_scale": 4.0}
+    base = three_terms(image, text, teacher_image, teacher_text, **scales)
+    longer_student = three_terms(image * 9, text * 0.1, teacher_image, teacher_text, **scales)
+    longer_teacher = three_terms(image, text, teacher_image * 2, teacher_text * 2, **scales)
+    torch.testing.assert_close(longer_student, base)
+    assert longer_teacher[0] == base[0]
+    assert abs(longer_teacher[1] - base[1]) > 0.1
+    assert abs(longer_teacher[2] - base[2]) > 0.1
+
+
+def test_a_mask_that_is_true_everywhere_changes_nothing():
+    inputs = drawn_inputs(seed=6)
+    everywhere = torch.ones(len(inputs[0]), dtype=torch.bool)
+    torch.testing.assert_close(released(*inputs, mask=everywhere), released(*inputs), rtol=1e-13, atol=0)
+
+
+def test_permuting_the_batch_leaves_every_term_equal():
+    inputs = drawn_inputs(seed=7)
+    mask = torch.tensor([True, True, False, True, True, True])
+    order = torch.tensor([3, 5, 0, 2, 4, 1])
+    base = three_terms(*inputs, LOGIT_SCALE, interactive_scale=3.0, mask=mask)
+    permuted = three_terms(*(part[order] for part in inputs), LOGIT_SCALE, interactive_scale=3.0, mask=mask[order])
+    torch.testing.assert_close(permuted, base, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_agree_with_finite_differences():
+    inputs = [part.requires_grad_() for part in drawn_inputs(seed=8, rows=4, width=3)]
+    log_scales = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (1.2, 0.3)]
+    mask = torch.tensor([True, False, True, True])
+
+    def total(image, text, teacher_image, teacher_text, log_scale, log_interactive):
+        parts = image, text, teacher_image, teacher_text
+        terms = three_terms(*parts, log_scale.exp(), interactive_scale=log_interactive.exp(), mask=mask)
+        return terms[0] + 50 * terms[1] + terms[2]
+
+    assert torch.autograd.gradcheck(total, (*inputs, *log_scales))
+
+
+def test_gradients_of_the_relational_divergence_agree_with_finite_differences():
+    student, teacher = (
+        torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) for n in (1, 2)
+    )
+    assert torch.autograd.gradcheck(relation_sum, (student.requires_grad_(), teacher))
+
+
+def test_autocast_does_not_touch_the_loss():
+    inputs = [part.requires_grad_() for part in drawn_inputs(seed=9, dtype=torch.float32)]
+    outside = released(*inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = released(*inputs)
+    assert inside.dtype == torch.float32
+    exact = released(*(part.double() for part in inputs))
+    assert inside.item() == pytest.approx(exact.item(), rel=1e-5)
+    assert torch.equal(inside, outside)
+    for one, other in zip(gradients(inside, *inputs), gradients(outside, *inputs), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_inputs_are_widened_before_anything_else(dtype):
+    half = [part.to(dtype) for part in drawn_inputs(seed=10)]
+    scale = torch.tensor(14.0, dtype=dtype)
+    found = three_terms(*half, scale, interactive_scale=scale)
+    wide = three_terms(*(part.float() for part in half), 14.0, interactive_scale=14.0)
+    assert {term.dtype for term in found} == {torch.float32}
+    assert torch.equal(torch.stack(found), torch.stack(wide))
+
+
+def test_the_relational_divergence_is_the_distillation_loss_of_open_clip_less_the_teachers_entropy():
+    image, text, teacher_image, teacher_text = (functional.normalize(part, dim=-1) for part in drawn_inputs(seed=11))
+    student, teacher = 9.0 * image @ text.T, 30.0 * teacher_image @ teacher_text.T
+    _, theirs = DistillClipLoss()(image, text, 9.0, teacher_image, teacher_text, 30.0)
+    entropy = sum(torch.special.entr(logits.softmax(dim=1)).sum() for logits in (teacher, teacher.T)) / (2 * len(image))
+    ours = (relation_sum(student, teacher) + relation_sum(student.T, teacher.T)) / (2 * len(image))
+    assert ours.item() == pytest.approx((theirs - entropy).item(), abs=1e-12)

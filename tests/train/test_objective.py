@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
 import torch
+from open_clip.loss import ClipLoss
+from torch.nn import functional
 
-from train.config import PaperRecipe
-from train.objective import PaperObjective
-from train.stream import Batch
+from train.objective import TaskObjective
 
 
-def test_the_papers_objective_refuses_batches_without_targets():
-    pixels = torch.zeros(4, 2, 2, 3, dtype=torch.uint8)
-    batch = Batch(step=0, rows_B=np.arange(4), pixels_BHWC=pixels, captions=[""] * 4, targets=None)
-    with pytest.raises(ValueError, match="needs batches with targets"):
-        PaperObjective(PaperRecipe())(torch.ones(4, 2), torch.ones(4, 2), torch.tensor(1.0), batch)
+def test_the_task_alone_is_open_clips_loss_and_has_no_parameters():
+    image, text = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(1))
+    terms = TaskObjective()(image, text, torch.tensor(9.0), None)
+    theirs = ClipLoss()(functional.normalize(image), functional.normalize(text), 9.0)
+    assert list(terms) == ["loss"]
+    torch.testing.assert_close(terms["loss"], theirs)
+    assert not list(TaskObjective().parameters())

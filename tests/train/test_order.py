@@ -11,8 +11,6 @@ from train.order import (  # the published test vector is of this function
     _GOLDEN,
     BatchOrder,
     _mix,
-    batch_at,
-    batches,
     draw_teacher,
     epoch_order,
     for_rank,
@@ -20,7 +18,9 @@ from train.order import (  # the published test vector is of this function
 
 row_sets = st.sets(st.integers(0, 2_000), max_size=200).map(lambda rows: np.array(sorted(rows), dtype=np.int64))
 seeds = st.integers(0, 2**64 - 1)
-layouts = st.fixed_dictionaries({"block_rows": st.integers(1, 50), "window_blocks": st.integers(1, 8)})
+layouts = st.fixed_dictionaries(
+    {"block_rows": st.integers(1, 50), "window_blocks": st.integers(1, 8), "lanes": st.integers(1, 5)}
+)
 no_deadline = settings(deadline=None)
 PINNED_ORDER = [5, 4, 3, 0, 2, 1, 11, 6, 10, 7, 9, 8]
 PINNED_DRAWS = [1, 3, 8, 6, 3, 3, 2, 1, 4, 4, 2, 6]
@@ -55,8 +55,15 @@ def test_the_order_depends_on_the_set_of_rows_only(rows, seed, layout, shuffle_s
 
 @no_deadline
 @given(rows=row_sets, seed=seeds, layout=layouts)
-def test_never_more_chunks_are_open_than_a_window_holds(rows, seed, layout):
-    blocks = epoch_order(rows, seed=seed, epoch=0, **layout) // layout["block_rows"]
+def test_a_lane_never_has_more_chunks_open_than_a_window_holds(rows, seed, layout):
+    order = epoch_order(rows, seed=seed, epoch=0, **layout)
+    lane_rows = len(rows) // layout["lanes"]
+    for lane in range(layout["lanes"]):
+        _check_open_chunks(order[lane * lane_rows : (lane + 1) * lane_rows], layout)
+
+
+def _check_open_chunks(order, layout):
+    blocks = order // layout["block_rows"]
     spans = [np.flatnonzero(blocks == block)[[0, -1]] for block in np.unique(blocks)]
     open_chunks = [sum(first <= position <= last for first, last in spans) for position in range(len(blocks))]
     assert max(open_chunks, default=0) <= layout["window_blocks"]
@@ -89,25 +96,12 @@ def test_the_order_is_the_same_in_every_version():
 def test_a_repeated_row_and_a_senseless_argument_are_refused():
     with pytest.raises(ValueError, match="rows must be distinct"):
         epoch_order(np.array([1, 2, 1]), seed=0, epoch=0, **LAYOUT)
-    with pytest.raises(ValueError, match="block_rows and window_blocks must be positive, got 0 and 4"):
+    with pytest.raises(ValueError, match="block_rows, window_blocks and lanes must be positive, got 0, 4 and 1"):
         epoch_order(np.arange(4), seed=0, epoch=0, block_rows=0, window_blocks=4)
     with pytest.raises(ValueError, match="seed must be from 0"):
         epoch_order(np.arange(4), seed=-1, epoch=0, **LAYOUT)
     with pytest.raises(ValueError, match="epoch must be from 0"):
         epoch_order(np.arange(4), seed=0, epoch=2**56, **LAYOUT)
-
-
-@no_deadline
-@given(num_rows=st.integers(0, 60), batch_size=st.integers(1, 20))
-def test_batches_cut_an_order_without_loss_but_for_the_last(num_rows, batch_size):
-    order = np.arange(num_rows)[::-1]
-    everything = list(batches(order, batch_size=batch_size, drop_last=False))
-    assert np.array_equal(np.concatenate([order[:0], *everything]), order)
-    assert all(len(batch) == batch_size for batch in everything[:-1])
-    if num_rows >= batch_size:
-        whole = list(batches(order, batch_size=batch_size))
-        assert len(whole) == num_rows // batch_size
-        assert np.array_equal(np.concatenate(whole), order[: len(whole) * batch_size])
 
 
 @no_deadline
@@ -119,13 +113,13 @@ def test_batches_cut_an_order_without_loss_but_for_the_last(num_rows, batch_size
     start=st.integers(0, 40),
 )
 def test_resuming_gives_the_same_tail_across_epochs(rows, seed, layout, share, start):
-    batch_size = max(1, int(len(rows) * share))
+    layout = layout | {"lanes": min(layout["lanes"], len(rows))}
+    batch_size = max(1, int(len(rows) * share) // layout["lanes"]) * layout["lanes"]
     arguments = {"seed": seed, "batch_size": batch_size, **layout}
     whole = dict(islice(BatchOrder(rows, **arguments).steps(), start + 10))
     resumed = dict(islice(BatchOrder(rows, **arguments).steps(start), 10))
     assert list(resumed) == list(range(start, start + 10))
     assert all(np.array_equal(batch, whole[step]) for step, batch in resumed.items())
-    assert np.array_equal(batch_at(rows, step=start, **arguments), whole[start])
 
 
 def test_steps_run_through_epoch_after_epoch():
@@ -170,8 +164,6 @@ def test_writing_into_a_batch_or_the_rows_leaves_the_order_alone():
 def test_too_few_rows_for_a_batch_are_refused():
     with pytest.raises(ValueError, match="3 rows are fewer than one batch of 4; lower the batch size"):
         BatchOrder(np.arange(3), seed=0, batch_size=4, **LAYOUT)
-    with pytest.raises(ValueError, match="3 rows are fewer than one batch of 4"):
-        list(batches(np.arange(3), batch_size=4))
     with pytest.raises(ValueError, match="batch_size must be positive, got 0"):
         BatchOrder(np.arange(3), seed=0, batch_size=0, **LAYOUT)
 
@@ -195,6 +187,47 @@ def test_an_uneven_split_and_an_unknown_rank_are_refused():
         for_rank(np.arange(10), 0, 4)
     with pytest.raises(ValueError, match="rank must be from 0 to 3, got 4"):
         for_rank(np.arange(8), 4, 4)
+
+
+@no_deadline
+@given(seed=seeds, lanes=st.sampled_from([1, 2, 4, 8]), num_rows=st.integers(64, 300), layout=layouts)
+def test_lanes_are_even_and_disjoint_and_whole_lanes_are_a_ranks_part(seed, lanes, num_rows, layout):
+    rows = np.arange(num_rows) * 2
+    order = BatchOrder(rows, seed=seed, batch_size=16, **layout | {"lanes": lanes})
+    whole = epoch_order(rows, seed=seed, epoch=0, **layout | {"lanes": lanes})
+    batches = np.stack([order[step] for step in range(order.steps_per_epoch)])
+    assert len(np.unique(batches)) == batches.size >= num_rows - 16 - lanes
+    per_lane = batches.reshape(len(batches), lanes, -1).transpose(1, 0, 2).reshape(lanes, -1)
+    for lane, lane_order in enumerate(per_lane):
+        start = lane * (num_rows // lanes)
+        assert np.array_equal(lane_order, whole[start : start + per_lane.shape[1]])
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_the_global_batches_are_the_same_for_every_number_of_ranks_and_share_no_whole_chunk(world_size):
+    arguments = {"seed": 3, "batch_size": 32, "block_rows": 16, "window_blocks": 2, "lanes": 4}
+    order = BatchOrder(np.arange(1024), **arguments)
+    per_rank = [BatchOrder(np.arange(1024), **arguments) for _ in range(world_size)]
+    chunks = [set() for _ in range(world_size)]
+    for step in range(3 * order.steps_per_epoch):
+        parts = [for_rank(one[step], rank, world_size) for rank, one in enumerate(per_rank)]
+        assert np.array_equal(np.concatenate(parts), order[step])
+        if order.epoch(step) == 0:
+            for rank, part in enumerate(parts):
+                chunks[rank] |= set((part // 16).tolist())
+    # 1,024 rows in 64 chunks, dealt out evenly: no chunk lies at the edge of two lanes.
+    assert sorted(len(read) for read in chunks) == [64 // world_size] * world_size
+
+
+def test_without_shuffling_every_epoch_ascends():
+    order = BatchOrder(np.arange(50)[::-1], seed=1, batch_size=10, shuffle=False, **LAYOUT)
+    for epoch in range(2):
+        assert np.array_equal(np.concatenate([order[epoch * 5 + step] for step in range(5)]), np.arange(50))
+
+
+def test_a_batch_that_lanes_do_not_divide_is_refused():
+    with pytest.raises(ValueError, match="a batch of 10 rows cannot be split evenly over 4 lanes"):
+        BatchOrder(np.arange(50), seed=1, batch_size=10, lanes=4, **LAYOUT)
 
 
 availabilities = st.integers(0, 6).flatmap(

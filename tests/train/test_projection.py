@@ -91,13 +91,6 @@ def test_a_failed_save_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == [occupied]
 
 
-def test_to_keeps_everything_but_the_place():
-    projection = drawn_projection()
-    moved = projection.to("meta")
-    assert {weight.device.type for weight in (*moved.weights.values(), *moved.biases.values())} == {"meta"}
-    assert (moved.spec_hashes, moved.settings) == (projection.spec_hashes, projection.settings)
-
-
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(WeightsNotFoundError, match=r"absent\.safetensors: there is no projection") as caught:
         Projection.load(tmp_path / "absent.safetensors")

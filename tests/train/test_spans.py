@@ -1,4 +1,4 @@
-"""Spans with the features of all teachers, against the store read row by row."""
+"""What teachers say about batches, against the store read row by row."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from itertools import islice
 
 import numpy as np
 import pytest
+import torch
 
 from train.order import BatchOrder, draw_teacher
-from train.spans import AllFeaturesReader, Spans
+from train.spans import Spans, TargetReader
 
 SEED = 11
 
@@ -23,17 +24,81 @@ def order_of(store):
     return BatchOrder(rows, seed=SEED, batch_size=8, block_rows=8, window_blocks=2)
 
 
+def reader_of(store, sampling):
+    available_NT = store.available("all")
+    return TargetReader(store, teachers=store.teachers, available_NT=available_NT, seed=SEED, sampling=sampling)
+
+
+def targets_of(store, sampling, *, count=18, span_steps=3, start=0):
+    """Return the targets of some steps over several epochs."""
+    spans = Spans(order_of(store), reader_of(store, sampling), span_steps=span_steps, start=start)
+    return list(islice((targets for span in spans for targets in span), count))
+
+
+def assert_row_by_row(store, targets, rows, teaches_BT):
+    assert targets.rows == len(rows)
+    assert list(targets.teachers) == store.teachers
+    for number, (name, teacher) in enumerate(targets.teachers.items()):
+        assert teacher.places_K.tolist() == np.flatnonzero(teaches_BT[:, number]).tolist()
+        for side, found in (("image", teacher.image_KD), ("text", teacher.text_KD)):
+            read = [
+                store.read(slice(row, row + 1), teacher=name, side=side)[0] for row in rows[teacher.places_K.numpy()]
+            ]
+            assert found.shape == (len(read), store.spec(name).embed_dim)
+            assert all(np.array_equal(ours.numpy(), theirs) for ours, theirs in zip(found, read, strict=True))
+
+
 @pytest.mark.parametrize("span_steps", [1, 2, 3, 20])
-def test_a_batch_has_the_features_of_all_teachers_and_the_drawn_one(store, span_steps):
-    available_NT, order = store.available("all"), order_of(store)
-    reader = AllFeaturesReader(store, teachers=store.teachers, available_NT=available_NT, seed=SEED)
-    spans = islice(Spans(order, reader, span_steps=span_steps), -(-18 // span_steps))
-    batches = [batch for span in spans for batch in span]
-    assert len(batches) >= 18
-    for step, batch in enumerate(batches):
+def test_a_batch_has_the_features_of_the_drawn_teacher_of_each_row(store, span_steps):
+    order, available_NT, drawn = order_of(store), store.available("all"), set()
+    for step, targets in enumerate(targets_of(store, "uniform_one", span_steps=span_steps)):
         rows, epoch = order[step], order.epoch(step)
-        np.testing.assert_array_equal(batch.available_BT, available_NT[rows])
-        np.testing.assert_array_equal(batch.drawn_B, draw_teacher(available_NT[rows], rows, seed=SEED, epoch=epoch))
-        for teacher in store.teachers:
-            np.testing.assert_array_equal(batch.image[teacher], store.read(rows, teacher=teacher, side="image"))
-            np.testing.assert_array_equal(batch.text[teacher], store.read(rows, teacher=teacher, side="text"))
+        teacher_B = [int(draw_teacher(available_NT[[row]], np.array([row]), seed=SEED, epoch=epoch)[0]) for row in rows]
+        assert_row_by_row(store, targets, rows, np.array(teacher_B)[:, None] == np.arange(2))
+        drawn |= {(teacher, epoch) for teacher in teacher_B}
+    assert drawn == {(teacher, epoch) for teacher in (0, 1) for epoch in (0, 1, 2)}
+
+
+@pytest.mark.parametrize("span_steps", [1, 7])
+def test_a_batch_has_the_features_of_all_available_teachers_of_each_row(store, span_steps):
+    order, available_NT = order_of(store), store.available("all")
+    for step, targets in enumerate(targets_of(store, "all", span_steps=span_steps)):
+        assert_row_by_row(store, targets, order[step], available_NT[order[step]])
+
+
+@pytest.mark.parametrize("sampling", ["uniform_one", "all"])
+def test_targets_go_on_at_any_step_as_if_nothing_had_been_interrupted(store, sampling):
+    whole, resumed = targets_of(store, sampling), targets_of(store, sampling, count=7, start=11)
+    for ours, theirs in zip(resumed, whole[11:], strict=True):
+        for name in store.teachers:
+            assert torch.equal(ours.teachers[name].places_K, theirs.teachers[name].places_K)
+            assert torch.equal(ours.teachers[name].image_KD, theirs.teachers[name].image_KD)
+
+
+def test_a_row_draws_the_same_teacher_alone_and_among_others(store):
+    reader = reader_of(store, "uniform_one")
+    rows, epochs = np.arange(64), np.repeat([4, 7], 32)
+    together = reader.read(rows, epochs)
+    for row in (5, 31, 32, 63):
+        alone = reader.read(rows[row : row + 1], epochs[row : row + 1])
+        for name, teacher in alone.teachers.items():
+            assert len(teacher.places_K) == int((together.teachers[name].places_K == row).sum())
+
+
+def test_a_row_without_a_teacher_has_no_features(store):
+    targets = reader_of(store, "all").read(np.array([0, 1, 9, 10]), np.zeros(4, np.int64))
+    assert {name: teacher.places_K.tolist() for name, teacher in targets.teachers.items()} == {
+        "alpha": [1, 3],
+        "beta": [3],
+    }
+
+
+def test_parts_and_kept_rows_are_those_of_the_rows_alone(store):
+    rows, epochs = np.arange(20, 40), np.zeros(20, np.int64)
+    reader = reader_of(store, "all")
+    targets = reader.read(rows, epochs)
+    keep_B = torch.tensor([place % 3 != 1 for place in range(20)])
+    available_NT = store.available("all")
+    assert_row_by_row(store, targets.part(4, 11), rows[4:11], available_NT[rows[4:11]])
+    assert_row_by_row(store, targets.keep(keep_B), rows[keep_B.numpy()], available_NT[rows[keep_B.numpy()]])
+    assert_row_by_row(store, targets.to("cpu"), rows, available_NT[rows])
