@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup check test test-faults test-versions bench-store demo lock clean-demo
+.PHONY: help setup check test test-faults test-versions bench-store rehearse demo lock clean-demo
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ test-versions: $(STAMP) ## Write a store under Python 3.11, read it under 3.12, 
 
 bench-store: $(STAMP) ## Reading and writing a store beside its limits; PEERS=PYTHON of an environment with the peers.
 	$(PY) -m tests.benchmarks.store_speed --out runs/bench $(if $(PEERS),--peers $(PEERS))
+
+rehearse: $(STAMP) ## A synthetic store of ROWS pairs and nine teachers in OUT: built, verified, streamed once, deleted; figures in OUT.json.
+	$(PY) -m tests.benchmarks.rehearse --rows $(or $(ROWS),2900000) --out $(or $(OUT),runs/rehearsal)
 
 demo: $(STAMP) ## The main job on a CPU: corpus, teachers, extraction, distillation, evaluation.
 	$(PY) -m evaluate demo --pipeline demo
