@@ -209,7 +209,7 @@ def probabilities(model: LogisticRegression, unit_ND: Array | Sequence[Array], c
 
 
 def _predict(
-    model: LogisticRegression, unit_ND: Array, classes: Sequence[str], positive: str | None
+    model: LogisticRegression, unit_ND: Array | Sequence[Array], classes: Sequence[str], positive: str | None
 ) -> dict[str, Array]:
     """Return the columns of a model: probabilities, and of two classes the log-odds of the positive one."""
     found = {"score": probabilities(model, unit_ND, len(classes))}

@@ -22,7 +22,7 @@ def fraction_rows(
 ) -> Rows:
     """Return the rows of a fraction of every class, sorted: at least one item of each.
 
-    Where groups are known, a class's items are taken group by group until they are enough: of many images of each patient
+    Where groups are known, a class's items are taken group by group until they are enough: of many images of a patient
     a small fraction then has few patients, as it would if few had been collected.
 
     Args:

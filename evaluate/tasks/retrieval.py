@@ -1,0 +1,190 @@
+"""Cross-modal retrieval: the rank of the best right text of an image, and of the best right image of a text.
+
+Texts that are the same once case, punctuation and spaces are put aside are one text with several images: a model cannot
+tell them apart, so neither is a wrong answer for the other's image.
+
+Axes: N images, M distinct texts, E embedding width, P pairs of an image and a text of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluate.metrics_ranks import RECALL_AT
+from evaluate.task_result import Predictions, TaskResult, result_of
+from store.errors import EvaluationError
+
+from .inputs import Array, unit_norm
+
+log = logging.getLogger(__name__)
+
+Numbers = npt.NDArray[np.int64]
+
+TILE = (1024, 8192)
+"""Images and texts of a tile of the matrix of cosines: 32 MiB are in memory at once, whatever N and M are."""
+
+PIECE_PAIRS = 65_536
+"""Right pairs whose embeddings are gathered at once."""
+
+TIE = 1e-6
+"""Cosines this near count as equal, and equals count against the model: one that gives all images the same embedding
+then comes last and not first. Float32 cosines of unit vectors err by about a tenth of it."""
+
+NAMES = (
+    "mean_recall",
+    *(f"{side}_recall_at_{k}" for side in ("i2t", "t2i") for k in RECALL_AT),
+    "i2t_median_rank",
+    "t2i_median_rank",
+)
+
+
+def retrieval(
+    image_NE: Array,
+    text_embedding: Array,
+    *,
+    texts: Sequence[str],
+    image_of_text: Numbers,
+    image_ids: Sequence[str],
+    clusters: Sequence[str] | None = None,
+    primary: str = "mean_recall",
+) -> TaskResult:
+    """Rank all texts for every image, and all images for every text.
+
+    Args:
+        image_NE: embeddings of images, of any length.
+        text_embedding: of every text, duplicates included.
+        texts: captions.
+        image_of_text: the row of each text's image; an image may have several texts.
+        image_ids: N names.
+        clusters: patient of each image, or None: then each image is its own, and a text goes with its first image.
+        primary: the metric that stands for the result.
+
+    Raises:
+        EvaluationError: an image without a text, a text without an image, embeddings that are not finite or zero.
+    """
+    _check(image_NE, text_embedding, texts, image_of_text, image_ids)
+    distinct, first = distinct_texts(texts)
+    pair_image, pair_text = _pairs(image_of_text, distinct)
+    image_NE = unit_norm(image_NE, what="image embeddings")
+    text_ME = unit_norm(text_embedding[first], what="text embeddings")
+    image_rank, text_rank = ranks(image_NE, text_ME, pair_image=pair_image, pair_text=pair_text)
+    of_image = list(image_ids if clusters is None else clusters)
+    predictions = Predictions(
+        ids=[*(f"image {name}" for name in image_ids), *(f"text {place}" for place in first)],
+        clusters=[*of_image, *(of_image[image] for image in image_of_text[first])],
+        columns={
+            "rank": np.concatenate([image_rank, text_rank]),
+            "side": np.repeat(np.array([0, 1], np.int8), [len(image_rank), len(text_rank)]),
+        },
+        strata="side",
+    )
+    sizes = {"i2t": len(text_ME), "t2i": len(image_NE)}
+    effective = {side: {str(k): min(k, size) for k in RECALL_AT} for side, size in sizes.items()}
+    for side, size in sizes.items():
+        if size < max(RECALL_AT):
+            log.warning("%s: only %d candidates, so that recall@%d is 1 for any model", side, size, size)
+    details: dict[str, Any] = {
+        "num_images": len(image_NE),
+        "num_texts": len(texts),
+        "num_distinct_texts": len(text_ME),
+        "num_pairs": len(pair_image),
+        "effective_k": effective,
+        "expected_rank_of_chance": {side: (size + 1) / 2 for side, size in sizes.items()},
+    }
+    return result_of("retrieval", primary=primary, names=NAMES, predictions=predictions, details=details)
+
+
+def ranks(image_NE: Array, text_ME: Array, *, pair_image: Numbers, pair_text: Numbers) -> tuple[Numbers, Numbers]:
+    """Return the rank of each image's best text, (N,), and of each text's best image, (M,), from 1.
+
+    A rank is one more than the number of wrong candidates whose cosine is at least that of the best right one. The
+    cosines are computed a piece at a time and once for both directions.
+
+    Args:
+        image_NE: unit norm, float32.
+        text_ME: unit norm, float32.
+        pair_image: images of the right pairs, ascending.
+        pair_text: texts of the right pairs.
+    """
+    pair_cosine = _pair_cosines(image_NE, text_ME, pair_image, pair_text)
+    image_best, text_best = np.full(len(image_NE), -np.inf, np.float32), np.full(len(text_ME), -np.inf, np.float32)
+    np.maximum.at(image_best, pair_image, pair_cosine)
+    np.maximum.at(text_best, pair_text, pair_cosine)
+    image_bar, text_bar = image_best - np.float32(TIE), text_best - np.float32(TIE)
+    image_rank, text_rank = np.ones(len(image_NE), np.int64), np.ones(len(text_ME), np.int64)
+    height, width = TILE
+    for top in range(0, len(image_NE), height):
+        rows = slice(top, top + height)
+        own = slice(*np.searchsorted(pair_image, [top, top + height]))
+        own_row, own_text = pair_image[own] - top, pair_text[own]
+        for left in range(0, len(text_ME), width):
+            columns = slice(left, left + width)
+            cosine = image_NE[rows] @ text_ME[columns].T
+            inside = (own_text >= left) & (own_text < left + width)
+            cosine[own_row[inside], own_text[inside] - left] = -np.inf
+            image_rank[rows] += np.count_nonzero(cosine >= image_bar[rows, None], axis=1)
+            text_rank[columns] += np.count_nonzero(cosine >= text_bar[columns], axis=0)
+    return image_rank, text_rank
+
+
+def normalised(text: str) -> str:
+    """Return a text without case, punctuation and superfluous spaces."""
+    kept = re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold())
+    return kept.strip()
+
+
+def distinct_texts(texts: Sequence[str]) -> tuple[Numbers, Numbers]:
+    """Return the number of each text among the distinct ones, and where each distinct one is first."""
+    numbers: dict[str, int] = {}
+    first: list[int] = []
+    for place, text in enumerate(texts):
+        if numbers.setdefault(normalised(text), len(numbers)) == len(first):
+            first.append(place)
+    return np.array([numbers[normalised(text)] for text in texts], np.int64), np.array(first, np.int64)
+
+
+def _pairs(image_of_text: Numbers, distinct: Numbers) -> tuple[Numbers, Numbers]:
+    """Return every right pair once, by image."""
+    pairs = np.unique(np.stack([image_of_text, distinct], axis=1), axis=0)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _pair_cosines(image_NE: Array, text_ME: Array, pair_image: Numbers, pair_text: Numbers) -> Array:
+    """Return the cosines of the right pairs, float32, a piece at a time."""
+    found = np.empty(len(pair_image), np.float32)
+    for begin in range(0, len(pair_image), PIECE_PAIRS):
+        own = slice(begin, begin + PIECE_PAIRS)
+        np.einsum("pe,pe->p", image_NE[pair_image[own]], text_ME[pair_text[own]], out=found[own])
+    return found
+
+
+def _check(
+    image_NE: Array, text_embedding: Array, texts: Sequence[str], image_of_text: Numbers, image_ids: Sequence[str]
+) -> None:
+    """See that images and texts belong together."""
+    if not len(image_NE) or not len(texts):
+        raise EvaluationError(f"retrieval needs images and texts; there are {len(image_NE)} and {len(texts)}")
+    if len(image_ids) != len(image_NE):
+        raise EvaluationError(f"{len(image_NE)} image embeddings, but {len(image_ids)} names")
+    if not len(texts) == len(text_embedding) == len(image_of_text):
+        raise EvaluationError(
+            f"{len(texts)} texts, {len(text_embedding)} embeddings of texts and {len(image_of_text)} images of texts"
+        )
+    if image_NE.shape[1:] != text_embedding.shape[1:]:
+        raise EvaluationError(f"images are embedded as {image_NE.shape[1:]}, texts as {text_embedding.shape[1:]}")
+    outside = np.flatnonzero((image_of_text < 0) | (image_of_text >= len(image_NE)))
+    if len(outside):
+        raise EvaluationError(f"{len(outside)} texts name an image that is not there, the first is text {outside[0]}")
+    without = np.setdiff1d(np.arange(len(image_NE)), image_of_text)
+    if len(without):
+        raise EvaluationError(f"{len(without)} images have no text, the first is {image_ids[without[0]]!r}")
+    empty = [place for place, text in enumerate(texts) if not normalised(text)]
+    if empty:
+        raise EvaluationError(f"{len(empty)} texts are empty, the first is text {empty[0]}")
