@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -21,10 +22,21 @@ log = logging.getLogger("train")
 app = typer.Typer(help="Train models: stage 1, projections, stage 2.", no_args_is_help=True, add_completion=False)
 
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace another run's result.")]
+CorpusRootOption = Annotated[Path | None, typer.Option(help="Where the corpus lies now, if it moved.")]
 Run = TypeVar("Run")
 
-INTERRUPTED = "the unfinished run was dropped; run the same command again"
-"""There are no checkpoints inside a run; runs that were finished before stay."""
+
+class Resume(StrEnum):
+    """What becomes of what an interrupted run left."""
+
+    AUTO = "auto"
+    NEVER = "never"
+
+
+ResumeOption = Annotated[Resume, typer.Option(help="Go on from the last checkpoint if there is one, or never.")]
+
+INTERRUPTED = "the same command goes on from the last checkpoint"
+"""A training writes one when it is interrupted; what was finished before stays."""
 
 
 @app.command(epilog="Example: python -m train pretrain --pipeline demo --run tiny_ct")
@@ -35,14 +47,20 @@ def pretrain(
     set_: SetOption = None,
     run: Annotated[list[str] | None, typer.Option(help="Which of train.pretrain; all if left out.")] = None,
     overwrite: OverwriteOption = False,
+    resume: ResumeOption = Resume.AUTO,
+    corpus_root: CorpusRootOption = None,
 ) -> None:
-    """Stage 1: CLIP pretraining on a corpus."""
+    """Stage 1: CLIP pretraining on the pairs of a corpus or of the store."""
     from . import runs
+    from .distributed import joined
 
     loaded = read_pipeline(config, pipeline, TrainPipeline, overrides=set_ or [])
-    for name, section in _chosen(loaded.train.pretrain, run, "train.pretrain").items():
-        if not runs.pretrain(loaded, name, section, overwrite=overwrite):
-            log.info("%s is trained already: nothing to do", name)
+    chosen = _chosen(loaded.train.pretrain, run, "train.pretrain")
+    with joined() as ranks:
+        how = {"overwrite": overwrite, "resume": resume == Resume.AUTO}
+        for name, section in chosen.items():
+            if not runs.pretrain(loaded, name, section, corpus_root=corpus_root, ranks=ranks, **how):
+                log.info("%s is trained already: nothing to do", name)
 
 
 @app.command(epilog="Example: python -m train project --pipeline demo")
@@ -54,12 +72,12 @@ def project(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Fit the paper's per-teacher projections on the store's features."""
-    from . import runs
+    from .project_run import project as fit_projections
 
     loaded = read_pipeline(config, pipeline, TrainPipeline, overrides=set_ or [])
     if loaded.train.project is None:
         raise ConfigError(f"{config}: pipeline {pipeline} has no train.project")
-    if not runs.project(loaded, loaded.train.project, overwrite=overwrite):
+    if not fit_projections(loaded, loaded.train.project, overwrite=overwrite):
         log.info("the projections are fitted already: nothing to do")
 
 
@@ -71,15 +89,20 @@ def distill(
     set_: SetOption = None,
     student: Annotated[list[str] | None, typer.Option(help="Which of train.students; all if left out.")] = None,
     overwrite: OverwriteOption = False,
-    corpus_root: Annotated[Path | None, typer.Option(help="Where the corpus lies now, if it moved.")] = None,
+    resume: ResumeOption = Resume.AUTO,
+    corpus_root: CorpusRootOption = None,
 ) -> None:
     """Stage 2: train students from the store and the corpus's images."""
     from . import runs
+    from .distributed import joined
 
     loaded = read_pipeline(config, pipeline, TrainPipeline, overrides=set_ or [])
-    for name, section in _chosen(loaded.train.students, student, "train.students").items():
-        if not runs.distill(loaded, name, section, overwrite=overwrite, corpus_root=corpus_root):
-            log.info("%s is trained already: nothing to do", name)
+    chosen = _chosen(loaded.train.students, student, "train.students")
+    with joined() as ranks:
+        how = {"overwrite": overwrite, "resume": resume == Resume.AUTO}
+        for name, section in chosen.items():
+            if not runs.distill(loaded, name, section, corpus_root=corpus_root, ranks=ranks, **how):
+                log.info("%s is trained already: nothing to do", name)
 
 
 def _chosen(known: Mapping[str, Run], names: list[str] | None, where: str) -> dict[str, Run]:

@@ -1,4 +1,7 @@
-"""Rows to pixels: fetch, decode within bounds, crop; on threads, because Pillow releases the interpreter."""
+"""Rows to pixels: fetch, decode within bounds, crop.
+
+On threads, because Pillow releases the interpreter, or in processes of their own.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import logging
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +20,8 @@ from store.errors import CorpusError, IncompleteStoreError, PairDecodeError
 from store.image_source import ImageSource
 from store.images import decode_image
 from store.pixel_cache import HINT, PixelCache
+
+from .image_workers import ImageWorkers
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +51,10 @@ class View:
 
 
 class RowImages(Protocol):
-    """Where images come from by row: the corpus, or the store itself (`PixelCache`). Used from several threads."""
+    """Where images come from by row: the corpus, or the store itself (`PixelCache`).
+
+    Used from several threads, and sent to other processes.
+    """
 
     def fetch(self, row: int) -> bytes:
         """Return the image file of a row.
@@ -65,11 +73,17 @@ class CorpusImages:
     """
 
     def __init__(self, source: ImageSource, table: pa.Table) -> None:
-        self._source, self._uris, self._members = source, table["uri"].to_pylist(), table["member"].to_pylist()
+        # As Arrow keeps them: as Python's objects, those of 2.9 M rows take gigabytes, in each process anew.
+        self._source, self._uris, self._members = source, _whole(table["uri"]), _whole(table["member"])
 
     def fetch(self, row: int) -> bytes:
         """Return the image file of a row."""
-        return self._source.fetch(self._uris[row], self._members[row])
+        return self._source.fetch(self._uris[row].as_py(), self._members[row].as_py())
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column in one piece, where finding a row takes no search."""
+    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
 
 
 def require_pixels(cache: PixelCache, rows: npt.NDArray[np.int64]) -> None:
@@ -96,11 +110,28 @@ class ImageLoader:
         source: where the images are.
         view: how images are cut.
         threads: that decode.
+        workers: processes that do it instead, if any.
+        batch_rows: rows of a batch at most; needed with workers.
+        block_rows: neighbouring rows that one worker reads.
     """
 
-    def __init__(self, source: RowImages, *, view: View, threads: int) -> None:
+    def __init__(
+        self,
+        source: RowImages,
+        *,
+        view: View,
+        threads: int,
+        workers: int = 0,
+        batch_rows: int = 0,
+        block_rows: int = 1,
+    ) -> None:
         self._source, self._view = source, view
         self._pool = ThreadPoolExecutor(threads)
+        self._workers = None
+        if workers:
+            self._workers = ImageWorkers(
+                source, view=view, number=workers, batch_rows=batch_rows, block_rows=block_rows
+            )
         self._unreadable: set[int] = set()
 
     def load(self, rows_B: npt.NDArray[np.int64], *, epoch: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
@@ -111,26 +142,53 @@ class ImageLoader:
         Raises:
             CorpusError: the corpus is not there, or most of a batch cannot be read.
         """
-        images = list(self._pool.map(lambda row: self._one(int(row), epoch), rows_B))
-        readable_B = np.array([image is not None for image in images])
+        pixels_BHWC, reasons = self._workers.load(rows_B, epoch=epoch) if self._workers else self._here(rows_B, epoch)
+        for row, reason in reasons.items():
+            if row not in self._unreadable:
+                self._unreadable.add(row)
+                log.warning("row %d is left out: %s", row, reason)
+        readable_B = np.array([row not in reasons for row in rows_B.tolist()])
         if readable_B.mean() < MIN_READABLE:
             raise CorpusError(
                 f"{(~readable_B).sum()} of {len(rows_B)} images of a batch cannot be read",
                 hint="the warnings above name them; is this the corpus that was indexed?",
             )
-        black = np.zeros((self._view.size_px, self._view.size_px, 3), np.uint8)
-        return np.stack([black if image is None else image for image in images]), readable_B
+        pixels_BHWC[~readable_B] = 0
+        return pixels_BHWC, readable_B
 
-    def _one(self, row: int, epoch: int) -> npt.NDArray[np.uint8] | None:
-        try:
-            data = self._source.fetch(row)
-            image = decode_image(data, max_pixels=self._view.max_pixels)
-        except PairDecodeError as error:
-            if row not in self._unreadable:
-                self._unreadable.add(row)
-                log.warning("row %d is left out: %s", row, error)
-            return None
-        return crop(image, self._view, row=row, epoch=epoch)
+    def _here(self, rows_B: npt.NDArray[np.int64], epoch: int) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
+        pixels_BHWC = np.empty((len(rows_B), self._view.size_px, self._view.size_px, 3), np.uint8)
+        reasons: dict[int, str] = {}
+
+        def one(place: int, row: int) -> None:
+            try:
+                pixels_BHWC[place] = cut(self._source.fetch(row), self._view, row=row, epoch=epoch)
+            except PairDecodeError as error:
+                reasons[row] = str(error)
+
+        list(self._pool.map(one, range(len(rows_B)), rows_B.tolist()))
+        return pixels_BHWC, reasons
+
+    def close(self) -> None:
+        """End threads and workers."""
+        self._pool.shutdown()
+        if self._workers:
+            self._workers.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def cut(data: bytes, view: View, *, row: int, epoch: int) -> npt.NDArray[np.uint8]:
+    """Return the pixels of an image file, (H, W, 3) uint8, as a row's view in an epoch.
+
+    Raises:
+        PairDecodeError: it cannot be decoded.
+    """
+    return crop(decode_image(data, max_pixels=view.max_pixels), view, row=row, epoch=epoch)
 
 
 def crop(image: Image.Image, view: View, *, row: int, epoch: int) -> npt.NDArray[np.uint8]:

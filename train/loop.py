@@ -2,115 +2,187 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from store.console import progress
-from store.errors import TrainingDivergedError
 
+from .checkpoint import Checkpoints, State
 from .config import Optimization
-from .model import Student
+from .distributed import ALONE, Ranks
+from .ema import Ema
+from .interrupt import stopping
+from .metrics_log import logging_to
+from .model import Student, save_weights
 from .objective import Objective
 from .stream import Batch
+from .towers import Towers, prepare_towers
+from .update import Updater, learning_rate
 
 log = logging.getLogger(__name__)
 
-MAX_LOGIT_SCALE = 100.0
-"""CLIP's bound on the multiplier of the cosines; beyond it training becomes unstable."""
+WITHOUT_EMA = "without_ema.safetensors"
+"""The last weights themselves, beside their average in the model's own file."""
+
+Validate = Callable[[Towers], dict[str, float]]
+"""Gives numbers about held-out pairs; all processes call it."""
 
 
-def learning_rate(step: int, settings: Optimization) -> float:
-    """Return the learning rate of a step: linear warm-up, then a cosine to 0."""
-    if step < settings.warmup_steps:
-        return settings.lr * (step + 1) / settings.warmup_steps
-    done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
-    return settings.lr * 0.5 * (1 + math.cos(math.pi * done))
+class Feed(Protocol):
+    """Where a run's batches come from."""
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        """Yield this process's part of the batches from a step on, without end."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint has to keep of it, beside the step."""
 
 
-def make_optimizer(model: torch.nn.Module, settings: Optimization) -> torch.optim.AdamW:
-    """Return AdamW that decays matrices only, not biases, norms or the logit scale (open_clip's rule)."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=settings.eps)
+class Training:
+    """A run in memory: everything that a checkpoint holds.
+
+    Args:
+        student: is trained in place.
+        objective: what is minimized.
+        settings: how.
+        ranks: who trains together.
+    """
+
+    def __init__(self, student: Student, objective: Objective, settings: Optimization, ranks: Ranks) -> None:
+        self.student, self.objective, self._settings = student, objective, settings
+        self.towers = prepare_towers(student, settings, ranks)
+        objective.to(ranks.device(settings.device)).train()
+        if settings.logit_scale_init:
+            with torch.no_grad():
+                student.model.logit_scale.fill_(math.log(settings.logit_scale_init))
+        self.updater = Updater(student, self.towers, objective, settings, ranks)
+        self.ema = Ema(student.model, decay=settings.ema) if settings.ema else None
+
+    def state(self, step: int) -> State:
+        """Return what a checkpoint keeps, for going on with ``step``."""
+        return {
+            "step": step,
+            "seed": self._settings.seed,
+            "model": self.student.model.state_dict(),
+            "optimizer": self.updater.optimizer.state_dict(),
+            "scaler": self.updater.scaler.state_dict(),
+            "objective": self.objective.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+        }
+
+    def restore(self, state: State) -> int:
+        """Take a checkpoint over and return the step to go on with."""
+        self.student.model.load_state_dict(state["model"])
+        self.updater.optimizer.load_state_dict(state["optimizer"])
+        self.updater.scaler.load_state_dict(state["scaler"])
+        self.objective.load_state_dict(state["objective"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        return int(state["step"])
+
+    @contextlib.contextmanager
+    def looked_at(self) -> Iterator[Towers]:
+        """Give the towers in evaluation mode, with the averaged weights if there are such."""
+        self.towers.eval()
+        try:
+            with self.ema.applied() if self.ema else contextlib.nullcontext():
+                yield self.towers
+        finally:
+            self.towers.train()
 
 
 def fit(
     student: Student,
-    stream: Iterable[Batch],
+    feed: Feed,
     objective: Objective,
     settings: Optimization,
     *,
-    metrics: Path,
+    folder: Path,
     label: str,
+    ranks: Ranks = ALONE,
+    checkpoints: Checkpoints | None = None,
+    saved: State | None = None,
+    run: Mapping[str, Any] | None = None,
+    validate: Validate | None = None,
 ) -> None:
     """Train a student in place.
 
     Args:
-        student: left in evaluation mode.
-        stream: at least ``settings.steps`` batches.
+        student: left in evaluation mode; with ``settings.ema`` it has the averaged weights then.
+        feed: its batches.
         objective: what is minimized.
         settings: how.
-        metrics: file of JSON lines, one every ``settings.log_every`` steps and one for the last step.
+        folder: where ``metrics.jsonl`` and the like go: a line every ``settings.log_every`` steps and for the last.
         label: for the progress display.
+        ranks: who trains together.
+        checkpoints: where they are written; none are if left out.
+        saved: the checkpoint to go on from.
+        run: what the run is made from; kept in each checkpoint.
+        validate: looks at held-out pairs every ``settings.validate_every`` steps and at the end.
 
     Raises:
         TrainingDivergedError: the loss is not finite.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, when the step is done and a checkpoint is written.
     """
-    device = torch.device(settings.device)
-    model = student.model.to(device).train()
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (student.mean, student.std))
-    if settings.logit_scale_init:
-        with torch.no_grad():
-            model.logit_scale.fill_(math.log(settings.logit_scale_init))
-    optimizer = make_optimizer(model, settings)
-    began = time.monotonic()
-    with progress(settings.steps, label=label, noun="steps") as advance, metrics.open("w") as lines:
-        for batch, _ in zip(stream, range(settings.steps), strict=False):
-            lr = learning_rate(batch.step, settings)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            pixels_BCHW = (batch.pixels_BHWC.to(device).permute(0, 3, 1, 2).float() / 255 - mean) / std
-            tokens_BL = student.tokenize(batch.captions).to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                image_BE, text_BE = model.encode_image(pixels_BCHW), model.encode_text(tokens_BL)
-            terms = objective(image_BE, text_BE, model.logit_scale.exp(), batch)
-            _require_finite(terms, batch)
-            optimizer.zero_grad(set_to_none=True)
-            terms["loss"].backward()
-            if settings.grad_clip:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
-            optimizer.step()
-            with torch.no_grad():
-                model.logit_scale.clamp_(0, math.log(MAX_LOGIT_SCALE))
-            advance(1)
-            if batch.step % settings.log_every == 0 or batch.step == settings.steps - 1:
-                seconds = time.monotonic() - began
-                _write_line(lines.write, batch, terms, lr=lr, scale=model.logit_scale.exp().item(), seconds=seconds)
-    model.eval()
+    device = ranks.device(settings.device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), stopping() as stop:
+        training = Training(student, objective, settings, ranks)
+        start = training.restore(saved) if saved else 0
+        logs = logging_to(folder, start=start, tensorboard=settings.tensorboard, active=ranks.is_first)
+        shown = progress(settings.steps - start, label=label, noun="steps") if ranks.is_first else _silence()
+        with logs as metrics, shown as advance:
+            began = time.monotonic()
+
+            def write(step: int, values: dict[str, float]) -> None:
+                found = ranks.mean(values)
+                if metrics:
+                    metrics.write(step, found)
+
+            for batch in islice(feed.batches(start), settings.steps - start):
+                terms, step = training.updater.update(batch), batch.step
+                if training.ema:
+                    training.ema.update()
+                last = step == settings.steps - 1
+                if step % settings.log_every == 0 or last:
+                    write(step, _numbers(terms, training, step, seconds=time.monotonic() - began))
+                if validate and (last or _due(step, settings.validate_every)):
+                    with training.looked_at() as towers:
+                        write(step, validate(towers))
+                advance(1)
+                (stopped,) = ranks.any([stop.requested])
+                if checkpoints and ranks.is_first and not last and (stopped or _due(step, settings.checkpoint_every)):
+                    state = training.state(step + 1) | {"data": feed.state(), "run": json.dumps(run)}
+                    log.info("%s: %s", label, checkpoints.save(state))
+                if stopped and not last:
+                    raise KeyboardInterrupt
+        if training.ema:
+            if ranks.is_first:
+                save_weights(student, folder, name=WITHOUT_EMA)
+            student.model.load_state_dict(training.ema.state_dict())
+        student.model.eval()
 
 
-def _require_finite(terms: dict[str, Tensor], batch: Batch) -> None:
-    if not bool(torch.isfinite(terms["loss"])):
-        values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
-        raise TrainingDivergedError(
-            f"step {batch.step}: the loss is not finite ({values}); rows {batch.rows_B[:8].tolist()} and "
-            f"{max(0, len(batch.rows_B) - 8)} more",
-            hint="lower optimization.lr, or add warmup_steps or grad_clip",
-        )
+def _due(step: int, every: int | None) -> bool:
+    return every is not None and (step + 1) % every == 0
 
 
-def _write_line(
-    write: Callable[[str], int], batch: Batch, terms: dict[str, Tensor], *, lr: float, scale: float, seconds: float
-) -> None:
-    entry = {"step": batch.step, **{name: value.item() for name, value in terms.items()}}
-    write(json.dumps(entry | {"lr": lr, "logit_scale": scale, "seconds": round(seconds, 3)}) + "\n")
+def _numbers(terms: dict[str, Tensor], training: Training, step: int, *, seconds: float) -> dict[str, float]:
+    values = {name: term.item() for name, term in terms.items()}
+    lr = learning_rate(step, training.updater.settings)
+    scale = training.student.model.logit_scale.exp().item()
+    return {**values, "lr": lr, "logit_scale": scale, "seconds": round(seconds, 3)}
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[Callable[[int], None]]:
+    yield lambda _done: None

@@ -144,10 +144,10 @@ def _model_cfg(folder: Path) -> dict[str, Any]:
     return config["model_cfg"]
 
 
-def save_weights(student: Student, folder: Path) -> None:
-    """Write the weights beside the configuration, so that ``local-dir:FOLDER`` loads the model."""
+def save_weights(student: Student, folder: Path, *, name: str = HF_SAFE_WEIGHTS_NAME) -> None:
+    """Write the weights beside the configuration; by the name they have if none is given ``local-dir:`` loads them."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in student.model.state_dict().items()}
-    file = folder / HF_SAFE_WEIGHTS_NAME
+    file = folder / name
     file.touch()
     mode = file.stat().st_mode  # as the umask has it; save_file leaves a file that its owner alone may read
     safetensors.torch.save_file(state, file)

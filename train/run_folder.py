@@ -1,4 +1,7 @@
-"""A run's folder: it appears whole or not at all, by one run at a time, and says what it was made from."""
+"""A run's folder: it appears whole or not at all, by one run at a time, and says what it was made from.
+
+Until then the run works in ``.NAME.partial`` beside it, where its checkpoints lie. A run that was killed goes on there.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from store.errors import ConfigError, MMKDError
+from store.errors import ConfigError, MMKDError, SpecMismatchError
+from store.files import write_atomic
 
 RECORD = "train.json"
+
+UNFINISHED = "unfinished.json"
+"""What the record is called until the run is complete."""
+
+CHECKPOINTS = "checkpoints"
+"""Folder of checkpoints in the working folder; the result has none."""
+
+GROWS = "ranges"
+"""The one part of a run's identity that may change while it is trained: what is committed of a store that grows."""
 
 
 def is_done(out: Path, identity: Mapping[str, Any], *, overwrite: bool) -> bool:
@@ -46,34 +59,74 @@ def is_done(out: Path, identity: Mapping[str, Any], *, overwrite: bool) -> bool:
             f"{record} is damaged ({error}), so it does not say what {out} was made from",
             hint="--overwrite replaces the result once the new run is complete; or set another out",
         ) from error
-    if found == json.loads(json.dumps(identity)):
+    if not differences(found, identity):
+        # A run that was killed between its last two steps left them.
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
         return True
     if not overwrite:
         raise ConfigError(
-            f"{out} holds the result of another run (other settings, corpus or features)",
+            f"{out} holds the result of another run (other settings, corpus or features): "
+            f"{'; '.join(differences(found, identity)[:SHOWN])}",
             hint="--overwrite replaces it once the new run is complete; or set another out",
         )
     return False
 
 
+SHOWN = 5
+"""Differences that an error names."""
+
+
+def differences(found: Any, identity: Any, *, key: str = "") -> list[str]:
+    """Return in which values two records differ, one text per key; lists count as values.
+
+    That a store has grown since is no difference.
+    """
+    found, identity = (json.loads(json.dumps(record)) for record in (found, identity))
+    if isinstance(found, dict) and isinstance(identity, dict):
+        names = [*found, *(name for name in identity if name not in found)]
+        return [
+            text
+            for name in names
+            for text in differences(found.get(name), identity.get(name), key=f"{key}.{name}" if key else name)
+        ]
+    if found == identity or (f".{key}".rpartition(f".{GROWS}.")[1] and _has_grown(found, identity)):
+        return []
+    return [f"{key}: {json.dumps(found)} then, {json.dumps(identity)} now"]
+
+
+def _has_grown(before: Any, now: Any) -> bool:
+    return isinstance(now, int) and (before is None or (isinstance(before, int) and before <= now))
+
+
 @contextlib.contextmanager
-def appearing(out: Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> Iterator[Path]:
+def appearing(
+    out: Path, identity: Mapping[str, Any], *, overwrite: bool = False, resume: bool = True
+) -> Iterator[Path]:
     """Yield a folder to work in that takes the place of ``out`` when the block ends without an error.
 
-    What an interrupted run left is cleared away by the next one.
+    If the same run was interrupted and left checkpoints, it is its folder, as it was left; otherwise an empty one.
+
+    Args:
+        out: the run's folder.
+        identity: everything that decides the result, as JSON values.
+        overwrite: let another run's result be replaced.
+        resume: otherwise what an interrupted run left is cleared away.
 
     Raises:
         MMKDError: another program is at work on the same folder; the message names it.
-        ConfigError: meanwhile something is there that may not be replaced.
+        ConfigError: meanwhile something is there that may not be replaced, or another run was interrupted there.
+        SpecMismatchError: the store's features are not those that the interrupted run was trained on.
     """
     with _alone(out):
         # Asked again, now that nobody else can finish: another run may have, since this one was asked for.
         is_done(out, identity, overwrite=overwrite)
         partial = out.with_name(f".{out.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        if not (resume and _can_go_on(partial, out, identity)):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            write_atomic(partial / UNFINISHED, json.dumps(identity, indent=1).encode())
         yield partial
-        (partial / RECORD).write_text(json.dumps(identity, indent=1))
+        (partial / UNFINISHED).rename(partial / RECORD)
         # The old result is moved aside, not deleted, until the new one is in its place.
         replaced = out.with_name(f".{out.name}.replaced")
         shutil.rmtree(replaced, ignore_errors=True)
@@ -81,6 +134,29 @@ def appearing(out: Path, identity: Mapping[str, Any], *, overwrite: bool = False
             out.rename(replaced)
         partial.rename(out)
         shutil.rmtree(replaced, ignore_errors=True)
+        # Last: until the result is in its place, a run that is killed needs them.
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+
+
+def _can_go_on(partial: Path, out: Path, identity: Mapping[str, Any]) -> bool:
+    """Return whether an interrupted run left something to go on with, and see that it was this one."""
+    if not (partial / CHECKPOINTS).is_dir() or not any((partial / CHECKPOINTS).glob("*.pt")):
+        return False
+    record = partial / UNFINISHED
+    if not record.is_file():
+        # It was killed between the last steps below: only the renaming is missing.
+        record = partial / RECORD
+        record.rename(partial / UNFINISHED)
+        record = partial / UNFINISHED
+    found = differences(json.loads(record.read_text()), identity)
+    if not found:
+        return True
+    specs = [text for text in found if text.startswith("store.specs.")]
+    kind = SpecMismatchError if specs else ConfigError
+    raise kind(
+        f"{out}: a run was interrupted there that is not this one: {'; '.join((specs or found)[:SHOWN])}",
+        hint="give it what it was begun with and it goes on; --resume never drops it and begins anew",
+    )
 
 
 @contextlib.contextmanager

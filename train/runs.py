@@ -1,247 +1,238 @@
-"""The three things the trainer does, from pipeline section to folder: pretrain, project, distill."""
+"""The two stages, from pipeline section to folder: pretrain and distill."""
 
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 
 from store.config import dump_resolved
 from store.corpus import read_corpus
 from store.corpus_files import corpus_files
-from store.errors import ConfigError, CorpusError, IncompleteStoreError
+from store.errors import ConfigError, IncompleteStoreError
 from store.files import sha256_file
 from store.image_source import ImageSource
 from store.indexing import settings_of
-from store.pairs import strings
 from store.pixel_cache import PixelCache
 from store.reader import FeatureStore
 
-from .autoencoder import TeacherFeatures, fit_projection
-from .config import ModelSection, Optimization, PretrainRun, ProjectSection, StudentRun, TrainPipeline
-from .images import CorpusImages, ImageLoader, RowImages, View, require_pixels
-from .loop import fit
-from .model import begin_model, save_weights
-from .objective import Objective, PaperObjective, TaskObjective
-from .order import BatchOrder
+from .config import ModelSection, Optimization, PretrainRun, StudentRun, TrainPipeline
+from .distributed import ALONE, Ranks, require_device, require_even_shares
+from .images import CorpusImages, RowImages, require_pixels
 from .projection import Projection
-from .run_folder import appearing, is_done
+from .recipe import objective_maker, shuffles, target_reader, task_only
+from .run_folder import is_done
 from .spans import TargetReader
-from .stream import Stream
-
-log = logging.getLogger(__name__)
-
-IMAGE_COLUMNS = ["uri", "member", "caption"]
+from .trained_store import in_split, is_growing, open_store, store_identity, usable
+from .training import COLUMNS, Job, settings_identity, train_model
 
 
-def pretrain(pipeline: TrainPipeline, name: str, run: PretrainRun, *, overwrite: bool = False) -> bool:
-    """Stage 1: train a model on a corpus. Returns False if that was done already."""
+def pretrain(
+    pipeline: TrainPipeline,
+    name: str,
+    run: PretrainRun,
+    *,
+    overwrite: bool = False,
+    resume: bool = True,
+    corpus_root: Path | None = None,
+    ranks: Ranks = ALONE,
+) -> bool:
+    """Stage 1: train a model on the pairs of a corpus or of the store. Returns False if that was done already."""
+    if run.corpus is None:
+        return _pretrain_on_store(
+            pipeline, name, run, overwrite=overwrite, resume=resume, corpus_root=corpus_root, ranks=ranks
+        )
     if run.corpus not in pipeline.corpora:
         raise ConfigError(f"train.pretrain.{name}.corpus: the pipeline has no corpus {run.corpus!r}")
     corpus = pipeline.corpora[run.corpus]
     identity = {
-        "run": json.loads(dump_resolved(run)),
+        "run": settings_identity(run),
         "corpus": {file.name: file.sha256() for file in corpus_files(corpus.files)},
     }
     settings = settings_of(corpus)
     if settings != settings_of(type(corpus)(files=corpus.files)):
         identity["corpus_settings"] = settings
-    if is_done(Path(run.out), identity, overwrite=overwrite):
+    if _nothing_to_do(f"train.pretrain.{name}", run, identity, overwrite=overwrite, ranks=ranks):
         return False
-    _require_device(f"train.pretrain.{name}", run.optimization)
     index = read_corpus(corpus)
-    rows = np.flatnonzero(_usable(index.table))
-    _train(
-        name,
+    rows = np.flatnonzero(_to_train_on(index.table))
+    job = Job(
+        name=name,
         out=Path(run.out),
         identity=identity,
-        overwrite=overwrite,
         model=run.model,
         settings=run.optimization,
+        validation=run.validation,
         table=index.table,
         images=CorpusImages(ImageSource(index.root), index.table),
         rows=rows,
-        objective=TaskObjective(),
-        targets=None,
         block_rows=1,
         window_blocks=max(1, len(rows)),
         max_pixels=pipeline.max_pixels,
+        objective=task_only,
     )
+    train_model(job, overwrite=overwrite, resume=resume, ranks=ranks)
     return True
 
 
-def _usable(table: pa.Table) -> npt.NDArray[np.bool_]:
-    """Which pairs have an image and a caption and belong to the training split."""
-    captions, splits = strings(table, "caption"), strings(table, "split")
-    has_image: npt.NDArray[np.bool_] = table["uri"].is_valid().to_numpy(zero_copy_only=False)
-    in_training = np.array([split in (None, "train") for split in splits])
-    usable: npt.NDArray[np.bool_] = np.array([bool(caption) for caption in captions]) & has_image & in_training
-    return usable
-
-
-def open_store(pipeline: TrainPipeline, *, corpus_root: Path | None = None) -> FeatureStore:
-    """Open a pipeline's store and see that it can be trained from.
-
-    Raises:
-        IncompleteStoreError: no range of any teacher is committed.
-    """
+def _pretrain_on_store(
+    pipeline: TrainPipeline,
+    name: str,
+    run: PretrainRun,
+    *,
+    overwrite: bool,
+    resume: bool,
+    corpus_root: Path | None,
+    ranks: Ranks,
+) -> bool:
+    """Stage 1 on a store's pair table; it need not hold any feature."""
     store = FeatureStore(pipeline.store.path, corpus_root=corpus_root)
-    incomplete = [teacher for teacher in store.teachers if not store.is_complete(teacher)]
-    if not any(store.receipts(teacher) for teacher in store.teachers):
-        raise IncompleteStoreError(
-            f"{store.location}: holds no features yet", hint="python -m extract run --pipeline NAME makes them"
-        )
-    if incomplete:
-        log.warning("%s is not complete: %s; only committed ranges are used", store.location, ", ".join(incomplete))
-    return store
-
-
-def project(pipeline: TrainPipeline, section: ProjectSection, *, overwrite: bool = False) -> bool:
-    """Fit the paper's projections on the store's features. Returns False if that was done already."""
-    store = open_store(pipeline)
-    identity = {
-        "section": json.loads(dump_resolved(section)),
-        "select": json.loads(dump_resolved(pipeline))["select"],
-        "store": _store_identity(store),
-    }
-    out = Path(section.out)
-    if is_done(out, identity, overwrite=overwrite):
+    pixels = _pixels(store, run) if run.images == "pixels" else None
+    settings = settings_identity(run)
+    del settings["images"]
+    identity: dict[str, Any] = {"run": settings, "store": {"corpus": store.info.corpus}}
+    if pixels:
+        identity["pixels"] = pixels.spec.hash
+    if _nothing_to_do(f"train.pretrain.{name}", run, identity, overwrite=overwrite, ranks=ranks):
         return False
-    features = _projection_features(store, pipeline, section)
-    with appearing(out, identity, overwrite=overwrite) as folder:
-        fitted = fit_projection(
-            features,
-            latent_dim=section.latent_dim,
-            hidden_dim=section.hidden_dim,
-            steps=section.steps,
-            batch_size=section.batch_size,
-            lr=section.lr,
-            seed=section.seed,
-        )
-        fitted.projection.save(folder / "projection.safetensors")
-        log.info(
-            "projections of %d teachers to %d: held-out error %.3g before, %.3g after, %.3g of the mean feature",
-            len(features),
-            section.latent_dim,
-            fitted.mse_before,
-            fitted.mse_after,
-            fitted.mse_of_mean,
-        )
-        if fitted.mse_after > fitted.mse_of_mean:
-            log.warning(
-                "held-out features are restored worse than by predicting the mean feature: raise train.project.steps "
-                "(%d) or lower train.project.lr (%g)",
-                section.steps,
-                section.lr,
-            )
+    table = store.pairs.read(0, store.info.rows, COLUMNS)
+    rows = np.flatnonzero(_to_train_on(table))
+    if pixels:
+        require_pixels(pixels, rows)
+    job = Job(
+        name=name,
+        out=Path(run.out),
+        identity=identity,
+        model=run.model,
+        settings=run.optimization,
+        validation=run.validation,
+        table=table,
+        images=pixels or CorpusImages(store.images, table),
+        rows=rows,
+        block_rows=store.info.chunk_rows,
+        window_blocks=run.window_blocks,
+        max_pixels=pipeline.max_pixels,
+        objective=task_only,
+        can_validate=pixels.committed_rows() if pixels else None,
+    )
+    train_model(job, overwrite=overwrite, resume=resume, ranks=ranks)
     return True
-
-
-def _store_identity(store: FeatureStore) -> dict[str, Any]:
-    return {
-        "corpus": store.info.corpus,
-        "specs": {teacher: store.spec(teacher).hash for teacher in store.teachers},
-        "ranges": {teacher: len(store.receipts(teacher)) for teacher in store.teachers},
-    }
-
-
-def _projection_features(
-    store: FeatureStore, pipeline: TrainPipeline, section: ProjectSection
-) -> dict[str, TeacherFeatures]:
-    available_NT = store.available(pipeline.select)
-    rng = np.random.Generator(np.random.Philox(section.seed))
-    features = {}
-    for column, teacher in enumerate(store.teachers):
-        rows = np.flatnonzero(available_NT[:, column])
-        if len(rows) > section.max_rows:
-            rows = np.sort(rng.choice(rows, section.max_rows, replace=False))
-        if len(rows):
-            features[teacher] = TeacherFeatures(
-                rows=rows,
-                image=store.read(rows, teacher=teacher, side="image"),
-                text=store.read(rows, teacher=teacher, side="text"),
-                spec_hash=store.spec(teacher).hash,
-            )
-    if not features:
-        raise IncompleteStoreError(
-            f"{store.location}: the selection leaves no feature", hint="look at select: in the file"
-        )
-    return features
 
 
 def distill(
-    pipeline: TrainPipeline, name: str, run: StudentRun, *, overwrite: bool = False, corpus_root: Path | None = None
+    pipeline: TrainPipeline,
+    name: str,
+    run: StudentRun,
+    *,
+    overwrite: bool = False,
+    resume: bool = True,
+    corpus_root: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> bool:
     """Stage 2: train a student from the store. Returns False if that was done already.
 
     A ``task_only`` student sees the same rows in the same batches as a distilled one.
     """
     store = open_store(pipeline, corpus_root=corpus_root)
-    distils = run.recipe == "paper"
-    projection_file = _projection_file(pipeline, name) if distils else None
-    settings = json.loads(dump_resolved(run))
-    # Which images they are is said below by their spec.
-    del settings["images"]
-    identity = {
-        "run": settings,
-        "select": json.loads(dump_resolved(pipeline))["select"],
-        "store": _store_identity(store),
-        "projection": sha256_file(projection_file) if projection_file else None,
-    }
-    pixels = None
-    if run.images == "pixels":
-        pixels = PixelCache(store.location, info=store.info, chunks_kept=run.window_blocks)
-        identity["pixels"] = pixels.spec.hash
-    if is_done(Path(run.out), identity, overwrite=overwrite):
+    projection_file = _projection_file(pipeline, name) if run.recipe == "paper" else None
+    pixels = _pixels(store, run) if run.images == "pixels" else None
+    identity = _student_identity(pipeline, run, store, projection_file, pixels)
+    if _nothing_to_do(f"train.students.{name}", run, identity, overwrite=overwrite, ranks=ranks):
         return False
-    _require_device(f"train.students.{name}", run.optimization)
     available_NT = store.available(pipeline.select)
-    table = store.pairs.read(0, store.info.rows, [*IMAGE_COLUMNS, "split"])
-    rows = np.flatnonzero(available_NT.any(axis=1) & _usable(table))
+    table = store.pairs.read(0, store.info.rows, COLUMNS)
+    may_train_N = _to_train_on(table)
+
+    def rows_of(at: FeatureStore) -> npt.NDArray[np.int64]:
+        return np.flatnonzero(at.available(pipeline.select, teachers=store.teachers).any(axis=1) & may_train_N)
+
+    def targets_of(at: FeatureStore | None) -> TargetReader | None:
+        if at is None:
+            return None
+        return target_reader(run, at, at.available(pipeline.select, teachers=store.teachers))
+
+    rows = np.flatnonzero(available_NT.any(axis=1) & may_train_N)
     if not len(rows):
         raise IncompleteStoreError(f"{store.location}: no training row has a feature that the selection allows")
     if pixels:
         require_pixels(pixels, rows)
-    targets = None
+    projection = None
     if projection_file:
         projection = Projection.load(projection_file)
         used = [teacher for column, teacher in enumerate(store.teachers) if available_NT[:, column].any()]
         projection.check_specs({teacher: store.spec(teacher).hash for teacher in used})
         _check_width(name, run.model, projection)
-        targets = TargetReader(
-            store, projection, teachers=store.teachers, available_NT=available_NT, seed=run.optimization.seed
-        )
-    _train(
-        name,
+    images: RowImages = pixels or CorpusImages(store.images, table)
+    job = Job(
+        name=name,
         out=Path(run.out),
         identity=identity,
-        overwrite=overwrite,
         model=run.model,
         settings=run.optimization,
+        validation=run.validation,
         table=table,
-        images=pixels or CorpusImages(store.images, table),
+        images=images,
         rows=rows,
-        objective=PaperObjective(run.paper) if distils else TaskObjective(),
-        targets=targets,
         block_rows=store.info.chunk_rows,
         window_blocks=run.window_blocks,
         max_pixels=pipeline.max_pixels,
+        objective=objective_maker(run, projection),
+        shuffle=shuffles(run),
+        targets=targets_of,
+        store=store,
+        rows_of=rows_of,
+        grows=is_growing(store),
+        can_validate=pixels.committed_rows() if pixels else None,
     )
+    train_model(job, overwrite=overwrite, resume=resume, ranks=ranks)
     return True
 
 
-def _require_device(key: str, settings: Optimization) -> None:
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            f"{key}.optimization.device: no CUDA device is visible; set optimization.device=cpu",
-            hint=f"--set {key}.optimization.device=cpu trains on the CPU",
-        )
+def _student_identity(
+    pipeline: TrainPipeline,
+    run: StudentRun,
+    store: FeatureStore,
+    projection_file: Path | None,
+    pixels: PixelCache | None,
+) -> dict[str, Any]:
+    settings = settings_identity(run)
+    # Which images they are is said below by their spec.
+    del settings["images"]
+    identity = {
+        "run": settings,
+        "select": json.loads(dump_resolved(pipeline))["select"],
+        "store": store_identity(store),
+        "projection": sha256_file(projection_file) if projection_file else None,
+    }
+    return identity | ({"pixels": pixels.spec.hash} if pixels else {})
+
+
+def _to_train_on(table: pa.Table) -> npt.NDArray[np.bool_]:
+    """Which pairs have an image and a caption and belong to the training split."""
+    return usable(table) & in_split(table, None, "train")
+
+
+def _pixels(store: FeatureStore, run: PretrainRun | StudentRun) -> PixelCache:
+    workers = run.optimization.image_workers
+    # Each worker reads chunks of its own; twice its share, because shares are not quite even.
+    kept = -(-2 * run.window_blocks // workers) if workers > 1 else run.window_blocks
+    return PixelCache(store.location, info=store.info, chunks_kept=kept)
+
+
+def _nothing_to_do(
+    key: str, run: PretrainRun | StudentRun, identity: dict[str, Any], *, overwrite: bool, ranks: Ranks
+) -> bool:
+    """Whether the run's result is there; if not, see that this machine can make it."""
+    if ranks.from_first(lambda: is_done(Path(run.out), identity, overwrite=overwrite)):
+        return True
+    settings: Optimization = run.optimization
+    require_device(key, settings, ranks)
+    require_even_shares(key, settings, ranks)
+    return False
 
 
 def _projection_file(pipeline: TrainPipeline, name: str) -> Path:
@@ -259,42 +250,3 @@ def _check_width(name: str, model: ModelSection, projection: Projection) -> None
             f"train.students.{name}.model.config.embed_dim: {model.config.get('embed_dim')}, but features are "
             f"projected to {projection.latent_dim} (train.project.latent_dim)"
         )
-
-
-def _train(
-    name: str,
-    *,
-    out: Path,
-    identity: dict[str, Any],
-    overwrite: bool,
-    model: ModelSection,
-    settings: Optimization,
-    table: pa.Table,
-    images: RowImages,
-    rows: npt.NDArray[np.int64],
-    objective: Objective,
-    targets: TargetReader | None,
-    block_rows: int,
-    window_blocks: int,
-    max_pixels: int,
-) -> None:
-    if len(rows) < settings.batch_size:
-        raise CorpusError(
-            f"{name}: {len(rows)} pairs can be trained on, fewer than optimization.batch_size = {settings.batch_size}"
-        )
-    torch.set_num_threads(settings.threads)
-    captions: list[str] = strings(table, "caption").tolist()
-    order = BatchOrder(
-        rows, seed=settings.seed, batch_size=settings.batch_size, block_rows=block_rows, window_blocks=window_blocks
-    )
-    with appearing(out, identity, overwrite=overwrite) as folder:
-        student = begin_model(folder, model, [captions[row] for row in rows], seed=settings.seed)
-        view = View(size_px=student.size_px, crop_scale=settings.crop_scale, seed=settings.seed, max_pixels=max_pixels)
-        loader = ImageLoader(images, view=view, threads=settings.threads)
-        # One read serves a window's worth of steps, so that each chunk is read about once an epoch.
-        span_steps = max(1, min(settings.steps, window_blocks * block_rows // settings.batch_size))
-        stream = Stream(order, loader, captions, targets=targets, span_steps=span_steps)
-        log.info("%s: %d pairs, %d steps of %d", name, len(rows), settings.steps, settings.batch_size)
-        fit(student, stream, objective, settings, metrics=folder / "metrics.jsonl", label=name)
-        save_weights(student, folder)
-    log.info("%s: saved as %s", name, out)

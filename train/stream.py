@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .images import ImageLoader
-from .order import BatchOrder
+from .shares import StepOrder
 from .spans import Spans, TargetReader, Targets
 
 
@@ -35,14 +35,24 @@ class Batch:
     captions: list[str]
     targets: Targets | None
 
+    def part(self, begin: int, end: int) -> Batch:
+        """Return some of its pairs."""
+        return Batch(
+            step=self.step,
+            rows_B=self.rows_B[begin:end],
+            pixels_BHWC=self.pixels_BHWC[begin:end],
+            captions=self.captions[begin:end],
+            targets=self.targets.part(begin, end) if self.targets else None,
+        )
+
 
 class Stream:
-    """An endless iterator of batches, prepared on a thread while the student computes.
+    """Batches without end, prepared on a thread while the student computes.
 
     Targets are read for a span of steps at once, so that a chunk of the store serves many of its rows.
 
     Args:
-        order: which rows each step has.
+        order: which rows each step has, of this process.
         loader: of their images.
         captions: by row.
         targets: of their features; None without teachers.
@@ -51,7 +61,7 @@ class Stream:
 
     def __init__(
         self,
-        order: BatchOrder,
+        order: StepOrder,
         loader: ImageLoader,
         captions: Sequence[str],
         *,
@@ -62,31 +72,29 @@ class Stream:
         self._targets, self._span_steps = targets, span_steps
 
     def __iter__(self) -> Iterator[Batch]:
-        nothing: list[Targets | None] = [None] * self._span_steps
-        spans: Iterable[Sequence[Targets | None]] = itertools.repeat(nothing)
-        if self._targets is not None:
-            spans = Spans(self._order, self._targets, span_steps=self._span_steps)
-        for number, targets in enumerate(spans):
-            first = number * self._span_steps
-            yield from self._ahead(range(first, first + self._span_steps), targets)
+        return self.batches(0)
 
-    def _ahead(self, steps: range, targets: Sequence[Targets | None]) -> Iterator[Batch]:
-        """Yield the batches of a span, the next one being prepared meanwhile."""
+    def batches(self, start: int) -> Generator[Batch, None, None]:
+        """Yield the batches from a step on, the next one being prepared meanwhile."""
+        steps = self._steps(start)
         with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(self._batch, steps[0], targets[0])
-            for step, target in zip(steps[1:], targets[1:], strict=True):
-                ready, waiting = waiting.result(), pool.submit(self._batch, step, target)
+            waiting = pool.submit(self._batch, *next(steps))
+            for step, targets in steps:
+                ready, waiting = waiting.result(), pool.submit(self._batch, step, targets)
                 yield ready
-            yield waiting.result()
+
+    def _steps(self, start: int) -> Iterator[tuple[int, Targets | None]]:
+        if self._targets is None:
+            yield from zip(itertools.count(start), itertools.repeat(None))
+            return
+        spans = Spans(self._order, self._targets, span_steps=self._span_steps, start=start)
+        yield from enumerate(itertools.chain.from_iterable(spans), start)
 
     def _batch(self, step: int, targets: Targets | None) -> Batch:
         rows_B = self._order[step]
         pixels_BHWC, readable_B = self._loader.load(rows_B, epoch=self._order.epoch(step))
         if targets and not readable_B.all():
-            keep_B = torch.from_numpy(readable_B)
-            targets = Targets(
-                image_BE=targets.image_BE[keep_B], text_BE=targets.text_BE[keep_B], mask_B=targets.mask_B[keep_B]
-            )
+            targets = targets.keep(torch.from_numpy(readable_B))
         return Batch(
             step=step,
             rows_B=rows_B[readable_B],

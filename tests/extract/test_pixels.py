@@ -25,6 +25,7 @@ from store.pixels import PixelSpec
 from store.reader import FeatureStore
 from train import runs
 from train.config import TrainPipeline
+from train.project_run import project
 
 SPEC = PixelSpec.of(Pixels(short_side_px=48))
 
@@ -267,7 +268,7 @@ def test_an_imported_store_is_trained_from_with_nothing_beside_it(tmp_path, rele
     import_mmkd(released, tmp_path / "store", range_rows=4, chunk_rows=2)
     released.rename(tmp_path / "elsewhere")
     pipeline = training(tmp_path, images="pixels")
-    runs.project(pipeline, pipeline.train.project)
+    project(pipeline, pipeline.train.project)
     assert distill(pipeline)
     assert (tmp_path / "student_pixels" / "open_clip_model.safetensors").is_file()
     assert not distill(pipeline)
@@ -278,7 +279,7 @@ def test_an_imported_store_is_trained_from_with_nothing_beside_it(tmp_path, rele
 def test_training_from_pixels_that_were_not_made_is_refused(tmp_path, released):
     import_mmkd(released, tmp_path / "store", range_rows=4, chunk_rows=2, pixels=None)
     pipeline = training(tmp_path, images="pixels")
-    runs.project(pipeline, pipeline.train.project)
+    project(pipeline, pipeline.train.project)
     with pytest.raises(IncompleteStoreError, match="no images of its own"):
         distill(pipeline)
     make_pixels(tmp_path / "store", SPEC)
@@ -292,7 +293,7 @@ def test_images_of_another_kind_are_another_run(tmp_path, released):
         released, tmp_path / "store", range_rows=4, chunk_rows=2, pixels=Pixels(format="webp", quality="lossless")
     )
     pipeline = training(tmp_path, images="pixels")
-    runs.project(pipeline, pipeline.train.project)
+    project(pipeline, pipeline.train.project)
     distill(pipeline)
     identity = json.loads((tmp_path / "student_pixels" / "train.json").read_text())
     assert identity["pixels"] == PixelSpec.of(Pixels(format="webp", quality="lossless")).hash

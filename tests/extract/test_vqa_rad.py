@@ -13,6 +13,7 @@ from store.reader import FeatureStore
 from store.records import Status
 from train import runs
 from train.config import TrainPipeline
+from train.project_run import project
 
 PATTERNS = {"vqa_rad": "*.tar", "medical_mnist_64": "*-000000.tar"}
 
@@ -39,7 +40,7 @@ def distil(folder, store, *, steps):
             "train": {"project": project, "students": {"student": run}},
         }
     )
-    runs.project(pipeline, pipeline.train.project)
+    project(pipeline, pipeline.train.project)
     runs.distill(pipeline, "student", pipeline.train.students["student"])
     return [json.loads(line) for line in (folder / "student" / "metrics.jsonl").read_text().splitlines()]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -11,10 +12,11 @@ import torch
 
 from store.errors import TrainingDivergedError
 from train.config import ModelSection, Optimization
-from train.loop import fit, learning_rate, make_optimizer
+from train.loop import fit
 from train.model import begin_model
 from train.objective import Objective, TaskObjective
 from train.stream import Batch
+from train.update import learning_rate, make_optimizer
 
 WORDS = ["kidney stone", "normal brain", "colon polyp", "gallstone"]
 
@@ -37,6 +39,16 @@ def settings_of(**changes):
 @pytest.fixture
 def student(tmp_path, tiny_model):
     return begin_model(tmp_path / "model", ModelSection(**tiny_model), WORDS, seed=0)
+
+
+class Batches:
+    """The same four pairs in every step."""
+
+    def batches(self, start):
+        return itertools.islice(batches(99), start, None)
+
+    def state(self):
+        return {}
 
 
 def batches(count):
@@ -66,8 +78,8 @@ def test_only_matrices_decay(student):
 
 def test_training_lowers_the_loss_and_writes_a_line_every_few_steps_and_at_the_end(student, tmp_path):
     settings = settings_of(steps=15, log_every=6)
-    fit(student, batches(99), TaskObjective(), settings, metrics=tmp_path / "m.jsonl", label="test")
-    lines = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    fit(student, Batches(), TaskObjective(), settings, folder=tmp_path, label="test")
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 6, 12, 14]
     assert [line["lr"] for line in lines] == pytest.approx([learning_rate(line["step"], settings) for line in lines])
     assert set(lines[0]) == {"step", "loss", "lr", "logit_scale", "seconds"}
@@ -79,13 +91,13 @@ def test_the_logit_scale_starts_where_it_is_told_and_stays_below_its_bound(stude
     settings = settings_of(steps=1, logit_scale_init=99.99, lr=0.5)
     fit(
         student,
-        batches(1),
+        Batches(),
         Given(lambda image, text, scale, batch: {"loss": -scale + 0 * image.sum() + 0 * text.sum()}),
         settings,
-        metrics=tmp_path / "m.jsonl",
+        folder=tmp_path,
         label="test",
     )
-    (line,) = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    (line,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert line["loss"] == pytest.approx(-99.99, rel=1e-4)
     assert line["logit_scale"] == pytest.approx(100, rel=1e-5)
 
@@ -102,6 +114,6 @@ def test_a_loss_that_is_not_finite_names_step_terms_and_rows_and_changes_no_weig
     with pytest.raises(
         TrainingDivergedError, match=r"step 2: .*loss nan, task_loss 0\.25.*rows \[20, 21, 22, 23\]"
     ) as e:
-        fit(student, batches(9), Given(objective), settings_of(), metrics=tmp_path / "m.jsonl", label="test")
+        fit(student, Batches(), Given(objective), settings_of(), folder=tmp_path, label="test")
     assert "optimization.lr" in e.value.hint
     assert all(torch.equal(tensor, seen[name]) for name, tensor in student.model.named_parameters())

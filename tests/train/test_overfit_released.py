@@ -13,6 +13,7 @@ from extract.import_mmkd import import_mmkd
 from store.reader import FeatureStore
 from train import runs
 from train.config import TrainPipeline
+from train.project_run import project
 
 RELEASED = Path(__file__).parents[2].parent / "shared" / "data" / "mmkd_demo"
 
@@ -42,7 +43,7 @@ def test_a_student_distilled_from_the_released_cache_retrieves_its_eight_pairs(t
             "train": {"project": project, "students": {"distilled": student}},
         }
     )
-    runs.project(pipeline, pipeline.train.project)
+    project(pipeline, pipeline.train.project)
     runs.distill(pipeline, "distilled", pipeline.train.students["distilled"])
 
     model, transform = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / 'student'}")

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from store.errors import ConfigError, CorpusError, IncompleteStoreError, MMKDError, SpecMismatchError
-from train import runs
+from train import project_run, runs, training
 from train.config import TrainPipeline
+from train.project_run import project
 
 
 @pytest.fixture
@@ -103,12 +104,12 @@ def test_a_folder_that_is_no_run_is_never_overwritten(tmp_path, make_pipeline):
 
 
 def test_an_interrupted_run_leaves_no_result_and_the_next_one_starts_anew(tmp_path, make_pipeline, monkeypatch):
-    def interrupt(*_args, metrics, **_kwargs):
-        metrics.write_text("half a line")
+    def interrupt(*_args, folder, **_kwargs):
+        (folder / "metrics.jsonl").write_text("half a line")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "fit", interrupt)
+        patch.setattr(training, "fit", interrupt)
         with pytest.raises(KeyboardInterrupt):
             pretrain(make_pipeline())
     assert not (tmp_path / "tiny").exists()
@@ -118,7 +119,7 @@ def test_an_interrupted_run_leaves_no_result_and_the_next_one_starts_anew(tmp_pa
 
 
 def test_a_second_run_into_the_same_folder_is_refused_and_the_first_one_goes_on(tmp_path, make_pipeline, monkeypatch):
-    fit = runs.fit
+    fit = training.fit
 
     def begin_another(*arguments, **options):
         with pytest.raises(MMKDError, match=rf"tiny: another program is training .*process {os.getpid()} on "):
@@ -126,7 +127,7 @@ def test_a_second_run_into_the_same_folder_is_refused_and_the_first_one_goes_on(
         fit(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "fit", begin_another)
+        patch.setattr(training, "fit", begin_another)
         assert pretrain(make_pipeline())
     assert left_in(tmp_path) == ["tiny"]
     assert not pretrain(make_pipeline())
@@ -152,8 +153,8 @@ def test_a_batch_larger_than_the_corpus_is_refused(make_pipeline):
 def test_project_then_distill_trains_from_the_store(tmp_path, make_pipeline, make_store):
     make_store()
     pipeline = make_pipeline()
-    assert runs.project(pipeline, pipeline.train.project)
-    assert not runs.project(pipeline, pipeline.train.project)
+    assert project(pipeline, pipeline.train.project)
+    assert not project(pipeline, pipeline.train.project)
     assert distill(pipeline)
     assert not distill(pipeline)
     lines = metrics(tmp_path / "distilled")
@@ -168,7 +169,7 @@ def test_project_then_distill_trains_from_the_store(tmp_path, make_pipeline, mak
 def test_projections_that_are_worse_than_the_mean_feature_are_warned_of(make_pipeline, make_store, caplog):
     make_store()
     pipeline = make_pipeline()
-    runs.project(pipeline, pipeline.train.project)
+    project(pipeline, pipeline.train.project)
     assert "worse than by predicting the mean feature: raise train.project.steps (3)" in caplog.text
 
 
@@ -177,10 +178,10 @@ def test_projections_that_are_better_than_the_mean_feature_are_not(
 ):
     make_store()
     pipeline = make_pipeline()
-    fit = runs.fit_projection
+    fit = project_run.fit_projection
     # Random unit features have no structure: no fit restores them better than their mean does.
-    monkeypatch.setattr(runs, "fit_projection", lambda *a, **o: dataclasses.replace(fit(*a, **o), mse_of_mean=9.0))
-    assert runs.project(pipeline, pipeline.train.project)
+    monkeypatch.setattr(project_run, "fit_projection", lambda *a, **o: dataclasses.replace(fit(*a, **o), mse_of_mean=9.0))
+    assert project(pipeline, pipeline.train.project)
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
@@ -202,7 +203,7 @@ def test_a_projection_of_other_features_is_refused(make_pipeline, make_store):
     make_store("store")
     make_store("changed", weights="1" * 64)
     pipeline = make_pipeline()
-    runs.project(pipeline, pipeline.train.project)
+    project(pipeline, pipeline.train.project)
     with pytest.raises(SpecMismatchError, match="alpha: fitted on") as caught:
         distill(make_pipeline(store="changed"))
     assert "beta" not in str(caught.value)
@@ -211,7 +212,7 @@ def test_a_projection_of_other_features_is_refused(make_pipeline, make_store):
 def test_a_student_of_another_width_than_the_projection_is_refused(make_pipeline, make_store):
     make_store()
     pipeline = make_pipeline(embed_dim=48)
-    runs.project(pipeline, pipeline.train.project)
+    project(pipeline, pipeline.train.project)
     with pytest.raises(ConfigError, match=r"students\.distilled\.model\.config\.embed_dim: 48, but .* to 32"):
         distill(pipeline)
 
@@ -221,12 +222,12 @@ def test_an_empty_store_is_refused(tmp_path, make_pipeline, make_store):
     shutil.rmtree(tmp_path / "store" / "receipts")
     pipeline = make_pipeline()
     with pytest.raises(IncompleteStoreError, match="holds no features yet"):
-        runs.project(pipeline, pipeline.train.project)
+        project(pipeline, pipeline.train.project)
 
 
 def test_a_store_that_is_partly_committed_is_used_with_a_warning(tmp_path, make_pipeline, make_store, caplog):
     make_store()
     (tmp_path / "store" / "receipts" / "alpha" / "r000001.json").unlink()
     pipeline = make_pipeline()
-    assert runs.project(pipeline, pipeline.train.project)
+    assert project(pipeline, pipeline.train.project)
     assert "not complete: alpha" in caplog.text

@@ -1,0 +1,83 @@
+"""Checkpoints: all that a run needs to go on as if nothing had happened, as one file each.
+
+They are read with ``weights_only=True``: tensors and plain values, no code.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from store.errors import MMKDError
+from store.files import sweep_temporary, write_atomic
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Of what a checkpoint holds; another one is refused."""
+
+_NAME = re.compile(r"step-(\d+)\.pt")
+
+State = dict[str, Any]
+"""What a checkpoint holds: ``step`` (the next one), ``model``, ``optimizer``, ``scaler``, ``objective``, ``ema``
+(or None), ``data`` (where the stream of batches is), ``seed`` and ``run`` (the run's identity, as JSON).
+
+The states of random generators are not among them: what is random in a step is a function of seed, step and rank.
+"""
+
+
+class Checkpoints:
+    """The checkpoints of one run, in a folder of their own.
+
+    Args:
+        folder: made when the first is written.
+        kept: how many of the latest stay.
+    """
+
+    def __init__(self, folder: Path, *, kept: int) -> None:
+        self._folder, self._kept = folder, kept
+
+    def save(self, state: State) -> Path:
+        """Write a checkpoint, whole or not at all, then delete old ones; returns its file."""
+        buffer = io.BytesIO()
+        torch.save({"format": FORMAT, **state}, buffer)
+        path = self._folder / f"step-{state['step']:09d}.pt"
+        write_atomic(path, buffer.getvalue())
+        for old in self._files()[: -self._kept]:
+            old.unlink()
+        sweep_temporary(self._folder)
+        return path
+
+    def latest(self) -> State | None:
+        """Return the latest checkpoint that can be read, on the CPU; None where there is none.
+
+        Raises:
+            MMKDError: there are some, and none can be read.
+        """
+        files = self._files()
+        for path in reversed(files):
+            try:
+                state: State = torch.load(path, map_location="cpu", weights_only=True)
+            except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+                log.warning("%s cannot be read (%s); an older one is taken", path, str(error).splitlines()[0])
+                continue
+            if state.get("format") != FORMAT:
+                raise MMKDError(
+                    f"{path}: a checkpoint of format {state.get('format')}, this program reads {FORMAT}",
+                    hint="go on with the version that wrote it, or begin anew with --resume never",
+                )
+            return state
+        if files:
+            raise MMKDError(f"{self._folder}: no checkpoint can be read", hint="begin anew with --resume never")
+        return None
+
+    def _files(self) -> list[Path]:
+        if not self._folder.is_dir():
+            return []
+        return sorted(path for path in self._folder.iterdir() if _NAME.fullmatch(path.name))

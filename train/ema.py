@@ -1,0 +1,52 @@
+"""A moving average of a model's weights."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class Ema:
+    """The moving average of a model's weights: after each step ``average = decay * average + (1 - decay) * weights``.
+
+    It begins as the weights themselves. Floating-point buffers are averaged too; what is counted is copied.
+
+    Args:
+        model: whose weights.
+        decay: share of the old average that stays.
+    """
+
+    def __init__(self, model: nn.Module, *, decay: float) -> None:
+        self._model, self._decay = model, decay
+        self._average = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the present weights into the average."""
+        for name, tensor in self._model.state_dict().items():
+            if tensor.is_floating_point():
+                self._average[name].lerp_(tensor, 1 - self._decay)
+            else:
+                self._average[name].copy_(tensor)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the average by name."""
+        return self._average
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take an average over."""
+        for name, tensor in self._average.items():
+            tensor.copy_(state[name])
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Give the model the average for as long as the block runs."""
+        weights = {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
+        self._model.load_state_dict(self._average)
+        try:
+            yield
+        finally:
+            self._model.load_state_dict(weights)

@@ -1,0 +1,45 @@
+"""Ctrl-C and SIGTERM while a model is trained: the step in work is finished, so that a checkpoint can be written."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Stop:
+    """Whether the user or a scheduler asked to stop."""
+
+    requested: bool = False
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[Stop]:
+    """Note the first Ctrl-C or SIGTERM instead of ending at once; the second one ends the program as ever.
+
+    Outside of the main thread, where Python lets nobody listen to signals, nothing is changed.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def note(_signum: int, _frame: FrameType | None) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.requested = True
+        log.info("stopping: this step is finished and a checkpoint is written; once more ends at once")
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
