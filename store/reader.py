@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -17,7 +18,7 @@ import zarr
 from .arrays import ArrayName, Side, open_arrays, restored
 from .categories import read_categories
 from .columns import read_column
-from .errors import StoreError
+from .errors import IncompleteStoreError, StoreError
 from .fetching import fetch_all
 from .image_source import ImageSource
 from .location import Location, locate
@@ -91,6 +92,33 @@ class FeatureStore:
                 found = fetch_all(lambda key: readable_receipt(self.location, key), keys)
             self._receipts[teacher] = {r.range: r for r in found if r is not None and r.spec_hash == spec_hash}
         return self._receipts[teacher]
+
+    def as_of(self, ranges: Mapping[str, Collection[int]]) -> FeatureStore:
+        """Return the store as it was when only some ranges of these teachers were committed.
+
+        Receipts are read anew: what was committed since this store was opened may be among them.
+
+        Args:
+            ranges: by teacher.
+
+        Raises:
+            IncompleteStoreError: one of them is not committed.
+        """
+        earlier = copy.copy(self)
+        chosen: dict[str, dict[int, Receipt]] = {}
+        vars(earlier).update(_receipts={}, _opened={}, teachers=sorted(ranges))
+        for teacher, numbers in ranges.items():
+            receipts = earlier.receipts(teacher)
+            missing = sorted(set(numbers) - set(receipts))
+            if missing:
+                raise IncompleteStoreError(
+                    f"{self.location}: {len(missing)} ranges of {teacher} that were committed no longer are, such as "
+                    f"{missing[0]}",
+                    hint="python -m extract run --pipeline NAME makes them anew",
+                )
+            chosen[teacher] = {number: receipts[number] for number in numbers}
+        vars(earlier).update(_receipts=chosen)
+        return earlier
 
     def _arrays(self, teacher: str) -> dict[ArrayName, zarr.Array]:
         if teacher not in self._opened:
