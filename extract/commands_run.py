@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from store.config import read_pipeline
-from store.console import ExitCode
+from store.console import RESUMES, ExitCode
 from store.errors import ConfigError
 from store.location import is_url, locate
 from store.options import JsonOption, print_json
@@ -99,7 +99,7 @@ def run(
 
     def on_ray(*arguments: object) -> None:
         # Ray is imported only once there is work for it: a run that finds nothing to do ends in a second.
-        from .ray_driver import execute_on_ray
+        from .cluster.execute import execute_on_ray
 
         execute_on_ray(*arguments)  # type: ignore[arg-type]
 
@@ -116,6 +116,9 @@ def run(
         log.info("%d units committed, %d were there before, %d in all (%.1f s)", *counts)
     for reason, count in outcome.bad_rows.most_common(10):
         log.warning("%d feature pairs are missing: %s", count, reason)
+    if outcome.stopped:
+        log.warning("stopped as was asked: %s", RESUMES)
+        raise typer.Exit(ExitCode.INTERRUPTED)
     if outcome.failed:
         for range_id, error in outcome.failed.items():
             log.error("range %d was given up: %s", range_id, error)
@@ -255,7 +258,8 @@ def stop(
         "dead": f"run {done.run_id} is dead: it says that it runs, but holds the store no more",
         "stopped": f"run {done.run_id} stopped after {done.seconds:.1f} s; what it committed stays",
         "ended": f"run {done.run_id} came to its end before it was stopped",
-        "silent": f"run {done.run_id} has not stopped within {done.seconds:.0f} s; held by {done.lock}; the wish stays",
+        "silent": f"run {done.run_id} has not stopped within {done.seconds:.0f} s; held by {done.lock}; the wish stays. "
+        f"On object storage a run that was killed leaves its lock: python -m store unlock {place}",
     }
     if as_json:
         print_json({"run_id": done.run_id, "outcome": done.outcome, "seconds": done.seconds, "lock": done.lock})

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,18 +14,19 @@ from typing import TYPE_CHECKING
 from store.arrays import ZARR_FOLDER
 from store.commit import register_teacher
 from store.config import dump_resolved
-from store.console import progress
-from store.errors import ConfigError, ExtractionError, MMKDError
+from store.errors import ConfigError, MMKDError
 from store.files import sweep_temporary
 from store.image_source import ImageSource
 from store.location import Folder, Location, locate
 from store.lock import exclusive
 from store.pairs import PairTable
-from store.records import Receipt, Spec, Status, read_store_info
+from store.records import Spec, read_store_info
 
 from .config import ExtractPipeline, ExtractSection, TeacherEntry
 from .plan import RangeWork, plan
+from .schedule import Failure, Limits, Schedule, Task
 from .specs import teacher_spec
+from .tracker import Outcome, Tracker, write_report
 
 if TYPE_CHECKING:
     from .worker import Worker
@@ -36,9 +35,6 @@ log = logging.getLogger(__name__)
 
 RAY_PACKAGE = "/_ray_pkg_"
 """Part of the path of what ``ray job submit --working-dir`` uploads."""
-
-MIN_ROWS_FOR_BAD_FRACTION = 100
-"""Rows seen before the share of bad ones can end a run: the first few rows of a good corpus may be its bad ones."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -63,30 +59,8 @@ class Job:
     run_id: str
 
 
-@dataclass(kw_only=True, slots=True)
-class Outcome:
-    """What a run did.
-
-    Attributes:
-        units: (range, teacher) pairs of the whole store.
-        found: units that were committed before.
-        done: units committed by this run.
-        failed: ranges given up, with the last error.
-        bad_rows: rows without feature in what this run did, by reason.
-        seconds: wall time.
-    """
-
-    units: int
-    found: int
-    done: int = 0
-    failed: dict[int, str] = field(default_factory=dict)
-    bad_rows: Counter[str] = field(default_factory=Counter)
-    rows_seen: int = 0
-    seconds: float = 0.0
-
-
-Execute = Callable[[Job, Sequence[RangeWork], Outcome, Callable[[list[Receipt]], None]], None]
-"""Has every range done, and tells of each range's receipts; here in this process, or on Ray."""
+Execute = Callable[[Job, Sequence[RangeWork], Tracker], None]
+"""Has every range done and tells the tracker of each range's receipts; here in this process, or on Ray."""
 
 
 def run(
@@ -137,51 +111,28 @@ def run(
                 corpus_root=str(corpus_root or info.corpus_root),
                 run_id=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}",
             )
-            _perform(job, planned.work, outcome, execute)
-            outcome.seconds = time.monotonic() - began
-            _write_report(job, outcome, dump_resolved(pipeline))
+            try:
+                _perform(job, planned.work, outcome, execute)
+            finally:
+                outcome.seconds = time.monotonic() - began
+                _leave_report(job, outcome, dump_resolved(pipeline))
     outcome.seconds = time.monotonic() - began
     return outcome
 
 
 def _perform(job: Job, work: Sequence[RangeWork], outcome: Outcome, execute: Execute) -> None:
     units = outcome.units - outcome.found
-    log.info("extract: %d of %d units to do, %d ranges", units, outcome.units, len(work))
-    with progress(units, label="extract", noun="units") as advance:
-
-        def note(receipts: list[Receipt]) -> None:
-            advance(len(receipts))
-            _count(receipts, outcome)
-            _check_bad_fraction(outcome, limit=job.settings.max_bad_fraction)
-
-        execute(job, work, outcome, note)
+    log.info("extract: run %s, %d of %d units to do, %d ranges", job.run_id, units, outcome.units, len(work))
+    tracker = Tracker(outcome, run_id=job.run_id, max_bad_fraction=job.settings.max_bad_fraction)
+    with tracker.published(job.store, interval_s=job.settings.progress_interval_s):
+        execute(job, work, tracker)
 
 
-def _count(receipts: list[Receipt], outcome: Outcome) -> None:
-    outcome.done += len(receipts)
-    for receipt in receipts:
-        outcome.rows_seen += receipt.stop - receipt.start - receipt.status_counts.get("not_applicable", 0)
-        for bad in receipt.bad_rows:
-            outcome.bad_rows[f"{Status(bad.status).name.lower()}: {bad.reason}"] += 1
-
-
-def _check_bad_fraction(outcome: Outcome, *, limit: float) -> None:
-    bad, seen = outcome.bad_rows.total(), outcome.rows_seen
-    if seen >= MIN_ROWS_FOR_BAD_FRACTION and bad > limit * seen:
-        reasons = "\n".join(f"  {count} x {reason}" for reason, count in outcome.bad_rows.most_common(3))
-        raise ExtractionError(
-            f"{bad} of {seen} feature pairs are bad, more than extract.max_bad_fraction = {limit} allows; "
-            f"most often:\n{reasons}",
-            hint="what is committed stays; index a mended corpus into a new store, or raise the bound with "
-            "--set extract.max_bad_fraction=...",
-        )
-
-
-def _write_report(job: Job, outcome: Outcome, resolved: str) -> None:
-    # asdict() would count a Counter's items instead of copying it, and JSON has no pairs as keys.
-    report = asdict(outcome) | {"bad_rows": dict(outcome.bad_rows)}
-    report |= {"run_id": job.run_id, "pipeline": json.loads(resolved)}
-    job.store.write(f"runs/{job.run_id}/report.json", json.dumps(report, indent=1).encode())
+def _leave_report(job: Job, outcome: Outcome, resolved: str) -> None:
+    try:
+        write_report(job.store, outcome, run_id=job.run_id, resolved=resolved)
+    except MMKDError as error:  # units that are committed need no report
+        log.warning("the run's report cannot be written: %s", error)
 
 
 def build_worker(job: Job) -> Worker:
@@ -210,28 +161,51 @@ def build_worker(job: Job) -> Worker:
     )
 
 
-def execute_here(job: Job, work: Sequence[RangeWork], outcome: Outcome, note: Callable[[list[Receipt]], None]) -> None:
-    """Do every range in this process, one after the other."""
-    worker = build_worker(job)
-    for item in work:
-        for attempt in range(1, job.settings.attempts + 1):
-            try:
-                receipts = worker.run(item.range_id, item.teachers, attempt=attempt)
-            except MMKDError:
-                raise
-            except Exception as error:  # noqa: BLE001 - one range must not end the run; it is retried, then reported
-                record_failure(outcome, item, error, attempt=attempt, attempts=job.settings.attempts)
-            else:
-                note(receipts)
-                break
-
-
-def record_failure(outcome: Outcome, item: RangeWork, error: Exception, *, attempt: int, attempts: int) -> bool:
-    """Log that a range failed; give it up after the last attempt. Returns whether to try again."""
-    log.warning(
-        "range %d failed, attempt %d of %d: %s: %s", item.range_id, attempt, attempts, type(error).__name__, error
+def schedule_of(job: Job, work: Sequence[RangeWork]) -> Schedule:
+    """Return the queue of a run."""
+    settings, info = job.settings, read_store_info(job.store)
+    limits = Limits(
+        attempts=settings.attempts,
+        stall_s=settings.stall_timeout_s,
+        range_s=settings.range_timeout_s,
+        max_killers=settings.max_killer_rows,
     )
-    if attempt < attempts:
-        return True
-    outcome.failed[item.range_id] = f"{type(error).__name__}: {error}"
-    return False
+    rows = {item.range_id: range(*info.bounds(item.range_id)) for item in work}
+    return Schedule(work, rows=rows, limits=limits)
+
+
+def execute_here(job: Job, work: Sequence[RangeWork], tracker: Tracker) -> None:
+    """Do every range in this process, one after the other.
+
+    There is no other process to watch this one: a row that kills or hangs it ends the run.
+    """
+    worker, schedule, outcome = build_worker(job), schedule_of(job, work), tracker.outcome
+    me = "this process"
+    while not schedule.over:
+        tracker.workers(ready=1, starting=0, busy=1)
+        task = schedule.take(me, now=time.monotonic())
+        if task is None:
+            break
+        try:
+            receipts = worker.run(task.range_id, task.teachers, attempt=task.attempt)
+        except MMKDError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one range must not end the run; it is retried, then reported
+            why = f"{type(error).__name__}: {error}"
+            log_failure(schedule.failed(me, Failure.ERROR, why), why, attempts=job.settings.attempts)
+            outcome.failed.update(schedule.given_up)
+        else:
+            schedule.done(me, now=time.monotonic())
+            tracker.note(receipts)
+        if tracker.stop_requested:
+            schedule.stop()
+    outcome.stopped = schedule.stopped
+
+
+def log_failure(task: Task, why: str, *, attempts: int) -> None:
+    """Say that a task failed."""
+    if task.probe is not None:
+        rows = f"rows {task.probe.start} to {task.probe.stop - 1}"
+        log.warning("range %d: in search of the row that kills, a worker died of %s: %s", task.range_id, rows, why)
+    else:
+        log.warning("range %d failed, attempt %d of %d: %s", task.range_id, task.attempt, attempts, why)

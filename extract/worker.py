@@ -2,58 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
-import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from store.commit import Circumstances, UnitFeatures, commit_unit
-from store.errors import PairDecodeError
+from store.commit import Circumstances, UnitFeatures, commit_unit, committed_receipt
 from store.image_source import ImageSource
-from store.images import decode_image
 from store.location import Location
-from store.pairs import PairTable, strings
+from store.pairs import PairTable, pairs_digest, strings
 from store.records import Receipt, Status, StoreInfo
 
-from .geometry import Geometry, fit
+from .batch_size import BatchSize
+from .decoding import Decoder, DistinctImages
+from .stages import Clock
 from .teacher import Teacher
-
-BATCHES_AHEAD = 2
-"""Batches decoded while the teachers work: enough to hide reading, little enough to bound memory."""
 
 PACKAGES = ("torch", "open_clip_torch", "timm", "transformers", "zarr")
 """Whose versions a receipt records: the teachers' arithmetic and tokenizers are theirs."""
 
-Pixels = dict[Geometry, npt.NDArray[np.uint8]]
 
-
-@dataclass(kw_only=True, frozen=True, slots=True)
-class DistinctImages:
-    """The images of a range without repetition: one that has several captions is decoded and encoded once.
-
-    Attributes:
-        firsts_K: (K,) position of the first row of each.
-        of_row_N: (N,) which of the K a row shows.
-    """
-
-    firsts_K: npt.NDArray[np.int64]
-    of_row_N: npt.NDArray[np.int64]
-
-    @classmethod
-    def of(cls, pairs: pa.Table) -> DistinctImages:
-        """Tell images apart by digest; a row without one is an image of its own."""
-        digests = [digest or row for row, digest in enumerate(pairs["image_sha256"].to_pylist())]
-        place = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}
-        of_row_N = np.array([place[digest] for digest in digests], np.int64)
-        return cls(firsts_K=np.unique(of_row_N, return_index=True)[1].astype(np.int64), of_row_N=of_row_N)
+def _no_step() -> None:
+    return
 
 
 @dataclass(kw_only=True, slots=True)
@@ -72,6 +45,7 @@ class Worker:
         max_pixels: width times height that is decoded.
         device: for the receipts.
         run_id: for the receipts.
+        on_step: called many times in a range, which shows that work goes on.
     """
 
     store: Location
@@ -84,86 +58,127 @@ class Worker:
     max_pixels: int
     device: str
     run_id: str
+    on_step: Callable[[], object] = _no_step
+    _batch_sizes: dict[str, BatchSize] = field(default_factory=dict, init=False)
 
-    def run(self, range_id: int, names: Sequence[str], *, attempt: int = 1) -> list[Receipt]:
+    def run(
+        self, range_id: int, names: Sequence[str], *, attempt: int = 1, killers: Mapping[int, str] | None = None
+    ) -> list[Receipt]:
         """Extract one range with the named teachers and commit each one's unit.
 
         Args:
             range_id: which range.
             names: teachers that still lack it.
             attempt: counted from 1, for the receipt.
+            killers: rows that are left out, with the reason.
+
+        Raises:
+            OutOfMemoryError: a single row does not fit into the device's memory.
         """
         start, stop = self.info.bounds(range_id)
+        clock = Clock(self.on_step)
         pairs = self.pairs.read(start, stop)
-        teachers = [self.teachers[name] for name in names]
-        clock = _Clock()
-        distinct = DistinctImages.of(pairs)
-        bad_images: dict[int, str] = {}
-        image_KD = {t.name: np.zeros((len(distinct.firsts_K), t.embed_dim), np.float32) for t in teachers}
-        decoded = self._decoded(pairs.take(distinct.firsts_K), {t.geometry for t in teachers}, bad_images, clock)
-        for first, pixels in decoded:
-            for teacher in teachers:
-                with clock("forward_image"):
-                    batch_BHWC = pixels[teacher.geometry]
-                    image_KD[teacher.name][first : first + len(batch_BHWC)] = teacher.encode_image(batch_BHWC)
-        bad_rows = {
-            row: bad_images[image] for row, image in enumerate(distinct.of_row_N.tolist()) if image in bad_images
-        }
-        captions = strings(pairs, "caption")
-        texts = {t.name: self._encode_captions(t, captions, clock) for t in teachers}
-        receipts = []
+        found = {} if attempt == 1 else self._committed(range_id, names, pairs)
+        teachers = [self.teachers[name] for name in names if name not in found]
+        left_out = {row - start: reason for row, reason in (killers or {}).items()}
+        features = self._features(pairs, teachers, left_out, clock)
         for teacher in teachers:
-            status, reasons = _status(captions, bad_rows)
-            features = UnitFeatures(
-                image=image_KD[teacher.name][distinct.of_row_N],
-                text=texts[teacher.name][0],
-                status=status,
-                reasons=reasons,
-                truncated=texts[teacher.name][1],
-            )
             # Decoding and the teachers share a range, so each receipt of it carries the range's stages.
-            receipts.append(
-                commit_unit(
+            circumstances = self._circumstances(teacher, clock, attempt)
+            with clock("write"):
+                found[teacher.name] = commit_unit(
                     self.store,
                     info=self.info,
                     spec=teacher.spec,
                     range_id=range_id,
                     pairs=pairs,
-                    features=features,
-                    circumstances=self._circumstances(clock, attempt),
+                    features=features[teacher.name],
+                    circumstances=circumstances,
                 )
+        return [found[name] for name in names]
+
+    def probe(self, rows: range, names: Sequence[str]) -> None:
+        """Do everything with some rows but store the result, to see whether this process survives it."""
+        pairs = self.pairs.read(rows.start, rows.stop)
+        self._features(pairs, [self.teachers[name] for name in names], {}, Clock(self.on_step))
+
+    def _committed(self, range_id: int, names: Sequence[str], pairs: pa.Table) -> dict[str, Receipt]:
+        """Return what an earlier attempt committed before it failed."""
+        digest = pairs_digest(pairs)
+        receipts = {
+            name: committed_receipt(self.store, name, range_id, spec_hash=self.teachers[name].spec.hash, digest=digest)
+            for name in names
+        }
+        return {name: receipt for name, receipt in receipts.items() if receipt and receipt.run_id == self.run_id}
+
+    def _features(
+        self, pairs: pa.Table, teachers: Sequence[Teacher], left_out: Mapping[int, str], clock: Clock
+    ) -> dict[str, UnitFeatures]:
+        """Return what each teacher makes of some pairs; rows that are left out have a status and zeros."""
+        if not teachers:
+            return {}
+        distinct = DistinctImages.of(pairs)
+        image_KD, bad_images = self._encode_images(pairs, distinct, teachers, left_out, clock)
+        bad_rows = {
+            row: bad_images[image] for row, image in enumerate(distinct.of_row_N.tolist()) if image in bad_images
+        }
+        captions = strings(pairs, "caption")
+        status, reasons = _status(captions, bad_rows, left_out)
+        captions[list(left_out)] = None
+        features = {}
+        for teacher in teachers:
+            text_ND, truncated_N = self._encode_captions(teacher, captions, clock)
+            features[teacher.name] = UnitFeatures(
+                image=image_KD[teacher.name][distinct.of_row_N],
+                text=text_ND,
+                status=status,
+                reasons=reasons,
+                truncated=truncated_N,
             )
-        return receipts
+        return features
 
-    def _decoded(
-        self, pairs: pa.Table, geometries: set[Geometry], bad_images: dict[int, str], clock: _Clock
-    ) -> Iterator[tuple[int, Pixels]]:
-        """Yield batches of fitted pixels in order; a bad image leaves black pixels and, by position, its reason."""
-        uris, members, digests = (pairs[name].to_pylist() for name in ("uri", "member", "image_sha256"))
-        firsts = list(range(0, len(uris), self.batch_size))
+    def _encode_images(
+        self,
+        pairs: pa.Table,
+        distinct: DistinctImages,
+        teachers: Sequence[Teacher],
+        left_out: Mapping[int, str],
+        clock: Clock,
+    ) -> tuple[dict[str, npt.NDArray[np.float32]], dict[int, str]]:
+        """Return features of the K distinct images by teacher, and the reasons of those that cannot be used."""
+        count = len(distinct.firsts_K)
+        bad: dict[int, str] = {}
+        image_KD = {teacher.name: np.zeros((count, teacher.embed_dim), np.float32) for teacher in teachers}
+        decoder = Decoder(
+            images=self.images,
+            batch_size=self.batch_size,
+            threads=self.decode_threads,
+            max_pixels=self.max_pixels,
+        )
+        shown = {image for row, image in enumerate(distinct.of_row_N.tolist()) if row not in left_out}
+        batches = decoder.batches(
+            pairs.take(distinct.firsts_K),
+            {teacher.geometry for teacher in teachers},
+            leave_out={*range(count)} - shown,
+            bad=bad,
+            clock=clock,
+        )
+        for first, pixels in batches:
+            for teacher in teachers:
+                batch_BHWC = pixels[teacher.geometry]
 
-        def decode(position: int) -> dict[Geometry, npt.NDArray[np.uint8]] | str:
-            try:
-                data = self.images.fetch(uris[position], members[position], sha256=digests[position])
-                image = decode_image(data, max_pixels=self.max_pixels)
-            except PairDecodeError as error:
-                return str(error)
-            return {geometry: fit(image, geometry) for geometry in geometries}
+                def encode(
+                    rows: slice, teacher: Teacher = teacher, batch_BHWC: npt.NDArray[np.uint8] = batch_BHWC
+                ) -> npt.NDArray[np.float32]:
+                    with clock("forward_image"):
+                        return teacher.encode_image(batch_BHWC[rows])
 
-        with ThreadPoolExecutor(self.decode_threads) as pool:
-            waiting: dict[int, list[Any]] = {}
-            for number, first in enumerate(firsts):
-                for ahead in firsts[number : number + 1 + BATCHES_AHEAD]:
-                    if ahead not in waiting:
-                        positions = range(ahead, min(ahead + self.batch_size, len(uris)))
-                        waiting[ahead] = [pool.submit(decode, position) for position in positions]
-                with clock("wait_for_images"):
-                    decoded = [future.result() for future in waiting.pop(first)]
-                bad_images.update({first + i: item for i, item in enumerate(decoded) if isinstance(item, str)})
-                yield first, {geometry: _stack(decoded, geometry) for geometry in geometries}
+                parts = self._batch_size(teacher).over(len(batch_BHWC), encode)
+                image_KD[teacher.name][first : first + len(batch_BHWC)] = np.concatenate(parts)
+        return image_KD, bad
 
     def _encode_captions(
-        self, teacher: Teacher, captions: npt.NDArray[np.object_], clock: _Clock
+        self, teacher: Teacher, captions: npt.NDArray[np.object_], clock: Clock
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Encode each distinct caption once; give every row its own feature, and whether its caption was cut."""
         distinct = list(dict.fromkeys(caption for caption in captions if caption))
@@ -171,54 +186,44 @@ class Worker:
         truncated_B = np.zeros(len(captions), np.bool_)
         if not distinct:
             return features_BD, truncated_B
-        with clock("forward_text"):
-            batches = [distinct[i : i + self.batch_size] for i in range(0, len(distinct), self.batch_size)]
-            tokens = [teacher.tokenize(batch) for batch in batches]
-            encoded_KD = np.concatenate([teacher.encode_tokens(batch) for batch in tokens])
-        cut_K = np.array([cut for batch in tokens for cut in batch.truncated_B])
+
+        def encode(rows: slice) -> tuple[npt.NDArray[np.float32], list[bool]]:
+            with clock("forward_text"):
+                tokens = teacher.tokenize(distinct[rows])
+                return teacher.encode_tokens(tokens), tokens.truncated_B
+
+        parts = self._batch_size(teacher).over(len(distinct), encode)
+        encoded_KD = np.concatenate([encoded_BD for encoded_BD, _ in parts])
+        cut_K = np.array([cut for _, truncated in parts for cut in truncated])
         place = {caption: number for number, caption in enumerate(distinct)}
         has_caption = np.array([bool(caption) for caption in captions])
         of_rows = [place[caption] for caption in captions if caption]
         features_BD[has_caption], truncated_B[has_caption] = encoded_KD[of_rows], cut_K[of_rows]
         return features_BD, truncated_B
 
-    def _circumstances(self, clock: _Clock, attempt: int) -> Circumstances:
+    def _batch_size(self, teacher: Teacher) -> BatchSize:
+        return self._batch_sizes.setdefault(teacher.name, BatchSize(self.batch_size, teacher=teacher.name))
+
+    def _circumstances(self, teacher: Teacher, clock: Clock, attempt: int) -> Circumstances:
         return Circumstances(
             device=self.device,
-            batch_size=self.batch_size,
+            batch_size=self._batch_size(teacher).rows,
             run_id=self.run_id,
             attempt=attempt,
-            timings_s={stage: round(seconds, 4) for stage, seconds in clock.seconds.items()},
+            timings_s=clock.timings(),
             versions={name: importlib.metadata.version(name) for name in PACKAGES},
         )
 
 
-def _stack(decoded: list[Any], geometry: Geometry) -> npt.NDArray[np.uint8]:
-    black = np.zeros((geometry.size_px, geometry.size_px, 3), np.uint8)
-    return np.stack([black if isinstance(item, str) else item[geometry] for item in decoded])
-
-
 def _status(
-    captions: npt.NDArray[np.object_], bad_images: dict[int, str]
+    captions: npt.NDArray[np.object_], bad_images: Mapping[int, str], killers: Mapping[int, str]
 ) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
     status = np.full(len(captions), Status.OK, np.uint8)
     reasons: dict[int, str] = {}
     for position, caption in enumerate(captions):
         if not caption:
             status[position], reasons[position] = Status.BAD_TEXT, "the caption is missing or empty"
-    for position, reason in bad_images.items():
-        status[position], reasons[position] = Status.BAD_IMAGE, reason
+    for kind, found in ((Status.BAD_IMAGE, bad_images), (Status.KILLER_ROW, killers)):
+        for position, reason in found.items():
+            status[position], reasons[position] = kind, reason
     return status, reasons
-
-
-class _Clock:
-    """Adds up seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    @contextlib.contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] += time.perf_counter() - start

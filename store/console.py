@@ -145,13 +145,16 @@ def _interrupt(_signum: int, _frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def progress(total: int, *, label: str, noun: str) -> Iterator[Callable[[int], None]]:
+def progress(
+    total: int, *, label: str, noun: str, details: Callable[[], str] | None = None
+) -> Iterator[Callable[[int], None]]:
     """Show how far a loop has come: a bar on a terminal, a line every 30 s elsewhere.
 
     Args:
         total: how many things there are to do.
         label: what is being done, e.g. ``extract``.
         noun: what is counted, e.g. ``units``.
+        details: says more of how the work goes; shown behind the rest.
 
     Yields:
         A function that is told how many more things are done.
@@ -161,10 +164,11 @@ def progress(total: int, *, label: str, noun: str) -> Iterator[Callable[[int], N
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn(noun), TimeRemainingColumn())
+        more = TextColumn("{task.fields[details]}")
         # Redirected, what a program prints would go to stderr with the bar.
-        with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as bar:
-            task = bar.add_task(label, total=total)
-            yield lambda done: bar.update(task, advance=done)
+        with Progress(*columns, more, console=Console(stderr=True), redirect_stdout=False) as bar:
+            task = bar.add_task(label, total=total, details="")
+            yield lambda done: bar.update(task, advance=done, details=details() if details else "")
         return
     start = last = time.monotonic()
     finished = 0
@@ -177,6 +181,7 @@ def progress(total: int, *, label: str, noun: str) -> Iterator[Callable[[int], N
             last = now
             rate = finished / (now - start)
             left = f", {(total - finished) / rate:.0f} s left" if rate else ""
-            log.info("%s: %d of %d %s, %.1f/s%s", label, finished, total, noun, rate, left)
+            more = f"; {details()}" if details else ""
+            log.info("%s: %d of %d %s, %.1f/s%s%s", label, finished, total, noun, rate, left, more)
 
     yield advance

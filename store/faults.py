@@ -1,13 +1,19 @@
-"""A place for tests to kill the program: at a named step of a write, by the environment."""
+"""A place for tests to harm the program, by the environment: at a named step of a write, or at a named pair."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections import Counter
 
 KILL_AT = "MMKD_KILL_AT"
 """Environment variable: ``STEP`` or ``STEP:N`` kills the process when it reaches that step the first or N-th time."""
+
+MISBEHAVE_AT = "MMKD_MISBEHAVE_AT"
+"""Environment variable: ``exit:KEY`` ends the process at the image of that pair, ``hang:KEY`` never returns from it, as
+a decoder of damaged images may do; several with commas between them.
+"""
 
 _reached: Counter[str] = Counter()
 
@@ -21,3 +27,14 @@ def reached(step: str) -> None:
     name, _, number = wanted.partition(":")
     if name == step and _reached[step] == int(number or 1):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def misbehave(key: str) -> None:
+    """Say that the image of a pair is about to be decoded; nothing happens unless the environment names the pair."""
+    wanted = os.environ.get(MISBEHAVE_AT)
+    if wanted is None:
+        return
+    if f"exit:{key}" in wanted.split(","):
+        os._exit(1)
+    if f"hang:{key}" in wanted.split(","):
+        threading.Event().wait()

@@ -1,0 +1,77 @@
+"""To the cluster that the environment names, or to one made for this run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+from ray.exceptions import AuthenticationError
+
+from extract.config import ExtractSection
+from store.errors import ConfigError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it for what ``ray job submit`` starts; the job brings its code along."""
+
+ADDRESS = "RAY_ADDRESS"
+
+
+@contextlib.contextmanager
+def connected(settings: ExtractSection) -> Iterator[None]:
+    """Be connected to the cluster of RAY_ADDRESS, which a Ray job has too, else to a local one that ends with this.
+
+    Raises:
+        ConfigError: no cluster answers there, or it is one that this program cannot use.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    address = os.environ.get(ADDRESS)
+    try:
+        ray.init(**quiet, **(_local(settings) if address is None else _remote(address)))
+    except (ConnectionError, AuthenticationError, RuntimeError) as error:
+        raise ConfigError(
+            f"no use can be made of a Ray cluster at {address or 'this machine'}: {error}",
+            hint="docs/cluster.md: it must run with the same Python and Ray as here, and RAY_AUTH_MODE must be the "
+            "same for `ray start`, `ray job submit` and this program",
+        ) from error
+    try:
+        # Ray takes the signal for itself and would end with its number as exit code, without a last word.
+        signal.signal(signal.SIGTERM, handler)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _local(settings: ExtractSection) -> dict[str, Any]:
+    cores = os.cpu_count() or 1
+    slots = settings.workers * settings.threads_per_worker if settings.workers else cores
+    return {
+        # "local", or Ray would take any cluster whose address was left behind on this machine.
+        "address": "local",
+        "num_cpus": slots,
+        "include_dashboard": False,
+        "object_store_memory": min(128 * 2**20, psutil.virtual_memory().available // 4),
+        # Workers import these packages from the repository, wherever the driver was started.
+        "runtime_env": {"env_vars": {"PYTHONPATH": str(REPOSITORY)}},
+    }
+
+
+def _remote(address: str) -> dict[str, Any]:
+    if address.startswith("ray://"):
+        raise ConfigError(
+            f"{ADDRESS}={address}: Ray Client addresses are not supported",
+            hint="submit the run as a job (docs/cluster.md), or use the address of the cluster's GCS, HOST:6379",
+        )
+    if JOB in os.environ:
+        return {}
+    # To nodes that may not see this folder.
+    return {"runtime_env": {"py_modules": [str(REPOSITORY / name) for name in ("extract", "store")]}}

@@ -1,0 +1,236 @@
+"""How a run goes: counted from receipts, shown, and written into the store for whoever asks from elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from store.console import progress
+from store.errors import ExtractionError, MMKDError
+from store.location import Location
+from store.records import Receipt, Status
+
+from .stages import SHARED_STAGES
+
+log = logging.getLogger(__name__)
+
+State = Literal["running", "finished", "failed", "stopped"]
+
+MIN_ROWS_FOR_BAD_FRACTION = 100
+"""Rows seen before the share of bad ones can end a run: the first few rows of a good corpus may be its bad ones."""
+
+REASONS_TOLD = 20
+"""Reasons of bad rows in a run's progress; a corpus may have as many as bad rows."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Outcome:
+    """What a run did.
+
+    Attributes:
+        units: (range, teacher) pairs of the whole store.
+        found: units that were committed before.
+        done: units committed by this run.
+        failed: ranges given up, with the last error.
+        bad_rows: rows without feature in what this run did, by reason.
+        rows_seen: rows that this run's units could have had features of.
+        seconds: wall time.
+        workers: the most that were ready at one moment.
+        stopped: whether the run was asked to stop.
+    """
+
+    units: int
+    found: int
+    done: int = 0
+    failed: dict[int, str] = field(default_factory=dict)
+    bad_rows: Counter[str] = field(default_factory=Counter)
+    rows_seen: int = 0
+    seconds: float = 0.0
+    workers: int = 0
+    stopped: bool = False
+
+
+class Tracker:
+    """Counts what workers commit and tells of it.
+
+    Args:
+        outcome: gets the counts.
+        run_id: of the run.
+        max_bad_fraction: share of bad rows beyond which `note` ends the run.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, outcome: Outcome, *, run_id: str, max_bad_fraction: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.outcome, self.run_id = outcome, run_id
+        self._max_bad_fraction, self._clock = max_bad_fraction, clock
+        self._started, self._working_since = datetime.now(UTC), clock()
+        self._rows: Counter[str] = Counter()
+        self._stage_seconds: defaultdict[str, float] = defaultdict(float)
+        self._actors = {"ready": 0, "starting": 0, "busy": 0}
+        self._stop = threading.Event()
+        self._shown = 0
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether no further range is to be begun."""
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """Have the ranges at work finished and none begun."""
+        self._stop.set()
+
+    def note(self, receipts: Sequence[Receipt]) -> None:
+        """Count the receipts of one range.
+
+        Raises:
+            ExtractionError: too large a share of the rows is bad.
+        """
+        self.outcome.done += len(receipts)
+        for receipt in receipts:
+            rows = receipt.stop - receipt.start - receipt.status_counts.get("not_applicable", 0)
+            self.outcome.rows_seen += rows
+            self._rows[receipt.teacher] += rows
+            self._stage_seconds["write"] += receipt.timings_s.get("write", 0.0)
+            for bad in receipt.bad_rows:
+                self.outcome.bad_rows[f"{Status(bad.status).name.lower()}: {bad.reason}"] += 1
+        if receipts:
+            for stage, seconds in receipts[-1].timings_s.items():
+                if stage != "write":
+                    self._stage_seconds[stage] += seconds
+        self._check_bad_fraction()
+
+    def workers(self, *, ready: int, starting: int, busy: int) -> None:
+        """Note how many workers there are; of those that are ready some are busy."""
+        if ready and not self.outcome.workers:
+            self._working_since = self._clock()
+        self.outcome.workers = max(self.outcome.workers, ready)
+        self._actors = {"ready": ready, "starting": starting, "busy": busy}
+
+    def record(self, state: State) -> dict[str, Any]:
+        """Return ``progress.json``; docs/cluster.md describes it."""
+        outcome, now = self.outcome, datetime.now(UTC)
+        seconds = max(self._clock() - self._working_since, 1e-9)
+        left = outcome.units - outcome.found - outcome.done
+        reasons = dict(outcome.bad_rows.most_common(REASONS_TOLD))
+        untold = outcome.bad_rows.total() - sum(reasons.values())
+        return {
+            "run_id": self.run_id,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "started": self._started.isoformat(timespec="seconds"),
+            "updated": now.isoformat(timespec="milliseconds"),
+            "state": state,
+            "units": outcome.units,
+            "found": outcome.found,
+            "done": outcome.done,
+            "failed_ranges": {str(range_id): error for range_id, error in list(outcome.failed.items())},
+            "bad_rows": reasons | ({"other reasons": untold} if untold else {}),
+            "rows_per_s": {name: round(rows / seconds, 2) for name, rows in sorted(self._rows.copy().items())},
+            "seconds_left": round(left * seconds / outcome.done, 1) if outcome.done else None,
+            "actors": self._actors,
+            "stage_seconds": {stage: round(value, 3) for stage, value in sorted(self._stage_seconds.copy().items())},
+        }
+
+    def details(self) -> str:
+        """Return what a progress line says beside the number of units."""
+        said = self.record("running")
+        total = sum(self._stage_seconds.get(stage, 0.0) for stage in (*SHARED_STAGES, "write"))
+        parts = [f"{name} {rate:,.0f} rows/s" for name, rate in said["rows_per_s"].items()]
+        if total:
+            teachers = sum(self._stage_seconds.get(stage, 0.0) for stage in ("forward_image", "forward_text"))
+            waiting = self._stage_seconds.get("wait_for_images", 0.0)
+            parts.append(f"teachers {teachers / total:.0%}, waiting for images {waiting / total:.0%} of the time")
+        parts.append(f"{self.outcome.bad_rows.total()} bad rows")
+        parts.append("workers: " + ", ".join(f"{count} {name}" for name, count in self._actors.items()))
+        return "; ".join(parts)
+
+    @contextlib.contextmanager
+    def published(self, store: Location, *, interval_s: float) -> Iterator[None]:
+        """Show the run's progress, write it into the store and see whether the store asks it to stop, until it ends.
+
+        A store that cannot be written to for a while ends no run here: the next commit will say so.
+        """
+        ended = threading.Event()
+
+        def write(state: State) -> None:
+            try:
+                store.write(progress_key(self.run_id), json.dumps(self.record(state), indent=1).encode())
+            except MMKDError as error:
+                log.warning("the run's progress cannot be written: %s", error)
+
+        def publish(advance: Callable[[int], None]) -> None:
+            while True:
+                self._look_for_stop(store)
+                write("running")
+                if ended.wait(interval_s):
+                    return
+                self._show(advance)
+
+        todo = self.outcome.units - self.outcome.found
+        with progress(todo, label="extract", noun="units", details=self.details) as advance:
+            thread = threading.Thread(target=publish, args=(advance,), daemon=True)
+            thread.start()
+            state: State = "failed"
+            try:
+                yield
+                state = "stopped" if self.outcome.stopped else "finished"
+            except KeyboardInterrupt:
+                state = "stopped"
+                raise
+            finally:
+                ended.set()
+                # A storage that is away holds the thread for minutes; its last word would then be an older one.
+                thread.join(interval_s)
+                self._show(advance)
+                write(state)
+
+    def _show(self, advance: Callable[[int], None]) -> None:
+        done = self.outcome.done
+        advance(done - self._shown)
+        self._shown = done
+
+    def _look_for_stop(self, store: Location) -> None:
+        with contextlib.suppress(MMKDError):
+            if store.exists(stop_key(self.run_id)):
+                self._stop.set()
+
+    def _check_bad_fraction(self) -> None:
+        bad, seen, limit = self.outcome.bad_rows.total(), self.outcome.rows_seen, self._max_bad_fraction
+        if seen >= MIN_ROWS_FOR_BAD_FRACTION and bad > limit * seen:
+            reasons = "\n".join(f"  {count} x {reason}" for reason, count in self.outcome.bad_rows.most_common(3))
+            raise ExtractionError(
+                f"{bad} of {seen} feature pairs are bad, more than extract.max_bad_fraction = {limit} allows; "
+                f"most often:\n{reasons}",
+                hint="what is committed stays; index a mended corpus into a new store, or raise the bound with "
+                "--set extract.max_bad_fraction=...",
+            )
+
+
+def write_report(store: Location, outcome: Outcome, *, run_id: str, resolved: str) -> None:
+    """Write what a run did into the store, with its whole configuration."""
+    # asdict() would count a Counter's items instead of copying it, and JSON has no pairs as keys.
+    report = asdict(outcome) | {"bad_rows": dict(outcome.bad_rows)}
+    report |= {"run_id": run_id, "pipeline": json.loads(resolved)}
+    store.write(f"runs/{run_id}/report.json", json.dumps(report, indent=1).encode())
+
+
+def progress_key(run_id: str) -> str:
+    """Return where a run says how far it is."""
+    return f"runs/{run_id}/progress.json"
+
+
+def stop_key(run_id: str) -> str:
+    """Return the object that asks a run to stop."""
+    return f"runs/{run_id}/stop"
