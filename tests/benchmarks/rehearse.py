@@ -164,7 +164,7 @@ def require_space(path: Path, rows: int) -> None:
     if free < needed:
         fits = int(free / (ROW_BYTES + PAIR_BYTES) / HEADROOM)
         raise SystemExit(
-            f"{path.parent}: {free / 1e9:.1f} GB are free, {rows} rows need {needed / 1e9:.1f} GB; ROWS={fits} would fit"
+            f"{path.parent}: {free / 1e9:.1f} GB are free, {rows} rows need {needed / 1e9:.1f}; ROWS={fits} would fit"
         )
 
 

@@ -34,8 +34,7 @@ from tests.benchmarks.rounds import Measure, medians, nested, single, table
 from tests.benchmarks.store_io import read_speeds, write_speeds
 from tests.benchmarks.synthetic_store import make_store
 from train.order import BatchOrder
-from train.projection import Projection
-from train.spans import AllFeaturesReader, Spans, TargetReader
+from train.spans import Sampling, TargetReader
 from train.stream import Stream
 
 TEACHERS = {f"teacher{number}": 512 for number in range(6)}
@@ -64,18 +63,10 @@ class Ours:
         self.order = BatchOrder(rows, seed=SEED, batch_size=BATCH, **blocks)
         self.span_steps = window_blocks * store.info.chunk_rows // BATCH
 
-    def features(self, threads: int) -> Iterator[int]:
-        """Yield the size of each batch with all teachers' features."""
+    def features(self, threads: int, *, sampling: Sampling = "all") -> Iterator[int]:
+        """Yield the size of each batch of the trainer's stream, with the features of all teachers or of one per row."""
         known: dict[str, Any] = {"teachers": self.store.teachers, "available_NT": self.available_NT, "seed": SEED}
-        reader = AllFeaturesReader(self.store, threads=threads, **known)
-        for batch in itertools.chain.from_iterable(Spans(self.order, reader, span_steps=self.span_steps)):
-            yield len(batch.drawn_B)
-
-    def targets(self) -> Iterator[int]:
-        """Yield the size of each batch of the trainer's stream: one drawn teacher per row, projected."""
-        known: dict[str, Any] = {"teachers": self.store.teachers, "available_NT": self.available_NT, "seed": SEED}
-        hashes = {teacher: self.store.spec(teacher).hash for teacher in self.store.teachers}
-        reader = TargetReader(self.store, Projection.identity(hashes, latent_dim=512), **known)
+        reader = TargetReader(self.store, **known, sampling=sampling, threads=threads)
         captions = [""] * self.store.info.rows
         for batch in Stream(self.order, NoPixels(), captions, targets=reader, span_steps=self.span_steps):
             yield len(batch.rows_B)
@@ -205,7 +196,7 @@ def peak_memory(out: Path, window_blocks: int) -> dict[str, float]:
         "print(json.dumps([before, peak()]))\n"
     )
     found = {"window": window_blocks * 256 * sum(TEACHERS.values()) * 2 * 2 / 2**20}
-    for name, call in (("features", "features(2)"), ("targets", "targets()")):
+    for name, call in (("all", "features(2)"), ("drawn", "features(2, sampling='uniform_one')")):
         done = subprocess.run([sys.executable, "-c", code.format(call)], check=True, capture_output=True, text=True)
         before, after = json.loads(done.stdout)
         found |= {f"{name}_before": round(before), f"{name}_peak": round(after)}
@@ -238,7 +229,9 @@ def loaders(ours: Ours, limit: MemoryLimit, peers: Peers | None, names: list[str
         found["memory_limit_reusing", key] = partial(limit.speed, workers, reuse=True)
         for name in names if peers else []:
             found[name, key] = partial(peers.speed, name, workers)
-    found["trainer_drawn_and_projected", "0"] = lambda: ours.speed(ours.targets(), spans=1, warm=2)
+        found["ours_one_drawn_teacher", key] = lambda threads=max(1, workers): ours.speed(
+            ours.features(threads, sampling="uniform_one")
+        )
     found["zarr", "0"] = ours.through_zarr
     return found
 
