@@ -9,8 +9,6 @@ Axes: N images, M distinct texts, E embedding width, P pairs of an image and a t
 from __future__ import annotations
 
 import logging
-import re
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +20,7 @@ from evaluate.task_result import Predictions, TaskResult, result_of
 from store.errors import EvaluationError
 
 from .inputs import Array, unit_norm
+from .texts import normalised
 
 log = logging.getLogger(__name__)
 
@@ -132,12 +131,6 @@ def ranks(image_NE: Array, text_ME: Array, *, pair_image: Numbers, pair_text: Nu
             image_rank[rows] += np.count_nonzero(cosine >= image_bar[rows, None], axis=1)
             text_rank[columns] += np.count_nonzero(cosine >= text_bar[columns], axis=0)
     return image_rank, text_rank
-
-
-def normalised(text: str) -> str:
-    """Return a text without case, punctuation and superfluous spaces."""
-    kept = re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold())
-    return kept.strip()
 
 
 def distinct_texts(texts: Sequence[str]) -> tuple[Numbers, Numbers]:

@@ -1,0 +1,76 @@
+"""Training a small head until validation no longer gets better. The only place that seeds torch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from store.errors import TrainingDivergedError
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Stopped:
+    """How a training ended.
+
+    Attributes:
+        best_epoch: from 1; its weights are kept.
+        epochs: how many were made.
+        best: validation score of the best, None without validation.
+    """
+
+    best_epoch: int
+    epochs: int
+    best: float | None
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Have torch's weights and dropout follow from a seed, and leave its generator as it was."""
+    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        torch.manual_seed(seed)
+        yield
+
+
+def train_until_no_better(
+    model: torch.nn.Module,
+    *,
+    epoch: Callable[[int], float],
+    validate: Callable[[], float] | None,
+    epochs: int,
+    patience: int,
+) -> Stopped:
+    """Train, and keep the weights of the epoch with the highest score.
+
+    Args:
+        model: what is trained.
+        epoch: makes one epoch and returns its mean loss.
+        validate: the score, higher is better; without it all epochs are made and the last weights kept.
+        epochs: at most.
+        patience: stop after so many epochs without a better score.
+
+    Raises:
+        TrainingDivergedError: a loss is not finite.
+    """
+    best, best_epoch, kept, number = -np.inf, 0, None, 0
+    for number in range(1, epochs + 1):
+        model.train()
+        loss = epoch(number)
+        if not np.isfinite(loss):
+            raise TrainingDivergedError(f"the loss of epoch {number} is {loss}", hint="use a lower learning rate")
+        if validate is None:
+            continue
+        model.eval()
+        score = validate()
+        if score > best:
+            best, best_epoch, kept = score, number, copy.deepcopy(model.state_dict())
+        elif number - best_epoch >= patience:
+            break
+    if kept is not None:
+        model.load_state_dict(kept)
+    model.eval()
+    return Stopped(best_epoch=best_epoch or number, epochs=number, best=None if kept is None else float(best))

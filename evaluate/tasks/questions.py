@@ -1,0 +1,86 @@
+"""Questions about images as arrays, and what a head sees of them.
+
+Axes: N questions, E embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from store.errors import EvaluationError
+
+from .inputs import Array, unit_norm
+from .texts import normalised
+
+CLOSED_ANSWERS = frozenset({"yes", "no"})
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Questions:
+    """A split of questions about images.
+
+    Attributes:
+        ids: N names.
+        image: (N, E) embeddings of each question's image; one with several questions is there several times.
+        question: (N, E) embeddings of the questions' texts.
+        answers: N right answers.
+        images: N names of images (or patients): all questions of one stay together.
+        closed: (N,) whether yes or no, or another choice that the question names; by the answer if None.
+    """
+
+    ids: Sequence[str]
+    image: Array
+    question: Array
+    answers: Sequence[str]
+    images: Sequence[str]
+    closed: Array | None = None
+
+    def __post_init__(self) -> None:
+        """See that everything has the same length, and that embeddings can be compared."""
+        names = ("ids", "image", "question", "answers", "images")
+        lengths = {name: len(getattr(self, name)) for name in names}
+        if self.closed is not None:
+            lengths["closed"] = len(self.closed)
+        if len(set(lengths.values())) > 1:
+            raise EvaluationError(f"the parts of a split of questions differ in length: {lengths}")
+        if self.image.shape[1:] != self.question.shape[1:]:
+            raise EvaluationError(
+                f"images are embedded as {self.image.shape[1:]}, questions as {self.question.shape[1:]}"
+            )
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Questions:
+        """Return some of the questions."""
+        return Questions(
+            ids=[self.ids[int(row)] for row in rows],
+            image=self.image[rows],
+            question=self.question[rows],
+            answers=[self.answers[int(row)] for row in rows],
+            images=[self.images[int(row)] for row in rows],
+            closed=None if self.closed is None else self.closed[rows],
+        )
+
+    @property
+    def is_closed(self) -> npt.NDArray[np.bool_]:
+        """Whether each question is a closed one."""
+        if self.closed is not None:
+            return np.asarray(self.closed, bool)
+        return np.array([normalised(answer) in CLOSED_ANSWERS for answer in self.answers])
+
+
+def fused(split: Questions, *, what: str) -> npt.NDArray[np.float32]:
+    """Return [u; v; u*v; |u-v|] of every question, (N, 4E).
+
+    u and v are scaled to the length sqrt(E): their entries, and those of product and difference, are then all near 1.
+
+    Args:
+        split: of which u are the images' embeddings, v the questions'.
+        what: for messages.
+    """
+    width = np.sqrt(split.image.shape[1])
+    u_NE = width * unit_norm(split.image, what=f"{what} image embeddings")
+    v_NE = width * unit_norm(split.question, what=f"{what} question embeddings")
+    return np.concatenate([u_NE, v_NE, u_NE * v_NE, np.abs(u_NE - v_NE)], axis=1).astype(np.float32)
