@@ -19,6 +19,7 @@ from store.yaml_tree import KeyPath
 from .config import fillable
 from .dataset_split import SplitRule
 from .formats.rules import ReadRule
+from .metrics import METRICS
 
 TaskName = Literal["zero_shot", "linear_probe", "retrieval", "vqa", "survival", "diagnosis"]
 TASKS: tuple[TaskName, ...] = ("zero_shot", "linear_probe", "retrieval", "vqa", "survival", "diagnosis")
@@ -151,7 +152,7 @@ class DatasetEntry(Section):
         title: as people call it.
         modality: one of the nine, ``mixed`` or ``other``.
         tasks: what it is used for, each with its primary metric.
-        source: address of the dataset's own page.
+        source: address of the page of the dataset, or the file here that draws it.
         facts_from: addresses where the facts of this entry are said, if not at the source.
         licence: as the source states it, or ``not stated``.
         access: ``open`` to anyone, after ``registration``, or by an ``agreement`` that someone has to grant.
@@ -165,6 +166,8 @@ class DatasetEntry(Section):
         classes: what prompts say of each label, in the order of the scores' columns.
         label_map: further labels and the classes they count as.
         ignore_labels: labels whose items are left out, and counted.
+        keep: by column, the values of the records that are used; the others are counted as ignored.
+        one_hot: each class is a column, and one of them is 1.
         multi_label: set where an image may have several classes.
         positive: of two classes, the one that is looked for.
         templates: prompts with ``{label}``.
@@ -180,7 +183,7 @@ class DatasetEntry(Section):
     title: str
     modality: Modality
     tasks: dict[TaskName, Task] = Field(min_length=1)
-    source: str = Field(pattern=r"^https?://")
+    source: str = Field(pattern=r"^(https?://|evaluate/)")
     facts_from: list[str] = []
     licence: str
     access: Literal["open", "registration", "agreement"]
@@ -194,6 +197,8 @@ class DatasetEntry(Section):
     classes: dict[str, str | ClassText] = {}
     label_map: dict[str, str] = {}
     ignore_labels: list[str] = []
+    keep: dict[str, list[str]] = {}
+    one_hot: bool = False
     multi_label: MultiLabel | None = None
     positive: str | None = None
     templates: list[Template] = []
@@ -245,7 +250,10 @@ def _problems(entry: DatasetEntry, stem: str) -> Iterator[tuple[KeyPath, str]]:
     if entry.name != stem:
         yield ("name",), f"'{entry.name}' is not the name of the file, '{stem}'"
     yield from _label_problems(entry)
-    for task in entry.tasks:
+    for task, use in entry.tasks.items():
+        if use.primary not in METRICS:
+            known = suggest(use.primary, METRICS) or f"; expected one of {', '.join(METRICS)}"
+            yield ("tasks", task, "primary"), f"'{use.primary}' is no metric{known}"
         for field in NEEDED_FIELDS.get(task, ()):
             if getattr(entry.fields, field) is None:
                 yield ("tasks", task), f"needs fields.{field}"
@@ -262,7 +270,7 @@ def _label_problems(entry: DatasetEntry) -> Iterator[tuple[KeyPath, str]]:
     labelled = [task for task in entry.tasks if task in LABELLED]
     if labelled and len(entry.classes) < (1 if entry.multi_label else 2):
         yield ("tasks", labelled[0]), f"needs classes: at least two, there are {len(entry.classes)}"
-    by_columns = entry.multi_label is not None and entry.multi_label.by == "columns"
+    by_columns = entry.one_hot or (entry.multi_label is not None and entry.multi_label.by == "columns")
     if labelled and entry.fields.label is None and not by_columns and entry.read.format != "medmnist":
         yield ("tasks", labelled[0]), "needs fields.label"
     if labelled and len(entry.classes) == 2 and not entry.multi_label and entry.positive is None:
@@ -272,6 +280,8 @@ def _label_problems(entry: DatasetEntry) -> Iterator[tuple[KeyPath, str]]:
     for label, name in entry.label_map.items():
         if name not in entry.classes:
             yield ("label_map", label), f"'{name}' is not one of classes{suggest(name, entry.classes)}"
+    if entry.one_hot and entry.multi_label:
+        yield ("one_hot",), "several columns may be 1 in a multi-label dataset; drop one of the two keys"
     if "zero_shot" in entry.tasks and not all(entry.prompts()):
         yield ("tasks", "zero_shot"), "needs templates, or prompts of every class"
     if "zero_shot" in entry.tasks and entry.multi_label and not entry.negative_templates:

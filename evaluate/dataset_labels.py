@@ -37,6 +37,9 @@ class Labels:
         A label that is not listed is counted, and taken for the first class: ``finish`` refuses the dataset.
         """
         rule = self._entry.multi_label
+        if self._entry.one_hot:
+            names = self._columns(values, ["1", "1.0", "true"])
+            return self._place(" and ".join(names) or "no class") if len(names) != 1 else self._places[names[0]]
         if rule is None:
             found = _texts(values, self._path)
             label = found[0] if found else ""
@@ -64,13 +67,16 @@ class Labels:
 
     def _several(self, values: Mapping[str, Any], rule: MultiLabel) -> list[str]:
         if rule.by == "columns":
-            missing = [name for name in self._entry.classes if name not in values]
-            if missing:
-                known = ", ".join(list(values)[:SHOWN])
-                raise EvaluationError(f"{self._entry.name}: no column for the class {missing[0]!r}; there are {known}")
-            return [name for name in self._entry.classes if as_text(values[name]) in rule.yes]
+            return self._columns(values, rule.yes)
         found = _texts(values, self._path)
         return found if rule.by == "list" else [part.strip() for text in found for part in text.split(rule.separator)]
+
+    def _columns(self, values: Mapping[str, Any], yes: list[str]) -> list[str]:
+        missing = [name for name in self._entry.classes if name not in values]
+        if missing:
+            known = ", ".join(list(values)[:SHOWN])
+            raise EvaluationError(f"{self._entry.name}: no column for the class {missing[0]!r}; there are {known}")
+        return [name for name in self._entry.classes if (as_text(values[name]) or "").lower() in yes]
 
     def _place(self, label: str) -> int:
         if label not in self._places:

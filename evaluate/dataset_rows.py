@@ -23,6 +23,10 @@ MISSING = frozenset({"", "?", "na", "n/a", "nan", "none", "null"})
 """Texts, in lower case, that tables have for a number that is not known."""
 
 
+YES_NO = frozenset({"yes", "no"})
+"""Answers, in lower case, of questions that count as closed where the dataset does not say which are."""
+
+
 @dataclass(kw_only=True, slots=True)
 class Row:
     """One item; columns as in ``Split``.
@@ -79,6 +83,9 @@ class RowReader:
         """
         texts = {name: self._text(record.values, name) for name in self._paths}
         self._names = self._names or list(record.values)
+        for path, kept in self._entry.keep.items():
+            if not {as_text(value) for value in values_at(record.values, path.split(".")) or ()} & set(kept):
+                return f"ignored {path}"
         if record.problem:
             return record.problem
         name = texts.get("id") or record.id
@@ -99,7 +106,10 @@ class RowReader:
             group=self._group(texts),
             patient=texts.get("patient"),
             target=target,
-            **{field: texts.get(field) for field in ("caption", "question", "answer", "answer_type")},
+            caption=texts.get("caption"),
+            question=texts.get("question"),
+            answer=texts.get("answer"),
+            answer_type=self._answer_type(texts, name),
             time=self._time(texts.get("time"), name),
             event=self._event(texts.get("event"), name),
             features=self._features(record.values),
@@ -131,6 +141,18 @@ class RowReader:
             return texts["bag"]
         by_patient = isinstance(self._entry.read, BagFiles) and self._entry.read.per == "patient"
         return texts.get("patient") if by_patient else None
+
+    def _answer_type(self, texts: Mapping[str, str | None], item: str) -> str | None:
+        if "vqa" not in self._entry.tasks:
+            return None
+        if "answer_type" not in self._paths:
+            return "closed" if (texts["answer"] or "").strip().lower() in YES_NO else "open"
+        stated = (texts["answer_type"] or "").strip().lower()
+        if stated not in {"open", "closed"}:
+            raise EvaluationError(
+                f"{self._entry.name}: {item}: expected the answer type open or closed, got {stated!r}"
+            )
+        return stated
 
     def _time(self, text: str | None, item: str) -> float | None:
         if text is None or "survival" not in self._entry.tasks:

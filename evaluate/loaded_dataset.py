@@ -56,7 +56,8 @@ class Split:
         ids: distinct within the dataset.
         patients: whose item it is; resamples by clusters go by it.
         targets: (N,) int64, positions among the classes; of a multi-label dataset (N, C) uint8.
-        captions, questions, answers, answer_types: N texts each.
+        captions, questions, answers: N texts each.
+        answer_types: N times ``open`` or ``closed``; where the dataset does not say it, questions of yes or no are closed.
         times: (N,) float64.
         events: (N,) bool, whether the event was seen.
         features: (N, D) float64 of a table; NaN where a value is missing.

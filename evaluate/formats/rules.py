@@ -17,22 +17,32 @@ def _relative(pattern: str) -> str:
     return pattern
 
 
-def _fields(pattern: str) -> str:
+def _with_columns(pattern: str) -> str:
     try:
         named = [(field, spec, how) for _, field, spec, how in Formatter().parse(pattern) if field is not None]
     except ValueError as error:
         raise ValueError(f"not a pattern: {error}") from None
-    wrong = [field for field, spec, how in named if not re.fullmatch(r"[A-Za-z_]\w*", field) or spec or how]
+    wrong = [field for field, spec, how in named if re.search(r"[.\[\]]|^\d*$", field) or spec or how]
     if wrong:
-        raise ValueError(f"in braces stands the name of a part, such as {{label}}, not '{wrong[0]}'")
+        raise ValueError(f"in braces stands the name of a column, such as {{label}}, not '{wrong[0]}'")
     return _relative(pattern)
+
+
+def _with_parts(pattern: str) -> str:
+    wrong = [name for name in re.findall(r"\{([^}]*)\}", _with_columns(pattern)) if not name.isidentifier()]
+    if wrong:
+        raise ValueError(f"a part of a path has a name of letters, digits and '_', not '{wrong[0]}'")
+    return pattern
 
 
 Path = Annotated[str, AfterValidator(_relative)]
 """A path or pattern with ``*``."""
 
-Pattern = Annotated[str, AfterValidator(_fields)]
-"""The same, with parts in braces: ``images/{split}/{label}/*.png``."""
+Pattern = Annotated[str, AfterValidator(_with_columns)]
+"""A path made of a record's columns, in braces: ``images/{image_id}.jpg``."""
+
+Parts = Annotated[str, AfterValidator(_with_parts)]
+"""A pattern that tells a record's columns, in braces: ``images/{split}/{label}/*.png``."""
 
 
 class FolderFiles(Section):
@@ -43,7 +53,7 @@ class FolderFiles(Section):
     """
 
     format: Literal["folders"]
-    files: list[Pattern] = Field(min_length=1)
+    files: list[Parts] = Field(min_length=1)
 
 
 class TableFiles(Section):
