@@ -258,7 +258,7 @@ def stop(
         "dead": f"run {done.run_id} is dead: it says that it runs, but holds the store no more",
         "stopped": f"run {done.run_id} stopped after {done.seconds:.1f} s; what it committed stays",
         "ended": f"run {done.run_id} came to its end before it was stopped",
-        "silent": f"run {done.run_id} has not stopped within {done.seconds:.0f} s; held by {done.lock}; the wish stays. "
+        "silent": f"run {done.run_id} has not stopped within {done.seconds:.0f} s; {done.lock} has it; the wish stays. "
         f"On object storage a run that was killed leaves its lock: python -m store unlock {place}",
     }
     if as_json:
