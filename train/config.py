@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from store.config import ConfigPath, Section
 from store.pipeline import Pipeline
 
+from .recipe_sections import ImprovedRecipe, PaperRecipe
+
 
 class ModelSection(Section):
     """The model to train; give ``config`` or ``init``.
@@ -170,56 +172,13 @@ class ProjectSection(Section):
     max_rows: int = Field(default=100_000, gt=1)
 
 
-class PaperRecipe(Section):
-    """The released MMKD-CLIP loss: task + feature_weight x feature + interactive_weight x interactive.
-
-    The defaults are the released configuration; each switch repairs one of its oddities.
-
-    Attributes:
-        feature_weight, interactive_weight: of the two terms that come from teachers.
-        target_norm: ``none`` takes projected features as they are, of lengths that differ between teachers; ``l2``
-            gives them length 1.
-        interactive_scale: ``log`` multiplies by ln(1/0.07) as the released code does; ``exp`` by 1/0.07, which it
-            evidently meant; ``learned`` begins there and is trained.
-        teacher_sampling: ``uniform_one`` draws one of a row's available teachers in each epoch; ``all`` uses all.
-        feature_dtype: ``bf16`` rounds projected features before they are compared; ``fp32`` does not.
-        local_loss: on several ranks, each computes the losses of its own rows; otherwise each computes all.
-        gather_with_grad: whether embeddings of other ranks carry a gradient; without it, it is missing or too small,
-            so false is refused.
-        shuffle: the released stage 2 goes through the pairs in one order when it runs in a single process; false does.
-    """
-
-    feature_weight: float = Field(default=50.0, ge=0)
-    interactive_weight: float = Field(default=1.0, ge=0)
-    target_norm: Literal["none", "l2"] = "none"
-    interactive_scale: Literal["log", "exp", "learned"] = "log"
-    teacher_sampling: Literal["uniform_one", "all"] = "uniform_one"
-    feature_dtype: Literal["bf16", "fp32"] = "bf16"
-    local_loss: bool = True
-    gather_with_grad: bool = True
-    shuffle: bool = True
-
-    @model_validator(mode="after")
-    def _gradients_reach_every_rank(self) -> PaperRecipe:
-        if not self.gather_with_grad:
-            harm = (
-                "the teachers' terms get no gradient at all"
-                if self.local_loss
-                else "gradients are those of one process divided by the number of ranks"
-            )
-            raise ValueError(
-                f"gather_with_grad: false with local_loss: {str(self.local_loss).lower()} silently trains wrongly on "
-                f"several ranks: {harm}; set gather_with_grad: true, local_loss may be either"
-            )
-        return self
-
-
 class StudentRun(Section):
     """Stage 2: a student trained on the store's pairs.
 
     Attributes:
-        recipe: ``paper`` distils; ``task_only`` trains on the same pairs and batches without any teacher.
-        paper: the recipe's numbers.
+        recipe: ``paper`` and ``improved`` distil; ``task_only`` trains on the same pairs and batches without any
+            teacher.
+        paper, improved: the recipe's numbers.
         out: folder of the trained model.
         model: what is trained.
         optimization: how.
@@ -228,8 +187,9 @@ class StudentRun(Section):
         window_blocks: store chunks whose rows are mixed; bounds what is held in memory.
     """
 
-    recipe: Literal["paper", "task_only"]
+    recipe: Literal["paper", "improved", "task_only"]
     paper: PaperRecipe = PaperRecipe()
+    improved: ImprovedRecipe = ImprovedRecipe()
     out: ConfigPath
     model: ModelSection
     optimization: Optimization

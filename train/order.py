@@ -224,6 +224,24 @@ def draw_teacher(available_BT: NDArray[np.bool_], rows_B: Rows, *, seed: int, ep
     return np.where(count_B > 0, teacher_B, -1)
 
 
+def coins(rows_B: Rows, count: int, *, seed: int, step: int) -> NDArray[np.bool_]:
+    """Toss fair coins for each row, (B, count): a function of seed, step, row and the coin's number.
+
+    Args:
+        rows_B: store rows.
+        count: coins per row.
+        seed: 0 to 2**64 - 1.
+        step: of the run.
+    """
+    key = _mix(np.array([seed], dtype=np.uint64) + np.uint64(_GOLDEN))
+    # Draws of teachers use the key with the epoch as it is: another constant keeps coins apart from them.
+    key = _mix(key ^ _mix(np.array([step], dtype=np.uint64) ^ np.uint64(_MIX_2)))
+    row_B = _mix(key ^ _mix(rows_B.astype(np.uint64) + np.uint64(_GOLDEN)))
+    hash_BC = _mix(row_B[:, None] + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN))
+    found: NDArray[np.bool_] = hash_BC >> np.uint64(63) == 1
+    return found
+
+
 def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Scramble 64-bit words, one to one: the output function of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(_MIX_1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,8 +14,11 @@ from store.reader import FeatureStore
 from .config import StudentRun
 from .objective import Objective, TaskObjective
 from .projection import Projection
+from .recipe_improved import ImprovedObjective, TeacherFacts
 from .recipe_paper import PaperObjective
+from .recipe_sections import ImprovedRecipe
 from .spans import Sampling, TargetReader
+from .teacher_statistics import fit_statistics, kept_statistics
 
 ObjectiveMaker: TypeAlias = Callable[[Path, int], Objective]
 """Makes an objective for a run's folder, where what it is fitted to is kept, and the width of the student."""
@@ -27,23 +30,67 @@ def task_only(folder: Path, embed_dim: int) -> Objective:
     return TaskObjective()
 
 
-def objective_maker(run: StudentRun, projection: Projection | None) -> ObjectiveMaker:
+def objective_maker(
+    run: StudentRun, projection: Projection | None, store: FeatureStore, available_NT: npt.NDArray[np.bool_]
+) -> ObjectiveMaker:
     """Return what makes a student's objective.
 
     Args:
         run: its section.
         projection: for the recipe that has one.
+        store: whose teachers teach.
+        available_NT: which teacher may teach which row.
     """
     if run.recipe == "paper" and projection is not None:
         return lambda _folder, _embed_dim: PaperObjective(run.paper, projection)
+    if run.recipe == "improved":
+        teaching = [name for number, name in enumerate(store.teachers) if available_NT[:, number].any()]
+        columns = [store.teachers.index(name) for name in teaching]
+        return lambda folder, embed_dim: _improved(
+            run, store, teaching, available_NT[:, columns], folder=folder, embed_dim=embed_dim
+        )
     return task_only
+
+
+def _improved(
+    run: StudentRun,
+    store: FeatureStore,
+    teachers: Sequence[str],
+    available_NT: npt.NDArray[np.bool_],
+    *,
+    folder: Path,
+    embed_dim: int,
+) -> Objective:
+    recipe, seed, statistics = run.improved, run.optimization.seed, None
+    if recipe.uses_statistics:
+        statistics = kept_statistics(
+            folder,
+            lambda: fit_statistics(
+                store, teachers, available_NT, rows=recipe.statistics_rows, seed=seed, phi_s=recipe.phi_s
+            ),
+            spec_hashes={name: store.spec(name).hash for name in teachers},
+        )
+    return ImprovedObjective(
+        recipe, teacher_facts(store, teachers, recipe), embed_dim=embed_dim, statistics=statistics, seed=seed
+    )
+
+
+def teacher_facts(store: FeatureStore, teachers: Sequence[str], recipe: ImprovedRecipe) -> dict[str, TeacherFacts]:
+    """Return what is known of teachers: their specs' logit scales, or else the recipe's."""
+    facts = {}
+    for name in teachers:
+        spec = store.spec(name)
+        noted = spec.notes.get("logit_scale")
+        scale = recipe.logit_scales.get(name) if noted is None else float(noted)
+        facts[name] = TeacherFacts(width=spec.embed_dim, logit_scale=scale)
+    return facts
 
 
 def target_reader(run: StudentRun, store: FeatureStore, available_NT: npt.NDArray[np.bool_]) -> TargetReader | None:
     """Return what reads the features that a student's objective needs; None if it needs none."""
     if run.recipe == "task_only":
         return None
-    sampling: Sampling = run.paper.teacher_sampling
+    sampling: Sampling = "all" if run.recipe == "improved" else run.paper.teacher_sampling
     return TargetReader(
         store, teachers=store.teachers, available_NT=available_NT, seed=run.optimization.seed, sampling=sampling
     )

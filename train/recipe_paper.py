@@ -11,7 +11,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from .config import PaperRecipe
 from .gather import Across
 from .loss import (
     CORRECTED_INTERACTIVE_SCALE,
@@ -23,6 +22,7 @@ from .loss import (
 )
 from .objective import MAX_LOGIT_SCALE, Objective
 from .projection import Projection, apply_projection
+from .recipe_sections import PaperRecipe
 from .spans import TeacherTargets
 from .stream import Batch
 

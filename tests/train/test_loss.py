@@ -8,6 +8,7 @@ import torch
 from open_clip.loss import ClipLoss, DistillClipLoss
 from torch.nn import functional
 
+from tests.train.teacher_case import numpy_unit
 from train.loss import (
     CORRECTED_INTERACTIVE_SCALE,
     PAPER_INTERACTIVE_SCALE,
@@ -31,10 +32,6 @@ def golden_inputs():
 def drawn_inputs(seed=0, rows=6, width=5, dtype=torch.float64):
     generator = np.random.default_rng(seed)
     return [torch.from_numpy(generator.normal(size=(rows, width))).to(dtype) for _ in range(4)]
-
-
-def numpy_unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def numpy_diagonal_cross_entropy(logits):

@@ -10,10 +10,10 @@ import torch
 from pydantic import ValidationError
 
 from tests.train.test_loss import LOGIT_SCALE, drawn_inputs, golden_inputs, numpy_paper_terms
-from train.config import PaperRecipe
 from train.loss import CORRECTED_INTERACTIVE_SCALE, interactive_loss
 from train.projection import Projection
 from train.recipe_paper import PaperObjective
+from train.recipe_sections import PaperRecipe
 from train.spans import Targets, TeacherTargets
 from train.stream import Batch
 

@@ -1,0 +1,61 @@
+"""A batch with three teachers of different widths, for tests of objectives."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from train.recipe_improved import ImprovedObjective, TeacherFacts
+from train.recipe_sections import ImprovedRecipe
+from train.spans import Targets, TeacherTargets
+from train.stream import Batch
+from train.teacher_statistics import TeacherStatistics, side_statistics
+
+WIDTHS = {"a": 4, "b": 8, "c": 12}
+SCALES = {"a": 20.0, "b": 50.0, "c": 7.0}
+ROWS, STUDENT = 6, 5
+SIDES = ("image", "text")
+
+
+def numpy_unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+class Case:
+    """Student embeddings and features of three teachers, each absent somewhere, and the last one nearly everywhere."""
+
+    def __init__(self, seed=0, rows=ROWS):
+        rng = np.random.default_rng(seed)
+        self.student = {side: rng.normal(size=(rows, STUDENT)) for side in SIDES}
+        self.features = {
+            (name, side): numpy_unit(rng.normal(size=(rows, width)) + 0.5)
+            for name, width in WIDTHS.items()
+            for side in SIDES
+        }
+        self.mask = {name: rng.random(rows) < 0.7 for name in WIDTHS}
+        self.mask["c"][:] = False
+        self.mask["c"][rows // 2] = True
+        drawn = {key: numpy_unit(rng.normal(size=(60, WIDTHS[key[0]])) + 0.5) for key in self.features}
+        self.statistics = TeacherStatistics(
+            sides={key: side_statistics(part) for key, part in drawn.items()}, spec_hashes=dict.fromkeys(WIDTHS, "0")
+        )
+
+    def batch(self, names=tuple(WIDTHS), order=None):
+        """A batch of some rows in some order; absent features never reach it."""
+        order = np.arange(len(self.student["image"])) if order is None else order
+        teachers = {}
+        for name in names:
+            places = np.flatnonzero(self.mask[name][order])
+            image, text = (torch.from_numpy(self.features[name, side][order][places]) for side in SIDES)
+            teachers[name] = TeacherTargets(image_KD=image, text_KD=text, places_K=torch.from_numpy(places))
+        targets = Targets(rows=len(order), teachers=teachers)
+        return Batch(step=3, rows_B=100 + order, pixels_BHWC=None, captions=[], targets=targets)
+
+    def embeddings(self, order=slice(None)):
+        return [torch.from_numpy(self.student[side][order]).requires_grad_() for side in SIDES]
+
+    def objective(self, names=tuple(WIDTHS), **settings):
+        facts = {name: TeacherFacts(width=WIDTHS[name], logit_scale=SCALES[name]) for name in names}
+        recipe = ImprovedRecipe(**settings)
+        made = ImprovedObjective(recipe, facts, embed_dim=STUDENT, statistics=self.statistics, seed=5)
+        return made.double()
