@@ -15,10 +15,12 @@ from store.console import main
 from store.errors import ConfigError
 from store.pipeline import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption
 
+from . import commands_datasets
 from .config import EvaluatePipeline
 from .table import results_table
 
 app = typer.Typer(help="Compare students with their teachers.", no_args_is_help=True, add_completion=False)
+commands_datasets.add_commands(app)
 
 DatasetOption = Annotated[str | None, typer.Option(help="Which of evaluate.zero_shot; all if left out.")]
 

@@ -66,12 +66,16 @@ class EvaluateSection(Section):
         zero_shot: datasets by name.
         batch_size: images or prompts of a forward pass.
         threads: of CPU arithmetic.
+        datasets: folders with datasets of your own, beside those of the registry (docs/datasets.md).
+        data_root: where the files of datasets lie; MMKD_DATA, else ``data``, if left out.
     """
 
     out: ConfigPath
     zero_shot: dict[str, ZeroShotDataset] = Field(min_length=1)
     batch_size: int = Field(default=256, gt=0)
     threads: int = Field(default=2, gt=0)
+    datasets: list[ConfigPath] = []
+    data_root: ConfigPath | None = None
 
 
 class EvaluatePipeline(ExtractPipeline, TrainPipeline):

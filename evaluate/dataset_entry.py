@@ -45,6 +45,9 @@ Origin = Literal["official", "inferred", "ours"]
 LABELLED: frozenset[str] = frozenset({"zero_shot", "linear_probe", "diagnosis"})
 """Tasks whose targets are classes."""
 
+TRAINED: frozenset[str] = frozenset({"linear_probe", "vqa", "survival", "diagnosis"})
+"""Tasks that train something."""
+
 NEEDED_FIELDS: dict[TaskName, tuple[str, ...]] = {
     "retrieval": ("caption",),
     "vqa": ("question", "answer"),
@@ -254,6 +257,8 @@ def _problems(entry: DatasetEntry, stem: str) -> Iterator[tuple[KeyPath, str]]:
         if use.primary not in METRICS:
             known = suggest(use.primary, METRICS) or f"; expected one of {', '.join(METRICS)}"
             yield ("tasks", task, "primary"), f"'{use.primary}' is no metric{known}"
+        if task in TRAINED and entry.split.rule == "all_test":
+            yield ("tasks", task), "needs items for training; by split, all are for testing"
         for field in NEEDED_FIELDS.get(task, ()):
             if getattr(entry.fields, field) is None:
                 yield ("tasks", task), f"needs fields.{field}"

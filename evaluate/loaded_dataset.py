@@ -57,7 +57,7 @@ class Split:
         patients: whose item it is; resamples by clusters go by it.
         targets: (N,) int64, positions among the classes; of a multi-label dataset (N, C) uint8.
         captions, questions, answers: N texts each.
-        answer_types: N times ``open`` or ``closed``; where the dataset does not say it, questions of yes or no are closed.
+        answer_types: N times ``open`` or ``closed``; where the dataset does not say it, yes or no is closed.
         times: (N,) float64.
         events: (N,) bool, whether the event was seen.
         features: (N, D) float64 of a table; NaN where a value is missing.

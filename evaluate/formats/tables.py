@@ -80,7 +80,7 @@ def read_table(
     source, file = ImageSource(root), path.relative_to(root).as_posix()
     patterns = [image] if isinstance(image, str) else list(image or ())
     for number, values in enumerate(rows(path, columns=columns)):
-        record = Record(id=f"{path.stem}-{number:07d}", file=file, values=values)
+        record = Record(id=f"{file}:{number}", file=file, values=values)
         if patterns and "{" in patterns[0]:
             names = [filled(pattern, values, where=file) for pattern in patterns]
             _put_file(record, source, root, names)
