@@ -23,12 +23,16 @@ from .teacher_entry import TeacherEntry
 log = logging.getLogger("extract")
 
 MMKD = "mmkd"
+
+PAPER_ROWS = 2_900_000
+"""Pairs of the paper's corpus."""
+
 TeachersPipelineOption = Annotated[str, typer.Option("--pipeline", help="Whose teachers.")]
 
 
 def add_commands(app: typer.Typer) -> None:
     """Add this module's commands to a program."""
-    app.command(epilog="Example: python -m extract teachers --pipeline mmkd --json")(teachers)
+    app.command(epilog="Example: python -m extract teachers --profile --random-weights --rows 2900000")(teachers)
     app.command(epilog="Example: python -m extract fetch biomedclip plip")(fetch)
     app.command(epilog="Example: python -m extract golden --against MMKDCLIP_DATA --teacher pmcclip")(golden)
 
@@ -39,10 +43,38 @@ def teachers(
     config: ConfigOption = PIPELINES_FILE,
     set_: SetOption = None,
     as_json: JsonOption = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Measure speed and memory on this machine.")] = False,
+    rows: Annotated[int, typer.Option(min=1, help="Say how many hours so many rows take.")] = PAPER_ROWS,
+    teacher: Annotated[list[str] | None, typer.Option(help="Only these teachers.")] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Profile teachers whose weights are not here, in full size.")
+    ] = False,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows of a forward pass of the profile.")] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="Of each measurement of the profile, at least.")] = 3.0,
 ) -> None:
-    """List a pipeline's teachers: where their weights come from, and whether they are on this machine."""
+    """List a pipeline's teachers: where their weights come from, and whether they are on this machine.
+
+    With --profile: images and captions per second and memory of each, all of them resident, and hours for --rows.
+    """
     loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
-    described = {name: describe(name, entry) for name, entry in loaded.teachers.items()}
+    chosen = _chosen(loaded, teacher)
+    if profile:
+        from .profile_command import print_profile, run_profile
+
+        found = run_profile(
+            chosen,
+            loaded.extract,
+            rows=rows,
+            batch_size=batch_size,
+            seconds=seconds,
+            random_weights=random_weights,
+        )
+        if as_json:
+            sys.stdout.write(json.dumps(found.as_json(), indent=1) + "\n")
+        else:
+            print_profile(found)
+        return
+    described = {name: describe(name, entry) for name, entry in chosen.items()}
     if as_json:
         sys.stdout.write(json.dumps(described, indent=1) + "\n")
     else:

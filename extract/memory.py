@@ -1,0 +1,43 @@
+"""How much memory a device holds for this process: now, and at most since a moment."""
+
+from __future__ import annotations
+
+import re
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+STATUS = Path("/proc/self/status")
+RESET = Path("/proc/self/clear_refs")
+
+
+def held_bytes(device: str) -> int:
+    """Return the bytes held now: a GPU's by tensors, else the process's resident memory."""
+    if device == "cuda":
+        return int(torch.cuda.memory_allocated())
+    return _status_bytes("VmRSS") if STATUS.is_file() else peak_bytes(device)
+
+
+def begin_peak(device: str) -> None:
+    """Let `peak_bytes` count from here on, where the system can."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif RESET.exists():
+        RESET.write_text("5")  # Linux: forget the highest resident size so far
+
+
+def peak_bytes(device: str) -> int:
+    """Return the most bytes held since `begin_peak`; since the process began where the system cannot forget."""
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    if STATUS.is_file():
+        return _status_bytes("VmHWM")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _status_bytes(field: str) -> int:
+    found = re.search(rf"^{field}:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else 0
