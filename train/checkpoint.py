@@ -9,6 +9,7 @@ import io
 import logging
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,8 @@ class Checkpoints:
         files = self._files()
         for path in reversed(files):
             try:
-                state: State = torch.load(path, map_location="cpu", weights_only=True)
-            except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+                state = _read(path)
+            except (OSError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
                 log.warning("%s cannot be read (%s); an older one is taken", path, str(error).splitlines()[0])
                 continue
             if state.get("format") != FORMAT:
@@ -81,3 +82,13 @@ class Checkpoints:
         if not self._folder.is_dir():
             return []
         return sorted(path for path in self._folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+def _read(path: Path) -> State:
+    # torch reads what is damaged as other numbers, or fails in many ways: the checksums come first.
+    with zipfile.ZipFile(path) as file:
+        damaged = file.testzip()
+    if damaged:
+        raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
+    state: State = torch.load(path, map_location="cpu", weights_only=True)
+    return state

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from store.console import progress
+from store.faults import reached
 
 from .checkpoint import Checkpoints, State
 from .config import Optimization
@@ -152,6 +153,7 @@ def fit(
                 terms, step = training.updater.update(batch), batch.step
                 if training.ema:
                     training.ema.update()
+                reached("train.step")
                 last = step == settings.steps - 1
                 if step % settings.log_every == 0 or last:
                     write(step, _numbers(terms, training, step, seconds=time.monotonic() - began))
