@@ -70,8 +70,7 @@ def begin_model(folder: Path, section: ModelSection, captions: Sequence[str], *,
         learned = {"vocab_size": size, "hf_tokenizer_name": "learned", "pool_type": "eos", "eos_id": SEP_ID}
         model_cfg["text_cfg"] = {**model_cfg.get("text_cfg", {}), **learned}
     elif model_cfg.get("text_cfg", {}).get("hf_tokenizer_name"):
-        # open_clip reads a folder's tokenizer from the folder, so a named one is copied there.
-        AutoTokenizer.from_pretrained(model_cfg["text_cfg"]["hf_tokenizer_name"]).save_pretrained(str(folder))
+        _copy_tokenizer(model_cfg["text_cfg"]["hf_tokenizer_name"], folder)
     config = {"model_cfg": model_cfg, "preprocess_cfg": section.preprocess}
     (folder / HF_CONFIG_NAME).write_text(json.dumps(config, indent=1))
     with torch.random.fork_rng(devices=[]):
@@ -82,6 +81,26 @@ def begin_model(folder: Path, section: ModelSection, captions: Sequence[str], *,
         tower = open_clip.create_model(name, pretrained=source, require_pretrained=True).visual
         student.model.visual.load_state_dict(tower.state_dict())
     return student
+
+
+def _copy_tokenizer(name: str, folder: Path) -> None:
+    """Copy a named tokenizer into a model's folder, because open_clip reads a folder's tokenizer from there.
+
+    Raises:
+        WeightsNotFoundError: it is neither in a folder here nor to be had from the hub.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # transformers and the hub's client raise nearly anything
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsNotFoundError(
+            f"model.config.text_cfg.hf_tokenizer_name: {name} is no folder with a tokenizer, and the hub does not give "
+            f"it ({reason})",
+            hint=f"put config.json and vocab.txt (or tokenizer.json and tokenizer_config.json) of hf {name} into a "
+            "folder and name that by its absolute path; or run it once where the hub answers (HF_ENDPOINT names a "
+            "mirror), and copy HF_HOME from there",
+        ) from error
+    tokenizer.save_pretrained(str(folder))
 
 
 def _copy_without_weights(source: Path, folder: Path) -> None:

@@ -89,6 +89,19 @@ def test_a_caption_ends_with_the_token_at_which_the_text_tower_pools(tmp_path, t
     assert ((tokens_BL == 3).sum(dim=1) == 1).all()
 
 
+def test_a_tokenizer_that_is_not_here_is_asked_for_by_file_and_repository(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as the variable of that name does
+    name = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
+    config = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {"hf_model_name": name, "hf_tokenizer_name": name}}
+    with pytest.raises(
+        WeightsNotFoundError, match=rf"hf_tokenizer_name: {name} is no folder with a tokenizer"
+    ) as caught:
+        begin_model(tmp_path, ModelSection(config=config), [], seed=0)
+    assert (
+        f"put config.json and vocab.txt (or tokenizer.json and tokenizer_config.json) of hf {name}" in caught.value.hint
+    )
+
+
 def test_init_starts_from_the_weights_and_tokenizer_of_another_folder(tmp_path, tiny_model):
     source = begin_model(tmp_path / "source", ModelSection(**tiny_model), CAPTIONS, seed=7)
     save_weights(source, tmp_path / "source")
