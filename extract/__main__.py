@@ -85,6 +85,7 @@ def index(
     from store.create import index_corpus, settings_changed
     from store.curation_report import read_report, render
     from store.location import locate
+    from store.pairs import PairTable, only_caption
 
     loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
     corpus = _corpus_of(loaded)
@@ -107,6 +108,9 @@ def index(
         log.info("%s holds these %d pairs already: nothing to do", loaded.store.path, info.rows)
         return
     _warn(problems, found.num_problems if found else len(problems))
+    caption = only_caption(PairTable(locate(loaded.store.path), rows=info.rows), info)
+    if caption is not None:
+        log.warning("all %d captions are the same, %r; is that the caption's field?", info.rows, caption[:80])
     log.info("%s: %d pairs in %d ranges of %d rows", loaded.store.path, info.rows, info.ranges, info.range_rows)
 
 

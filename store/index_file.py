@@ -124,7 +124,7 @@ class FileIndexer:
         fields, record = self._source.fields, pair.record
         for problem in pair.problems:
             self.report.note(f"{self._name}: {pair.key}: {problem}")
-        captions = _captions(fields, record)
+        captions = [self._without_nul(pair, caption) for caption in _captions(fields, record)]
         if pair.uri is None and captions == [None]:
             self.report.note(f"{self._name}: {pair.key}: passed over, it has neither an image nor a caption")
             return []
@@ -147,6 +147,15 @@ class FileIndexer:
             for row in rows:
                 row["difference_hash"] = alike
         return rows
+
+    def _without_nul(self, pair: SourcePair, caption: str | None) -> str | None:
+        """Return a caption without NUL characters, which no text has and which end one in many a program."""
+        if caption is None or "\0" not in caption:
+            return caption
+        self.report.note(
+            f"{self._name}: {pair.key}: {caption.count(chr(0))} NUL characters of its caption are left out"
+        )
+        return caption.replace("\0", "")
 
     def _keep(self, row: dict[str, Any], raw: Mapping[str, list[str]]) -> bool:
         self.report.pairs += 1

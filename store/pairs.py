@@ -18,6 +18,7 @@ from .errors import CorpusError, CorruptChunkError, StoreError, StoreNotFoundErr
 from .key_index import KeyIndex
 from .location import Location
 from .object_file import open_parquet
+from .records import StoreInfo
 
 MEMBER = pa.struct([("offset", pa.int64()), ("nbytes", pa.int64()), ("column", pa.string()), ("row", pa.int64())])
 """Where an image lies inside a corpus file: offset and nbytes in a tar, column and row in a Parquet file.
@@ -238,6 +239,17 @@ def strings(table: pa.Table, column: str) -> npt.NDArray[np.object_]:
     """Return a string column as an object array, with None for null."""
     values: npt.NDArray[np.object_] = table[column].to_numpy(zero_copy_only=False)
     return values
+
+
+def only_caption(pairs: PairTable, info: StoreInfo) -> str | None:
+    """Return the caption that all rows of a store have; None where two differ or there are fewer than two."""
+    only: str | None = None
+    for range_id in range(info.ranges if info.rows > 1 else 0):
+        found = pc.unique(pairs.read(*info.bounds(range_id), ["caption"])["caption"].combine_chunks()).to_pylist()
+        only = found[0] if range_id == 0 else only
+        if found != [only]:
+            return None
+    return only
 
 
 def pairs_digest(table: pa.Table) -> str:

@@ -103,7 +103,13 @@ def _add_member(pair: SourcePair, suffix: str, member: tarfile.TarInfo, content:
         if "txt" in pair.record:
             pair.problems.append(f"a second caption, {member.name!r}, was passed over")
             return
-        pair.record["txt"] = content.decode("utf-8", errors="replace")
+        try:
+            pair.record["txt"] = content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            pair.problems.append(
+                f"{member.name!r} is not UTF-8 from byte {error.start} on; what is not is kept as \ufffd"
+            )
+            pair.record["txt"] = content.decode("utf-8", errors="replace")
     elif suffix == "json":
         try:
             metadata = json.loads(content)
