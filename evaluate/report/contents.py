@@ -1,0 +1,120 @@
+"""What the report shows, computed from a folder of results: boards, comparisons with teachers, means by modality."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from evaluate.boards import Board, boards
+from evaluate.comparison import Comparison, Evidence, compare, enough_resamples, of_model, shared
+from evaluate.records import read_results
+from evaluate.result_record import Result, ResultRecord
+from evaluate.statistics import Interval, interval
+from store.console import progress
+
+COMPARED_ROLES = ("student", "task_only")
+"""Of the models that are compared with each teacher."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class ByModality:
+    """Means of one task's primary metrics over the datasets of each modality.
+
+    Attributes:
+        task: its name.
+        means: by model and modality; only over test sets that all models have.
+        left_out: how many test sets are not in the means: not all models have them, or less is better of their metric.
+    """
+
+    task: str
+    means: dict[str, dict[str, Interval]]
+    left_out: int
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Contents:
+    """All that the page shows.
+
+    Attributes:
+        results: the records.
+        boards: one per task.
+        comparisons: of each student with each teacher that it shares a test set with.
+        modalities: one per task.
+    """
+
+    results: list[Result]
+    boards: list[Board]
+    comparisons: list[Comparison]
+    modalities: list[ByModality]
+
+    @property
+    def records(self) -> list[ResultRecord]:
+        """The results that have numbers."""
+        return [result for result in self.results if isinstance(result, ResultRecord)]
+
+
+def gather(folder: Path) -> Contents:
+    """Read a folder of results and compute what the report shows.
+
+    Raises:
+        EvaluationError: there are no results, or a record or its predictions are damaged.
+    """
+    results = read_results(folder)
+    found = boards(results)
+    pairs = _pairs(results)
+    tests = max((count for _, _, count in pairs), default=1)
+    resamples = enough_resamples(results, tests)
+    records = [result for result in results if isinstance(result, ResultRecord)]
+    with progress(len(records), label="resample", noun="results") as done:
+        evidence = Evidence(folder, resamples=resamples, done=done)
+        comparisons = [compare(results, ours, theirs, evidence=evidence) for ours, theirs, _ in pairs]
+        modalities = [_by_modality(board, evidence) for board in found]
+    return Contents(results=results, boards=found, comparisons=comparisons, modalities=modalities)
+
+
+def _pairs(results: Sequence[Result]) -> list[tuple[str, str, int]]:
+    """Return students with teachers that they can be compared with, and on how many test sets."""
+    roles = {result.model.name: result.model.role for result in results}
+    ours = sorted((COMPARED_ROLES.index(role), name) for name, role in roles.items() if role in COMPARED_ROLES)
+    theirs = sorted(name for name, role in roles.items() if role == "teacher")
+    pairs = [
+        (one, other, shared(of_model(results, one), of_model(results, other))) for _, one in ours for other in theirs
+    ]
+    return [pair for pair in pairs if pair[2]]
+
+
+def _by_modality(board: Board, evidence: Evidence) -> ByModality:
+    rows = [
+        row for row in range(len(board.models)) if any(board.result(row, place) for place in range(len(board.columns)))
+    ]
+    common = [
+        place
+        for place, column in enumerate(board.columns)
+        if column.higher_is_better and all(board.result(row, place) is not None for row in rows)
+    ]
+    evaluated = sum(column.metric is not None for column in board.columns)
+    modalities = sorted({board.columns[place].dataset.modality for place in common})
+    means: dict[str, dict[str, Interval]] = {}
+    for row in rows:
+        means[board.models[row].name] = {
+            modality: _mean(
+                [
+                    record
+                    for place in common
+                    if board.columns[place].dataset.modality == modality
+                    for record in [board.result(row, place)]
+                    if record is not None
+                ],
+                evidence,
+            )
+            for modality in modalities
+        }
+    return ByModality(task=board.task, means=means, left_out=evaluated - len(common))
+
+
+def _mean(records: Sequence[ResultRecord], evidence: Evidence) -> Interval:
+    values = [record.value for record in records]
+    return interval(float(np.mean(values)), np.mean([evidence.shuffled(record) for record in records], axis=0))
