@@ -1,0 +1,151 @@
+"""Patients with survival times: checks, several slides of one patient, and folds.
+
+Axes: N patients, P patches of a bag, D feature width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from store.errors import EvaluationError
+
+from .inputs import Array, check_bags, check_features
+
+Fold = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Cohort:
+    """Patients, each once.
+
+    Attributes:
+        ids: N patients.
+        features: (N, D), or N bags (P, D) of patch features.
+        time: (N,) until the event or the end of observation, in any unit.
+        event: (N,) 1 where the event was seen, 0 where the patient was censored.
+        sites: N hospitals, or None; folds then keep each whole, so that a model cannot recognize one.
+    """
+
+    ids: Sequence[str]
+    features: Array | Sequence[Array]
+    time: Array
+    event: Array
+    sites: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        """See that survival can be told of them at all."""
+        lengths = {name: len(getattr(self, name)) for name in ("ids", "features", "time", "event")}
+        if self.sites is not None:
+            lengths["sites"] = len(self.sites)
+        if len(set(lengths.values())) > 1:
+            raise EvaluationError(f"the parts of a cohort differ in length: {lengths}")
+        if not len(self.ids):
+            raise EvaluationError("the cohort has no patient")
+        if len(set(self.ids)) < len(self.ids):
+            raise EvaluationError(
+                f"{len(self.ids) - len(set(self.ids))} patients are there more than once",
+                hint="put the slides of a patient together with by_patient",
+            )
+        if isinstance(self.features, np.ndarray):
+            check_features(self.features, what="features")
+        else:
+            check_bags(self.features, what="features")
+        bad = np.flatnonzero(~(np.isfinite(self.time) & (np.asarray(self.time) >= 0)))
+        if len(bad):
+            raise EvaluationError(
+                f"{len(bad)} survival times are negative or not finite, first of {self.ids[bad[0]]!r}"
+            )
+        if not np.isin(self.event, (0, 1)).all():
+            raise EvaluationError(f"events must be 0 or 1, not {sorted(set(np.asarray(self.event).tolist()))[:5]}")
+        if not np.any(self.event):
+            raise EvaluationError(f"all {len(self.ids)} patients are censored: there is no event to predict")
+
+    @property
+    def pooled(self) -> npt.NDArray[np.float64]:
+        """One feature per patient, (N, D): the mean of its patches."""
+        return np.stack([np.asarray(own, np.float64) if own.ndim == 1 else own.mean(axis=0) for own in self.features])
+
+    @property
+    def bags(self) -> list[Array]:
+        """One bag per patient; a single feature is a bag of one patch."""
+        return [own[None] if own.ndim == 1 else own for own in self.features]
+
+
+def by_patient(
+    slides: Sequence[Array], *, patients: Sequence[str], time: Array, event: Array, sites: Sequence[str] | None = None
+) -> Cohort:
+    """Put the slides of each patient into one bag.
+
+    Args:
+        slides: a bag (P, D) each.
+        patients: whose each is.
+        time: of each slide's patient.
+        event: of each slide's patient.
+        sites: of each slide's patient.
+
+    Raises:
+        EvaluationError: slides of one patient disagree about time, event or site.
+    """
+    own: dict[str, list[int]] = {}
+    for number, patient in enumerate(patients):
+        own.setdefault(patient, []).append(number)
+    for patient, numbers in own.items():
+        said = {(float(time[n]), int(event[n]), None if sites is None else sites[n]) for n in numbers}
+        if len(said) > 1:
+            raise EvaluationError(f"the slides of patient {patient!r} disagree about time, event or site: {said}")
+    first = np.array([numbers[0] for numbers in own.values()])
+    return Cohort(
+        ids=list(own),
+        features=[np.concatenate([slides[n] for n in numbers]) for numbers in own.values()],
+        time=time[first],
+        event=event[first],
+        sites=None if sites is None else [sites[n] for n in first],
+    )
+
+
+def survival_folds(cohort: Cohort, *, folds: int, seed: int) -> list[Fold]:
+    """Return training and test patients of every fold, events spread evenly, sites kept whole where known.
+
+    Raises:
+        EvaluationError: there are fewer events or sites than folds.
+    """
+    event_N = np.asarray(cohort.event).astype(int)
+    if folds < 2:
+        raise EvaluationError(f"cross-validation needs at least 2 folds, not {folds}")
+    if event_N.sum() < folds:
+        raise EvaluationError(
+            f"{event_N.sum()} events among {len(event_N)} patients are too few for {folds} folds",
+            hint="use fewer folds",
+        )
+    if cohort.sites is None:
+        # Fewer censored patients than folds cannot be spread evenly, and scikit-learn warns of trying.
+        label_N = event_N if (event_N == 0).sum() >= folds else np.zeros(len(event_N), int)
+        found = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(event_N, label_N))
+    else:
+        if len(set(cohort.sites)) < folds:
+            raise EvaluationError(f"{len(set(cohort.sites))} sites are too few for {folds} folds, each site whole")
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        found = list(splitter.split(event_N, event_N, cohort.sites))
+    return found
+
+
+def check_fold(cohort: Cohort, train: npt.NDArray[np.int64], test: npt.NDArray[np.int64], *, name: str) -> None:
+    """See that a model can be trained on one part of the patients and tested on another.
+
+    Raises:
+        EvaluationError: a part has no event, or no two test patients of whom one is known to have lived longer.
+    """
+    time_N, event_N = np.asarray(cohort.time), np.asarray(cohort.event) > 0
+    for what, rows in (("training", train), ("test", test)):
+        if not event_N[rows].any():
+            raise EvaluationError(f"{name}: all {len(rows)} {what} patients are censored")
+    first = time_N[test][event_N[test]].min()
+    if not ((time_N[test] > first) | ((time_N[test] == first) & ~event_N[test])).any():
+        raise EvaluationError(
+            f"{name}: no two of its {len(test)} test patients can be compared", hint="use fewer folds"
+        )

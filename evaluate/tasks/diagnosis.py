@@ -1,0 +1,190 @@
+"""Cancer diagnosis from slides: bags of patch features, by ABMIL and by logistic regression on their mean.
+
+Axes: N slides, P patches of a bag, D feature width, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import softmax
+
+from evaluate.task_result import Predictions, TaskResult, result_of
+from store.errors import EvaluationError
+
+from .abmil import Abmil, GatedAttention, outputs_of, train_abmil
+from .inputs import Array, LabelledFeatures, check_bags, check_disjoint, check_target
+from .linear_probe import Probe, linear_probe
+from .zero_shot_task import SINGLE_LABEL, confusion, positive_number
+
+DIAGNOSIS_ABMIL = Abmil(
+    hidden=128, attention=128, dropout=0.0, lr=1e-3, weight_decay=1e-2, batch=32, epochs=100, patience=10
+)
+"""Width, learning rate and batch are those of kaiko's eva; it counts steps (12,500), here they are epochs."""
+
+SEEDS = tuple(range(20))
+
+
+def diagnose_by_mean(
+    train: LabelledFeatures,
+    test: LabelledFeatures,
+    *,
+    classes: Sequence[str],
+    val: LabelledFeatures | None = None,
+    probe: Probe | None = None,
+    primary: str = "auroc",
+) -> TaskResult:
+    """Classify slides by logistic regression on the mean of their patches' features.
+
+    Args:
+        train: features are bags; so are those of val and test.
+        test: what is counted.
+        classes: C names, from the dataset's entry.
+        val: chooses C.
+        probe: how; all training slides if left out.
+        primary: the metric that stands for the result.
+
+    Raises:
+        EvaluationError: what ``linear_probe`` refuses, and bags that are empty or not finite.
+    """
+    _check_widths(train, test, val)
+    found = linear_probe(
+        _means(train),
+        _means(test),
+        classes=classes,
+        val=None if val is None else _means(val),
+        probe=probe,
+        primary=primary,
+    )
+    return replace(
+        found, task=found.task.replace("linear_probe", "diagnosis_mean"), details=found.details | _sizes(train, test)
+    )
+
+
+def diagnose_by_abmil(
+    train: LabelledFeatures,
+    test: LabelledFeatures,
+    *,
+    classes: Sequence[str],
+    val: LabelledFeatures | None = None,
+    settings: Abmil = DIAGNOSIS_ABMIL,
+    seeds: Sequence[int] = SEEDS,
+    positive: str | None = None,
+    allow_shared_groups: bool = False,
+    primary: str = "auroc",
+) -> TaskResult:
+    """Classify slides by ABMIL; of the epochs the one with the smallest validation loss is kept.
+
+    Args:
+        train: features are bags; so are those of val and test.
+        test: what is counted, with all patches of every slide.
+        classes: C names, from the dataset's entry.
+        val: when to stop; without it all epochs are made.
+        settings: of the network.
+        seeds: one network each.
+        positive: which of two classes is the positive one; the second if left out.
+        allow_shared_groups: go on where a patient is in two splits.
+        primary: the metric that stands for the result.
+
+    Raises:
+        EvaluationError: a split is empty or of one class, labels are outside the list, bags are empty or not finite, a
+            patient is in two splits.
+    """
+    splits = {"train": train, "test": test} | ({"val": val} if val else {})
+    missing = {
+        name: check_target(split.target, classes, what=name, several=name != "val") for name, split in splits.items()
+    }
+    _check_widths(train, test, val)
+    shared = check_disjoint({name: split.groups for name, split in splits.items()}, allow_shared=allow_shared_groups)
+    columns: dict[str, Array] = {"target": test.target.astype(np.int64)}
+    stops = []
+    for place, seed in enumerate(seeds):
+        logits_NC, stopped = _logits(train, test, val, classes=len(classes), settings=settings, seed=seed)
+        suffix = f".{place}" if place else ""
+        columns[f"score{suffix}"] = softmax(logits_NC, axis=1)
+        if len(classes) == 2:
+            number = positive_number(classes, positive)
+            columns[f"margin{suffix}"] = logits_NC[:, number] - logits_NC[:, 1 - number]
+        stops.append(stopped)
+    if len(classes) == 2:
+        columns["positive"] = test.target == positive_number(classes, positive)
+    predictions = Predictions(
+        ids=list(test.ids),
+        clusters=None if test.groups is None else list(test.groups),
+        columns=columns,
+        strata="target",
+    )
+    details = _sizes(train, test) | {
+        "classes": list(classes),
+        "classes_without_items": missing,
+        "groups_shared": shared,
+        "confusion": confusion(columns["target"], columns["score"].argmax(axis=1), len(classes)),
+        "training_seeds": [int(seed) for seed in seeds],
+        "best_epochs": stops,
+        "settings": asdict(settings),
+    }
+    return result_of("diagnosis_abmil", primary=primary, names=SINGLE_LABEL, predictions=predictions, details=details)
+
+
+def _logits(
+    train: LabelledFeatures,
+    test: LabelledFeatures,
+    val: LabelledFeatures | None,
+    *,
+    classes: int,
+    settings: Abmil,
+    seed: int,
+) -> tuple[npt.NDArray[np.float64], int]:
+    """Train one network; return its outputs for the test slides and the epoch that was kept."""
+    target_N = torch.from_numpy(train.target.astype(np.int64))
+
+    def loss(logits_BC: torch.Tensor, rows_B: npt.NDArray[np.int64]) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(logits_BC, target_N[rows_B].to(logits_BC.device))
+
+    model, stopped = train_abmil(
+        list(train.features),
+        loss,
+        outputs=classes,
+        settings=settings,
+        seed=seed,
+        validate=None if val is None else partial(_minus_loss, val=val, device=settings.device),
+    )
+    return outputs_of(model, list(test.features), device=settings.device), stopped.best_epoch
+
+
+def _minus_loss(model: GatedAttention, *, val: LabelledFeatures, device: str) -> float:
+    """Return minus the mean cross-entropy of a split."""
+    logits_NC = torch.from_numpy(outputs_of(model, list(val.features), device=device))
+    return -float(torch.nn.functional.cross_entropy(logits_NC, torch.from_numpy(val.target.astype(np.int64))))
+
+
+def _means(split: LabelledFeatures) -> LabelledFeatures:
+    """Return a split with the mean feature of every slide, (N, D)."""
+    return replace(split, features=np.stack([bag.mean(axis=0, dtype=np.float64) for bag in split.features]))
+
+
+def _check_widths(train: LabelledFeatures, test: LabelledFeatures, val: LabelledFeatures | None) -> None:
+    """See that all bags can be used, and that those of all splits have the same width."""
+    splits = {"train": train, "test": test} | ({"val": val} if val else {})
+    widths = {name: check_bags(list(split.features), what=name) for name, split in splits.items()}
+    if len(set(widths.values())) > 1:
+        raise EvaluationError(f"the splits' features differ in width: {widths}")
+
+
+def _sizes(train: LabelledFeatures, test: LabelledFeatures) -> dict[str, Any]:
+    """Return how many slides there are, and how many patches they have."""
+    patches = [len(bag) for bag in test.features]
+    return {
+        "num_train": len(train.ids),
+        "patches_of_a_test_slide": {
+            "smallest": min(patches),
+            "median": float(np.median(patches)),
+            "largest": max(patches),
+        },
+    }

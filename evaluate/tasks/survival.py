@@ -1,0 +1,230 @@
+"""Survival from features of images: a Cox model of mean features, and ABMIL with a discrete hazard, cross-validated.
+
+Axes: N patients, B patients of a batch, K bins of time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lifelines import KaplanMeierFitter
+from lifelines.statistics import logrank_test
+
+from evaluate.metrics import METRICS
+from evaluate.metrics_survival import uno_weights
+from evaluate.task_result import Predictions, TaskResult, result_of
+
+from .abmil import Abmil, outputs_of, train_abmil
+from .cohort import Cohort, Fold, check_fold, survival_folds
+from .inputs import Array, check_disjoint
+from .survival_models import cox_model, discrete_nll, discrete_risk, time_bounds
+
+NAMES = ("harrell_c", "uno_c")
+SPLIT = ("train", "test")
+
+SURVIVAL_ABMIL = Abmil(
+    hidden=512, attention=256, dropout=0.25, lr=3e-4, weight_decay=1e-5, batch=8, epochs=20, max_patches=2048
+)
+"""Patho-Bench's settings, but for its batch. No early stopping: the validation loss of a small cohort does not say how
+well patients are ordered."""
+
+Risks = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64], int], tuple[Array, Array]]
+"""From training and test rows and a seed to the risks of both."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class CrossValidation:
+    """How patients are split where the dataset has no split of its own.
+
+    Attributes:
+        folds: how many.
+        seed: of the split, the same for all models.
+    """
+
+    folds: int = 5
+    seed: int = 0
+
+
+def survival_cox(
+    cohort: Cohort, *, split: CrossValidation | Fold | None = None, penalizer: float = 0.1, primary: str = "harrell_c"
+) -> TaskResult:
+    """Predict survival by a ridge Cox model of each patient's mean feature.
+
+    Args:
+        cohort: patients.
+        split: folds; or the rows of training and of test patients, where the dataset says who is which.
+        penalizer: lifelines', which standardizes features itself.
+        primary: the metric that stands for the result.
+
+    Raises:
+        EvaluationError: too few events, or the model finds no solution.
+    """
+    features_ND = cohort.pooled
+
+    def risks(train: npt.NDArray[np.int64], test: npt.NDArray[np.int64], _: int) -> tuple[Array, Array]:
+        model = cox_model(features_ND[train], cohort.time[train], cohort.event[train], penalizer=penalizer)
+        return model(features_ND[train]), model(features_ND[test])
+
+    run = _Run(risks=risks, split=split or CrossValidation(), said={"penalizer": penalizer})
+    return _cross_validated("survival_cox", cohort, run, primary=primary)
+
+
+def survival_abmil(
+    cohort: Cohort,
+    *,
+    split: CrossValidation | Fold | None = None,
+    settings: Abmil = SURVIVAL_ABMIL,
+    bins: int = 4,
+    seeds: Sequence[int] = (0,),
+    primary: str = "harrell_c",
+) -> TaskResult:
+    """Predict survival by ABMIL whose outputs are the hazards of a few spans of time.
+
+    Args:
+        cohort: patients.
+        split: folds; or the rows of training and of test patients, where the dataset says who is which.
+        settings: of the network; all epochs are made.
+        bins: K, bounded by quantiles of the training events' times.
+        seeds: of training; each fold is trained with each.
+        primary: the metric that stands for the result.
+
+    Raises:
+        EvaluationError: too few events.
+    """
+    bags = cohort.bags
+
+    def risks(train: npt.NDArray[np.int64], test: npt.NDArray[np.int64], seed: int) -> tuple[Array, Array]:
+        bounds = time_bounds(cohort.time[train], cohort.event[train], bins=bins)
+        bin_N = torch.from_numpy(np.searchsorted(bounds, cohort.time[train], side="right"))
+        event_N = torch.from_numpy(np.asarray(cohort.event[train], np.float32))
+
+        def loss(logits_BK: torch.Tensor, rows_B: npt.NDArray[np.int64]) -> torch.Tensor:
+            return discrete_nll(logits_BK, bin_N[rows_B].to(logits_BK.device), event_N[rows_B].to(logits_BK.device))
+
+        model, _ = train_abmil(
+            [bags[row] for row in train], loss, outputs=len(bounds) + 1, settings=settings, seed=seed
+        )
+        found = [outputs_of(model, [bags[row] for row in rows], device=settings.device) for rows in (train, test)]
+        return discrete_risk(found[0]), discrete_risk(found[1])
+
+    said = {"training_seeds": [int(seed) for seed in seeds], "bins": bins, "settings": asdict(settings)}
+    run = _Run(risks=risks, split=split or CrossValidation(), seeds=seeds, said=said)
+    return _cross_validated("survival_abmil", cohort, run, primary=primary)
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class _Run:
+    """What is to be cross-validated."""
+
+    risks: Risks
+    split: CrossValidation | Fold
+    said: dict[str, Any]
+    seeds: Sequence[int] = (0,)
+
+
+def _cross_validated(task: str, cohort: Cohort, run: _Run, *, primary: str) -> TaskResult:
+    """Score every test patient by the model of the fold that tests it."""
+    folds = _folds(cohort, run.split)
+    tested = np.sort(np.concatenate([test for _, test in folds]))
+    count = len(cohort.ids)
+    fold_N, weight_N = np.empty(count, np.int64), np.empty(count)
+    risk_SN, high_SN = np.empty((len(run.seeds), count)), np.empty((len(run.seeds), count), bool)
+    for number, (train, test) in enumerate(folds):
+        fold_N[test] = number
+        weight_N[test] = uno_weights(cohort.time[test], train_time=cohort.time[train], train_event=cohort.event[train])
+        for place, seed in enumerate(run.seeds):
+            train_risk, risk_SN[place, test] = run.risks(train, test, seed)
+            high_SN[place, test] = risk_SN[place, test] > np.median(train_risk)
+    columns: dict[str, Array] = {
+        "time": np.asarray(cohort.time, np.float64)[tested],
+        "event": np.asarray(cohort.event, np.int64)[tested],
+        "fold": fold_N[tested],
+        "uno_weight": weight_N[tested],
+    }
+    for place in range(len(run.seeds)):
+        columns[f"risk.{place}" if place else "risk"] = risk_SN[place, tested]
+    details = run.said | {
+        "num_events": int(columns["event"].sum()),
+        "num_train": [len(train) for train, _ in folds],
+        "split": _said_of(run.split, by_site=cohort.sites is not None),
+        "folds": _by_fold(columns),
+        **kaplan_meier(columns["time"], columns["event"], high_SN[0, tested]),
+    }
+    ids = [cohort.ids[row] for row in tested]
+    predictions = Predictions(ids=ids, clusters=ids, columns=columns, strata="event")
+    return result_of(task, primary=primary, names=NAMES, predictions=predictions, details=details)
+
+
+def kaplan_meier(time_N: Array, event_N: Array, high_N: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """Return the survival curves of patients of high and of low risk, and the log-rank test between them.
+
+    Args:
+        time_N: of test patients.
+        event_N: whether each had the event.
+        high_N: whether each patient's risk is above the median of the patients that its model was trained on.
+    """
+    curves: dict[str, Any] = {}
+    for name, rows in (("low", ~high_N), ("high", high_N)):
+        if not rows.any():
+            curves[name] = {"n": 0, "time": [], "survival": [], "at_risk": []}
+            continue
+        fitter = KaplanMeierFitter().fit(time_N[rows], event_N[rows])
+        curves[name] = {
+            "n": int(rows.sum()),
+            "time": [float(time) for time in fitter.survival_function_.index],
+            "survival": [float(share) for share in fitter.survival_function_.iloc[:, 0]],
+            "at_risk": [int(left) for left in fitter.event_table["at_risk"]],
+        }
+    if high_N.all() or not high_N.any():
+        return {"kaplan_meier": curves, "log_rank": None}
+    test = logrank_test(time_N[high_N], time_N[~high_N], event_N[high_N], event_N[~high_N])
+    return {"kaplan_meier": curves, "log_rank": {"statistic": float(test.test_statistic), "p": float(test.p_value)}}
+
+
+def _folds(cohort: Cohort, split: CrossValidation | Fold) -> list[Fold]:
+    """Return the folds; a split that is given is one.
+
+    Raises:
+        EvaluationError: a patient is in training and test, or the test patients of a fold cannot be compared.
+    """
+    if isinstance(split, CrossValidation):
+        folds = survival_folds(cohort, folds=split.folds, seed=split.seed)
+    else:
+        folds = [split]
+        check_disjoint({name: [cohort.ids[row] for row in rows] for name, rows in zip(SPLIT, split, strict=True)})
+    for number, (train, test) in enumerate(folds):
+        check_fold(cohort, train, test, name=f"fold {number + 1}" if len(folds) > 1 else "the split")
+    return folds
+
+
+def _said_of(split: CrossValidation | Fold, *, by_site: bool) -> dict[str, Any]:
+    """Return what is recorded of how patients were split."""
+    if isinstance(split, CrossValidation):
+        return {"kind": "folds", "folds": split.folds, "seed": split.seed, "by_site": by_site}
+    return {"kind": "given"}
+
+
+def _by_fold(columns: dict[str, Array]) -> dict[str, Any]:
+    """Return each metric of every fold, with mean and standard deviation."""
+    tests = [columns["fold"] == number for number in np.unique(columns["fold"])]
+    found: dict[str, Any] = {
+        "num_test": [int(test.sum()) for test in tests],
+        "num_events": [int(columns["event"][test].sum()) for test in tests],
+    }
+    for name in NAMES:
+        values = [
+            float(METRICS[name]({column: rows[test] for column, rows in columns.items()}, np.ones((1, test.sum())))[0])
+            for test in tests
+        ]
+        defined = bool(np.isfinite(values).all())
+        found[name] = {
+            "values": [value if np.isfinite(value) else None for value in values],
+            "mean": float(np.mean(values)) if defined else None,
+            "sd": float(np.std(values, ddof=1)) if defined and len(values) > 1 else None,
+        }
+    return found
