@@ -79,13 +79,13 @@ class DigestSplit(Section):
     val: float = Field(default=0.1, ge=0, lt=1)
 
 
-class TestOnly(Section):
+class NothingTrained(Section):
     """Every item is for testing: nothing is trained."""
 
     rule: Literal["all_test"]
 
 
-SplitRule = Annotated[FieldSplit | FileSplit | DigestSplit | TestOnly, Field(discriminator="rule")]
+SplitRule = Annotated[FieldSplit | FileSplit | DigestSplit | NothingTrained, Field(discriminator="rule")]
 
 
 def share_of(text: str, *, salt: str) -> float:
@@ -106,7 +106,7 @@ def split_of(rule: SplitRule, *, value: str | None, file: str, keys: dict[By, st
         EvaluationError: the rule does not say.
     """
     match rule:
-        case TestOnly():
+        case NothingTrained():
             return "test"
         case DigestSplit():
             place = share_of(_key(keys, rule.by), salt=rule.salt)
