@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,39 +11,16 @@ from rich.console import Console
 from store.config import read_pipeline
 from store.console import main
 from store.errors import ConfigError
-from store.pipeline import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption
+from store.pipeline import PIPELINES_FILE, ConfigOption, PipelineOption
 
-from . import commands_datasets
+from . import commands_datasets, commands_images, commands_results, commands_run
 from .config import EvaluatePipeline
-from .table import results_table
 
 app = typer.Typer(help="Compare students with their teachers.", no_args_is_help=True, add_completion=False)
+commands_run.add_commands(app)
+commands_images.add_commands(app)
 commands_datasets.add_commands(app)
-
-DatasetOption = Annotated[str | None, typer.Option(help="Which of evaluate.zero_shot; all if left out.")]
-
-
-@app.command(epilog="Example: python -m evaluate run --pipeline demo")
-def run(
-    *,
-    pipeline: PipelineOption,
-    config: ConfigOption = PIPELINES_FILE,
-    set_: SetOption = None,
-    dataset: DatasetOption = None,
-    model: Annotated[list[str] | None, typer.Option(help="Which teachers and students; all if left out.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Evaluate what is evaluated already too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
-) -> None:
-    """Evaluate every teacher and student of a pipeline, and the oracle that picks each group's best teacher."""
-    from .run import evaluate
-
-    loaded = read_pipeline(config, pipeline, EvaluatePipeline, overrides=set_ or [])
-    for name in _datasets(loaded, dataset):
-        result = evaluate(loaded, name, models=model, overwrite=overwrite)
-        if as_json:
-            sys.stdout.write(json.dumps(result, indent=1) + "\n")
-        else:
-            Console().print(results_table(result["models"], title=f"zero-shot accuracy, {name}"))
+commands_results.add_commands(app)
 
 
 @app.command(epilog="Example: python -m evaluate demo --pipeline demo --dataset phantom_test")

@@ -113,7 +113,7 @@ def check(
     folders, root = _places(datasets, data_root_, pipeline, config)
     is_file = dataset.endswith((".yaml", ".yml")) or "/" in dataset
     entry = read_entry(Path(dataset)) if is_file else find_dataset(dataset, read_registry(folders))
-    loaded = load_dataset(entry, root, allow=_allowed(allow or []))
+    loaded = load_dataset(entry, root, allow=allowed(allow or []))
     problems = list(deep_problems(loaded, root)) if deep else []
     found = summary(loaded) | ({"problems": problems} if deep else {})
     if as_json:
@@ -161,7 +161,12 @@ def _places(
     return folders, data_root(stated)
 
 
-def _allowed(names: list[str]) -> list[str]:
+def allowed(names: list[str]) -> list[str]:
+    """Return what is not refused.
+
+    Raises:
+        ConfigError: nothing is refused under such a name.
+    """
     known = ("shared_patients", "empty_classes")
     for name in names:
         if name not in known:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from store.pipeline import Corpus
 from store.source_pair import SourcePair
 
 from .config import ZeroShotDataset
+from .encoders import short_reason
 from .zero_shot import check_labels
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def read_labelled(
             image = _decode(pair, max_pixels=max_pixels)
         except PairDecodeError as error:
             log.warning("%s is left out: %s", _place(pair, corpus), error)
-            excluded[_reason(error)] += 1
+            excluded[short_reason(error)] += 1
             continue
         labels.append(label)
         groups.append(group)
@@ -117,11 +117,6 @@ def _decode(pair: SourcePair, *, max_pixels: int) -> Image.Image:
     if pair.image is None:
         raise PairDecodeError("there is no image")
     return decode_image(pair.image, max_pixels=max_pixels)
-
-
-def _reason(error: PairDecodeError) -> str:
-    """Return an error's message without what differs from image to image: numbers, and all after a colon or bracket."""
-    return re.sub(r"\d+", "N", re.split(r" \(|:", str(error))[0])
 
 
 def _check(labels: list[str], groups: list[str], dataset: ZeroShotDataset, excluded: Counter[str]) -> None:
