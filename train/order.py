@@ -11,6 +11,7 @@ Axes: B batch rows, T teachers, N rows.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from enum import IntEnum
 
@@ -21,6 +22,9 @@ Rows = NDArray[np.int64]
 
 MAX_EPOCH = 2**56 - 1
 """Largest epoch; the upper byte of that word of the Philox key holds the purpose."""
+
+MOST_LANES = 8
+"""As many as one machine has GPUs, as a rule; ranks beyond that share the chunks of a lane."""
 
 _MASK = 2**64 - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -182,6 +186,16 @@ class BatchOrder:
         )
         self._cached = ((epoch, order), *self._cached[: _CACHED_EPOCHS - 1])
         return order
+
+
+def lanes_of(rows: Rows, *, batch_size: int, block_rows: int, window_blocks: int) -> int:
+    """Return how many lanes to use: as many as let up to 8 ranks read chunks of their own, 1 for a small store.
+
+    Where a window holds all chunks anyway, lanes would only keep rows apart that could be mixed.
+    """
+    if len(np.unique(rows // block_rows)) <= window_blocks:
+        return 1
+    return math.gcd(MOST_LANES, batch_size, window_blocks)
 
 
 def for_rank(batch_B: Rows, rank: int, world_size: int) -> Rows:

@@ -28,7 +28,7 @@ from .feeds import Epochs, FixedFeed, GrowingFeed, Ranges
 from .images import ImageLoader, RowImages, View
 from .loop import Feed, fit
 from .model import Student, begin_model, save_weights
-from .order import BatchOrder
+from .order import BatchOrder, lanes_of
 from .recipe import ObjectiveMaker
 from .run_folder import CHECKPOINTS, appearing
 from .shares import StepOrder
@@ -65,7 +65,6 @@ class Job:
         rows: to train on, by availability and split; held-out images are still among them.
         block_rows: rows of a chunk that is read at once.
         window_blocks: chunks whose rows are mixed.
-        lanes: parts of a batch that come from chunks of their own.
         shuffle: whether pairs come in another order in each epoch.
         max_pixels: width times height that is decoded.
         objective: makes what is minimized.
@@ -89,7 +88,6 @@ class Job:
     window_blocks: int
     max_pixels: int
     objective: ObjectiveMaker
-    lanes: int = 1
     shuffle: bool = True
     targets: Callable[[FeatureStore | None], TargetReader | None] = lambda _store: None
     store: FeatureStore | None = None
@@ -208,15 +206,10 @@ def _feed(
 
     def epochs(rows: npt.NDArray[np.int64], store: FeatureStore | None) -> Epochs:
         _require_a_batch(job, rows)
-        order = BatchOrder(
-            rows,
-            seed=settings.seed,
-            batch_size=settings.batch_size,
-            block_rows=job.block_rows,
-            window_blocks=job.window_blocks,
-            lanes=job.lanes,
-            shuffle=job.shuffle,
-        )
+        size = {"batch_size": settings.batch_size, "block_rows": job.block_rows}
+        lanes = lanes_of(rows, window_blocks=job.window_blocks, **size) if job.shuffle else 1
+        windows = {"window_blocks": job.window_blocks // lanes, "lanes": lanes}
+        order = BatchOrder(rows, seed=settings.seed, shuffle=job.shuffle, **size, **windows)
         targets = job.targets(store)
 
         def stream(share: StepOrder) -> Stream:

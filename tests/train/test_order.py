@@ -14,6 +14,7 @@ from train.order import (  # the published test vector is of this function
     draw_teacher,
     epoch_order,
     for_rank,
+    lanes_of,
 )
 
 row_sets = st.sets(st.integers(0, 2_000), max_size=200).map(lambda rows: np.array(sorted(rows), dtype=np.int64))
@@ -217,6 +218,17 @@ def test_the_global_batches_are_the_same_for_every_number_of_ranks_and_share_no_
                 chunks[rank] |= set((part // 16).tolist())
     # 1,024 rows in 64 chunks, dealt out evenly: no chunk lies at the edge of two lanes.
     assert sorted(len(read) for read in chunks) == [64 // world_size] * world_size
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "batch_size", "window_blocks", "lanes"),
+    [(4096, 64, 128, 8), (4096, 12, 128, 4), (4096, 7, 128, 1), (4096, 64, 6, 2), (2048, 64, 128, 1)],
+)
+def test_a_store_larger_than_a_window_has_as_many_lanes_as_batch_and_window_allow(
+    num_rows, batch_size, window_blocks, lanes
+):
+    rows = np.arange(num_rows)
+    assert lanes_of(rows, batch_size=batch_size, block_rows=16, window_blocks=window_blocks) == lanes
 
 
 def test_without_shuffling_every_epoch_ascends():
