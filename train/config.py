@@ -18,7 +18,8 @@ class ModelSection(Section):
     Attributes:
         config: an open_clip ``model_cfg``, for a model that starts from random weights.
         preprocess: an open_clip ``preprocess_cfg``: mean, std, interpolation; open_clip's defaults where left out.
-        init: a model folder to start from (config, weights and tokenizer).
+        init: a model folder to start from (config, weights and tokenizer), or ``NAME/TAG`` of an open_clip model whose
+            weights are on this machine.
         vision_from: ``NAME/TAG`` of an open_clip model, or ``NAME/FILE``, whose image tower replaces the random one.
         vocabulary: learn a WordPiece vocabulary of this size from the training captions; without it the text tower's
             own tokenizer is used.

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,11 @@ from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from store.console import without_root_warnings
 from store.errors import ConfigError, WeightsNotFoundError
 
 from .config import ModelSection
+from .pretrained import load_tag, tag_of
 from .vocabulary import save_vocabulary
 
 SEP_ID = 3
@@ -57,10 +57,20 @@ def begin_model(folder: Path, section: ModelSection, captions: Sequence[str], *,
         seed: of random weights.
 
     Raises:
-        WeightsNotFoundError: the folder to start from is not one of a model.
+        WeightsNotFoundError: the folder to start from is not one of a model, or the tag's weights are not here.
         ConfigError: open_clip cannot build the configured model.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    tag = tag_of(section.init) if section.init else None
+    if tag:
+        config, state = load_tag(tag)
+        tokenizer = config["model_cfg"].get("text_cfg", {}).get("hf_tokenizer_name")
+        if tokenizer:
+            copy_tokenizer(tokenizer, folder)
+        (folder / HF_CONFIG_NAME).write_text(json.dumps(config, indent=1))
+        student = _load(folder, weights_from=None)
+        student.model.load_state_dict(state, strict=True)
+        return student
     if section.init:
         _copy_without_weights(Path(section.init), folder)
         return _load(folder, weights_from=Path(section.init))
@@ -70,7 +80,7 @@ def begin_model(folder: Path, section: ModelSection, captions: Sequence[str], *,
         learned = {"vocab_size": size, "hf_tokenizer_name": "learned", "pool_type": "eos", "eos_id": SEP_ID}
         model_cfg["text_cfg"] = {**model_cfg.get("text_cfg", {}), **learned}
     elif model_cfg.get("text_cfg", {}).get("hf_tokenizer_name"):
-        _copy_tokenizer(model_cfg["text_cfg"]["hf_tokenizer_name"], folder)
+        copy_tokenizer(model_cfg["text_cfg"]["hf_tokenizer_name"], folder)
     config = {"model_cfg": model_cfg, "preprocess_cfg": section.preprocess}
     (folder / HF_CONFIG_NAME).write_text(json.dumps(config, indent=1))
     with torch.random.fork_rng(devices=[]):
@@ -83,7 +93,7 @@ def begin_model(folder: Path, section: ModelSection, captions: Sequence[str], *,
     return student
 
 
-def _copy_tokenizer(name: str, folder: Path) -> None:
+def copy_tokenizer(name: str, folder: Path) -> None:
     """Copy a named tokenizer into a model's folder, because open_clip reads a folder's tokenizer from there.
 
     Raises:
@@ -120,7 +130,7 @@ def _load(folder: Path, *, weights_from: Path | None) -> Student:
     text_cfg = _model_cfg(folder).get("text_cfg", {})
     pretrained_text = weights_from is None and text_cfg.get("hf_model_pretrained", True)
     try:
-        with _without_warnings():
+        with without_root_warnings():
             model = open_clip.create_model(name, load_weights=False, pretrained_text=pretrained_text)
             tokenize = open_clip.get_tokenizer(name)
     except (TypeError, ValueError, AssertionError, OSError) as error:
@@ -142,22 +152,6 @@ def _load(folder: Path, *, weights_from: Path | None) -> Student:
     )
 
 
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Drop open_clip's warning that weights are random: here they are meant to be, or are loaded afterwards."""
-
-    def serious(record: logging.LogRecord) -> bool:
-        return record.levelno > logging.WARNING
-
-    # open_clip logs on the root logger itself, so that its filter concerns no other library.
-    root = logging.getLogger()
-    root.addFilter(serious)
-    try:
-        yield
-    finally:
-        root.removeFilter(serious)
-
-
 def _model_cfg(folder: Path) -> dict[str, Any]:
     config: dict[str, dict[str, Any]] = json.loads((folder / HF_CONFIG_NAME).read_text())
     return config["model_cfg"]
@@ -165,9 +159,13 @@ def _model_cfg(folder: Path) -> dict[str, Any]:
 
 def save_weights(student: Student, folder: Path, *, name: str = HF_SAFE_WEIGHTS_NAME) -> None:
     """Write the weights beside the configuration; by the name they have if none is given ``local-dir:`` loads them."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in student.model.state_dict().items()}
+    write_weights(folder, student.model.state_dict(), name=name)
+
+
+def write_weights(folder: Path, state: Mapping[str, Tensor], *, name: str = HF_SAFE_WEIGHTS_NAME) -> None:
+    """Write a model's tensors as safetensors, by default under the name that ``local-dir:`` looks for."""
     file = folder / name
     file.touch()
     mode = file.stat().st_mode  # as the umask has it; save_file leaves a file that its owner alone may read
-    safetensors.torch.save_file(state, file)
+    safetensors.torch.save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, file)
     file.chmod(mode)
