@@ -20,7 +20,7 @@ def board_table(board: Board) -> Markup:
     rows = []
     for row, model in enumerate(board.models):
         rank = board.mean_rank(row)
-        cells = [cell("–" if rank is None else f"{rank:.2f}", value=rank)]
+        cells = [number_cell("–" if rank is None else f"{rank:.2f}", rank)]
         cells += [_board_cell(board, row, place) for place in range(len(board.columns))]
         rows.append(tag("tr", model_head(model), cells))
     caption = f"{in_words(board.task)}: values with 95 % intervals of the test set; the best of a column is green"
@@ -50,10 +50,10 @@ def _result_row(record: ResultRecord) -> Markup:
         cell(record.dataset.title),
         cell(record.dataset.modality),
         cell(METRICS[record.primary].title),
-        cell(str(metric), value=record.value),
-        cell(f"{record.n:,}", value=record.n),
-        cell(_seeds(seeds), value=seeds.mean if seeds else None),
-        cell(overlap_in_words(overlap), value=overlap.exact + overlap.near if overlap else None),
+        number_cell(str(metric), record.value),
+        number_cell(f"{record.n:,}", record.n),
+        number_cell(_seeds(seeds), seeds.mean if seeds else None),
+        number_cell(overlap_in_words(overlap), overlap.exact + overlap.near if overlap else None),
         cell(f"{metric.resamples:,} {record.bootstrap.mode}{failed}"),
         cell(_digest(record.split_digest)),
         cell(_digest(record.model.digest)),
@@ -89,9 +89,14 @@ def model_head(model: ModelFacts) -> Markup:
     return tag("th", model.name, about, scope="row", data_value=model.name)
 
 
-def cell(content: Child, *, value: float | None = None) -> Markup:
-    """Return a cell that sorts by its value, if it has one, and by its text otherwise."""
-    return tag("td", content, data_value=value) if value is not None else tag("td", content)
+def cell(content: Child) -> Markup:
+    """Return a cell that sorts by its text."""
+    return tag("td", content)
+
+
+def number_cell(content: Child, value: float | None) -> Markup:
+    """Return a cell that sorts by a number; one without a number comes last in any order."""
+    return tag("td", content, data_value="" if value is None else value)
 
 
 def sort_head(text: str, *about: Child, first: str = "ascending", sorted_now: bool = False) -> Markup:
@@ -128,15 +133,15 @@ def _column_head(board: Board, place: int) -> Markup:
 def _board_cell(board: Board, row: int, place: int) -> Markup:
     result = board.cells.get((row, place))
     if result is None:
-        return tag("td", tag("span", "not run", class_="muted"), data_value="")
+        return number_cell(tag("span", "not run", class_="muted"), None)
     if isinstance(result, SkippedRecord):
-        return tag("td", tag("span", "skipped", class_="muted", title=result.skipped), data_value="")
+        return number_cell(tag("span", "skipped", class_="muted", title=result.skipped), None)
     value, _, rest = str(result.metrics[result.primary]).partition(" ")
     seeds = result.seeds.get(result.primary)
     best = board.is_best(row, place)
     shown = tag("strong", value, tag("span", " best", class_="unseen"), class_="best") if best else value
     spread = tag("small", f"seeds ± {number(seeds.sd)}") if seeds and seeds.sd is not None else None
-    return cell([shown, tag("small", rest), spread], value=result.value)
+    return number_cell([shown, tag("small", rest), spread], result.value)
 
 
 def _sortable(caption: str, heads: Sequence[Markup], rows: Sequence[Markup]) -> Markup:
