@@ -23,7 +23,7 @@ from store.pairs import PairTable
 from store.records import Spec, read_store_info
 
 from .config import ExtractPipeline, ExtractSection, TeacherEntry
-from .plan import RangeWork, plan
+from .plan import Plan, RangeWork, plan
 from .schedule import Failure, Limits, Schedule, Task
 from .specs import teacher_spec
 from .tracker import Outcome, Tracker, write_report
@@ -100,6 +100,7 @@ def run(
         for name, spec in specs.items():
             register_teacher(store, spec, info=info, replace=name in replace)
         planned = plan(store, info=info, pairs=PairTable(store, rows=info.rows), specs=specs)
+        planned.known.write(store)
         outcome = Outcome(units=planned.units, found=planned.committed)
         if planned.work:
             job = Job(
@@ -112,20 +113,23 @@ def run(
                 run_id=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}",
             )
             try:
-                _perform(job, planned.work, outcome, execute)
+                _perform(job, planned, outcome, execute)
             finally:
+                planned.known.write(store)
                 outcome.seconds = time.monotonic() - began
                 _leave_report(job, outcome, dump_resolved(pipeline))
     outcome.seconds = time.monotonic() - began
     return outcome
 
 
-def _perform(job: Job, work: Sequence[RangeWork], outcome: Outcome, execute: Execute) -> None:
+def _perform(job: Job, planned: Plan, outcome: Outcome, execute: Execute) -> None:
     units = outcome.units - outcome.found
-    log.info("extract: run %s, %d of %d units to do, %d ranges", job.run_id, units, outcome.units, len(work))
-    tracker = Tracker(outcome, run_id=job.run_id, max_bad_fraction=job.settings.max_bad_fraction)
+    log.info("extract: run %s, %d of %d units to do, %d ranges", job.run_id, units, outcome.units, len(planned.work))
+    tracker = Tracker(
+        outcome, run_id=job.run_id, max_bad_fraction=job.settings.max_bad_fraction, on_receipt=planned.known.add
+    )
     with tracker.published(job.store, interval_s=job.settings.progress_interval_s):
-        execute(job, work, tracker)
+        execute(job, planned.work, tracker)
 
 
 def _leave_report(job: Job, outcome: Outcome, resolved: str) -> None:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from store.commit import committed_receipt
+from store.fetching import fetch_all
 from store.location import Location
 from store.pairs import PairTable, pairs_digest
-from store.records import Spec, StoreInfo
+from store.records import Spec, StoreInfo, readable_receipt, receipt_key
 from store.retry import marked
+
+from .known_units import KnownUnits
+
+_RECEIPT = re.compile(r"receipts/([^/]+)/r(\d{6,})\.json")
+
+READ_AT_ONCE = 1000
+"""Receipts in memory at a time; one of a range with bad rows may be large."""
+
+Unit = tuple[str, int]
+"""A teacher and a range."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -28,15 +39,17 @@ class Plan:
         work: ranges with something missing, in order.
         units: (range, teacher) pairs in the store when it is complete.
         committed: units that are there already.
+        known: which receipts are valid; a run keeps it in the store for the next plan.
     """
 
     work: Sequence[RangeWork]
     units: int
     committed: int
+    known: KnownUnits = field(default_factory=KnownUnits)
 
 
 def plan(store: Location, *, info: StoreInfo, pairs: PairTable, specs: Mapping[str, Spec]) -> Plan:
-    """Find the units that have no valid receipt, or are marked to be done again.
+    """Find the units that have no valid receipt, or are marked to be done again. Writes nothing.
 
     Args:
         store: where it lies.
@@ -44,18 +57,59 @@ def plan(store: Location, *, info: StoreInfo, pairs: PairTable, specs: Mapping[s
         pairs: its pair table.
         specs: of the teachers to be complete, by id.
     """
-    work: list[RangeWork] = []
-    again = marked(store)
+    known, again = KnownUnits.read(store), marked(store)
+    hashes = {name: spec.hash for name, spec in specs.items()}
+    listed = _listed(store, info, specs)
+    valid = {
+        (name, range_id)
+        for (name, range_id), size in listed.items()
+        if known.has(name, range_id, size=size, spec_hash=hashes[name], stop=info.bounds(range_id)[1])
+    }
+    unread = sorted(listed.keys() - valid, key=lambda unit: unit[::-1])
+    for first in range(0, len(unread), READ_AT_ONCE):
+        sizes = {unit: listed[unit] for unit in unread[first : first + READ_AT_ONCE]}
+        valid |= _read(store, sizes, info=info, pairs=pairs, hashes=hashes, known=known)
+    valid -= again
+    work = []
     for range_id in range(info.ranges):
-        start, stop = info.bounds(range_id)
-        digest = pairs_digest(pairs.read(start, stop, ["key", "caption", "image_sha256"]))
-        lacking = tuple(
-            name
-            for name, spec in specs.items()
-            if (name, range_id) in again
-            or committed_receipt(store, name, range_id, spec_hash=spec.hash, digest=digest) is None
-        )
+        lacking = tuple(name for name in specs if (name, range_id) not in valid)
         if lacking:
             work.append(RangeWork(range_id=range_id, teachers=lacking))
     units = info.ranges * len(specs)
-    return Plan(work=work, units=units, committed=units - sum(len(item.teachers) for item in work))
+    return Plan(work=work, units=units, committed=units - sum(len(item.teachers) for item in work), known=known)
+
+
+def _listed(store: Location, info: StoreInfo, specs: Mapping[str, Spec]) -> dict[Unit, int]:
+    """Return the receipts that are there, by unit, with their sizes."""
+    found = {}
+    for key, size in store.list("receipts"):
+        match = _RECEIPT.fullmatch(key)
+        if match and match[1] in specs and int(match[2]) < info.ranges:
+            found[match[1], int(match[2])] = size
+    return found
+
+
+def _read(
+    store: Location,
+    sizes: Mapping[Unit, int],
+    *,
+    info: StoreInfo,
+    pairs: PairTable,
+    hashes: Mapping[str, str],
+    known: KnownUnits,
+) -> set[Unit]:
+    """Read the receipts of some units; return the units whose receipts are valid, and note these."""
+    receipts = fetch_all(lambda unit: readable_receipt(store, receipt_key(*unit)), sizes)
+    valid, digests = set(), {}
+    for (name, range_id), receipt in zip(sizes, receipts, strict=True):
+        start, stop = info.bounds(range_id)
+        if receipt is None or receipt.spec_hash != hashes[name] or receipt.stop != stop:
+            continue
+        if receipt.pairs_digest != known.digest(range_id, stop=stop):
+            if range_id not in digests:
+                digests[range_id] = pairs_digest(pairs.read(start, stop, ["key", "caption", "image_sha256"]))
+            if receipt.pairs_digest != digests[range_id]:
+                continue
+        known.add(receipt, size=sizes[name, range_id])
+        valid.add((name, range_id))
+    return valid

@@ -67,14 +67,21 @@ class Tracker:
         outcome: gets the counts.
         run_id: of the run.
         max_bad_fraction: share of bad rows beyond which `note` ends the run.
+        on_receipt: is given every receipt.
         clock: seconds.
     """
 
     def __init__(
-        self, outcome: Outcome, *, run_id: str, max_bad_fraction: float, clock: Callable[[], float] = time.monotonic
+        self,
+        outcome: Outcome,
+        *,
+        run_id: str,
+        max_bad_fraction: float,
+        on_receipt: Callable[[Receipt], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.outcome, self.run_id = outcome, run_id
-        self._max_bad_fraction, self._clock = max_bad_fraction, clock
+        self._max_bad_fraction, self._on_receipt, self._clock = max_bad_fraction, on_receipt, clock
         self._started, self._working_since = datetime.now(UTC), clock()
         self._rows: Counter[str] = Counter()
         self._stage_seconds: defaultdict[str, float] = defaultdict(float)
@@ -99,6 +106,8 @@ class Tracker:
         """
         self.outcome.done += len(receipts)
         for receipt in receipts:
+            if self._on_receipt:
+                self._on_receipt(receipt)
             rows = receipt.stop - receipt.start - receipt.status_counts.get("not_applicable", 0)
             self.outcome.rows_seen += rows
             self._rows[receipt.teacher] += rows

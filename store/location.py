@@ -187,15 +187,19 @@ class Folder(Location):
     def list(self, prefix: str = "") -> list[tuple[str, int]]:
         """Walk the folder; names that begin with a dot are unfinished writes."""
         found: list[tuple[str, int]] = []
-        top = self.path / prefix
-        for folder, _, names in os.walk(top):
-            relative = os.path.relpath(folder, self.path)
-            start = "" if relative == "." else relative.replace(os.sep, "/") + "/"
-            for name in names:
-                # Another process may have renamed or deleted it since the folder was read.
-                with contextlib.suppress(FileNotFoundError):
-                    if not name.startswith("."):
-                        found.append((start + name, (Path(folder) / name).stat().st_size))
+        folders = [prefix.strip("/")]
+        while folders:
+            folder = folders.pop()
+            start = f"{folder}/" if folder else ""
+            # scandir and not walk: a listing of many receipts is most of what planning takes.
+            with contextlib.suppress(OSError), os.scandir(self.path / folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(start + entry.name)
+                    elif not entry.name.startswith(".") and not entry.is_dir():
+                        # Another process may have renamed or deleted it since the folder was read.
+                        with contextlib.suppress(FileNotFoundError):
+                            found.append((start + entry.name, entry.stat().st_size))
         return sorted(found)
 
     def delete(self, keys: Sequence[str]) -> None:

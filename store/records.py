@@ -187,7 +187,12 @@ R = TypeVar("R", bound=Record)
 
 def write_record(location: Location, key: str, record: Record) -> None:
     """Replace a JSON record atomically."""
-    location.write(key, (record.model_dump_json(indent=1) + "\n").encode())
+    location.write(key, record_bytes(record))
+
+
+def record_bytes(record: Record) -> bytes:
+    """Return a record as it is written."""
+    return (record.model_dump_json(indent=1) + "\n").encode()
 
 
 def read_record(location: Location, key: str, model: type[R]) -> R:

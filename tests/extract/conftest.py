@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -236,6 +237,18 @@ def shared_data():
         return folder
 
     return find
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 160 KiB at the place of the store: (its folder, a function that makes it larger)."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this system does not let us mount a small disk")
+    yield folder, lambda: subprocess.run(["mount", "-o", "remount,size=4m", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -228,18 +228,6 @@ def _circumstances():
     return Circumstances(device="cpu", batch_size=16, run_id="late", attempt=1, timings_s={}, versions={})
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 160 KiB at the place of the store: (its folder, a function that makes it larger)."""
-    folder = tmp_path / "store"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this system does not let us mount a small disk")
-    yield folder, lambda: subprocess.run(["mount", "-o", "remount,size=4m", str(folder)], check=True)
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 def test_a_full_disk_ends_the_run_with_one_message_and_costs_only_what_was_in_work(
     tmp_path,
     small_disk,
