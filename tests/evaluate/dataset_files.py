@@ -60,14 +60,14 @@ def write_folders(root, layout):
         path.write_bytes(content if isinstance(content, bytes) else image_bytes(content))
 
 
-def write_tar(path, pairs):
+def write_tar(path, pairs, **image):
     """Write a WebDataset tar: by key, the seed of the image (None for none) and the JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for key, (seed, record) in pairs.items():
             members = {"json": json.dumps(record).encode(), "txt": f"about {key}".encode()}
             if seed is not None:
-                members["png"] = image_bytes(seed)
+                members["png"] = image_bytes(seed, **image)
             for suffix, data in members.items():
                 member = tarfile.TarInfo(f"{key}.{suffix}")
                 member.size = len(data)

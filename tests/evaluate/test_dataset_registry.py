@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from evaluate.dataset_entry import MODALITIES, TASKS
-from evaluate.formats.rules import needed_patterns
+from evaluate.dataset_entry import MODALITIES, TASKS, DatasetEntry, Fields
+from evaluate.formats.rules import FORMATS, needed_patterns
 from evaluate.registry import DATA_VARIABLE, data_root, find_dataset, missing_files, read_registry, status
 from store.errors import ConfigError
 from tests.evaluate.dataset_files import FOLDER_FIELDS, FOLDERS, folder_dataset, write_entry
@@ -165,6 +166,13 @@ def test_problems_of_all_files_are_said_at_once(tmp_path):
     assert "two.yaml:" in said
     assert "'cow' is not one of classes" in said
     assert "nothing: there is no dataset here" in said
+
+
+def test_the_document_names_every_key_and_format():
+    text = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    for name in (*DatasetEntry.model_fields, *Fields.model_fields, *FORMATS, *TASKS):
+        assert f"`{name}`" in text, name
+    assert f"`evaluate/datasets/` has {len(ENTRIES)} of them" in text
 
 
 def test_a_name_that_is_nearly_right_is_suggested():
