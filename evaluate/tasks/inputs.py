@@ -86,16 +86,21 @@ def unit_norm(features_ND: Array, *, what: str, dtype: npt.DTypeLike = np.float3
     Raises:
         EvaluationError: they are not a finite matrix, or a row is zero, so that it points nowhere.
     """
-    check_features(features_ND, what=what)
-    features_ND = features_ND.astype(dtype)
-    norm_N1 = np.linalg.norm(features_ND, axis=1, keepdims=True)
-    zero = np.flatnonzero(norm_N1[:, 0] == 0)
+    if features_ND.ndim != 2 or not features_ND.size:
+        check_features(features_ND, what=what)
+    unit_ND = features_ND.astype(dtype)
+    length_N = np.sqrt(np.einsum("nd,nd->n", unit_ND, unit_ND))
+    if not np.isfinite(length_N).all():  # one look at the lengths costs a fraction of one at every value
+        check_features(features_ND, what=what)
+        raise EvaluationError(f"{what}: values are too large for {np.dtype(dtype)}: {np.abs(features_ND).max():g}")
+    zero = np.flatnonzero(length_N == 0)
     if len(zero):
         raise EvaluationError(
-            f"{what}: {len(zero)} of {len(features_ND)} rows are zero, the first is row {zero[0]}",
+            f"{what}: {len(zero)} of {len(unit_ND)} rows are zero, the first is row {zero[0]}",
             hint="rows of zeros stand for images that could not be read; leave those items out",
         )
-    return np.asarray(features_ND / norm_N1)
+    unit_ND /= length_N[:, None]
+    return np.asarray(unit_ND)
 
 
 def check_bags(bags: Sequence[Array], *, what: str) -> int:
