@@ -17,7 +17,7 @@ from store.faults import misbehave
 from store.image_source import ImageSource
 from store.images import decode_image
 
-from .geometry import Geometry, fit
+from .geometry import Geometry, fit_all
 from .stages import Clock
 
 BATCHES_AHEAD = 2
@@ -112,7 +112,7 @@ class Decoder:
             began = clock.add("decode", began)
         except PairDecodeError as error:
             return str(error)
-        fitted = {geometry: fit(image, geometry) for geometry in geometries}
+        fitted = fit_all(image, geometries)
         clock.add("fit", began)
         return fitted
 

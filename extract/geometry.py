@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal
 
@@ -56,32 +57,55 @@ class Preprocessing(BaseModel):
         return cls(geometry=geometry, **{name: stated[name] for name in ("mean", "std") if name in stated})
 
 
+Step = tuple[str, Callable[[Image.Image], Image.Image]]
+"""A step of preprocessing; two of the same name do the same."""
+
+
 def fit(image: Image.Image, geometry: Geometry) -> npt.NDArray[np.uint8]:
     """Return an RGB image as a model's square, (H, W, 3) uint8."""
-    for step in _steps(geometry):
-        image = step(image)
-    return np.asarray(image)
+    return fit_all(image, [geometry])[geometry]
 
 
-def _steps(geometry: Geometry) -> list[Callable[[Image.Image], Image.Image]]:
+def fit_all(image: Image.Image, geometries: Iterable[Geometry]) -> dict[Geometry, npt.NDArray[np.uint8]]:
+    """Return an RGB image in several geometries; a step with which two of them begin is done once.
+
+    The resize takes as long as decoding does, and most geometries differ in what follows it alone.
+    """
+    done: dict[tuple[str, ...], Image.Image] = {}
+    fitted = {}
+    for geometry in geometries:
+        current, path = image, tuple[str, ...]()
+        for name, step in _steps(geometry):
+            path = (*path, name)
+            if path not in done:
+                done[path] = step(current)
+            current = done[path]
+        fitted[geometry] = np.asarray(current)
+    return fitted
+
+
+@functools.cache
+def _steps(geometry: Geometry) -> tuple[Step, ...]:
     # Imported here because planning reads preprocessing out of a folder and must not wait for torch.
     from open_clip.transform import CenterCropOrPad, ResizeKeepRatio
     from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
     size = geometry.size_px
     interpolation = InterpolationMode(geometry.interpolation)
+    shortest: Step = f"short side to {size} {interpolation}", Resize(size, interpolation=interpolation)
+    squash: Step = f"both sides to {size} {interpolation}", Resize((size, size), interpolation=interpolation)
     if geometry.resize_mode == "pad_square_grey":
-        return [_grey, partial(_pad_square, at_least=size), Resize((size, size), interpolation=interpolation), _rgb]
+        pad: Step = f"square of at least {size}", partial(_pad_square, at_least=size)
+        return ("grey", _grey), pad, squash, ("colours", _rgb)
     if geometry.resize_mode == "shortest_floor_crop":
-        return [Resize(size, interpolation=interpolation), partial(_crop_rounding_down, size=size)]
+        return shortest, (f"crop to {size}, down", partial(_crop_rounding_down, size=size))
     if geometry.resize_mode == "squash":
-        return [Resize((size, size), interpolation=interpolation)]
+        return (squash,)
     if geometry.resize_mode == "longest":
-        return [
-            ResizeKeepRatio(size, interpolation=interpolation, longest=1),
-            CenterCropOrPad(size, fill=geometry.fill_color),
-        ]
-    return [Resize(size, interpolation=interpolation), CenterCrop(size)]
+        resize = ResizeKeepRatio(size, interpolation=interpolation, longest=1)
+        crop_or_pad = CenterCropOrPad(size, fill=geometry.fill_color)
+        return (f"long side to {size} {interpolation}", resize), (f"pad to {size} {geometry.fill_color}", crop_or_pad)
+    return shortest, (f"crop to {size}", CenterCrop(size))
 
 
 def _grey(image: Image.Image) -> Image.Image:

@@ -92,15 +92,24 @@ def stand_in(name: str, entry: TeacherEntry, folder: Path, *, device: str, seed:
         WeightsNotFoundError: what it looks like is in a file that is not here either.
         TeacherError: a file that is here does not fit.
     """
+    here = write_files(name, entry, folder)
+    spec = teacher_spec(name, here)
+    family = FAMILIES[entry.family]
+    return family(spec, here, _random_state(family.architecture(spec, here), seed), device=device)
+
+
+def write_files(name: str, entry: TeacherEntry, folder: Path) -> TeacherEntry:
+    """Write into an empty folder what an entry's spec is read from, with no weights, and return the entry of it.
+
+    Raises:
+        WeightsNotFoundError: what it looks like is in a file that is not here either.
+    """
     _copy_small_files(Path(entry.folder), folder)
-    here = entry.model_copy(update={"folder": str(folder)})
     for file in weight_names(entry)[-1]:
         (folder / file).write_bytes(b"a stand-in, to be told from weights")
     _write_configuration(name, entry, folder)
     _write_tokenizer(entry, folder)
-    spec = teacher_spec(name, here)
-    family = FAMILIES[entry.family]
-    return family(spec, here, _random_state(family.architecture(spec, here), seed), device=device)
+    return entry.model_copy(update={"folder": str(folder)})
 
 
 def _copy_small_files(source: Path, folder: Path) -> None:

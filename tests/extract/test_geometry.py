@@ -10,7 +10,7 @@ from open_clip.transform import image_transform
 from PIL import Image
 
 from extract.config import TeacherEntry
-from extract.geometry import Geometry, Preprocessing, fit
+from extract.geometry import Geometry, Preprocessing, fit, fit_all
 from extract.specs import teacher_spec
 
 SIZES = [(64, 64), (63, 65), (201, 77), (33, 190), (1, 1), (300, 5), (97, 96)]
@@ -59,3 +59,32 @@ def test_every_resize_mode_equals_open_clips_to_the_bit(resize_mode, interpolati
 
 def test_geometries_that_are_equal_are_one_key():
     assert len({Geometry(size_px=64), Geometry(size_px=64, resize_mode="shortest"), Geometry(size_px=96)}) == 2
+
+
+ALL_MODES = ["shortest", "longest", "squash", "shortest_floor_crop", "pad_square_grey"]
+
+
+def test_geometries_fitted_together_equal_each_alone_to_the_bit():
+    geometries = [
+        Geometry(size_px=side, resize_mode=mode, interpolation=interpolation, fill_color=fill)
+        for side in (48, 64)
+        for mode in ALL_MODES
+        for interpolation in ("bicubic", "bilinear")
+        for fill in (0, 255)
+    ]
+    for size in SIZES:
+        together = fit_all(image_of(size), geometries)
+        assert set(together) == set(geometries)
+        for geometry in geometries:
+            assert np.array_equal(together[geometry], fit(image_of(size), geometry)), (size, geometry)
+
+
+def test_a_resize_that_several_geometries_begin_with_is_done_once(monkeypatch):
+    resized = []
+    resize = Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda self, *args, **kw: resized.append(1) or resize(self, *args, **kw))
+    both = [Geometry(size_px=64), Geometry(size_px=64, resize_mode="shortest_floor_crop")]
+    fit_all(image_of((201, 77)), both)
+    assert len(resized) == 1
+    fit_all(image_of((201, 77)), [*both, Geometry(size_px=64, interpolation="bilinear"), Geometry(size_px=48)])
+    assert len(resized) == 1 + 3
