@@ -184,9 +184,9 @@ class Suite:
                 logit_scale=outcome.logit_scale,
                 overlap=self._overlap(dataset),
             )
-            write_result(self._settings.results, record, result.predictions)
+            written = read_result(write_result(self._settings.results, record, result.predictions))
             log.info("%s on %s, %s: %s", facts.name, job.entry.name, record.task, record.cite(record.primary))
-            records.append(record)
+            records.append(written)
         for name, reason in outcome.skipped.items():
             records.append(self._skip(job, facts, reason, name))
         return records
