@@ -6,11 +6,11 @@ import json
 import logging
 from pathlib import Path
 
-import numpy as np
-
+from store.chunks import ChunkReader
 from store.config import dump_resolved
 from store.errors import IncompleteStoreError
 from store.reader import FeatureStore
+from store.sampling import draw_rows
 
 from .autoencoder import TeacherFeatures, fit_projection
 from .config import ProjectSection, TrainPipeline
@@ -65,17 +65,17 @@ def _projection_features(
     store: FeatureStore, pipeline: TrainPipeline, section: ProjectSection
 ) -> dict[str, TeacherFeatures]:
     available_NT = store.available(pipeline.select)
-    rng = np.random.Generator(np.random.Philox(section.seed))
-    features = {}
+    reader, features = ChunkReader(store), {}
     for column, teacher in enumerate(store.teachers):
-        rows = np.flatnonzero(available_NT[:, column])
-        if len(rows) > section.max_rows:
-            rows = np.sort(rng.choice(rows, section.max_rows, replace=False))
+        # In whole chunks: rows drawn one by one from a large store would mean to read nearly all of it.
+        rows = draw_rows(
+            available_NT[:, column], chunk_rows=store.info.chunk_rows, rows=section.max_rows, seed=section.seed
+        )
         if len(rows):
             features[teacher] = TeacherFeatures(
                 rows=rows,
-                image=store.read(rows, teacher=teacher, side="image"),
-                text=store.read(rows, teacher=teacher, side="text"),
+                image=reader.read(rows, teacher=teacher, side="image"),
+                text=reader.read(rows, teacher=teacher, side="text"),
                 spec_hash=store.spec(teacher).hash,
             )
     if not features:
