@@ -250,12 +250,12 @@ def training(folder, *, images):
         "model": model,
         "optimization": {"steps": 2, "batch_size": 4, "lr": 1e-3},
     }
-    project = {"out": str(folder / "projection"), "latent_dim": 8, "hidden_dim": 8, "steps": 2, "batch_size": 4}
+    projection = {"out": str(folder / "projection"), "latent_dim": 8, "hidden_dim": 8, "steps": 2, "batch_size": 4}
     return TrainPipeline.model_validate(
         {
             "corpora": {},
             "store": {"path": str(folder / "store"), "corpus": "released"},
-            "train": {"project": project, "students": {"student": student}},
+            "train": {"project": projection, "students": {"student": student}},
         }
     )
 

@@ -32,12 +32,12 @@ def distil(folder, store, *, steps):
     """Distil a student from a store; its metrics, line by line."""
     training = {"steps": steps, "batch_size": 64, "lr": 1e-3, "warmup_steps": 5, "grad_clip": 1.0, "log_every": 1}
     run = {"recipe": "paper", "out": str(folder / "student"), "model": STUDENT, "optimization": training}
-    project = {"out": str(folder / "projection"), "latent_dim": 32, "hidden_dim": 32, "steps": 100, "batch_size": 64}
+    projection = {"out": str(folder / "projection"), "latent_dim": 32, "hidden_dim": 32, "steps": 100, "batch_size": 64}
     pipeline = TrainPipeline.model_validate(
         {
             "corpora": {},
             "store": {"path": str(store), "corpus": "pairs"},
-            "train": {"project": project, "students": {"student": run}},
+            "train": {"project": projection, "students": {"student": run}},
         }
     )
     project(pipeline, pipeline.train.project)

@@ -35,12 +35,12 @@ def test_a_student_distilled_from_the_released_cache_retrieves_its_eight_pairs(t
             "crop_scale": 1.0,
         },
     }
-    project = {"out": str(tmp_path / "projection"), "latent_dim": 32, "hidden_dim": 32, "steps": 50, "batch_size": 8}
+    projection = {"out": str(tmp_path / "projection"), "latent_dim": 32, "hidden_dim": 32, "steps": 50, "batch_size": 8}
     pipeline = TrainPipeline.model_validate(
         {
             "corpora": {},
             "store": {"path": str(tmp_path / "store"), "corpus": "released"},
-            "train": {"project": project, "students": {"distilled": student}},
+            "train": {"project": projection, "students": {"distilled": student}},
         }
     )
     project(pipeline, pipeline.train.project)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import torch
+from PIL import Image
 
+from extract.pixels import make_pixels
 from store.errors import ConfigError, CorpusError, IncompleteStoreError, MMKDError, SpecMismatchError
+from store.pipeline import Pixels
+from store.pixels import PixelSpec
 from train import project_run, runs, training
-from train.config import TrainPipeline
+from train.config import TrainPipeline, ValidationSection
 from train.project_run import project
+from train.update import Updater
 
 
 @pytest.fixture
@@ -180,9 +187,104 @@ def test_projections_that_are_better_than_the_mean_feature_are_not(
     pipeline = make_pipeline()
     fit = project_run.fit_projection
     # Random unit features have no structure: no fit restores them better than their mean does.
-    monkeypatch.setattr(project_run, "fit_projection", lambda *a, **o: dataclasses.replace(fit(*a, **o), mse_of_mean=9.0))
+
+    def flattered(*arguments, **options):
+        return dataclasses.replace(fit(*arguments, **options), mse_of_mean=9.0)
+
+    monkeypatch.setattr(project_run, "fit_projection", flattered)
     assert project(pipeline, pipeline.train.project)
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_validation_looks_at_held_out_pairs_that_are_not_trained_on(tmp_path, make_pipeline, make_store, monkeypatch):
+    store = make_store()
+    seen = set()
+    update = Updater.update
+
+    def noting(self, batch):
+        seen.update(batch.rows_B.tolist())
+        return update(self, batch)
+
+    monkeypatch.setattr(Updater, "update", noting)
+    pipeline = make_pipeline(steps=9, validate_every=4)
+    student = pipeline.train.students["task_only"].model_copy(update={"validation": ValidationSection(holdout=0.3)})
+    assert runs.distill(pipeline, "task_only", student)
+    digests = store.pairs.read(0, 64, ["image_sha256"])["image_sha256"].to_pylist()
+    held = {row for row, digest in enumerate(digests) if int(digest, 16) < 0.3 * 2**256}
+    assert held
+    assert not seen & held
+    lines = [line for line in metrics(tmp_path / "task_only") if "image_to_text_recall@1" in line]
+    assert [line["step"] for line in lines] == [3, 7, 8]
+    ways = {f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)}
+    assert set(lines[0]) == ways | {"step"}
+    # The last look is at the weights that are kept: what open_clip makes of them must agree.
+    assert lines[-1]["image_to_text_recall@10"] == pytest.approx(recall_at_10(tmp_path / "task_only", store, held))
+
+
+def recall_at_10(folder, store, held):
+    """The share of held-out images whose own caption is among the ten nearest, by plain open_clip."""
+    model, _ = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+    table = store.pairs.read(0, 64, ["uri", "member", "caption"]).to_pylist()
+    pairs = [table[row] for row in sorted(held)]
+    pixels = [Image.open(io.BytesIO(store.images.fetch(pair["uri"], pair["member"]))).convert("RGB") for pair in pairs]
+    resized = np.stack([np.asarray(image.resize((64, 64), Image.Resampling.BICUBIC)) for image in pixels])
+    normal = torch.from_numpy(resized).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (model.visual.image_mean, model.visual.image_std))
+    captions = [pair["caption"] for pair in pairs]
+    with torch.no_grad():
+        image_BE = model.eval().encode_image((normal - mean) / std, normalize=True)
+        text_BE = model.encode_text(open_clip.get_tokenizer(f"local-dir:{folder}")(captions), normalize=True)
+    cosine_BB = (image_BE @ text_BE.T).numpy()
+    found = 0
+    for place, caption in enumerate(captions):
+        others = [cosine_BB[place, other] for other in range(len(captions)) if captions[other] != caption]
+        found += sum(cosine >= cosine_BB[place, place] for cosine in others) < 10
+    return found / len(captions)
+
+
+def test_validating_on_a_split_that_is_not_there_is_an_error_before_training(tmp_path, make_pipeline, make_store):
+    make_store()
+    with pytest.raises(CorpusError, match=r"task_only: 0 pairs to validate on \(split val\)"):
+        distill(make_pipeline(validate_every=4), "task_only")
+
+
+@pytest.mark.parametrize("images", ["corpus", "pixels"])
+def test_stage_1_trains_on_a_stores_pairs_without_any_feature(tmp_path, make_pipeline, make_store, images):
+    store = make_store()
+    shutil.rmtree(tmp_path / "store" / "receipts")
+    if images == "pixels":
+        spec = PixelSpec.of(Pixels(short_side_px=64, format="webp", quality="lossless"))
+        make_pixels(store.location, spec, threads=1)
+    pipeline = make_pipeline()
+    run = pipeline.train.pretrain["tiny"].model_copy(update={"corpus": None, "images": images, "window_blocks": 2})
+    assert runs.pretrain(pipeline, "tiny", run)
+    assert not runs.pretrain(pipeline, "tiny", run)
+    assert [line["step"] for line in metrics(tmp_path / "tiny")] == [0, 1, 2]
+    if images == "pixels":
+        # Lossless images of the corpus's own size: the same training.
+        other = run.model_copy(update={"images": "corpus", "out": str(tmp_path / "other")})
+        assert runs.pretrain(pipeline, "tiny", other)
+        weights = [tmp_path / name / "open_clip_model.safetensors" for name in ("tiny", "other")]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_pixels_of_a_corpus_are_refused(make_pipeline):
+    run = make_pipeline().train.pretrain["tiny"]
+    with pytest.raises(ValueError, match="leave corpus out"):
+        type(run).model_validate(run.model_dump() | {"images": "pixels"})
+
+
+@pytest.mark.end_to_end
+def test_images_decoded_in_processes_give_the_same_weights(tmp_path, make_pipeline, make_store):
+    make_store()
+    pipeline = make_pipeline()
+    distill(pipeline, "task_only")
+    expected = (tmp_path / "task_only" / "open_clip_model.safetensors").read_bytes()
+    # Another way to go about it, not another run: nothing to do.
+    assert not distill(make_pipeline(image_workers=2), "task_only")
+    shutil.rmtree(tmp_path / "task_only")
+    assert distill(make_pipeline(image_workers=2), "task_only")
+    assert (tmp_path / "task_only" / "open_clip_model.safetensors").read_bytes() == expected
 
 
 def test_task_only_needs_no_projection_and_reports_no_teacher_loss(tmp_path, make_pipeline, make_store):
