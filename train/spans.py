@@ -60,15 +60,27 @@ class Targets:
 
     def part(self, begin: int, end: int) -> Self:
         """Return some consecutive rows of it; nothing is copied but places."""
-        found = {}
-        for name, teacher in self.teachers.items():
-            low, high = torch.searchsorted(teacher.places_K, torch.tensor([begin, end])).tolist()
-            found[name] = TeacherTargets(
-                image_KD=teacher.image_KD[low:high],
-                text_KD=teacher.text_KD[low:high],
-                places_K=teacher.places_K[low:high] - begin,
-            )
-        return type(self)(rows=end - begin, teachers=found)
+        return self._between([begin, end])[0]
+
+    def parts(self, rows: int) -> list[Self]:
+        """Return consecutive parts of so many rows each."""
+        return self._between(range(0, self.rows + 1, rows))
+
+    def _between(self, edges: Sequence[int]) -> list[Self]:
+        where = torch.tensor(edges)
+        cuts = {name: torch.searchsorted(part.places_K, where).tolist() for name, part in self.teachers.items()}
+        found = []
+        for number, (begin, end) in enumerate(itertools.pairwise(edges)):
+            teachers = {}
+            for name, teacher in self.teachers.items():
+                rows = slice(cuts[name][number], cuts[name][number + 1])
+                teachers[name] = TeacherTargets(
+                    image_KD=teacher.image_KD[rows],
+                    text_KD=teacher.text_KD[rows],
+                    places_K=teacher.places_K[rows] - begin,
+                )
+            found.append(type(self)(rows=end - begin, teachers=teachers))
+        return found
 
     def keep(self, keep_B: Tensor) -> Self:
         """Return the rows where a bool is True, as if the batch had no others."""
@@ -205,8 +217,7 @@ class Spans:
         # The next epoch reads other chunks, and to look into it would shuffle small stores again and again.
         near = self._order.epoch(following[-1]) == self._order.epoch(start)
         found = self._reader.read_span(self._rows(steps), self._rows(following) if near else None)
-        rows = found.rows // self._span_steps
-        return [found.part(number * rows, (number + 1) * rows) for number in range(self._span_steps)]
+        return found.parts(found.rows // self._span_steps)
 
     def _rows(self, steps: range) -> Span:
         batches = [self._order[step] for step in steps]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from itertools import islice
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from train.order import BatchOrder, draw_teacher
+from train.shares import ShareOrder
 from train.spans import Spans, TargetReader
 
 SEED = 11
@@ -102,3 +104,30 @@ def test_parts_and_kept_rows_are_those_of_the_rows_alone(store):
     assert_row_by_row(store, targets.part(4, 11), rows[4:11], available_NT[rows[4:11]])
     assert_row_by_row(store, targets.keep(keep_B), rows[keep_B.numpy()], available_NT[rows[keep_B.numpy()]])
     assert_row_by_row(store, targets.to("cpu"), rows, available_NT[rows])
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_targets_do_not_depend_on_how_many_threads_read(store, threads):
+    rows, epochs = np.arange(64)[::-1].copy(), np.zeros(64, np.int64)
+    settings = {"teachers": store.teachers, "available_NT": store.available("all"), "seed": SEED}
+    expected = TargetReader(store, threads=2, **settings).read(rows, epochs)
+    found = TargetReader(store, threads=threads, **settings).read(rows, epochs)
+    for name in store.teachers:
+        assert torch.equal(found.teachers[name].places_K, expected.teachers[name].places_K)
+        assert torch.equal(found.teachers[name].image_KD, expected.teachers[name].image_KD)
+
+
+@pytest.mark.parametrize("sampling", ["uniform_one", "all"])
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_the_targets_of_all_ranks_together_are_those_of_one(store, sampling, world_size):
+    alone, order = targets_of(store, sampling, count=9), order_of(store)
+    shares = [
+        list(islice(itertools.chain.from_iterable(Spans(share, reader_of(store, sampling), span_steps=3)), 9))
+        for share in (ShareOrder(order, rank=rank, world_size=world_size) for rank in range(world_size))
+    ]
+    for step, whole in enumerate(alone):
+        for name in store.teachers:
+            parts = [share[step].teachers[name] for share in shares]
+            places = [part.places_K + rank * 8 // world_size for rank, part in enumerate(parts)]
+            assert torch.equal(torch.cat(places), whole.teachers[name].places_K)
+            assert torch.equal(torch.cat([part.text_KD for part in parts]), whole.teachers[name].text_KD)
