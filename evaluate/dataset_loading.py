@@ -20,7 +20,7 @@ from .dataset_entry import DatasetEntry
 from .dataset_rows import Row, RowReader, as_splits, grouped
 from .dataset_split import SplitName
 from .formats.reading import read_all
-from .formats.record import Image, Record
+from .formats.record import BagFile, Image, Record
 from .loaded_dataset import LoadedDataset
 from .registry import missing_files
 
@@ -113,21 +113,17 @@ def _digested(records: Iterator[Record]) -> Iterator[tuple[Record, str | None]]:
     known: dict[str, str] = {}
     with ThreadPoolExecutor(DIGEST_THREADS) as pool:
         while window := list(islice(records, DIGEST_AHEAD)):
-            unread = {record.image.place: record.image for record in window if record.image and not record.sha256}
+            sources = [record.bag or record.image for record in window]
+            pairs = zip(window, sources, strict=True)
+            unread = {source.place: source for record, source in pairs if source and not record.sha256}
             new = [place for place in unread if place not in known]
-            digests = pool.map(_sha256, [unread[place] for place in new])
-            known |= dict(zip(new, digests, strict=True))
-            for record in window:
-                if record.bag:
-                    yield record, record.bag.sha256()
-                elif record.image:
-                    yield record, record.sha256 or known[record.image.place]
-                else:
-                    yield record, None
+            known |= dict(zip(new, pool.map(_sha256, [unread[place] for place in new]), strict=True))
+            for record, source in zip(window, sources, strict=True):
+                yield record, record.sha256 or (known[source.place] if source else None)
 
 
-def _sha256(image: Image) -> str:
-    return hashlib.sha256(image.read()).hexdigest()
+def _sha256(source: Image | BagFile) -> str:
+    return source.sha256() if isinstance(source, BagFile) else hashlib.sha256(source.read()).hexdigest()
 
 
 def _require_distinct(entry: DatasetEntry, rows: Iterable[Row]) -> None:

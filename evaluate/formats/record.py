@@ -62,6 +62,11 @@ class BagFile:
     path: Path
     array: str
 
+    @property
+    def place(self) -> str:
+        """Say where they lie."""
+        return f"{self.path} {self.array}"
+
     def read(self) -> npt.NDArray[np.float32]:
         """Return the features, (tiles, width) float32.
 

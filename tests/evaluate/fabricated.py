@@ -15,8 +15,8 @@ from evaluate.dataset_split import SPLITS
 from evaluate.formats.rules import wild
 from tests.evaluate.dataset_files import image_bytes, write_folders, write_tar
 
-PER_CLASS = 24
-"""Items of each class and split: by digest, a fifth of them is for testing."""
+BY_DIGEST = 60
+"""Items of a dataset that a digest splits: a fifth of them is for testing, so that no split is empty."""
 
 
 def spelled(rule, split):
@@ -34,10 +34,11 @@ def items(entry):
     """Yield (number, split, label) of the items to make; a split of None is left to a digest."""
     numbers = count()
     splits = (None,) if entry.split.rule in {"digest", "all_test"} else SPLITS
-    few = entry.split.rule != "digest"
+    labels = labels_of(entry)
+    times = BY_DIGEST // len(labels) if entry.split.rule == "digest" else 2
     for split in splits:
-        for label in labels_of(entry):
-            for _ in range(2 if few else PER_CLASS):
+        for label in labels:
+            for _ in range(times):
                 yield next(numbers), split, label
 
 
