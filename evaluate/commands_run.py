@@ -71,6 +71,7 @@ def run(
 
     Results of the registry's datasets are records with intervals (see report, compare, leaderboard).
     """
+    chosen_tasks, chosen_mode = _tasks(task), _mode(mode)
     loaded = None if pipeline is None else read_pipeline(config, pipeline, EvaluatePipeline, overrides=set_ or [])
     own = [] if loaded is None else list(loaded.evaluate.zero_shot)
     named = dataset if dataset is not None else own
@@ -100,13 +101,13 @@ def run(
         batch_size=batch_size,
         threads=threads,
         device=device,
-        mode=_mode(mode),
+        mode=chosen_mode,
         resamples=resamples,
         allow=tuple(allowed(allow or [])),
         skip_existing=skip_existing,
         overlap=None if overlap_with is None else FeatureStore(overlap_with),
     )
-    jobs = plan(addresses_of(model, loaded), entries, tasks=_tasks(task), data_root=root)
+    jobs = plan(addresses_of(model, loaded), entries, tasks=chosen_tasks, data_root=root)
     if dry_run:
         _say_plan([(job.model, job.task, job.entry.name, ", ".join(job.missing)) for job in jobs], as_json=as_json)
         return
