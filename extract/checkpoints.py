@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import codecs
 import math
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from store.errors import TeacherError
-
-from .weights import check_plausible
+from store.weight_files import NUMPY_SCALARS, UNREADABLE, check_plausible, refused, unreadable
 
 State = dict[str, Tensor]
 
@@ -25,15 +22,6 @@ MAX_LOGIT_SCALE = 101.0
 """CLIP models clamp their multiplier to 100; a value beyond it is not one, or not exponentiated as ours is."""
 
 SHOWN = 4
-
-# Training programs pickle numpy scalars (losses, metrics) beside the tensors. These names build numbers, no more.
-NUMPY_SCALARS: list[Any] = [
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]  # noqa: SLF001
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),  # type: ignore[attr-defined]  # noqa: SLF001
-    (np.dtype, "numpy.dtype"),
-    (codecs.encode, "_codecs.encode"),
-    *(type(np.dtype(kind)) for kind in ("float64", "float32", "float16", "int64", "int32", "bool")),
-]
 
 
 def read_checkpoint(path: Path) -> Any:
@@ -49,31 +37,10 @@ def read_checkpoint(path: Path) -> Any:
         with torch.serialization.safe_globals(NUMPY_SCALARS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise _refused(path, str(error)) from error
+        raise refused(path, error) from error
     # torch raises nearly anything on damaged archives.
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, OSError, IndexError) as error:
-        raise TeacherError(
-            f"{path}: not a readable PyTorch checkpoint ({type(error).__name__}: {_first_line(error)})",
-            hint="it is probably cut short or another file in disguise; compare its size and fetch it again",
-        ) from error
-
-
-def _refused(path: Path, reason: str) -> TeacherError:
-    marks = ("Unsupported global: GLOBAL ", "Trying to load unsupported GLOBAL ")
-    wanted = next((reason.split(mark, 1)[1].split(maxsplit=1)[0] for mark in marks if mark in reason), None)
-    if wanted:
-        return TeacherError(
-            f"{path}: refused: its pickle asks for {wanted}, and loading it would run code that the file chooses",
-            hint="take the file from its authors, or have it converted to safetensors by someone who trusts it",
-        )
-    return TeacherError(
-        f"{path}: not a PyTorch checkpoint of tensors ({_first_line(reason)})",
-        hint="it is probably cut short or another file in disguise; compare its size and fetch it again",
-    )
-
-
-def _first_line(error: object) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[0][:200]
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
 
 
 def read_safetensors(path: Path) -> State:

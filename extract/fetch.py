@@ -22,11 +22,12 @@ from huggingface_hub.errors import (
 from store.console import progress
 from store.errors import TeacherError, WeightsNotFoundError
 from store.files import sha256_file
+from store.weight_files import check_plausible
 
 from .convert import convert
 from .fetch_list import Wanted, wanted
 from .teacher_entry import TeacherEntry
-from .weights import CONVERTED_NAME, RECORD_NAME, check_plausible, weight_names
+from .weights import CONVERTED_NAME, RECORD_NAME, weight_names
 
 log = logging.getLogger(__name__)
 

@@ -62,13 +62,14 @@ def print_profile(found: Profile) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    numbers = ("images/s", "captions/s", "parameters MB", "peak MB", "load s", "hours")
+    numbers = ("images/s", "captions/s", "CPU share", "parameters MB", "peak MB", "load s", "hours")
     console, table = wide_console(), Table("teacher", "weights", "precision", *numbers)
     for name, speed in found.teachers.items():
         sizes = (f"{nbytes / 1e6:,.0f}" for nbytes in (speed.parameter_bytes, speed.peak_bytes))
         pairs = (speed.images_per_s, speed.captions_per_s), (speed.load_s, speed.hours)
         first, last = ([f"{number:,.1f}" for number in pair] for pair in pairs)
-        table.add_row(name, speed.weights, speed.precision, *first, *sizes, *last)
+        share = "" if speed.cpu_share is None else f"{speed.cpu_share:.0%}"
+        table.add_row(name, speed.weights, speed.precision, *first, share, *sizes, *last)
     console.print(table)
     for line in (
         f"{found.device}, {found.threads} threads, batches of {found.batch_size}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import itertools
 import os
@@ -22,8 +21,8 @@ from PIL import Image
 from store.errors import WeightsNotFoundError
 from store.images import decode_image
 
-from .geometry import Geometry, fit
-from .memory import begin_peak, held_bytes, peak_bytes
+from .geometry import Geometry, fit_all
+from .memory import begin_peak, give_back, held_bytes, peak_bytes
 from .specs import teacher_spec
 from .stand_in import captions, stand_in
 from .teacher import Teacher, load_teacher
@@ -45,6 +44,8 @@ class TeacherSpeed:
         parameter_bytes: of its weights in memory.
         peak_bytes: that it took at most, weights and one batch's work, beyond what was held before it.
         load_s: to read its files and build it.
+        cpu_share: on a CPU, of its threads' time, what this process got while it was measured: less than 1 where other
+            work used the machine, or where threads waited for each other.
         hours: for the rows of the profile, decoding apart.
     """
 
@@ -55,6 +56,7 @@ class TeacherSpeed:
     parameter_bytes: int
     peak_bytes: int
     load_s: float
+    cpu_share: float | None
     hours: float
 
 
@@ -160,23 +162,30 @@ def profile(
         not_profiled=absent,
         decoded_per_s=decoded_per_s,
         parameter_bytes=sum(speed.parameter_bytes for speed in speeds.values()),
-        resident_bytes=held_bytes(settings.device) - before,
+        resident_bytes=_held(settings.device) - before,
         decode_hours=decode,
         hours=max(forward, decode / settings.decode_threads) if on_gpu else forward + decode,
     )
 
 
+def _held(device: str) -> int:
+    give_back()
+    return held_bytes(device)
+
+
 def _measure(name: str, entry: TeacherEntry, settings: Settings) -> tuple[Teacher, TeacherSpeed]:
-    before, began = held_bytes(settings.device), time.perf_counter()
+    before, began = _held(settings.device), time.perf_counter()
     teacher, weights = _load(name, entry, settings)
-    gc.collect()  # What loading left behind is not the teacher's.
+    give_back()  # What loading left behind is not the teacher's.
     load_s = time.perf_counter() - began
     side, count = teacher.geometry.size_px, settings.batch_size
     pixels_BHWC = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
     texts = _batches(captions(4 * count), count)
     begin_peak(settings.device)
+    wall, used = time.perf_counter(), time.process_time()
     images_per_s = count * _calls_per_s(lambda: teacher.encode_image(pixels_BHWC), settings.seconds)
     captions_per_s = count * _calls_per_s(lambda: teacher.encode_text(next(texts)), settings.seconds)
+    share = (time.process_time() - used) / (time.perf_counter() - wall) / settings.threads
     return teacher, TeacherSpeed(
         weights=weights,
         precision=teacher.spec.compute_dtype,
@@ -185,6 +194,7 @@ def _measure(name: str, entry: TeacherEntry, settings: Settings) -> tuple[Teache
         parameter_bytes=teacher.nbytes,
         peak_bytes=peak_bytes(settings.device) - before,
         load_s=load_s,
+        cpu_share=None if settings.device == "cuda" else min(1.0, share),
         hours=settings.rows * (1 / images_per_s + 1 / captions_per_s) / 3600,
     )
 
@@ -218,9 +228,8 @@ def _calls_per_s(call: Callable[[], object], seconds: float) -> float:
 def _decoded_per_s(geometries: set[Geometry], seconds: float) -> float:
     data, max_pixels = _jpeg(), IMAGE_PX[0] * IMAGE_PX[1]
 
-    def decode() -> list[npt.NDArray[np.uint8]]:
-        image = decode_image(data, max_pixels=max_pixels)
-        return [fit(image, geometry) for geometry in geometries]
+    def decode() -> dict[Geometry, npt.NDArray[np.uint8]]:
+        return fit_all(decode_image(data, max_pixels=max_pixels), geometries)
 
     return _calls_per_s(decode, min(seconds, 1.0))
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from store.errors import TeacherError, WeightsNotFoundError
 from store.files import sha256_file
+from store.weight_files import check_plausible
 
 from .teacher_entry import TeacherEntry
 
@@ -162,32 +163,6 @@ def _where(name: str, entry: TeacherEntry, missing: Sequence[str]) -> str:
     if not origins:
         return f"put it there, or correct teachers.{name}.folder"
     return f"python -m extract fetch {name}, or put {' and '.join(origins)} there"
-
-
-def check_plausible(path: Path) -> None:
-    """Refuse what is saved in place of weights when a download goes wrong.
-
-    Raises:
-        TeacherError: the file is empty, a Git-LFS pointer, or a page of text.
-    """
-    with path.open("rb") as file:
-        head = file.read(256)
-    again = "fetch it again; "
-    if not head:
-        raise TeacherError(f"{path}: empty (0 bytes), expected weights", hint=f"{again}the download was cut off")
-    if head.startswith(b"version https://git-lfs"):
-        raise TeacherError(
-            f"{path}: a Git-LFS pointer of {path.stat().st_size} bytes, not the weights it stands for",
-            hint="run git lfs pull in the clone it came from, or fetch the file itself",
-        )
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<error")):
-        raise TeacherError(
-            f"{path}: an HTML page, not weights",
-            hint=f"{again}the server answered with an error or asked for a login; the file may be gated",
-        )
-    if text.startswith(b"{"):
-        raise TeacherError(f"{path}: JSON text, not weights", hint=f"{again}it may be a server's message of an error")
 
 
 def write_record(folder: Path, sources: Sequence[Path], converted: Path) -> bytes:

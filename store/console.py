@@ -145,6 +145,25 @@ def _interrupt(_signum: int, _frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
+def without_root_warnings() -> Iterator[None]:
+    """Drop warnings of libraries that log on the root logger itself, as open_clip does.
+
+    It warns of every model that is built without weights: they are loaded afterwards, every one.
+    """
+
+    def serious(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.WARNING
+
+    # A filter of the root logger concerns what is logged there, and no other library's records.
+    root = logging.getLogger()
+    root.addFilter(serious)
+    try:
+        yield
+    finally:
+        root.removeFilter(serious)
+
+
+@contextlib.contextmanager
 def progress(
     total: int, *, label: str, noun: str, details: Callable[[], str] | None = None
 ) -> Iterator[Callable[[int], None]]:

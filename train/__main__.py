@@ -15,6 +15,7 @@ from store.console import main
 from store.errors import ConfigError
 from store.pipeline import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption
 
+from . import commands_export
 from .config import TrainPipeline
 
 log = logging.getLogger("train")
@@ -113,6 +114,8 @@ def _chosen(known: Mapping[str, Run], names: list[str] | None, where: str) -> di
         raise ConfigError(f"the pipeline's {where} is empty: nothing to do")
     return {name: known[name] for name in names or known}
 
+
+commands_export.add_commands(app)
 
 if __name__ == "__main__":
     main(app, program="python -m train", interrupted=INTERRUPTED)

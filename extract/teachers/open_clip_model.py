@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from extract.model_folder import CONFIG_NAME, open_clip_config
 from extract.teacher_entry import TeacherEntry
 from extract.text_tower import KNOWN_BERTS, TEXT_FOLDER, bert_sizes, tokenizer_folder
+from store.console import without_root_warnings
 from store.errors import TeacherError, WeightsNotFoundError
 from store.records import Spec
 
@@ -38,7 +38,7 @@ class OpenClipTeacher(FrozenTeacher):
             if "hf_model_name" in text:
                 text["hf_model_name"] = str(_stage_bert(spec.teacher, entry, text["hf_model_name"], staged))
             (staged / CONFIG_NAME).write_text(json.dumps(config))
-            with _refusing(spec.teacher, entry), _without_warnings():
+            with _refusing(spec.teacher, entry), without_root_warnings():
                 model: nn.Module = open_clip.create_model(
                     f"local-dir:{staged}", load_weights=False, pretrained_text=False
                 )
@@ -120,19 +120,3 @@ def _stage_bert(name: str, entry: TeacherEntry, stated: str, staged: Path) -> Pa
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "bert", **sizes}))
     return folder
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Drop open_clip's warning that weights are random: they are loaded afterwards, every one."""
-
-    def serious(record: logging.LogRecord) -> bool:
-        return record.levelno > logging.WARNING
-
-    # open_clip logs on the root logger itself, so that its filter concerns no other library.
-    root = logging.getLogger()
-    root.addFilter(serious)
-    try:
-        yield
-    finally:
-        root.removeFilter(serious)
