@@ -71,13 +71,13 @@ class Board:
         return found if isinstance(found, ResultRecord) else None
 
     def is_best(self, row: int, column: int) -> bool:
-        """Return whether no other model has a better value in a column."""
+        """Return whether no other model has a better value in a column; one that is alone is not the best."""
         found = self.result(row, column)
-        if found is None:
+        others = [self.result(other, column) for other in range(len(self.models)) if other != row]
+        values = [other.value for other in others if other is not None]
+        if found is None or not values:
             return False
-        sign = 1 if self.columns[column].higher_is_better else -1
-        others = [self.result(other, column) for other in range(len(self.models))]
-        return all(sign * found.value >= sign * other.value for other in others if other is not None)
+        return found.value >= max(values) if self.columns[column].higher_is_better else found.value <= min(values)
 
     def mean_rank(self, row: int) -> float | None:
         """Return a model's mean rank; None for one that is not ranked."""
@@ -88,8 +88,14 @@ class Board:
 
 
 def boards(results: Sequence[Result]) -> list[Board]:
-    """Return the board of each task, by task name."""
-    return [_board(task, [one for one in results if one.task == task]) for task in sorted({r.task for r in results})]
+    """Return the board of each task; of few-shot probes the one with fewer shots first."""
+    tasks = sorted({result.task for result in results}, key=_task_order)
+    return [_board(task, [one for one in results if one.task == task]) for task in tasks]
+
+
+def _task_order(task: str) -> tuple[str, int]:
+    digits = "".join(filter(str.isdigit, task))
+    return "".join(letter for letter in task if not letter.isdigit()), int(digits or 0)
 
 
 def _board(task: str, results: Sequence[Result]) -> Board:

@@ -213,7 +213,7 @@ Result = ResultRecord | SkippedRecord
 def seeds_in_words(seeds: SeedValues | None) -> str:
     """Return how a metric varies over training seeds, in a few words."""
     if seeds is None:
-        return "nothing trained"
+        return "no training seeds"
     if seeds.sd is None:
         return "one training seed"
     return f"sd {seeds.sd:.3f} over {len(seeds.values)} training seeds"

@@ -5,6 +5,7 @@ Every plot is drawn for the width of a small screen, so that none is shrunk unti
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from .markup import Child, Markup, tag
@@ -93,5 +94,7 @@ def points(places: Sequence[tuple[float, float]]) -> str:
 
 
 def in_words(task: str) -> str:
-    """Return a task's name as a heading."""
-    return task.replace("_", " ").capitalize()
+    """Return a task's name as a heading: ``linear_probe_16shot`` is Linear probe, 16 shots."""
+    text = re.sub(r"_(\d+)pct$", r", \1 %", task)
+    text = re.sub(r"_(\d+)shot$", lambda found: f", {found[1]} shot{'s' * (found[1] != '1')}", text)
+    return text.replace("_", " ").capitalize()

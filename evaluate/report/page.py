@@ -16,6 +16,7 @@ from .figures import in_words, table
 from .galleries import confusion, gallery
 from .markup import Markup, raw, tag
 from .plots import FEWEST_AXES, forest, p_value, radar, ranks_plot, with_interval
+from .survival import kaplan_meier
 from .tables import board_table, overlap_in_words, results_table
 
 HERE = Path(__file__).parent
@@ -34,6 +35,7 @@ def render(contents: Contents, *, title: str) -> str:
         ("ranks", "Which models differ", _ranks(contents)),
         ("modalities", "By modality", _modalities(contents)),
         ("differences", "Students against teachers", _differences(contents)),
+        ("survival", "Survival by risk", _survival(contents.records)),
         ("confusion", "Zero-shot confusion", _confusions(contents.records)),
         ("retrieval", "What searches find", _galleries(contents.records, "retrieval")),
         ("failures", "Failures", _galleries(contents.records, "failure")),
@@ -116,21 +118,20 @@ def _ranks(contents: Contents) -> list[Markup]:
 
 def _modalities(contents: Contents) -> list[Markup]:
     parts: list[Markup] = []
+    without = []
     for place, task in enumerate(contents.modalities):
-        if not any(task.means.values()):
+        modalities = list(next(iter(task.means.values()), {}))
+        if len(modalities) < FEWEST_AXES:
+            without.append(in_words(task.task))
             continue
         parts.append(tag("h3", in_words(task.task)))
-        modalities = list(next(iter(task.means.values())))
         if task.left_out:
-            parts.append(
-                tag("p", f"{task.left_out} test sets are not in the means: not every model has them.", class_="muted")
-            )
-        if len(modalities) >= FEWEST_AXES:
-            parts.append(tag("div", _radars(place, task, modalities), class_="plots"))
-        else:
-            parts.append(tag("p", f"A radar takes three modalities; here are {len(modalities)}.", class_="muted"))
-            rows = [[model, *map(with_interval, means.values())] for model, means in task.means.items()]
-            parts.append(table(f"{in_words(task.task)}: means by modality [95 %]", ["model", *modalities], rows))
+            said = f"{task.left_out} test sets are not in the means: not every model has them, or less is better there."
+            parts.append(tag("p", said, class_="muted"))
+        parts.append(tag("div", _radars(place, task, modalities), class_="plots"))
+    if without:
+        said = f"A radar takes {FEWEST_AXES} modalities that all models have; fewer have {', '.join(without)}."
+        parts.append(tag("p", said, class_="muted"))
     return parts
 
 
@@ -185,6 +186,11 @@ def _differences(contents: Contents) -> list[Markup]:
 
 def _confusions(records: Sequence[ResultRecord]) -> list[Markup]:
     found = [(record, confusion(record)) for record in records if record.task == "zero_shot"]
+    return _by_dataset([(record, shown) for record, shown in found if shown is not None], class_="plots")
+
+
+def _survival(records: Sequence[ResultRecord]) -> list[Markup]:
+    found = [(record, kaplan_meier(f"survival-{number}", record)) for number, record in enumerate(records)]
     return _by_dataset([(record, shown) for record, shown in found if shown is not None], class_="plots")
 
 

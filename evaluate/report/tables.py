@@ -23,7 +23,7 @@ def board_table(board: Board) -> Markup:
         cells = [number_cell("–" if rank is None else f"{rank:.2f}", rank)]
         cells += [_board_cell(board, row, place) for place in range(len(board.columns))]
         rows.append(tag("tr", model_head(model), cells))
-    caption = f"{in_words(board.task)}: values with 95 % intervals of the test set; the best of a column is green"
+    caption = f"{in_words(board.task)}: values with 95 % intervals of the test set; the best of several is green"
     return _sortable(caption, heads, rows)
 
 
@@ -73,7 +73,7 @@ def overlap_in_words(overlap: Overlap | None) -> str:
 
 def _seeds(seeds: SeedValues | None) -> str:
     if seeds is None:
-        return "nothing trained"
+        return "no training seeds"
     if seeds.sd is None:
         return f"{number(seeds.mean)}, one seed"
     return f"{number(seeds.mean)} ± {number(seeds.sd)} ({len(seeds.values)})"

@@ -53,6 +53,12 @@ def test_the_best_of_a_dataset_is_marked_and_equals_share_it():
     assert [board.is_best(row, 0) for row in (0, 1)] == [True, False]
 
 
+def test_a_model_alone_is_not_the_best():
+    (board,) = boards([record("mmkd", "lungs"), skipped("biomedclip", "lungs")])
+    assert not board.is_best(0, 0)
+    assert "**" not in as_markdown([board])
+
+
 def test_less_is_better_of_a_metric_that_says_so():
     ranks = {"i2t_median_rank": MetricValue(value=3.0, low=2.0, high=4.0, resamples=200, failed=0)}
     worse = {"i2t_median_rank": MetricValue(value=9.0, low=8.0, high=10.0, resamples=200, failed=0)}
@@ -100,8 +106,9 @@ def test_a_model_that_was_only_skipped_stands_last_without_a_rank():
 
 
 def test_each_task_has_its_board():
-    other = record("mmkd", "lungs").model_copy(update={"task": "linear_probe"})
-    assert [board.task for board in boards([record("mmkd", "lungs"), other])] == ["linear_probe", "zero_shot"]
+    tasks = ["zero_shot", "linear_probe_16shot", "linear_probe_2shot", "linear_probe"]
+    found = boards([record("mmkd", "lungs").model_copy(update={"task": task}) for task in tasks])
+    assert [board.task for board in found] == tasks[3:] + tasks[2:0:-1] + tasks[:1]
 
 
 def test_the_csv_holds_every_number_with_what_judges_it(folder, written):

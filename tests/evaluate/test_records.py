@@ -90,7 +90,7 @@ def test_a_quoted_number_says_all_that_judges_it(written):
         f"AUROC {metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]",
         "95 % of 200 stratified resamples",
         "n = 90",
-        "nothing trained",
+        "no training seeds",
         "split split-1-",
         "model mmkd-dig",
     ):

@@ -11,9 +11,11 @@ import pytest
 from evaluate.comparison import Evidence, compare
 from evaluate.records import read_results, write_result
 from evaluate.report.contents import gather
+from evaluate.report.figures import in_words
 from evaluate.report.markup import Markup, raw, tag
 from evaluate.report.page import render
 from evaluate.result_record import SeedValues
+from evaluate.tasks.survival import kaplan_meier
 from store.errors import EvaluationError
 from tests.evaluate.synthetic import model_facts, picture, skipped, write_all, zero_shot
 
@@ -84,7 +86,7 @@ def test_the_page_says_n_split_versions_overlap_and_seeds(tmp_path):
     write_all(tmp_path, models=("mmkd",), datasets=("lungs",))
     write_result(tmp_path, record.model_copy(update={"seeds": seeds, "task": "linear_probe"}), found)
     text = page_of(tmp_path).text
-    for part in ("n = 90", "split-1-", "mmkd-dig", "3 exact, 12 near in demo", "not checked", "nothing trained"):
+    for part in ("n = 90", "split-1-", "mmkd-dig", "3 exact, 12 near in demo", "not checked", "no training seeds"):
         assert part in text
     assert f"{np.mean([0.8, 0.82, 0.9]):.3f} ± {np.std([0.8, 0.82, 0.9], ddof=1):.3f} (3)" in text
 
@@ -182,7 +184,25 @@ def test_a_model_alone_needs_no_comparison(tmp_path):
     shown = page_of(tmp_path)
     assert "Students against teachers" not in shown.text
     assert "Zero-shot confusion" not in shown.text
-    assert "A radar takes three modalities; here are 1." in shown.text
+    assert "A radar takes 3 modalities that all models have; fewer have Zero shot." in shown.text
+
+
+def test_tasks_have_names_for_people():
+    names = ("zero_shot", "linear_probe_1pct", "linear_probe_1shot", "linear_probe_16shot")
+    expected = ["Zero shot", "Linear probe, 1 %", "Linear probe, 1 shot", "Linear probe, 16 shots"]
+    assert [in_words(name) for name in names] == expected
+
+
+def test_survival_is_shown_as_curves_with_their_test(tmp_path):
+    times, events = np.array([2.0, 4, 4, 6, 8, 1, 1, 3, 5, 7]), np.array([1, 1, 0, 1, 0, 1, 1, 1, 0, 1])
+    details = kaplan_meier(times, events, np.arange(10) >= 5)
+    write_result(tmp_path, *zero_shot("mmkd", "lungs", details=details))
+    shown = page_of(tmp_path)
+    assert "low risk n = 5, high risk n = 5" in shown.text
+    assert f"Log-rank p = {details['log_rank']['p']:.3f}" in shown.text
+    # At 4 of 8: low risk had events at 2 and 4 of 5 patients, high risk two at 1 and one at 3.
+    assert "4 60% 2 40% 2" in shown.text
+    assert len([line for line in shown.all("polyline") if line["class"] == "curve high"]) == 2
 
 
 def test_only_skips_make_a_page_too(tmp_path):
