@@ -15,13 +15,13 @@ import numpy.typing as npt
 import torch
 from scipy.special import softmax
 
-from evaluate.task_result import Predictions, TaskResult, result_of
+from evaluate.task_result import TaskResult
 from store.errors import EvaluationError
 
 from .abmil import Abmil, GatedAttention, outputs_of, train_abmil
-from .inputs import Array, LabelledFeatures, check_bags, check_disjoint, check_target
+from .classified import check_splits, classified
+from .inputs import LabelledFeatures, check_bags
 from .linear_probe import Probe, linear_probe
-from .zero_shot_task import SINGLE_LABEL, confusion, positive_number
 
 DIAGNOSIS_ABMIL = Abmil(
     hidden=128, attention=128, dropout=0.0, lr=1e-3, weight_decay=1e-2, batch=32, epochs=100, patience=10
@@ -97,39 +97,23 @@ def diagnose_by_abmil(
             patient is in two splits.
     """
     splits = {"train": train, "test": test} | ({"val": val} if val else {})
-    missing = {
-        name: check_target(split.target, classes, what=name, several=name != "val") for name, split in splits.items()
-    }
+    details = check_splits(splits, classes, allow_shared_groups=allow_shared_groups)
     _check_widths(train, test, val)
-    shared = check_disjoint({name: split.groups for name, split in splits.items()}, allow_shared=allow_shared_groups)
-    columns: dict[str, Array] = {"target": test.target.astype(np.int64)}
-    stops = []
-    for place, seed in enumerate(seeds):
-        logits_NC, stopped = _logits(train, test, val, classes=len(classes), settings=settings, seed=seed)
-        suffix = f".{place}" if place else ""
-        columns[f"score{suffix}"] = softmax(logits_NC, axis=1)
-        if len(classes) == 2:
-            number = positive_number(classes, positive)
-            columns[f"margin{suffix}"] = logits_NC[:, number] - logits_NC[:, 1 - number]
-        stops.append(stopped)
-    if len(classes) == 2:
-        columns["positive"] = test.target == positive_number(classes, positive)
-    predictions = Predictions(
-        ids=list(test.ids),
-        clusters=None if test.groups is None else list(test.groups),
-        columns=columns,
-        strata="target",
-    )
-    details = _sizes(train, test) | {
-        "classes": list(classes),
-        "classes_without_items": missing,
-        "groups_shared": shared,
-        "confusion": confusion(columns["target"], columns["score"].argmax(axis=1), len(classes)),
+    outputs = [_logits(train, test, val, classes=len(classes), settings=settings, seed=seed) for seed in seeds]
+    details |= _sizes(train, test) | {
         "training_seeds": [int(seed) for seed in seeds],
-        "best_epochs": stops,
+        "best_epochs": [epoch for _, epoch in outputs],
         "settings": asdict(settings),
     }
-    return result_of("diagnosis_abmil", primary=primary, names=SINGLE_LABEL, predictions=predictions, details=details)
+    return classified(
+        "diagnosis_abmil",
+        test,
+        [(softmax(logits_NC, axis=1), logits_NC) for logits_NC, _ in outputs],
+        classes=classes,
+        positive=positive,
+        primary=primary,
+        details=details,
+    )
 
 
 def _logits(

@@ -17,12 +17,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from evaluate.task_result import Predictions, TaskResult, result_of
+from evaluate.task_result import TaskResult
 from store.errors import EvaluationError
 
-from .inputs import Array, LabelledFeatures, check_disjoint, check_target, unit_norm
+from .classified import check_splits, classified
+from .inputs import Array, LabelledFeatures, unit_norm
 from .subsets import fraction_rows, rows_digest, shot_rows
-from .zero_shot_task import SINGLE_LABEL, confusion, positive_number
 
 log = logging.getLogger(__name__)
 
@@ -95,38 +95,23 @@ def linear_probe(
     if probe.shots is not None and probe.fraction is not None:
         raise EvaluationError("a linear probe is trained on a fraction or on shots, not on both")
     splits = {"train": train, "test": test} | ({"val": val} if val else {})
-    missing = {name: check_target(split.target, classes, what=name) for name, split in splits.items()}
-    shared = check_disjoint(
-        {name: split.groups for name, split in splits.items()}, allow_shared=probe.allow_shared_groups
-    )
+    details = check_splits(splits, classes, allow_shared_groups=probe.allow_shared_groups)
     unit = {name: _unit(split, f"{name} features") for name, split in splits.items()}
     drawn = probe.shots is not None or probe.fraction is not None
-    columns: dict[str, Array] = {"target": test.target.astype(np.int64)}
-    runs: list[dict[str, Any]] = []
-    for place, seed in enumerate(probe.seeds if drawn else (0,)):
+    scores, runs = [], []
+    for seed in probe.seeds if drawn else (0,):
         rows, run = _draw(train, probe, seed, classes)
         fitted = _fit(unit["train"].take(rows), unit.get("val"), len(classes), probe=probe, seed=seed)
+        scores.append(_predict(fitted.model, np.asarray(unit["test"].features), len(classes)))
         runs.append(run | fitted.said)
-        for name, column in _predict(fitted.model, unit["test"].features, classes, probe.positive).items():
-            columns[name if not place else f"{name}.{place}"] = column
-    if len(classes) == 2:
-        columns["positive"] = test.target == positive_number(classes, probe.positive)
-    predictions = Predictions(
-        ids=list(test.ids),
-        clusters=None if test.groups is None else list(test.groups),
-        columns=columns,
-        strata="target",
-    )
-    details = {
-        "classes": list(classes),
-        "classes_without_items": missing,
-        "groups_shared": shared,
-        "confusion": confusion(columns["target"], columns["score"].argmax(axis=1), len(classes)),
+    details |= {
         "num_val": len(val.ids) if val else 0,
         "training_seeds": [int(seed) for seed in probe.seeds] if drawn else [],
         "runs": runs,
     }
-    return result_of(probe.name, primary=primary, names=SINGLE_LABEL, predictions=predictions, details=details)
+    return classified(
+        probe.name, test, scores, classes=classes, positive=probe.positive, primary=primary, details=details
+    )
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -208,15 +193,10 @@ def probabilities(model: LogisticRegression, unit_ND: Array | Sequence[Array], c
     return found
 
 
-def _predict(
-    model: LogisticRegression, unit_ND: Array | Sequence[Array], classes: Sequence[str], positive: str | None
-) -> dict[str, Array]:
-    """Return the columns of a model: probabilities, and of two classes the log-odds of the positive one."""
-    found = {"score": probabilities(model, unit_ND, len(classes))}
-    if len(classes) == 2:
-        sign = 1.0 if positive_number(classes, positive) == 1 else -1.0
-        found["margin"] = sign * model.decision_function(unit_ND)
-    return found
+def _predict(model: LogisticRegression, unit_ND: Array, classes: int) -> tuple[Array, Array]:
+    """Return probabilities, (N, C), and what they come from: of two classes the log-odds of the second."""
+    score_NC = probabilities(model, unit_ND, classes)
+    return score_NC, model.decision_function(unit_ND) if classes == 2 else score_NC
 
 
 def _fit_quietly(model: LogisticRegression, unit_ND: Array | Sequence[Array], target: Array) -> bool:

@@ -84,20 +84,25 @@ def retrieval(
         },
         strata="side",
     )
-    sizes = {"i2t": len(text_ME), "t2i": len(image_NE)}
-    effective = {side: {str(k): min(k, size) for k in RECALL_AT} for side, size in sizes.items()}
-    for side, size in sizes.items():
-        if size < max(RECALL_AT):
-            log.warning("%s: only %d candidates, so that recall@%d is 1 for any model", side, size, size)
-    details: dict[str, Any] = {
+    details = {
         "num_images": len(image_NE),
         "num_texts": len(texts),
         "num_distinct_texts": len(text_ME),
         "num_pairs": len(pair_image),
-        "effective_k": effective,
-        "expected_rank_of_chance": {side: (size + 1) / 2 for side, size in sizes.items()},
+        **_candidates({"i2t": len(text_ME), "t2i": len(image_NE)}),
     }
     return result_of("retrieval", primary=primary, names=NAMES, predictions=predictions, details=details)
+
+
+def _candidates(sizes: dict[str, int]) -> dict[str, Any]:
+    """Return what the number of candidates of each direction means for its metrics; say where it is below k."""
+    for side, size in sizes.items():
+        if size < max(RECALL_AT):
+            log.warning("%s: only %d candidates, so that recall@%d is 1 for any model", side, size, size)
+    return {
+        "effective_k": {side: {str(k): min(k, size) for k in RECALL_AT} for side, size in sizes.items()},
+        "expected_rank_of_chance": {side: (size + 1) / 2 for side, size in sizes.items()},
+    }
 
 
 def ranks(image_NE: Array, text_ME: Array, *, pair_image: Numbers, pair_text: Numbers) -> tuple[Numbers, Numbers]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +15,11 @@ from scipy.special import expit
 from evaluate.task_result import Predictions, TaskResult, result_of
 from store.errors import EvaluationError
 
-from .inputs import Array, check_target, unit_norm
+from .classified import classified
+from .inputs import Array, LabelledFeatures, check_target, unit_norm
 
 log = logging.getLogger(__name__)
 
-SINGLE_LABEL = ("auroc", "balanced_accuracy", "accuracy", "macro_f1", "average_precision")
 SEVERAL_LABELS = ("auroc", "average_precision", "label_accuracy")
 
 PIECE_ROWS = 65_536
@@ -64,24 +63,16 @@ def zero_shot(
     missing = check_target(target_N, classes, what="test")
     scale = _scale(logit_scale, official=official)
     score_NC, logit_NC = _scores(image_NE, class_CE, scale)
-    columns = {"target": target_N.astype(np.int64), "score": score_NC}
-    details: dict[str, Any] = {}
-    if len(classes) == 2:
-        number = positive_number(classes, positive)
-        columns |= {"margin": logit_NC[:, number] - logit_NC[:, 1 - number], "positive": target_N == number}
-        details["positive"] = classes[number]
-    details |= {
+    details = {
         "classes": list(classes),
         "class_items": np.bincount(target_N, minlength=len(classes)).tolist(),
         "classes_without_items": missing,
-        "confusion": confusion(target_N, score_NC.argmax(axis=1), len(classes)),
         "logit_scale": scale,
         "official": official,
     }
-    predictions = Predictions(
-        ids=list(ids), clusters=None if clusters is None else list(clusters), columns=columns, strata="target"
-    )
-    return result_of("zero_shot", primary=primary, names=SINGLE_LABEL, predictions=predictions, details=details)
+    test = LabelledFeatures(ids=ids, features=image_NE, target=target_N, groups=clusters)
+    scores = [(score_NC, logit_NC)]
+    return classified("zero_shot", test, scores, classes=classes, positive=positive, primary=primary, details=details)
 
 
 def zero_shot_labels(
@@ -115,21 +106,14 @@ def zero_shot_labels(
         EvaluationError: targets are not 0 and 1, no label has both kinds of images, or embeddings cannot be used.
     """
     _check_counts(image_NE, len(target_NC), positive_CE, labels)
-    if target_NC.shape != (len(image_NE), len(labels)) or not np.isin(target_NC, (0, 1)).all():
-        raise EvaluationError(f"targets must be 0 or 1, {len(labels)} to an image; their shape is {target_NC.shape}")
-    have_C = target_NC.sum(axis=0)
-    constant = [name for name, have in zip(labels, have_C, strict=True) if have in (0, len(target_NC))]
-    if len(constant) == len(labels):
-        raise EvaluationError("every label is the same for all images: there is nothing to tell apart")
-    if constant:
-        log.warning("labels that all images have or none has are left out of the means: %s", ", ".join(constant))
+    constant = _constant_labels(target_NC, labels, len(image_NE))
     scale = _scale(logit_scale, official=official)
     _, positive_NC = _scores(image_NE, positive_CE, scale)
     _, negative_NC = _scores(image_NE, negative_CE, scale)
     columns = {"target": target_NC.astype(np.int64), "score": expit(positive_NC - negative_NC)}
     details = {
         "classes": list(labels),
-        "class_items": have_C.tolist(),
+        "class_items": target_NC.sum(axis=0).tolist(),
         "classes_left_out": constant,
         "logit_scale": scale,
         "official": official,
@@ -138,23 +122,21 @@ def zero_shot_labels(
     return result_of("zero_shot", primary=primary, names=SEVERAL_LABELS, predictions=predictions, details=details)
 
 
-def confusion(target_N: Array, predicted_N: Array, classes: int) -> list[list[int]]:
-    """Return how many items of each class (rows) were taken for each class (columns)."""
-    counts = np.bincount(target_N * classes + predicted_N, minlength=classes * classes)
-    return [[int(count) for count in row] for row in counts.reshape(classes, classes)]
-
-
-def positive_number(classes: Sequence[str], positive: str | None) -> int:
-    """Return which of two classes is the positive one; the second if none is named.
+def _constant_labels(target_NC: Array, labels: Sequence[str], images: int) -> list[str]:
+    """Return the labels that all images have or none has.
 
     Raises:
-        EvaluationError: the name is neither.
+        EvaluationError: targets are not 0 and 1 of every label and image, or all labels are such.
     """
-    if positive is None:
-        return 1
-    if positive not in classes:
-        raise EvaluationError(f"the positive class {positive!r} is none of {', '.join(classes)}")
-    return list(classes).index(positive)
+    if target_NC.shape != (images, len(labels)) or not np.isin(target_NC, (0, 1)).all():
+        raise EvaluationError(f"targets must be 0 or 1, {len(labels)} to an image; their shape is {target_NC.shape}")
+    have_C = target_NC.sum(axis=0)
+    constant = [name for name, have in zip(labels, have_C, strict=True) if have in (0, images)]
+    if len(constant) == len(labels):
+        raise EvaluationError("every label is the same for all images: there is nothing to tell apart")
+    if constant:
+        log.warning("labels that all images have or none has are left out of the means: %s", ", ".join(constant))
+    return constant
 
 
 def _scores(image_NE: Array, class_CE: Array, scale: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
