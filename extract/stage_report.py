@@ -89,7 +89,11 @@ def report(store: FeatureStore, *, run_id: str | None = None) -> StageReport:
         IncompleteStoreError: there are no such receipts.
     """
     receipts = [receipt for name in store.teachers for receipt in store.receipts(name).values()]
-    chosen = [receipt for receipt in receipts if run_id in (None, receipt.run_id) and receipt.timings_s]
+    chosen = [
+        receipt
+        for receipt in receipts
+        if run_id in (None, receipt.run_id) and receipt.timings_s.keys() & {WAIT_STAGE, WRITE_STAGE, *FORWARD_STAGES}
+    ]
     if not chosen:
         runs = ", ".join(sorted({receipt.run_id for receipt in receipts})) or "none"
         raise IncompleteStoreError(
