@@ -84,18 +84,14 @@ def run(
     """
     began = time.monotonic()
     store = locate(pipeline.store.path)
-    if RAY_PACKAGE in store.uri:
-        raise ConfigError(
-            f"store.path: {store} lies inside the copy of the working directory that Ray made, which goes with the job",
-            hint='give the file by its full name, --config "$PWD/pipelines.yaml": relative paths start at its folder',
-        )
+    _refuse_copies(pipeline, store)
     info = read_store_info(store)
     specs = {
         name: teacher_spec(name, entry, stored_dtype=pipeline.store.dtype) for name, entry in pipeline.teachers.items()
     }
     with exclusive(store):
         if isinstance(store, Folder):
-            for folder in (ZARR_FOLDER, "receipts", "specs"):
+            for folder in (ZARR_FOLDER, "receipts", "specs", "runs"):
                 sweep_temporary(store.path / folder)
         for name, spec in specs.items():
             register_teacher(store, spec, info=info, replace=name in replace)
@@ -120,6 +116,25 @@ def run(
                 _leave_report(job, outcome, dump_resolved(pipeline))
     outcome.seconds = time.monotonic() - began
     return outcome
+
+
+def _refuse_copies(pipeline: ExtractPipeline, store: Location) -> None:
+    """See that nothing is looked for in the copy of a folder that a Ray job runs in.
+
+    Raises:
+        ConfigError: the store lies there, or a teacher that is not there.
+    """
+    places = {"store.path": store.uri} if RAY_PACKAGE in store.uri else {}
+    places |= {
+        f"teachers.{name}.folder": entry.folder
+        for name, entry in pipeline.teachers.items()
+        if RAY_PACKAGE in entry.folder and not Path(entry.folder).is_dir()
+    }
+    for key, place in places.items():
+        raise ConfigError(
+            f"{key}: {place} lies inside the copy of the working directory that Ray made, which goes with the job",
+            hint='give the file by its full name, --config "$PWD/pipelines.yaml": relative paths start at its folder',
+        )
 
 
 def _perform(job: Job, planned: Plan, outcome: Outcome, execute: Execute) -> None:

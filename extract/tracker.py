@@ -156,7 +156,8 @@ class Tracker:
         """Return what a progress line says beside the number of units."""
         said = self.record("running")
         total = sum(self._stage_seconds.get(stage, 0.0) for stage in (*SHARED_STAGES, "write"))
-        parts = [f"{name} {rate:,.0f} rows/s" for name, rate in said["rows_per_s"].items()]
+        rates = said["rows_per_s"]
+        parts = ["rows/s: " + ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())] if rates else []
         if total:
             teachers = sum(self._stage_seconds.get(stage, 0.0) for stage in ("forward_image", "forward_text"))
             waiting = self._stage_seconds.get("wait_for_images", 0.0)

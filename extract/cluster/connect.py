@@ -6,13 +6,13 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import ray
-from ray.exceptions import AuthenticationError
 
 from extract.config import ExtractSection
 from store.errors import ConfigError
@@ -23,6 +23,9 @@ JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it for what ``ray job submit`` starts; the job brings its code along."""
 
 ADDRESS = "RAY_ADDRESS"
+
+ANSWER_S = 30.0
+"""A cluster that is there answers within this."""
 
 
 @contextlib.contextmanager
@@ -37,7 +40,10 @@ def connected(settings: ExtractSection) -> Iterator[None]:
     address = os.environ.get(ADDRESS)
     try:
         ray.init(**quiet, **(_local(settings) if address is None else _remote(address)))
-    except (ConnectionError, AuthenticationError, RuntimeError) as error:
+    except ConfigError:
+        raise
+    # A RuntimeError, a ConnectionError, an AuthenticationError, and a plain Exception where a node starts too slowly.
+    except Exception as error:
         raise ConfigError(
             f"no use can be made of a Ray cluster at {address or 'this machine'}: {error}",
             hint="docs/cluster.md: it must run with the same Python and Ray as here, and RAY_AUTH_MODE must be the "
@@ -71,7 +77,22 @@ def _remote(address: str) -> dict[str, Any]:
             f"{ADDRESS}={address}: Ray Client addresses are not supported",
             hint="submit the run as a job (docs/cluster.md), or use the address of the cluster's GCS, HOST:6379",
         )
+    _see_that_it_answers(address)
     if JOB in os.environ:
         return {}
     # To nodes that may not see this folder.
     return {"runtime_env": {"py_modules": [str(REPOSITORY / name) for name in ("extract", "store")]}}
+
+
+def _see_that_it_answers(address: str) -> None:
+    """Try the port: Ray itself would try for minutes and then name no address."""
+    host, found, port = address.rpartition(":")
+    if not found or not port.isdigit():  # "auto", which Ray resolves
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
+    except OSError as error:
+        raise ConfigError(
+            f"{ADDRESS}={address}: no Ray cluster answers there ({error.strerror or error})",
+            hint="`ray status` shows whether one runs; unset RAY_ADDRESS to run on this machine alone",
+        ) from error

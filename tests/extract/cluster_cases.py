@@ -57,14 +57,8 @@ class Run:
         return self.until(lambda: len(receipts(self.store)) >= count)
 
     def workers(self):
-        """Return the processes of its Ray actors, the oldest first."""
-        found = []
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for process in psutil.Process(self.process.pid).children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    if "RangeActor" in " ".join(process.cmdline()) or "RangeActor" in process.name():
-                        found.append(process)
-        return sorted(found, key=lambda process: process.create_time())
+        """Return the processes of the actors of a cluster that it started itself, the oldest first."""
+        return actors_below(self.process.pid)
 
     def kill(self):
         """Kill the driver and wait until its actors have ended: until then they may commit what they have in work."""
@@ -96,6 +90,17 @@ class Run:
         self._log.close()
 
 
+def actors_below(pid):
+    """Return the processes of Ray actors that descend from a process, the oldest first."""
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "RangeActor" in " ".join(process.cmdline()) or "RangeActor" in process.name():
+                    found.append(process)
+    return sorted(found, key=lambda process: process.create_time())
+
+
 def receipts(store):
     """Return every receipt of a store: bytes by path."""
     return {path: path.read_bytes() for path in Path(store).glob("receipts/*/r*.json")}
@@ -105,9 +110,3 @@ def progress(store):
     """Return what the latest run of a store said last, None if there is none yet."""
     said = sorted(Path(store).glob("runs/*/progress.json"))
     return json.loads(said[-1].read_text()) if said else None
-
-
-def without_run(content):
-    """Return a receipt without what another run may say differently."""
-    said = json.loads(content)
-    return {name: said[name] for name in ("range", "teacher", "objects", "pairs_digest", "spec_hash", "status_counts")}

@@ -132,9 +132,12 @@ def test_a_cluster_without_room_for_a_worker_is_described_beside_what_was_asked_
     assert progress(config.parent / "store")["state"] == "failed"
 
 
-def test_a_full_store_ends_the_run_with_one_message(tmp_path, small_disk, long_pipeline, prepare, extract_here):
+def test_a_full_store_ends_the_run_with_one_message(
+    tmp_path, small_disk, teachers, write_pipeline, prepare, extract_here
+):
     store, enlarge = small_disk
-    config = long_pipeline(tmp_path, workers=2)
+    write_corpus(tmp_path / "corpus", rows=96, seed=8)
+    config = write_pipeline(tmp_path, files=[tmp_path / "corpus" / "*.tar"], teachers=teachers, workers=2)
     prepare(config)
     with Run(config) as run:
         code, log = run.end()
@@ -143,10 +146,10 @@ def test_a_full_store_ends_the_run_with_one_message(tmp_path, small_disk, long_p
     assert "No space left on device" in log
     assert "Traceback" not in log
     kept = receipts(store)
-    assert 0 < len(kept) < UNITS
+    assert 0 < len(kept) < 12
     enlarge()
     _, outcome = extract_here(config)
-    assert (outcome.found, outcome.done) == (len(kept), UNITS - len(kept))
+    assert (outcome.found, outcome.done) == (len(kept), 12 - len(kept))
 
 
 @pytest.fixture

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
+import psutil
 import pytest
 
 import extract.cluster  # noqa: F401 - says what Ray is to do before it is imported
-from tests.extract.cluster_cases import Run, progress, receipts
+from tests.extract.cluster_cases import Run, actors_below, progress, receipts
 
 pytestmark = [pytest.mark.fault, pytest.mark.ray, pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
@@ -15,12 +17,23 @@ UNITS = 50
 SMALL = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 
 
+def start_cluster(cpus):
+    """Start the head of a cluster; Ray gives up after 30 s, which is short on a machine that does much else."""
+    from ray.cluster_utils import Cluster
+
+    for last in (False, False, True):
+        try:
+            return Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, **SMALL}, shutdown_at_exit=False)
+        except Exception as error:
+            if last or "timed out during startup" not in str(error):
+                raise
+    raise AssertionError
+
+
 @pytest.fixture
 def cluster():
     """A cluster whose head has no room for workers."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **SMALL}, shutdown_at_exit=False)
+    cluster = start_cluster(0)
     yield cluster
     with contextlib.suppress(Exception):  # its head may be dead already
         cluster.shutdown()
@@ -50,14 +63,21 @@ def test_nodes_that_come_are_used_and_one_that_dies_costs_no_attempt(
     first = add(cluster)
     with Run(config, RAY_ADDRESS=cluster.address) as run:
         run.until_receipts(2)
-        assert workers_said(store) <= 1
+        assert workers_said(store) == 1
+        # So that the first one does not do all there is while the second starts.
+        [worker] = actors_below(os.getpid())
+        worker.suspend()
         add(cluster)
         run.until(lambda: workers_said(store) == 2)
+        before = len(receipts(store))
+        run.until_receipts(before + 2)  # the second has done something
         assert len(receipts(store)) < UNITS
         cluster.remove_node(first, allow_graceful=False)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            worker.kill()
         code, said = run.end()
     assert code == 0, said
-    assert "node is gone" in said or "was lost before it was ready" in said or len(receipts(store)) == UNITS
+    assert "attempt 1 of 1: its worker's node is gone" in said
     assert stored_bytes(store) == undisturbed
     assert progress(store)["failed_ranges"] == {}  # although one attempt was all there was
     assert extract_here(config)[1].done == 0
@@ -66,8 +86,6 @@ def test_nodes_that_come_are_used_and_one_that_dies_costs_no_attempt(
 def test_a_cluster_whose_head_dies_takes_the_run_along_and_another_cluster_goes_on(
     cluster, config, extract_here, stored_bytes, undisturbed
 ):
-    from ray.cluster_utils import Cluster
-
     store = config.parent / "store"
     add(cluster)
     with Run(config, RAY_ADDRESS=cluster.address, RAY_gcs_rpc_server_reconnect_timeout_s="5") as run:
@@ -79,7 +97,7 @@ def test_a_cluster_whose_head_dies_takes_the_run_along_and_another_cluster_goes_
     assert 4 <= len(kept) < UNITS
     with contextlib.suppress(Exception):
         cluster.shutdown()
-    another = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **SMALL}, shutdown_at_exit=False)
+    another = start_cluster(2)
     try:
         with Run(config, RAY_ADDRESS=another.address) as run:
             code, said = run.end()
@@ -96,8 +114,8 @@ def test_an_address_at_which_no_cluster_answers_is_named(config):
     with Run(config, RAY_ADDRESS="127.0.0.1:1") as run:
         code, said = run.end()
     assert code == 1
-    assert "no use can be made of a Ray cluster at 127.0.0.1:1" in said
-    assert "docs/cluster.md" in said
+    assert "RAY_ADDRESS=127.0.0.1:1: no Ray cluster answers there (Connection refused)" in said
+    assert "unset RAY_ADDRESS" in said
     assert "Traceback" not in said
 
 
