@@ -84,6 +84,13 @@ def decoded_once(data: bytes, teachers: dict[str, Preprocessing]) -> None:
         normalized(fit(image, preprocessing.geometry), preprocessing)
 
 
+def per_geometry(data: bytes, geometries: set[Geometry]) -> None:
+    """Decode once, and fit to each distinct geometry by itself."""
+    image = decode_image(data)
+    for geometry in geometries:
+        fit(image, geometry)
+
+
 def shared(data: bytes, geometries: set[Geometry]) -> None:
     """Do what a worker's decoding threads do; the device normalises what they make."""
     fit_all(decode_image(data), geometries)
@@ -131,6 +138,7 @@ def main() -> None:
     ways: dict[str, Callable[[bytes], None]] = {
         "each teacher decodes": partial(naive, teachers=teachers),
         "decoded once": partial(decoded_once, teachers=teachers),
+        "decoded once, fitted once per geometry": partial(per_geometry, geometries=geometries),
         "shared, normalised here": partial(shared_and_normalized, teachers=teachers),
         "shared": partial(shared, geometries=geometries),
         "decoding alone": lambda data: decode_image(data) and None,
