@@ -180,7 +180,7 @@ def distill(
         block_rows=store.info.chunk_rows,
         window_blocks=run.window_blocks,
         max_pixels=pipeline.max_pixels,
-        objective=objective_maker(run, projection),
+        objective=objective_maker(run, projection, store, available_NT),
         shuffle=shuffles(run),
         targets=targets_of,
         store=store,

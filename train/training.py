@@ -117,7 +117,8 @@ def train_model(job: Job, *, overwrite: bool, resume: bool, ranks: Ranks) -> Non
     rows = job.rows[~held_N[job.rows]]
     _require_a_batch(job, rows)
     with _working_folder(job, overwrite=overwrite, resume=resume, ranks=ranks) as folder:
-        checkpoints = Checkpoints(ranks.from_first(lambda: folder) / CHECKPOINTS, kept=job.settings.checkpoints_kept)
+        shared = ranks.from_first(lambda: folder)
+        checkpoints = Checkpoints(shared / CHECKPOINTS, kept=job.settings.checkpoints_kept)
         saved = checkpoints.latest()
         student = begin_model(folder, job.model, [captions[row] for row in rows], seed=job.settings.seed)
         with _loader(job, student, ranks) as loader:
