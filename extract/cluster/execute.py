@@ -35,8 +35,11 @@ TICK_S = 0.5
 LOOK_S = 2.0
 """Between two counts of the cluster's nodes."""
 
-INQUEST_S = 10.0
-"""An actor that does not answer may be dead, or its node; which, the cluster knows within seconds."""
+INQUEST_S = 30.0
+"""An actor that is out of reach may be dead, or its node; which, the cluster knows within seconds."""
+
+ASK_AGAIN_S = 1.0
+"""Between two inquests."""
 
 _DETAIL = re.compile(r"exit detail: (.+?)(?:\. |$)")
 
@@ -144,8 +147,11 @@ class Driver:
         """Deal with an actor that is dead or out of reach."""
         if kind == "steps":  # its task will say so too, and knows of what
             return
-        if isinstance(error, ActorUnavailableError) and kind != "inquest":
-            self._fleet.hold_inquest(name, now=self._clock())
+        if isinstance(error, ActorUnavailableError):
+            if kind == "inquest":
+                self._fleet.members[name].answered = True
+            else:
+                self._fleet.lose(name, now=self._clock())
             return
         failure, why = self._judge(name, error)
         self._lose(name, failure, why)
@@ -196,9 +202,12 @@ class Driver:
             if now - self._fleet.members[name].since > settings.load_timeout_s:
                 self._lose_starting(name, f"the teachers were not loaded within {settings.load_timeout_s:.0f} s")
         for name in self._fleet.in_stage("lost"):
-            if now - self._fleet.members[name].since > INQUEST_S:
-                gone = self._node_is_gone(name)
-                self._lose(name, Failure.LOSS if gone else Failure.CRASH, "its worker does not answer")
+            if self._node_is_gone(name):
+                self._lose(name, Failure.LOSS, "its worker's node is gone")
+            elif now - self._fleet.members[name].since > INQUEST_S:
+                self._lose(name, Failure.CRASH, "its worker does not answer")
+            else:
+                self._fleet.hold_inquest(name, now=now, every_s=ASK_AGAIN_S)
         if self._fleet.count("loading", "idle", "busy", "lost"):
             self._placed_last = now
         elif now - self._placed_last > settings.start_timeout_s:

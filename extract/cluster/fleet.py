@@ -20,7 +20,7 @@ Stage = Literal["placing", "loading", "idle", "busy", "lost"]
 """Of an actor: it waits for room on a node, loads its teachers, has nothing to do, does a task, or does not answer."""
 
 Kind = Literal["place", "load", "run", "steps", "inquest"]
-"""Of a call to an actor; an inquest asks one that does not answer what became of it."""
+"""Of a call to an actor; an inquest asks one that is out of reach what became of it."""
 
 
 @dataclass(slots=True)
@@ -95,10 +95,17 @@ class Fleet:
                 member.asked, member.answered = now, False
                 self._ask("steps", name)
 
-    def hold_inquest(self, name: str, *, now: float) -> None:
-        """Ask an actor that does not answer again: the reply, of whatever kind, says what became of it."""
-        self.members[name].stage, self.members[name].since = "lost", now
-        self._ask("inquest", name)
+    def lose(self, name: str, *, now: float) -> None:
+        """Note that an actor is out of reach: dead, or not."""
+        member = self.members[name]
+        member.stage, member.since, member.asked, member.answered = "lost", now, now, True
+
+    def hold_inquest(self, name: str, *, now: float, every_s: float) -> None:
+        """Ask an actor that is out of reach: if it is dead, Ray says so in its place as soon as the cluster knows."""
+        member = self.members[name]
+        if member.answered and now - member.asked >= every_s:
+            member.asked, member.answered = now, False
+            self._ask("inquest", name)
 
     def end(self, name: str) -> None:
         """Kill an actor; before its range is given away, because not to answer does not prove to be dead."""

@@ -186,7 +186,7 @@ def cli(start):
     def run(*arguments):
         with start(*arguments) as process:
             try:
-                stdout, stderr = process.communicate(timeout=120)
+                stdout, stderr = process.communicate(timeout=220)
             finally:
                 process.kill()
         return process.returncode, stdout, stderr
