@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -130,6 +131,8 @@ def joined() -> Iterator[Ranks]:
         distributed.init_process_group("cpu:gloo,cuda:nccl")
     else:
         distributed.init_process_group("gloo")
+    # Said of every 1 x 1 convolution: its strides may be written in several ways.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
     rank, store = distributed.get_rank(), distributed.distributed_c10d._get_default_store()  # noqa: SLF001
     if rank:
         logging.getLogger("train").setLevel(logging.WARNING)

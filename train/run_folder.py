@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import shutil
 import socket
@@ -17,6 +18,8 @@ from typing import Any, TextIO
 
 from store.errors import ConfigError, MMKDError, SpecMismatchError
 from store.files import write_atomic
+
+log = logging.getLogger(__name__)
 
 RECORD = "train.json"
 
@@ -62,6 +65,8 @@ def is_done(out: Path, identity: Mapping[str, Any], *, overwrite: bool) -> bool:
     if not differences(found, identity):
         # A run that was killed between its last two steps left them.
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+        if found != json.loads(json.dumps(identity)):
+            log.info("%s: the store has grown since it was made; --overwrite makes it anew", out)
         return True
     if not overwrite:
         raise ConfigError(

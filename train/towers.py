@@ -67,7 +67,7 @@ def prepare_towers(student: Student, settings: Optimization, ranks: Ranks = ALON
         if device.type == "cuda":
             convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
             student.model = convert(student.model)
-        else:
+        elif ranks.is_first:
             log.warning("the model has BatchNorm: on the CPU each process takes the statistics of its own pairs")
     towers = Towers(student, precision=settings.precision).to(device).train()
     if settings.compile:
