@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 
 from extract.config import ExtractSection
@@ -65,7 +64,8 @@ def _local(settings: ExtractSection) -> dict[str, Any]:
         "address": "local",
         "num_cpus": slots,
         "include_dashboard": False,
-        "object_store_memory": min(128 * 2**20, psutil.virtual_memory().available // 4),
+        # Nothing but receipts passes through it.
+        "object_store_memory": 128 * 2**20,
         # Workers import these packages from the repository, wherever the driver was started.
         "runtime_env": {"env_vars": {"PYTHONPATH": str(REPOSITORY)}},
     }
