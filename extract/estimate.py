@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,13 +17,15 @@ from store.commit import Circumstances, UnitFeatures, commit_unit, register_teac
 from store.config import dump_resolved
 from store.location import Location, locate
 from store.pairs import PAIR_SCHEMA, PairTable
-from store.records import Spec, Status, StoreInfo, read_record, read_store_info, receipt_key, spec_key
+from store.records import Receipt, Spec, Status, StoreInfo, read_record, read_store_info, record_bytes, spec_key
 
 from .config import ExtractPipeline
+from .known_units import KNOWN_KEY, KnownUnits
 from .plan import RangeWork, plan
 from .rates import Rates, count_distinct, predicted_hours, rates_of_profile
 from .scratch import RUN_ID, scratch
 from .specs import teacher_spec
+from .tracker import Outcome, Tracker, progress_key, write_report
 
 INDEX_ENTRY_BYTES, INDEX_CHECKSUM_BYTES = 16, 4
 """Of a store shard's index: offset and length of each of its chunks as 64 bits, then a CRC-32C."""
@@ -30,10 +33,11 @@ INDEX_ENTRY_BYTES, INDEX_CHECKSUM_BYTES = 16, 4
 STAGES = ("read", "decode", "fit", "wait_for_images", "forward_image", "forward_text", "write")
 """Whose seconds a receipt holds, for its size where no probe says it."""
 
-REPORT_BYTES, PROGRESS_BYTES = 600, 700
-"""Of ``runs/RUN/report.json`` beside the pipeline it repeats, and of ``progress.json``."""
+LONG_RUN_ID = RUN_ID.ljust(len("20260101T000000-012345"), "-")
+"""As long as a run's."""
 
-RUN_OBJECTS = 2
+RUN_OBJECTS = 3
+"""Report, progress, and what the next plan need not read again."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -120,10 +124,13 @@ def predicted_size(
             register_teacher(place, spec, info=info)
         made = [(key, size) for key, size in place.list() if not store.exists(key)]
         nbytes, objects = sum(size for _, size in made), len(made)
-        receipts = {
-            name: _receipt_bytes(place, spec, info=info, pipeline=pipeline, versions=versions, timings=timings)
-            for name, spec in lacking.items()
-        }
+        examples = [
+            _example(place, spec, info=info, pipeline=pipeline, versions=versions, timings=timings)
+            for spec in lacking.values()
+        ]
+        receipts = {example.teacher: len(record_bytes(example)) for example in examples}
+        nbytes += _known_bytes(place, info=info, specs=specs, receipts=receipts)
+        nbytes += _run_bytes(place, examples, pipeline)
     bad = rates.bad_row_bytes if rates else 0.0
     for item in work:
         start, stop = info.bounds(item.range_id)
@@ -131,11 +138,33 @@ def predicted_size(
             shards = (shard_bytes(array, rows=stop - start, spec=specs[name], info=info) for array in ARRAY_NAMES)
             nbytes += sum(shards) + receipts[name] + round(bad * (stop - start))
             objects += len(ARRAY_NAMES) + 1
-    run_bytes = len(dump_resolved(pipeline).encode()) + REPORT_BYTES + PROGRESS_BYTES
-    return Size(objects=objects + RUN_OBJECTS, nbytes=nbytes + run_bytes)
+    return Size(objects=objects + RUN_OBJECTS, nbytes=nbytes)
 
 
-def _receipt_bytes(
+def _run_bytes(place: Location, examples: Sequence[Receipt], pipeline: ExtractPipeline) -> int:
+    """Return the bytes of a run's report and progress, by writing those of one that did these receipts to memory."""
+    outcome = Outcome(units=len(examples), found=0)
+    tracker = Tracker(outcome, run_id=LONG_RUN_ID, max_bad_fraction=1.0)
+    tracker.note(examples)
+    write_report(place, outcome, run_id=LONG_RUN_ID, resolved=dump_resolved(pipeline))
+    place.write(progress_key(LONG_RUN_ID), json.dumps(tracker.record("finished"), indent=1).encode())
+    return sum(size for _, size in place.list("runs")) - (place.size(KNOWN_KEY) or 0)
+
+
+def _known_bytes(place: Location, *, info: StoreInfo, specs: Mapping[str, Spec], receipts: Mapping[str, int]) -> int:
+    """Return the bytes of what a run keeps for the next plan, by writing that of a complete store to memory."""
+    ranges, largest = range(info.ranges), max(receipts.values())
+    known = KnownUnits(
+        digests={range_id: (info.bounds(range_id)[1], "0" * 64) for range_id in ranges},
+        specs={name: spec.hash for name, spec in specs.items()},
+        sizes={name: dict.fromkeys(ranges, receipts.get(name, largest)) for name in specs},
+        changed=True,
+    )
+    known.write(place)
+    return place.size(KNOWN_KEY) or 0
+
+
+def _example(
     place: Location,
     spec: Spec,
     *,
@@ -143,8 +172,8 @@ def _receipt_bytes(
     pipeline: ExtractPipeline,
     versions: Mapping[str, str],
     timings: Mapping[str, float],
-) -> int:
-    """Return the bytes of a receipt without bad rows, by writing one of an invented unit to memory."""
+) -> Receipt:
+    """Return a receipt without bad rows, by writing an invented unit to memory."""
     start, stop = info.bounds(info.ranges - 1)
     rows = stop - start
     zeros = np.zeros((rows, spec.embed_dim), np.float32)
@@ -153,12 +182,12 @@ def _receipt_bytes(
     circumstances = Circumstances(
         device=pipeline.extract.device,
         batch_size=pipeline.extract.batch_size,
-        run_id=RUN_ID.ljust(len("20260101T000000-012345"), "-"),
+        run_id=LONG_RUN_ID,
         attempt=1,
         timings_s=dict(timings),
         versions=dict(versions),
     )
-    commit_unit(
+    return commit_unit(
         place,
         info=info,
         spec=spec,
@@ -167,7 +196,6 @@ def _receipt_bytes(
         features=features,
         circumstances=circumstances,
     )
-    return place.size(receipt_key(spec.teacher, info.ranges - 1)) or 0
 
 
 def other_specs(store: Location, specs: Mapping[str, Spec]) -> list[str]:

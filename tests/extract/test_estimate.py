@@ -99,16 +99,20 @@ def test_what_is_committed_is_not_planned_again(uneven, tmp_path):
     store = tmp_path / "store"
     (store / receipt_key("wide", 2)).unlink()
     before = files_of(store)
-    one = estimate(uneven, probe_s=0.0)
+    one = estimate(uneven, probe_s=5.0)
     assert (one.committed, dict(one.teachers)) == (5, {"small": 0, "wide": 1})
     assert files_of(store) == before
     run(uneven, execute=execute_here)
-    # Four shards and a receipt, and what the run says of itself in two files.
-    assert one.size.objects == 7
-    receipt = (store / receipt_key("wide", 2)).read_bytes()
-    shards = sum(written["nbytes"] for written in json.loads(receipt)["objects"].values())
-    said = sum(len(content) for path, content in files_of(store).items() if path not in before and "runs" in path.parts)
-    assert one.size.nbytes == pytest.approx(shards + len(receipt) + said, rel=0.02)
+    # Four shards and a receipt, what the run says of itself in two files, and what the next plan knows from it.
+    assert one.size.objects == 8
+    shards = sum(
+        stored["nbytes"] for stored in json.loads((store / receipt_key("wide", 2)).read_bytes())["objects"].values()
+    )
+    after = files_of(store)
+    # The receipt among them, which was not there before.
+    said = sum(len(after[path]) for path in after if path not in before or path.name == "committed.json")
+    # Of a single small unit the reasons of bad rows, which the run's report repeats in words, are more than 2 %.
+    assert one.size.nbytes == pytest.approx(shards + said, rel=0.05)
 
 
 def test_a_probe_runs_the_teachers_that_lack_something_and_no_other(uneven, tmp_path):
@@ -198,7 +202,7 @@ def test_the_command_says_it_in_words_and_as_json(uneven, tmp_path, capsys):
     assert "cost: " in capsys.readouterr().out
     command(*common, "--probe", "0.1", "--json")
     content = json.loads(capsys.readouterr().out)
-    # Per unit four shards and a receipt; a group; per teacher a group, four arrays and a spec; two files of the run.
-    assert content["size"]["objects"] == 6 * 5 + 1 + 2 * 6 + 2
+    # Per unit four shards and a receipt; a group; per teacher a group, four arrays and a spec; three of the run.
+    assert content["size"]["objects"] == 6 * 5 + 1 + 2 * 6 + 3
     assert content["cost"] == pytest.approx(2 * content["worker_hours"])
     assert not (tmp_path / "store" / "receipts").exists()
