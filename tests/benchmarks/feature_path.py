@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 
 from store.reader import FeatureStore
-from tests.benchmarks.store_speed import drop_cached, machine
+from tests.benchmarks.store_speed import machine
 from tests.benchmarks.synthetic_store import make_store
 from tests.s3_server import S3Server, rclone
 from train.order import BatchOrder, lanes_of
@@ -38,7 +39,7 @@ from train.stream import Batch
 
 TEACHERS = {f"teacher{number}": 512 for number in range(6)}
 BATCH, SEED, WINDOW_BLOCKS = 512, 20261123, 256
-STEP_S = 0.01
+STEP_S, WARM_SPANS = 0.01, 4
 SAMPLINGS: tuple[Sampling, ...] = ("uniform_one", "all")
 
 
@@ -76,9 +77,14 @@ def busy(seconds: float) -> None:
 
 
 def waiting(path: FeaturePath, step: Callable[[float], None], *, spans: int) -> dict[str, float]:
-    """Return the share of the time that steps wait, and the pairs per second, after the first two spans."""
-    batches = path.batches()
-    for _ in itertools.islice(batches, path.span_steps):
+    """Return the share of the time that steps wait, and the pairs per second.
+
+    The first spans are left out: in them the operating system gives the process the memory that is then used again.
+    """
+    batches, begun = path.batches(), time.perf_counter()
+    next(batches)
+    first_s = time.perf_counter() - begun
+    for _ in itertools.islice(batches, WARM_SPANS * path.span_steps - 1):
         step(STEP_S)
     waits, worst = 0.0, 0.0
     start, used = time.perf_counter(), time.process_time()
@@ -93,6 +99,7 @@ def waiting(path: FeaturePath, step: Callable[[float], None], *, spans: int) -> 
     return {
         "waiting_percent": round(100 * waits / passed, 2),
         "worst_wait_ms": round(1000 * worst, 1),
+        "first_batch_s": round(first_s, 1),
         "pairs_per_s": round(steps * BATCH / passed),
         "processor_ms_per_step": round(1000 * used / steps, 2),
     }
@@ -101,7 +108,7 @@ def waiting(path: FeaturePath, step: Callable[[float], None], *, spans: int) -> 
 def unbounded(path: FeaturePath, *, spans: int) -> float:
     """Return the pairs per second where nothing else happens between batches."""
     batches = path.batches()
-    for _ in itertools.islice(batches, 2 * path.span_steps):
+    for _ in itertools.islice(batches, WARM_SPANS * path.span_steps):
         pass
     start = time.perf_counter()
     for _ in itertools.islice(batches, spans * path.span_steps + 1):
@@ -163,18 +170,32 @@ def server_speed(store: FeatureStore) -> float:
     return round(nbytes / 1e6 / (time.perf_counter() - start))
 
 
+def serve(folder: Path) -> None:
+    """Serve a folder until the standard input ends, in a process of its own, so that it shares no Python with us."""
+    server = S3Server(folder).start()
+    print(json.dumps(server.environment), flush=True)
+    sys.stdin.read()
+    server.close()
+
+
 def from_s3(folder: Path, *, rounds: int, spans: int) -> dict[str, Any]:
     """Return the same of a store on a server on the loopback."""
-    server = S3Server(folder / "s3")
-    shutil.copytree(folder / "store", folder / "s3" / "bucket" / "store")
-    server.start()
-    os.environ.update(server.environment)
+    served = str(folder / "s3")
+    code = f"from pathlib import Path; from tests.benchmarks.feature_path import serve; serve(Path({served!r}))"
+    server = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
+    )
+    assert server.stdin
+    assert server.stdout
     try:
+        os.environ.update(json.loads(server.stdout.readline()))
+        shutil.copytree(folder / "store", folder / "s3" / "bucket" / "store")
         store = FeatureStore("s3://bucket/store")
         found = measure(store, rounds=rounds, spans=spans)
         return found | {"server_MB_per_s": statistics.median(server_speed(store) for _ in range(rounds))}
     finally:
-        server.close()
+        server.stdin.close()
+        server.wait()
 
 
 def main() -> None:
@@ -184,7 +205,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=131072)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--spans", type=int, default=3)
-    parser.add_argument("--no-s3", action="store_true")
+    parser.add_argument("--only", choices=("disk", "s3"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     work: Path = options.out / "feature_path"
@@ -194,11 +215,10 @@ def main() -> None:
     try:
         sum(make_store(work / "store", rows=options.rows, widths=TEACHERS, present=dict.fromkeys(TEACHERS, 1.0)))
         store = FeatureStore(work / "store")
-        found["disk"] = measure(store, rounds=options.rounds, spans=options.spans)
-        drop_cached(work / "store")
-        found["disk, not in memory"] = waiting(FeaturePath(store, "all"), pause, spans=1)
-        found["cpu"] = projecting(store)
-        if rclone() and not options.no_s3:
+        if options.only != "s3":
+            found["disk"] = measure(store, rounds=options.rounds, spans=options.spans)
+            found["cpu"] = projecting(store)
+        if rclone() and options.only != "disk":
             found["s3"] = from_s3(work, rounds=options.rounds, spans=options.spans)
     finally:
         shutil.rmtree(work, ignore_errors=True)
