@@ -38,6 +38,9 @@ LOOK_S = 2.0
 INQUEST_S = 30.0
 """An actor that is out of reach may be dead, or its node; which, the cluster knows within seconds."""
 
+LOST_STARTING = 3
+"""So many workers in a row may be lost before one is ready: a node that dies takes what was just sent to it along."""
+
 ASK_AGAIN_S = 1.0
 """Between two inquests."""
 
@@ -66,7 +69,7 @@ class Driver:
         self._job, self._schedule, self._tracker, self._clock = job, schedule, tracker, clock
         self._fleet, self._metrics = Fleet(job), RunMetrics(job.run_id)
         self._lost_while_starting = 0
-        self._placed_last = clock()
+        self._start_again = self._placed_last = clock()
         self._looked, self._room = float("-inf"), 0
 
     def drain(self) -> None:
@@ -100,6 +103,8 @@ class Driver:
             self._looked, self._room = now, room(self._job)
         # One at least, even where there is no room: a cluster that grows by itself does so for those that wait.
         target = min(self._job.settings.workers or max(1, self._room), self._schedule.outstanding)
+        if now < self._start_again:
+            return
         for _ in range(target - self._fleet.count("placing", "loading", "idle", "busy")):
             self._fleet.start(now=now)
 
@@ -185,8 +190,10 @@ class Driver:
     def _lose_starting(self, name: str, why: str, *, counts: bool = True) -> None:
         self._fleet.end(name)
         self._lost_while_starting += counts
+        # A little later each time, until the cluster knows of a node that is gone.
+        self._start_again = self._clock() + LOOK_S * 2**self._lost_while_starting
         log.warning("%s was lost before it was ready: %s", name, why)
-        if self._lost_while_starting >= self._job.settings.attempts:
+        if self._lost_while_starting >= LOST_STARTING:
             raise ExtractionError(
                 f"{self._lost_while_starting} workers in a row were lost while they loaded the teachers; the last: "
                 f"{why}",

@@ -17,6 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+# Ray gives its workers the priority of nice 15. Where other things run too, that and not Ray would be measured.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 from extract.cluster.execute import execute_on_ray
 from extract.config import ExtractPipeline
 from extract.driver import Execute, Job, execute_here, run
