@@ -77,6 +77,7 @@ def print_profile(found: Profile) -> None:
         f"held {found.resident_bytes / 1e6:,.0f} MB",
         f"decoding: {found.decoded_per_s:,.0f} images/s and thread, {found.decode_hours:,.1f} hours of one thread",
         f"{found.rows:,} rows by all of them, each image decoded once: {found.hours:,.1f} hours",
+        *([] if found.hours_alone is None else [f"with these threads to itself about {found.hours_alone:,.1f} hours"]),
         *(f"{name}: not profiled: {reason}" for name, reason in found.not_profiled.items()),
     ):
         console.print(Text(line), soft_wrap=True)

@@ -71,12 +71,14 @@ class Profile:
         rows: that hours are for, each with an image and a caption of its own.
         teachers: by id.
         not_profiled: by id, why.
-        decoded_per_s: JPEGs that one thread decodes and fits to every geometry of the teachers.
+        decoded_per_s: JPEGs that one thread decodes and fits to every geometry of the teachers, per second of
+            processor time.
         parameter_bytes: of all teachers.
         resident_bytes: held with all of them loaded, beyond what was held before the first.
         decode_hours: of one thread, for the rows.
         hours: for the rows with each image decoded once: all teachers one after the other; on a GPU the decoding goes
             on beside them and counts where its threads take longer, on a CPU it takes its time from theirs.
+        hours_alone: the same if the process had its CPU threads to itself; None on a GPU.
     """
 
     device: str
@@ -90,6 +92,7 @@ class Profile:
     resident_bytes: int
     decode_hours: float
     hours: float
+    hours_alone: float | None
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -165,6 +168,7 @@ def profile(
         resident_bytes=_held(settings.device) - before,
         decode_hours=decode,
         hours=max(forward, decode / settings.decode_threads) if on_gpu else forward + decode,
+        hours_alone=None if on_gpu else sum(s.hours * (s.cpu_share or 1) for s in speeds.values()) + decode,
     )
 
 
@@ -216,10 +220,12 @@ def _batches(texts: Sequence[str], count: int) -> Iterator[list[str]]:
         yield list(texts[start : start + count])
 
 
-def _calls_per_s(call: Callable[[], object], seconds: float) -> float:
+def _calls_per_s(
+    call: Callable[[], object], seconds: float, *, clock: Callable[[], float] = time.perf_counter
+) -> float:
     call()  # The first call chooses kernels and takes memory.
-    calls, began = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - began) < seconds or not calls:
+    calls, began = 0, clock()
+    while (elapsed := clock() - began) < seconds or not calls:
         call()
         calls += 1
     return calls / elapsed
@@ -231,7 +237,8 @@ def _decoded_per_s(geometries: set[Geometry], seconds: float) -> float:
     def decode() -> dict[Geometry, npt.NDArray[np.uint8]]:
         return fit_all(decode_image(data, max_pixels=max_pixels), geometries)
 
-    return _calls_per_s(decode, min(seconds, 1.0))
+    # Decoding keeps one thread busy and waits for nothing, so that its own time is what it costs.
+    return _calls_per_s(decode, min(seconds, 1.0), clock=time.process_time)
 
 
 def _jpeg() -> bytes:

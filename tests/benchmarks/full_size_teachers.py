@@ -1,7 +1,8 @@
 """Every teacher in full size with random weights in its published form: loaded, compared with its authors', timed.
 
-    python -m tests.benchmarks.full_size_teachers --out DIR [--teacher pmcclip ...] [--rows 8]
+    python -m tests.benchmarks.full_size_teachers --out DIR [--teacher pmcclip --teacher pmcclip/cls ...] [--rows 8]
 
+A variant of pipelines.yaml is named with its teacher, TEACHER/VARIANT.
 Prints one line per teacher: size, smallest cosine of either side, seconds to load, images and captions per second.
 Exits with 1 if a cosine is below 0.99999.
 """
@@ -13,6 +14,7 @@ import json
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,24 +27,38 @@ from extract.teacher_entry import TeacherEntry
 from extract.weights import find_weights
 from store.config import read_pipeline
 from store.pipeline import PIPELINES_FILE
-from tests.extract.teacher_cases import CASES, pubmedclip_authors, written
+from tests.extract import teacher_cases as cases
 from tests.extract.teacher_inputs import CAPTIONS, normalized, pixels_of
+from tests.extract.teacher_references import quick_gelu
 
 COSINE = 0.99999
-ALL = {**CASES, "pubmedclip_authors": pubmedclip_authors}
+ALL = {
+    **cases.CASES,
+    "quiltnet/quick_gelu": partial(cases.open_clip_hub, act=quick_gelu),
+    "quiltnet/b16": partial(cases.open_clip_hub, patch=16),
+    "quiltnet/b16_pmb": cases.biomedclip,
+    "genmedclip/quick_gelu": partial(cases.open_clip_hub, patch=16, act=quick_gelu),
+    "pubmedclip/authors_file": cases.pubmedclip_authors,
+    "pmcclip/heads32": partial(cases.pmcclip, heads=32),
+    "pmcclip/cls": partial(cases.pmcclip, text_feature="cls"),
+    "pmcclip/heads32_cls": partial(cases.pmcclip, heads=32, text_feature="cls"),
+    "pmcclip/vit_l_14": partial(cases.open_clip_hub, patch=14, wide=True),
+    "medclip/resnet50": partial(cases.medclip, tower="resnet50"),
+}
 
 
 def shipped(name: str, folder: Path) -> TeacherEntry:
-    """Return the entry that pipelines.yaml has for a teacher, with another folder."""
-    teachers = read_pipeline(PIPELINES_FILE, "mmkd", ExtractPipeline).teachers
-    entry = teachers[name] if name in teachers else teachers["pubmedclip"].readings()["authors_file"]
+    """Return the entry that pipelines.yaml has for a teacher or a variant, with another folder."""
+    teacher, _, variant = name.partition("/")
+    entry = read_pipeline(PIPELINES_FILE, "mmkd", ExtractPipeline).teachers[teacher]
+    entry = entry.readings()[variant] if variant else entry
     return entry.model_copy(update={"folder": str(folder)})
 
 
 def examine(name: str, folder: Path, rows: int) -> dict[str, object]:
     """Write, load, compare and time one teacher."""
     folder.mkdir(parents=True)
-    case = written(name, folder, full=True) if name in CASES else ALL[name](folder, full=True)
+    case = ALL[name](folder, full=True)
     entry = shipped(name, folder)
     began = time.perf_counter()
     spec = teacher_spec(name, entry)

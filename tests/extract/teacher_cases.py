@@ -79,9 +79,9 @@ def bmca(folder, *, full=False, seed=1):
     return open_clip_case(folder, state, config, act=functional.gelu, **options)
 
 
-def open_clip_hub(folder, *, full=False, seed=4, patch=32, act=functional.gelu):
+def open_clip_hub(folder, *, full=False, seed=4, patch=32, wide=False, act=functional.gelu):
     """QuiltNet's and GenMedClip's form: a configuration without quick_gelu, and a state dict."""
-    config = clip_sizes(full, patch=patch)
+    config = clip_sizes(full, patch=patch, wide=wide)
     state = files.clip(config, seed)
     preprocess = {"mean": OPENAI[0], "std": OPENAI[1]}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))

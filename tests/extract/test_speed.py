@@ -48,9 +48,12 @@ def test_hours_are_rows_over_rates_and_each_image_is_decoded_once(found):
         expected = 1000 / speed.images_per_s + 1000 / speed.captions_per_s
         assert speed.hours * HOUR_S == pytest.approx(expected)
         assert min(speed.images_per_s, speed.captions_per_s, speed.load_s) > 0
+        assert 0 < speed.cpu_share <= 1
     decode = 1000 / found.decoded_per_s / HOUR_S
     assert found.decode_hours == pytest.approx(decode)
     assert found.hours == pytest.approx(sum(speed.hours for speed in found.teachers.values()) + decode)
+    alone = sum(speed.hours * speed.cpu_share for speed in found.teachers.values()) + decode
+    assert found.hours_alone == pytest.approx(alone)
 
 
 def test_parameters_are_the_tensors_of_the_weights_in_float32(found, two):
