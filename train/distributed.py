@@ -135,7 +135,8 @@ def joined() -> Iterator[Ranks]:
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
     rank, store = distributed.get_rank(), distributed.distributed_c10d._get_default_store()  # noqa: SLF001
     if rank:
-        logging.getLogger("train").setLevel(logging.WARNING)
+        for package in ("store", "train"):
+            logging.getLogger(package).setLevel(logging.WARNING)
     control = distributed.new_group(backend="gloo")
     try:
         yield Ranks(rank=rank, world_size=world_size, local_rank=local_rank, control=control)

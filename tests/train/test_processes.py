@@ -70,6 +70,12 @@ def pipeline_of(folder, corpus, out, **changes):
         options = {"steps": STEPS, "checkpoint_every": 3, **settings, **changes}
         pipeline = vit_pipeline(folder, corpus, out=f"{out}/{name}", recipe="paper", **options)
         made[name] = pipeline["train"]["students"]["vit"] | {"validation": {"holdout": 0.1}}
+    heads = {
+        "recipe": "improved",
+        "improved": {"relational_weight": 0.0, "phi_s": False},
+        "out": f"{folder}/{out}/heads",
+    }
+    made["heads"] = made["cached"] | heads
     pipeline["train"]["students"] = made
     pipeline["train"]["pretrain"] = {}
     return pipeline
@@ -114,16 +120,16 @@ def test_two_processes_train_as_one_does_and_one_of_them_writes(place, two):
     for name, student in section.train.students.items():
         assert runs.distill(section, name, student)
         alone, shared = lines(place / "one" / name), lines(place / "two" / name)
-        assert len(alone) == STEPS + (2 if name == "cached" else 0)
+        assert len(alone) == STEPS + (2 if name in ("cached", "heads") else 0)
         for ours, theirs in zip(shared, alone, strict=True):
             assert ours == pytest.approx(theirs, rel=2e-4, abs=1e-5)
         found, expected = weights(place / "two" / name), weights(place / "one" / name)
         for key, tensor in expected.items():
             # The gradient of an attention's key bias is 0 but for rounding, which Adam blows up to a step.
             torch.testing.assert_close(found[key], tensor, rtol=1e-3, atol=2e-4)
-    assert two.stderr.count("saved as") == len(WAYS)
+    assert two.stderr.count("saved as") == len(WAYS) + 1
     assert "by 2 processes" in two.stderr
-    assert sorted(path.name for path in (place / "two").iterdir()) == sorted(WAYS)
+    assert sorted(path.name for path in (place / "two").iterdir()) == sorted([*WAYS, "heads"])
 
 
 @pytest.mark.parametrize(

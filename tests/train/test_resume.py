@@ -88,6 +88,24 @@ def test_an_interrupted_run_goes_on_to_the_same_weights_and_metrics(tmp_path, ph
     assert not (tmp_path / ".cut.partial").exists()
 
 
+def test_heads_of_an_objective_and_their_optimizer_go_on_too(tmp_path, phantom, interrupted):
+    store_of(tmp_path, phantom)
+    improved = {"relational_weight": 0.0, "phi_s": False, "balance": "uncertainty"}
+
+    def student(out):
+        pipeline = vit_pipeline(tmp_path, phantom, out=out, recipe="improved")
+        pipeline["train"]["students"]["vit"]["improved"] = improved
+        return pipeline
+
+    assert distill(student("whole"))
+    interrupted(5)
+    with pytest.raises(KeyboardInterrupt):
+        distill(student("cut"))
+    assert distill(student("cut"))
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+
+
 def test_ema_leaves_the_average_as_the_model_and_the_last_weights_beside_it(tmp_path, phantom):
     pretrain(vit_pipeline(tmp_path, phantom, out="plain"))
     pretrain(vit_pipeline(tmp_path, phantom, out="ema", ema=0.8))
