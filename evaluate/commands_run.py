@@ -56,6 +56,9 @@ def run(
     allow: AllowOption = None,
     overlap_with: Annotated[str | None, typer.Option("--overlap", help="A store to look for test images in.")] = None,
     mode: Annotated[str | None, typer.Option(help="Of resamples: official, stratified, cluster or plain.")] = None,
+    official: Annotated[
+        bool, typer.Option("--official", help="Zero-shot scores and resamples as MMKD-CLIP's released evaluator does.")
+    ] = False,
     resamples: Annotated[int, typer.Option(min=1, help="Of each interval.")] = RESAMPLES,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of a forward pass.")] = 256,
     threads: Annotated[int, typer.Option(min=1, help="That decode images and compute.")] = 2,
@@ -102,6 +105,7 @@ def run(
         threads=threads,
         device=device,
         mode=chosen_mode,
+        official=official,
         resamples=resamples,
         allow=tuple(allowed(allow or [])),
         skip_existing=skip_existing,

@@ -61,6 +61,7 @@ class Settings:
         max_pixels: width times height that is decoded.
         mode: of the resamples; the natural one of each task if None.
         resamples: how many.
+        official: scores and resamples as MMKD-CLIP's released evaluator makes them.
         allow: what datasets are not refused for.
         skip_existing: leave results alone that are of the same model and the same data.
         overlap: a store whose images are looked for among the test images.
@@ -75,6 +76,7 @@ class Settings:
     max_pixels: int = MAX_PIXELS
     mode: Mode | None = None
     resamples: int = RESAMPLES
+    official: bool = False
     allow: tuple[str, ...] = ()
     skip_existing: bool = False
     overlap: FeatureStore | None = None
@@ -164,7 +166,7 @@ class Suite:
             return [found]
         began = time.monotonic()
         try:
-            outcome = run_task(job.task, self._encoder(job, facts), dataset)
+            outcome = run_task(job.task, self._encoder(job, facts), dataset, official=self._settings.official)
         except MMKDError as error:
             log.warning("%s: %s on %s: %s", facts.name, job.task, job.entry.name, error)
             return [self._skip(job, facts, str(error), FIRST_RESULT[job.task])]
@@ -178,7 +180,7 @@ class Suite:
                 versions={"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
                 seconds=seconds,
                 excluded={**dataset.excluded, **outcome.excluded},
-                mode=self._settings.mode,
+                mode="official" if self._settings.official and job.task == "zero_shot" else self._settings.mode,
                 resamples=self._settings.resamples,
                 prompts_digest=outcome.prompts_digest,
                 logit_scale=outcome.logit_scale,

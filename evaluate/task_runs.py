@@ -19,13 +19,13 @@ from .loaded_dataset import LoadedDataset, Split
 from .split_embeddings import Embedder, targets_of
 from .task_examples import retrieval_examples, wrong_answers, wrong_classes
 from .task_result import TaskResult
-from .tasks.cohort import Cohort
+from .tasks.cohort import Cohort, by_patient
 from .tasks.diagnosis import diagnose_by_abmil, diagnose_by_mean
 from .tasks.linear_probe import Probe, linear_probe
 from .tasks.questions import Questions
 from .tasks.retrieval import retrieval
 from .tasks.survival import survival_abmil, survival_cox
-from .tasks.vqa import answer_questions
+from .tasks.vqa import Head, answer_questions
 from .tasks.zero_shot_task import zero_shot, zero_shot_labels
 from .zero_shot import prompt_ensemble
 
@@ -52,21 +52,24 @@ class Outcome:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-def run_task(task: TaskName, encoder: Encoder | None, dataset: LoadedDataset) -> Outcome:
+def run_task(task: TaskName, encoder: Encoder | None, dataset: LoadedDataset, *, official: bool = False) -> Outcome:
     """Run a task.
 
     Args:
         task: one of the dataset's.
         encoder: the model; None where the dataset brings its own features.
         dataset: loaded.
+        official: as MMKD-CLIP's released evaluator does: zero-shot scores are the softmax of the cosines themselves.
 
     Raises:
         EvaluationError: the task cannot be done with this model or these items.
     """
+    if task == "zero_shot":
+        return _zero_shot(Embedder(encoder, dataset), dataset, official=official)
     return RUNS[task](Embedder(encoder, dataset), dataset)
 
 
-def _zero_shot(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
+def _zero_shot(embedder: Embedder, dataset: LoadedDataset, *, official: bool) -> Outcome:
     entry, encoder = dataset.entry, embedder.encoder
     prompts = entry.prompts()
     digest, class_CE = _digest(prompts), prompt_ensemble(encoder.embed_texts, prompts)
@@ -75,6 +78,7 @@ def _zero_shot(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
         "ids": split.ids,
         "clusters": split.patients,
         "logit_scale": encoder.logit_scale,
+        "official": official,
         "primary": entry.tasks["zero_shot"].primary,
     }
     if entry.multi_label:
@@ -98,7 +102,8 @@ def _zero_shot(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
             **known,
         )
         result = _with_examples(result, wrong_classes(result, split, entry.class_names))
-    return Outcome(results=[result], excluded=embedder.excluded, prompts_digest=digest, logit_scale=encoder.logit_scale)
+    scale = result.details["logit_scale"]
+    return Outcome(results=[result], excluded=embedder.excluded, prompts_digest=digest, logit_scale=scale)
 
 
 def _linear_probe(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
@@ -154,6 +159,7 @@ def _vqa(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
         questions["train"],
         questions["test"],
         val=questions.get("val"),
+        head=Head(allow_shared_images="shared_patients" in dataset.entry.allow),
         primary=dataset.entry.tasks["vqa"].primary,
     )
     result = _with_examples(result, wrong_answers(result, asked["test"][0]))
@@ -179,13 +185,13 @@ def _survival(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
     parts = [embedder.features(split) for split in dataset.splits.values()]
     bags = [rows for _, features in parts for rows in features]
     splits = [split for split, _ in parts]
-    times, events = ([getattr(split, name) for split in splits] for name in ("times", "events"))
-    cohort = Cohort(
-        ids=[name for split in splits for name in split.ids],
-        features=np.stack(bags) if bags[0].ndim == 1 else bags,
-        time=np.concatenate(times),
-        event=np.concatenate(events).astype(np.int64),
-    )
+    time, event = (np.concatenate([getattr(split, name) for split in splits]) for name in ("times", "events"))
+    patients = [name for split in splits for name in (split.patients or split.ids)]
+    known: dict[str, Any] = {"time": time, "event": event.astype(np.int64)}
+    if len(set(patients)) < len(patients):
+        cohort = by_patient([np.atleast_2d(bag) for bag in bags], patients=patients, **known)
+    else:
+        cohort = Cohort(ids=patients, features=np.stack(bags) if bags[0].ndim == 1 else bags, **known)
     primary = dataset.entry.tasks["survival"].primary
     outcome = Outcome(results=[survival_cox(cohort, primary=primary)], excluded=embedder.excluded)
     try:
@@ -217,7 +223,6 @@ def _digest(prompts: Any) -> str:
 
 
 RUNS: dict[TaskName, Callable[[Embedder, LoadedDataset], Outcome]] = {
-    "zero_shot": _zero_shot,
     "linear_probe": _linear_probe,
     "retrieval": _retrieval,
     "vqa": _vqa,

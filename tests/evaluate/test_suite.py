@@ -18,7 +18,7 @@ from evaluate.encoders import ImageSet, StoreEncoder
 from evaluate.models import entry_of, facts_of
 from evaluate.records import read_predictions, read_results
 from evaluate.registry import read_registry
-from evaluate.result_record import ResultRecord, SkippedRecord
+from evaluate.result_record import SkippedRecord
 from evaluate.suite import OWN_FEATURES, Settings, Suite, plan
 from extract.phantom import FINDINGS
 from store.errors import ConfigError, EvaluationError, WeightsNotFoundError
@@ -160,6 +160,18 @@ def test_zero_shot_scores_are_those_of_plain_open_clip(place, records):
     np.testing.assert_allclose(found.columns["score"][order], expected, atol=2e-5)
     assert record.logit_scale == pytest.approx(scale)
     assert record.n == len(rows) == SPLITS["test"] - 1
+
+
+def test_the_official_protocol_takes_the_softmax_of_the_cosines_and_its_own_resamples(place, entry):
+    (record,) = run(place, entry, "official", tasks=("zero_shot",), official=True)
+    image_NE, rows, embed, _ = by_open_clip(place)
+    with torch.no_grad():
+        class_CE = embed([f"an image of {name}" for name in BASE["classes"].values()])
+    expected = torch.from_numpy(image_NE @ class_CE.T).softmax(dim=1).numpy()
+    found = read_predictions(place / "official", record)
+    order = [found.ids.index(row["id"]) for row in rows]
+    np.testing.assert_allclose(found.columns["score"][order], expected, atol=1e-5)
+    assert (record.logit_scale, record.bootstrap.mode) == (1.0, "official")
 
 
 def test_an_image_that_cannot_be_decoded_is_left_out_and_counted(records):
