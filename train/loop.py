@@ -91,6 +91,18 @@ class Training:
             self.ema.load_state_dict(state["ema"])
         return int(state["step"])
 
+    def finish(self, folder: Path | None) -> None:
+        """Give the student its last weights, in evaluation mode: the average, if there is one.
+
+        Args:
+            folder: where the weights themselves are kept then; None in processes that write nothing.
+        """
+        if self.ema:
+            if folder:
+                save_weights(self.student, folder, name=WITHOUT_EMA)
+            self.student.model.load_state_dict(self.ema.state_dict())
+        self.student.model.eval()
+
     @contextlib.contextmanager
     def looked_at(self) -> Iterator[Towers]:
         """Give the towers in evaluation mode, with the averaged weights if there are such."""
@@ -167,11 +179,7 @@ def fit(
                     log.info("%s: %s", label, checkpoints.save(state))
                 if stopped and not last:
                     raise KeyboardInterrupt
-        if training.ema:
-            if ranks.is_first:
-                save_weights(student, folder, name=WITHOUT_EMA)
-            student.model.load_state_dict(training.ema.state_dict())
-        student.model.eval()
+        training.finish(folder if ranks.is_first else None)
 
 
 def _due(step: int, every: int | None) -> bool:

@@ -22,7 +22,7 @@ from store.reader import FeatureStore
 
 from .config import ModelSection, Optimization, PretrainRun, StudentRun, TrainPipeline
 from .distributed import ALONE, Ranks, require_device, require_even_shares
-from .images import CorpusImages, RowImages, require_pixels
+from .images import CorpusImages, require_pixels
 from .projection import Projection
 from .recipe import objective_maker, shuffles, target_reader, task_only
 from .run_folder import is_done
@@ -160,13 +160,8 @@ def distill(
         raise IncompleteStoreError(f"{store.location}: no training row has a feature that the selection allows")
     if pixels:
         require_pixels(pixels, rows)
-    projection = None
-    if projection_file:
-        projection = Projection.load(projection_file)
-        used = [teacher for column, teacher in enumerate(store.teachers) if available_NT[:, column].any()]
-        projection.check_specs({teacher: store.spec(teacher).hash for teacher in used})
-        _check_width(name, run.model, projection)
-    images: RowImages = pixels or CorpusImages(store.images, table)
+    used = [teacher for column, teacher in enumerate(store.teachers) if available_NT[:, column].any()]
+    projection = _projection(projection_file, name, run.model, {teacher: store.spec(teacher).hash for teacher in used})
     job = Job(
         name=name,
         out=Path(run.out),
@@ -175,7 +170,7 @@ def distill(
         settings=run.optimization,
         validation=run.validation,
         table=table,
-        images=images,
+        images=pixels or CorpusImages(store.images, table),
         rows=rows,
         block_rows=store.info.chunk_rows,
         window_blocks=run.window_blocks,
@@ -242,6 +237,15 @@ def _projection_file(pipeline: TrainPipeline, name: str) -> Path:
     if not path.is_file():
         raise ConfigError(f"{path}: the projections are not fitted yet", hint="python -m train project --pipeline NAME")
     return path
+
+
+def _projection(file: Path | None, name: str, model: ModelSection, specs: dict[str, str]) -> Projection | None:
+    if file is None:
+        return None
+    projection = Projection.load(file)
+    projection.check_specs(specs)
+    _check_width(name, model, projection)
+    return projection
 
 
 def _check_width(name: str, model: ModelSection, projection: Projection) -> None:
