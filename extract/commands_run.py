@@ -176,8 +176,10 @@ def _rate_lines(rates: Rates) -> list[str]:
         lines.append(f"  {name}: {rate.images_per_s:,.1f} images/s, {rate.captions_per_s:,.1f} captions/s")
     if rates.source == "probe":
         lines.append(f"  waiting for images, writing: {rates.shared_s * 1000:,.2f} ms per row")
+    elif rates.decoded_per_s:
+        lines.append(f"  images ready: {rates.decoded_per_s:,.1f} per second, while teachers compute")
     else:
-        lines.append("  images are taken to be ready in time: a profile does not say how fast they are decoded")
+        lines.append("  images are taken to be ready in time: the profile does not say how fast they are decoded")
     return lines
 
 

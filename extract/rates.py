@@ -37,6 +37,8 @@ class Rates:
     Attributes:
         teachers: by id.
         shared_s: seconds per row beside the teachers: waiting for images, writing.
+        decoded_per_s: images that one thread reads, decodes and fits, of a profile; they are prepared while teachers
+            compute, so that the slower of the two decides.
         bad_row_bytes: of bad rows in a receipt, per row.
         source: ``probe`` or the file that was given.
         rows: that were probed; 0 of a profile.
@@ -48,6 +50,7 @@ class Rates:
     shared_s: float
     bad_row_bytes: float
     source: str
+    decoded_per_s: float | None = None
     rows: int = 0
     seconds: float = 0.0
     timings_s: Mapping[str, float] | None = None
@@ -78,10 +81,13 @@ def predicted_hours(work: Iterable[RangeWork], *, info: StoreInfo, rates: Rates,
     seconds = 0.0
     for item in work:
         start, stop = info.bounds(item.range_id)
-        for name in item.teachers:
-            rate = rates.teachers[name]
-            seconds += (stop - start) * (distinct.images / rate.images_per_s + distinct.captions / rate.captions_per_s)
-        seconds += (stop - start) * rates.shared_s
+        rates_of_item = [rates.teachers[name] for name in item.teachers]
+        row_s = sum(
+            distinct.images / one.images_per_s + distinct.captions / one.captions_per_s for one in rates_of_item
+        )
+        if rates.decoded_per_s:
+            row_s = max(row_s, distinct.images / rates.decoded_per_s)
+        seconds += (stop - start) * (row_s + rates.shared_s)
     return seconds / 3600
 
 
@@ -116,7 +122,14 @@ def rates_of_profile(path: Path, *, teachers: Iterable[str]) -> Rates:
             f"{path}: no images_per_s and captions_per_s of {', '.join(lacking)}",
             hint=PROFILE_HINT,
         )
-    return Rates(teachers=found, shared_s=0.0, bad_row_bytes=0.0, source=str(path))
+    decoded = content.get("decoded_per_s")
+    return Rates(
+        teachers=found,
+        shared_s=0.0,
+        bad_row_bytes=0.0,
+        source=str(path),
+        decoded_per_s=float(decoded) if isinstance(decoded, (int, float)) and decoded > 0 else None,
+    )
 
 
 def bad_row_bytes(receipts: Iterable[Receipt]) -> float:

@@ -176,6 +176,18 @@ def test_a_profile_takes_the_place_of_a_probe(uneven, tmp_path, nested):
     assert found.rates.source == str(file)
 
 
+def test_where_images_are_ready_later_than_teachers_are_that_decides(uneven, tmp_path):
+    entries = {name: {"images_per_s": 20.0, "captions_per_s": 200.0} for name in ("small", "wide")}
+    file = tmp_path / "profile.json"
+    distinct = count_distinct(PairTable(locate(tmp_path / "store"), rows=150), info=shape(rows=150), ranges=[0, 1, 2])
+    for decoded_per_s, expected in (
+        (1.0, 150 * distinct.images),
+        (1e6, 2 * 150 * (distinct.images / 20 + distinct.captions / 200)),
+    ):
+        file.write_text(json.dumps({"teachers": entries, "decoded_per_s": decoded_per_s}))
+        assert estimate(uneven, probe_s=60.0, profile=file).worker_hours * 3600 == pytest.approx(expected)
+
+
 def test_a_profile_without_a_teacher_is_refused_by_name(tmp_path):
     file = tmp_path / "profile.json"
     file.write_text(json.dumps({"small": {"images_per_s": 20.0, "captions_per_s": 0}}))
