@@ -18,9 +18,9 @@ import torch
 
 from store.config import Section, dump_resolved
 from store.errors import CorpusError
-from store.pairs import strings
 from store.reader import FeatureStore
 
+from .captions import Captions
 from .checkpoint import Checkpoints, State
 from .config import ModelSection, Optimization, ValidationSection
 from .distributed import Ranks
@@ -112,7 +112,7 @@ def train_model(job: Job, *, overwrite: bool, resume: bool, ranks: Ranks) -> Non
         SpecMismatchError: the store's features are not those that the interrupted run was trained on.
     """
     torch.set_num_threads(job.settings.threads)
-    captions: list[str] = strings(job.table, "caption").tolist()
+    captions = Captions(job.table["caption"])
     held_N = _held_out(job)
     rows = job.rows[~held_N[job.rows]]
     _require_a_batch(job, rows)
@@ -120,7 +120,7 @@ def train_model(job: Job, *, overwrite: bool, resume: bool, ranks: Ranks) -> Non
         shared = ranks.from_first(lambda: folder)
         checkpoints = Checkpoints(shared / CHECKPOINTS, kept=job.settings.checkpoints_kept)
         saved = checkpoints.latest()
-        student = begin_model(folder, job.model, [captions[row] for row in rows], seed=job.settings.seed)
+        student = begin_model(folder, job.model, captions.of(rows), seed=job.settings.seed)
         with _loader(job, student, ranks) as loader:
             state = saved["data"] if saved else None
             feed = _feed(job, rows=rows, held_N=held_N, loader=loader, captions=captions, state=state, ranks=ranks)
