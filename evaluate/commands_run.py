@@ -93,7 +93,9 @@ def run(
         _run_own(loaded, mine, model, overwrite=overwrite, as_json=as_json)
     if mine and not others:
         return
-    from .suite import Settings, Suite, plan
+    from .jobs import Settings, brings_features, plan
+    from .kept_results import refuse_other_models
+    from .suite import Suite
 
     entries = _entries(loaded, datasets, others, data_root_)
     root = _root(loaded, data_root_)
@@ -111,7 +113,12 @@ def run(
         skip_existing=skip_existing,
         overlap=None if overlap_with is None else FeatureStore(overlap_with),
     )
-    jobs = plan(addresses_of(model, loaded), entries, tasks=chosen_tasks, data_root=root)
+    addresses = [] if model is None and all(map(brings_features, entries)) else addresses_of(model, loaded)
+    jobs = plan(addresses, entries, tasks=chosen_tasks, data_root=root)
+    if not jobs:
+        have = "; ".join(f"{entry.name} is for {', '.join(entry.tasks)}" for entry in entries)
+        raise ConfigError(f"nothing to do: no dataset is for {' or '.join(chosen_tasks) or 'any task'}: {have}")
+    refuse_other_models(settings.results, addresses, teachers=settings.teachers)
     if dry_run:
         _say_plan([(job.model, job.task, job.entry.name, ", ".join(job.missing)) for job in jobs], as_json=as_json)
         return

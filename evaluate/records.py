@@ -49,6 +49,7 @@ def record_of(
     prompts_digest: str | None = None,
     logit_scale: float | None = None,
     overlap: Overlap | None = None,
+    request_digest: str | None = None,
 ) -> ResultRecord:
     """Return the record of a task's result, with the intervals of all its metrics.
 
@@ -64,6 +65,7 @@ def record_of(
         prompts_digest: of the prompts, where there are some.
         logit_scale: that scores were multiplied by, where there is one.
         overlap: with a training corpus, where that was looked for.
+        request_digest: see ``kept_results.request_digest``.
 
     Raises:
         EvaluationError: the dataset has no split digest, or the mode needs what the predictions lack.
@@ -91,6 +93,7 @@ def record_of(
         excluded=dict(excluded),
         overlap=overlap,
         details=result.details,
+        request_digest=request_digest,
     )
 
 

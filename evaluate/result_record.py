@@ -145,7 +145,12 @@ class SkippedRecord(_Record):
 
 
 class ResultRecord(_Record):
-    """A result. ``predictions_digest`` is the SHA-256 of the Parquet file beside the record."""
+    """A result.
+
+    Attributes:
+        predictions_digest: SHA-256 of the Parquet file beside the record.
+        request_digest: of prompts, metric and resamples, see ``kept_results.request_digest``.
+    """
 
     n: int = Field(gt=0)
     primary: str
@@ -160,6 +165,7 @@ class ResultRecord(_Record):
     overlap: Overlap | None
     details: dict[str, Any]
     predictions_digest: str | None = None
+    request_digest: str | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -5,28 +5,25 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
+from typing import Any
 
-from extract.teacher_entry import TeacherEntry
 from store.errors import MMKDError
-from store.images import MAX_PIXELS
-from store.reader import FeatureStore
 
 from .addresses import Address
 from .dataset_entry import DatasetEntry, Origin, TaskName
 from .dataset_loading import load_dataset
 from .embedding_cache import CachedEncoder
 from .encoders import Encoder
+from .jobs import OWN_FEATURES, Job, Settings
+from .kept_results import UNREAD, kept_result, request_digest, still_true
 from .loaded_dataset import LoadedDataset
 from .models import facts_of, open_encoder
 from .overlap import find_overlap
-from .records import read_result, record_of, result_path, write_result
-from .registry import missing_files
+from .records import read_result, record_of, write_result
 from .result_record import DatasetFacts, ModelFacts, Overlap, ResultRecord, SkippedRecord
-from .statistics import RESAMPLES, Mode
+from .statistics import Mode
+from .task_result import TaskResult
 from .task_runs import run_task
 
 log = logging.getLogger(__name__)
@@ -41,98 +38,7 @@ FIRST_RESULT: dict[TaskName, str] = {
 }
 """Of a task with several results, the one that is always there."""
 
-OWN_FEATURES = "own-features"
-"""Name of the model of a dataset that brings its features."""
-
 LIBRARIES = ("torch", "open_clip_torch", "numpy", "scikit-learn", "scipy", "lifelines", "pillow")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
-    """How a suite is run.
-
-    Attributes:
-        results: folder of the records.
-        data_root: where datasets lie.
-        teachers: those of the pipeline, by name.
-        batch_size: images or texts of a forward pass.
-        threads: that decode images.
-        device: where models run.
-        max_pixels: width times height that is decoded.
-        mode: of the resamples; the natural one of each task if None.
-        resamples: how many.
-        official: scores and resamples as MMKD-CLIP's released evaluator makes them.
-        allow: what datasets are not refused for.
-        skip_existing: leave results alone that are of the same model and the same data.
-        overlap: a store whose images are looked for among the test images.
-    """
-
-    results: Path
-    data_root: Path
-    teachers: Mapping[str, TeacherEntry] = field(default_factory=dict)
-    batch_size: int = 256
-    threads: int = 2
-    device: str = "cpu"
-    max_pixels: int = MAX_PIXELS
-    mode: Mode | None = None
-    resamples: int = RESAMPLES
-    official: bool = False
-    allow: tuple[str, ...] = ()
-    skip_existing: bool = False
-    overlap: FeatureStore | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """One model on one dataset in one task.
-
-    Attributes:
-        address: of the model; None where the dataset brings its features.
-        entry: the dataset.
-        task: one of its tasks.
-        missing: patterns of the dataset's files that are not there.
-    """
-
-    address: Address | None
-    entry: DatasetEntry
-    task: TaskName
-    missing: tuple[str, ...] = ()
-
-    @property
-    def model(self) -> str:
-        """What the results are called."""
-        return OWN_FEATURES if self.address is None else self.address.name
-
-
-def plan(
-    models: Sequence[Address], entries: Iterable[DatasetEntry], *, tasks: Sequence[TaskName], data_root: Path
-) -> list[Job]:
-    """Return what there is to do, model by model, so that each is loaded once; no file is opened.
-
-    Args:
-        models: at least one, unless every dataset brings its features.
-        entries: datasets.
-        tasks: only these; all if empty.
-        data_root: where datasets lie.
-    """
-    chosen = list(entries)
-    missing = {entry.name: tuple(missing_files(entry, data_root)) for entry in chosen}
-    jobs = []
-    for address in [*models, None]:
-        for entry in chosen:
-            if (address is None) != brings_features(entry):
-                continue
-            jobs += [
-                Job(address=address, entry=entry, task=task, missing=missing[entry.name])
-                for task in entry.tasks
-                if not tasks or task in tasks
-            ]
-    return jobs
-
-
-def brings_features(entry: DatasetEntry) -> bool:
-    """Whether a dataset has features instead of images, so that no model takes part."""
-    return entry.read.format in {"bags", "survival_table"}
 
 
 class Suite:
@@ -144,7 +50,7 @@ class Suite:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._datasets: dict[str, LoadedDataset] = {}
+        self._datasets: dict[str, LoadedDataset | MMKDError] = {}
         self._overlaps: dict[str, Overlap | None] = {}
         self._model: tuple[Address, ModelFacts, Encoder | None] | None = None
 
@@ -152,50 +58,74 @@ class Suite:
         """Do a job and write its records; what cannot be done is a record too, with the reason.
 
         Raises:
-            MMKDError: the model cannot be found or loaded, or the dataset's files are there and damaged.
+            MMKDError: the model cannot be found or loaded, or the store that is looked through cannot be read.
         """
-        facts = self._facts(job)
+        facts, first = self._facts(job), FIRST_RESULT[job.task]
         if job.missing:
             reason = f"not found below {self._settings.data_root}: {', '.join(job.missing)}"
-            return [self._skip(job, facts, reason, FIRST_RESULT[job.task])]
-        dataset = self._dataset(job.entry)
+            return [self._skip(job, facts, reason, first)]
+        try:
+            dataset = self._dataset(job.entry)
+        except MMKDError as error:
+            return [self._skip(job, facts, _reason(error), first)]
         if job.address is None:
             facts = facts.model_copy(update={"digest": dataset.digest})
         if self._settings.skip_existing and (found := self._existing(job, facts, dataset)):
             log.info("%s: %s on %s is there already", facts.name, job.task, job.entry.name)
             return [found]
+        overlap = self._overlap(dataset)
         began = time.monotonic()
+        encoder = self._encoder(job, facts)
         try:
-            outcome = run_task(job.task, self._encoder(job, facts), dataset, official=self._settings.official)
+            outcome = run_task(job.task, encoder, dataset, official=self._settings.official)
+            known = {
+                "model": facts,
+                "dataset": _facts_of(job.entry, dataset),
+                "seconds": round(time.monotonic() - began, 3),
+                "excluded": {**dataset.excluded, **outcome.excluded},
+                "prompts_digest": outcome.prompts_digest,
+                "logit_scale": outcome.logit_scale,
+                "overlap": overlap,
+            }
+            made = [self._record(job, result, **known) for result in outcome.results]
         except MMKDError as error:
-            log.warning("%s: %s on %s: %s", facts.name, job.task, job.entry.name, error)
-            return [self._skip(job, facts, str(error), FIRST_RESULT[job.task])]
-        seconds = round(time.monotonic() - began, 3)
+            return [self._skip(job, facts, _reason(error), first)]
         records: list[ResultRecord | SkippedRecord] = []
-        for result in outcome.results:
-            record = record_of(
-                result,
-                model=facts,
-                dataset=_facts_of(job.entry, dataset),
-                versions={"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
-                seconds=seconds,
-                excluded={**dataset.excluded, **outcome.excluded},
-                mode="official" if self._settings.official and job.task == "zero_shot" else self._settings.mode,
-                resamples=self._settings.resamples,
-                prompts_digest=outcome.prompts_digest,
-                logit_scale=outcome.logit_scale,
-                overlap=self._overlap(dataset),
-            )
+        records += [self._skip(job, facts, reason, name) for name, reason in outcome.skipped.items()]
+        # The first result last: where it is, all others of the job are, which --skip-existing relies on.
+        for record, result in reversed(list(zip(made, outcome.results, strict=True))):
             written = read_result(write_result(self._settings.results, record, result.predictions))
             log.info("%s on %s, %s: %s", facts.name, job.entry.name, record.task, record.cite(record.primary))
             records.append(written)
-        for name, reason in outcome.skipped.items():
-            records.append(self._skip(job, facts, reason, name))
-        return records
+        return records[::-1]
+
+    def _record(self, job: Job, result: TaskResult, **known: Any) -> ResultRecord:
+        return record_of(
+            result,
+            versions={"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
+            mode=self._mode(job),
+            resamples=self._settings.resamples,
+            request_digest=self._request(job),
+            **known,
+        )
+
+    def _mode(self, job: Job) -> Mode | None:
+        return "official" if self._settings.official and job.task == "zero_shot" else self._settings.mode
+
+    def _request(self, job: Job) -> str:
+        settings = self._settings
+        return request_digest(
+            job.entry,
+            job.task,
+            official=settings.official,
+            mode=self._mode(job),
+            resamples=settings.resamples,
+            allow=settings.allow,
+        )
 
     def _facts(self, job: Job) -> ModelFacts:
         if job.address is None:
-            return ModelFacts(name=OWN_FEATURES, address=f"dataset:{job.entry.name}", role="other", digest="unread")
+            return ModelFacts(name=OWN_FEATURES, address=f"dataset:{job.entry.name}", role="other", digest=UNREAD)
         if self._model is None or self._model[0] != job.address:
             self._model = (job.address, facts_of(job.address, teachers=self._settings.teachers), None)
         return self._model[1]
@@ -220,12 +150,20 @@ class Suite:
 
     def _dataset(self, entry: DatasetEntry) -> LoadedDataset:
         if entry.name not in self._datasets:
-            self._datasets[entry.name] = load_dataset(entry, self._settings.data_root, allow=self._settings.allow)
-        return self._datasets[entry.name]
+            try:
+                self._datasets[entry.name] = load_dataset(entry, self._settings.data_root, allow=self._settings.allow)
+            except MMKDError as error:
+                # It is not read again for the next model, to be refused for the same reason.
+                self._datasets[entry.name] = error
+        found = self._datasets[entry.name]
+        if isinstance(found, MMKDError):
+            raise found
+        return found
 
     def _overlap(self, dataset: LoadedDataset) -> Overlap | None:
         store = self._settings.overlap
-        if store is None or dataset.test.features is not None:
+        bags = dataset.test.bags or []
+        if store is None or (dataset.test.images is None and not any(bag.images for bag in bags)):
             return None
         name = dataset.entry.name
         if name not in self._overlaps:
@@ -234,21 +172,31 @@ class Suite:
         return self._overlaps[name]
 
     def _existing(self, job: Job, facts: ModelFacts, dataset: LoadedDataset) -> ResultRecord | None:
-        first = FIRST_RESULT[job.task]
-        path = result_path(self._settings.results, model=facts.name, task=first, dataset=job.entry.name)
-        if not path.is_file():
+        found = kept_result(
+            self._settings.results, model=facts.name, task=FIRST_RESULT[job.task], dataset=job.entry.name
+        )
+        if found is None or (self._settings.overlap is not None and found.overlap is None):
             return None
-        found = read_result(path)
-        if not isinstance(found, ResultRecord):
-            return None
-        same = (found.model.digest, found.dataset.digest, found.dataset.split_digest)
-        return found if same == (facts.digest, dataset.digest, dataset.split_digest) else None
+        same = (found.model.digest, found.dataset.digest, found.dataset.split_digest, found.request_digest)
+        wanted = (facts.digest, dataset.digest, dataset.split_digest, self._request(job))
+        return found if same == wanted else None
 
     def _skip(self, job: Job, facts: ModelFacts, reason: str, task: str) -> SkippedRecord:
+        """Write why there is no result; one that is there and still true is left."""
+        log.warning("%s: %s on %s: %s", facts.name, task, job.entry.name, reason)
         known = self._datasets.get(job.entry.name)
-        record = SkippedRecord(model=facts, task=task, dataset=_facts_of(job.entry, known), skipped=reason)
-        write_result(self._settings.results, record)
+        dataset = known if isinstance(known, LoadedDataset) else None
+        record = SkippedRecord(model=facts, task=task, dataset=_facts_of(job.entry, dataset), skipped=reason)
+        there = kept_result(self._settings.results, model=facts.name, task=task, dataset=job.entry.name)
+        if there is not None and still_true(there, record):
+            log.warning("the result that is there stays: %s", there.cite(there.primary))
+        else:
+            write_result(self._settings.results, record)
         return record
+
+
+def _reason(error: MMKDError) -> str:
+    return f"{error} ({error.hint})" if error.hint else str(error)
 
 
 def _facts_of(entry: DatasetEntry, dataset: LoadedDataset | None) -> DatasetFacts:

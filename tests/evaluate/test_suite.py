@@ -15,11 +15,12 @@ from PIL import Image
 
 from evaluate.addresses import parse_address
 from evaluate.encoders import ImageSet, StoreEncoder
+from evaluate.jobs import OWN_FEATURES, Settings, plan
 from evaluate.models import entry_of, facts_of
 from evaluate.records import read_predictions, read_results
 from evaluate.registry import read_registry
 from evaluate.result_record import SkippedRecord
-from evaluate.suite import OWN_FEATURES, Settings, Suite, plan
+from evaluate.suite import Suite
 from extract.phantom import FINDINGS
 from store.errors import ConfigError, EvaluationError, WeightsNotFoundError
 from tests.evaluate.dataset_files import BASE, write_entry
