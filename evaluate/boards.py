@@ -6,7 +6,7 @@ Pure functions of records.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from .result_record import DIGEST_SHOWN, DatasetFacts, ModelFacts, Result, Resul
 
 ROLE_ORDER = ("student", "task_only", "teacher", "other")
 """In which roles are listed where ranks do not decide."""
+
+Key = tuple[str, str | None, str | None, int | None, tuple[str, ...]]
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -27,17 +29,19 @@ class Column:
         metric: name of the primary metric; None where no model has a result.
         n: test items; None like metric.
         title: of the dataset, with what tells it from another column of the same dataset.
+        protocol: ``ResultRecord.protocol``; empty like metric.
     """
 
     dataset: DatasetFacts
     metric: str | None
     n: int | None
     title: str
+    protocol: tuple[str, ...] = ()
 
     @property
-    def key(self) -> tuple[str, str | None, str | None, int | None]:
-        """What makes numbers comparable: dataset, split, metric and number of items."""
-        return self.dataset.name, self.dataset.split_digest, self.metric, self.n
+    def key(self) -> Key:
+        """What makes numbers comparable: dataset, split, metric, number of items, their data and the prompts."""
+        return self.dataset.name, self.dataset.split_digest, self.metric, self.n, self.protocol
 
     @property
     def higher_is_better(self) -> bool:
@@ -129,10 +133,12 @@ def _board(task: str, results: Sequence[Result]) -> Board:
 
 
 def _columns(results: Sequence[Result]) -> list[Column]:
-    found: dict[tuple[str, str | None, str | None, int | None], Column] = {}
+    found: dict[Key, Column] = {}
     evaluated = [result for result in results if isinstance(result, ResultRecord)]
     for one in evaluated:
-        column = Column(dataset=one.dataset, metric=one.primary, n=one.n, title=one.dataset.title)
+        column = Column(
+            dataset=one.dataset, metric=one.primary, n=one.n, title=one.dataset.title, protocol=one.protocol
+        )
         found.setdefault(column.key, column)
     names = {column.dataset.name for column in found.values()}
     for result in results:
@@ -147,14 +153,18 @@ def _told_apart(column: Column, columns: Sequence[Column]) -> Column:
     if sum(other.dataset.name == column.dataset.name for other in columns) == 1 or column.dataset.split_digest is None:
         return column
     split = column.dataset.split_digest[:DIGEST_SHOWN]
-    title = f"{column.title} (split {split}, {column.n} items, {column.metric})"
-    return Column(dataset=column.dataset, metric=column.metric, n=column.n, title=title)
+    words = [
+        kind + sign + digest[:DIGEST_SHOWN] for kind, sign, digest in (one.partition(" ") for one in column.protocol)
+    ]
+    title = f"{column.title} ({', '.join([f'split {split}', f'{column.n} items', str(column.metric), *words])})"
+    return replace(column, title=title)
 
 
 def _belongs(result: Result, column: Column) -> bool:
     if isinstance(result, SkippedRecord):
         return result.dataset.name == column.dataset.name
-    return (result.dataset.name, result.dataset.split_digest, result.primary, result.n) == column.key
+    found = result.dataset
+    return (found.name, found.split_digest, result.primary, result.n, result.protocol) == column.key
 
 
 def _ranking(models: Sequence[str], columns: Sequence[Column], cells: dict[tuple[str, int], Result]) -> Ranking | None:
@@ -180,7 +190,7 @@ def _notes(results: Sequence[Result], columns: Sequence[Column], ranking: Rankin
             )
     names = [column.dataset.name for column in columns]
     repeated = sorted({name for name in names if names.count(name) > 1})
-    apart = "evaluated on different splits, items or metrics, which stand in columns of their own"
+    apart = "evaluated on different splits, items, data, prompts or metrics, which stand in columns of their own"
     notes += [f"{name}: {apart}" for name in repeated]
     evaluated = sum(column.metric is not None for column in columns)
     if len(digests) > 1 and (ranking is None or ranking.datasets < evaluated):

@@ -17,7 +17,7 @@ from store.errors import EvaluationError
 from .metrics import METRICS
 from .ranks import signed_rank_p
 from .records import read_predictions
-from .result_record import MetricValue, Result, ResultRecord
+from .result_record import DIGEST_SHOWN, MetricValue, Result, ResultRecord
 from .statistics import LEVEL, Difference, Samples, difference, holm, resampled, resamples_to_decide
 
 Verdict = Literal["better", "worse", "undecided"]
@@ -188,6 +188,8 @@ def compare(results: Sequence[Result], first: str, second: str, *, evidence: Evi
 def _incomparable(one: ResultRecord, other: ResultRecord, evidence: Evidence) -> str | None:
     if one.split_digest != other.split_digest:
         return "evaluated on different splits"
+    if one.protocol != other.protocol:
+        return f"evaluated differently: {_shown(one, other)} and {_shown(other, one)}"
     if one.primary != other.primary:
         return f"one has {one.primary}, the other {other.primary}"
     if (one.bootstrap.mode, one.bootstrap.seed) != (other.bootstrap.mode, other.bootstrap.seed):
@@ -195,6 +197,12 @@ def _incomparable(one: ResultRecord, other: ResultRecord, evidence: Evidence) ->
     if evidence.items(one) != evidence.items(other):
         return f"evaluated on different test items ({one.n} and {other.n})"
     return None
+
+
+def _shown(one: ResultRecord, other: ResultRecord) -> str:
+    """Return what a protocol has that the other has not, digests shortened."""
+    parts = (part.partition(" ") for part in one.protocol if part not in other.protocol)
+    return ", ".join(kind + sign + rest[:DIGEST_SHOWN] for kind, sign, rest in parts) or "without it"
 
 
 def _absent(found: Mapping[str, Result | None]) -> str:

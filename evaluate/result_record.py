@@ -197,6 +197,13 @@ class ResultRecord(_Record):
         assert self.dataset.split_digest is not None  # noqa: S101 - the validator has seen to it
         return self.dataset.split_digest
 
+    @property
+    def protocol(self) -> tuple[str, ...]:
+        """What was asked of every item, in words with digests: results that differ in it cannot be compared."""
+        said = [f"data {self.dataset.digest}"]
+        said += [f"prompts {self.prompts_digest}"] if self.prompts_digest else []
+        return (*said, "official scores") if self.details.get("official") else tuple(said)
+
     def cite(self, name: str) -> str:
         """Return a metric as it may be quoted: with all that a reader needs to judge it."""
         metric, seeds = self.metrics[name], self.seeds.get(name)

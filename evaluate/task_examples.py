@@ -17,6 +17,7 @@ from .encoders import Embeddings
 from .examples import Candidate, Example, thumbnail
 from .loaded_dataset import Split
 from .task_result import TaskResult
+from .tasks.retrieval import distinct_texts
 
 MOST = 8
 FOUND = 5
@@ -75,22 +76,25 @@ def retrieval_examples(
     """
     captions = split.captions or []
     digests = split.image_digests or []
+    # As the ranks have it: texts that differ in case or punctuation are one.
+    number_M, first = distinct_texts(captions)
     drawn = np.sort(np.random.default_rng(SEED).permutation(len(image_NE))[:MOST])
     examples = []
     for image in drawn.tolist():
         item = item_of_image[image]
-        own = {caption for caption, digest in zip(captions, digests, strict=True) if digest == digests[item]}
-        cosine_M = text_ME @ image_NE[image]
-        found = list(dict.fromkeys(captions[place] for place in np.argsort(-cosine_M, kind="stable").tolist()))[:FOUND]
-        scores = {text: float(cosine_M[captions.index(text)]) for text in found}
-        candidates = [Candidate(text=text, correct=text in own, score=scores[text]) for text in found]
+        own = {number for number, digest in zip(number_M, digests, strict=True) if digest == digests[item]}
+        cosine_D = text_ME[first] @ image_NE[image]
+        candidates = [
+            Candidate(text=captions[first[number]], correct=number in own, score=float(cosine_D[number]))
+            for number in np.argsort(-cosine_D, kind="stable")[:FOUND].tolist()
+        ]
         examples.append(
             _json(
                 Example(
                     id=split.ids[item],
                     kind="retrieval",
                     target=captions[item],
-                    predicted=found[0],
+                    predicted=candidates[0].text,
                     correct=candidates[0].correct,
                     candidates=candidates,
                     thumbnail_jpeg_base64=_thumbnail(split, item),

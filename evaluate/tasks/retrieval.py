@@ -90,6 +90,10 @@ def retrieval(
         "num_distinct_texts": len(text_ME),
         "num_pairs": len(pair_image),
         **_candidates({"i2t": len(text_ME), "t2i": len(image_NE)}),
+        "expected_rank_of_chance": {
+            "i2t": _chance(np.bincount(pair_image), candidates=len(text_ME)),
+            "t2i": _chance(np.bincount(pair_text), candidates=len(image_NE)),
+        },
     }
     return result_of("retrieval", primary=primary, names=NAMES, predictions=predictions, details=details)
 
@@ -101,8 +105,16 @@ def _candidates(sizes: dict[str, int]) -> dict[str, Any]:
             log.warning("%s: only %d candidates, so that recall@%d is 1 for any model", side, size, size)
     return {
         "effective_k": {side: {str(k): min(k, size) for k in RECALL_AT} for side, size in sizes.items()},
-        "expected_rank_of_chance": {side: (size + 1) / 2 for side, size in sizes.items()},
     }
+
+
+def _chance(right_Q: Numbers, *, candidates: int) -> float:
+    """Return the mean rank of the best right answer if the order were drawn: (n + 1) / (p + 1) with p right of n.
+
+    The p right ones part the n - p wrong ones into p + 1 runs of equal mean length, of which the first comes before the
+    best right one.
+    """
+    return float(np.mean((candidates + 1) / (right_Q + 1)))
 
 
 def ranks(image_NE: Array, text_ME: Array, *, pair_image: Numbers, pair_text: Numbers) -> tuple[Numbers, Numbers]:

@@ -107,6 +107,7 @@ def test_datasets_are_independent_in_a_mean_although_official_draws_with_one_see
         ({"primary": "accuracy"}, "one has auroc, the other accuracy"),
         ({"mode": "plain"}, "resampled differently (stratified and plain)"),
         ({"count": 60}, "different test items (90 and 60)"),
+        ({"prompts_digest": "a" * 64}, "evaluated differently: without it and prompts aaaaaaaa"),
     ],
 )
 def test_what_cannot_be_compared_is_left_out_with_its_reason(tmp_path, change, why):
@@ -162,6 +163,18 @@ def test_changed_predictions_are_not_compared(tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(EvaluationError, match="not the predictions"):
         compared(tmp_path)
+
+
+def test_the_same_split_with_other_labels_is_not_compared(tmp_path):
+    record, found = zero_shot("mmkd", "lungs")
+    relabelled = record.model_copy(update={"dataset": dataset_facts("lungs", digest="corrected")})
+    write_result(tmp_path, relabelled, found)
+    write_result(tmp_path, *zero_shot("mmkd", "skins"))
+    for dataset in ("lungs", "skins"):
+        write_result(tmp_path, *zero_shot("biomedclip", dataset))
+    found = compared(tmp_path)
+    assert [row.dataset for row in found.rows] == ["skins"]
+    assert found.left_out == ["zero_shot lungs: evaluated differently: data correcte and data data-of-"]
 
 
 def test_facts_of_a_dataset_do_not_matter_but_its_split_does(tmp_path):

@@ -73,7 +73,9 @@ def test_less_is_better_of_a_metric_that_says_so():
     assert "less is better" in as_markdown([board])
 
 
-@pytest.mark.parametrize("change", [{"split": "split-2"}, {"count": 60}, {"primary": "accuracy"}])
+@pytest.mark.parametrize(
+    "change", [{"split": "split-2"}, {"count": 60}, {"primary": "accuracy"}, {"prompts_digest": "of others"}]
+)
 def test_numbers_that_cannot_be_compared_never_share_a_column(change):
     (board,) = boards([record("mmkd", "lungs"), record("biomedclip", "lungs", **change)])
     assert len(board.columns) == 2

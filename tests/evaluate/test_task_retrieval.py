@@ -184,3 +184,19 @@ def with_nan():
 def test_bad_input_is_refused(case, message):
     with pytest.raises(EvaluationError, match=message):
         retrieval(**case)
+
+
+def test_the_rank_of_chance_is_the_mean_rank_of_drawn_embeddings():
+    case = drawn()
+    told = retrieval(**case).details["expected_rank_of_chance"]
+    ranked = {0: [], 1: []}
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        image, text = rng.normal(size=case["image_NE"].shape), rng.normal(size=case["text_embedding"].shape)
+        found = retrieval(**{**case, "image_NE": image, "text_embedding": text}).predictions.columns
+        for side, values in ranked.items():
+            values.append(found["rank"][found["side"] == side].mean())
+    assert told == {
+        "i2t": pytest.approx(np.mean(ranked[0]), rel=0.03),
+        "t2i": pytest.approx(np.mean(ranked[1]), rel=0.03),
+    }
