@@ -63,7 +63,7 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """Show every dataset: tasks, modality, licence, and whether it is there or what to fetch and where to put it."""
-    folders, root = _places(datasets, data_root_, pipeline, config)
+    folders, root = places(datasets, data_root_, pipeline, config)
     entries = read_registry(folders)
     chosen = _chosen(entries.values(), task, modality)
     found = [status(entry, root) for entry in chosen]
@@ -110,7 +110,7 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Read a dataset as an evaluation would: its splits, classes, duplicates, and what is wrong with it."""
-    folders, root = _places(datasets, data_root_, pipeline, config)
+    folders, root = places(datasets, data_root_, pipeline, config)
     is_file = dataset.endswith((".yaml", ".yml")) or "/" in dataset
     entry = read_entry(Path(dataset)) if is_file else find_dataset(dataset, read_registry(folders))
     loaded = load_dataset(entry, root, allow=allowed(allow or []))
@@ -148,7 +148,7 @@ def phantom_slides(
     )
 
 
-def _places(
+def places(
     datasets: list[Path] | None, root: Path | None, pipeline: str | None, config: Path
 ) -> tuple[list[Path], Path]:
     """Return the folders of the user's own datasets and the data root: by options, else by the pipeline."""

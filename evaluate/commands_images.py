@@ -16,10 +16,10 @@ from store.options import JsonOption, StoreArgument, print_json, wide_console
 from store.pipeline import PIPELINES_FILE, ConfigOption
 from store.reader import FeatureStore
 
-from .commands_datasets import AllowOption, DataRootOption, DatasetsOption, allowed
+from .commands_datasets import AllowOption, DataRootOption, DatasetsOption, PlaceOption, allowed, places
 from .config import EvaluatePipeline
 from .pipeline_models import DeviceOption, MaybePipelineOption, addresses_of
-from .registry import data_root, find_dataset, read_registry
+from .registry import find_dataset, read_registry
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -51,8 +51,9 @@ def predict(
             "say what to tell apart", hint="--class NAME at least twice, or --dataset NAME of the registry"
         )
     if dataset is not None:
-        entry = find_dataset(dataset, read_registry(datasets or []))
-        prompts = Prompts(classes=entry.class_names, prompts=entry.prompts())
+        if template:
+            raise ConfigError("--template goes with --class: the dataset has its own prompts")
+        prompts = Prompts.of_dataset(find_dataset(dataset, read_registry(places(datasets, None, pipeline, config)[0])))
     else:
         prompts = Prompts.of(class_ or [], template or [])
     pictures, names = [], []
@@ -87,6 +88,8 @@ def overlap(
     *,
     datasets: DatasetsOption = None,
     data_root_: DataRootOption = None,
+    pipeline: PlaceOption = None,
+    config: ConfigOption = PIPELINES_FILE,
     allow: AllowOption = None,
     corpus_root: Annotated[Path | None, typer.Option(help="Where the store's corpus lies now, if it moved.")] = None,
     near: Annotated[bool, typer.Option(help="Look for images that look alike too.")] = True,
@@ -100,8 +103,9 @@ def overlap(
     from .dataset_loading import load_dataset
     from .overlap import find_overlap, note_overlap
 
-    entry = find_dataset(dataset, read_registry(datasets or []))
-    loaded = load_dataset(entry, data_root(data_root_), allow=allowed(allow or []))
+    folders, root = places(datasets, data_root_, pipeline, config)
+    entry = find_dataset(dataset, read_registry(folders))
+    loaded = load_dataset(entry, root, allow=allowed(allow or []))
     opened = FeatureStore(store, corpus_root=corpus_root)
     found = find_overlap(opened, loaded, near=near, threads=threads)
     noted = note_overlap(results, entry.name, found, store=opened.location.uri) if results else 0

@@ -32,6 +32,9 @@ from .result_record import ModelFacts
 
 Embeddings = npt.NDArray[np.float32]
 
+NOT_STORED = "not in the store"
+"""Why an image has no embedding where features are read and not computed."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageSet:
@@ -165,7 +168,7 @@ class StoreEncoder:
         """Return the features of the rows that hold these images."""
         row_N = self._rows("image_sha256", list(images.digests))
         rows_NE = self._read(row_N, side="image")
-        return Embedded(rows=rows_NE, without=dict.fromkeys(np.flatnonzero(row_N < 0).tolist(), "not in the store"))
+        return Embedded(rows=rows_NE, without=dict.fromkeys(np.flatnonzero(row_N < 0).tolist(), NOT_STORED))
 
     def embed_texts(self, texts: Sequence[str]) -> Embeddings:
         """Return the features of the rows that have these captions."""

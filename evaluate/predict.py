@@ -21,6 +21,7 @@ from store.errors import ConfigError
 
 from .addresses import Address
 from .config import fillable
+from .dataset_entry import DatasetEntry
 from .models import entry_of
 from .zero_shot import prompt_ensemble
 
@@ -53,6 +54,25 @@ class Prompts:
         except ValueError as error:
             raise ConfigError(f"--template: {error}") from error
         return cls(classes=classes, prompts=[[text.format(label=label) for text in checked] for label in classes])
+
+    @classmethod
+    def of_dataset(cls, entry: DatasetEntry) -> Prompts:
+        """Return the classes and prompts of a dataset.
+
+        Raises:
+            ConfigError: it has none, or an image of it may have several classes.
+        """
+        if "zero_shot" not in entry.tasks:
+            raise ConfigError(
+                f"{entry.name} has no classes with prompts: it is for {', '.join(entry.tasks)}",
+                hint="python -m evaluate list --task zero_shot shows datasets that have",
+            )
+        if entry.multi_label:
+            raise ConfigError(
+                f"{entry.name}: an image may show several of its classes, and shares that sum to one would deny it",
+                hint="ask for one at a time: --class 'no edema' --class edema",
+            )
+        return cls(classes=entry.class_names, prompts=entry.prompts())
 
 
 def predict_images(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from store.errors import EvaluationError
 
 from .dataset_split import SplitName
-from .encoders import Embeddings, Encoder, ImageSet
+from .encoders import NOT_STORED, Embeddings, Encoder, ImageSet
 from .loaded_dataset import LoadedDataset, Split
 from .tasks.inputs import LabelledFeatures
 
@@ -39,7 +39,11 @@ class Embedder:
         return self._encoder
 
     def split(self, split: Split) -> tuple[Split, Embeddings]:
-        """Return the items of a split that have an embedding, and (N, E) those; other test items are counted."""
+        """Return the items of a split that have an embedding, and (N, E) those; other items are counted.
+
+        Raises:
+            EvaluationError: no item has one, or more images cannot be read than the dataset's entry allows.
+        """
         first, image_N = split.distinct_images()
         images = split.images or []
         digests = split.image_digests or []
@@ -47,8 +51,7 @@ class Embedder:
             ImageSet(images=[images[item] for item in first], digests=[digests[item] for item in first])
         )
         good_N = np.array([int(image) not in found.without for image in image_N], bool)
-        if split.name == "test":
-            self.excluded.update(found.without[int(image)] for image in image_N[~good_N])
+        self._leave_out(split, [found.without[int(image)] for image in image_N[~good_N]], of=len(split))
         if not good_N.any():
             reasons = ", ".join(f"{count} x {why}" for why, count in found.reasons().most_common(3))
             raise EvaluationError(f"{self._dataset.entry.name}: no {split.name} image has an embedding: {reasons}")
@@ -90,11 +93,24 @@ class Embedder:
         found = self.encoder.embed_images(ImageSet(images=list(tiles.values()), digests=list(tiles)))
         good = [[place[digest] for digest in bag.digests if place[digest] not in found.without] for bag in bags]
         kept = [item for item, places in enumerate(good) if places]
-        if split.name == "test":
-            self.excluded.update(f"tile: {why}" for why in found.without.values())
-            self.excluded["no tile of the slide has an embedding"] += len(bags) - len(kept)
-            self.excluded += Counter()
+        self._leave_out(split, list(found.without.values()), of=len(tiles), what="tile: ")
+        self._leave_out(split, ["no tile of the slide has an embedding"] * (len(bags) - len(kept)), of=len(bags))
         return split.take(kept), [found.rows[good[item]] for item in kept]
+
+    def _leave_out(self, split: Split, reasons: Sequence[str], *, of: int, what: str = "") -> None:
+        """Count what has no embedding; refuse a split of which more than the entry allows cannot be read."""
+        where = "" if split.name == "test" else f"{split.name}: "
+        self.excluded.update(f"{where}{what}{why}" for why in reasons)
+        entry = self._dataset.entry
+        # What a store has no feature of is no fault of the dataset.
+        unreadable = Counter(f"{what}{why}" for why in reasons if why != NOT_STORED)
+        if unreadable.total() > entry.max_excluded * of:
+            listed = ", ".join(f"{why}: {count}" for why, count in unreadable.most_common(3))
+            raise EvaluationError(
+                f"{entry.name}: {unreadable.total()} of {of} of the {split.name} split cannot be used ({listed}), more "
+                f"than max_excluded, {entry.max_excluded:.1%}",
+                hint=f"python -m evaluate check {entry.name} --deep names them",
+            )
 
 
 def targets_of(split: Split) -> npt.NDArray[Any]:

@@ -147,6 +147,9 @@ def test_predict_gives_shares_that_sum_to_one_for_each_image(place, tmp_path):
         ([], "say what to tell apart"),
         (["--class", "cat"], "at least two different classes"),
         (["--class", "cat", "--class", "dog", "--template", "a {lable}"], "unknown field 'lable'"),
+        (["--dataset", "breastmnist", "--template", "a {label}"], "the dataset has its own prompts"),
+        (["--dataset", "wpbc"], "wpbc has no classes with prompts: it is for survival"),
+        (["--dataset", "chestmnist"], "an image may show several of its classes"),
     ],
 )
 def test_predict_refuses_what_tells_nothing_apart(place, tmp_path, arguments, message):
@@ -154,6 +157,14 @@ def test_predict_refuses_what_tells_nothing_apart(place, tmp_path, arguments, me
     path.write_bytes(image_bytes(1, size=(80, 60)))
     with pytest.raises(ConfigError, match=message):
         call("predict", path, "--model", f"local-dir:{place / 'model'}", *arguments)
+
+
+def test_predict_knows_the_classes_of_a_dataset_that_the_pipeline_names(place, tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(image_bytes(1, size=(80, 60)))
+    options = ["--pipeline", "p", "--config", place / "pipelines.yaml", "--dataset", "drawn", "--json"]
+    (found,) = json.loads(call("predict", path, "--model", "tiny", *options).stdout)
+    assert list(found["scores"]) == ["a cat", "a dog"]
 
 
 def test_predict_names_an_image_that_cannot_be_read(place, tmp_path):
