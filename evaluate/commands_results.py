@@ -45,9 +45,11 @@ def compare(
     """Compare two models by paired differences on every test set, or all models by their ranks."""
     from .records import read_results
 
-    found = [result for result in read_results(results) if task in (None, result.task)]
+    known = read_results(results)
+    found = [result for result in known if task in (None, result.task)]
     if not found:
-        raise EvaluationError(f"{results}: holds no result of a task {task!r}")
+        tasks = ", ".join(sorted({result.task for result in known}))
+        raise EvaluationError(f"{results}: holds no result of a task {task!r}", hint=f"there are {tasks}")
     if not models:
         _compare_all(found, as_json=as_json)
     elif len(models) == 2:

@@ -94,7 +94,6 @@ def run(
     if mine and not others:
         return
     from .jobs import Settings, brings_features, plan
-    from .kept_results import refuse_other_models
     from .suite import Suite
 
     entries = _entries(loaded, datasets, others, data_root_)
@@ -118,7 +117,6 @@ def run(
     if not jobs:
         have = "; ".join(f"{entry.name} is for {', '.join(entry.tasks)}" for entry in entries)
         raise ConfigError(f"nothing to do: no dataset is for {' or '.join(chosen_tasks) or 'any task'}: {have}")
-    refuse_other_models(settings.results, addresses, teachers=settings.teachers)
     if dry_run:
         _say_plan([(job.model, job.task, job.entry.name, ", ".join(job.missing)) for job in jobs], as_json=as_json)
         return
@@ -126,6 +124,7 @@ def run(
 
     torch.set_num_threads(threads)
     suite = Suite(settings)
+    suite.find(jobs)
     records = [record for job in jobs for record in suite.run(job)]
     _say(records, as_json=as_json)
     if records and all(isinstance(record, SkippedRecord) for record in records):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from extract.teacher_entry import TeacherEntry
 from store.errors import ConfigError
 
-from .addresses import Address
 from .dataset_entry import DatasetEntry, TaskName
-from .models import facts_of
 from .records import read_result, result_path
 from .result_record import ModelFacts, ResultRecord, SkippedRecord
 from .statistics import Mode
@@ -77,28 +74,27 @@ def still_true(there: ResultRecord, skipped: SkippedRecord) -> bool:
     return skipped.model.digest in (there.model.digest, UNREAD) and data in (there.dataset.digest, None)
 
 
-def refuse_other_models(folder: Path, addresses: Sequence[Address], *, teachers: Mapping[str, TeacherEntry]) -> None:
+def refuse_other_models(folder: Path, models: Iterable[ModelFacts]) -> None:
     """See that no model takes the name of another one, whose results it would replace.
 
     A model that was trained anew where the old one lay takes its place, and so does one that was moved.
 
     Args:
         folder: of the results.
-        addresses: of the models that are to be evaluated.
-        teachers: those of the pipeline.
+        models: that are to be evaluated.
 
     Raises:
-        ConfigError: the folder has results of another model under one of the names.
+        ConfigError: the folder has results of another model under one of the names, or it is no folder.
     """
-    for address in addresses:
-        here = _any_result(folder, address.name)
-        if here is None or here.address == address.text:
-            continue
-        if here.digest != facts_of(address, teachers=teachers).digest:
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: expected a folder for results, found a file")
+    for model in models:
+        there = _any_result(folder, model.name)
+        if there is not None and there.address != model.address and there.digest != model.digest:
             raise ConfigError(
-                f"{folder}: the results of {address.name!r} are those of {here.address}, which is another model than "
-                f"{address.text}",
-                hint=f"give this one another name: OTHER={address.text}",
+                f"{folder}: the results of {model.name!r} are those of {there.address}, which is another model than "
+                f"{model.address}",
+                hint=f"give this one another name: OTHER={model.address}",
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import time
+from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
@@ -16,7 +17,7 @@ from .dataset_loading import load_dataset
 from .embedding_cache import CachedEncoder
 from .encoders import Encoder
 from .jobs import OWN_FEATURES, Job, Settings
-from .kept_results import UNREAD, kept_result, request_digest, still_true
+from .kept_results import UNREAD, kept_result, refuse_other_models, request_digest, still_true
 from .loaded_dataset import LoadedDataset
 from .models import facts_of, open_encoder
 from .overlap import find_overlap
@@ -52,7 +53,8 @@ class Suite:
         self._settings = settings
         self._datasets: dict[str, LoadedDataset | MMKDError] = {}
         self._overlaps: dict[str, Overlap | None] = {}
-        self._model: tuple[Address, ModelFacts, Encoder | None] | None = None
+        self._known: dict[Address, ModelFacts] = {}
+        self._model: tuple[Address, Encoder] | None = None
 
     def run(self, job: Job) -> list[ResultRecord | SkippedRecord]:
         """Do a job and write its records; what cannot be done is a record too, with the reason.
@@ -123,17 +125,25 @@ class Suite:
             allow=settings.allow,
         )
 
+    def find(self, jobs: Iterable[Job]) -> None:
+        """Look for the models of all jobs, so that one that is not there ends a run before it begins.
+
+        Raises:
+            MMKDError: one is not there or no model, or it would replace the results of another one.
+        """
+        refuse_other_models(self._settings.results, [self._facts(job) for job in jobs])
+
     def _facts(self, job: Job) -> ModelFacts:
         if job.address is None:
             return ModelFacts(name=OWN_FEATURES, address=f"dataset:{job.entry.name}", role="other", digest=UNREAD)
-        if self._model is None or self._model[0] != job.address:
-            self._model = (job.address, facts_of(job.address, teachers=self._settings.teachers), None)
-        return self._model[1]
+        if job.address not in self._known:
+            self._known[job.address] = facts_of(job.address, teachers=self._settings.teachers)
+        return self._known[job.address]
 
     def _encoder(self, job: Job, facts: ModelFacts) -> Encoder | None:
-        if job.address is None or self._model is None:
+        if job.address is None:
             return None
-        if self._model[2] is None:
+        if self._model is None or self._model[0] != job.address:
             settings = self._settings
             encoder = open_encoder(
                 job.address,
@@ -145,8 +155,8 @@ class Suite:
                 device=settings.device,
             )
             cached = CachedEncoder(encoder, settings.results / ".embeddings", max_pixels=settings.max_pixels)
-            self._model = (job.address, facts, cached)
-        return self._model[2]
+            self._model = (job.address, cached)
+        return self._model[1]
 
     def _dataset(self, entry: DatasetEntry) -> LoadedDataset:
         if entry.name not in self._datasets:

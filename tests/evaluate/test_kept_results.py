@@ -10,11 +10,10 @@ from typer.testing import CliRunner
 from evaluate.__main__ import app
 from evaluate.addresses import parse_address
 from evaluate.jobs import Settings, plan
-from evaluate.kept_results import refuse_other_models
 from evaluate.records import read_results
 from evaluate.result_record import ResultRecord, SkippedRecord
 from evaluate.suite import Suite
-from store.errors import ConfigError
+from store.errors import ConfigError, TeacherError
 from tests.evaluate.dataset_files import entry_of, image_bytes, write_entry, write_folders
 from tests.evaluate.test_commands_run import MODEL
 from train.config import ModelSection
@@ -162,14 +161,27 @@ def test_what_the_caller_allows_the_tasks_do_not_refuse(place, tmp_path):
     assert isinstance(found[0], ResultRecord)
 
 
+def find(place, entry, results, *addresses):
+    jobs = plan([parse_address(one) for one in addresses], [entry], tasks=(), data_root=place / "data")
+    Suite(Settings(results=results, data_root=place / "data")).find(jobs)
+
+
 def test_a_name_that_another_model_has_is_refused_and_a_moved_model_is_not(place, tmp_path):
     entry = entry_of(tmp_path, **READ)
     run(place, entry, tmp_path / "r")
-    other, same = parse_address(f"local-dir:{place / 'other/model'}"), place / "model/../model"
     with pytest.raises(ConfigError, match=r"the results of 'model' are those of .*, which is another model than"):
-        refuse_other_models(tmp_path / "r", [other], teachers={})
-    refuse_other_models(tmp_path / "r", [parse_address(f"local-dir:{same}")], teachers={})
-    refuse_other_models(tmp_path / "r", [parse_address(f"new=local-dir:{place / 'other/model'}")], teachers={})
+        find(place, entry, tmp_path / "r", f"local-dir:{place / 'other/model'}")
+    find(place, entry, tmp_path / "r", f"local-dir:{place / 'model/../model'}")
+    find(place, entry, tmp_path / "r", f"new=local-dir:{place / 'other/model'}")
+
+
+def test_a_model_that_is_not_there_and_a_file_for_results_end_a_run_before_it_begins(place, tmp_path):
+    entry = entry_of(tmp_path, **READ)
+    with pytest.raises(TeacherError, match="not a model folder"):
+        find(place, entry, tmp_path / "r", f"local-dir:{place / 'model'}", "local-dir:nowhere")
+    with pytest.raises(ConfigError, match="expected a folder for results"):
+        find(place, entry, tmp_path / "drawn.yaml", f"local-dir:{place / 'model'}")
+    assert not (tmp_path / "r").exists()
 
 
 def call(*arguments):
