@@ -25,8 +25,8 @@ from evaluate.registry import SHIPPED
 from store.files import write_atomic
 
 from .first_results_corpora import DATASETS, REAL_PARTS, write_corpora
-from .first_results_pipeline import PHANTOMS, make_pipelines, student_names
-from .first_results_tables import print_tables
+from .first_results_pipeline import PHANTOMS, control_names, make_pipelines, student_names
+from .first_results_tables import VALIDATION, print_tables
 
 Command = list[str]
 
@@ -57,9 +57,9 @@ class Plan:
         return [name for steps in self.steps for name in student_names(self.seeds, steps)]
 
     @property
-    def control(self) -> str:
-        """The student that every teacher teaches everything."""
-        return f"ungated_{self.steps[0]}_{self.seeds[0]}"
+    def controls(self) -> list[str]:
+        """The students that every teacher teaches everything."""
+        return control_names(self.seeds, self.steps[0])
 
     @property
     def teachers(self) -> list[str]:
@@ -71,9 +71,9 @@ class Plan:
         return ["--pipeline", pipeline, "--config", str(self.config)]
 
     def models(self, names: Sequence[str]) -> Command:
-        """Return the options that name models; the control is not of the gated pipeline."""
-        control = f"{self.control}=checkpoint:{self.out / 'students' / self.control}"
-        return _each("--model", [control if name == self.control else name for name in names])
+        """Return the options that name models; the controls are not of the gated pipeline."""
+        controls = {name: f"{name}=checkpoint:{self.out / 'students' / name}" for name in self.controls}
+        return _each("--model", [controls.get(name, name) for name in names])
 
 
 def corpora(plan: Plan) -> None:
@@ -101,21 +101,21 @@ def store(plan: Plan) -> None:
 def students(plan: Plan) -> None:
     """Fit the projections and train the students, two at a time."""
     run([["train", "project", *plan.of(name)] for name in ("gated", "ungated")])
-    jobs = [("gated", name) for name in plan.students] + [("ungated", plan.control)]
+    jobs = [("gated", name) for name in plan.students] + [("ungated", name) for name in plan.controls]
     run([["train", "distill", *plan.of(pipeline), "--student", name] for pipeline, name in jobs])
 
 
 def evaluate(plan: Plan) -> None:
     """Evaluate on the test splits of the real datasets, and on held-out drawn images."""
     run([["evaluate", "run", *plan.of(name), "--dataset", "phantom_test"] for name in ("gated", "ungated")])
-    names = [*plan.students, plan.control, *plan.teachers]
+    names = [*plan.students, *plan.controls, *plan.teachers]
     # A first model alone: it counts what the training corpus and the test sets have in common.
     for task, shares in (("zero_shot", [names]), ("linear_probe", _shares(names))):
         chosen = [*_each("--dataset", DATASETS), "--task", task, *_places(plan)]
         if task == "zero_shot":
             chosen += ["--overlap", str(plan.out / "store")]
         run([["evaluate", "run", *plan.of(), *plan.models(share), *chosen] for share in shares])
-    validate(plan, plan.students)
+    validate(plan, [*plan.students, *plan.controls])
 
 
 def tasks(plan: Plan) -> None:
@@ -141,6 +141,8 @@ def compare(plan: Plan) -> None:
     seed = plan.seeds[0]
     for steps in plan.steps:
         pairs = [("paper", "task_only"), ("improved", "task_only"), ("improved", "paper")]
+        # Controls are trained for the first number of steps only.
+        pairs += [("paper", "ungated")] if steps == plan.steps[0] else []
         named = [(f"{one}_{steps}_{seed}", f"{other}_{steps}_{seed}") for one, other in pairs]
         named += [(f"{one}_{steps}_{seed}", teacher) for one in ("paper", "improved") for teacher in plan.teachers]
         for one, other in named:
@@ -152,31 +154,22 @@ def compare(plan: Plan) -> None:
 
 
 def validate(plan: Plan, names: Sequence[str]) -> None:
-    """Zero-shot on the validation splits, on which settings are chosen; results stay apart from those of the tests."""
+    """Zero-shot on the validation splits, on which settings are chosen; results stay apart from those of the tests.
+
+    A second time with a full stop behind each prompt: captions have one, and small text towers notice.
+    """
     folder = plan.out / "validation_datasets"
     for name in DATASETS:
         entry = yaml.safe_load((SHIPPED / f"{name}.yaml").read_text())
-        entry |= {"name": f"{name}_val", "split": {"rule": "field", "values": {"val": "test"}, "ignore": ["test"]}}
+        entry["split"] = {"rule": "field", "values": {"val": "test"}, "ignore": ["test"]}
         entry.pop("counts", None)
-        write_atomic(folder / f"{name}_val.yaml", yaml.safe_dump(entry).encode())
-    chosen = _each("--dataset", [f"{name}_val" for name in DATASETS])
+        for suffix, stop in VALIDATION.items():
+            own = entry | {"name": name + suffix, "templates": [text + stop for text in entry["templates"]]}
+            write_atomic(folder / f"{name}{suffix}.yaml", yaml.safe_dump(own, sort_keys=False).encode())
+    chosen = _each("--dataset", [name + suffix for suffix in VALIDATION for name in DATASETS])
     places = ["--data-root", str(plan.data), "--results", str(plan.out / "validation"), "--datasets", str(folder)]
-    run(
-        [
-            [
-                "evaluate",
-                "run",
-                *plan.of(),
-                *plan.models(names),
-                *chosen,
-                "--task",
-                "zero_shot",
-                *places,
-                "--threads",
-                "1",
-            ]
-        ]
-    )
+    chosen += ["--task", "zero_shot", *places, "--threads", "1"]
+    run([["evaluate", "run", *plan.of(), *plan.models(names), *chosen]])
 
 
 STAGES: dict[str, Callable[[Plan], None]] = {

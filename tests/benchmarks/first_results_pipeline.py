@@ -23,7 +23,12 @@ RECIPES = ("task_only", "paper", "improved")
 
 def student_names(seeds: list[int], steps: int) -> list[str]:
     """Return the students of the gated pipeline."""
-    return [f"{recipe}_{steps}_{seed}" for recipe in RECIPES for seed in seeds]
+    return [f"{recipe}_{steps}_{seed}" for seed in seeds for recipe in RECIPES]
+
+
+def control_names(seeds: list[int], steps: int) -> list[str]:
+    """Return the students of the ungated pipeline."""
+    return [f"ungated_{steps}_{seed}" for seed in seeds]
 
 
 def make_pipelines(*, seeds: list[int], steps: list[int], shrink: int) -> dict[str, Any]:
@@ -59,10 +64,10 @@ def make_pipelines(*, seeds: list[int], steps: list[int], shrink: int) -> dict[s
     ungated["select"] = "all"
     ungated["train"]["pretrain"] = {}
     ungated["train"]["project"]["out"] = "projection_ungated"
-    control = _student(demo, "paper", seeds[0], max(2, steps[0] // shrink)) | {
-        "out": f"students/ungated_{steps[0]}_{seeds[0]}"
+    ungated["train"]["students"] = {
+        name: _student(demo, "paper", seed, max(2, steps[0] // shrink)) | {"out": f"students/{name}"}
+        for seed, name in zip(seeds, control_names(seeds, steps[0]), strict=True)
     }
-    ungated["train"]["students"] = {f"ungated_{steps[0]}_{seeds[0]}": control}
     ungated["evaluate"]["out"] = "ungated"
     return {"gated": gated, "ungated": ungated}
 

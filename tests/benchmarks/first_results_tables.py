@@ -13,6 +13,9 @@ from evaluate.result_record import ResultRecord
 from .first_results_corpora import DATASETS, REAL_PARTS
 from .first_results_pipeline import RECIPES
 
+VALIDATION = {"_val": "", "_val_stop": "."}
+"""Suffixes of the validation datasets, and what stands behind their prompts."""
+
 PROBES = ("linear_probe", "linear_probe_1pct", "linear_probe_4shot")
 
 OTHER_TASKS = (
@@ -36,16 +39,17 @@ def print_tables(out: Path, *, seeds: list[int], steps: list[int]) -> None:
     teachers = [f"tiny_{part}" for part in REAL_PARTS]
     for task in ("zero_shot", *PROBES):
         _heading(f"{task}, test", [*DATASETS, "mean of the three"])
-        for arm in arms:
+        for arm in (*arms, control):
             _row(arm, [f"{arm}_{seed}" for seed in seeds], out / "results", task, DATASETS)
-        for model in (f"{control}_{seeds[0]}", *teachers):
+        for model in teachers:
             _row(model, [model], out / "results", task, DATASETS)
-    _heading("zero_shot, validation", [*DATASETS, "mean of the three"])
-    validation = [f"{dataset}_val" for dataset in DATASETS]
-    for arm in arms:
-        _row(arm, [f"{arm}_{seed}" for seed in seeds], out / "validation", "zero_shot", validation)
-    for teacher in teachers:
-        _row(teacher, [teacher], out / "validation", "zero_shot", validation)
+    for suffix in VALIDATION:
+        _heading(f"zero_shot, validation ({suffix})", [*DATASETS, "mean of the three"])
+        names = [dataset + suffix for dataset in DATASETS]
+        for arm in (*arms, control):
+            _row(arm, [f"{arm}_{seed}" for seed in seeds], out / "validation", "zero_shot", names)
+        for model in teachers:
+            _row(model, [model], out / "validation", "zero_shot", names)
     _phantoms(out, arms, control, seeds)
     _intervals(out, [*(f"{arm}_{seeds[0]}" for arm in arms), f"{control}_{seeds[0]}", *teachers])
     _differences(out)
