@@ -192,6 +192,7 @@ def _notes(results: Sequence[Result], columns: Sequence[Column], ranking: Rankin
     repeated = sorted({name for name in names if names.count(name) > 1})
     apart = "evaluated on different splits, items, data, prompts or metrics, which stand in columns of their own"
     notes += [f"{name}: {apart}" for name in repeated]
+    notes += [f"{column.title}: {finding}" for column in columns for finding in column.dataset.findings]
     evaluated = sum(column.metric is not None for column in columns)
     if len(digests) > 1 and (ranking is None or ranking.datasets < evaluated):
         ranked = ranking.datasets if ranking else 0

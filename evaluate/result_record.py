@@ -50,6 +50,7 @@ class DatasetFacts(_Part):
         provenance: ``official``, ``inferred`` or ``ours``: whose split, classes and prompts.
         digest: of the data; None only where they are missing.
         split_digest: of which item is in which split.
+        findings: what a reader of results should know, e.g. that train and test share images.
     """
 
     name: str = Field(min_length=1)
@@ -59,6 +60,7 @@ class DatasetFacts(_Part):
     licence: str
     digest: str | None
     split_digest: str | None
+    findings: tuple[str, ...] = ()
 
 
 class MetricValue(_Part):

@@ -146,6 +146,19 @@ def test_of_several_results_of_a_task_the_one_that_is_looked_for_is_written_last
     assert sorted(written) == sorted(record.task for record in found)
 
 
+def test_images_that_two_splits_share_are_in_the_record(place, tmp_path):
+    labels = ("cat", "dog")
+    layout = {
+        f"drawn/{split}/{labels[n % 2]}/{split}{n}-0.png": image_bytes(n, size=(70, 66))
+        for split in ("train", "test")
+        for n in range(4)
+    }
+    write_folders(tmp_path / "data", layout)
+    run(place, entry_of(tmp_path, **READ), tmp_path / "r", root=tmp_path / "data")
+    (record,) = read_results(tmp_path / "r")
+    assert record.dataset.findings == ("4 items of train and test show the same image",)
+
+
 def test_what_the_caller_allows_the_tasks_do_not_refuse(place, tmp_path):
     labels = ("cat", "dog")
     layout = {

@@ -91,6 +91,14 @@ def test_results_of_two_versions_of_a_model_are_noted():
     assert any(note.startswith("mmkd: its results are of 2 versions") for note in board.notes)
 
 
+def test_what_was_found_in_a_dataset_is_noted_beside_its_numbers():
+    found = record("mmkd", "lungs")
+    known = found.dataset.model_copy(update={"findings": ("1 items of train and test show the same image",)})
+    (board,) = boards([found.model_copy(update={"dataset": known}), record("mmkd", "skins")])
+    assert board.notes == ["Lungs: 1 items of train and test show the same image"]
+    assert "- Lungs: 1 items of train and test show the same image" in as_markdown([board])
+
+
 def test_ranks_use_only_datasets_that_all_models_have():
     results = [record("mmkd", "lungs", value=0.9), record("biomedclip", "lungs", value=0.5)]
     results += [record("mmkd", "skins", value=0.1), skipped("biomedclip", "skins")]
