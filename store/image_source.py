@@ -133,7 +133,7 @@ class _Parquet:
 
     def read(self, group: int, column: str) -> pa.ChunkedArray:
         """Return the values of a column, or of a field of one (``image.bytes``), in a row group."""
-        table = self._file.read_row_group(group, columns=[column])
+        table = self._file.read_row_group(group, columns=[column], use_threads=False)
         if not table.num_columns:
             raise CorpusError(f"{self._uri}: has no column {column!r}; was the file replaced since it was indexed?")
         values = table.column(0)

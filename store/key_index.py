@@ -101,7 +101,7 @@ class KeyIndex:
         for group in range(file.num_row_groups):
             bounds = file.metadata.row_group(group).column(0).statistics
             if bounds is None or bounds.min <= wanted <= bounds.max:
-                table = file.read_row_group(group, columns=["key_hash", "row"])
+                table = file.read_row_group(group, columns=["key_hash", "row"], use_threads=False)
                 places = np.flatnonzero(table["key_hash"].to_numpy() == np.uint64(wanted))
                 found += [int(row) for row in table["row"].to_numpy()[places] if row < self._rows]
         return found
@@ -110,6 +110,6 @@ class KeyIndex:
         """Return the whole index in the order of rows, None where there is none."""
         if self._file is None:
             return None
-        table = self._file.read()
+        table = self._file.read(use_threads=False)
         ordered = table.take(pa.array(np.argsort(table["row"].to_numpy())))
         return ordered.slice(0, self._rows)

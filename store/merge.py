@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -127,7 +126,7 @@ def merge(parts: Sequence[ReadPart], keep: Keep, *, known: Known | None = None) 
     known = known or Known()
     report, columns, part_rows, groups = FileReport(), [], [], 0
     for read in parts:
-        file = pq.ParquetFile(io.BytesIO(read()))
+        file = pq.ParquetFile(pa.BufferReader(read()))
         report.add(FileReport.model_validate_json(file.metadata.metadata[REPORT_KEY.encode()]))
         hashes = Hashes.of(file.read(columns=list(HASHES)))
         last = int(hashes.group[-1]) + 1 if len(hashes.group) else 0
@@ -191,7 +190,7 @@ def _refuse_repeated_keys(parts: Sequence[ReadPart], merged: Merged, known: Know
     for read, rows in zip(parts, merged.part_rows, strict=True):
         here = suspects[(suspects >= start) & (suspects < start + rows)] - start
         if len(here):
-            keys = pq.ParquetFile(io.BytesIO(read())).read(columns=["key"])["key"]
+            keys = pq.ParquetFile(pa.BufferReader(read())).read(columns=["key"])["key"]
             counts.update(keys.take(pa.array(here)).to_pylist())
         start += rows
     repeated = [key for key, count in counts.items() if count > 1 or known.has_key(key)]
@@ -205,7 +204,7 @@ def write_rows(parts: Sequence[ReadPart], merged: Merged, writer: PairWriter) ->
     modalities: Counter[str | None] = Counter()
     start = 0
     for read in parts:
-        file = pq.ParquetFile(io.BytesIO(read()))
+        file = pq.ParquetFile(pa.BufferReader(read()))
         for batch in file.iter_batches(columns=[name for name in PAIR_SCHEMA.names if name != "row"]):
             table = pa.Table.from_batches([batch])
             kept = table.filter(pa.array(merged.keep_N[start : start + table.num_rows]))

@@ -67,8 +67,10 @@ def open_object(location: Location, key: str) -> BinaryIO:
 def open_parquet(location: Location, key: str, *, in_blocks: bool = False, **options: Any) -> pq.ParquetFile:
     """Open a Parquet object, of which then only what is asked for is read.
 
-    In a folder Arrow reads the file itself. Elsewhere it reads through Python, and nothing ahead of what is asked for:
-    a thread of Arrow's that still calls Python when the program ends would abort it.
+    In a folder Arrow reads the file itself. Elsewhere it reads through Python, and nothing ahead of what is asked for;
+    read it with ``use_threads=False``. A thread of Arrow's that lets go of a Python object when the program ends aborts
+    it ("terminate called without an active exception"); for the same reason bytes are given to Arrow as
+    ``pyarrow.BufferReader``, never as ``io.BytesIO``.
 
     Args:
         location: the folder.

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from .errors import CorpusError, CorruptChunkError, StoreError, StoreNotFoundError
 from .key_index import KeyIndex
-from .location import Location
+from .location import Folder, Location
 from .object_file import open_parquet
 from .records import StoreInfo
 
@@ -147,9 +147,9 @@ class PairWriter:
         self._part, self.rows = self._part + 1, self.rows + rows
 
 
-def _row_group(file: pq.ParquetFile, group: int, columns: list[str]) -> pa.Table:
+def _row_group(file: pq.ParquetFile, group: int, columns: list[str], *, use_threads: bool) -> pa.Table:
     try:
-        return file.read_row_group(group, columns=columns)
+        return file.read_row_group(group, columns=columns, use_threads=use_threads)
     except (OSError, pa.ArrowInvalid) as error:
         if isinstance(error, StoreError):
             raise
@@ -171,6 +171,7 @@ class PairTable:
         keys = [key for key, _ in location.list("pairs") if PART_NAME.fullmatch(key)]
         if not keys:
             raise StoreNotFoundError(f"{location}: the pair table pairs/part-*.parquet is missing")
+        self._use_threads = isinstance(location, Folder)
         self._parts = [int(key.removeprefix("pairs/part-").removesuffix(".parquet")) for key in keys]
         try:
             self._files = [open_parquet(location, key, in_blocks=True) for key in keys]
@@ -203,7 +204,8 @@ class PairTable:
             return PAIR_SCHEMA.empty_table().select(names)
         first = int(np.searchsorted(self._ends, start, side="right"))
         last = int(np.searchsorted(self._ends, stop - 1, side="right"))
-        parts = [_row_group(file, group, names) for file, group, _ in self._groups[first : last + 1]]
+        groups = self._groups[first : last + 1]
+        parts = [_row_group(file, group, names, use_threads=self._use_threads) for file, group, _ in groups]
         begin = int(self._ends[first - 1]) if first else 0
         # A store whose first parts are older than Parquet corpora has a member of two fields.
         wanted = pa.schema([PAIR_SCHEMA.field(name) for name in names])
@@ -228,7 +230,7 @@ class PairTable:
         """Look through the whole table, for a store without key index."""
         end = 0
         for file, group, rows_in_group in self._groups:
-            found = pc.index(_row_group(file, group, ["key"])["key"], key).as_py()
+            found = pc.index(_row_group(file, group, ["key"], use_threads=False)["key"], key).as_py()
             if found >= 0 and end + found < self._rows:
                 return int(end + found)
             end += rows_in_group

@@ -162,7 +162,7 @@ class _RangeFile:
             with self._lock:
                 if self._opened is None:
                     self._opened = self._open()
-                return self._opened.read_row_group(chunk, columns=columns)
+                return self._opened.read_row_group(chunk, columns=columns, use_threads=False)
         except (FileNotFoundError, pa.ArrowInvalid, OSError) as error:
             raise self._corrupt(f"cannot be read: {error}") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -114,7 +113,7 @@ def _keys_at(parts: Sequence[ReadPart], merged: Merged, positions: npt.NDArray[n
     for read, rows in zip(parts, merged.part_rows, strict=True):
         here = positions[(positions >= start) & (positions < start + rows)] - start
         if len(here):
-            column = pq.ParquetFile(io.BytesIO(read())).read(columns=["key"])["key"]
+            column = pq.ParquetFile(pa.BufferReader(read())).read(columns=["key"])["key"]
             keys += column.take(pa.array(here)).to_pylist()
         start += rows
     return keys
