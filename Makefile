@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup check test test-faults test-versions bench-store rehearse demo lock clean-demo
+.PHONY: help setup check test test-slow test-faults test-versions bench-store rehearse demo lock clean-demo
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ check: $(STAMP) ## Lint, formatting, types, and who may import whom.
 
 test: $(STAMP) ## The default suite.
 	$(PY) -m pytest -n 2 --dist loadfile
+
+test-slow: $(STAMP) ## What the default suite leaves out because it takes long: several processes, a browser, a compiler.
+	$(PY) -m pytest -m slow -n 2 --dist loadfile
 
 test-faults: $(STAMP) ## Slow tests: kills at every step, damage, full disks, two writers.
 	$(PY) -m pytest -m fault -n 2

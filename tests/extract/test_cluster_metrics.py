@@ -11,7 +11,7 @@ import pytest
 from extract.cluster.metrics import RunMetrics
 from tests.extract.test_tracker import receipt
 
-pytestmark = [pytest.mark.ray, pytest.mark.end_to_end]
+pytestmark = [pytest.mark.ray, pytest.mark.end_to_end, pytest.mark.slow]
 
 
 @pytest.fixture

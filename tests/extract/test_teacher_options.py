@@ -51,6 +51,7 @@ def test_half_precision_stays_close_and_is_another_spec(tmp_path, name, precisio
         assert np.abs(ours - theirs).max() > 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [None, "bf16"])
 def test_a_compiled_teacher_has_the_same_features_and_in_float32_the_same_spec(tmp_path, precision):
     """The compiler's ``eager`` backend traces and guards as the real one does, and needs no C++ compiler."""

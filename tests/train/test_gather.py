@@ -12,6 +12,8 @@ import torch
 from tests.train import two_ranks
 from train.gather import ALONE, Across
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):

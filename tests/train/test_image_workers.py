@@ -15,6 +15,8 @@ from store.errors import CorpusError, MMKDError
 from store.image_source import ImageSource
 from train.images import CorpusImages, ImageLoader, View
 
+pytestmark = pytest.mark.slow
+
 VIEW = View(size_px=32, crop_scale=0.4, seed=5, max_pixels=10**6)
 ROWS = np.array([4, 0, 5, 11, 2, 7])
 

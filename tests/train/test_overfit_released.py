@@ -15,6 +15,8 @@ from train import runs
 from train.config import TrainPipeline
 from train.project_run import project
 
+pytestmark = pytest.mark.slow
+
 RELEASED = Path(__file__).parents[2].parent / "shared" / "data" / "mmkd_demo"
 
 

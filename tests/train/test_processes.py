@@ -27,6 +27,8 @@ from train.shares import ShareOrder
 from .conftest import commit_random, spec_of
 from .vit import loaded, vit_pipeline
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 
 WAYS = {
