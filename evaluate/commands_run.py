@@ -91,7 +91,11 @@ def run(
         )
     if mine and loaded is not None and not dry_run:
         _run_own(loaded, mine, model, overwrite=overwrite, as_json=as_json)
+    asked = addresses_of(model, loaded) if mine and dry_run else []
+    planned = [(one.name, "zero_shot", name, "") for name in mine for one in asked]
     if mine and not others:
+        if dry_run:
+            _say_plan(planned, as_json=as_json)
         return
     from .jobs import Settings, brings_features, plan
     from .suite import Suite
@@ -118,7 +122,8 @@ def run(
         have = "; ".join(f"{entry.name} is for {', '.join(entry.tasks)}" for entry in entries)
         raise ConfigError(f"nothing to do: no dataset is for {' or '.join(chosen_tasks) or 'any task'}: {have}")
     if dry_run:
-        _say_plan([(job.model, job.task, job.entry.name, ", ".join(job.missing)) for job in jobs], as_json=as_json)
+        planned += [(job.model, job.task, job.entry.name, ", ".join(job.missing)) for job in jobs]
+        _say_plan(planned, as_json=as_json)
         return
     import torch
 

@@ -73,6 +73,14 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(place, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_lists_the_datasets_of_the_pipeline_too(place):
+    options = ["--pipeline", "p", "--config", place / "pipelines.yaml", "--dry-run", "--json"]
+    own = {"model": "tiny", "task": "zero_shot", "dataset": "own", "missing": ""}
+    assert json.loads(call("run", *options).stdout) == [own]
+    both = json.loads(call("run", *options, "--dataset", "own", "--dataset", "drawn").stdout)
+    assert both == [own, own | {"dataset": "drawn"}]
+
+
 def test_a_run_prints_its_records_and_leaves_them(place, tmp_path):
     address = f"m=local-dir:{place / 'model'}"
     options = ["--results", tmp_path, "--resamples", "50", "--json"]
