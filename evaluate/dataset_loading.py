@@ -6,9 +6,8 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from store.errors import EvaluationError
 from .dataset_checks import check_splits
 from .dataset_entry import DatasetEntry
 from .dataset_rows import Row, RowReader, as_splits, grouped
-from .dataset_split import SplitName
 from .formats.reading import read_all
 from .formats.record import BagFile, Image, Record
 from .loaded_dataset import LoadedDataset
@@ -71,32 +69,6 @@ def load_dataset(entry: DatasetEntry, root: Path, *, allow: Collection[str] = ()
         duplicates=duplicates,
         findings=findings,
     )
-
-
-def leave_out(
-    dataset: LoadedDataset, items: Mapping[SplitName, Collection[int]], reason: str, *, allow: Collection[str] = ()
-) -> LoadedDataset:
-    """Return a dataset without some items, such as those whose image cannot be decoded; they are counted.
-
-    Its digests stay: the files are the same.
-
-    Args:
-        dataset: as it was loaded.
-        items: positions by split.
-        reason: why, the same words for all.
-        allow: as for ``load_dataset``.
-
-    Raises:
-        EvaluationError: without them it cannot be evaluated, or they are more than ``max_excluded``.
-    """
-    kept = {
-        name: split.take([place for place in range(len(split)) if place not in set(items.get(name, ()))])
-        for name, split in dataset.splits.items()
-    }
-    splits = {name: split for name, split in kept.items() if len(split)}
-    excluded = Counter(dataset.excluded) + Counter({reason: sum(len(set(places)) for places in items.values())})
-    duplicates, findings = check_splits(dataset.entry, splits, excluded, allow={*dataset.entry.allow, *allow})
-    return replace(dataset, splits=splits, excluded=dict(excluded), duplicates=duplicates, findings=findings)
 
 
 def _rows(entry: DatasetEntry, root: Path, excluded: Counter[str]) -> Iterator[Row]:

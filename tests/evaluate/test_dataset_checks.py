@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evaluate.dataset_checks import undecodable
-from evaluate.dataset_loading import leave_out, load_dataset
+from evaluate.dataset_loading import load_dataset
 from store.errors import EvaluationError
 from tests.evaluate.dataset_files import (
     FOLDER_FIELDS,
@@ -117,17 +117,12 @@ def test_too_many_missing_images_are_refused_and_few_are_counted(tmp_path):
     assert (len(dataset.test), dataset.excluded) == (3, {"the image file is missing": 1})
 
 
-def test_unreadable_images_are_found_and_left_out_with_their_number(tmp_path):
+def test_unreadable_images_are_found(tmp_path):
     write_folders(tmp_path, {f"{number}.png": number for number in range(3)} | {"3.png": image_bytes(3)[:60]})
     dataset = load_dataset(table(tmp_path, RECORDS, max_excluded=0.5), tmp_path)
     bad = undecodable(dataset.test)
     assert list(bad) == [3]
     assert "cannot be decoded" in bad[3]
-    fewer = leave_out(dataset, {"test": bad}, "the image cannot be decoded")
-    assert (len(fewer.test), fewer.excluded) == (3, {"the image cannot be decoded": 1})
-    assert (fewer.digest, fewer.split_digest) == (dataset.digest, dataset.split_digest)
-    with pytest.raises(EvaluationError, match=r"3 of 4 items cannot be used"):
-        leave_out(dataset, {"test": [0, 1, 2]}, "the image cannot be decoded")
 
 
 def test_a_column_that_is_not_there_is_named(tmp_path):
