@@ -25,10 +25,12 @@ from evaluate.registry import SHIPPED
 from store.files import write_atomic
 
 from .first_results_corpora import DATASETS, REAL_PARTS, write_corpora
-from .first_results_pipeline import PHANTOMS, control_names, make_pipelines, student_names
-from .first_results_tables import VALIDATION, print_tables
+from .first_results_pipeline import PHANTOMS, control_names, longer_names, make_pipelines, student_names
+from .first_results_tables import VALIDATION, best_of, print_tables
 
 Command = list[str]
+
+DISTILLED = ("paper", "improved")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +56,8 @@ class Plan:
     @property
     def students(self) -> list[str]:
         """All of the gated pipeline."""
-        return [name for steps in self.steps for name in student_names(self.seeds, steps)]
+        equal = [name for steps in self.steps for name in student_names(self.seeds, steps)]
+        return list(dict.fromkeys([*equal, *longer_names(self.seeds, self.steps[0])]))
 
     @property
     def controls(self) -> list[str]:
@@ -138,13 +141,13 @@ def tasks(plan: Plan) -> None:
 
 def compare(plan: Plan) -> None:
     """Compare by paired differences, and write the leaderboard, the page and the tables."""
-    seed = plan.seeds[0]
+    first, best = plan.seeds[0], best_of(plan.out / "validation", plan.teachers)
     for steps in plan.steps:
-        pairs = [("paper", "task_only"), ("improved", "task_only"), ("improved", "paper")]
+        named = [(f"{one}_{steps}_{seed}", f"task_only_{steps}_{seed}") for seed in plan.seeds for one in DISTILLED]
+        named += [(f"{one}_{steps}_{first}", best) for one in DISTILLED]
+        named += [(f"improved_{steps}_{first}", f"paper_{steps}_{first}")]
         # Controls are trained for the first number of steps only.
-        pairs += [("paper", "ungated")] if steps == plan.steps[0] else []
-        named = [(f"{one}_{steps}_{seed}", f"{other}_{steps}_{seed}") for one, other in pairs]
-        named += [(f"{one}_{steps}_{seed}", teacher) for one in ("paper", "improved") for teacher in plan.teachers]
+        named += [(f"paper_{steps}_{first}", f"ungated_{steps}_{first}")] if steps == plan.steps[0] else []
         for one, other in named:
             command = ["evaluate", "compare", one, other, "--results", str(plan.out / "results"), "--json"]
             write_atomic(plan.out / "compare" / f"{one}_{other}.json", _output(command))

@@ -35,6 +35,7 @@ def print_tables(out: Path, *, seeds: list[int], steps: list[int]) -> None:
         seeds, steps: of the students.
     """
     arms = [f"{recipe}_{number}" for number in steps for recipe in RECIPES]
+    arms += [arm for arm in (f"task_only_{3 * steps[0]}",) if arm not in arms]
     control = f"ungated_{steps[0]}"
     teachers = [f"tiny_{part}" for part in REAL_PARTS]
     for task in ("zero_shot", *PROBES):
@@ -54,6 +55,12 @@ def print_tables(out: Path, *, seeds: list[int], steps: list[int]) -> None:
     _intervals(out, [*(f"{arm}_{seeds[0]}" for arm in arms), f"{control}_{seeds[0]}", *teachers])
     _differences(out)
     _others(out, [f"{recipe}_{steps[0]}_{seeds[0]}" for recipe in RECIPES] + ["tiny_xray", "tiny_histopathology"])
+
+
+def best_of(validation: Path, models: Sequence[str]) -> str:
+    """Return the model of the highest mean over the validation splits: the test splits choose nothing."""
+    names = [f"{dataset}_val" for dataset in DATASETS]
+    return max(models, key=lambda model: mean(_primary(validation, model, "zero_shot", name) for name in names))
 
 
 def _primary(results: Path, model: str, task: str, dataset: str) -> float | None:
