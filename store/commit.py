@@ -154,6 +154,10 @@ def commit_unit(
     """
     began = time.perf_counter()
     digest = pairs_digest(pairs)
+    receipt_at = receipt_key(spec.teacher, range_id)
+    # Asked before it is read: a receipt that comes later is one of the same unit, by a worker that did not wait for
+    # this one, and is not to be deleted.
+    outdated = location.exists(receipt_at)
     existing = committed_receipt(location, spec.teacher, range_id, spec_hash=spec.hash, digest=digest)
     mark = retry_key(spec.teacher, range_id)
     again = location.exists(mark)
@@ -164,9 +168,9 @@ def commit_unit(
         shard_key(spec.teacher, name, range_id): encode_shard(name, values, stored_dtype=spec.stored_dtype, info=info)
         for name, values in _arrays(features).items()
     }
-    receipt_at = receipt_key(spec.teacher, range_id)
     reached("commit.begin")
-    location.delete([receipt_at])
+    if outdated:
+        location.delete([receipt_at])
     stored = {key: put_object(location, key, data) for key, data in objects.items()}
     timings_s = circumstances.timings_s | {"write": round(time.perf_counter() - began, 4)}
     reached("commit.objects")

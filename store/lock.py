@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterator
 
 from .errors import StoreError
@@ -16,6 +17,9 @@ from .location import Folder, Location
 log = logging.getLogger(__name__)
 
 LOCK_KEY = "writer.lock"
+
+LOOKS, LOOK_S = 10, 0.02
+"""Who only asks for a folder's holder has its lock for a moment, which is not to turn a writer away."""
 
 
 @contextlib.contextmanager
@@ -74,12 +78,17 @@ def _refused(location: Location, holder: str, hint: str) -> StoreError:
 @contextlib.contextmanager
 def _folder_lock(folder: Folder) -> Iterator[None]:
     with (folder.path / LOCK_KEY).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            hint = "wait for it or stop it; what it has committed stays"
-            raise _refused(folder, file.read(), hint) from error
+        for look in range(LOOKS):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if look < LOOKS - 1:
+                    time.sleep(LOOK_S)
+                    continue
+                file.seek(0)
+                hint = "wait for it or stop it; what it has committed stays"
+                raise _refused(folder, file.read(), hint) from error
         file.truncate(0)
         file.write(_holder())
         file.flush()

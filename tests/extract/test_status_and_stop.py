@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import os
 import threading
 from datetime import UTC, datetime, timedelta
 
@@ -21,7 +23,7 @@ from store.corpus import CorpusIndex
 from store.create import create_store
 from store.errors import StoreError, StoreNotFoundError
 from store.location import locate
-from store.lock import exclusive, holder
+from store.lock import LOCK_KEY, exclusive, holder
 from store.pairs import PAIR_SCHEMA, PairTable
 from store.records import STORE_KEY, Spec, Status, read_store_info, retry_key, write_record
 
@@ -122,6 +124,17 @@ def test_looking_takes_no_lock_and_leaves_the_holders_name(store):
     with exclusive(store):
         assert holder(store) is not None
     assert holder(store) is None
+
+
+def test_a_writer_is_not_turned_away_by_one_who_only_looks(tmp_path):
+    store = locate(tmp_path)
+    with (store.path / LOCK_KEY).open("a+") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        gone = threading.Timer(0.05, fcntl.flock, (looking, fcntl.LOCK_UN))
+        gone.start()
+        with exclusive(store):
+            assert f"process {os.getpid()}" in holder(store)
+        gone.join()
 
 
 def test_no_store_has_no_status(tmp_path):

@@ -18,7 +18,7 @@ from store.errors import CorruptChunkError, SpecMismatchError, StoreError
 from store.location import Folder
 from store.lock import exclusive
 from store.reader import FeatureStore
-from store.records import Spec, Status, read_record, receipt_key, spec_key
+from store.records import Receipt, Spec, Status, read_record, receipt_key, spec_key
 
 
 def group(units, teacher="alpha"):
@@ -70,6 +70,24 @@ def test_the_last_range_may_be_partial(units):
     assert (receipt.start, receipt.stop, receipt.status_counts) == (8, 10, {"ok": 2})
     np.testing.assert_array_equal(group(units)["text"][8:], units.features(2).text.astype(np.float16))
     assert group(units)["status"][...].tolist() == [0] * 8 + [1, 1]
+
+
+def test_a_worker_that_was_overtaken_and_dies_takes_no_receipt_along(units, monkeypatch):
+    units.register()
+    by_the_other = []
+
+    def be_overtaken_and_die(step):
+        if step == "commit.begin" and not by_the_other:
+            by_the_other.append(None)
+            by_the_other[0] = units.commit(1, run_id="second")
+        elif step == "commit.object" and by_the_other[0] is not None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("store.commit.reached", be_overtaken_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        units.commit(1)
+    assert read_record(units.location, receipt_key("alpha", 1), Receipt) == by_the_other[0]
+    assert FeatureStore(units.location).committed_rows("alpha").tolist() == [False] * 4 + [True] * 4 + [False] * 2
 
 
 def test_a_committed_unit_is_left_alone(units):
