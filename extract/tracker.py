@@ -132,8 +132,10 @@ class Tracker:
         outcome, now = self.outcome, datetime.now(UTC)
         seconds = max(self._clock() - self._working_since, 1e-9)
         left = outcome.units - outcome.found - outcome.done
-        reasons = dict(outcome.bad_rows.most_common(REASONS_TOLD))
-        untold = outcome.bad_rows.total() - sum(reasons.values())
+        # Copies, here and below: the run counts on while the thread that publishes reads.
+        bad_rows = outcome.bad_rows.copy()
+        reasons = dict(bad_rows.most_common(REASONS_TOLD))
+        untold = bad_rows.total() - sum(reasons.values())
         return {
             "run_id": self.run_id,
             "pid": os.getpid(),

@@ -72,6 +72,23 @@ def test_many_reasons_are_told_in_sum(clock):
     assert (len(told), sum(told.values()), told["other reasons"]) == (21, 100, 80)
 
 
+def test_a_reason_that_comes_while_progress_is_read_does_no_harm(clock):
+    tracker = tracker_of(clock)
+    reasons = tracker.outcome.bad_rows
+
+    class Meddling(int):
+        """A count at whose comparison another thread's turn comes, which counts a new reason."""
+
+        def __lt__(self, other):
+            reasons["a new one"] += 1
+            return int(self) < int(other)
+
+    reasons.update({f"reason {number}": Meddling(number) for number in range(1, 40)})
+    told = tracker.record("running")["bad_rows"]
+    assert told["other reasons"] == sum(range(1, 20))
+    assert reasons["a new one"] > 0
+
+
 def test_progress_is_in_the_store_from_the_first_moment_and_says_how_it_ended(clock, tmp_path):
     store, tracker = Folder(tmp_path), tracker_of(clock)
     with tracker.published(store, interval_s=0.01):
