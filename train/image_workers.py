@@ -6,6 +6,7 @@ and everything a worker does is a function of row and epoch, so that batches do 
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +49,8 @@ class ImageWorkers:
         self._pixels_BHWC = np.frombuffer(self._memory, np.uint8).reshape(self._shape)
         self._pipes: list[Any] = []
         self._processes = []
+        # At its own end multiprocessing would send them SIGTERM, which they ignore, and wait for ever.
+        atexit.register(self.close)
         for _ in range(number):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, source, view, self._memory, self._shape), daemon=True)
@@ -93,6 +96,7 @@ class ImageWorkers:
 
     def close(self) -> None:
         """End the processes."""
+        atexit.unregister(self.close)
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:
@@ -112,8 +116,10 @@ def _work(pipe: Connection, source: RowImages, view: View, memory: Any, shape: t
     """Do what the trainer asks until it closes the pipe, or is gone."""
     from .images import cut
 
-    # Ctrl-C goes to all processes of a terminal: the trainer alone decides what becomes of it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C goes to all processes of a terminal, SIGTERM of torchrun to all of a group: the trainer alone decides what
+    # becomes of it, and needs images until its step is done.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     pixels_BHWC = np.frombuffer(memory, np.uint8).reshape(shape)
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
         while True:

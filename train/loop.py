@@ -178,6 +178,8 @@ def fit(
                     state = training.state(step + 1) | {"data": feed.state(), "run": json.dumps(run)}
                     log.info("%s: %s", label, checkpoints.save(state))
                 if stopped and not last:
+                    # torchrun ends all processes when one is gone: not before the checkpoint is written.
+                    ranks.wait()
                     raise KeyboardInterrupt
         training.finish(folder if ranks.is_first else None)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -77,3 +80,34 @@ def test_a_worker_that_is_killed_ends_the_run_with_an_error_and_no_process_stays
             processes.load(ROWS, epoch=0)
         assert "image_workers" in caught.value.hint
     assert not any(child.is_alive() for child in children)
+
+
+@pytest.mark.end_to_end
+def test_signals_that_go_to_a_whole_group_leave_the_workers_to_the_trainer(images):
+    with loader(images, 2) as processes:
+        processes.load(ROWS, epoch=0)
+        children = processes._workers._processes
+        for child in children:
+            os.kill(child.pid, signal.SIGTERM)
+            os.kill(child.pid, signal.SIGINT)
+        assert processes.load(ROWS, epoch=1)[1].sum() == 5
+    assert [child.exitcode for child in children] == [0, 0]
+
+
+@pytest.mark.end_to_end
+def test_a_program_that_ends_without_closing_its_workers_does_not_hang(tmp_path):
+    program = (
+        "import numpy, pyarrow, train.images as images\n"
+        "from store.image_source import ImageSource\n"
+        "from pathlib import Path\n"
+        "if __name__ == '__main__':\n"
+        "    table = pyarrow.table({'uri': ['a'], 'member': pyarrow.nulls(1)})\n"
+        "    view = images.View(size_px=8, crop_scale=1, seed=0, max_pixels=9)\n"
+        "    source = images.CorpusImages(ImageSource(Path('.')), table)\n"
+        "    loader = images.ImageLoader(source, view=view, threads=1, workers=1, batch_rows=1)\n"
+        "    loader._workers.load(numpy.array([], int), epoch=0)\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.run([sys.executable, tmp_path / "program.py"], env=environment, timeout=120, check=False)
+    assert ended.returncode == 0
