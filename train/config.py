@@ -101,6 +101,11 @@ class Optimization(Section):
     def _one_way_to_large_batches(self) -> Optimization:
         if self.accumulate > 1 and self.cached_rows:
             raise ValueError("give accumulate or cached_rows, not both")
+        if 2 * self.accumulate > self.batch_size:
+            raise ValueError(
+                f"accumulate: {self.accumulate} parts of a batch of {self.batch_size} have less than two pairs each, "
+                "and a pair alone contrasts with nothing: its loss is 0"
+            )
         return self
 
 
@@ -121,6 +126,8 @@ class ValidationSection(Section):
     def _one_choice(self) -> ValidationSection:
         if (self.split is None) == (self.holdout is None):
             raise ValueError("give either split or holdout")
+        if self.split == "train":
+            raise ValueError("split: train are the pairs that are trained on; holdout: 0.02 keeps some of them out")
         return self
 
 

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from store.errors import ConfigError
 from store.reader import FeatureStore
 
 from .config import StudentRun
@@ -31,25 +32,42 @@ def task_only(folder: Path, embed_dim: int) -> Objective:
 
 
 def objective_maker(
-    run: StudentRun, projection: Projection | None, store: FeatureStore, available_NT: npt.NDArray[np.bool_]
+    run: StudentRun,
+    projection: Projection | None,
+    store: FeatureStore,
+    available_NT: npt.NDArray[np.bool_],
+    *,
+    teachers: Sequence[str],
 ) -> ObjectiveMaker:
     """Return what makes a student's objective.
 
     Args:
         run: its section.
         projection: for the recipe that has one.
-        store: whose teachers teach.
+        store: where their features are.
         available_NT: which teacher may teach which row.
+        teachers: T ids.
     """
     if run.recipe == "paper" and projection is not None:
-        return lambda _folder, _embed_dim: PaperObjective(run.paper, projection)
+        return lambda _folder, embed_dim: _paper(run, projection, embed_dim=embed_dim)
     if run.recipe == "improved":
-        teaching = [name for number, name in enumerate(store.teachers) if available_NT[:, number].any()]
-        columns = [store.teachers.index(name) for name in teaching]
+        teaches_T = available_NT.any(axis=0)
+        teaching = [name for name, teaches in zip(teachers, teaches_T, strict=True) if teaches]
         return lambda folder, embed_dim: _improved(
-            run, store, teaching, available_NT[:, columns], folder=folder, embed_dim=embed_dim
+            run, store, teaching, available_NT[:, teaches_T], folder=folder, embed_dim=embed_dim
         )
     return task_only
+
+
+def _paper(run: StudentRun, projection: Projection, *, embed_dim: int) -> Objective:
+    if embed_dim != projection.latent_dim:
+        # Of a model that begins as a folder, only now is known how wide it is.
+        raise ConfigError(
+            f"model.init: {run.model.init} has embeddings of {embed_dim}, but features are projected to "
+            f"{projection.latent_dim} (train.project.latent_dim)",
+            hint=f"set train.project.latent_dim: {embed_dim} and fit it again: python -m train project",
+        )
+    return PaperObjective(run.paper, projection)
 
 
 def _improved(
@@ -86,13 +104,15 @@ def teacher_facts(store: FeatureStore, teachers: Sequence[str], recipe: Improved
     return facts
 
 
-def target_reader(run: StudentRun, store: FeatureStore, available_NT: npt.NDArray[np.bool_]) -> TargetReader | None:
+def target_reader(
+    run: StudentRun, store: FeatureStore, available_NT: npt.NDArray[np.bool_], *, teachers: Sequence[str]
+) -> TargetReader | None:
     """Return what reads the features that a student's objective needs; None if it needs none."""
     if run.recipe == "task_only":
         return None
     sampling: Sampling = "all" if run.recipe == "improved" else run.paper.teacher_sampling
     return TargetReader(
-        store, teachers=store.teachers, available_NT=available_NT, seed=run.optimization.seed, sampling=sampling
+        store, teachers=teachers, available_NT=available_NT, seed=run.optimization.seed, sampling=sampling
     )
 
 

@@ -143,9 +143,23 @@ def appearing(
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
 
 
+def begun_as(out: Path) -> dict[str, Any] | None:
+    """Return what an interrupted run that left checkpoints was made from when it began; None if there is none."""
+    partial = out.with_name(f".{out.name}.partial")
+    records = [partial / name for name in (UNFINISHED, RECORD) if (partial / name).is_file()]
+    if not records or not _has_checkpoints(partial):
+        return None
+    found: dict[str, Any] = json.loads(records[0].read_text())
+    return found
+
+
+def _has_checkpoints(partial: Path) -> bool:
+    return any((partial / CHECKPOINTS).glob("*.pt"))
+
+
 def _can_go_on(partial: Path, out: Path, identity: Mapping[str, Any]) -> bool:
     """Return whether an interrupted run left something to go on with, and see that it was this one."""
-    if not (partial / CHECKPOINTS).is_dir() or not any((partial / CHECKPOINTS).glob("*.pt")):
+    if not _has_checkpoints(partial):
         return False
     record = partial / UNFINISHED
     if not record.is_file():

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from store.config import dump_resolved
 from store.corpus import read_corpus
@@ -25,9 +24,10 @@ from .distributed import ALONE, Ranks, require_device, require_even_shares
 from .images import CorpusImages, require_pixels
 from .projection import Projection
 from .recipe import objective_maker, shuffles, target_reader, task_only
-from .run_folder import is_done
+from .run_folder import begun_as, is_done
 from .spans import TargetReader
-from .trained_store import in_split, is_growing, open_store, store_identity, usable
+from .teaching import Teaching, seen_alike
+from .trained_store import is_growing, open_store, store_identity, to_train_on
 from .training import COLUMNS, Job, settings_identity, train_model
 
 
@@ -59,7 +59,7 @@ def pretrain(
     if _nothing_to_do(f"train.pretrain.{name}", run, identity, overwrite=overwrite, ranks=ranks):
         return False
     index = read_corpus(corpus)
-    rows = np.flatnonzero(_to_train_on(index.table))
+    rows = np.flatnonzero(to_train_on(index.table))
     job = Job(
         name=name,
         out=Path(run.out),
@@ -100,7 +100,7 @@ def _pretrain_on_store(
     if _nothing_to_do(f"train.pretrain.{name}", run, identity, overwrite=overwrite, ranks=ranks):
         return False
     table = store.pairs.read(0, store.info.rows, COLUMNS)
-    rows = np.flatnonzero(_to_train_on(table))
+    rows = np.flatnonzero(to_train_on(table))
     if pixels:
         require_pixels(pixels, rows)
     job = Job(
@@ -137,31 +137,33 @@ def distill(
 
     A ``task_only`` student sees the same rows in the same batches as a distilled one.
     """
-    store = open_store(pipeline, corpus_root=corpus_root)
+    store = seen_alike(open_store(pipeline, corpus_root=corpus_root), ranks)
     projection_file = _projection_file(pipeline, name) if run.recipe == "paper" else None
     pixels = _pixels(store, run) if run.images == "pixels" else None
     identity = _student_identity(pipeline, run, store, projection_file, pixels)
     if _nothing_to_do(f"train.students.{name}", run, identity, overwrite=overwrite, ranks=ranks):
         return False
-    available_NT = store.available(pipeline.select)
+    begun = ranks.from_first(lambda: begun_as(Path(run.out)) if resume else None)
+    teaching = Teaching.of_run(store, pipeline.select, begun or identity)
+    projection = _projection(projection_file, name, run.model)
+    if projection:
+        if begun is None:
+            _require_projected(projection, store, teaching)
+        teaching = teaching.among(projection.weights)
     table = store.pairs.read(0, store.info.rows, COLUMNS)
-    may_train_N = _to_train_on(table)
+    may_train_N = to_train_on(table)
 
     def rows_of(at: FeatureStore) -> npt.NDArray[np.int64]:
-        return np.flatnonzero(at.available(pipeline.select, teachers=store.teachers).any(axis=1) & may_train_N)
+        return np.flatnonzero(teaching.available(at).any(axis=1) & may_train_N)
 
     def targets_of(at: FeatureStore | None) -> TargetReader | None:
-        if at is None:
-            return None
-        return target_reader(run, at, at.available(pipeline.select, teachers=store.teachers))
+        return None if at is None else target_reader(run, at, teaching.available(at), teachers=teaching.names)
 
-    rows = np.flatnonzero(available_NT.any(axis=1) & may_train_N)
+    rows = rows_of(store)
     if not len(rows):
         raise IncompleteStoreError(f"{store.location}: no training row has a feature that the selection allows")
     if pixels:
         require_pixels(pixels, rows)
-    used = [teacher for column, teacher in enumerate(store.teachers) if available_NT[:, column].any()]
-    projection = _projection(projection_file, name, run.model, {teacher: store.spec(teacher).hash for teacher in used})
     job = Job(
         name=name,
         out=Path(run.out),
@@ -175,7 +177,7 @@ def distill(
         block_rows=store.info.chunk_rows,
         window_blocks=run.window_blocks,
         max_pixels=pipeline.max_pixels,
-        objective=objective_maker(run, projection, store, available_NT),
+        objective=objective_maker(run, projection, store, teaching.available(store), teachers=teaching.names),
         shuffle=shuffles(run),
         targets=targets_of,
         store=store,
@@ -206,11 +208,6 @@ def _student_identity(
     return identity | ({"pixels": pixels.spec.hash} if pixels else {})
 
 
-def _to_train_on(table: pa.Table) -> npt.NDArray[np.bool_]:
-    """Which pairs have an image and a caption and belong to the training split."""
-    return usable(table) & in_split(table, None, "train")
-
-
 def _pixels(store: FeatureStore, run: PretrainRun | StudentRun) -> PixelCache:
     workers = run.optimization.image_workers
     # Each worker reads chunks of its own; twice its share, because shares are not quite even.
@@ -239,13 +236,19 @@ def _projection_file(pipeline: TrainPipeline, name: str) -> Path:
     return path
 
 
-def _projection(file: Path | None, name: str, model: ModelSection, specs: dict[str, str]) -> Projection | None:
+def _projection(file: Path | None, name: str, model: ModelSection) -> Projection | None:
     if file is None:
         return None
     projection = Projection.load(file)
-    projection.check_specs(specs)
     _check_width(name, model, projection)
     return projection
+
+
+def _require_projected(projection: Projection, store: FeatureStore, teaching: Teaching) -> None:
+    """See that there is a projection of each teacher that has something to teach."""
+    teaches_T = teaching.available(store).any(axis=0)
+    used = [name for name, teaches in zip(teaching.names, teaches_T, strict=True) if teaches]
+    projection.check_specs({teacher: store.spec(teacher).hash for teacher in used})
 
 
 def _check_width(name: str, model: ModelSection, projection: Projection) -> None:

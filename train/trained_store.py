@@ -18,6 +18,9 @@ from .config import TrainPipeline
 
 log = logging.getLogger(__name__)
 
+TRAINING_SPLIT = "train"
+"""Split of the pair table that is trained on, beside pairs that state none."""
+
 
 def open_store(pipeline: TrainPipeline, *, corpus_root: Path | None = None) -> FeatureStore:
     """Open a pipeline's store and see that it can be trained from.
@@ -61,6 +64,11 @@ def usable(table: pa.Table) -> npt.NDArray[np.bool_]:
     has_caption = pc.fill_null(pc.greater(pc.binary_length(table["caption"]), 0), fill_value=False)
     found: npt.NDArray[np.bool_] = pc.and_(table["uri"].is_valid(), has_caption).to_numpy(zero_copy_only=False)
     return found
+
+
+def to_train_on(table: pa.Table) -> npt.NDArray[np.bool_]:
+    """Return which pairs have an image and a caption and belong to the training split, or state none, (N,)."""
+    return usable(table) & in_split(table, None, TRAINING_SPLIT)
 
 
 def in_split(table: pa.Table, *names: str | None) -> npt.NDArray[np.bool_]:

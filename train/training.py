@@ -34,7 +34,7 @@ from .run_folder import CHECKPOINTS, appearing
 from .shares import StepOrder
 from .spans import TargetReader
 from .stream import Stream
-from .trained_store import committed_ranges, in_split, usable
+from .trained_store import committed_ranges, in_split, to_train_on, usable
 from .validation import Validation, evenly, held_out, require_pairs
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,9 @@ def train_model(job: Job, *, overwrite: bool, resume: bool, ranks: Ranks) -> Non
         shared = ranks.from_first(lambda: folder)
         checkpoints = Checkpoints(shared / CHECKPOINTS, kept=job.settings.checkpoints_kept)
         saved = checkpoints.latest()
-        student = begin_model(folder, job.model, captions.of(rows), seed=job.settings.seed)
+        # Not of `rows`: of a store that grows they are others when the run goes on, and would make another vocabulary.
+        learned_from = np.flatnonzero(to_train_on(job.table) & ~held_N)
+        student = begin_model(folder, job.model, captions.of(learned_from), seed=job.settings.seed)
         with _loader(job, student, ranks) as loader:
             state = saved["data"] if saved else None
             feed = _feed(job, rows=rows, held_N=held_N, loader=loader, captions=captions, state=state, ranks=ranks)
@@ -244,12 +246,13 @@ def _validation(
     if job.settings.validate_every is None:
         yield None
         return
-    chosen_N = held_N if job.validation.split is None else in_split(job.table, job.validation.split)
-    chosen_N = chosen_N & usable(job.table)
+    # Held-out images may have pairs of other splits too, the test split among them: those stay unseen.
+    split = job.validation.split
+    chosen_N = held_N & to_train_on(job.table) if split is None else in_split(job.table, split) & usable(job.table)
     if job.can_validate is not None:
         chosen_N &= job.can_validate
     rows = evenly(np.flatnonzero(chosen_N), job.validation.max_rows)
-    where = f"split {job.validation.split}" if job.validation.split else f"holdout {job.validation.holdout}"
+    where = f"split {split}" if split else f"holdout {job.validation.holdout}"
     require_pairs(job.name, rows, where=where)
     digests = job.table["image_sha256"].take(pa.array(rows)).to_pylist()
     view = View(size_px=student.size_px, crop_scale=1, seed=0, max_pixels=job.max_pixels)

@@ -42,8 +42,8 @@ def test_each_recipe_has_its_objective_and_reads_what_it_needs(store, tmp_path, 
     found = {}
     for recipe in ("paper", "improved", "task_only"):
         run = student_of(tmp_path, tiny_model, recipe=recipe, improved={"logit_scales": SCALES})
-        objective = objective_maker(run, identity(store), store, available_NT)(tmp_path, 32)
-        reader = target_reader(run, store, available_NT)
+        objective = objective_maker(run, identity(store), store, available_NT, teachers=store.teachers)(tmp_path, 32)
+        reader = target_reader(run, store, available_NT, teachers=store.teachers)
         read = reader and sum(len(part.places_K) for part in reader.read(rows, epochs).teachers.values())
         found[recipe] = type(objective).__name__, read
     assert found == {
@@ -52,7 +52,7 @@ def test_each_recipe_has_its_objective_and_reads_what_it_needs(store, tmp_path, 
         "task_only": ("TaskObjective", None),
     }
     everyone = student_of(tmp_path, tiny_model, recipe="paper", paper={"teacher_sampling": "all"})
-    read = target_reader(everyone, store, available_NT).read(rows, epochs)
+    read = target_reader(everyone, store, available_NT, teachers=store.teachers).read(rows, epochs)
     assert [len(part.places_K) for part in read.teachers.values()] == [6, 6]
 
 
@@ -69,7 +69,7 @@ def test_a_teacher_that_may_teach_nothing_has_no_head(store, tmp_path, tiny_mode
     available_NT = store.available("all")
     available_NT[:, 0] = False
     run = student_of(tmp_path, tiny_model, recipe="improved", improved={"logit_scales": SCALES})
-    objective = objective_maker(run, None, store, available_NT)(tmp_path, 32)
+    objective = objective_maker(run, None, store, available_NT, teachers=store.teachers)(tmp_path, 32)
     assert {name.split(".")[2] for name, _ in objective.named_parameters()} == {"beta"}
 
 
@@ -81,13 +81,13 @@ def test_logit_scales_come_from_specs_or_else_from_the_recipe(store, tmp_path, t
         "beta": (20, None),
     }
     with pytest.raises(ConfigError, match="specs of beta do not say it"):
-        objective_maker(run, None, store, store.available("all"))(tmp_path, 32)
+        objective_maker(run, None, store, store.available("all"), teachers=store.teachers)(tmp_path, 32)
 
 
 def test_statistics_are_fitted_only_where_they_are_needed(store, tmp_path, tiny_model):
     improved = {"logit_scales": SCALES, "phi_s": False, "balance": "uniform"}
     run = student_of(tmp_path, tiny_model, recipe="improved", improved=improved)
-    objective_maker(run, None, store, store.available("all"))(tmp_path, 32)
+    objective_maker(run, None, store, store.available("all"), teachers=store.teachers)(tmp_path, 32)
     assert not (tmp_path / STATISTICS_FILE).exists()
 
 

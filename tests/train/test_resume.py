@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from store.commit import register_teacher
 from store.create import index_corpus
 from store.errors import ConfigError, IncompleteStoreError, SpecMismatchError, TrainingDivergedError
 from store.location import locate
@@ -208,6 +209,28 @@ def test_each_epoch_of_a_growing_store_has_the_ranges_committed_at_its_start(tmp
         assert len(set(rows)) == len(rows) == 16 * len(epoch)
     # The same command again: the store has grown since the run began, which makes it no other run.
     assert not distill(pipeline)
+
+
+@pytest.mark.parametrize("recipe", ["paper", "improved"])
+def test_a_teacher_that_joins_a_growing_store_stays_out_of_the_runs_that_have_begun(
+    tmp_path, phantom, interrupted, recipe
+):
+    store = store_of(tmp_path, phantom, ranges=[0, 2])
+    register_teacher(store.location, spec_of("beta"), info=store.info)
+    pipeline = vit_pipeline(tmp_path, phantom, steps=6, recipe=recipe)
+    pipeline["train"]["students"]["vit"]["improved"] = {"relational_weight": 0}
+    section = loaded(pipeline)
+    project(section, section.train.project)
+    interrupted(0)
+    with pytest.raises(KeyboardInterrupt):
+        distill(pipeline)
+    vocabulary = (tmp_path / ".run.partial" / "tokenizer.json").read_text()
+    commit_random(tmp_path / "store", store.info, spec_of("beta"), seed=2)
+    commit_later(tmp_path, 1)
+    assert distill(pipeline)
+    assert len(lines(tmp_path / "run")) == 6
+    # Nor are its rows' captions learned from: the ids of the words are those that the model began with.
+    assert (tmp_path / "run" / "tokenizer.json").read_text() == vocabulary
 
 
 def test_a_growing_store_that_lost_a_range_of_the_epoch_is_refused(tmp_path, phantom, interrupted):

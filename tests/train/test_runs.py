@@ -20,7 +20,7 @@ from store.errors import ConfigError, CorpusError, IncompleteStoreError, MMKDErr
 from store.pipeline import Pixels
 from store.pixels import PixelSpec
 from train import project_run, runs, training
-from train.config import TrainPipeline, ValidationSection
+from train.config import ModelSection, TrainPipeline, ValidationSection
 from train.project_run import project
 from train.update import Updater
 
@@ -173,6 +173,14 @@ def test_project_then_distill_trains_from_the_store(tmp_path, make_pipeline, mak
     assert model.encode_image(torch.zeros(1, 3, 64, 64)).shape == (1, 32)
 
 
+def test_teachers_that_the_selection_leaves_out_need_no_projection(tmp_path, make_pipeline, make_store):
+    make_store()
+    pipeline = make_pipeline(select={"beta": {}})
+    project(pipeline, pipeline.train.project)
+    assert distill(pipeline)
+    assert metrics(tmp_path / "distilled")[-1]["feature_loss"] > 0
+
+
 def test_projections_that_are_worse_than_the_mean_feature_are_warned_of(make_pipeline, make_store, caplog):
     make_store()
     pipeline = make_pipeline()
@@ -317,6 +325,18 @@ def test_a_student_of_another_width_than_the_projection_is_refused(make_pipeline
     project(pipeline, pipeline.train.project)
     with pytest.raises(ConfigError, match=r"students\.distilled\.model\.config\.embed_dim: 48, but .* to 32"):
         distill(pipeline)
+
+
+def test_a_model_to_begin_with_of_another_width_is_refused(tmp_path, make_pipeline, make_store):
+    make_store()
+    pipeline = make_pipeline()
+    project(pipeline, pipeline.train.project)
+    assert pretrain(make_pipeline(embed_dim=48))
+    model = ModelSection(init=str(tmp_path / "tiny"))
+    student = pipeline.train.students["distilled"].model_copy(update={"model": model})
+    with pytest.raises(ConfigError, match="embeddings of 48, but features are projected to 32") as caught:
+        runs.distill(pipeline, "distilled", student)
+    assert "latent_dim: 48" in caught.value.hint
 
 
 def test_an_empty_store_is_refused(tmp_path, make_pipeline, make_store):

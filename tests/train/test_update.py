@@ -167,6 +167,11 @@ def test_parts_and_caching_exclude_each_other():
         Optimization(steps=1, batch_size=8, lr=1, accumulate=2, cached_rows=4)
 
 
+def test_parts_of_one_pair_have_nothing_to_contrast_and_are_refused():
+    with pytest.raises(ValueError, match="less than two pairs each"):
+        Optimization(steps=1, batch_size=8, lr=1, accumulate=8)
+
+
 def test_a_part_of_a_step_has_randomness_of_its_own():
     def draw(**numbers):
         seed_part(1, **{"step": 0, "rank": 0, "part": 0, **numbers})

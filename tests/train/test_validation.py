@@ -76,3 +76,8 @@ def test_nothing_to_validate_on_is_an_error_that_says_what_to_set():
 def test_a_validation_section_names_one_kind_of_pairs(choice):
     with pytest.raises(ValueError, match="either split or holdout"):
         ValidationSection(**choice)
+
+
+def test_pairs_that_are_trained_on_are_none_to_validate_on():
+    with pytest.raises(ValueError, match="pairs that are trained on"):
+        ValidationSection(split="train")
