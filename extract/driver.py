@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import time
@@ -14,13 +15,13 @@ from typing import TYPE_CHECKING
 from store.arrays import ZARR_FOLDER
 from store.commit import register_teacher
 from store.config import dump_resolved
-from store.errors import ConfigError, MMKDError
+from store.errors import ConfigError, LocationError, MMKDError
 from store.files import sweep_temporary
 from store.image_source import ImageSource
 from store.location import Folder, Location, locate
 from store.lock import exclusive
 from store.pairs import PairTable
-from store.records import Spec, read_store_info
+from store.records import Receipt, Spec, read_store_info, readable_receipt, receipt_key
 
 from .config import ExtractPipeline, ExtractSection, TeacherEntry
 from .plan import Plan, RangeWork, plan
@@ -219,6 +220,22 @@ def execute_here(job: Job, work: Sequence[RangeWork], tracker: Tracker) -> None:
         if tracker.stop_requested:
             schedule.stop()
     outcome.stopped = schedule.stopped
+
+
+def committed_by_run(job: Job, task: Task) -> list[Receipt]:
+    """Return the receipts of a task's units if this run committed all of them; none if not, or if that cannot be seen.
+
+    A worker may be lost after its last commit and before its answer.
+    """
+    if task.probe is not None:
+        return []
+    receipts = []
+    for name in task.teachers:
+        with contextlib.suppress(LocationError):
+            receipt = readable_receipt(job.store, receipt_key(name, task.range_id))
+            if receipt is not None and receipt.run_id == job.run_id:
+                receipts.append(receipt)
+    return receipts if len(receipts) == len(task.teachers) else []
 
 
 def log_failure(task: Task, why: str, *, attempts: int) -> None:

@@ -15,8 +15,9 @@ MAX_LOSSES = 10
 """How often a range may lose its worker's node or be preempted without that counting as an attempt: a range whose rows
 take whole nodes down must come to an end too."""
 
-PROBE_S = 60.0
-"""A probe of few rows is given this long, however quick ranges are."""
+PROBE_S = 300.0
+"""A probe of few rows is given this long, however quick ranges are: it is the first task of a new worker, which may
+compile its teachers, and a storage may be away meanwhile. No row is to be blamed for that."""
 
 TIMES_MEDIAN = 10.0
 """A probe may take so much longer than the same share of an ordinary range."""
@@ -162,6 +163,10 @@ class Schedule:
             elif bound is not None and now - running.since > bound:
                 found[worker] = f"not done within {bound:.0f} s"
         return found
+
+    def task_of(self, worker: str) -> Task:
+        """Return what a worker is at."""
+        return self._running[worker].task
 
     def done(self, worker: str, *, now: float) -> Task:
         """Note that a worker did its task, and return that."""

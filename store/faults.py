@@ -12,10 +12,12 @@ KILL_AT = "MMKD_KILL_AT"
 
 MISBEHAVE_AT = "MMKD_MISBEHAVE_AT"
 """Environment variable: ``exit:KEY`` ends the process at the image of that pair, ``hang:KEY`` never returns from it, as
-a decoder of damaged images may do; several with commas between them.
+a decoder of damaged images may do; ``device:KEY`` fails there and at all that follows in the process, as a GPU does
+after a fault; several with commas between them.
 """
 
 _reached: Counter[str] = Counter()
+_broken = threading.Event()
 
 
 def reached(step: str) -> None:
@@ -38,3 +40,7 @@ def misbehave(key: str) -> None:
         os._exit(1)
     if f"hang:{key}" in wanted.split(","):
         threading.Event().wait()
+    if f"device:{key}" in wanted.split(","):
+        _broken.set()
+    if _broken.is_set():
+        raise RuntimeError("CUDA error: device-side assert triggered\nCompile with `TORCH_USE_CUDA_DSA` to see where.")

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
-from extract.driver import Job, log_failure, schedule_of
+from extract.driver import Job, committed_by_run, log_failure, schedule_of
 from extract.plan import RangeWork
 from extract.schedule import Failure, Schedule
 from extract.tracker import Tracker
@@ -41,8 +41,15 @@ INQUEST_S = 30.0
 LOST_STARTING = 3
 """So many workers in a row may be lost before one is ready: a node that dies takes what was just sent to it along."""
 
+BROKEN_DEVICE = "CUDA error"
+"""So torch begins to speak of a device that a process can use no more: whatever it were given next would fail too. That
+memory ran out, which it survives, it says in other words."""
+
 ASK_AGAIN_S = 1.0
 """Between two inquests."""
+
+MAX_DOUBLINGS = 6
+"""Of the time until another worker is started in the place of those lost: two minutes at most."""
 
 _DETAIL = re.compile(r"exit detail: (.+?)(?:\. |$)")
 
@@ -134,6 +141,9 @@ class Driver:
 
     def _ran(self, name: str, receipts: list[Receipt]) -> None:
         self._fleet.rest(name, now=self._clock())
+        self._count(name, receipts)
+
+    def _count(self, name: str, receipts: list[Receipt]) -> None:
         self._schedule.done(name, now=self._clock())
         self._metrics.note(receipts)
         self._tracker.note(receipts)
@@ -141,8 +151,10 @@ class Driver:
     def _raised(self, kind: Kind, name: str, error: RayTaskError) -> None:
         """Deal with an exception in an actor that lives on."""
         cause = error.cause if error.cause is not None else error
-        why = f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1] if str(cause).strip() else ''}"
-        if kind == "run":
+        why = _last_words(cause)
+        if kind == "run" and BROKEN_DEVICE in str(cause):
+            self._lose(name, Failure.CRASH, why)
+        elif kind == "run":
             self._fleet.rest(name, now=self._clock())
             self._failed(name, Failure.ERROR, why)
         elif kind in ("place", "load"):
@@ -150,7 +162,8 @@ class Driver:
 
     def _died(self, kind: Kind, name: str, error: RayError) -> None:
         """Deal with an actor that is dead or out of reach."""
-        if kind == "steps":  # its task will say so too, and knows of what
+        if kind == "steps":  # its task will say so too, and knows of what; if it does not, the worker is there again
+            self._fleet.members[name].answered = True
             return
         if isinstance(error, ActorUnavailableError):
             if kind == "inquest":
@@ -183,7 +196,12 @@ class Driver:
         self._failed(name, failure, why)
 
     def _failed(self, name: str, failure: Failure, why: str) -> None:
-        task = self._schedule.failed(name, failure, why)
+        task = self._schedule.task_of(name)
+        if receipts := committed_by_run(self._job, task):
+            log.info("range %d: all of it was committed, then: %s", task.range_id, why)
+            self._count(name, receipts)
+            return
+        self._schedule.failed(name, failure, why)
         log_failure(task, why, attempts=self._job.settings.attempts)
         self._tracker.outcome.failed.update(self._schedule.given_up)
 
@@ -191,9 +209,10 @@ class Driver:
         self._fleet.end(name)
         self._lost_while_starting += counts
         # A little later each time, until the cluster knows of a node that is gone.
-        self._start_again = self._clock() + LOOK_S * 2**self._lost_while_starting
+        self._start_again = self._clock() + LOOK_S * 2 ** min(self._lost_while_starting, MAX_DOUBLINGS)
         log.warning("%s was lost before it was ready: %s", name, why)
-        if self._lost_while_starting >= LOST_STARTING:
+        # While others work, what kills these is their node: it is tried again, and the run goes on without it.
+        if self._lost_while_starting >= LOST_STARTING and not self._fleet.count("idle", "busy"):
             raise ExtractionError(
                 f"{self._lost_while_starting} workers in a row were lost while they loaded the teachers; the last: "
                 f"{why}",
@@ -245,6 +264,13 @@ class Driver:
 
     def _nodes(self) -> int:
         return sum(1 for node in ray.nodes() if node["Alive"])
+
+
+def _last_words(cause: BaseException) -> str:
+    lines = str(cause).strip().splitlines() or [""]
+    # Torch says what is wrong first, and then how to find out more; of a traceback the last line says it.
+    line = next((line for line in lines if BROKEN_DEVICE in line), lines[-1])
+    return f"{type(cause).__name__}: {line}"
 
 
 def _shown(resources: dict[str, float]) -> str:

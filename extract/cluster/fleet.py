@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,8 +13,6 @@ from extract.driver import Job
 from extract.schedule import Task
 
 from .actor import CONTROL, start_actor
-
-log = logging.getLogger(__name__)
 
 Stage = Literal["placing", "loading", "idle", "busy", "lost"]
 """Of an actor: it waits for room on a node, loads its teachers, has nothing to do, does a task, or does not answer."""
@@ -113,8 +111,9 @@ class Fleet:
         self._calls = {call: (kind, of) for call, (kind, of) in self._calls.items() if of != name}
 
     def answers(self, *, timeout_s: float) -> Iterable[tuple[Kind, str, Any]]:
-        """Return calls that are done, with their references; waits for a first one."""
+        """Return calls that are done, with their references; waits for a first one, or where none can come."""
         if not self._calls:
+            time.sleep(timeout_s)
             return []
         done, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout_s)
         return [(*self._calls.pop(call), call) for call in done]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from store.faults import MISBEHAVE_AT
+from store.faults import KILL_AT, MISBEHAVE_AT
 from store.location import locate
 from store.pairs import PairTable
 from store.reader import FeatureStore
@@ -124,3 +124,37 @@ def test_a_corpus_of_broken_images_ends_the_run_early_with_the_commonest_reasons
     assert "Traceback" not in said
     assert 4 <= len(receipts(tmp_path / "store")) < 20  # of 100
     assert progress(tmp_path / "store")["state"] == "failed"
+
+
+@pytest.fixture
+def short(tmp_path, corpus, teachers, write_pipeline, prepare):
+    """A pipeline of four ranges for one worker and one attempt, whose store is indexed and empty."""
+    path = write_pipeline(tmp_path, files=[corpus / "*.tar"], teachers=teachers, attempts=1)
+    prepare(path)
+    return path
+
+
+def test_a_range_whose_worker_dies_between_its_last_commit_and_its_answer_is_done(
+    tmp_path, short, corpus, teachers, write_pipeline, extract_here, stored_bytes
+):
+    with Run(short, **{KILL_AT: "commit.done:2"}) as run:  # of two teachers, in each worker
+        code, said = run.end()
+    assert code == 0, said
+    assert said.count("all of it was committed, then: its process died") == 4
+    assert (progress(tmp_path / "store")["done"], progress(tmp_path / "store")["failed_ranges"]) == (8, {})
+    plain, _ = extract_here(write_pipeline(tmp_path / "plain", files=[corpus / "*.tar"], teachers=teachers))
+    assert stored_bytes(tmp_path / "store") == stored_bytes(plain)
+    assert extract_here(short)[1].done == 0
+
+
+def test_a_row_that_breaks_its_workers_device_is_found_and_no_other_range_suffers(tmp_path, short):
+    store = tmp_path / "store"
+    key = PairTable(locate(store), rows=60).read(21, 22, ["key"])["key"][0].as_py()
+    with Run(short, **{MISBEHAVE_AT: f"device:{key}"}) as run:
+        code, said = run.end()
+    assert code == 0, said
+    for name in ("small", "wide"):
+        assert {*np.flatnonzero(FeatureStore(store).status(name) != Status.OK)} == {21}
+        [bad] = FeatureStore(store).receipts(name)[1].bad_rows
+        assert bad.status == Status.KILLER_ROW
+        assert "CUDA error: device-side assert triggered" in bad.reason
