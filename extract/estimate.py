@@ -17,10 +17,20 @@ from store.commit import Circumstances, UnitFeatures, commit_unit, register_teac
 from store.config import dump_resolved
 from store.location import Location, locate
 from store.pairs import PAIR_SCHEMA, PairTable
-from store.records import Receipt, Spec, Status, StoreInfo, read_record, read_store_info, record_bytes, spec_key
+from store.records import (
+    KNOWN_UNITS_KEY,
+    Receipt,
+    Spec,
+    Status,
+    StoreInfo,
+    read_record,
+    read_store_info,
+    record_bytes,
+    spec_key,
+)
 
 from .config import ExtractPipeline
-from .known_units import KNOWN_KEY, KnownUnits
+from .known_units import KnownUnits
 from .plan import RangeWork, plan
 from .rates import Rates, count_distinct, predicted_hours, rates_of_profile
 from .scratch import RUN_ID, scratch
@@ -148,7 +158,7 @@ def _run_bytes(place: Location, examples: Sequence[Receipt], pipeline: ExtractPi
     tracker.note(examples)
     write_report(place, outcome, run_id=LONG_RUN_ID, resolved=dump_resolved(pipeline))
     place.write(progress_key(LONG_RUN_ID), json.dumps(tracker.record("finished"), indent=1).encode())
-    return sum(size for _, size in place.list("runs")) - (place.size(KNOWN_KEY) or 0)
+    return sum(size for _, size in place.list("runs")) - (place.size(KNOWN_UNITS_KEY) or 0)
 
 
 def _known_bytes(place: Location, *, info: StoreInfo, specs: Mapping[str, Spec], receipts: Mapping[str, int]) -> int:
@@ -161,7 +171,7 @@ def _known_bytes(place: Location, *, info: StoreInfo, specs: Mapping[str, Spec],
         changed=True,
     )
     known.write(place)
-    return place.size(KNOWN_KEY) or 0
+    return place.size(KNOWN_UNITS_KEY) or 0
 
 
 def _example(

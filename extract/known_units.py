@@ -14,11 +14,9 @@ from dataclasses import dataclass, field
 
 from store.errors import StoreError
 from store.location import Location
-from store.records import Receipt, record_bytes
+from store.records import KNOWN_UNITS_KEY, Receipt, record_bytes
 
 log = logging.getLogger(__name__)
-
-KNOWN_KEY = "runs/committed.json"
 
 VERSION = 1
 
@@ -68,7 +66,7 @@ class KnownUnits:
     def read(cls, store: Location) -> KnownUnits:
         """Return what a store knows, nothing where that cannot be read."""
         try:
-            content = json.loads(store.read(KNOWN_KEY))
+            content = json.loads(store.read(KNOWN_UNITS_KEY))
             if content["version"] != VERSION:
                 return cls()
             return cls(
@@ -82,7 +80,7 @@ class KnownUnits:
         except FileNotFoundError:
             return cls()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("%s: cannot be read, all receipts are read instead: %r", store.show(KNOWN_KEY), error)
+            log.warning("%s: cannot be read, all receipts are read instead: %r", store.show(KNOWN_UNITS_KEY), error)
             return cls()
 
     def write(self, store: Location) -> None:
@@ -92,7 +90,7 @@ class KnownUnits:
         teachers = {name: {"spec_hash": spec_hash, "sizes": self.sizes[name]} for name, spec_hash in self.specs.items()}
         content = {"version": VERSION, "digests": self.digests, "teachers": teachers}
         try:
-            store.write(KNOWN_KEY, json.dumps(content).encode())
+            store.write(KNOWN_UNITS_KEY, json.dumps(content).encode())
             self.changed = False
         except StoreError as error:
             log.warning("what is committed cannot be kept for the next plan: %s", error)

@@ -21,7 +21,7 @@ from .lock import exclusive
 from .merge import Merged, merge, write_rows
 from .pairs import PairWriter
 from .pipeline import Corpus
-from .records import STORE_KEY, StoreInfo, read_store_info, write_record
+from .records import KNOWN_UNITS_KEY, STORE_KEY, StoreInfo, read_store_info, write_record
 
 
 def check_shape(*, range_rows: int, chunk_rows: int) -> None:
@@ -103,6 +103,7 @@ def index_corpus(
         merged = merge(parts, corpus.keep)
         require_pairs(merged.report, rows=int(merged.keep_N.sum()), files=len(plan.files))
         location.delete_below("pairs")  # of an index that was killed, perhaps under other rules
+        location.delete([KNOWN_UNITS_KEY])  # of a store that was here, whose receipts may be of other pairs
         writer = PairWriter(location, range_rows=range_rows)
         modalities = write_rows(parts, merged, writer)
         rows = writer.close()
@@ -135,6 +136,7 @@ def create_store(
         range_rows=range_rows,
         chunk_rows=chunk_rows,
     )
+    location.delete([KNOWN_UNITS_KEY])
     writer = PairWriter(location, range_rows=range_rows)
     writer.add(index.table)
     writer.close()

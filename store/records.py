@@ -272,6 +272,9 @@ def retry_key(teacher: str, range_id: int) -> str:
 
 RETRY_FOLDER = "retry"
 
+KNOWN_UNITS_KEY = "runs/committed.json"
+"""What extraction found committed, for its next plan. It holds for one pair table: who makes another deletes it."""
+
 
 def spec_key(teacher: str) -> str:
     """Return the key of a teacher's spec."""

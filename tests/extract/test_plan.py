@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import logging
 
+import numpy as np
 import pytest
 
-from extract.known_units import KNOWN_KEY, KnownUnits
+from extract.known_units import KnownUnits
 from extract.plan import plan
 from store.append import append_corpus
 from store.location import Folder
 from store.pairs import PairTable
 from store.pipeline import Corpus
 from store.reader import FeatureStore
-from store.records import read_store_info, receipt_key
+from store.records import KNOWN_UNITS_KEY, STORE_KEY, read_store_info, receipt_key
 from store.retry import RetryUnit, mark
 
 
@@ -52,17 +53,17 @@ def test_a_plan_after_a_run_reads_no_receipt(store):
 
 
 def test_without_what_was_known_every_receipt_is_read_once_and_then_none(store):
-    (store / KNOWN_KEY).unlink()
+    (store / KNOWN_UNITS_KEY).unlink()
     lacking, reads, found = planned(store)
     assert (lacking, len(reads)) == (set(), 8)
-    assert not (store / KNOWN_KEY).exists()  # a plan writes nothing
+    assert not (store / KNOWN_UNITS_KEY).exists()  # a plan writes nothing
     found.known.write(Folder(store))
     assert planned(store)[:2] == (set(), [])
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 1}', '{"version": 1, "digests": [], "teachers": 3}'])
 def test_knowledge_that_cannot_be_read_is_no_knowledge(store, content, caplog):
-    (store / KNOWN_KEY).write_text(content)
+    (store / KNOWN_UNITS_KEY).write_text(content)
     with caplog.at_level(logging.WARNING):
         lacking, reads, _ = planned(store)
     assert (lacking, len(reads)) == (set(), 8)
@@ -110,3 +111,13 @@ def test_after_an_append_only_the_range_that_was_short_and_the_new_ones_are_to_d
     lacking, reads, _ = planned(store)
     assert lacking == {(name, number) for name in ("small", "wide") for number in (3, 4, 5)}
     assert {*reads} == {receipt_key("small", 3), receipt_key("wide", 3)}
+
+
+def test_receipts_of_a_store_that_was_here_before_are_not_believed(
+    store, tmp_path, teachers, write_pipeline, write_tar, encoded, extract_here
+):
+    (store / STORE_KEY).unlink()
+    pairs = [(f"new{i}", encoded(np.full((64, 64, 3), i, np.uint8)), f"caption {i}") for i in range(60)]
+    folder = write_tar(tmp_path / "other", pairs)
+    outcome = extract_here(write_pipeline(tmp_path, files=[folder / "*.tar"], teachers=teachers))[1]
+    assert (outcome.found, outcome.done) == (0, 8)
