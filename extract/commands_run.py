@@ -177,7 +177,7 @@ def _rate_lines(rates: Rates) -> list[str]:
     if rates.source == "probe":
         lines.append(f"  waiting for images, writing: {rates.shared_s * 1000:,.2f} ms per row")
     elif rates.decoded_per_s:
-        lines.append(f"  images ready: {rates.decoded_per_s:,.1f} per second, while teachers compute")
+        lines.append(f"  images decoded: {rates.decoded_per_s:,.1f} per second and thread")
     else:
         lines.append("  images are taken to be ready in time: the profile does not say how fast they are decoded")
     return lines

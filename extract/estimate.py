@@ -256,7 +256,9 @@ def estimate(
     worker_hours = None if planned.work else 0.0
     if rates is not None:
         distinct = count_distinct(pairs, info=info, ranges=[item.range_id for item in planned.work])
-        worker_hours = predicted_hours(planned.work, info=info, rates=rates, distinct=distinct)
+        worker_hours = predicted_hours(
+            planned.work, info=info, rates=rates, distinct=distinct, section=pipeline.extract
+        )
     workers = max(1, pipeline.extract.workers)  # 0: as many as the cluster has, which nobody knows here
     priced = worker_hours is not None and price_per_hour is not None
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -14,6 +14,7 @@ from store.errors import ConfigError
 from store.pairs import PairTable
 from store.records import Receipt, StoreInfo
 
+from .config import ExtractSection
 from .plan import RangeWork
 
 RANGES_READ = 16
@@ -37,8 +38,7 @@ class Rates:
     Attributes:
         teachers: by id.
         shared_s: seconds per row beside the teachers: waiting for images, writing.
-        decoded_per_s: images that one thread reads, decodes and fits, of a profile; they are prepared while teachers
-            compute, so that the slower of the two decides.
+        decoded_per_s: images that one thread decodes and fits, of a profile.
         bad_row_bytes: of bad rows in a receipt, per row.
         source: ``probe`` or the file that was given.
         rows: that were probed; 0 of a profile.
@@ -76,8 +76,21 @@ def count_distinct(pairs: PairTable, *, info: StoreInfo, ranges: Sequence[int]) 
     return Distinct(images=images / rows, captions=captions / rows)
 
 
-def predicted_hours(work: Iterable[RangeWork], *, info: StoreInfo, rates: Rates, distinct: Distinct) -> float:
-    """Return the hours that one worker needs for some ranges."""
+def predicted_hours(
+    work: Iterable[RangeWork], *, info: StoreInfo, rates: Rates, distinct: Distinct, section: ExtractSection
+) -> float:
+    """Return the hours that one worker needs for some ranges.
+
+    Where a profile says how fast images are decoded: a GPU's teachers go on beside the threads that do it, and the
+    slower decides; on a CPU it takes its time from theirs.
+
+    Args:
+        work: the ranges.
+        info: the store's shape.
+        rates: of one worker.
+        distinct: how many of a range's rows need decoding and encoding.
+        section: says what the workers run on and how many threads decode.
+    """
     seconds = 0.0
     for item in work:
         start, stop = info.bounds(item.range_id)
@@ -86,7 +99,8 @@ def predicted_hours(work: Iterable[RangeWork], *, info: StoreInfo, rates: Rates,
             distinct.images / one.images_per_s + distinct.captions / one.captions_per_s for one in rates_of_item
         )
         if rates.decoded_per_s:
-            row_s = max(row_s, distinct.images / rates.decoded_per_s)
+            decode_s = distinct.images / rates.decoded_per_s
+            row_s = max(row_s, decode_s / section.decode_threads) if section.device == "cuda" else row_s + decode_s
         seconds += (stop - start) * (row_s + rates.shared_s)
     return seconds / 3600
 
@@ -103,6 +117,8 @@ def rates_of_profile(path: Path, *, teachers: Iterable[str]) -> Rates:
     """
     try:
         content: Any = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}", hint=PROFILE_HINT) from error
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON: {error}", hint=PROFILE_HINT) from error
     entries = content.get("teachers", content) if isinstance(content, dict) else {}

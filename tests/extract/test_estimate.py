@@ -9,7 +9,7 @@ import pytest
 from typer.main import get_command
 
 from extract.__main__ import app
-from extract.config import ExtractPipeline
+from extract.config import ExtractPipeline, ExtractSection
 from extract.driver import execute_here, run
 from extract.estimate import estimate, predicted_size, shard_bytes
 from extract.plan import RangeWork
@@ -149,7 +149,8 @@ def test_hours_are_the_sum_over_ranges_teachers_and_rows():
         source="test",
     )
     work = [RangeWork(range_id=0, teachers=("a", "b")), RangeWork(range_id=1, teachers=("b",))]
-    hours = predicted_hours(work, info=shape(rows=100), rates=rates, distinct=Distinct(images=0.5, captions=0.25))
+    distinct = Distinct(images=0.5, captions=0.25)
+    hours = predicted_hours(work, info=shape(rows=100), rates=rates, distinct=distinct, section=ExtractSection())
     by_hand = 64 * (0.5 / 10 + 0.25 / 100 + 0.5 / 5 + 0.25 / 50 + 0.01) + 36 * (0.5 / 5 + 0.25 / 50 + 0.01)
     assert hours * 3600 == pytest.approx(by_hand)
 
@@ -176,16 +177,19 @@ def test_a_profile_takes_the_place_of_a_probe(uneven, tmp_path, nested):
     assert found.rates.source == str(file)
 
 
-def test_where_images_are_ready_later_than_teachers_are_that_decides(uneven, tmp_path):
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_decoding_takes_time_from_the_teachers_on_a_cpu_and_runs_beside_them_on_a_gpu(uneven, tmp_path, device):
+    section = uneven.extract.model_copy(update={"device": device, "decode_threads": 3})
+    pipeline = uneven.model_copy(update={"extract": section})
     entries = {name: {"images_per_s": 20.0, "captions_per_s": 200.0} for name in ("small", "wide")}
     file = tmp_path / "profile.json"
     distinct = count_distinct(PairTable(locate(tmp_path / "store"), rows=150), info=shape(rows=150), ranges=[0, 1, 2])
-    for decoded_per_s, expected in (
-        (1.0, 150 * distinct.images),
-        (1e6, 2 * 150 * (distinct.images / 20 + distinct.captions / 200)),
-    ):
+    teachers = 2 * 150 * (distinct.images / 20 + distinct.captions / 200)
+    for decoded_per_s in (1.0, 1e6):
+        decode = 150 * distinct.images / decoded_per_s
+        expected = teachers + decode if device == "cpu" else max(teachers, decode / 3)
         file.write_text(json.dumps({"teachers": entries, "decoded_per_s": decoded_per_s}))
-        assert estimate(uneven, probe_s=60.0, profile=file).worker_hours * 3600 == pytest.approx(expected)
+        assert estimate(pipeline, probe_s=60.0, profile=file).worker_hours * 3600 == pytest.approx(expected)
 
 
 def test_a_profile_without_a_teacher_is_refused_by_name(tmp_path):
@@ -193,6 +197,8 @@ def test_a_profile_without_a_teacher_is_refused_by_name(tmp_path):
     file.write_text(json.dumps({"small": {"images_per_s": 20.0, "captions_per_s": 0}}))
     with pytest.raises(ConfigError, match="no images_per_s and captions_per_s of small, wide"):
         rates_of_profile(file, teachers=["small", "wide"])
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        rates_of_profile(tmp_path / "none.json", teachers=["small"])
     file.write_text("<html>")
     with pytest.raises(ConfigError, match="not JSON"):
         rates_of_profile(file, teachers=["small"])
