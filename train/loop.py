@@ -167,14 +167,17 @@ def fit(
                     training.ema.update()
                 reached("train.step")
                 last = step == settings.steps - 1
+                (stopped,) = ranks.any([stop.requested])
+                keep = not last and (stopped or _due(step, settings.checkpoint_every))
+                if last or keep:
+                    training.updater.require_finite_weights(batch)
                 if step % settings.log_every == 0 or last:
                     write(step, _numbers(terms, training, step, seconds=time.monotonic() - began))
                 if validate and (last or _due(step, settings.validate_every)):
                     with training.looked_at() as towers:
                         write(step, validate(towers))
                 advance(1)
-                (stopped,) = ranks.any([stop.requested])
-                if checkpoints and ranks.is_first and not last and (stopped or _due(step, settings.checkpoint_every)):
+                if keep and checkpoints and ranks.is_first:
                     state = training.state(step + 1) | {"data": feed.state(), "run": json.dumps(run)}
                     log.info("%s: %s", label, checkpoints.save(state))
                 if stopped and not last:

@@ -20,7 +20,7 @@ from store.console import without_root_warnings
 from store.errors import ConfigError, WeightsNotFoundError
 
 from .config import ModelSection
-from .pretrained import load_tag, tag_of
+from .pretrained import image_tower, load_tag, tag_of
 from .vocabulary import save_vocabulary
 
 SEP_ID = 3
@@ -87,9 +87,14 @@ def begin_model(folder: Path, section: ModelSection, captions: Sequence[str], *,
         torch.manual_seed(seed)
         student = _load(folder, weights_from=None)
     if section.vision_from:
-        name, _, source = section.vision_from.partition("/")
-        tower = open_clip.create_model(name, pretrained=source, require_pretrained=True).visual
-        student.model.visual.load_state_dict(tower.state_dict())
+        try:
+            student.model.visual.load_state_dict(image_tower(section.vision_from))
+        except RuntimeError as error:
+            raise ConfigError(
+                f"model.vision_from: the image tower of {section.vision_from} is not that of model.config.vision_cfg "
+                f"({str(error).splitlines()[1].strip()})",
+                hint="give vision_cfg the numbers of that model's configuration, or leave vision_from out",
+            ) from error
     return student
 
 

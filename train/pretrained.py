@@ -11,7 +11,7 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.pretrained import get_pretrained_cfg, is_pretrained_cfg
 from torch import Tensor
 
-from store.errors import WeightsNotFoundError
+from store.errors import ConfigError, WeightsNotFoundError
 
 
 class Tag(NamedTuple):
@@ -43,7 +43,7 @@ def load_tag(tag: Tag) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         WeightsNotFoundError: the weights are not on this machine.
     """
-    _require_weights(tag)
+    _require_weights(tag, setting="init")
     model = open_clip.create_model(tag.name, pretrained=tag.tag, require_pretrained=True)
     preprocess = {key: model.visual.preprocess_cfg[key] for key in ("mean", "std", "interpolation", "resize_mode")}
     config = open_clip.get_model_config(tag.name)
@@ -52,7 +52,37 @@ def load_tag(tag: Tag) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return {"model_cfg": config, "preprocess_cfg": preprocess}, model.state_dict()
 
 
-def _require_weights(tag: Tag) -> None:
+def image_tower(source: str) -> dict[str, Tensor]:
+    """Return the weights of the image tower that ``model.vision_from`` names.
+
+    Args:
+        source: ``NAME/TAG``, or ``NAME/FILE``.
+
+    Raises:
+        ConfigError: open_clip knows no model of that name.
+        WeightsNotFoundError: the weights are not on this machine.
+    """
+    name, _, weights = source.partition("/")
+    if open_clip.get_model_config(name) is None:
+        raise ConfigError(
+            f"model.vision_from: {source}: open_clip has no model {name!r}",
+            hint="give NAME/TAG or NAME/FILE; python -c 'import open_clip; print(open_clip.list_pretrained())' lists "
+            "names and tags",
+        )
+    if is_pretrained_cfg(name, weights):
+        _require_weights(Tag(name, weights), setting="vision_from")
+    elif not Path(weights).is_file():
+        raise WeightsNotFoundError(
+            f"model.vision_from: {source}: {weights!r} is neither a tag that open_clip knows of {name} nor a file",
+            hint=f"open_clip.list_pretrained_tags_by_model('{name}') lists its tags",
+        )
+    found: dict[str, Tensor] = open_clip.create_model(
+        name, pretrained=weights, require_pretrained=True
+    ).visual.state_dict()
+    return found
+
+
+def _require_weights(tag: Tag, *, setting: str) -> None:
     """See that weights are where open_clip looks before it downloads: a training begins where it was sent, or not."""
     config = get_pretrained_cfg(*tag)
     places = [str(Path(config["file"]))] if config.get("file") else []
@@ -69,7 +99,7 @@ def _require_weights(tag: Tag) -> None:
             return
         places.append(f"the hub's cache ({names[0]} of {repo})")
     raise WeightsNotFoundError(
-        f"model.init: the weights {tag.tag} of {tag.name} are not on this machine; looked for {', '.join(places)}",
+        f"model.{setting}: the weights {tag.tag} of {tag.name} are not on this machine; looked for {', '.join(places)}",
         hint="where there is a network, "
         f"python -c \"import open_clip; open_clip.create_model('{tag.name}', pretrained='{tag.tag}')\" gets them",
     )

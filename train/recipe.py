@@ -51,10 +51,10 @@ def objective_maker(
     if run.recipe == "paper" and projection is not None:
         return lambda _folder, embed_dim: _paper(run, projection, embed_dim=embed_dim)
     if run.recipe == "improved":
-        teaches_T = available_NT.any(axis=0)
-        teaching = [name for name, teaches in zip(teachers, teaches_T, strict=True) if teaches]
+        columns = [column for column in range(len(teachers)) if available_NT[:, column].any()]
+        teaching = [teachers[column] for column in columns]
         return lambda folder, embed_dim: _improved(
-            run, store, teaching, available_NT[:, teaches_T], folder=folder, embed_dim=embed_dim
+            run, store, teaching, available_NT[:, columns], folder=folder, embed_dim=embed_dim
         )
     return task_only
 

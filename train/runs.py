@@ -246,8 +246,8 @@ def _projection(file: Path | None, name: str, model: ModelSection) -> Projection
 
 def _require_projected(projection: Projection, store: FeatureStore, teaching: Teaching) -> None:
     """See that there is a projection of each teacher that has something to teach."""
-    teaches_T = teaching.available(store).any(axis=0)
-    used = [name for name, teaches in zip(teaching.names, teaches_T, strict=True) if teaches]
+    available_NT = teaching.available(store)
+    used = [name for column, name in enumerate(teaching.names) if available_NT[:, column].any()]
     projection.check_specs({teacher: store.spec(teacher).hash for teacher in used})
 
 

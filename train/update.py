@@ -29,6 +29,11 @@ from .objective import MAX_LOGIT_SCALE, Objective
 from .stream import Batch
 from .towers import Towers, inputs_of, seed_part
 
+DIVERGED_HINT = (
+    "lower optimization.lr, or add warmup_steps or grad_clip, and begin anew with --resume never; the last checkpoint "
+    "stays until then"
+)
+
 
 def make_optimizer(module: nn.Module, settings: Optimization) -> torch.optim.AdamW:
     """Return AdamW that decays matrices only, not biases, norms or the logit scale (open_clip's rule)."""
@@ -92,6 +97,23 @@ class Updater:
         with torch.no_grad():
             self._towers.model.logit_scale.clamp_(0, math.log(MAX_LOGIT_SCALE))
         return terms
+
+    def require_finite_weights(self, batch: Batch) -> None:
+        """See that the weights are fit to be kept.
+
+        A finite loss may have a gradient that is not, and only the loss of the next step would tell.
+
+        Args:
+            batch: of the latest step.
+
+        Raises:
+            TrainingDivergedError: they are not finite; in all processes, which have the same weights.
+        """
+        if not bool(torch.isfinite(torch.nn.utils.get_total_norm([part.detach() for part in self._all]))):
+            raise TrainingDivergedError(
+                f"step {batch.step}: the weights are not finite after it, though the loss was; {_shown(batch)}",
+                hint=DIVERGED_HINT,
+            )
 
     def gradients(self, batch: Batch) -> dict[str, Tensor]:
         """Leave the gradient of the loss in the parameters, averaged over processes, and return the loss's terms."""
@@ -164,13 +186,15 @@ class Updater:
         if not diverged:
             return
         values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
-        rows = f"rows {batch.rows_B[:8].tolist()} and {max(0, len(batch.rows_B) - 8)} more"
-        found = self._ranks.gather(None if finite else f"({values}); {rows}")
+        found = self._ranks.gather(None if finite else f"({values}); {_shown(batch)}")
         raise TrainingDivergedError(
             f"step {batch.step}: the loss is not finite {next(text for text in found if text)}",
-            hint="lower optimization.lr, or add warmup_steps or grad_clip, and begin anew with --resume never; "
-            "the last checkpoint stays until then",
+            hint=DIVERGED_HINT,
         )
+
+
+def _shown(batch: Batch) -> str:
+    return f"rows {batch.rows_B[:8].tolist()} and {max(0, len(batch.rows_B) - 8)} more"
 
 
 def _gradient(tensor: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from store.errors import TrainingDivergedError
+from train.checkpoint import Checkpoints
 from train.config import ModelSection, Optimization
 from train.loop import fit
 from train.model import begin_model
@@ -117,3 +118,23 @@ def test_a_loss_that_is_not_finite_names_step_terms_and_rows_and_changes_no_weig
         fit(student, Batches(), Given(objective), settings_of(), folder=tmp_path, label="test")
     assert "optimization.lr" in e.value.hint
     assert all(torch.equal(tensor, seen[name]) for name, tensor in student.model.named_parameters())
+
+
+@pytest.mark.parametrize("changes", [{"steps": 1}, {"checkpoint_every": 1}, {"checkpoint_every": 1, "grad_clip": 1.0}])
+def test_weights_that_a_finite_loss_made_infinite_are_never_kept(student, tmp_path, changes):
+    def objective(image_BE, text_BE, logit_scale, batch):
+        # The slope of a root is infinite at 0.
+        return {"loss": (0 * image_BE.sum()).abs().sqrt() + 0 * text_BE.sum() + 0 * logit_scale}
+
+    checkpoints = Checkpoints(tmp_path / "checkpoints", kept=1)
+    with pytest.raises(TrainingDivergedError, match=r"step 0: the weights are not finite .*rows \[20, 21, 22, 23\]"):
+        fit(
+            student,
+            Batches(),
+            Given(objective),
+            settings_of(**changes),
+            folder=tmp_path,
+            label="test",
+            checkpoints=checkpoints,
+        )
+    assert checkpoints.latest() is None

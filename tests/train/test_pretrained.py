@@ -9,7 +9,7 @@ import open_clip.pretrained
 import pytest
 import torch
 
-from store.errors import WeightsNotFoundError
+from store.errors import ConfigError, WeightsNotFoundError
 from train.config import ModelSection
 from train.model import begin_model, save_weights
 from train.pretrained import Tag, tag_of
@@ -69,3 +69,34 @@ def test_a_folder_is_a_folder_even_if_it_is_called_like_a_tag(tmp_path):
     assert tag_of(str(tmp_path / "ViT-B-32" / "openai")) is None
     assert tag_of("somewhere/ViT-B-32/openai") == Tag("ViT-B-32", "openai")
     assert tag_of("somewhere/runs/stage1") is None
+
+
+def test_an_image_tower_is_taken_from_a_tag_or_a_file(tmp_path, known):
+    torch.manual_seed(4)
+    published = open_clip.create_model("tiny-vit")
+    known.parent.mkdir(parents=True)
+    torch.save(published.state_dict(), known)
+    for source in ("tiny-vit/here", f"tiny-vit/{known}"):
+        student = begin_model(tmp_path / "out", ModelSection(**vit_model(), vision_from=source), WORDS, seed=0)
+        expected, found = published.visual.state_dict(), student.model.visual.state_dict()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    wider = vit_model(width=48)
+    with pytest.raises(ConfigError, match=r"image tower of tiny-vit/here is not that of model\.config\.vision_cfg"):
+        begin_model(tmp_path / "other", ModelSection(**wider, vision_from="tiny-vit/here"), WORDS, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "said"),
+    [
+        ("tiny-vit/here", WeightsNotFoundError, r"vision_from: the weights here of tiny-vit are not on this machine"),
+        (
+            "tiny-vit/no.pt",
+            WeightsNotFoundError,
+            r"'no\.pt' is neither a tag that open_clip knows of tiny-vit nor a file",
+        ),
+        ("no-vit/here", ConfigError, r"open_clip has no model 'no-vit'"),
+    ],
+)
+def test_an_image_tower_that_is_not_here_is_never_fetched(tmp_path, known, source, error, said):
+    with pytest.raises(error, match=said):
+        begin_model(tmp_path / "out", ModelSection(**vit_model(), vision_from=source), WORDS, seed=0)
