@@ -211,7 +211,7 @@ def _status_lines(found: StoreStatus) -> list[str]:
     lines.append(f"written to by {found.lock}" if found.lock else "nobody writes to it")
     if found.progress is None:
         return [*lines, "no run has said how far it is"]
-    return [*lines, *_run_lines(found.progress, locked=found.lock is not None)]
+    return [*lines, *_run_lines(found.progress, locked=found.progress.holds(found.lock))]
 
 
 def _run_lines(run: Progress, *, locked: bool) -> list[str]:

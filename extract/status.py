@@ -55,6 +55,11 @@ class Progress:
         """Whether it says that it runs, and has not said so for long."""
         return self.state == "running" and self.age_s > OLD_S
 
+    def holds(self, lock: str | None) -> bool:
+        """Whether a store's lock is this run's, and not that of a program which came after it was killed."""
+        mine = f"process {self.content.get('pid')} on {self.content.get('host')}"
+        return lock is not None and lock.partition(",")[0] == mine
+
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class StoreStatus:
@@ -180,7 +185,7 @@ def stop(store: Location, *, wait_s: float, sleep: Callable[[float], None] = tim
     read_store_info(store)
     began = time.monotonic()
     run, lock = latest_progress(store), holder(store)
-    if run is None or run.state != "running":
+    if run is None or run.state != "running" or (lock is not None and not run.holds(lock)):
         if lock is not None:
             raise StoreError(
                 f"{store}: {lock} writes to this store, but no run there says that it is running",
@@ -192,6 +197,8 @@ def stop(store: Location, *, wait_s: float, sleep: Callable[[float], None] = tim
     store.write(stop_key(run.run_id), f"{datetime.now(UTC).isoformat(timespec='seconds')}\n".encode())
     while True:
         now, lock = read_progress(store, run.run_id) or run, holder(store)
+        if not run.holds(lock):  # another program may have come already
+            lock = None
         waited = time.monotonic() - began
         # A driver writes its last progress before it lets go of the store.
         if lock is None and now.state == "running":

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import socket
 import threading
 from datetime import UTC, datetime, timedelta
 
@@ -61,7 +62,8 @@ def commit(place, info, spec, range_id):
 
 def say(place, *, state="running", age_s=1.0, run_id=RUN, **changes):
     updated = datetime.now(UTC) - timedelta(seconds=age_s)
-    content = {"run_id": run_id, "pid": 7, "host": "elsewhere", "started": "2026-01-01T00:00:00+00:00"}
+    content = {"run_id": run_id, "pid": os.getpid(), "host": socket.gethostname()}
+    content |= {"started": "2026-01-01T00:00:00+00:00"}
     content |= {"updated": updated.isoformat(), "state": state, "units": 3, "found": 0, "done": 2}
     content |= {"failed_ranges": {}, "bad_rows": {}, "rows_per_s": {"alpha": 12.5}, "seconds_left": 60.0}
     content |= {"actors": {"ready": 2, "starting": 0, "busy": 1}, "stage_seconds": {}, **changes}
@@ -202,6 +204,16 @@ def test_where_nothing_runs_nothing_is_written(store):
 def test_a_writer_that_is_no_run_is_named_and_left_alone(store):
     with exclusive(store), pytest.raises(StoreError, match="no run there says that it is running"):
         stop(store, wait_s=60)
+
+
+def test_a_run_that_was_killed_is_not_taken_for_the_program_that_writes_now(store, capsys):
+    say(store, pid=os.getpid() + 1)
+    with exclusive(store):
+        with pytest.raises(StoreError, match="no run there says that it is running"):
+            stop(store, wait_s=5)
+        command("status", str(store))
+    assert not store.exists(stop_key(RUN))
+    assert "it holds the store no more: it was killed" in capsys.readouterr().out
 
 
 def test_a_run_of_this_process_says_of_itself_what_status_reads(tmp_path, corpus, teachers, write_pipeline, prepare):
