@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from store.arrays import ZARR_FOLDER
 from store.commit import register_teacher
 from store.config import dump_resolved
-from store.errors import ConfigError, LocationError, MMKDError
+from store.errors import ConfigError, ExtractionError, LocationError, MMKDError
 from store.files import sweep_temporary
 from store.image_source import ImageSource
 from store.location import Folder, Location, locate
@@ -36,6 +36,10 @@ log = logging.getLogger(__name__)
 
 RAY_PACKAGE = "/_ray_pkg_"
 """Part of the path of what ``ray job submit --working-dir`` uploads."""
+
+BROKEN_DEVICE = "CUDA error"
+"""So torch begins to speak of a device that a process can use no more: whatever it were given next would fail too. That
+memory ran out, which it survives, it says in other words."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -198,6 +202,9 @@ def execute_here(job: Job, work: Sequence[RangeWork], tracker: Tracker) -> None:
     """Do every range in this process, one after the other.
 
     There is no other process to watch this one: a row that kills or hangs it ends the run.
+
+    Raises:
+        ExtractionError: the device can be used no more.
     """
     worker, schedule, outcome = build_worker(job), schedule_of(job, work), tracker.outcome
     me = "this process"
@@ -210,8 +217,13 @@ def execute_here(job: Job, work: Sequence[RangeWork], tracker: Tracker) -> None:
             receipts = worker.run(task.range_id, task.teachers, attempt=task.attempt)
         except MMKDError:
             raise
-        except Exception as error:  # noqa: BLE001 - one range must not end the run; it is retried, then reported
+        except Exception as error:
             why = f"{type(error).__name__}: {error}"
+            if BROKEN_DEVICE in why:
+                raise ExtractionError(
+                    f"range {task.range_id}: the device can be used no more by this process: {why}",
+                    hint="run it again; if that ends here too, run it without --local: the row is found and left out",
+                ) from error
             log_failure(schedule.failed(me, Failure.ERROR, why), why, attempts=job.settings.attempts)
             outcome.failed.update(schedule.given_up)
         else:

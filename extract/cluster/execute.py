@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
-from extract.driver import Job, committed_by_run, log_failure, schedule_of
+from extract.driver import BROKEN_DEVICE, Job, committed_by_run, log_failure, schedule_of
 from extract.plan import RangeWork
 from extract.schedule import Failure, Schedule
 from extract.tracker import Tracker
@@ -40,10 +40,6 @@ INQUEST_S = 30.0
 
 LOST_STARTING = 3
 """So many workers in a row may be lost before one is ready: a node that dies takes what was just sent to it along."""
-
-BROKEN_DEVICE = "CUDA error"
-"""So torch begins to speak of a device that a process can use no more: whatever it were given next would fail too. That
-memory ran out, which it survives, it says in other words."""
 
 ASK_AGAIN_S = 1.0
 """Between two inquests."""

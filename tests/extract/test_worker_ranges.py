@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import numpy as np
@@ -9,7 +10,10 @@ import pytest
 
 from extract.driver import build_worker, execute_here, run
 from extract.stages import SHARED_STAGES, THREAD_STAGES
+from store import faults
+from store.errors import ExtractionError
 from store.location import Folder
+from store.pairs import PairTable
 from store.reader import FeatureStore
 from store.records import Status, receipt_key
 
@@ -130,3 +134,19 @@ def test_a_run_in_this_process_stops_when_it_is_asked_to_and_can_go_on(
     assert (outcome.stopped, outcome.done) == (True, 2)  # the range that was begun
     outcome = run(pipeline, execute=execute_here)
     assert (outcome.stopped, outcome.found, outcome.done) == (False, 2, 6)
+
+
+def test_a_device_that_is_broken_ends_a_run_in_this_process_instead_of_giving_up_range_after_range(
+    tmp_path, corpus, teachers, write_pipeline, prepare, monkeypatch
+):
+    pipeline = prepare(write_pipeline(tmp_path, files=[corpus / "*.tar"], teachers=teachers))
+    key = PairTable(Folder(tmp_path / "store"), rows=60).read(17, 18, ["key"])["key"][0].as_py()
+    monkeypatch.setattr(faults, "_broken", threading.Event())
+    monkeypatch.setenv(faults.MISBEHAVE_AT, f"device:{key}")
+    with pytest.raises(ExtractionError, match="range 1: the device can be used no more") as caught:
+        run(pipeline, execute=execute_here)
+    assert "without --local" in caught.value.hint
+    assert sorted(FeatureStore(tmp_path / "store").receipts("small")) == [0]
+    monkeypatch.setattr(faults, "_broken", threading.Event())
+    monkeypatch.delenv(faults.MISBEHAVE_AT)
+    assert run(pipeline, execute=execute_here).done == 6
