@@ -15,7 +15,7 @@ from store.sampling import draw_rows
 from .autoencoder import TeacherFeatures, fit_projection
 from .config import ProjectSection, TrainPipeline
 from .run_folder import appearing, is_done
-from .trained_store import open_store, store_identity
+from .trained_store import TRAINING_SPLIT, in_split, open_store, store_identity
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,9 @@ def project(pipeline: TrainPipeline, section: ProjectSection, *, overwrite: bool
 def _projection_features(
     store: FeatureStore, pipeline: TrainPipeline, section: ProjectSection
 ) -> dict[str, TeacherFeatures]:
-    available_NT = store.available(pipeline.select)
+    # Pairs that a student is validated or tested on have no part in what it is taught with.
+    may_train_N = in_split(store.pairs.read(0, store.info.rows, ["split"]), None, TRAINING_SPLIT)
+    available_NT = store.available(pipeline.select) & may_train_N[:, None]
     reader, features = ChunkReader(store), {}
     for column, teacher in enumerate(store.teachers):
         # In whole chunks: rows drawn one by one from a large store would mean to read nearly all of it.

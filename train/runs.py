@@ -145,13 +145,13 @@ def distill(
         return False
     begun = ranks.from_first(lambda: begun_as(Path(run.out)) if resume else None)
     teaching = Teaching.of_run(store, pipeline.select, begun or identity)
+    table = store.pairs.read(0, store.info.rows, COLUMNS)
+    may_train_N = to_train_on(table)
     projection = _projection(projection_file, name, run.model)
     if projection:
         if begun is None:
-            _require_projected(projection, store, teaching)
+            _require_projected(projection, store, teaching, may_train_N)
         teaching = teaching.among(projection.weights)
-    table = store.pairs.read(0, store.info.rows, COLUMNS)
-    may_train_N = to_train_on(table)
 
     def rows_of(at: FeatureStore) -> npt.NDArray[np.int64]:
         return np.flatnonzero(teaching.available(at).any(axis=1) & may_train_N)
@@ -159,7 +159,8 @@ def distill(
     def targets_of(at: FeatureStore | None) -> TargetReader | None:
         return None if at is None else target_reader(run, at, teaching.available(at), teachers=teaching.names)
 
-    rows = rows_of(store)
+    available_NT = teaching.available(store) & may_train_N[:, None]
+    rows = np.flatnonzero(available_NT.any(axis=1))
     if not len(rows):
         raise IncompleteStoreError(f"{store.location}: no training row has a feature that the selection allows")
     if pixels:
@@ -177,7 +178,7 @@ def distill(
         block_rows=store.info.chunk_rows,
         window_blocks=run.window_blocks,
         max_pixels=pipeline.max_pixels,
-        objective=objective_maker(run, projection, store, teaching.available(store), teachers=teaching.names),
+        objective=objective_maker(run, projection, store, available_NT, teachers=teaching.names),
         shuffle=shuffles(run),
         targets=targets_of,
         store=store,
@@ -244,9 +245,11 @@ def _projection(file: Path | None, name: str, model: ModelSection) -> Projection
     return projection
 
 
-def _require_projected(projection: Projection, store: FeatureStore, teaching: Teaching) -> None:
+def _require_projected(
+    projection: Projection, store: FeatureStore, teaching: Teaching, may_train_N: npt.NDArray[np.bool_]
+) -> None:
     """See that there is a projection of each teacher that has something to teach."""
-    available_NT = teaching.available(store)
+    available_NT = teaching.available(store)[may_train_N]
     used = [name for column, name in enumerate(teaching.names) if available_NT[:, column].any()]
     projection.check_specs({teacher: store.spec(teacher).hash for teacher in used})
 
