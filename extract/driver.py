@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import secrets
 import time
@@ -243,11 +242,14 @@ def committed_by_run(job: Job, task: Task) -> list[Receipt]:
         return []
     receipts = []
     for name in task.teachers:
-        with contextlib.suppress(LocationError):
+        try:
             receipt = readable_receipt(job.store, receipt_key(name, task.range_id))
-            if receipt is not None and receipt.run_id == job.run_id:
-                receipts.append(receipt)
-    return receipts if len(receipts) == len(task.teachers) else []
+        except LocationError:
+            return []
+        if receipt is None or receipt.run_id != job.run_id:
+            return []
+        receipts.append(receipt)
+    return receipts
 
 
 def log_failure(task: Task, why: str, *, attempts: int) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 
 import numpy as np
 import pytest
 
-from extract.driver import build_worker, execute_here, run
+from extract.driver import build_worker, committed_by_run, execute_here, run
+from extract.schedule import Task
 from extract.stages import SHARED_STAGES, THREAD_STAGES
 from store import faults
 from store.errors import ExtractionError
@@ -98,6 +100,26 @@ def test_a_second_attempt_leaves_alone_what_the_first_committed(tmp_path, with_w
     with_worker(act)
     assert seen == {"small": 16, "wide": 16}
     assert Folder(tmp_path / "store").exists(receipt_key("wide", 2))
+
+
+def test_a_range_counts_as_committed_by_a_run_when_all_its_units_are(
+    tmp_path, corpus, teachers, write_pipeline, prepare
+):
+    pipeline = prepare(write_pipeline(tmp_path, files=[corpus / "*.tar"], teachers=teachers))
+    both = ("small", "wide")
+
+    def execute(job, work, tracker):
+        worker = build_worker(job)
+        assert committed_by_run(job, Task(range_id=2, teachers=both)) == []
+        worker.run(2, ["small"])
+        assert committed_by_run(job, Task(range_id=2, teachers=both)) == []
+        receipts = worker.run(2, both, attempt=2)
+        assert committed_by_run(job, Task(range_id=2, teachers=both)) == receipts
+        assert committed_by_run(job, Task(range_id=2, teachers=both, probe=range(32, 40))) == []
+        another = dataclasses.replace(job, run_id="another")
+        assert committed_by_run(another, Task(range_id=2, teachers=both)) == []
+
+    run(pipeline, execute=execute)
 
 
 def test_progress_is_shown_many_times_in_a_range_and_its_stages_are_its_time(with_worker):
