@@ -17,6 +17,7 @@ from store.reader import FeatureStore
 
 from .model import write_weights
 from .model_card import UNKNOWN, Card, TeacherTerms, render
+from .pretrained import tag_of
 from .run_folder import RECORD
 from .standalone import CARD_NAME, build, new_folder, require_fit, write_config, write_tokenizer
 
@@ -110,8 +111,7 @@ def teachers_of(run: Path, identity: Mapping[str, Any], store: FeatureStore | No
     specs: Mapping[str, str] = identity.get("store", {}).get("specs", {})
     if identity["run"].get("recipe") not in DISTILLED or not specs:
         return []
-    chosen = identity.get("select")
-    names = [name for name in specs if not isinstance(chosen, Mapping) or name in chosen]
+    names = _teacher_names(identity)
     if store is None:
         raise ConfigError(
             f"{run}: distilled from {', '.join(names)}, whose terms travel on with it; the store says which they are",
@@ -140,14 +140,29 @@ def begun_from(model: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]
         named = model["config"].get("text_cfg", {}).get("hf_model_name", tower)
         begun.append(f"text tower: {named}")
     init = model.get("init")
-    if init:
-        earlier = Path(init) / RECORD
-        begun.append(f"{Path(init).name}{'' if earlier.is_file() else ' (not known what that began from)'}")
-        if earlier.is_file():
-            begun += begun_from(
-                read_run(Path(init))["run"]["model"], json.loads((Path(init) / HF_CONFIG_NAME).read_text())
-            )
+    tag = tag_of(init) if init else None
+    if tag:
+        begun.append(f"open_clip {tag.name}/{tag.tag}")
+    elif init:
+        begun += _begun_from_folder(Path(init))
     return begun
+
+
+def _begun_from_folder(folder: Path) -> list[str]:
+    if not (folder / RECORD).is_file():
+        return [f"{folder.name} (not known what that began from)"]
+    identity = read_run(folder)
+    named = folder.name
+    if identity["run"].get("recipe") in DISTILLED:
+        teachers = _teacher_names(identity)
+        named += f", distilled from {', '.join(teachers)}: their terms travel on too, its own card says which they are"
+    return [named, *begun_from(identity["run"]["model"], json.loads((folder / HF_CONFIG_NAME).read_text()))]
+
+
+def _teacher_names(identity: Mapping[str, Any]) -> list[str]:
+    chosen = identity.get("select")
+    specs: Mapping[str, str] = identity.get("store", {}).get("specs", {})
+    return [name for name in specs if not isinstance(chosen, Mapping) or name in chosen]
 
 
 def _corpus(identity: Mapping[str, Any], store: FeatureStore | None) -> list[str]:

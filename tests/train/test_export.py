@@ -16,12 +16,13 @@ from tests.extract import teacher_files as files
 from train import runs
 from train.__main__ import app
 from train.config import ModelSection, TrainPipeline
-from train.export import export
+from train.export import begun_from, export
 from train.model import begin_model, save_weights
 from train.model_card import Card, TeacherTerms, is_restricted, render
 from train.project_run import project
 
 CAPTIONS = ["A chest radiograph shows a pleural effusion", "Abdominal CT slice with a kidney stone"]
+TEXTLESS = {"model_cfg": {"text_cfg": {}}}
 NOTES = {
     "alpha": {"source": "hf someone/alpha", "licence": "CC-BY-NC-4.0"},
     "beta": {"source": "hf someone/beta", "licence": None},
@@ -183,6 +184,13 @@ def test_what_is_no_finished_run_is_refused_and_nothing_is_left(bert_run, tmp_pa
     with pytest.raises(error, match=says):
         export(bert_run, tmp_path / "out")
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+def test_a_card_names_the_tag_and_the_teachers_of_the_student_that_a_run_began_with(trained):
+    assert begun_from({"init": "somewhere/ViT-B-32/openai"}, TEXTLESS) == ["open_clip ViT-B-32/openai"]
+    student, stage_1 = begun_from({"init": str(trained / "student")}, TEXTLESS)
+    assert student.startswith("student, distilled from alpha, beta: their terms travel on too")
+    assert stage_1 == "stage1"
 
 
 @pytest.mark.parametrize(
