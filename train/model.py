@@ -13,11 +13,12 @@ import open_clip
 import safetensors.torch
 import torch
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer
 
 from store.console import without_root_warnings
-from store.errors import ConfigError, WeightsNotFoundError
+from store.errors import ConfigError, TeacherError, WeightsNotFoundError
 
 from .config import ModelSection
 from .pretrained import image_tower, load_tag, tag_of
@@ -144,7 +145,14 @@ def _load(folder: Path, *, weights_from: Path | None) -> Student:
             hint="model.config takes what open_clip's model_cfg takes: embed_dim, vision_cfg, text_cfg",
         ) from error
     if weights_from:
-        model.load_state_dict(safetensors.torch.load_file(weights_from / HF_SAFE_WEIGHTS_NAME), strict=True)
+        try:
+            model.load_state_dict(safetensors.torch.load_file(weights_from / HF_SAFE_WEIGHTS_NAME), strict=True)
+        except (SafetensorError, RuntimeError) as error:
+            raise TeacherError(
+                f"model.init: {weights_from / HF_SAFE_WEIGHTS_NAME}: damaged, or not the weights of the model that "
+                f"{HF_CONFIG_NAME} describes: {' '.join(str(error).split())[:200]}",
+                hint="train or export it again, or begin with another folder",
+            ) from error
     preprocess = model.visual.preprocess_cfg
     size = preprocess["size"]
     return Student(

@@ -143,14 +143,19 @@ def appearing(
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
 
 
-def begun_as(out: Path) -> dict[str, Any] | None:
-    """Return what an interrupted run that left checkpoints was made from when it began; None if there is none."""
+def begun_as(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what this run was made from when it began, if it was interrupted and left checkpoints; else None.
+
+    Args:
+        out: the run's folder.
+        identity: what it is made from now; of a store that has grown since.
+    """
     partial = out.with_name(f".{out.name}.partial")
     records = [partial / name for name in (UNFINISHED, RECORD) if (partial / name).is_file()]
     if not records or not _has_checkpoints(partial):
         return None
     found: dict[str, Any] = json.loads(records[0].read_text())
-    return found
+    return None if differences(found, identity) else found
 
 
 def _has_checkpoints(partial: Path) -> bool:

@@ -143,7 +143,7 @@ def distill(
     identity = _student_identity(pipeline, run, store, projection_file, pixels)
     if _nothing_to_do(f"train.students.{name}", run, identity, overwrite=overwrite, ranks=ranks):
         return False
-    begun = ranks.from_first(lambda: begun_as(Path(run.out)) if resume else None)
+    begun = ranks.from_first(lambda: begun_as(Path(run.out), identity) if resume else None)
     teaching = Teaching.of_run(store, pipeline.select, begun or identity)
     table = store.pairs.read(0, store.info.rows, COLUMNS)
     may_train_N = to_train_on(table)

@@ -7,9 +7,10 @@ import os
 
 import open_clip
 import pytest
+import safetensors.torch
 import torch
 
-from store.errors import ConfigError, WeightsNotFoundError
+from store.errors import ConfigError, TeacherError, WeightsNotFoundError
 from train.config import ModelSection
 from train.model import begin_model, save_weights
 
@@ -120,6 +121,18 @@ def test_init_from_a_folder_without_weights_says_so(tmp_path, tiny_model):
     ) as caught:
         begin_model(tmp_path / "next", ModelSection(init=str(tmp_path / "source")), CAPTIONS, seed=1)
     assert "model.init" in caught.value.hint
+
+
+def test_init_from_weights_that_are_cut_or_another_models_says_so(tmp_path, tiny_model):
+    source = begin_model(tmp_path / "source", ModelSection(**tiny_model), CAPTIONS, seed=7)
+    save_weights(source, tmp_path / "source")
+    file = tmp_path / "source" / "open_clip_model.safetensors"
+    whole = file.read_bytes()
+    other = safetensors.torch.save({"logit_scale": torch.ones(())})
+    for content in (whole[:-10], other):
+        file.write_bytes(content)
+        with pytest.raises(TeacherError, match=r"model\.init: .*damaged, or not the weights of the model"):
+            begin_model(tmp_path / "next", ModelSection(init=str(tmp_path / "source")), CAPTIONS, seed=1)
 
 
 @pytest.mark.parametrize(

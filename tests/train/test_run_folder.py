@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from store.errors import ConfigError, MMKDError
-from train.run_folder import RECORD, UNFINISHED, appearing, is_done
+from train.run_folder import CHECKPOINTS, RECORD, UNFINISHED, appearing, begun_as, is_done
 
 REPOSITORY = Path(__file__).parents[2]
 MINE, OTHER = {"lr": 1}, {"lr": 2}
@@ -114,3 +114,17 @@ def test_the_lock_of_a_killed_run_does_not_hinder_the_next_one(tmp_path):
     with appearing(tmp_path / "run", MINE):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_a_run_began_as_is_known_only_of_the_same_run_with_checkpoints(tmp_path):
+    then, now = ({"lr": 1, "store": {"ranges": {"a": count}}} for count in (2, 5))
+    assert begun_as(tmp_path / "run", now) is None
+    with pytest.raises(KeyboardInterrupt), appearing(tmp_path / "run", then) as folder:
+        raise KeyboardInterrupt
+    assert begun_as(tmp_path / "run", now) is None
+    (folder / CHECKPOINTS).mkdir()
+    (folder / CHECKPOINTS / "step-000000001.pt").touch()
+    assert begun_as(tmp_path / "run", now) == then
+    assert begun_as(tmp_path / "run", {**now, "lr": 2}) is None
+    (folder / UNFINISHED).rename(folder / RECORD)
+    assert begun_as(tmp_path / "run", now) == then
