@@ -15,7 +15,7 @@ def settings(**changes):
     return Optimization(**{"steps": 1, "batch_size": 16, "lr": 1, **changes})
 
 
-@pytest.mark.parametrize(("batch_size", "world_size", "accumulate"), [(16, 2, 1), (16, 4, 4), (15, 5, 3), (7, 1, 7)])
+@pytest.mark.parametrize(("batch_size", "world_size", "accumulate"), [(16, 2, 1), (16, 4, 4), (15, 5, 3), (14, 1, 7)])
 def test_a_batch_that_can_be_shared_is_accepted(batch_size, world_size, accumulate):
     ranks = Ranks(world_size=world_size)
     assert require_even_shares("x", settings(batch_size=batch_size, accumulate=accumulate), ranks) is None

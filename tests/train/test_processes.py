@@ -20,7 +20,7 @@ from extract.phantom import write_corpus
 from store.create import index_corpus
 from store.pipeline import Corpus
 from train import runs
-from train.order import BatchOrder
+from train.order import BatchOrder, lanes_of
 from train.project_run import project
 from train.shares import ShareOrder
 
@@ -192,7 +192,9 @@ def test_an_error_of_one_process_ends_both_with_one_message(place):
     commit_random(folder / "store", info, spec_of("alpha"), seed=1)
     pipeline = vit_pipeline(folder, corpus, steps=STEPS)
     (folder / "pipelines.yaml").write_text(json.dumps({"p": pipeline}))
-    order = BatchOrder(np.arange(ROWS), seed=0, batch_size=16, block_rows=8, window_blocks=2)
+    size = {"batch_size": 16, "block_rows": 8}
+    lanes = lanes_of(np.arange(ROWS), window_blocks=2, **size)
+    order = BatchOrder(np.arange(ROWS), seed=0, window_blocks=2 // lanes, lanes=lanes, **size)
     (tar,) = (folder / "corpus").glob("*.tar")
     table = runs.FeatureStore(folder / "store").pairs.read(0, ROWS, ["member"]).to_pylist()
     with tar.open("r+b") as file:
