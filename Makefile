@@ -31,7 +31,7 @@ test-slow: $(STAMP) ## What the default suite leaves out because it takes long: 
 	$(PY) -m pytest -m slow -n 2 --dist loadfile
 
 test-faults: $(STAMP) ## Slow tests: kills at every step, damage, full disks, two writers.
-	$(PY) -m pytest -m fault -n 2
+	$(PY) -m pytest -m fault -n 2 --timeout 600
 
 test-versions: $(STAMP) ## Write a store under Python 3.11, read it under 3.12, and the reverse.
 	$(PY) -m tests.store.cross_version
