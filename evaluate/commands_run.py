@@ -18,15 +18,15 @@ from store.pipeline import PIPELINES_FILE, ConfigOption, SetOption
 from store.reader import FeatureStore
 
 from .commands_datasets import AllowOption, DataRootOption, DatasetsOption, allowed
+from .commands_results import RESULTS
 from .config import EvaluatePipeline
 from .dataset_entry import TASKS, DatasetEntry, TaskName
+from .jobs import Job, Settings, brings_features, plan
 from .pipeline_models import DeviceOption, MaybePipelineOption, ModelOption, addresses_of
 from .registry import SHIPPED, data_root, find_dataset, read_registry, status
 from .result_record import ResultRecord, SkippedRecord
 from .statistics import RESAMPLES, Mode
 from .table import results_table
-
-DEFAULT_RESULTS = Path("results")
 
 ResultsOption = Annotated[Path | None, typer.Option("--results", help="Folder of the results.")]
 
@@ -76,58 +76,78 @@ def run(
     """
     chosen_tasks, chosen_mode = _tasks(task), _mode(mode)
     loaded = None if pipeline is None else read_pipeline(config, pipeline, EvaluatePipeline, overrides=set_ or [])
+    mine, others = _own_and_others(loaded, dataset, model)
+    planned: list[tuple[str, str, str, str]] = []
+    if mine and loaded is not None:
+        if dry_run:
+            planned += [(one.name, "zero_shot", name, "") for name in mine for one in addresses_of(model, loaded)]
+        else:
+            _run_own(loaded, mine, model, overwrite=overwrite, as_json=as_json)
+    if others or not mine:
+        root = _root(loaded, data_root_)
+        jobs = _jobs(_entries(loaded, datasets, others, data_root_), model, loaded, tasks=chosen_tasks, root=root)
+        settings = Settings(
+            results=results or (Path(loaded.evaluate.out) / "results" if loaded else RESULTS),
+            data_root=root,
+            teachers=loaded.teachers if loaded else {},
+            batch_size=batch_size,
+            threads=threads,
+            device=device,
+            mode=chosen_mode,
+            official=official,
+            resamples=resamples,
+            allow=tuple(allowed(allow or [])),
+            skip_existing=skip_existing,
+            overlap=None if overlap_with is None else FeatureStore(overlap_with),
+        )
+        if dry_run:
+            planned += [(job.model, job.task, job.entry.name, ", ".join(job.missing)) for job in jobs]
+        else:
+            _run_jobs(jobs, settings, as_json=as_json)
+    if dry_run:
+        _say_plan(planned, as_json=as_json)
+
+
+def _own_and_others(
+    loaded: EvaluatePipeline | None, names: list[str] | None, models: list[str] | None
+) -> tuple[list[str], list[str]]:
+    """Return which of the datasets that are meant are the pipeline's own, and which are the registry's."""
     own = [] if loaded is None else list(loaded.evaluate.zero_shot)
-    named = dataset if dataset is not None else own
-    mine = [name for name in named if name in own]
-    others = [name for name in named if name not in own]
-    addressed = any(":" in text for text in model or [])
-    if addressed and mine and dataset is None:
+    meant = own if names is None else names
+    mine = [name for name in meant if name in own]
+    if mine and any(":" in text for text in models or []):
         # Addresses are of models that the pipeline's own datasets do not know.
-        mine = []
-    if addressed and mine:
+        if names is None:
+            return [], []
         raise ConfigError(
             f"{', '.join(mine)}: the pipeline's own datasets are for its own teachers and students, by name",
             hint="leave --model out, or name datasets of the registry",
         )
-    if mine and loaded is not None and not dry_run:
-        _run_own(loaded, mine, model, overwrite=overwrite, as_json=as_json)
-    asked = addresses_of(model, loaded) if mine and dry_run else []
-    planned = [(one.name, "zero_shot", name, "") for name in mine for one in asked]
-    if mine and not others:
-        if dry_run:
-            _say_plan(planned, as_json=as_json)
-        return
-    from .jobs import Settings, brings_features, plan
-    from .suite import Suite
+    return mine, [name for name in meant if name not in own]
 
-    entries = _entries(loaded, datasets, others, data_root_)
-    root = _root(loaded, data_root_)
-    settings = Settings(
-        results=results or (Path(loaded.evaluate.out) / "results" if loaded else DEFAULT_RESULTS),
-        data_root=root,
-        teachers=loaded.teachers if loaded else {},
-        batch_size=batch_size,
-        threads=threads,
-        device=device,
-        mode=chosen_mode,
-        official=official,
-        resamples=resamples,
-        allow=tuple(allowed(allow or [])),
-        skip_existing=skip_existing,
-        overlap=None if overlap_with is None else FeatureStore(overlap_with),
-    )
-    addresses = [] if model is None and all(map(brings_features, entries)) else addresses_of(model, loaded)
-    jobs = plan(addresses, entries, tasks=chosen_tasks, data_root=root)
+
+def _jobs(
+    entries: list[DatasetEntry],
+    models: list[str] | None,
+    loaded: EvaluatePipeline | None,
+    *,
+    tasks: list[TaskName],
+    root: Path,
+) -> list[Job]:
+    addresses = [] if models is None and all(map(brings_features, entries)) else addresses_of(models, loaded)
+    jobs = plan(addresses, entries, tasks=tasks, data_root=root)
     if not jobs:
         have = "; ".join(f"{entry.name} is for {', '.join(entry.tasks)}" for entry in entries)
-        raise ConfigError(f"nothing to do: no dataset is for {' or '.join(chosen_tasks) or 'any task'}: {have}")
-    if dry_run:
-        planned += [(job.model, job.task, job.entry.name, ", ".join(job.missing)) for job in jobs]
-        _say_plan(planned, as_json=as_json)
-        return
+        raise ConfigError(f"nothing to do: no dataset is for {' or '.join(tasks) or 'any task'}: {have}")
+    return jobs
+
+
+def _run_jobs(jobs: list[Job], settings: Settings, *, as_json: bool) -> None:
     import torch
 
-    torch.set_num_threads(threads)
+    from .suite import Suite
+
+    torch.set_num_threads(settings.threads)
     suite = Suite(settings)
     suite.find(jobs)
     records = [record for job in jobs for record in suite.run(job)]

@@ -18,13 +18,10 @@ from .dataset_split import SPLITS, By, SplitName, split_of
 from .formats.record import BagFile, Image, Record
 from .formats.rules import BagFiles, SurvivalFiles
 from .loaded_dataset import Bag, Split
+from .tasks.texts import YES_NO
 
 MISSING = frozenset({"", "?", "na", "n/a", "nan", "none", "null"})
 """Texts, in lower case, that tables have for a number that is not known."""
-
-
-YES_NO = frozenset({"yes", "no"})
-"""Answers, in lower case, of questions that count as closed where the dataset does not say which are."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -9,19 +9,10 @@ from typing import Any
 
 from store.errors import TeacherError, WeightsNotFoundError
 from store.files import sha256_file
+from store.weight_files import TOKENIZER_FILES
 
 TEXT_FOLDER = "text"
 """Below a teacher's folder: configuration and tokenizer of a BERT that its authors keep in another repository."""
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-)
 
 PUBMEDBERT = {
     "vocab_size": 30522,

@@ -1,4 +1,4 @@
-"""Files of weights as they come from elsewhere: what is no such file, and what a checkpoint's pickle may ask for.
+"""Files of models as they come from elsewhere: what is no such file, and what a checkpoint's pickle may ask for.
 
 Without torch: the programs that load weights open the file themselves.
 """
@@ -21,6 +21,17 @@ NUMPY_SCALARS: list[Any] = [
     (codecs.encode, "_codecs.encode"),
     *(type(np.dtype(kind)) for kind in ("float64", "float32", "float16", "int64", "int32", "bool")),
 ]
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
+"""What a tokenizer may be made of: what a spec digests, and what travels with an exported model."""
 
 UNREADABLE = (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, OSError, IndexError)
 """What torch raises on damaged archives."""

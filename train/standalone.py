@@ -15,21 +15,12 @@ from torch import Tensor
 
 from store.console import without_root_warnings
 from store.errors import ConfigError, TeacherError, WeightsNotFoundError
-from store.weight_files import first_line
+from store.weight_files import TOKENIZER_FILES, first_line
 
 from .model import copy_tokenizer
 
 CARD_NAME = "README.md"
 TEXT_FOLDER = "text"
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-)
 SHOWN = 4
 
 

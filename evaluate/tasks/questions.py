@@ -14,9 +14,7 @@ import numpy.typing as npt
 from store.errors import EvaluationError
 
 from .inputs import Array, unit_norm
-from .texts import normalised
-
-CLOSED_ANSWERS = frozenset({"yes", "no"})
+from .texts import YES_NO, normalised
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -68,7 +66,7 @@ class Questions:
         """Whether each question is a closed one."""
         if self.closed is not None:
             return np.asarray(self.closed, bool)
-        return np.array([normalised(answer) in CLOSED_ANSWERS for answer in self.answers])
+        return np.array([normalised(answer) in YES_NO for answer in self.answers])
 
 
 def fused(split: Questions, *, what: str) -> npt.NDArray[np.float32]:
