@@ -11,7 +11,7 @@ from rich.console import Console
 from store.config import read_pipeline
 from store.console import main
 from store.errors import ConfigError
-from store.pipeline import PIPELINES_FILE, ConfigOption, PipelineOption
+from store.options import PIPELINES_FILE, ConfigOption, PipelineOption
 
 from . import commands_datasets, commands_images, commands_results, commands_run
 from .config import EvaluatePipeline

@@ -16,8 +16,7 @@ from store.config import read_pipeline
 from store.config_errors import suggest
 from store.errors import ConfigError, EvaluationError
 from store.files import write_atomic
-from store.options import JsonOption, print_json, wide_console
-from store.pipeline import PIPELINES_FILE, ConfigOption
+from store.options import PIPELINES_FILE, ConfigOption, JsonOption, print_json, wide_console
 
 from .config import EvaluatePipeline
 from .dataset_entry import TASKS, DatasetEntry, read_entry

@@ -12,8 +12,7 @@ from rich.table import Table
 from store.config import read_pipeline
 from store.errors import ConfigError, PairDecodeError
 from store.images import decode_image
-from store.options import JsonOption, StoreArgument, print_json, wide_console
-from store.pipeline import PIPELINES_FILE, ConfigOption
+from store.options import PIPELINES_FILE, ConfigOption, JsonOption, StoreArgument, print_json, wide_console
 from store.reader import FeatureStore
 
 from .commands_datasets import AllowOption, DataRootOption, DatasetsOption, PlaceOption, allowed, places

@@ -13,8 +13,7 @@ from store.config import read_pipeline
 from store.config_errors import suggest
 from store.console import ExitCode
 from store.errors import ConfigError
-from store.options import JsonOption, print_json, wide_console
-from store.pipeline import PIPELINES_FILE, ConfigOption, SetOption
+from store.options import PIPELINES_FILE, ConfigOption, JsonOption, SetOption, print_json, wide_console
 from store.reader import FeatureStore
 
 from .commands_datasets import AllowOption, DataRootOption, DatasetsOption, allowed

@@ -12,6 +12,9 @@ from store.fields import as_text, values_at
 
 from .dataset_entry import DatasetEntry, MultiLabel
 
+YES_NO = frozenset({"yes", "no"})
+"""Answers, in lower case, of questions that count as closed where the dataset does not say which are."""
+
 SHOWN = 8
 """Unlisted labels that an error names."""
 

@@ -13,12 +13,11 @@ from store.errors import EvaluationError
 from store.fields import as_text, values_at
 
 from .dataset_entry import LABELLED, NEEDED_FIELDS, DatasetEntry
-from .dataset_labels import Labels
+from .dataset_labels import YES_NO, Labels
 from .dataset_split import SPLITS, By, SplitName, split_of
 from .formats.record import BagFile, Image, Record
 from .formats.rules import BagFiles, SurvivalFiles
 from .loaded_dataset import Bag, Split
-from .tasks.texts import YES_NO
 
 MISSING = frozenset({"", "?", "na", "n/a", "nan", "none", "null"})
 """Texts, in lower case, that tables have for a number that is not known."""

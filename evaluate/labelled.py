@@ -17,10 +17,10 @@ from extract.geometry import Geometry, fit
 from store.config import dump_resolved
 from store.corpus import read_pairs
 from store.corpus_files import corpus_files
+from store.corpus_section import Corpus
 from store.errors import CorpusError, PairDecodeError
 from store.images import decode_image
 from store.indexing import settings_of
-from store.pipeline import Corpus
 from store.source_pair import SourcePair
 
 from .config import ZeroShotDataset

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from store.errors import EvaluationError
 
-from .task_result import Predictions
+from .predictions import Predictions
 
 RESERVED = ("id", "cluster")
 STRATA_KEY = b"strata"

@@ -17,6 +17,7 @@ from store.files import sha256_file, write_atomic
 
 from .metrics import METRICS
 from .prediction_files import predictions_bytes, read_predictions_file
+from .predictions import Predictions
 from .result_record import (
     FORMAT,
     Bootstrap,
@@ -30,7 +31,7 @@ from .result_record import (
     SkippedRecord,
 )
 from .statistics import RESAMPLES, Mode, interval, natural_mode, resampled, resampling_for
-from .task_result import Predictions, TaskResult
+from .task_result import TaskResult
 
 LONGEST_NAME = 200
 """Bytes of a file name: systems take 255, and a suffix must fit."""

@@ -20,7 +20,7 @@ from statsmodels.stats.multitest import multipletests
 from store.errors import EvaluationError
 
 from .metrics import Metric
-from .task_result import Predictions
+from .predictions import Predictions
 
 Mode = Literal["official", "stratified", "cluster", "plain"]
 MODES: tuple[Mode, ...] = get_args(Mode)

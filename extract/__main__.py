@@ -11,8 +11,9 @@ import typer
 
 from store.config import read_pipeline
 from store.console import main, progress
+from store.corpus_section import Corpus
 from store.errors import ConfigError
-from store.pipeline import PIPELINES_FILE, ConfigOption, Corpus, PipelineOption, SetOption
+from store.options import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption
 
 from . import commands_check, commands_run, commands_teachers
 from .config import ExtractPipeline

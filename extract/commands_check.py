@@ -11,8 +11,7 @@ import typer
 from store.console import ExitCode
 from store.errors import ConfigError
 from store.location import locate
-from store.options import JsonOption, print_json, wide_console
-from store.pipeline import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption
+from store.options import PIPELINES_FILE, ConfigOption, JsonOption, PipelineOption, SetOption, print_json, wide_console
 from store.records import Status
 
 from .commands_run import OfPipelineOption, PlaceOption, RootOption, StoreArgument, loaded_pipeline, store_of

@@ -15,8 +15,7 @@ from store.config import read_pipeline
 from store.console import RESUMES, ExitCode
 from store.errors import ConfigError
 from store.location import is_url, locate
-from store.options import JsonOption, print_json
-from store.pipeline import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption
+from store.options import PIPELINES_FILE, ConfigOption, JsonOption, PipelineOption, SetOption, print_json
 
 from .config import ExtractPipeline
 

@@ -14,8 +14,7 @@ import typer
 from store.config import read_pipeline
 from store.console import ExitCode
 from store.errors import ConfigError, MMKDError, TeacherError, WeightsNotFoundError
-from store.options import JsonOption
-from store.pipeline import PIPELINES_FILE, ConfigOption, SetOption
+from store.options import PIPELINES_FILE, ConfigOption, JsonOption, SetOption
 
 from .config import ExtractPipeline
 from .teacher_entry import TeacherEntry

@@ -29,8 +29,7 @@ from store.images import image_size
 from store.location import Location, locate
 from store.lock import exclusive
 from store.pairs import PAIR_SCHEMA, PairTable, check_keys
-from store.pipeline import Pixels
-from store.pixels import PixelSpec
+from store.pixels import Pixels, PixelSpec
 from store.records import Spec, Status, StoreInfo, read_store_info
 
 from .pixels import make_pixels

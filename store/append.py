@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from .corpus_files import corpus_files, relative_uri
+from .corpus_section import Corpus
 from .create import differences_of, plan_for, signature_of
 from .curation_report import read_report, report_of, write_report
 from .errors import StoreError
@@ -20,7 +21,6 @@ from .location import Location, locate
 from .lock import exclusive
 from .merge import Known, Merged, merge, write_rows
 from .pairs import PART_ROWS, PairTable, PairWriter, part_key
-from .pipeline import Corpus
 from .records import STORE_KEY, StoreInfo, read_store_info, write_record
 
 ROWS_AT_A_TIME = 131_072

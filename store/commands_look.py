@@ -17,8 +17,8 @@ from rich.text import Text
 from .config import read_pipeline
 from .coverage import Kept, coverage, kept, tally
 from .listing import TeacherListing, list_teachers
-from .options import JsonOption, StoreArgument, print_json, wide_console
-from .pipeline import PIPELINES_FILE, ConfigOption, Pipeline
+from .options import PIPELINES_FILE, ConfigOption, JsonOption, StoreArgument, print_json, wide_console
+from .pipeline import Pipeline
 from .provenance import Provenance, architecture_in_short, in_short
 from .provenance import provenance as find_provenance
 from .reader import FeatureStore

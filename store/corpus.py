@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .corpus_files import common_root, corpus_files
+from .corpus_section import Corpus
 from .errors import CorpusError
 from .index_file import FileIndexer, FileReport
 from .location import Location
 from .merge import merge
 from .pairs import PAIR_SCHEMA
-from .pipeline import Corpus
 from .source import Source
 from .source_pair import SourcePair
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from .corpus import CorpusIndex, require_pairs
 from .corpus_files import CorpusFile, common_root, corpus_files, relative_uri
+from .corpus_section import Corpus
 from .curation_report import report_of, write_report
 from .errors import ConfigError, StoreError, StoreNotFoundError
 from .indexing import INDEX_FOLDER, Plan, index_files, settings_of
@@ -20,7 +21,6 @@ from .location import Location, locate
 from .lock import exclusive
 from .merge import Merged, merge, write_rows
 from .pairs import PairWriter
-from .pipeline import Corpus
 from .records import KNOWN_UNITS_KEY, STORE_KEY, StoreInfo, read_store_info, write_record
 
 

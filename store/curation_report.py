@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from .corpus_section import Corpus
 from .location import Location
 from .merge import Merged
-from .pipeline import Corpus
 from .records import Record, read_record, write_record
 
 REPORT_KEY = "pairs/curation.json"

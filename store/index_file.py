@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from .corpus_files import CorpusFile, relative_uri
+from .corpus_section import Corpus
 from .curation import Candidate, first_refusal, pair_rules
 from .errors import PairDecodeError
 from .fields import FieldReader, as_text
@@ -20,7 +21,6 @@ from .images import decode_image, image_size
 from .key_index import hash_text
 from .near_duplicates import difference_hash
 from .pairs import PAIR_SCHEMA
-from .pipeline import Corpus
 from .source import Source
 from .source_pair import SourcePair
 

@@ -16,10 +16,10 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from .corpus_files import CorpusFile, relative_uri
+from .corpus_section import Corpus
 from .index_file import FileIndexer
 from .location import Location
 from .merge import ReadPart
-from .pipeline import Corpus
 
 INDEX_FOLDER = "index"
 """Candidates of corpus files while a store is made; deleted when its pair table is complete."""

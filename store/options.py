@@ -1,13 +1,23 @@
-"""Arguments and options that several of this program's commands share."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+
+PIPELINES_FILE = Path("pipelines.yaml")
+
+PipelineOption = Annotated[str, typer.Option("--pipeline", help="Which pipeline of the configuration file.")]
+ConfigOption = Annotated[Path, typer.Option("--config", help="The configuration file.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override one value, e.g. --set train.students.distilled.optimization.lr=3e-4"),
+]
 
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="The store's folder or URL.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

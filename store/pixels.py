@@ -12,16 +12,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field, model_validator
 
 from .commit import put_object
+from .config import Section
 from .errors import SpecMismatchError
 from .location import Location
 from .pairs import pairs_digest
-from .pipeline import Pixels
 from .records import (
     VERSION,
     BadRow,
@@ -49,6 +50,26 @@ PIXEL_SCHEMA = pa.schema(
     ]
 )
 """Columns of ``pixels/r000123.parquet``; image, width and height are null where the status is not ok."""
+
+
+class Pixels(Section):
+    """The store's own copies of the images, so that training needs no corpus (``python -m extract pixels``).
+
+    Attributes:
+        short_side_px: images whose short side is longer are made so small; none is enlarged.
+        format: of the encoded images.
+        quality: of the encoder, or ``lossless``, which WebP alone has.
+    """
+
+    short_side_px: int = Field(default=256, gt=0)
+    format: Literal["jpeg", "webp"] = "jpeg"
+    quality: Annotated[int, Field(ge=1, le=100)] | Literal["lossless"] = 90
+
+    @model_validator(mode="after")
+    def _jpeg_loses(self) -> Pixels:
+        if self.format == "jpeg" and self.quality == "lossless":
+            raise ValueError("JPEG has no lossless quality; give a number, or format: webp")
+        return self
 
 
 def pixels_key(range_id: int) -> str:

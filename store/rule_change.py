@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .corpus_files import corpus_files, relative_uri
+from .corpus_section import Corpus
 from .create import plan_for
 from .curation_report import CurationReport, report_of
 from .errors import StoreError
@@ -21,7 +22,6 @@ from .key_index import hash_texts
 from .location import Location, locate
 from .merge import Merged, ReadPart, merge
 from .pairs import PairTable
-from .pipeline import Corpus
 from .records import StoreInfo, read_store_info
 
 KEYS_SHOWN = 10

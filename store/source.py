@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Literal
 
 from .corpus_files import CorpusFile
+from .corpus_section import Corpus
 from .errors import CorpusError
 from .fields import TABLE_DEFAULTS, TAR_DEFAULTS, FieldReader
-from .pipeline import Corpus
 from .source_pair import SourcePair
 from .source_tables import read_csv, read_jsonl, read_parquet
 from .webdataset import read_tar

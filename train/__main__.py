@@ -13,7 +13,7 @@ import typer
 from store.config import read_pipeline
 from store.console import main
 from store.errors import ConfigError
-from store.pipeline import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption
+from store.options import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption
 
 from . import commands_export
 from .config import TrainPipeline

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from evaluate.dataset_labels import YES_NO
 from store.errors import EvaluationError
 
 from .inputs import Array, unit_norm
-from .texts import YES_NO, normalised
+from .texts import normalised
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluate.metrics_ranks import RECALL_AT
-from evaluate.task_result import Predictions, TaskResult, result_of
+from evaluate.predictions import Predictions
+from evaluate.task_result import TaskResult, result_of
 from store.errors import EvaluationError
 
 from .inputs import Array, unit_norm

@@ -17,7 +17,8 @@ from lifelines.statistics import logrank_test
 
 from evaluate.metrics import METRICS
 from evaluate.metrics_survival import uno_weights
-from evaluate.task_result import Predictions, TaskResult, result_of
+from evaluate.predictions import Predictions
+from evaluate.task_result import TaskResult, result_of
 
 from .abmil import Abmil, outputs_of, train_abmil
 from .cohort import Cohort, Fold, check_fold, survival_folds

@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from evaluate.task_result import Predictions, TaskResult, result_of
+from evaluate.predictions import Predictions
+from evaluate.task_result import TaskResult, result_of
 from store.errors import EvaluationError
 
 from .early_stopping import Stopped, seeded, train_until_no_better

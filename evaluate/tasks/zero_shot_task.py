@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
 
-from evaluate.task_result import Predictions, TaskResult, result_of
+from evaluate.predictions import Predictions
+from evaluate.task_result import TaskResult, result_of
 from store.errors import EvaluationError
 
 from .classified import classified

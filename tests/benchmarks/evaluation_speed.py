@@ -24,8 +24,8 @@ import sklearn
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 from evaluate.metrics import METRICS
+from evaluate.predictions import Predictions
 from evaluate.statistics import Resampling, resampled, weight_blocks
-from evaluate.task_result import Predictions
 from evaluate.tasks.retrieval import retrieval
 from evaluate.tasks.zero_shot_task import zero_shot
 

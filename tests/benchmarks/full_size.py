@@ -19,7 +19,7 @@ import yaml
 from transformers import BertConfig
 
 from store.corpus import read_pairs
-from store.pipeline import Corpus
+from store.corpus_section import Corpus
 from train.config import ModelSection
 from train.model import begin_model, save_weights
 

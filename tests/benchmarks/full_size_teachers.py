@@ -26,7 +26,7 @@ from extract.teacher import load_teacher
 from extract.teacher_entry import TeacherEntry
 from extract.weights import find_weights
 from store.config import read_pipeline
-from store.pipeline import PIPELINES_FILE
+from store.options import PIPELINES_FILE
 from tests.extract import teacher_cases as cases
 from tests.extract.teacher_inputs import CAPTIONS, normalized, pixels_of
 from tests.extract.teacher_references import quick_gelu

@@ -20,9 +20,9 @@ from PIL import Image
 
 from extract.pixels import encode, keep, shrink
 from store.corpus import read_corpus
+from store.corpus_section import Corpus
 from store.image_source import ImageSource
 from store.images import decode_image
-from store.pipeline import Corpus
 from store.pixels import PixelSpec
 
 SEED = 20261123

@@ -20,10 +20,10 @@ import psutil
 from PIL import Image
 
 from extract.pixels import make_pixels
+from store.corpus_section import Corpus
 from store.create import index_corpus
-from store.pipeline import Corpus, Pixels
 from store.pixel_cache import PixelCache
-from store.pixels import PixelSpec
+from store.pixels import Pixels, PixelSpec
 from store.reader import FeatureStore
 from train.images import CorpusImages, ImageLoader, RowImages, View
 

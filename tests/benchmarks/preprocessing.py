@@ -33,7 +33,7 @@ from extract.specs import teacher_spec
 from extract.stand_in import write_files
 from store.config import read_pipeline
 from store.images import decode_image
-from store.pipeline import PIPELINES_FILE
+from store.options import PIPELINES_FILE
 from tests.benchmarks.rounds import SEED, medians, single
 
 WIDTH, HEIGHT, QUALITY = 1024, 768, 90

@@ -13,8 +13,8 @@ from PIL import Image
 from evaluate.config import ZeroShotDataset
 from evaluate.labelled import dataset_digest, read_labelled
 from extract.geometry import Geometry, fit
+from store.corpus_section import Corpus
 from store.errors import CorpusError
-from store.pipeline import Corpus
 
 CLASSES = {"ct": ["cyst", "stone"], "mri": ["tumor"]}
 DATASET = {"corpus": "test", "label": "finding", "group": "modality", "classes": CLASSES, "templates": ["{label}"]}

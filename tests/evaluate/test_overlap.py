@@ -14,9 +14,9 @@ from evaluate.dataset_loading import load_dataset
 from evaluate.overlap import find_overlap, nearest_within, note_overlap
 from evaluate.records import read_results, write_result
 from extract.phantom import write_corpus
+from store.corpus_section import Corpus
 from store.create import index_corpus
 from store.errors import EvaluationError
-from store.pipeline import Corpus
 from store.reader import FeatureStore
 from tests.evaluate import synthetic
 from tests.evaluate.dataset_files import entry_of

@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
 from evaluate.metrics import METRICS
+from evaluate.predictions import Predictions
 from evaluate.statistics import (
     Resampling,
     difference,
@@ -21,7 +22,6 @@ from evaluate.statistics import (
     resampling_for,
     weight_blocks,
 )
-from evaluate.task_result import Predictions
 from store.errors import EvaluationError
 
 CLASSES = 3

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from evaluate.metrics import METRICS
-from evaluate.task_result import Predictions, result_of
+from evaluate.predictions import Predictions
+from evaluate.task_result import result_of
 from evaluate.tasks.abmil import Abmil
 from evaluate.tasks.cohort import Cohort
 from evaluate.tasks.diagnosis import diagnose_by_abmil, diagnose_by_mean

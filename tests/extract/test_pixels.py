@@ -17,11 +17,11 @@ from PIL import Image
 
 from extract.import_mmkd import import_mmkd
 from extract.pixels import encode, keep, make_pixels, shrink
+from store.corpus_section import Corpus
 from store.create import index_corpus
 from store.errors import CorpusError, IncompleteStoreError, PairDecodeError, SpecMismatchError
 from store.images import decode_image
-from store.pipeline import Corpus, Pixels
-from store.pixels import PixelSpec
+from store.pixels import Pixels, PixelSpec
 from store.reader import FeatureStore
 from train import runs
 from train.config import TrainPipeline

@@ -11,9 +11,9 @@ import pytest
 from extract.known_units import KnownUnits
 from extract.plan import plan
 from store.append import append_corpus
+from store.corpus_section import Corpus
 from store.location import Folder
 from store.pairs import PairTable
-from store.pipeline import Corpus
 from store.reader import FeatureStore
 from store.records import KNOWN_UNITS_KEY, STORE_KEY, read_store_info, receipt_key
 from store.retry import RetryUnit, mark

@@ -19,7 +19,7 @@ from extract.stand_in import KNOWN_MODELS, captions, stand_in
 from extract.teacher import load_teacher
 from store.config import read_pipeline
 from store.errors import WeightsNotFoundError
-from store.pipeline import PIPELINES_FILE
+from store.options import PIPELINES_FILE
 from tests.extract import teacher_cases as cases
 
 HOUR_S = 3600

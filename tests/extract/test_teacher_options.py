@@ -14,7 +14,7 @@ from extract.specs import teacher_spec
 from extract.teacher import load_teacher
 from store.config import read_pipeline
 from store.errors import TeacherError
-from store.pipeline import PIPELINES_FILE
+from store.options import PIPELINES_FILE
 from tests.extract import teacher_cases as cases
 from tests.extract.teacher_inputs import CAPTIONS, normalized, pixels_of
 from tests.extract.teacher_references import quick_gelu

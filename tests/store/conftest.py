@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from store.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
+from store.corpus_section import Corpus
 from store.create import index_corpus
 from store.location import locate
 from store.pairs import PairTable
-from store.pipeline import Corpus
 from store.records import Spec, Status
 
 ROWS, RANGE_ROWS, CHUNK_ROWS, WIDTH = 10, 4, 2, 6

@@ -22,10 +22,10 @@ import numpy as np
 from PIL import Image
 
 from store.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
+from store.corpus_section import Corpus
 from store.create import index_corpus
 from store.location import locate
 from store.pairs import PairTable
-from store.pipeline import Corpus
 from store.records import Spec, Status, StoreInfo
 
 FIXTURE = Path(__file__).parent / "fixtures/small"

@@ -10,6 +10,7 @@ from PIL import Image
 
 from store.config import read_pipeline
 from store.corpus import read_corpus
+from store.corpus_section import Corpus
 from store.create import index_corpus, settings_changed
 from store.curation import Keep
 from store.curation_report import read_report, render
@@ -17,7 +18,7 @@ from store.errors import ConfigError, CorpusError, StoreError
 from store.language import is_english
 from store.location import locate
 from store.pairs import PairTable
-from store.pipeline import Corpus, Pipeline
+from store.pipeline import Pipeline
 from store.rule_change import rule_change
 
 

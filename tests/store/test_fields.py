@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from store.corpus import read_corpus
+from store.corpus_section import Corpus
 from store.errors import CorpusError
 from store.fields import as_text, values_at
-from store.pipeline import Corpus
 
 RECORD = {
     "image_primary_label": ["Microscopy", "Plots and Charts"],

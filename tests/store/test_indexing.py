@@ -15,6 +15,7 @@ from store import indexing
 from store.append import append_corpus
 from store.commit import committed_receipt
 from store.corpus import read_corpus
+from store.corpus_section import Corpus
 from store.create import index_corpus
 from store.curation import Keep
 from store.curation_report import read_report
@@ -23,7 +24,6 @@ from store.image_source import ImageSource
 from store.key_index import KEY_INDEX, KeyIndex, hash_text, write_key_index
 from store.location import locate
 from store.pairs import PAIR_SCHEMA, PairTable, PairWriter, pairs_digest, part_key
-from store.pipeline import Corpus
 from store.reader import FeatureStore
 
 

@@ -15,9 +15,8 @@ from pydantic import ValidationError
 
 from store.errors import CorruptChunkError, IncompleteStoreError, PairDecodeError, SpecMismatchError
 from store.location import locate
-from store.pipeline import Pixels
 from store.pixel_cache import PixelCache
-from store.pixels import PixelSpec, SmallImage, commit_pixels, pixel_receipt_key, pixels_key, register_pixels
+from store.pixels import Pixels, PixelSpec, SmallImage, commit_pixels, pixel_receipt_key, pixels_key, register_pixels
 from store.reader import FeatureStore
 from store.records import STORE_KEY, Status, write_record
 

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from store.corpus import read_corpus, read_pairs
+from store.corpus_section import Corpus
 from store.errors import CorpusError, PairDecodeError
 from store.image_source import ImageSource
 from store.location import locate
-from store.pipeline import Corpus
 
 
 @pytest.fixture

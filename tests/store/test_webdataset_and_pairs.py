@@ -12,11 +12,11 @@ from PIL import Image
 
 from store.corpus import read_corpus
 from store.corpus_files import corpus_files
+from store.corpus_section import Corpus
 from store.create import index_corpus
 from store.errors import ConfigError, CorpusError, PairDecodeError, StoreError
 from store.image_source import ImageSource
 from store.pairs import PAIR_SCHEMA, pairs_digest
-from store.pipeline import Corpus
 
 
 def tars(*paths, **settings):

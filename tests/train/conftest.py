@@ -10,10 +10,10 @@ import torch
 
 from extract.phantom import write_corpus
 from store.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
+from store.corpus_section import Corpus
 from store.create import index_corpus
 from store.location import locate
 from store.pairs import PairTable
-from store.pipeline import Corpus
 from store.reader import FeatureStore
 from store.records import Spec, Status
 

@@ -12,10 +12,10 @@ import safetensors.torch
 import torch
 
 from store.commit import register_teacher
+from store.corpus_section import Corpus
 from store.create import index_corpus
 from store.errors import ConfigError, IncompleteStoreError, SpecMismatchError, TrainingDivergedError
 from store.location import locate
-from store.pipeline import Corpus
 from store.reader import FeatureStore
 from store.records import Status
 from train import runs

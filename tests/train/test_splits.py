@@ -6,8 +6,8 @@ import pytest
 
 from extract.phantom import write_corpus
 from store.chunks import ChunkReader
+from store.corpus_section import Corpus
 from store.create import index_corpus
-from store.pipeline import Corpus
 from train import runs
 from train.project_run import project
 from train.update import Updater
