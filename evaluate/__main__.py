@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from store.config import read_pipeline
+from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption
+from store.config.pipeline_file import read_pipeline
 from store.console import main
 from store.errors import ConfigError
-from store.options import PIPELINES_FILE, ConfigOption, PipelineOption
 
 from . import commands_datasets, commands_images, commands_results, commands_run
 from .config import EvaluatePipeline

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal, cast, get_args
 
-from store.config_errors import suggest
+from store.config.problems import suggest
 from store.errors import ConfigError
 
 Kind = Literal["checkpoint", "local-dir", "teacher", "open_clip", "store"]

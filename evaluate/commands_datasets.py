@@ -12,18 +12,18 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from store.config import read_pipeline
-from store.config_errors import suggest
+from evaluate.formats.rules import FORMATS
+from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, print_json, wide_console
+from store.config.pipeline_file import read_pipeline
+from store.config.problems import suggest
 from store.errors import ConfigError, EvaluationError
 from store.files import write_atomic
-from store.options import PIPELINES_FILE, ConfigOption, JsonOption, print_json, wide_console
 
 from .config import EvaluatePipeline
 from .dataset_entry import TASKS, DatasetEntry, read_entry
 from .dataset_loading import load_dataset
 from .dataset_report import deep_problems, listing, summary
 from .dataset_template import template
-from .formats.rules import FORMATS
 from .registry import Status, data_root, find_dataset, read_registry, status
 
 DataRootOption = Annotated[

@@ -9,11 +9,11 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from store.config import read_pipeline
+from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, StoreArgument, print_json, wide_console
+from store.config.pipeline_file import read_pipeline
+from store.corpus.decode import decode_image
 from store.errors import ConfigError, PairDecodeError
-from store.images import decode_image
-from store.options import PIPELINES_FILE, ConfigOption, JsonOption, StoreArgument, print_json, wide_console
-from store.reader import FeatureStore
+from store.read.reader import FeatureStore
 
 from .commands_datasets import AllowOption, DataRootOption, DatasetsOption, PlaceOption, allowed, places
 from .config import EvaluatePipeline

@@ -11,10 +11,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from store.cli.options import JsonOption, print_json, wide_console
 from store.console import progress
 from store.errors import EvaluationError
 from store.files import write_atomic
-from store.options import JsonOption, print_json, wide_console
 
 if TYPE_CHECKING:  # what computes is imported where it is needed, so that --help stays fast
     from .comparison import Comparison
@@ -167,8 +167,8 @@ def report(
     title: Annotated[str, typer.Option(help="Above the page.")] = "Evaluation",
 ) -> None:
     """Write all results as one HTML page that needs no network and no other file."""
-    from .report.contents import gather
-    from .report.page import render
+    from evaluate.report.contents import gather
+    from evaluate.report.page import render
 
     path = out or results / "report.html"
     write_atomic(path, render(gather(results), title=title).encode())

@@ -9,12 +9,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from store.config import read_pipeline
-from store.config_errors import suggest
+from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, SetOption, print_json, wide_console
+from store.config.pipeline_file import read_pipeline
+from store.config.problems import suggest
 from store.console import ExitCode
 from store.errors import ConfigError
-from store.options import PIPELINES_FILE, ConfigOption, JsonOption, SetOption, print_json, wide_console
-from store.reader import FeatureStore
+from store.read.reader import FeatureStore
 
 from .commands_datasets import AllowOption, DataRootOption, DatasetsOption, allowed
 from .commands_results import RESULTS

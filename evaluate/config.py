@@ -9,8 +9,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from extract.config import ExtractPipeline
-from store.config import ConfigPath, Section
-from store.config_errors import suggest
+from store.config.pipeline_file import ConfigPath, Section
+from store.config.problems import suggest
 from train.config import TrainPipeline, TrainSection
 
 TEMPLATE_FIELDS = ("group", "label")

@@ -7,8 +7,8 @@ from itertools import combinations
 
 import numpy as np
 
+from store.corpus.decode import MAX_PIXELS, decode_image
 from store.errors import EvaluationError, PairDecodeError
-from store.images import MAX_PIXELS, decode_image
 
 from .dataset_entry import LABELLED, DatasetEntry
 from .dataset_split import SPLITS, SplitName

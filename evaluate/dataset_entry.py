@@ -11,14 +11,14 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from store.config import Section, read_section
-from store.config_errors import suggest
+from evaluate.formats.rules import ReadRule
+from store.config.pipeline_file import Section, read_section
+from store.config.problems import suggest
+from store.config.yaml_tree import KeyPath
 from store.errors import ConfigError
-from store.yaml_tree import KeyPath
 
 from .config import fillable
 from .dataset_split import SplitRule
-from .formats.rules import ReadRule
 from .metrics import METRICS
 
 TaskName = Literal["zero_shot", "linear_probe", "retrieval", "vqa", "survival", "diagnosis"]

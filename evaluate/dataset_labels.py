@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from store.config_errors import suggest
+from store.config.problems import suggest
+from store.corpus.fields import as_text, values_at
 from store.errors import EvaluationError
-from store.fields import as_text, values_at
 
 from .dataset_entry import DatasetEntry, MultiLabel
 

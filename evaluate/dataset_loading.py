@@ -12,13 +12,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from evaluate.formats.reading import read_all
+from evaluate.formats.record import BagFile, Image, Record
 from store.errors import EvaluationError
 
 from .dataset_checks import check_splits
 from .dataset_entry import DatasetEntry
 from .dataset_rows import Row, RowReader, as_splits, grouped
-from .formats.reading import read_all
-from .formats.record import BagFile, Image, Record
 from .loaded_dataset import LoadedDataset
 from .registry import missing_files
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from evaluate.formats.record import BagFile, Image, Record
+from evaluate.formats.rules import BagFiles, SurvivalFiles
+from store.corpus.fields import as_text, values_at
 from store.errors import EvaluationError
-from store.fields import as_text, values_at
 
 from .dataset_entry import LABELLED, NEEDED_FIELDS, DatasetEntry
 from .dataset_labels import YES_NO, Labels
 from .dataset_split import SPLITS, By, SplitName, split_of
-from .formats.record import BagFile, Image, Record
-from .formats.rules import BagFiles, SurvivalFiles
 from .loaded_dataset import Bag, Split
 
 MISSING = frozenset({"", "?", "na", "n/a", "nan", "none", "null"})

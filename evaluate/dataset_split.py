@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from store.config import Section
+from store.config.pipeline_file import Section
 from store.errors import EvaluationError
 
 SplitName = Literal["train", "val", "test"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .formats.rules import FORMATS
+from evaluate.formats.rules import FORMATS
 
 HEAD = """\
 # A dataset of your own. Change what is below, then: python -m evaluate check {path}

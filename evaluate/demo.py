@@ -15,8 +15,8 @@ from typing import Any
 
 from store.errors import MMKDError
 from store.files import write_atomic
-from store.inspect import summarize
-from store.reader import FeatureStore
+from store.inspect.summary import summarize
+from store.read.reader import FeatureStore
 
 from .config import EvaluatePipeline
 

@@ -17,17 +17,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from evaluate.formats.record import Image
 from extract.geometry import fit
 from extract.teacher import Teacher
-from store.arrays import Side
-from store.chunks import ChunkReader
 from store.console import progress
+from store.corpus.decode import decode_image
 from store.errors import EvaluationError, PairDecodeError
-from store.images import decode_image
-from store.reader import FeatureStore
-from store.records import Status
+from store.format.arrays import Side
+from store.format.records import Status
+from store.read.chunks import ChunkReader
+from store.read.reader import FeatureStore
 
-from .formats.record import Image
 from .result_record import ModelFacts
 
 Embeddings = npt.NDArray[np.float32]

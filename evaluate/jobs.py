@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from extract.teacher_entry import TeacherEntry
-from store.images import MAX_PIXELS
-from store.reader import FeatureStore
+from store.corpus.decode import MAX_PIXELS
+from store.read.reader import FeatureStore
 
 from .addresses import Address
 from .dataset_entry import DatasetEntry, TaskName

@@ -14,14 +14,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from extract.geometry import Geometry, fit
-from store.config import dump_resolved
-from store.corpus import read_pairs
-from store.corpus_files import corpus_files
-from store.corpus_section import Corpus
+from store.config.pipeline_file import dump_resolved
+from store.corpus.corpus_files import corpus_files
+from store.corpus.decode import decode_image
+from store.corpus.section import Corpus
+from store.corpus.source_pair import SourcePair
 from store.errors import CorpusError, PairDecodeError
-from store.images import decode_image
-from store.indexing import settings_of
-from store.source_pair import SourcePair
+from store.index.in_memory import read_pairs
+from store.index.indexing import settings_of
 
 from .config import ZeroShotDataset
 from .encoders import short_reason

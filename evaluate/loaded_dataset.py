@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evaluate.formats.record import BagFile, Image
 from store.errors import EvaluationError
 
 from .dataset_entry import DatasetEntry
 from .dataset_split import SplitName
-from .formats.record import BagFile, Image
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,9 +12,9 @@ from extract.model_folder import read_model_folder
 from extract.specs import teacher_spec
 from extract.teacher import load_teacher
 from extract.teacher_entry import TeacherEntry
-from store.config_errors import suggest
+from store.config.problems import suggest
 from store.errors import ConfigError, WeightsNotFoundError
-from store.reader import FeatureStore
+from store.read.reader import FeatureStore
 from train.run_folder import RECORD
 
 from .addresses import Address

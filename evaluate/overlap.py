@@ -17,13 +17,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from evaluate.formats.record import Image
 from store.console import progress
+from store.corpus.decode import decode_image
+from store.corpus.near_duplicates import difference_hash
 from store.errors import EvaluationError, IncompleteStoreError, PairDecodeError
-from store.images import decode_image
-from store.near_duplicates import difference_hash
-from store.reader import FeatureStore
+from store.read.reader import FeatureStore
 
-from .formats.record import Image
 from .loaded_dataset import LoadedDataset, Split
 from .records import read_predictions, read_results, write_result
 from .result_record import Overlap, ResultRecord

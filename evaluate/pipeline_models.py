@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from store.config_errors import suggest
+from store.config.problems import suggest
 from store.errors import ConfigError
 from train.run_folder import RECORD
 

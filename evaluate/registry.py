@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from store.config_errors import suggest
+from evaluate.formats.rules import needed_patterns
+from store.config.problems import suggest
 from store.errors import ConfigError
 
 from .dataset_entry import DatasetEntry, read_entry
-from .formats.rules import needed_patterns
 
 SHIPPED = Path(__file__).parent / "datasets"
 """The registry that comes with the program: a YAML file per dataset."""

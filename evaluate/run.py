@@ -17,7 +17,7 @@ from extract.model_folder import read_model_folder
 from extract.specs import teacher_spec
 from extract.teacher import Teacher, load_teacher
 from store.errors import ConfigError, WeightsNotFoundError
-from store.records import Spec
+from store.format.records import Spec
 
 from .config import EvaluatePipeline, ZeroShotDataset
 from .labelled import LabelledImages, Pixels, dataset_digest, read_labelled

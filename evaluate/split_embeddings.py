@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evaluate.tasks.inputs import LabelledFeatures
 from store.errors import EvaluationError
 
 from .dataset_split import SplitName
 from .encoders import NOT_STORED, Embeddings, Encoder, ImageSet
 from .loaded_dataset import LoadedDataset, Split
-from .tasks.inputs import LabelledFeatures
 
 
 class Embedder:

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from evaluate.tasks.retrieval import distinct_texts
+from store.corpus.decode import decode_image
 from store.errors import PairDecodeError
-from store.images import decode_image
 
 from .encoders import Embeddings
 from .examples import Candidate, Example, thumbnail
 from .loaded_dataset import Split
 from .task_result import TaskResult
-from .tasks.retrieval import distinct_texts
 
 MOST = 8
 FOUND = 5

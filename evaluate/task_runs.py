@@ -11,6 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from evaluate.tasks.cohort import Cohort, by_patient
+from evaluate.tasks.diagnosis import diagnose_by_abmil, diagnose_by_mean
+from evaluate.tasks.linear_probe import Probe, linear_probe
+from evaluate.tasks.questions import Questions
+from evaluate.tasks.retrieval import retrieval
+from evaluate.tasks.survival import survival_abmil, survival_cox
+from evaluate.tasks.vqa import Head, answer_questions
+from evaluate.tasks.zero_shot_task import zero_shot, zero_shot_labels
 from store.errors import EvaluationError
 
 from .dataset_entry import TaskName
@@ -19,14 +27,6 @@ from .loaded_dataset import LoadedDataset, Split
 from .split_embeddings import Embedder, targets_of
 from .task_examples import retrieval_examples, wrong_answers, wrong_classes
 from .task_result import TaskResult
-from .tasks.cohort import Cohort, by_patient
-from .tasks.diagnosis import diagnose_by_abmil, diagnose_by_mean
-from .tasks.linear_probe import Probe, linear_probe
-from .tasks.questions import Questions
-from .tasks.retrieval import retrieval
-from .tasks.survival import survival_abmil, survival_cox
-from .tasks.vqa import Head, answer_questions
-from .tasks.zero_shot_task import zero_shot, zero_shot_labels
 from .zero_shot import prompt_ensemble
 
 SHOTS = (1, 2, 4, 8, 16)

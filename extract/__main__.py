@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from store.config import read_pipeline
+from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption
+from store.config.pipeline_file import read_pipeline
 from store.console import main, progress
-from store.corpus_section import Corpus
+from store.corpus.section import Corpus
 from store.errors import ConfigError
-from store.options import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption
 
 from . import commands_check, commands_run, commands_teachers
 from .config import ExtractPipeline
@@ -82,11 +82,11 @@ def index(
 
     With --report on a store whose corpus has other rules now: say which rows they would add or drop; the store stays.
     """
-    from store.corpus_files import corpus_files
-    from store.create import index_corpus, settings_changed
-    from store.curation_report import read_report, render
-    from store.location import locate
-    from store.pairs import PairTable, only_caption
+    from store.corpus.corpus_files import corpus_files
+    from store.format.pairs import PairTable, only_caption
+    from store.index.create import index_corpus, settings_changed
+    from store.index.curation_report import read_report, render
+    from store.io.location import locate
 
     loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
     corpus = _corpus_of(loaded)
@@ -124,9 +124,9 @@ def append(
     workers: WorkersOption = None,
 ) -> None:
     """Add the pairs of corpus files that are new since the store was made, as rows behind the old ones."""
-    from store.append import append_corpus, new_files
-    from store.location import locate
-    from store.records import read_store_info
+    from store.format.records import read_store_info
+    from store.index.append import append_corpus, new_files
+    from store.io.location import locate
 
     loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
     corpus, location = _corpus_of(loaded), locate(loaded.store.path)
@@ -155,9 +155,9 @@ def _warn(problems: list[str], count: int) -> None:
 
 
 def _say_change(pipeline: ExtractPipeline, corpus: Corpus, workers: int | None) -> None:
-    from store.corpus_files import corpus_files
-    from store.curation_report import render
-    from store.rule_change import rule_change
+    from store.corpus.corpus_files import corpus_files
+    from store.index.curation_report import render
+    from store.index.rule_change import rule_change
 
     with progress(len(corpus_files(corpus.files)), label="compare", noun="files") as advance:
         change = rule_change(pipeline.store.path, corpus, workers=workers, on_file=advance)
@@ -184,7 +184,7 @@ def pixels(
     corpus_root: Annotated[Path | None, typer.Option(help="Where the corpus lies now, if it moved.")] = None,
 ) -> None:
     """Keep the images in the store, small, so that training needs no corpus. Kill it at any moment and run it again."""
-    from store.pixels import PixelSpec
+    from store.format.pixels import PixelSpec
 
     from .pixels import make_pixels
 

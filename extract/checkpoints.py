@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from store.errors import TeacherError
-from store.weight_files import NUMPY_SCALARS, UNREADABLE, check_plausible, refused, unreadable
+from store.io.weight_files import NUMPY_SCALARS, UNREADABLE, check_plausible, refused, unreadable
 
 State = dict[str, Tensor]
 

@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from store.cli.options import (
+    PIPELINES_FILE,
+    ConfigOption,
+    JsonOption,
+    PipelineOption,
+    SetOption,
+    print_json,
+    wide_console,
+)
 from store.console import ExitCode
 from store.errors import ConfigError
-from store.location import locate
-from store.options import PIPELINES_FILE, ConfigOption, JsonOption, PipelineOption, SetOption, print_json, wide_console
-from store.records import Status
+from store.format.records import Status
+from store.io.location import locate
 
 from .commands_run import OfPipelineOption, PlaceOption, RootOption, StoreArgument, loaded_pipeline, store_of
 
@@ -47,8 +55,8 @@ def retry(
 
     Without --status: rows that killed a worker and features that were not finite, which may go well another time.
     """
-    from store.reader import FeatureStore
-    from store.retry import TRANSIENT, find_retries, mark, unmark
+    from store.check.retry import TRANSIENT, find_retries, mark, unmark
+    from store.read.reader import FeatureStore
 
     place = locate(store_of(store, config, pipeline))
     opened = FeatureStore(place)
@@ -101,7 +109,7 @@ def drift(
     as_json: JsonOption = False,
 ) -> int:
     """Extract some rows again and compare them with the store; exit with 1 if one is not what is stored."""
-    from store.reader import FeatureStore
+    from store.read.reader import FeatureStore
 
     from .drift import drift as measure
 
@@ -157,7 +165,7 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Say where the time of the extraction went, by its receipts, and what bounds it."""
-    from store.reader import FeatureStore
+    from store.read.reader import FeatureStore
 
     from .stage_report import report as read_report
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from store.config import read_pipeline
+from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, PipelineOption, SetOption, print_json
+from store.config.pipeline_file import read_pipeline
 from store.console import RESUMES, ExitCode
 from store.errors import ConfigError
-from store.location import is_url, locate
-from store.options import PIPELINES_FILE, ConfigOption, JsonOption, PipelineOption, SetOption, print_json
+from store.io.location import is_url, locate
 
 from .config import ExtractPipeline
 
@@ -98,7 +98,7 @@ def run(
 
     def on_ray(*arguments: object) -> None:
         # Ray is imported only once there is work for it: a run that finds nothing to do ends in a second.
-        from .cluster.execute import execute_on_ray
+        from extract.cluster.execute import execute_on_ray
 
         execute_on_ray(*arguments)  # type: ignore[arg-type]
 

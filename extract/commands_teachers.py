@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from store.config import read_pipeline
+from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, SetOption
+from store.config.pipeline_file import read_pipeline
 from store.console import ExitCode
 from store.errors import ConfigError, MMKDError, TeacherError, WeightsNotFoundError
-from store.options import PIPELINES_FILE, ConfigOption, JsonOption, SetOption
 
 from .config import ExtractPipeline
 from .teacher_entry import TeacherEntry

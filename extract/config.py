@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from store.config import Section
+from store.config.pipeline_file import Section
 from store.pipeline import Pipeline
 
 from .teacher_entry import TeacherEntry

@@ -8,10 +8,10 @@ import secrets
 
 import safetensors.torch
 
+from extract.teachers.states import read_state
 from store.files import TEMPORARY_SUFFIX, sync_folder, write_atomic
 
 from .teacher_entry import TeacherEntry
-from .teachers.states import read_state
 from .weights import CONVERTED_NAME, RECORD_NAME, find_weights, write_record
 
 log = logging.getLogger(__name__)

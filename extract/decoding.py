@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from store.corpus.decode import decode_image
+from store.corpus.image_source import ImageSource
 from store.errors import PairDecodeError
 from store.faults import misbehave
-from store.image_source import ImageSource
-from store.images import decode_image
 
 from .geometry import Geometry, fit_all
 from .stages import Clock

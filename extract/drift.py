@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from store.arrays import Side
 from store.errors import IncompleteStoreError, SpecMismatchError
-from store.pairs import PairTable
-from store.reader import FeatureStore
-from store.records import Spec, Status
+from store.format.arrays import Side
+from store.format.pairs import PairTable
+from store.format.records import Spec, Status
+from store.read.reader import FeatureStore
 
 from .config import ExtractPipeline
 from .driver import build_worker

@@ -11,16 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from store.arrays import ZARR_FOLDER
-from store.commit import register_teacher
-from store.config import dump_resolved
+from store.config.pipeline_file import dump_resolved
+from store.corpus.image_source import ImageSource
 from store.errors import ConfigError, ExtractionError, LocationError, MMKDError
 from store.files import sweep_temporary
-from store.image_source import ImageSource
-from store.location import Folder, Location, locate
-from store.lock import exclusive
-from store.pairs import PairTable
-from store.records import Receipt, Spec, read_store_info, readable_receipt, receipt_key
+from store.format.arrays import ZARR_FOLDER
+from store.format.commit import register_teacher
+from store.format.pairs import PairTable
+from store.format.records import Receipt, Spec, read_store_info, readable_receipt, receipt_key
+from store.io.location import Folder, Location, locate
+from store.io.lock import exclusive
 
 from .config import ExtractPipeline, ExtractSection, TeacherEntry
 from .plan import Plan, RangeWork, plan

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from store.arrays import ARRAY_NAMES, ArrayName, dtype_of
-from store.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
-from store.config import dump_resolved
-from store.location import Location, locate
-from store.pairs import PAIR_SCHEMA, PairTable
-from store.records import (
+from store.config.pipeline_file import dump_resolved
+from store.format.arrays import ARRAY_NAMES, ArrayName, dtype_of
+from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
+from store.format.pairs import PAIR_SCHEMA, PairTable
+from store.format.records import (
     KNOWN_UNITS_KEY,
     Receipt,
     Spec,
@@ -28,6 +27,7 @@ from store.records import (
     record_bytes,
     spec_key,
 )
+from store.io.location import Location, locate
 
 from .config import ExtractPipeline
 from .known_units import KnownUnits

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 from store.console import progress
 from store.errors import TeacherError, WeightsNotFoundError
 from store.files import sha256_file
-from store.weight_files import check_plausible
+from store.io.weight_files import check_plausible
 
 from .convert import convert
 from .fetch_list import Wanted, wanted

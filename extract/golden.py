@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from store.corpus.decode import decode_image
 from store.errors import CorpusError, TeacherError, WeightsNotFoundError
-from store.images import decode_image
 
 from .geometry import fit
 from .import_mmkd import TEACHER_IDS, read_features, read_meta

@@ -20,17 +20,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from store.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
-from store.corpus import CorpusIndex
-from store.create import create_store
+from store.corpus.decode import image_size
 from store.errors import CorpusError, StoreError, StoreNotFoundError
 from store.files import sha256_file
-from store.images import image_size
-from store.location import Location, locate
-from store.lock import exclusive
-from store.pairs import PAIR_SCHEMA, PairTable, check_keys
-from store.pixels import Pixels, PixelSpec
-from store.records import Spec, Status, StoreInfo, read_store_info
+from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
+from store.format.pairs import PAIR_SCHEMA, PairTable, check_keys
+from store.format.pixels import Pixels, PixelSpec
+from store.format.records import Spec, Status, StoreInfo, read_store_info
+from store.index.create import create_store
+from store.index.in_memory import CorpusIndex
+from store.io.location import Location, locate
+from store.io.lock import exclusive
 
 from .pixels import make_pixels
 

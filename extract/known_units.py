@@ -13,8 +13,8 @@ import logging
 from dataclasses import dataclass, field
 
 from store.errors import StoreError
-from store.location import Location
-from store.records import KNOWN_UNITS_KEY, Receipt, record_bytes
+from store.format.records import KNOWN_UNITS_KEY, Receipt, record_bytes
+from store.io.location import Location
 
 log = logging.getLogger(__name__)
 

@@ -17,15 +17,15 @@ import pyarrow as pa
 from PIL import Image, features
 
 from store.console import progress
+from store.corpus.decode import MAX_PIXELS, decode_image
+from store.corpus.image_source import ImageSource
 from store.errors import PairDecodeError
 from store.files import sweep_temporary
-from store.image_source import ImageSource
-from store.images import MAX_PIXELS, decode_image
-from store.location import Folder, Location, locate
-from store.lock import exclusive
-from store.pairs import PairTable, pairs_digest
-from store.pixels import PixelReceipt, PixelSpec, SmallImage, commit_pixels, committed_pixels, register_pixels
-from store.records import StoreInfo, read_store_info
+from store.format.pairs import PairTable, pairs_digest
+from store.format.pixels import PixelReceipt, PixelSpec, SmallImage, commit_pixels, committed_pixels, register_pixels
+from store.format.records import StoreInfo, read_store_info
+from store.io.location import Folder, Location, locate
+from store.io.lock import exclusive
 
 log = logging.getLogger(__name__)
 

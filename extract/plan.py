@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from store.fetching import fetch_all
-from store.location import Location
-from store.pairs import PairTable, pairs_digest
-from store.records import Spec, StoreInfo, readable_receipt, receipt_key
-from store.retry import marked
+from store.check.retry import marked
+from store.format.pairs import PairTable, pairs_digest
+from store.format.records import Spec, StoreInfo, readable_receipt, receipt_key
+from store.io.fetching import fetch_all
+from store.io.location import Location
 
 from .known_units import KnownUnits
 

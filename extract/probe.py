@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from store.location import Location
-from store.pairs import PairTable
-from store.records import Receipt, Spec, StoreInfo, read_store_info
+from store.format.pairs import PairTable
+from store.format.records import Receipt, Spec, StoreInfo, read_store_info
+from store.io.location import Location
 
 from .config import ExtractPipeline
 from .driver import build_worker

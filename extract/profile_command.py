@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from store.cli.options import wide_console
 from store.console import progress
-from store.options import wide_console
 
 from .config import ExtractSection
 from .teacher_entry import TeacherEntry

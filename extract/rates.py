@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from store.errors import ConfigError
-from store.pairs import PairTable
-from store.records import Receipt, StoreInfo
+from store.format.pairs import PairTable
+from store.format.records import Receipt, StoreInfo
 
 from .config import ExtractSection
 from .plan import RangeWork

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from store.commit import register_teacher
-from store.corpus import CorpusIndex
-from store.create import create_store
-from store.location import Location, locate
-from store.records import Spec
+from store.format.commit import register_teacher
+from store.format.records import Spec
+from store.index.create import create_store
+from store.index.in_memory import CorpusIndex
+from store.io.location import Location, locate
 
 from .config import ExtractPipeline
 from .driver import Job

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from store.errors import TeacherError
-from store.records import Spec, StoredDtype
+from store.format.records import Spec, StoredDtype
 
 from .geometry import Geometry, Preprocessing
 from .model_folder import CONFIG_NAME, logit_scale_note, open_clip_config

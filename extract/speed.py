@@ -18,8 +18,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from store.corpus.decode import decode_image
 from store.errors import WeightsNotFoundError
-from store.images import decode_image
 
 from .geometry import Geometry, fit_all
 from .memory import begin_peak, give_back, held_bytes, peak_bytes

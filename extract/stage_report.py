@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from store.errors import IncompleteStoreError
-from store.location import Location
-from store.reader import FeatureStore
-from store.records import Receipt
+from store.format.records import Receipt
+from store.io.location import Location
+from store.read.reader import FeatureStore
 
 from .stages import THREAD_STAGES
 

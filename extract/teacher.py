@@ -10,18 +10,18 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from extract.teachers.base import FrozenTeacher, Tokens
+from extract.teachers.clip_model import ClipTeacher
+from extract.teachers.medclip import MedClipTeacher
+from extract.teachers.open_clip_model import OpenClipTeacher
+from extract.teachers.pmc_clip import PmcClipTeacher
+from extract.teachers.states import read_state
 from store.errors import TeacherError
-from store.records import Spec
+from store.format.records import Spec
 
 from .geometry import Geometry
 from .specs import teacher_spec
 from .teacher_entry import TeacherEntry
-from .teachers.base import FrozenTeacher, Tokens
-from .teachers.clip_model import ClipTeacher
-from .teachers.medclip import MedClipTeacher
-from .teachers.open_clip_model import OpenClipTeacher
-from .teachers.pmc_clip import PmcClipTeacher
-from .teachers.states import read_state
 from .weights import find_weights
 
 

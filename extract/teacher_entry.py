@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from store.config import ConfigPath, Section
+from store.config.pipeline_file import ConfigPath, Section
 
 Family: TypeAlias = Literal["open_clip", "open_clip_file", "clip", "pmc_clip", "medclip"]
 

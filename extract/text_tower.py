@@ -9,7 +9,7 @@ from typing import Any
 
 from store.errors import TeacherError, WeightsNotFoundError
 from store.files import sha256_file
-from store.weight_files import TOKENIZER_FILES
+from store.io.weight_files import TOKENIZER_FILES
 
 TEXT_FOLDER = "text"
 """Below a teacher's folder: configuration and tokenizer of a BERT that its authors keep in another repository."""

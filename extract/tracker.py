@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from store.console import progress
 from store.errors import ExtractionError, MMKDError
-from store.location import Location
-from store.records import Receipt, Status
+from store.format.records import Receipt, Status
+from store.io.location import Location
 
 from .stages import SHARED_STAGES
 

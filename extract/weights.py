@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from store.errors import TeacherError, WeightsNotFoundError
 from store.files import sha256_file
-from store.weight_files import check_plausible
+from store.io.weight_files import check_plausible
 
 from .teacher_entry import TeacherEntry
 

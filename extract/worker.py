@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from store.commit import Circumstances, UnitFeatures, commit_unit, committed_receipt
-from store.image_source import ImageSource
-from store.location import Location
-from store.pairs import PairTable, pairs_digest, strings
-from store.records import Receipt, Status, StoreInfo
+from store.corpus.image_source import ImageSource
+from store.format.commit import Circumstances, UnitFeatures, commit_unit, committed_receipt
+from store.format.pairs import PairTable, pairs_digest, strings
+from store.format.records import Receipt, Status, StoreInfo
+from store.io.location import Location
 
 from .batch_size import BatchSize
 from .decoding import Decoder, DistinctImages

@@ -6,12 +6,12 @@ from typing import Any
 
 from pydantic import Field
 
-from .config import ConfigPath, Section
-from .corpus_section import Corpus
-from .images import MAX_PIXELS
-from .pixels import Pixels
-from .records import StoredDtype
-from .selection import Selection
+from store.config.pipeline_file import ConfigPath, Section
+from store.corpus.decode import MAX_PIXELS
+from store.corpus.section import Corpus
+from store.format.pixels import Pixels
+from store.format.records import StoredDtype
+from store.read.selection import Selection
 
 
 class StoreSection(Section):

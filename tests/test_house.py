@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from evaluate.config import EvaluatePipeline
-from store.config import read_pipeline
+from store.config.pipeline_file import read_pipeline
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("store", "extract", "train", "evaluate")

@@ -10,10 +10,10 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from store.config import read_pipeline
+from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption
+from store.config.pipeline_file import read_pipeline
 from store.console import main
 from store.errors import ConfigError
-from store.options import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption
 
 from . import commands_export
 from .config import TrainPipeline

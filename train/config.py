@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from store.config import ConfigPath, Section
+from store.config.pipeline_file import ConfigPath, Section
 from store.pipeline import Pipeline
 
 from .recipe_sections import ImprovedRecipe, PaperRecipe

@@ -13,7 +13,7 @@ from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
 from safetensors import SafetensorError
 
 from store.errors import ConfigError, SpecMismatchError, TeacherError
-from store.reader import FeatureStore
+from store.read.reader import FeatureStore
 
 from .model import write_weights
 from .model_card import UNKNOWN, Card, TeacherTerms, render

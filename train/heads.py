@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from store.arrays import Side
+from store.format.arrays import Side
 
 HeadKind = Literal["linear", "mlp"]
 

@@ -16,10 +16,10 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
+from store.corpus.decode import decode_image
+from store.corpus.image_source import ImageSource
 from store.errors import CorpusError, IncompleteStoreError, PairDecodeError
-from store.image_source import ImageSource
-from store.images import decode_image
-from store.pixel_cache import HINT, PixelCache
+from store.read.pixel_cache import HINT, PixelCache
 
 from .image_workers import ImageWorkers
 

@@ -6,11 +6,11 @@ import json
 import logging
 from pathlib import Path
 
-from store.chunks import ChunkReader
-from store.config import dump_resolved
+from store.config.pipeline_file import dump_resolved
 from store.errors import IncompleteStoreError
-from store.reader import FeatureStore
-from store.sampling import draw_rows
+from store.inspect.sampling import draw_rows
+from store.read.chunks import ChunkReader
+from store.read.reader import FeatureStore
 
 from .autoencoder import TeacherFeatures, fit_projection
 from .config import ProjectSection, TrainPipeline

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from store.errors import ConfigError
-from store.reader import FeatureStore
+from store.read.reader import FeatureStore
 
 from .config import StudentRun
 from .objective import Objective, TaskObjective

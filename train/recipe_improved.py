@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from store.arrays import Side
-from store.chunks import SIDES
 from store.errors import ConfigError
+from store.format.arrays import Side
+from store.read.chunks import SIDES
 
 from .balance import SideBalance, dispersion_weights
 from .distance import Coordinates, distances

@@ -12,14 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .gather import Across
-from .loss import (
-    CORRECTED_INTERACTIVE_SCALE,
-    PAPER_INTERACTIVE_SCALE,
-    clip_loss,
-    feature_loss,
-    interactive_sum,
-    unit,
-)
+from .loss import CORRECTED_INTERACTIVE_SCALE, PAPER_INTERACTIVE_SCALE, clip_loss, feature_loss, interactive_sum, unit
 from .objective import MAX_LOGIT_SCALE, Objective
 from .projection import Projection, apply_projection
 from .recipe_sections import PaperRecipe

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from store.config import Section
+from store.config.pipeline_file import Section
 
 
 class PaperRecipe(Section):

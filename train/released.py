@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from store.errors import TeacherError, WeightsNotFoundError
-from store.weight_files import NUMPY_SCALARS, UNREADABLE, check_plausible, refused, unreadable
+from store.io.weight_files import NUMPY_SCALARS, UNREADABLE, check_plausible, refused, unreadable
 
 from .model import write_weights
 from .model_card import Card, render

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from store.config import dump_resolved
-from store.corpus import read_corpus
-from store.corpus_files import corpus_files
+from store.config.pipeline_file import dump_resolved
+from store.corpus.corpus_files import corpus_files
+from store.corpus.image_source import ImageSource
 from store.errors import ConfigError, IncompleteStoreError
 from store.files import sha256_file
-from store.image_source import ImageSource
-from store.indexing import settings_of
-from store.pixel_cache import PixelCache
-from store.reader import FeatureStore
+from store.index.in_memory import read_corpus
+from store.index.indexing import settings_of
+from store.read.pixel_cache import PixelCache
+from store.read.reader import FeatureStore
 
 from .config import ModelSection, Optimization, PretrainRun, StudentRun, TrainPipeline
 from .distributed import ALONE, Ranks, require_device, require_even_shares

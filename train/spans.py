@@ -22,8 +22,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from store.chunks import Ask, ChunkReader
-from store.reader import FeatureStore
+from store.read.chunks import Ask, ChunkReader
+from store.read.reader import FeatureStore
 
 from .order import draw_teacher
 from .shares import StepOrder

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from store.console import without_root_warnings
 from store.errors import ConfigError, TeacherError, WeightsNotFoundError
-from store.weight_files import TOKENIZER_FILES, first_line
+from store.io.weight_files import TOKENIZER_FILES, first_line
 
 from .model import copy_tokenizer
 

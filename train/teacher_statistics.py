@@ -17,12 +17,12 @@ import safetensors
 import safetensors.numpy
 import torch.distributed as dist
 
-from store.arrays import Side
-from store.chunks import SIDES, ChunkReader
 from store.errors import ConfigError, SpecMismatchError, StoreError
 from store.files import write_atomic
-from store.reader import FeatureStore
-from store.sampling import draw_rows
+from store.format.arrays import Side
+from store.inspect.sampling import draw_rows
+from store.read.chunks import SIDES, ChunkReader
+from store.read.reader import FeatureStore
 
 from .phi_s import Floats, PhiS, fit_phi_s
 

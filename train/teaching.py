@@ -9,8 +9,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from store.reader import FeatureStore
-from store.selection import Selection
+from store.read.reader import FeatureStore
+from store.read.selection import Selection
 
 from .distributed import Ranks
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from store.errors import IncompleteStoreError
-from store.reader import FeatureStore
+from store.read.reader import FeatureStore
 
 from .config import TrainPipeline
 

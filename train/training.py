@@ -16,9 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from store.config import Section, dump_resolved
+from store.config.pipeline_file import Section, dump_resolved
 from store.errors import CorpusError
-from store.reader import FeatureStore
+from store.read.reader import FeatureStore
 
 from .captions import Captions
 from .checkpoint import Checkpoints, State

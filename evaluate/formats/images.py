@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from store.corpus_files import as_corpus_file
-from store.image_source import ImageSource
-from store.webdataset import IMAGE_SUFFIXES, read_tar
+from store.corpus.corpus_files import as_corpus_file
+from store.corpus.image_source import ImageSource
+from store.corpus.webdataset import IMAGE_SUFFIXES, read_tar
 
 from .record import Record, StoredImage
 from .rules import wild

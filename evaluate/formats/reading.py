@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from store.image_source import ImageSource
+from store.corpus.image_source import ImageSource
 
 from .images import read_folders, read_webdataset
 from .medmnist import read_medmnist

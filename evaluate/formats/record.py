@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from store.corpus.image_source import ImageSource
 from store.errors import EvaluationError
-from store.image_source import ImageSource
 
 
 class Image(Protocol):

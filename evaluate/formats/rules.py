@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from store.config import Section
+from store.config.pipeline_file import Section
 
 
 def _relative(pattern: str) -> str:

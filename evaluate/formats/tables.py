@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from store.corpus_files import as_corpus_file
+from store.corpus.corpus_files import as_corpus_file
+from store.corpus.fields import as_text, values_at
+from store.corpus.image_source import ImageSource
+from store.corpus.tables import read_records
 from store.errors import EvaluationError
-from store.fields import as_text, values_at
-from store.image_source import ImageSource
-from store.source_tables import read_records
 
 from .images import path_parts, read_webdataset
 from .record import BagFile, Record, StoredImage

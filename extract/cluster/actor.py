@@ -10,7 +10,7 @@ import ray
 from extract.driver import Job, build_worker
 from extract.schedule import Task
 from extract.worker import Worker
-from store.records import Receipt
+from store.format.records import Receipt
 
 CONTROL = "control"
 """Name of the thread of an actor that answers what the driver asks while a range is at work."""

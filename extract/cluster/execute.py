@@ -20,7 +20,7 @@ from extract.plan import RangeWork
 from extract.schedule import Failure, Schedule
 from extract.tracker import Tracker
 from store.errors import ExtractionError, MMKDError
-from store.records import Receipt
+from store.format.records import Receipt
 
 from .actor import room, wanted
 from .connect import connected

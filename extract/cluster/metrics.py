@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ray.util.metrics import Counter, Gauge
 
-from store.records import Receipt
+from store.format.records import Receipt
 
 
 class RunMetrics:

@@ -18,7 +18,7 @@ from extract.geometry import Preprocessing
 from extract.specs import COMPILED
 from extract.teacher_entry import TeacherEntry
 from store.errors import TeacherError
-from store.records import Spec
+from store.format.records import Spec
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -11,7 +11,7 @@ from transformers import CLIPConfig, CLIPModel
 from extract.teacher_entry import TeacherEntry
 from extract.text_tower import read_json
 from store.errors import TeacherError
-from store.records import Spec
+from store.format.records import Spec
 
 from .base import FrozenTeacher
 from .tokenizers import full_length, load_clip_tokenizer, padded_ids

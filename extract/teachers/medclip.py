@@ -15,7 +15,7 @@ from extract.specs import BERT_CONTEXT
 from extract.teacher_entry import TeacherEntry
 from extract.text_tower import tokenizer_folder
 from store.errors import TeacherError
-from store.records import Spec
+from store.format.records import Spec
 
 from .base import FrozenTeacher
 from .tokenizers import full_length, load_bert_tokenizer, padded_ids

@@ -20,7 +20,7 @@ from extract.teacher_entry import TeacherEntry
 from extract.text_tower import KNOWN_BERTS, TEXT_FOLDER, bert_sizes, tokenizer_folder
 from store.console import without_root_warnings
 from store.errors import TeacherError, WeightsNotFoundError
-from store.records import Spec
+from store.format.records import Spec
 
 from .base import FrozenTeacher
 

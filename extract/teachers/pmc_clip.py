@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel
 from extract.specs import BERT_CONTEXT
 from extract.teacher_entry import TeacherEntry
 from extract.text_tower import tokenizer_folder
-from store.records import Spec
+from store.format.records import Spec
 
 from .base import FrozenTeacher
 from .tokenizers import full_length, load_bert_tokenizer, padded_ids

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from store.yaml_tree import parse
+from store.config.yaml_tree import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "runs" / "seeds"

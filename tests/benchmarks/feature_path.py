@@ -26,9 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from store.reader import FeatureStore
-from tests.benchmarks.store_speed import machine
-from tests.benchmarks.synthetic_store import make_store
+from store.read.reader import FeatureStore
 from tests.s3_server import S3Server, rclone
 from train.order import BatchOrder, lanes_of
 from train.projection import Projection
@@ -36,6 +34,9 @@ from train.recipe_paper import PaperObjective
 from train.recipe_sections import PaperRecipe
 from train.spans import Sampling, Spans, TargetReader, Targets
 from train.stream import Batch
+
+from .store_speed import machine
+from .synthetic_store import make_store
 
 TEACHERS = {f"teacher{number}": 512 for number in range(6)}
 BATCH, SEED, WINDOW_BLOCKS = 512, 20261123, 256

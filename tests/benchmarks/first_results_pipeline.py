@@ -6,7 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from store.yaml_tree import parse
+from store.config.yaml_tree import parse
 
 from .first_results_corpora import REAL_PARTS
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import yaml
 from transformers import BertConfig
 
-from store.corpus import read_pairs
-from store.corpus_section import Corpus
+from store.corpus.section import Corpus
+from store.index.in_memory import read_pairs
 from train.config import ModelSection
 from train.model import begin_model, save_weights
 

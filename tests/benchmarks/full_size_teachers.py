@@ -25,8 +25,8 @@ from extract.specs import teacher_spec
 from extract.teacher import load_teacher
 from extract.teacher_entry import TeacherEntry
 from extract.weights import find_weights
-from store.config import read_pipeline
-from store.options import PIPELINES_FILE
+from store.cli.options import PIPELINES_FILE
+from store.config.pipeline_file import read_pipeline
 from tests.extract import teacher_cases as cases
 from tests.extract.teacher_inputs import CAPTIONS, normalized, pixels_of
 from tests.extract.teacher_references import quick_gelu

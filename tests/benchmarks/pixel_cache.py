@@ -19,11 +19,11 @@ import torch
 from PIL import Image
 
 from extract.pixels import encode, keep, shrink
-from store.corpus import read_corpus
-from store.corpus_section import Corpus
-from store.image_source import ImageSource
-from store.images import decode_image
-from store.pixels import PixelSpec
+from store.corpus.decode import decode_image
+from store.corpus.image_source import ImageSource
+from store.corpus.section import Corpus
+from store.format.pixels import PixelSpec
+from store.index.in_memory import read_corpus
 
 SEED = 20261123
 FULL_SIZE = ("ViT-B-32", "RN50")

@@ -20,11 +20,11 @@ import psutil
 from PIL import Image
 
 from extract.pixels import make_pixels
-from store.corpus_section import Corpus
-from store.create import index_corpus
-from store.pixel_cache import PixelCache
-from store.pixels import Pixels, PixelSpec
-from store.reader import FeatureStore
+from store.corpus.section import Corpus
+from store.format.pixels import Pixels, PixelSpec
+from store.index.create import index_corpus
+from store.read.pixel_cache import PixelCache
+from store.read.reader import FeatureStore
 from train.images import CorpusImages, ImageLoader, RowImages, View
 
 SEED = 20261123

@@ -17,9 +17,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from extract.plan import plan
-from store.location import Folder
-from store.pairs import PAIR_SCHEMA, PairTable, PairWriter, pairs_digest
-from store.records import (
+from store.format.pairs import PAIR_SCHEMA, PairTable, PairWriter, pairs_digest
+from store.format.records import (
     STORE_KEY,
     Receipt,
     Spec,
@@ -30,6 +29,7 @@ from store.records import (
     record_bytes,
     write_record,
 )
+from store.io.location import Folder
 
 RANGE_ROWS, TEACHERS = 16, 9
 

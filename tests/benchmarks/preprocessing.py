@@ -31,10 +31,11 @@ from extract.config import ExtractPipeline
 from extract.geometry import Geometry, Preprocessing, fit, fit_all
 from extract.specs import teacher_spec
 from extract.stand_in import write_files
-from store.config import read_pipeline
-from store.images import decode_image
-from store.options import PIPELINES_FILE
-from tests.benchmarks.rounds import SEED, medians, single
+from store.cli.options import PIPELINES_FILE
+from store.config.pipeline_file import read_pipeline
+from store.corpus.decode import decode_image
+
+from .rounds import SEED, medians, single
 
 WIDTH, HEIGHT, QUALITY = 1024, 768, 90
 WANTED = 6.0

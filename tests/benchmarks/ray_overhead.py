@@ -26,9 +26,9 @@ from extract.driver import Execute, Job, execute_here, run
 from extract.phantom import write_corpus
 from extract.plan import RangeWork
 from extract.tracker import Tracker
-from store.config import read_pipeline
-from store.create import index_corpus
-from store.records import Receipt
+from store.config.pipeline_file import read_pipeline
+from store.format.records import Receipt
+from store.index.create import index_corpus
 
 RANGE_ROWS = 128
 

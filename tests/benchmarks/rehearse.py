@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from store.console import progress
-from tests.benchmarks.measure import measure
+
+from .measure import measure
 
 WIDTHS = {
     "bmca": 768,
@@ -62,7 +63,7 @@ HEADROOM = 1.05
 
 def build(path: Path, rows: int) -> dict[str, Any]:
     """Make the store."""
-    from tests.benchmarks.synthetic_store import make_store
+    from .synthetic_store import make_store
 
     units, nbytes = -(-rows // 8192) * len(WIDTHS), 0
     with progress(units, label="build", noun="units") as advance:
@@ -108,7 +109,7 @@ def stream(path: Path) -> dict[str, Any]:
     """Stream one shuffled epoch with all available teachers, and see that every row came once."""
     import torch
 
-    from store.reader import FeatureStore
+    from store.read.reader import FeatureStore
     from train.order import BatchOrder
     from train.spans import TargetReader
     from train.stream import Stream

@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from store.arrays import encode_shard
-from store.chunks import ChunkReader
-from store.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
 from store.files import write_atomic
-from store.reader import FeatureStore
-from store.records import Status
-from tests.benchmarks.rounds import Measure
-from tests.benchmarks.synthetic_store import make_store, spec_of, unit_rows
+from store.format.arrays import encode_shard
+from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
+from store.format.records import Status
+from store.read.chunks import ChunkReader
+from store.read.reader import FeatureStore
+
+from .rounds import Measure
+from .synthetic_store import make_store, spec_of, unit_rows
 
 RANGE_ROWS = 8192
 

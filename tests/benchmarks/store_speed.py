@@ -28,14 +28,15 @@ import numpy.typing as npt
 import torch
 import zarr
 
-from store.chunks import SIDES
-from store.reader import FeatureStore
-from tests.benchmarks.rounds import Measure, medians, nested, single, table
-from tests.benchmarks.store_io import read_speeds, write_speeds
-from tests.benchmarks.synthetic_store import make_store
+from store.read.chunks import SIDES
+from store.read.reader import FeatureStore
 from train.order import BatchOrder
 from train.spans import Sampling, TargetReader
 from train.stream import Stream
+
+from .rounds import Measure, medians, nested, single, table
+from .store_io import read_speeds, write_speeds
+from .synthetic_store import make_store
 
 TEACHERS = {f"teacher{number}": 512 for number in range(6)}
 BATCH, WINDOW_BLOCKS, SEED = 1024, 256, 20261123

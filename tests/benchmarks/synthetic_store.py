@@ -11,10 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from store.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
-from store.location import locate
-from store.pairs import PAIR_SCHEMA, PairTable
-from store.records import STORE_KEY, Spec, Status, StoreInfo, write_record
+from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
+from store.format.pairs import PAIR_SCHEMA, PairTable
+from store.format.records import STORE_KEY, Spec, Status, StoreInfo, write_record
+from store.io.location import locate
 
 MODALITIES = ("ct", "dermatology", "histopathology", "mri", "xray")
 

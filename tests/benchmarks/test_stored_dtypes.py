@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.benchmarks.stored_dtypes import cosine_errors, from_int8, to_int8
+from .stored_dtypes import cosine_errors, from_int8, to_int8
 
 
 def test_an_int8_row_comes_back_within_half_a_step():

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from evaluate.dataset_split import SPLITS
 from evaluate.formats.rules import wild
-from tests.evaluate.dataset_files import image_bytes, write_folders, write_tar
+
+from .dataset_files import image_bytes, write_folders, write_tar
 
 BY_DIGEST = 60
 """Items of a dataset that a digest splits: a fifth of them is for testing, so that no split is empty."""

@@ -17,7 +17,8 @@ from evaluate.dataset_entry import read_entry
 from evaluate.formats.rules import FORMATS
 from evaluate.registry import DATA_VARIABLE
 from store.errors import ConfigError, EvaluationError
-from tests.evaluate.dataset_files import FOLDER_FIELDS, FOLDERS, folder_dataset, image_bytes, write_entry, write_folders
+
+from .dataset_files import FOLDER_FIELDS, FOLDERS, folder_dataset, image_bytes, write_entry, write_folders
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 from evaluate.commands_results import add_commands
 from evaluate.records import write_result
 from store.errors import EvaluationError
-from tests.evaluate.synthetic import write_all, zero_shot
+
+from .synthetic import write_all, zero_shot
 
 
 @pytest.fixture(scope="module")

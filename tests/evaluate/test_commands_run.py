@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from evaluate.__main__ import app
 from store.errors import ConfigError
-from tests.evaluate.dataset_files import image_bytes, write_entry
 from train.config import ModelSection
 from train.model import begin_model, save_weights
+
+from .dataset_files import image_bytes, write_entry
 
 MODEL = {
     "vocabulary": 100,

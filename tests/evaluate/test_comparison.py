@@ -10,7 +10,8 @@ from statsmodels.stats.multitest import multipletests
 from evaluate.comparison import Evidence, compare, enough_resamples, shared
 from evaluate.records import read_results, write_result
 from store.errors import EvaluationError
-from tests.evaluate.synthetic import dataset_facts, skipped, write_all, zero_shot
+
+from .synthetic import dataset_facts, skipped, write_all, zero_shot
 
 
 def compared(folder, first="mmkd", second="biomedclip", *, resamples=400):

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from evaluate.config import EvaluatePipeline
-from store.config import read_pipeline
+from store.config.pipeline_file import read_pipeline
 from store.errors import ConfigError
 
 

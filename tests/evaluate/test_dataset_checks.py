@@ -10,15 +10,8 @@ import pytest
 from evaluate.dataset_checks import undecodable
 from evaluate.dataset_loading import load_dataset
 from store.errors import EvaluationError
-from tests.evaluate.dataset_files import (
-    FOLDER_FIELDS,
-    FOLDER_IMAGES,
-    FOLDERS,
-    entry_of,
-    folder_dataset,
-    image_bytes,
-    write_folders,
-)
+
+from .dataset_files import FOLDER_FIELDS, FOLDER_IMAGES, FOLDERS, entry_of, folder_dataset, image_bytes, write_folders
 
 
 def refused(tmp_path, changed=None, allow=(), **changes):

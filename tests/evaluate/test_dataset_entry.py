@@ -8,7 +8,8 @@ import pytest
 
 from evaluate.dataset_entry import read_entry
 from store.errors import ConfigError
-from tests.evaluate.dataset_files import FOLDER_FIELDS, FOLDERS, ORIGINS, entry_of, write_entry
+
+from .dataset_files import FOLDER_FIELDS, FOLDERS, ORIGINS, entry_of, write_entry
 
 GOOD = {"read": FOLDERS, "fields": FOLDER_FIELDS, "split": {"rule": "field"}}
 

@@ -12,7 +12,8 @@ from evaluate.dataset_entry import MODALITIES, TASKS, DatasetEntry, Fields
 from evaluate.formats.rules import FORMATS, needed_patterns
 from evaluate.registry import DATA_VARIABLE, data_root, find_dataset, missing_files, read_registry, status
 from store.errors import ConfigError
-from tests.evaluate.dataset_files import FOLDER_FIELDS, FOLDERS, folder_dataset, write_entry
+
+from .dataset_files import FOLDER_FIELDS, FOLDERS, folder_dataset, write_entry
 
 ENTRIES = read_registry()
 

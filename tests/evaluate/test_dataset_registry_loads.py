@@ -6,7 +6,8 @@ import pytest
 
 from evaluate.dataset_loading import load_dataset
 from evaluate.registry import read_registry, status
-from tests.evaluate.fabricated import fabricate, labels_of
+
+from .fabricated import fabricate, labels_of
 
 ENTRIES = read_registry()
 

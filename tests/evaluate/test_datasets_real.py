@@ -13,7 +13,7 @@ from evaluate.dataset_checks import undecodable
 from evaluate.dataset_loading import load_dataset
 from evaluate.dataset_report import deep_problems
 from evaluate.registry import missing_files, read_registry
-from store.images import decode_image
+from store.corpus.decode import decode_image
 
 ROOT = Path(__file__).resolve().parents[3] / "shared" / "data"
 ENTRIES = read_registry()

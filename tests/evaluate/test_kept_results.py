@@ -14,10 +14,11 @@ from evaluate.records import read_results
 from evaluate.result_record import ResultRecord, SkippedRecord
 from evaluate.suite import Suite
 from store.errors import ConfigError, TeacherError
-from tests.evaluate.dataset_files import entry_of, image_bytes, write_entry, write_folders
-from tests.evaluate.test_commands_run import MODEL
 from train.config import ModelSection
 from train.model import begin_model, save_weights
+
+from .dataset_files import entry_of, image_bytes, write_entry, write_folders
+from .test_commands_run import MODEL
 
 READ = {
     "read": {"format": "folders", "files": ["drawn/{split}/{label}/{patient}-*.png"]},

@@ -13,7 +13,7 @@ from PIL import Image
 from evaluate.config import ZeroShotDataset
 from evaluate.labelled import dataset_digest, read_labelled
 from extract.geometry import Geometry, fit
-from store.corpus_section import Corpus
+from store.corpus.section import Corpus
 from store.errors import CorpusError
 
 CLASSES = {"ct": ["cyst", "stone"], "mri": ["tumor"]}

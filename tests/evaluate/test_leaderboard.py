@@ -13,7 +13,8 @@ from evaluate.leaderboard import as_csv, as_json, as_markdown, write_leaderboard
 from evaluate.records import read_results
 from evaluate.result_record import MetricValue, SeedValues
 from store.errors import EvaluationError
-from tests.evaluate.synthetic import dataset_facts, skipped, write_all, zero_shot
+
+from .synthetic import dataset_facts, skipped, write_all, zero_shot
 
 
 def record(model, dataset, *, value=None, **options):

@@ -14,12 +14,13 @@ from evaluate.dataset_loading import load_dataset
 from evaluate.overlap import find_overlap, nearest_within, note_overlap
 from evaluate.records import read_results, write_result
 from extract.phantom import write_corpus
-from store.corpus_section import Corpus
-from store.create import index_corpus
+from store.corpus.section import Corpus
 from store.errors import EvaluationError
-from store.reader import FeatureStore
-from tests.evaluate import synthetic
-from tests.evaluate.dataset_files import entry_of
+from store.index.create import index_corpus
+from store.read.reader import FeatureStore
+
+from . import synthetic
+from .dataset_files import entry_of
 
 SAME, ALIKE, OTHER = 3, 4, 5
 

@@ -11,9 +11,9 @@ import pytest
 from evaluate.dataset_loading import load_dataset
 from evaluate.phantom_slides import TUMOR, SlidePlan, plan_slides, write_phantom_slides
 from evaluate.registry import read_registry
+from store.corpus.decode import decode_image
 from store.errors import EvaluationError
 from store.files import sha256_file
-from store.images import decode_image
 
 PLAN = SlidePlan(slides={"train": 4, "test": 4}, tiles=5, size_px=32)
 

@@ -13,7 +13,8 @@ from evaluate.predictions import Predictions
 from evaluate.records import read_predictions, read_result, read_results, result_path, write_result
 from evaluate.result_record import FORMAT, MetricValue, SeedValues
 from store.errors import EvaluationError, FormatVersionError
-from tests.evaluate.synthetic import jpeg_bytes, model_facts, predictions, skipped, write_all, zero_shot
+
+from .synthetic import jpeg_bytes, model_facts, predictions, skipped, write_all, zero_shot
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from evaluate.report.page import render
 from evaluate.result_record import SeedValues
 from evaluate.tasks.survival import kaplan_meier
 from store.errors import EvaluationError
-from tests.evaluate.synthetic import model_facts, picture, skipped, write_all, zero_shot
+
+from .synthetic import model_facts, picture, skipped, write_all, zero_shot
 
 NASTY = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
 

@@ -11,7 +11,8 @@ from evaluate.records import write_result
 from evaluate.report.contents import gather
 from evaluate.report.page import render
 from evaluate.result_record import SeedValues
-from tests.evaluate.synthetic import picture, write_all, zero_shot
+
+from .synthetic import picture, write_all, zero_shot
 
 CHROMIUM = shutil.which("chromium")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -11,7 +11,8 @@ from evaluate.ranks import Ranking
 from evaluate.report.figures import WIDTH
 from evaluate.report.plots import FOREST_LEFT, FOREST_RIGHT, RADAR_CENTRE, RADAR_RADIUS, forest, radar, ranks_plot
 from evaluate.statistics import Difference, Interval
-from tests.evaluate.synthetic import zero_shot
+
+from .synthetic import zero_shot
 
 
 def number(value):

@@ -9,7 +9,8 @@ from evaluate.dataset_loading import load_dataset
 from evaluate.encoders import NOT_STORED, Embedded
 from evaluate.split_embeddings import Embedder
 from store.errors import EvaluationError
-from tests.evaluate.dataset_files import folder_dataset
+
+from .dataset_files import folder_dataset
 
 
 class Rows:

@@ -23,9 +23,10 @@ from evaluate.result_record import SkippedRecord
 from evaluate.suite import Suite
 from extract.phantom import FINDINGS
 from store.errors import ConfigError, EvaluationError, WeightsNotFoundError
-from tests.evaluate.dataset_files import BASE, write_entry
 from train.config import ModelSection
 from train.model import begin_model, save_weights
+
+from .dataset_files import BASE, write_entry
 
 SIZE = 64
 MODEL = {
@@ -292,7 +293,7 @@ def test_survival_of_a_table_needs_no_model_and_a_part_that_fails_is_a_record(pl
 
 
 def test_stored_features_stand_for_the_model_where_images_and_captions_are_the_same(place, tmp_path):
-    from store.reader import FeatureStore
+    from store.read.reader import FeatureStore
     from tests.store.make_fixture import FIXTURE
 
     store = FeatureStore(FIXTURE / "store")

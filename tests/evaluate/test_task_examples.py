@@ -7,7 +7,8 @@ import numpy as np
 from evaluate.loaded_dataset import Split
 from evaluate.task_examples import retrieval_examples
 from evaluate.tasks.retrieval import retrieval
-from tests.evaluate.dataset_files import image_bytes
+
+from .dataset_files import image_bytes
 
 CAPTIONS = ["A T2 scan.", "a t2 scan", "A T1 scan", "A chest film", "An apple"]
 

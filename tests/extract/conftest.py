@@ -19,8 +19,8 @@ from extract.config import ExtractPipeline
 from extract.driver import execute_here
 from extract.driver import run as run_extraction
 from extract.phantom import FINDINGS, caption, write_corpus
-from store.config import read_pipeline
-from store.create import index_corpus
+from store.config.pipeline_file import read_pipeline
+from store.index.create import index_corpus
 from train.config import ModelSection
 from train.model import begin_model, save_weights
 

@@ -18,9 +18,10 @@ from transformers import AutoTokenizer, BertTokenizer
 
 from extract.teacher_entry import TeacherEntry
 from extract.text_tower import CLINICALBERT, PUBMEDBERT
-from tests.extract import teacher_files as files
-from tests.extract import teacher_references as reference
-from tests.extract.teacher_inputs import GREY, OPENAI
+
+from . import teacher_files as files
+from . import teacher_references as reference
+from .teacher_inputs import GREY, OPENAI
 
 TINY_BERT = {
     **PUBMEDBERT,

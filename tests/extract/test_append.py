@@ -12,9 +12,9 @@ from extract.__main__ import app
 from extract.driver import execute_here
 from extract.driver import run as run_extraction
 from extract.phantom import write_corpus
-from store.chunks import ChunkReader
-from store.reader import FeatureStore
-from store.records import receipt_key
+from store.format.records import receipt_key
+from store.read.chunks import ChunkReader
+from store.read.reader import FeatureStore
 
 pytestmark = pytest.mark.end_to_end
 

@@ -12,8 +12,8 @@ from PIL import Image
 from typer.main import get_command
 
 from extract.__main__ import app
-from store.reader import FeatureStore
-from store.records import Status
+from store.format.records import Status
+from store.read.reader import FeatureStore
 
 
 def command(*arguments):

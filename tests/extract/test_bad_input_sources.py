@@ -15,8 +15,8 @@ from typer.main import get_command
 from extract.__main__ import app
 from extract.commands_run import RAY_JOB
 from store.errors import ConfigError, CorpusError
-from store.reader import FeatureStore
-from store.records import Status
+from store.format.records import Status
+from store.read.reader import FeatureStore
 
 PAGE = b"<!DOCTYPE html><html><body>Sign in to continue</body></html>"
 

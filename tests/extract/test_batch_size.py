@@ -13,7 +13,7 @@ from extract.driver import build_worker
 from extract.specs import teacher_spec
 from extract.teacher import load_teacher
 from extract.teacher_entry import TeacherEntry
-from store.reader import FeatureStore
+from store.read.reader import FeatureStore
 
 ROOM = 24
 """Rows that the device of these tests holds."""

@@ -12,9 +12,10 @@ import pytest
 
 from extract.phantom import write_corpus
 from extract.tracker import stop_key
-from store.location import Folder
-from tests.extract.cluster_cases import Run, progress, receipts
+from store.io.location import Folder
 from tests.s3_server import S3Server, rclone
+
+from .cluster_cases import Run, progress, receipts
 
 pytestmark = [pytest.mark.fault, pytest.mark.ray, pytest.mark.end_to_end, pytest.mark.timeout(900)]
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.extract.cluster_cases import PATIENCE_S, REPOSITORY, environment, progress, receipts
 from tests.s3_server import free_port
+
+from .cluster_cases import PATIENCE_S, REPOSITORY, environment, progress, receipts
 
 pytestmark = [pytest.mark.fault, pytest.mark.ray, pytest.mark.end_to_end, pytest.mark.timeout(1200)]
 

@@ -9,7 +9,8 @@ import urllib.request
 import pytest
 
 from extract.cluster.metrics import RunMetrics
-from tests.extract.test_tracker import receipt
+
+from .test_tracker import receipt
 
 pytestmark = [pytest.mark.ray, pytest.mark.end_to_end, pytest.mark.slow]
 

@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 import extract.cluster  # noqa: F401 - says what Ray is to do before it is imported
-from tests.extract.cluster_cases import Run, actors_below, progress, receipts
+
+from .cluster_cases import Run, actors_below, progress, receipts
 
 pytestmark = [pytest.mark.fault, pytest.mark.ray, pytest.mark.end_to_end, pytest.mark.timeout(900)]
 

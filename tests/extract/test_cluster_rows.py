@@ -7,11 +7,12 @@ import pytest
 from PIL import Image
 
 from store.faults import KILL_AT, MISBEHAVE_AT
-from store.location import locate
-from store.pairs import PairTable
-from store.reader import FeatureStore
-from store.records import Status
-from tests.extract.cluster_cases import Run, progress, receipts
+from store.format.pairs import PairTable
+from store.format.records import Status
+from store.io.location import locate
+from store.read.reader import FeatureStore
+
+from .cluster_cases import Run, progress, receipts
 
 pytestmark = [pytest.mark.fault, pytest.mark.ray, pytest.mark.end_to_end, pytest.mark.timeout(900)]
 

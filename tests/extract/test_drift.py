@@ -20,13 +20,13 @@ from extract.config import ExtractPipeline
 from extract.drift import MIN_COSINE, MIN_COSINE_ROUGH, default_threshold, draw, drift, rows_of
 from extract.phantom import write_corpus
 from extract.specs import teacher_spec
-from store.arrays import encode_shard, shard_key
-from store.config import read_pipeline
+from store.config.pipeline_file import read_pipeline
 from store.errors import IncompleteStoreError, SpecMismatchError
-from store.location import locate
-from store.pairs import PairTable
-from store.reader import FeatureStore
-from store.records import Receipt, StoredObject, read_record, receipt_key, spec_key, write_record
+from store.format.arrays import encode_shard, shard_key
+from store.format.pairs import PairTable
+from store.format.records import Receipt, StoredObject, read_record, receipt_key, spec_key, write_record
+from store.io.location import locate
+from store.read.reader import FeatureStore
 
 ROWS = 40
 

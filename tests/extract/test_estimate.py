@@ -14,12 +14,12 @@ from extract.driver import execute_here, run
 from extract.estimate import estimate, predicted_size, shard_bytes
 from extract.plan import RangeWork
 from extract.rates import Distinct, Rates, TeacherRate, count_distinct, predicted_hours, rates_of_profile
-from store.arrays import encode_shard
-from store.config import read_pipeline
+from store.config.pipeline_file import read_pipeline
 from store.errors import ConfigError, StoreNotFoundError
-from store.location import locate
-from store.pairs import PairTable
-from store.records import Spec, StoreInfo, receipt_key
+from store.format.arrays import encode_shard
+from store.format.pairs import PairTable
+from store.format.records import Spec, StoreInfo, receipt_key
+from store.io.location import locate
 
 
 def command(*arguments):

@@ -15,7 +15,7 @@ from extract.estimate import Estimate, Size
 from extract.rates import Rates, TeacherRate
 from extract.stage_report import ADVICE, StageReport
 from extract.status import Progress, StoreStatus
-from store.retry import TRANSIENT
+from store.check.retry import TRANSIENT
 
 FOLDER = Path(__file__).parents[2] / "docs"
 TEXT = (FOLDER / "extraction.md").read_text()

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from extract.phantom import write_corpus
-from store.commit import commit_unit
 from store.faults import KILL_AT
-from store.location import Folder, locate
-from store.reader import FeatureStore
-from store.records import receipt_key
+from store.format.commit import commit_unit
+from store.format.records import receipt_key
+from store.io.location import Folder, locate
+from store.read.reader import FeatureStore
 
 pytestmark = [pytest.mark.fault, pytest.mark.end_to_end]
 
@@ -216,14 +216,14 @@ def test_a_zombie_that_commits_late_writes_what_is_there_already(config, extract
 
 
 def _unit_features(store, rows):
-    from store.commit import UnitFeatures
+    from store.format.commit import UnitFeatures
 
     image, text = (store.read(rows, teacher="small", side=side).astype(np.float32) for side in ("image", "text"))
     return UnitFeatures(image=image, text=text, status=store.status("small")[rows], reasons={})
 
 
 def _circumstances():
-    from store.commit import Circumstances
+    from store.format.commit import Circumstances
 
     return Circumstances(device="cpu", batch_size=16, run_id="late", attempt=1, timings_s={}, versions={})
 
@@ -267,9 +267,9 @@ def test_a_folder_that_may_not_be_written_is_named_and_nothing_changes(config, e
     script = """
 import os, sys
 from store.errors import LocationError
-from store.reader import FeatureStore
+from store.read.reader import FeatureStore
 from tests.extract.test_faults import _circumstances, _unit_features
-from store.commit import commit_unit
+from store.format.commit import commit_unit
 store = FeatureStore(sys.argv[1])
 def commit(range_id):
     start, stop = store.info.bounds(range_id)

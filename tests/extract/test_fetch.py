@@ -17,8 +17,9 @@ import pytest
 from extract.specs import teacher_spec
 from extract.teacher import load_teacher
 from extract.weights import CONVERTED_NAME, RECORD_NAME
-from tests.extract import teacher_cases as cases
-from tests.extract.teacher_inputs import pixels_of
+
+from . import teacher_cases as cases
+from .teacher_inputs import pixels_of
 
 pytestmark = pytest.mark.end_to_end
 

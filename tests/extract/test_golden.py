@@ -15,8 +15,9 @@ from extract.specs import teacher_spec
 from extract.teacher import load_teacher
 from extract.teacher_entry import Variant
 from store.errors import CorpusError, WeightsNotFoundError
-from tests.extract import teacher_cases as cases
-from tests.extract.teacher_inputs import pixels_of
+
+from . import teacher_cases as cases
+from .teacher_inputs import pixels_of
 
 MAX_PIXELS = 10**6
 CAPTIONS = ["a left lung nodule", "axial CT of the liver", "chest radiograph: effusion"]

@@ -12,8 +12,8 @@ from PIL import Image
 
 from extract.import_mmkd import TEACHER_IDS, import_mmkd
 from store.errors import CorpusError, StoreError
-from store.reader import FeatureStore
-from store.records import Status
+from store.format.records import Status
+from store.read.reader import FeatureStore
 
 SHAPE = {"range_rows": 4, "chunk_rows": 2}
 

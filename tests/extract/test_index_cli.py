@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from extract.config import ExtractPipeline
-from store.config import read_pipeline
-from store.corpus import read_corpus
-from store.location import locate
-from store.pairs import PairTable
-from store.records import read_store_info
+from store.config.pipeline_file import read_pipeline
+from store.format.pairs import PairTable
+from store.format.records import read_store_info
+from store.index.in_memory import read_corpus
+from store.io.location import locate
 
 
 def keys_of(store):

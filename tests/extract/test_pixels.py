@@ -17,12 +17,12 @@ from PIL import Image
 
 from extract.import_mmkd import import_mmkd
 from extract.pixels import encode, keep, make_pixels, shrink
-from store.corpus_section import Corpus
-from store.create import index_corpus
+from store.corpus.decode import decode_image
+from store.corpus.section import Corpus
 from store.errors import CorpusError, IncompleteStoreError, PairDecodeError, SpecMismatchError
-from store.images import decode_image
-from store.pixels import Pixels, PixelSpec
-from store.reader import FeatureStore
+from store.format.pixels import Pixels, PixelSpec
+from store.index.create import index_corpus
+from store.read.reader import FeatureStore
 from train import runs
 from train.config import TrainPipeline
 from train.project_run import project

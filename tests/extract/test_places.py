@@ -10,7 +10,7 @@ import pytest
 
 from extract.driver import execute_here, run
 from store.errors import ConfigError, CorpusError
-from store.reader import FeatureStore
+from store.read.reader import FeatureStore
 
 
 def test_a_corpus_that_moved_is_found_again_where_it_is_said_to_be(tmp_path, corpus, teachers, write_pipeline, prepare):

@@ -10,13 +10,13 @@ import pytest
 
 from extract.known_units import KnownUnits
 from extract.plan import plan
-from store.append import append_corpus
-from store.corpus_section import Corpus
-from store.location import Folder
-from store.pairs import PairTable
-from store.reader import FeatureStore
-from store.records import KNOWN_UNITS_KEY, STORE_KEY, read_store_info, receipt_key
-from store.retry import RetryUnit, mark
+from store.check.retry import RetryUnit, mark
+from store.corpus.section import Corpus
+from store.format.pairs import PairTable
+from store.format.records import KNOWN_UNITS_KEY, STORE_KEY, read_store_info, receipt_key
+from store.index.append import append_corpus
+from store.io.location import Folder
+from store.read.reader import FeatureStore
 
 
 class Counting(Folder):

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from store.reader import FeatureStore
+from store.read.reader import FeatureStore
 
 pytestmark = pytest.mark.end_to_end
 

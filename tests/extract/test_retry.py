@@ -13,10 +13,10 @@ from extract.driver import build_worker, execute_here, run
 from extract.plan import plan
 from extract.specs import teacher_spec
 from store.errors import ConfigError
-from store.location import locate
-from store.pairs import PairTable
-from store.reader import FeatureStore
-from store.records import Status, read_store_info
+from store.format.pairs import PairTable
+from store.format.records import Status, read_store_info
+from store.io.location import locate
+from store.read.reader import FeatureStore
 
 
 def command(*arguments):

@@ -17,10 +17,11 @@ from extract.specs import teacher_spec
 from extract.speed import Settings, profile
 from extract.stand_in import KNOWN_MODELS, captions, stand_in
 from extract.teacher import load_teacher
-from store.config import read_pipeline
+from store.cli.options import PIPELINES_FILE
+from store.config.pipeline_file import read_pipeline
 from store.errors import WeightsNotFoundError
-from store.options import PIPELINES_FILE
-from tests.extract import teacher_cases as cases
+
+from . import teacher_cases as cases
 
 HOUR_S = 3600
 

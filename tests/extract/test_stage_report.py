@@ -12,8 +12,8 @@ from extract.__main__ import app
 from extract.driver import build_worker, run
 from extract.stage_report import RunTime, report, summarize
 from store.errors import IncompleteStoreError
-from store.reader import FeatureStore
-from store.records import Receipt
+from store.format.records import Receipt
+from store.read.reader import FeatureStore
 
 EVEN = {"read": 1.0, "decode": 2.0, "fit": 1.0, "wait_for_images": 1.0, "forward_image": 0.8, "forward_text": 0.3}
 EVEN |= {"other": 0.1, "write": 0.5}

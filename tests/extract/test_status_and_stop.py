@@ -19,14 +19,14 @@ from extract.__main__ import app
 from extract.driver import execute_here, run
 from extract.status import OLD_S, read_status, stop
 from extract.tracker import progress_key, stop_key
-from store.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
-from store.corpus import CorpusIndex
-from store.create import create_store
 from store.errors import StoreError, StoreNotFoundError
-from store.location import locate
-from store.lock import LOCK_KEY, exclusive, holder
-from store.pairs import PAIR_SCHEMA, PairTable
-from store.records import STORE_KEY, Spec, Status, read_store_info, retry_key, write_record
+from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
+from store.format.pairs import PAIR_SCHEMA, PairTable
+from store.format.records import STORE_KEY, Spec, Status, read_store_info, retry_key, write_record
+from store.index.create import create_store
+from store.index.in_memory import CorpusIndex
+from store.io.location import locate
+from store.io.lock import LOCK_KEY, exclusive, holder
 
 RUN = "20260101T000000-abcdef"
 

@@ -12,10 +12,11 @@ from torch.nn import functional
 from extract.convert import convert
 from extract.specs import teacher_spec
 from extract.teacher import load_teacher
-from store.reader import FeatureStore
-from tests.extract import teacher_cases as cases
-from tests.extract.teacher_cases import CASES
-from tests.extract.teacher_inputs import CAPTIONS, normalized, pixels_of
+from store.read.reader import FeatureStore
+
+from . import teacher_cases as cases
+from .teacher_cases import CASES
+from .teacher_inputs import CAPTIONS, normalized, pixels_of
 
 COSINE = 0.99999
 

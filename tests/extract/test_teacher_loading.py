@@ -16,8 +16,9 @@ from extract.teacher import load_teacher
 from extract.teacher_entry import Download, TeacherEntry
 from extract.weights import CONVERTED_NAME, RECORD_NAME
 from store.errors import TeacherError, WeightsNotFoundError
-from tests.extract import teacher_cases as cases
-from tests.extract import teacher_files as files
+
+from . import teacher_cases as cases
+from . import teacher_files as files
 
 WEIGHTS = {
     "bmca": "BMC_CLIP_CF.pt",

@@ -15,8 +15,9 @@ from extract.convert import convert
 from extract.specs import teacher_spec
 from extract.teacher import load_teacher
 from store.errors import TeacherError, WeightsNotFoundError
-from tests.extract import teacher_cases as cases
-from tests.extract.teacher_inputs import CAPTIONS, pixels_of
+
+from . import teacher_cases as cases
+from .teacher_inputs import CAPTIONS, pixels_of
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,13 @@ from torch.nn import functional
 from extract.config import ExtractPipeline
 from extract.specs import teacher_spec
 from extract.teacher import load_teacher
-from store.config import read_pipeline
+from store.cli.options import PIPELINES_FILE
+from store.config.pipeline_file import read_pipeline
 from store.errors import TeacherError
-from store.options import PIPELINES_FILE
-from tests.extract import teacher_cases as cases
-from tests.extract.teacher_inputs import CAPTIONS, normalized, pixels_of
-from tests.extract.teacher_references import quick_gelu
+
+from . import teacher_cases as cases
+from .teacher_inputs import CAPTIONS, normalized, pixels_of
+from .teacher_references import quick_gelu
 
 FAMILIES = ("bmca", "biomedclip", "plip", "pmcclip", "medclip")
 

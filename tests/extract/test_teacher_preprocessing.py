@@ -14,8 +14,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from extract.geometry import Geometry, fit
 from extract.specs import MEDCLIP_MEAN, MEDCLIP_STD
-from store.images import decode_image
-from tests.extract.teacher_inputs import GREY, OPENAI, normalized
+from store.corpus.decode import decode_image
+
+from .teacher_inputs import GREY, OPENAI, normalized
 
 SIZES = [(224, 224), (343, 240), (227, 224), (224, 227), (231, 500), (97, 61), (30, 300), (1000, 301), (1, 1)]
 """Width and height: fitting, margins of every remainder by four, odd, smaller than the crop, a strip, large."""

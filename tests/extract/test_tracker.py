@@ -10,8 +10,8 @@ import pytest
 
 from extract.tracker import Outcome, Tracker, progress_key, stop_key
 from store.errors import LocationError
-from store.location import Folder
-from store.records import BadRow, Receipt, Status, StoredObject
+from store.format.records import BadRow, Receipt, Status, StoredObject
+from store.io.location import Folder
 
 
 def receipt(teacher, range_id, *, bad=(), **timings):

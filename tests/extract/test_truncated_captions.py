@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from store.reader import FeatureStore
+from store.read.reader import FeatureStore
 
 
 def test_rows_whose_caption_is_cut_are_counted_in_the_receipt(

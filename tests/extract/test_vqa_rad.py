@@ -8,9 +8,9 @@ import numpy as np
 import open_clip
 import pytest
 
-from store.inspect import describe_row
-from store.reader import FeatureStore
-from store.records import Status
+from store.format.records import Status
+from store.inspect.summary import describe_row
+from store.read.reader import FeatureStore
 from train import runs
 from train.config import TrainPipeline
 from train.project_run import project

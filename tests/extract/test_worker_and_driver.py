@@ -17,9 +17,9 @@ from PIL import Image
 from extract import driver
 from extract.driver import build_worker, run
 from store.errors import ExtractionError, SpecMismatchError
-from store.location import locate
-from store.reader import FeatureStore
-from store.records import Receipt, Status, read_record, receipt_key
+from store.format.records import Receipt, Status, read_record, receipt_key
+from store.io.location import locate
+from store.read.reader import FeatureStore
 
 
 @pytest.fixture(scope="module")

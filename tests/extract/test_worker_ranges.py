@@ -14,10 +14,10 @@ from extract.schedule import Task
 from extract.stages import SHARED_STAGES, THREAD_STAGES
 from store import faults
 from store.errors import ExtractionError
-from store.location import Folder
-from store.pairs import PairTable
-from store.reader import FeatureStore
-from store.records import Status, receipt_key
+from store.format.pairs import PairTable
+from store.format.records import Status, receipt_key
+from store.io.location import Folder
+from store.read.reader import FeatureStore
 
 
 class Counting:

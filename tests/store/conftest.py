@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from store.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
-from store.corpus_section import Corpus
-from store.create import index_corpus
-from store.location import locate
-from store.pairs import PairTable
-from store.records import Spec, Status
+from store.corpus.section import Corpus
+from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
+from store.format.pairs import PairTable
+from store.format.records import Spec, Status
+from store.index.create import index_corpus
+from store.io.location import locate
 
 ROWS, RANGE_ROWS, CHUNK_ROWS, WIDTH = 10, 4, 2, 6
 MODALITIES = ("xray", "ct", None)

@@ -60,8 +60,8 @@ def write(folder: Path) -> None:
     """Write two stores: ``program`` by store/, ``book`` by the document alone, with the same features."""
     import numpy as np
 
-    from tests.store import by_the_book as book
-    from tests.store import make_fixture as fixture
+    from . import by_the_book as book
+    from . import make_fixture as fixture
 
     fixture.make(folder / "program")
     made = folder / "program/store"
@@ -81,10 +81,11 @@ def write(folder: Path) -> None:
 
 def check(folder: Path) -> dict[str, Any]:
     """Read and verify what `write` wrote; returns what was found, which must not depend on who reads or wrote."""
-    from store.location import locate
-    from store.reader import FeatureStore
-    from store.verify import verify
-    from tests.store import by_the_book as book
+    from store.check.verify import verify
+    from store.io.location import locate
+    from store.read.reader import FeatureStore
+
+    from . import by_the_book as book
 
     found: dict[str, Any] = {}
     for kind in ("program", "book"):

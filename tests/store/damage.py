@@ -9,8 +9,8 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from store.arrays import encode_shard, shard_key
-from store.records import receipt_key
+from store.format.arrays import encode_shard, shard_key
+from store.format.records import receipt_key
 
 TABLE = "pairs/part-00000.parquet"
 

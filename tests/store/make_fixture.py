@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from store.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
-from store.corpus_section import Corpus
-from store.create import index_corpus
-from store.location import locate
-from store.pairs import PairTable
-from store.records import Spec, Status, StoreInfo
+from store.corpus.section import Corpus
+from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
+from store.format.pairs import PairTable
+from store.format.records import Spec, Status, StoreInfo
+from store.index.create import index_corpus
+from store.io.location import locate
 
 FIXTURE = Path(__file__).parent / "fixtures/small"
 ROWS, RANGE_ROWS, CHUNK_ROWS = 20, 8, 4

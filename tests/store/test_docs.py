@@ -49,7 +49,7 @@ def test_the_examples_of_the_api_print_what_the_document_shows(monkeypatch):
 
 
 def test_every_method_of_a_store_is_in_the_document():
-    from store.reader import FeatureStore
+    from store.read.reader import FeatureStore
 
     text = (ROOT / "docs/api.md").read_text()
     public = {name for name in vars(FeatureStore) if not name.startswith("_")}

@@ -15,14 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from store.__main__ import app
+from store.check.verify import verify
+from store.cli.program import app
+from store.corpus.decode import decode_image
 from store.errors import PairDecodeError
-from store.images import decode_image
-from store.location import locate
-from store.reader import FeatureStore
-from store.verify import verify
-from tests.store import by_the_book as book
-from tests.store.make_fixture import FIXTURE, make
+from store.io.location import locate
+from store.read.reader import FeatureStore
+
+from . import by_the_book as book
+from .make_fixture import FIXTURE, make
 
 STORE, CORPUS = FIXTURE / "store", FIXTURE / "corpus"
 ALPHA_HASH = "3958f30ed4a68a2e4bb8fcefcb9b9cbf9da6d8d977f4d4b65b01fd538a4e2f55"

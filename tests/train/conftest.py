@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from extract.phantom import write_corpus
-from store.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
-from store.corpus_section import Corpus
-from store.create import index_corpus
-from store.location import locate
-from store.pairs import PairTable
-from store.reader import FeatureStore
-from store.records import Spec, Status
+from store.corpus.section import Corpus
+from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
+from store.format.pairs import PairTable
+from store.format.records import Spec, Status
+from store.index.create import index_corpus
+from store.io.location import locate
+from store.read.reader import FeatureStore
 
 MODEL = {
     "vocabulary": 300,

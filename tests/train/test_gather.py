@@ -9,8 +9,9 @@ import sys
 import pytest
 import torch
 
-from tests.train import two_ranks
 from train.gather import ALONE, Across
+
+from . import two_ranks
 
 pytestmark = pytest.mark.slow
 

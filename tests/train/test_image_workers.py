@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from store.corpus.image_source import ImageSource
 from store.errors import CorpusError, MMKDError
-from store.image_source import ImageSource
 from train.images import CorpusImages, ImageLoader, View
 
 pytestmark = pytest.mark.slow
@@ -98,7 +98,7 @@ def test_signals_that_go_to_a_whole_group_leave_the_workers_to_the_trainer(image
 def test_a_program_that_ends_without_closing_its_workers_does_not_hang(tmp_path):
     program = (
         "import numpy, pyarrow, train.images as images\n"
-        "from store.image_source import ImageSource\n"
+        "from store.corpus.image_source import ImageSource\n"
         "from pathlib import Path\n"
         "if __name__ == '__main__':\n"
         "    table = pyarrow.table({'uri': ['a'], 'member': pyarrow.nulls(1)})\n"

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from store.corpus.image_source import ImageSource
 from store.errors import CorpusError
-from store.image_source import ImageSource
 from train.images import ASPECT_RANGE, CorpusImages, ImageLoader, View, _random_box, crop
 
 

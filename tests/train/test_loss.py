@@ -8,7 +8,6 @@ import torch
 from open_clip.loss import ClipLoss, DistillClipLoss
 from torch.nn import functional
 
-from tests.train.teacher_case import numpy_unit
 from train.loss import (
     CORRECTED_INTERACTIVE_SCALE,
     PAPER_INTERACTIVE_SCALE,
@@ -17,6 +16,8 @@ from train.loss import (
     interactive_loss,
     relation_sum,
 )
+
+from .teacher_case import numpy_unit
 
 LOGIT_SCALE = 1 / 0.07
 

@@ -7,15 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.order import (  # the published test vector is of this function
-    _GOLDEN,
-    BatchOrder,
-    _mix,
-    draw_teacher,
-    epoch_order,
-    for_rank,
-    lanes_of,
-)
+from train.order import _GOLDEN, BatchOrder, _mix, draw_teacher, epoch_order, for_rank, lanes_of
 
 row_sets = st.sets(st.integers(0, 2_000), max_size=200).map(lambda rows: np.array(sorted(rows), dtype=np.int64))
 seeds = st.integers(0, 2**64 - 1)

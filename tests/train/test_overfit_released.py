@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from extract.import_mmkd import import_mmkd
-from store.reader import FeatureStore
+from store.read.reader import FeatureStore
 from train import runs
 from train.config import TrainPipeline
 from train.project_run import project

@@ -17,8 +17,8 @@ import safetensors.torch
 import torch
 
 from extract.phantom import write_corpus
-from store.corpus_section import Corpus
-from store.create import index_corpus
+from store.corpus.section import Corpus
+from store.index.create import index_corpus
 from train import runs
 from train.order import BatchOrder, lanes_of
 from train.project_run import project

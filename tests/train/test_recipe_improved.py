@@ -11,11 +11,12 @@ from open_clip.loss import DistillClipLoss
 from torch.nn import functional
 
 from store.errors import ConfigError
-from tests.train.teacher_case import ROWS, SCALES, SIDES, STUDENT, WIDTHS, Case, numpy_unit
-from tests.train.test_loss import numpy_diagonal_cross_entropy
 from train.balance import dispersion_weights
 from train.recipe_improved import ImprovedObjective, TeacherFacts
 from train.recipe_sections import ImprovedRecipe
+
+from .teacher_case import ROWS, SCALES, SIDES, STUDENT, WIDTHS, Case, numpy_unit
+from .test_loss import numpy_diagonal_cross_entropy
 
 
 def head_outputs(objective, case, name, side):

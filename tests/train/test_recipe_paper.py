@@ -9,13 +9,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tests.train.test_loss import LOGIT_SCALE, drawn_inputs, golden_inputs, numpy_paper_terms
 from train.loss import CORRECTED_INTERACTIVE_SCALE, interactive_loss
 from train.projection import Projection
 from train.recipe_paper import PaperObjective
 from train.recipe_sections import PaperRecipe
 from train.spans import Targets, TeacherTargets
 from train.stream import Batch
+
+from .test_loss import LOGIT_SCALE, drawn_inputs, golden_inputs, numpy_paper_terms
 
 
 def batch_of(*teachers, rows):

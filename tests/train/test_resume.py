@@ -11,13 +11,13 @@ import pytest
 import safetensors.torch
 import torch
 
-from store.commit import register_teacher
-from store.corpus_section import Corpus
-from store.create import index_corpus
+from store.corpus.section import Corpus
 from store.errors import ConfigError, IncompleteStoreError, SpecMismatchError, TrainingDivergedError
-from store.location import locate
-from store.reader import FeatureStore
-from store.records import Status
+from store.format.commit import register_teacher
+from store.format.records import Status
+from store.index.create import index_corpus
+from store.io.location import locate
+from store.read.reader import FeatureStore
 from train import runs
 from train.project_run import project
 from train.run_folder import CHECKPOINTS

@@ -17,7 +17,7 @@ from PIL import Image
 
 from extract.pixels import make_pixels
 from store.errors import ConfigError, CorpusError, IncompleteStoreError, MMKDError, SpecMismatchError
-from store.pixels import Pixels, PixelSpec
+from store.format.pixels import Pixels, PixelSpec
 from train import project_run, runs, training
 from train.config import ModelSection, TrainPipeline, ValidationSection
 from train.project_run import project

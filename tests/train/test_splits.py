@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from extract.phantom import write_corpus
-from store.chunks import ChunkReader
-from store.corpus_section import Corpus
-from store.create import index_corpus
+from store.corpus.section import Corpus
+from store.index.create import index_corpus
+from store.read.chunks import ChunkReader
 from train import runs
 from train.project_run import project
 from train.update import Updater

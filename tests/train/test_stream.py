@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from store.image_source import ImageSource
+from store.corpus.image_source import ImageSource
 from train.images import CorpusImages, ImageLoader, View
 from train.order import BatchOrder
 from train.spans import TargetReader

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from store.config import read_pipeline
+from store.config.pipeline_file import read_pipeline
 from train.__main__ import app
 from train.config import Optimization, TrainPipeline
 from train.validation import RECALL_AT

@@ -14,12 +14,13 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.train.teacher_case import STUDENT, WIDTHS, Case
 from train.distributed import Ranks
 from train.objective import TaskObjective
 from train.projection import Projection
 from train.recipe_paper import PaperObjective
 from train.recipe_sections import PaperRecipe
+
+from .teacher_case import STUDENT, WIDTHS, Case
 
 ROWS = 9
 SHARES = {1: [np.arange(ROWS)], 2: [np.arange(5), np.arange(5, ROWS)]}

@@ -1,0 +1,1 @@
+"""Verifies, repairs and marks the units of a store; knows no corpus."""

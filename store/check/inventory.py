@@ -1,0 +1,133 @@
+"""What lies in a store: one listing, sorted into units, their objects, and what belongs to nothing."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from store.errors import StoreError
+from store.files import TEMPORARY_SUFFIX
+from store.format.arrays import ARRAY_NAMES, ZARR_FOLDER, shard_key
+from store.format.records import STORE_KEY, StoreInfo, read_store_info, receipt_key, spec_key
+from store.io.location import Folder, Location
+from store.io.lock import LOCK_KEY
+
+OTHER_FOLDERS = ("index/", "pairs/", "pixels/", "retry/", "runs/")
+"""Folders of a store that hold no features."""
+
+ROOT_METADATA = f"{ZARR_FOLDER}/zarr.json"
+
+OTHER_FILES = (STORE_KEY, LOCK_KEY, ROOT_METADATA)
+
+_RECEIPT = re.compile(r"receipts/([^/]+)/r(\d{6,})\.json")
+_SHARD = re.compile(rf"{re.escape(ZARR_FOLDER)}/([^/]+)/[^/]+/c/(\d+)(?:/0)?")
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Inventory:
+    """Every object of a store at one moment.
+
+    Attributes:
+        location: the store's.
+        info: its shape.
+        receipts: keys of everything below ``receipts/``.
+        sizes: bytes of every object, by key.
+        teachers: ids that have a spec, receipts or arrays, sorted.
+    """
+
+    location: Location
+    info: StoreInfo
+    receipts: tuple[str, ...]
+    sizes: dict[str, int]
+    teachers: tuple[str, ...]
+
+    def check_name(self, teacher: str) -> None:
+        """Refuse a teacher of which nothing is there.
+
+        Raises:
+            StoreError: the message suggests the names that are close.
+        """
+        if teacher not in self.teachers:
+            close = difflib.get_close_matches(teacher, self.teachers, n=1)
+            meant = f"; did you mean {close[0]!r}?" if close else ""
+            known = ", ".join(self.teachers) or "none yet"
+            raise StoreError(f"{self.location}: no teacher {teacher!r} in this store; it has {known}{meant}")
+
+    def misplaced_receipts(self) -> list[tuple[str, str, int]]:
+        """Return key, teacher and range of receipts of ranges that the store does not have."""
+        matches = ((key, _RECEIPT.fullmatch(key)) for key in self.receipts)
+        found = [(key, match[1], int(match[2])) for key, match in matches if match]
+        return [entry for entry in found if entry[2] >= self.info.ranges]
+
+    def orphans(self, *, without: Iterable[str] = ()) -> list[tuple[str, str, int]]:
+        """Return key, teacher and range of shards that no receipt commits.
+
+        Args:
+            without: keys of receipts that are not to count.
+        """
+        receipts = {*self.receipts} - {*without}
+        shards = ((key, _unit_of(key)) for key in self.sizes)
+        return [(key, *unit) for key, unit in shards if unit and receipt_key(*unit) not in receipts]
+
+    def strays(self) -> list[str]:
+        """Return keys that a store of this version has no place for."""
+        known = {*OTHER_FILES}
+        for teacher in self.teachers:
+            known |= {spec_key(teacher), *metadata_keys(teacher)}
+        return [
+            key
+            for key in self.sizes
+            if key not in known
+            and not key.startswith(OTHER_FOLDERS)
+            and not _RECEIPT.fullmatch(key)
+            and not _unit_of(key)
+        ]
+
+
+def take_inventory(location: Location) -> Inventory:
+    """List a store.
+
+    Raises:
+        StoreNotFoundError: no store is there.
+        FormatVersionError: it is of another version.
+    """
+    info = read_store_info(location)
+    # Receipts first: a receipt that is listed was written after its objects, so the second listing has them all, even
+    # while an extraction is running.
+    receipts = tuple(key for key, _ in location.list("receipts"))
+    sizes = dict(location.list())
+    named = [key.split("/") for key in (*receipts, *sizes)]
+    teachers = {parts[1] for parts in named if parts[0] in ("receipts", ZARR_FOLDER) and len(parts) > 2}
+    teachers |= {parts[1].removesuffix(".json") for parts in named if parts[0] == "specs" and parts[1:] != []}
+    return Inventory(
+        location=location, info=info, receipts=receipts, sizes=sizes, teachers=tuple(sorted(teachers - {""}))
+    )
+
+
+def metadata_keys(teacher: str) -> list[str]:
+    """Return the keys of a teacher's Zarr metadata: of its group, then of its arrays."""
+    folder = f"{ZARR_FOLDER}/{teacher}"
+    return [f"{folder}/zarr.json", *(f"{folder}/{name}/zarr.json" for name in ARRAY_NAMES)]
+
+
+def unit_keys(teacher: str, range_id: int) -> list[str]:
+    """Return the keys of the objects that a unit writes."""
+    return [shard_key(teacher, name, range_id) for name in ARRAY_NAMES]
+
+
+def unfinished_writes(location: Location) -> list[str]:
+    """Return the keys of what killed writers left half written; object storage keeps no such thing."""
+    if not isinstance(location, Folder):
+        return []
+    found = (path for path in location.path.rglob(f".*{TEMPORARY_SUFFIX}") if path.is_file())
+    return sorted(path.relative_to(location.path).as_posix() for path in found)
+
+
+def _unit_of(key: str) -> tuple[str, int] | None:
+    match = _SHARD.fullmatch(key)
+    if match is None:
+        return None
+    teacher, range_id = match[1], int(match[2])
+    return (teacher, range_id) if key in unit_keys(teacher, range_id) else None

@@ -1,0 +1,149 @@
+"""What a check of a store found, as plain values that print as text and as JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+from store.format.records import Receipt
+
+
+class Problem(StrEnum):
+    """Kinds of findings; the text is what JSON holds."""
+
+    PAIR_TABLE = "pair-table"
+    SPEC = "spec"
+    ARRAYS = "arrays"
+    RECEIPT_UNREADABLE = "receipt-unreadable"
+    RECEIPT_WRONG = "receipt-wrong"
+    OTHER_SPEC = "other-spec"
+    OTHER_PAIRS = "other-pairs"
+    OBJECT_MISSING = "object-missing"
+    OBJECT_SIZE = "object-size"
+    OBJECT_BYTES = "object-bytes"
+    UNDECODABLE = "undecodable"
+    STATUS = "status"
+    NORM = "norm"
+    NOT_ZERO = "not-zero"
+    SIMILARITY = "similarity"
+    OUTGROWN = "outgrown"
+    ORPHAN = "orphan"
+    UNFINISHED = "unfinished"
+    STRAY = "stray"
+
+
+NOTES = frozenset({Problem.OUTGROWN, Problem.ORPHAN, Problem.UNFINISHED, Problem.STRAY})
+"""Problems that harm nothing: what they name reads as missing or is not read at all."""
+
+UnitState = Literal["verified", "damaged", "missing", "outgrown"]
+"""Outgrown: committed before rows were appended to its range; what it holds is valid."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Finding:
+    """One thing that is not as it should be.
+
+    Attributes:
+        problem: its kind.
+        key: of the object it is about, inside the store.
+        message: what is wrong and what was expected.
+        next: what to do.
+        teacher, range, rows: which unit it is about; None where it is about none.
+    """
+
+    problem: Problem
+    key: str
+    message: str
+    next: str
+    teacher: str | None = None
+    range: int | None = None
+    rows: tuple[int, int] | None = None
+
+    @property
+    def severity(self) -> Literal["damage", "note"]:
+        """Whether committed data are concerned."""
+        return "note" if self.problem in NOTES else "damage"
+
+    def __str__(self) -> str:
+        """Return severity, place, what is wrong and what to do, on two lines."""
+        place = [self.teacher] if self.teacher else []
+        place += [f"range {self.range}"] if self.range is not None else []
+        place += [f"rows {self.rows[0]} to {self.rows[1] - 1}"] if self.rows else []
+        return f"{self.severity}: {', '.join([*place, self.key])}: {self.message}\n  next: {self.next}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the same as plain JSON values; ``rows`` is the first row and the one after the last."""
+        return {"severity": self.severity, **asdict(self)}
+
+
+@dataclass(kw_only=True, slots=True)
+class UnitCheck:
+    """What was found about one range of one teacher.
+
+    Attributes:
+        receipt: None where it is missing or cannot be read.
+    """
+
+    teacher: str
+    range: int
+    state: UnitState
+    receipt: Receipt | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+
+@dataclass(kw_only=True, slots=True)
+class Report:
+    """What ``python -m store verify`` found.
+
+    Attributes:
+        store: path or URL.
+        deep: whether the stored bytes were read.
+        rows, ranges: of the store.
+        units: every range of every teacher that was looked at.
+        general: findings that belong to no unit.
+    """
+
+    store: str
+    deep: bool
+    rows: int
+    ranges: int
+    units: list[UnitCheck]
+    general: list[Finding]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All findings, damage first."""
+        found = [*self.general, *(finding for unit in self.units for finding in unit.findings)]
+        return sorted(found, key=lambda finding: finding.severity)
+
+    @property
+    def valid(self) -> bool:
+        """Whether all that is committed is as it was committed."""
+        return not any(finding.severity == "damage" for finding in self.findings)
+
+    @property
+    def complete(self) -> bool:
+        """Whether it is valid and every range of every teacher is committed."""
+        return self.valid and bool(self.units) and all(unit.state == "verified" for unit in self.units)
+
+    def counts(self) -> dict[str, dict[UnitState, int]]:
+        """Return by teacher how many of its ranges are in each state."""
+        states: tuple[UnitState, ...] = ("verified", "outgrown", "missing", "damaged")
+        found = Counter((unit.teacher, unit.state) for unit in self.units)
+        teachers = dict.fromkeys(unit.teacher for unit in self.units)
+        return {teacher: {state: found[teacher, state] for state in states} for teacher in teachers}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the same as plain JSON values; docs/store.md describes them."""
+        return {
+            "store": self.store,
+            "deep": self.deep,
+            "valid": self.valid,
+            "complete": self.complete,
+            "rows": self.rows,
+            "ranges": self.ranges,
+            "teachers": self.counts(),
+            "findings": [finding.as_json() for finding in self.findings],
+        }

@@ -1,0 +1,203 @@
+"""One unit against its receipt: first what a listing tells, then the stored bytes. Knows nothing of other units."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.core.buffer import cpu
+from zarr.storage import MemoryStore
+
+from store.format.arrays import ARRAY_NAMES, ArrayName, Side, shard_key
+from store.format.records import Receipt, Status, StoreInfo
+from store.io.location import Location
+
+from .inventory import unit_keys
+from .problems import Problem
+
+NORM_TOLERANCE = 1e-3
+"""How far a stored feature's length may be from 1: float16 rounds each number by a relative 2**-11 (4.9e-4) at most."""
+
+SIMILARITY_TOLERANCE = 2e-3
+"""How far the stored cosine may be from that of the stored features, each of which is off by 4.9e-4 at most."""
+
+BLOCK_ROWS = 1024
+
+Found = tuple[Problem, str, str]
+"""A problem, the key of the object, and what is wrong."""
+
+
+def check_record(
+    receipt: Receipt,
+    *,
+    key: str,
+    teacher: str,
+    range_id: int,
+    info: StoreInfo,
+    spec_hash: str,
+    digest: Callable[[int, int], str | None],
+    sizes: Mapping[str, int],
+) -> list[Found]:
+    """Return what is wrong with a unit as far as its receipt and a listing tell.
+
+    Args:
+        receipt: the unit's.
+        key: where it lies.
+        teacher: the unit's, by its key.
+        range_id: the unit's, by its key.
+        info: the store's shape.
+        spec_hash: of the teacher's present spec.
+        digest: of the pairs from one row to another; None where the pair table cannot be read.
+        sizes: bytes of the store's objects by key.
+    """
+    start, stop = info.bounds(range_id)
+    named = (receipt.teacher, receipt.range, receipt.start)
+    if named != (teacher, range_id, start) or not start < receipt.stop <= stop:
+        is_of = f"{receipt.teacher}, range {receipt.range}, rows {receipt.start} to {receipt.stop - 1}"
+        return [(Problem.RECEIPT_WRONG, key, f"the receipt is of {is_of}")]
+    if sorted(receipt.objects) != sorted(unit_keys(teacher, range_id)):
+        return [(Problem.RECEIPT_WRONG, key, f"the receipt names other objects: {', '.join(sorted(receipt.objects))}")]
+    if receipt.spec_hash != spec_hash:
+        hashes = f"{receipt.spec_hash[:8]}, the teacher's spec has {spec_hash[:8]}"
+        return [(Problem.OTHER_SPEC, key, f"the receipt is of a spec with hash {hashes}")]
+    if digest(start, receipt.stop) not in (None, receipt.pairs_digest):
+        return [(Problem.OTHER_PAIRS, key, "the receipt is of other keys, captions or images than the pair table's")]
+    found: list[Found] = []
+    for name, stored in receipt.objects.items():
+        size = sizes.get(name)
+        if size is None:
+            found.append(
+                (Problem.OBJECT_MISSING, name, f"the object is missing; the receipt has {stored.nbytes:,} bytes")
+            )
+        elif size != stored.nbytes:
+            problem = f"the object has {size:,} bytes, the receipt {stored.nbytes:,}"
+            found.append((Problem.OBJECT_SIZE, name, problem))
+    if not found and receipt.stop < stop:
+        problem = f"committed up to row {receipt.stop - 1}, before rows were appended; what is there is valid"
+        return [(Problem.OUTGROWN, key, problem)]
+    return found
+
+
+def check_bytes(location: Location, receipt: Receipt, *, metadata: Mapping[ArrayName, bytes]) -> list[Found]:
+    """Read a unit's objects and return what is wrong with them.
+
+    Args:
+        location: the store's.
+        receipt: the unit's, of which `check_record` found no damage.
+        metadata: the ``zarr.json`` of the teacher's arrays, with which the shards are decoded.
+    """
+    objects: dict[ArrayName, bytes] = {}
+    found: list[Found] = []
+    for name in ARRAY_NAMES:
+        key = shard_key(receipt.teacher, name, receipt.range)
+        try:
+            objects[name] = location.read(key)
+        except FileNotFoundError:
+            found.append((Problem.OBJECT_MISSING, key, "the object is missing"))
+            continue
+        digest = hashlib.sha256(objects[name]).hexdigest()
+        if digest != receipt.objects[key].sha256:
+            problem = f"the bytes are not those that were committed: SHA-256 {digest[:8]}, the receipt has "
+            found.append((Problem.OBJECT_BYTES, key, problem + receipt.objects[key].sha256[:8]))
+    if found:
+        return found
+    values: dict[ArrayName, npt.NDArray[np.generic]] = {}
+    for name, data in objects.items():
+        key = shard_key(receipt.teacher, name, receipt.range)
+        try:
+            values[name] = _decode(key, data, metadata[name], slice(receipt.start, receipt.stop))
+        # Codecs raise nearly anything on bytes that are not theirs.
+        except Exception as error:  # noqa: BLE001
+            found.append((Problem.UNDECODABLE, key, f"the shard cannot be decoded: {type(error).__name__}: {error}"))
+    return found or check_values(receipt, values)
+
+
+def _decode(key: str, data: bytes, metadata: bytes, rows: slice) -> npt.NDArray[np.generic]:
+    # From memory, so that what is decoded is what was digested, and each object is read once.
+    shard = key[key.index("/c/") + 1 :]
+    objects = {"zarr.json": cpu.Buffer.from_bytes(metadata), shard: cpu.Buffer.from_bytes(data)}
+    array = zarr.open_array(MemoryStore(objects), mode="r")
+    return np.asarray(array[rows])
+
+
+def check_values(receipt: Receipt, values: Mapping[ArrayName, npt.NDArray[np.generic]]) -> list[Found]:
+    """Return what is wrong with a unit's decoded values.
+
+    Args:
+        receipt: the unit's.
+        values: image and text (rows, D), similarity and status (rows,).
+    """
+    keys = {name: shard_key(receipt.teacher, name, receipt.range) for name in ARRAY_NAMES}
+    status = values["status"].astype(np.uint8)
+    codes, counts = np.unique(status, return_counts=True)
+    names = {status_code.value: status_code.name.lower() for status_code in Status}
+    counted = {names.get(int(code), f"code {code}"): int(count) for code, count in zip(codes, counts, strict=True)}
+    found: list[Found] = []
+    if counted != receipt.status_counts:
+        found.append(
+            (Problem.STATUS, keys["status"], f"rows by status: {counted}, the receipt has {receipt.status_counts}")
+        )
+    bad = np.flatnonzero(~np.isin(status, (Status.OK, Status.NOT_APPLICABLE))) + receipt.start
+    if bad.tolist() != sorted(row.row for row in receipt.bad_rows):
+        found.append((Problem.STATUS, keys["status"], "rows that have no feature are not those that the receipt names"))
+    ok = status == Status.OK
+    norms: dict[Side, npt.NDArray[np.float32]] = {}
+    for side in get_args(Side):
+        norms[side] = np.sqrt(_products(values[side], values[side]))
+        wrong = ok & ~_has_right_length(values[side], norms[side])
+        found += _rows(Problem.NORM, keys[side], wrong, receipt.start, "features are not of unit norm")
+        wrong = ~ok & (norms[side] != 0)
+        found += _rows(Problem.NOT_ZERO, keys[side], wrong, receipt.start, "no feature, but numbers other than 0")
+    stored = values["similarity"].astype(np.float32)
+    wrong = ok & ~_is_cosine(stored, values["image"], values["text"], norms)
+    found += _rows(
+        Problem.SIMILARITY, keys["similarity"], wrong, receipt.start, "similarity is not the features' cosine"
+    )
+    found += _rows(
+        Problem.NOT_ZERO, keys["similarity"], ~ok & (stored != 0), receipt.start, "no feature, but a similarity"
+    )
+    return found
+
+
+def _has_right_length(features: npt.NDArray[np.generic], norm: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    if features.dtype != np.int8:
+        return np.abs(norm - 1) <= NORM_TOLERANCE
+    # Scaled row by row so that the largest number is 127; a reader divides by the length.
+    largest: npt.NDArray[np.bool_] = np.abs(features.astype(np.int16)).max(axis=1) == 127
+    return largest
+
+
+def _is_cosine(
+    similarity: npt.NDArray[np.float32],
+    image: npt.NDArray[np.generic],
+    text: npt.NDArray[np.generic],
+    norms: Mapping[Side, npt.NDArray[np.float32]],
+) -> npt.NDArray[np.bool_]:
+    cosine: npt.NDArray[np.floating[Any]] = _products(image, text)
+    allowed: npt.NDArray[np.floating[Any]] = np.full(len(cosine), SIMILARITY_TOLERANCE, np.float32)
+    if image.dtype == np.int8:
+        # Each number was rounded by a half at most, each vector so by half the root of their count.
+        rounding = np.float32(0.5 * image.shape[1] ** 0.5)
+        for norm in norms.values():
+            length = np.maximum(norm, np.float32(1))  # 0 where there is no feature, 127 and more elsewhere
+            cosine, allowed = cosine / length, allowed + rounding / length
+    close: npt.NDArray[np.bool_] = np.abs(similarity - cosine) <= allowed
+    return close
+
+
+def _products(left: npt.NDArray[np.generic], right: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    """Return the dot product of each row, block by block: float32 copies of the whole would be the most memory."""
+    products = np.empty(len(left), np.float32)
+    for start in range(0, len(left), BLOCK_ROWS):
+        rows = slice(start, start + BLOCK_ROWS)
+        np.einsum("nd,nd->n", left[rows].astype(np.float32), right[rows].astype(np.float32), out=products[rows])
+    return products
+
+
+def _rows(problem: Problem, key: str, where: npt.NDArray[np.bool_], start: int, what: str) -> list[Found]:
+    rows = np.flatnonzero(where) + start
+    return [(problem, key, f"{what}: {len(rows)} rows, the first is row {rows[0]}")] if len(rows) else []

@@ -1,0 +1,161 @@
+"""``python -m store verify``, ``repair``, ``rm-teacher``, ``unlock``: can a store be trusted, and mending it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from store.check.inventory import take_inventory
+from store.check.problems import Finding, Problem, Report
+from store.check.repair import Repair, remove_teacher
+from store.check.repair import repair as mend
+from store.check.verify import verify as check
+from store.console import ExitCode
+from store.io.location import Folder, locate
+from store.io.lock import LOCK_KEY
+from store.io.lock import unlock as remove_lock
+
+from .options import DeepOption, JsonOption, StoreArgument, TeacherOption, print_json
+
+SHOWN = 50
+"""Findings that are printed as text; JSON has all."""
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands to a program."""
+    app.command(epilog="Example: python -m store verify runs/demo/store --deep")(verify)
+    app.command(epilog="Example: python -m store repair runs/demo/store --deep --dry-run")(repair)
+    app.command("rm-teacher", epilog="Example: python -m store rm-teacher runs/demo/store tiny_ct --yes")(rm_teacher)
+    app.command(epilog="Example: python -m store unlock s3://bucket/store")(unlock)
+
+
+def verify(
+    store: StoreArgument, *, teacher: TeacherOption = None, deep: DeepOption = False, as_json: JsonOption = False
+) -> int:
+    """Check that what is committed is there as it was committed; exit with 1 if anything is damaged."""
+    report = check(locate(store), teacher=teacher, deep=deep)
+    if as_json:
+        print_json(report.as_json())
+    else:
+        _print_report(report)
+    return ExitCode.COMPLETE if report.valid else ExitCode.BAD_INPUT
+
+
+def repair(
+    store: StoreArgument,
+    *,
+    teacher: TeacherOption = None,
+    deep: DeepOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Delete the receipts of damaged units, and what no receipt commits, so that an extraction makes them anew."""
+    done = mend(locate(store), teacher=teacher, deep=deep, dry_run=dry_run)
+    if as_json:
+        print_json(done.as_json())
+    else:
+        _print_repair(done)
+    return ExitCode.BAD_INPUT if done.left else ExitCode.COMPLETE
+
+
+def rm_teacher(
+    store: StoreArgument,
+    teacher: Annotated[str, typer.Argument(help="Its id.")],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> int:
+    """Delete a teacher from a store: its receipts, its spec, its features."""
+    location = locate(store)
+    inventory = take_inventory(location)
+    inventory.check_name(teacher)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter(f"this deletes the features of {teacher}; without a terminal, --yes must be given")
+        receipts = sum(key.startswith(f"receipts/{teacher}/") for key in inventory.receipts)
+        nbytes = sum(size for key, size in inventory.sizes.items() if teacher in key.split("/")[1:2])
+        question = f"Delete {teacher} from {location}: {receipts} committed ranges, {nbytes / 1e6:,.1f} MB?"
+        if not typer.confirm(question, err=True):
+            return ExitCode.INTERRUPTED
+    deleted = remove_teacher(location, teacher)
+    sys.stdout.write(f"deleted {teacher}: {deleted} objects\n")
+    return ExitCode.COMPLETE
+
+
+def unlock(store: StoreArgument) -> None:
+    """Remove the lock that a killed writer left on object storage; make sure first that it no longer runs."""
+    location = locate(store)
+    if isinstance(location, Folder):
+        # Deleted under its holder, the file would let a second one in.
+        sys.stdout.write(f"{location.show(LOCK_KEY)}: the lock of a folder ends with its holder; nothing to remove\n")
+        return
+    holder = remove_lock(location)
+    sys.stdout.write(f"removed the lock of {holder}\n" if holder else f"{location}: no lock is there\n")
+
+
+def _print_report(report: Report) -> None:
+    sys.stdout.write(f"store    {report.store}\n")
+    read = "every stored byte was read" if report.deep else "listing and receipts; --deep reads every stored byte"
+    sys.stdout.write(f"checked  {report.rows:,} rows in {report.ranges:,} ranges ({read})\n")
+    counts = report.counts()
+    if counts:
+        table = Table("teacher", "verified", "outgrown", "missing", "damaged")
+        for teacher, states in counts.items():
+            table.add_row(teacher, *(f"{count:,}" for count in states.values()))
+        Console().print(table)
+    _print_findings(report.findings)
+    sys.stdout.write(_verdict(report) + "\n")
+
+
+def _verdict(report: Report) -> str:
+    states = [unit.state for unit in report.units]
+    missing = len(states) - states.count("verified") - states.count("damaged")
+    damage = sum(finding.severity == "damage" for finding in report.findings)
+    parts = ["valid" if report.valid else f"damaged: {damage} findings, {states.count('damaged')} units"]
+    if not states:
+        parts.append("no teacher was ever registered")
+    elif missing:
+        parts.append(f"incomplete: {missing} of {len(states)} units are to be extracted (python -m extract run)")
+    elif report.complete:
+        parts.append("complete")
+    return "; ".join(parts)
+
+
+def _print_findings(findings: list[Finding]) -> None:
+    orphans = [finding for finding in findings if finding.problem == Problem.ORPHAN]
+    # A running extraction has four of them per unit in work.
+    single = [finding for finding in findings if finding.problem != Problem.ORPHAN or finding is orphans[0]]
+    for finding in single[:SHOWN]:
+        sys.stdout.write(f"{finding}\n")
+    if len(single) > SHOWN:
+        sys.stdout.write(f"... and {len(single) - SHOWN} more; --json has all\n")
+    if orphans[1:]:
+        sys.stdout.write(f"... and {len(orphans) - 1} more objects that no receipt commits; --json names all\n")
+
+
+def _print_repair(done: Repair) -> None:
+    delete, write = ("would delete", "would write") if done.dry_run else ("deleted", "wrote")
+    nothing = not (done.receipts or done.objects or done.unfinished or done.metadata or done.left)
+    _print_keys(f"{delete} receipts of damaged units", done.receipts)
+    _print_keys(f"{delete} objects that no receipt commits", done.objects)
+    _print_keys(f"{delete} unfinished writes", done.unfinished)
+    _print_keys(f"{write} Zarr metadata anew", [teacher or "(the group)" for teacher in done.metadata])
+    if done.left:
+        sys.stdout.write("left alone:\n")
+        _print_findings(done.left)
+    if nothing:
+        sys.stdout.write("nothing to repair\n")
+    elif done.receipts and not done.dry_run:
+        sys.stdout.write("next: python -m extract run makes these units anew\n")
+
+
+def _print_keys(what: str, keys: Iterable[str]) -> None:
+    named = list(keys)
+    if named:
+        sys.stdout.write(f"{what}: {len(named)}\n" + "".join(f"  {key}\n" for key in named[:SHOWN]))
+        if len(named) > SHOWN:
+            sys.stdout.write(f"  ... and {len(named) - SHOWN} more; --json has all\n")

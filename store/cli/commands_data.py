@@ -1,0 +1,175 @@
+"""``python -m store quarantine``, ``diff``, ``export``: what is in a store, beside another, and outside of one."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+import sys
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from store.check.quarantine import QuarantinedRow, count_reasons, quarantined
+from store.console import ExitCode, progress
+from store.export.formats import ExportFormat
+from store.export.formats import export as write_export
+from store.export.rows import Skipped
+from store.inspect.diff import Difference, PairsDifference, RangeDifference, TeacherDifference
+from store.inspect.diff import diff as compare
+from store.read.reader import FeatureStore
+
+from .options import JsonOption, StoreArgument, TeacherOption, print_json
+
+log = logging.getLogger(__name__)
+
+SHOWN = 20
+"""Rows that are printed as text; JSON and CSV have all."""
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands to a program."""
+    app.command(epilog="Example: python -m store quarantine runs/demo/store --csv bad.csv")(quarantine)
+    app.command(epilog="Example: python -m store diff runs/demo/store s3://bucket/store")(diff)
+    app.command(epilog="Example: python -m store export runs/demo/store --out features --format parquet")(export)
+
+
+def quarantine(
+    store: StoreArgument,
+    *,
+    teacher: TeacherOption = None,
+    as_json: JsonOption = False,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the rows to this file.")] = None,
+) -> None:
+    """Show the rows that have no feature, and why."""
+    rows = list(quarantined(FeatureStore(store), teacher=teacher))
+    counts = count_reasons(rows)
+    if csv_file:
+        with csv_file.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(QuarantinedRow)])
+            writer.writeheader()
+            writer.writerows(asdict(row) for row in rows)
+    if as_json:
+        print_json({"rows": [asdict(row) for row in rows], "counts": counts})
+        return
+    console = Console()
+    if not rows:
+        console.print("no row is quarantined")
+        return
+    table = Table("rows", "teacher", "status", "reason")
+    for count in counts[:SHOWN]:
+        table.add_row(f"{count['rows']:,}", count["teacher"], count["status"], Text(count["reason"]))
+    console.print(table)
+    for row in rows[:SHOWN]:
+        sys.stdout.write(f"{row.row} {row.key} {row.teacher} {row.status}: {row.reason} ({row.uri or 'no image'})\n")
+    if len(rows) > SHOWN:
+        sys.stdout.write(f"... and {len(rows) - SHOWN:,} more; --json or --csv FILE has all\n")
+
+
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="A store's folder or URL.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another's.")],
+    *,
+    as_json: JsonOption = False,
+) -> int:
+    """Compare two stores; exit with 1 if their pairs or features differ."""
+    left, right = FeatureStore(a), FeatureStore(b)
+    shared = len({*left.teachers} & {*right.teachers})
+    with progress(shared, label="diff", noun="teachers") as advance:
+        found = compare(left, right, advance=advance)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        _print_difference(found)
+    return ExitCode.COMPLETE if found.equal else ExitCode.BAD_INPUT
+
+
+def export(
+    store: StoreArgument,
+    *,
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+    file_format: Annotated[ExportFormat, typer.Option("--format", help="What to write.")],
+    teacher: Annotated[list[str] | None, typer.Option(help="Only this teacher; may be given several times.")] = None,
+    rows: Annotated[str, typer.Option(metavar="A:B", help="Only rows A to B - 1; either may be left out.")] = ":",
+    corpus_root: Annotated[
+        str | None, typer.Option(help="Where the images lie, if the corpus moved since it was indexed.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write pairs and features to files that need none of these programs to be read."""
+    match = re.fullmatch(r"(\d*):(\d*)", rows)
+    if match is None:
+        raise typer.BadParameter(f"--rows: expected A:B, got {rows!r}")
+    first, last = (int(text) if text else None for text in match.groups())
+    opened = FeatureStore(store, corpus_root=corpus_root)
+    total = (opened.info.rows if last is None else last) - (first or 0)
+    with progress(total, label="export", noun="rows") as advance:
+        done = write_export(
+            opened, out=out, file_format=file_format, teachers=teacher, rows=(first, last), advance=advance
+        )
+    _warn_of_skipped(done.skipped)
+    if as_json:
+        print_json(done.as_json())
+    else:
+        names = ", ".join(done.teachers) or "no teacher"
+        sys.stdout.write(f"{out}: {done.written:,} rows with {names} in {len(done.files)} files ({file_format})\n")
+
+
+def _warn_of_skipped(skipped: list[Skipped]) -> None:
+    for row in skipped[:SHOWN]:
+        log.warning("row %d, %s: left out: %s", row.row, row.key, row.reason)
+    if skipped:
+        log.warning("%d rows were left out because their images are not to be had; export.json names all", len(skipped))
+
+
+def _print_difference(found: Difference) -> None:
+    sys.stdout.write(f"A  {found.a}\nB  {found.b}\n")
+    for name, (ours, theirs) in found.shape.items():
+        if ours != theirs:
+            sys.stdout.write(f"{name}: {ours:,} in A, {theirs:,} in B\n")
+    _print_pairs(found.pairs)
+    for store, names in (("A", found.teachers_only_in_a), ("B", found.teachers_only_in_b)):
+        if names:
+            sys.stdout.write(f"teachers only in {store}: {', '.join(names)}\n")
+    for name, teacher in found.teachers.items():
+        _print_teacher(name, teacher)
+    sys.stdout.write("equal\n" if found.equal else "different\n")
+
+
+def _print_pairs(pairs: PairsDifference) -> None:
+    sys.stdout.write(f"pairs: {pairs.ranges_equal:,} ranges equal, {len(pairs.ranges_different):,} different\n")
+    for column, count in pairs.columns.items():
+        sys.stdout.write(f"  {column} differs in {count:,} rows\n")
+    for store, keys in (("A", pairs.keys_only_in_a), ("B", pairs.keys_only_in_b)):
+        if keys.count:
+            more = ", ..." if keys.count > len(keys.first) else ""
+            sys.stdout.write(f"  keys only in {store}: {keys.count:,} ({', '.join(keys.first)}{more})\n")
+
+
+def _print_teacher(name: str, teacher: TeacherDifference) -> None:
+    sys.stdout.write(f"{name}: {teacher.ranges_equal:,} ranges equal, {len(teacher.different):,} different\n")
+    for line in teacher.spec:
+        sys.stdout.write(f"  spec: {line}\n")
+    for store, count in (("A", teacher.rows_only_in_a), ("B", teacher.rows_only_in_b)):
+        if count:
+            sys.stdout.write(f"  rows committed only in {store}: {count:,}\n")
+    for different in teacher.different[:SHOWN]:
+        sys.stdout.write(f"  {_range_line(different)}\n")
+    if len(teacher.different) > SHOWN:
+        sys.stdout.write(f"  ... and {len(teacher.different) - SHOWN:,} more; --json has all\n")
+
+
+def _range_line(different: RangeDifference) -> str:
+    parts = [f"status differs in {different.status:,} rows"] if different.status else []
+    for name, value in different.max_abs.items():
+        cosine = different.min_cosine.get(name)
+        parts.append(
+            f"{name} by at most {value:.3g}" + (f" (cosine at least {cosine:.6f})" if cosine is not None else "")
+        )
+    first, last = different.rows
+    return f"range {different.range}, rows {first} to {last - 1}: {', '.join(parts)}"

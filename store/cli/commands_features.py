@@ -1,0 +1,176 @@
+"""``python -m store stats``, ``neighbors``, ``agreement``: what a store's features are like, by reading them."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from store.console import progress
+from store.errors import StoreError
+from store.format.arrays import Side
+from store.inspect.agreement import Agreement, steps
+from store.inspect.agreement import agreement as compare
+from store.inspect.feature_statistics import PERCENTS, SideStatistics, TeacherStatistics, teacher_statistics
+from store.inspect.neighbors import neighbors as search
+from store.read.reader import FeatureStore
+
+from .options import JsonOption, StoreArgument, TeacherOption, print_json, wide_console
+
+SAMPLE = 16_384
+"""Rows whose features are read by default: of nine teachers 0.3 GB."""
+
+SideOption = Annotated[Side, typer.Option("--side", help="Whose features.")]
+SampleOption = Annotated[int, typer.Option("--sample", min=2, help="Read the features of so many rows at most.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Decides which rows.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands to a program."""
+    app.command(epilog="Example: python -m store stats runs/demo/store --teacher tiny_ct")(stats)
+    app.command(epilog="Example: python -m store neighbors runs/demo/store 17 --teacher tiny_ct --side text")(neighbors)
+    app.command(epilog="Example: python -m store agreement runs/demo/store --csv agreement.csv")(agreement)
+
+
+def stats(
+    store: StoreArgument,
+    *,
+    teacher: TeacherOption = None,
+    sample: SampleOption = SAMPLE,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Show norms, similarity, duplicates and signs of collapse of each teacher's features."""
+    opened = FeatureStore(store)
+    names = opened.teachers if teacher is None else [teacher]
+    with progress(2 * len(names), label="stats", noun="sides") as advance:
+        found = [teacher_statistics(opened, name, sample=sample, seed=seed, advance=advance) for name in names]
+    if as_json:
+        print_json({"sample": sample, "seed": seed, "teachers": [asdict(entry) for entry in found]})
+    else:
+        _print_similarity(found)
+        _print_sides(found)
+        for entry in found:
+            sys.stdout.write(f"{entry.teacher}: truncated captions: {_share(entry)}\n")
+
+
+def neighbors(
+    store: StoreArgument,
+    row: Annotated[int, typer.Argument(metavar="N", min=0, help="A row number.")],
+    *,
+    teacher: Annotated[str, typer.Option(help="Under this teacher.")],
+    side: SideOption = "image",
+    count: Annotated[int, typer.Option("-k", min=1, help="How many rows.")] = 10,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the rows whose features are nearest to a row's, with their captions."""
+    opened = FeatureStore(store)
+    if row >= opened.info.rows:
+        raise StoreError(f"{store}: row {row} is beyond the last row, {opened.info.rows - 1}")
+    with progress(opened.info.rows, label="neighbors", noun="rows") as advance:
+        found = search(opened, row, teacher=teacher, side=side, count=count, advance=advance)
+    pair = opened.pairs.read(row, row + 1, ["key", "modality", "caption"]).to_pylist()[0]
+    if as_json:
+        query = {"row": row, **pair, "teacher": teacher, "side": side}
+        print_json({"query": query, "neighbors": [asdict(neighbor) for neighbor in found]})
+        return
+    table = Table("row", "cosine", "key", "modality", "caption")
+    table.add_row(str(row), "", *_texts(pair["key"], pair["modality"], pair["caption"]), end_section=True)
+    for near in found:
+        table.add_row(str(near.row), f"{near.cosine:.4f}", *_texts(near.key, near.modality, near.caption))
+    wide_console().print(table)
+
+
+def agreement(
+    store: StoreArgument,
+    *,
+    side: SideOption = "image",
+    sample: SampleOption = SAMPLE,
+    seed: SeedOption = 0,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write a line per two teachers to this file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how alike each two teachers see the same rows: linear CKA on a sample."""
+    opened = FeatureStore(store)
+    with progress(steps(len(opened.teachers)), label="agreement", noun="steps") as advance:
+        found = compare(opened, side=side, sample=sample, seed=seed, advance=advance)
+    if csv_file:
+        _write_csv(found, csv_file)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        _print_agreement(found)
+
+
+def _print_similarity(found: list[TeacherStatistics]) -> None:
+    table = Table("teacher", "rows ok", "sample", "similarity", *(f"{percent} %" for percent in PERCENTS))
+    for entry in found:
+        quantiles = (_number(entry.similarity_quantiles.get(str(percent))) for percent in PERCENTS)
+        counts = (f"{entry.rows_ok:,}", f"{entry.sample:,}")
+        table.add_row(entry.teacher, *counts, _number(entry.similarity_mean), *quantiles)
+    wide_console().print(table)
+
+
+def _print_sides(found: list[TeacherStatistics]) -> None:
+    numbers_of = ("norm", "lowest", "highest", "duplicates", "shared by inputs", "constant dimensions")
+    table = Table("teacher", "side", "width", *numbers_of, "effective rank", "mean cosine")
+    for entry in found:
+        sides: tuple[tuple[str, SideStatistics | None], ...] = (("image", entry.image), ("text", entry.text))
+        for side, numbers in sides:
+            if numbers is None:
+                continue
+            shared = "not known" if numbers.shared_by_inputs is None else f"{numbers.shared_by_inputs:,}"
+            table.add_row(
+                entry.teacher,
+                side,
+                str(entry.width),
+                *(_number(norm) for norm in (numbers.norm_mean, numbers.norm_min, numbers.norm_max)),
+                f"{numbers.duplicates:,}",
+                shared,
+                str(numbers.constant_dimensions),
+                f"{numbers.effective_rank:.1f}",
+                _number(numbers.mean_cosine),
+            )
+    wide_console().print(table)
+
+
+def _print_agreement(found: Agreement) -> None:
+    sys.stdout.write(
+        f"linear CKA of {found.side} features, {found.sample:,} of {found.of_rows:,} rows, seed {found.seed}\n"
+    )
+    table = Table("", *found.teachers)
+    for teacher, values in zip(found.teachers, found.cka, strict=True):
+        table.add_row(teacher, *("-" if value is None else f"{value:.3f}" for value in values))
+    wide_console().print(table)
+
+
+def _write_csv(found: Agreement, path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["teacher", "other", "side", "rows", "cka"])
+        for line, (teacher, values) in enumerate(zip(found.teachers, found.cka, strict=True)):
+            for column, (other, value) in enumerate(zip(found.teachers, values, strict=True)):
+                writer.writerow([teacher, other, found.side, found.rows[line][column], "" if value is None else value])
+
+
+def _share(entry: TeacherStatistics) -> str:
+    if entry.truncated_captions is None:
+        return "not recorded"
+    part = f" ({entry.truncated_captions / entry.truncated_of:.1%})" if entry.truncated_of else ""
+    missing = entry.rows_ok - entry.truncated_of
+    rest = f"; not recorded of {missing:,}" if missing > 0 else ""
+    return f"{entry.truncated_captions:,} of {entry.truncated_of:,}{part}{rest}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _texts(*values: str | None) -> tuple[Text, ...]:
+    return tuple(Text(value or "") for value in values)

@@ -1,0 +1,1 @@
+"""Turns corpus files into pairs and chooses among them; knows no store."""

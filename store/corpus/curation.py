@@ -1,0 +1,178 @@
+"""Rules that choose pairs while a corpus is indexed: what they are, and which one refuses a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+
+from store.config.pipeline_file import Section
+
+from .language import is_english
+from .near_duplicates import MAX_DISTANCE
+
+MAPPED = ("key", "caption", "modality", "split", "source", "license")
+"""Columns that a label rule may name instead of a path."""
+
+
+class Bounds(Section):
+    """A range of numbers, both ends included.
+
+    Attributes:
+        at_least, at_most: the ends; no bound if left out.
+    """
+
+    at_least: int | None = Field(default=None, ge=0)
+    at_most: int | None = Field(default=None, ge=0)
+
+    def hold(self, value: int) -> bool:
+        """Whether a number lies between them."""
+        return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
+
+
+class LabelRule(Section):
+    """What a field must say or must not say, upper and lower case alike.
+
+    Attributes:
+        field: a column of the pair table (``modality``, ``split``, ...) or a dotted path.
+        include: at least one of its values must be one of these.
+        exclude: none may be one of these.
+    """
+
+    field: str = Field(min_length=1)
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+class ImageRule(Section):
+    """How large an image must be; one whose size cannot be read is refused.
+
+    Attributes:
+        side_px: of the shorter side.
+        max_aspect: longer side over shorter side.
+    """
+
+    side_px: Bounds = Bounds()
+    max_aspect: float | None = Field(default=None, ge=1)
+
+
+class Keep(Section):
+    """Rules that a pair must all pass, in this order; each counts what it is the first to refuse.
+
+    Attributes:
+        labels: what fields must say.
+        known_modality: the modality must be known, for instance by the corpus's modality_map.
+        caption_words, caption_characters: the caption's length.
+        language: ``en`` by a heuristic of letters and function words (store/corpus/language.py).
+        image: the image's size.
+        licenses: the license must be one of these, upper and lower case alike.
+        duplicates: of pairs with the same image (or the same image and caption) keep the first.
+        near_duplicates: of images whose difference hashes are at most this many of 64 bits apart keep the first.
+    """
+
+    labels: tuple[LabelRule, ...] = ()
+    known_modality: bool = False
+    caption_words: Bounds | None = None
+    caption_characters: Bounds | None = None
+    language: Literal["en"] | None = None
+    image: ImageRule | None = None
+    licenses: tuple[str, ...] | None = None
+    duplicates: Literal["image", "pair"] | None = None
+    near_duplicates: int | None = Field(default=None, ge=0, le=MAX_DISTANCE)
+
+    def raw_paths(self) -> list[str]:
+        """Return the dotted paths that label rules need."""
+        return list(dict.fromkeys(rule.field for rule in self.labels if rule.field not in MAPPED))
+
+    def names(self) -> list[str]:
+        """Return the rules in use by name, in the order in which they are applied."""
+        rules = [rule.name for rule in pair_rules(self)]
+        rules += [f"duplicates: {self.duplicates}"] if self.duplicates else []
+        return rules + ([f"near_duplicates: {self.near_duplicates}"] if self.near_duplicates is not None else [])
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Candidate:
+    """One pair as the rules see it.
+
+    Attributes:
+        row: its columns of the pair table.
+        raw: texts at the paths of label rules.
+    """
+
+    row: Mapping[str, Any]
+    raw: Mapping[str, Sequence[str]]
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class PairRule:
+    """A rule that looks at one pair alone.
+
+    Attributes:
+        name: for the report.
+        passes: whether it keeps the pair.
+    """
+
+    name: str
+    passes: Callable[[Candidate], bool]
+
+
+def pair_rules(keep: Keep) -> list[PairRule]:
+    """Return the rules that look at one pair alone, in the order in which they are applied."""
+    rules = [PairRule(name=f"labels: {rule.field}", passes=_label(rule)) for rule in keep.labels]
+    if keep.known_modality:
+        rules.append(PairRule(name="known_modality", passes=lambda pair: pair.row["modality"] is not None))
+    if keep.caption_words:
+        words = keep.caption_words
+        rules.append(PairRule(name="caption_words", passes=lambda pair: words.hold(len(_caption(pair).split()))))
+    if keep.caption_characters:
+        length = keep.caption_characters
+        rules.append(PairRule(name="caption_characters", passes=lambda pair: length.hold(len(_caption(pair)))))
+    if keep.language:
+        rules.append(PairRule(name=f"language: {keep.language}", passes=lambda pair: is_english(_caption(pair))))
+    if keep.image:
+        rules.append(PairRule(name="image", passes=_size(keep.image)))
+    if keep.licenses is not None:
+        allowed = {_fold(name) for name in keep.licenses}
+        rules.append(PairRule(name="licenses", passes=lambda pair: _fold(pair.row["license"] or "") in allowed))
+    return rules
+
+
+def first_refusal(rules: Sequence[PairRule], pair: Candidate) -> str | None:
+    """Return the name of the first rule that refuses a pair, None if all keep it."""
+    return next((rule.name for rule in rules if not rule.passes(pair)), None)
+
+
+def _caption(pair: Candidate) -> str:
+    return pair.row["caption"] or ""
+
+
+def _fold(text: str) -> str:
+    return text.strip().casefold()
+
+
+def _label(rule: LabelRule) -> Callable[[Candidate], bool]:
+    include, exclude = ({_fold(name) for name in names} for names in (rule.include, rule.exclude))
+
+    def passes(pair: Candidate) -> bool:
+        if rule.field in MAPPED:
+            value = pair.row[rule.field]
+            found = {_fold(value)} if value is not None else set()
+        else:
+            found = {_fold(value) for value in pair.raw[rule.field]}
+        return (not include or bool(found & include)) and not found & exclude
+
+    return passes
+
+
+def _size(rule: ImageRule) -> Callable[[Candidate], bool]:
+    def passes(pair: Candidate) -> bool:
+        width, height = pair.row["width"], pair.row["height"]
+        if not width or not height:
+            return False
+        shorter, longer = sorted((width, height))
+        return rule.side_px.hold(shorter) and (rule.max_aspect is None or longer <= rule.max_aspect * shorter)
+
+    return passes

@@ -1,0 +1,210 @@
+"""From a record of a corpus to the columns of the pair table: dotted paths and a map of values."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import Field
+
+from store.config.pipeline_file import Section
+from store.config.problems import suggest
+from store.errors import CorpusError
+
+Record = Mapping[str, Any]
+"""What a corpus says of one pair; a tar's has ``txt`` and ``json``, a table's its columns."""
+
+NAMES_SHOWN = 12
+"""How many of a record's names an error lists."""
+
+
+class Fields(Section):
+    """Where in a record the columns of the pair table are, as dotted paths.
+
+    A path leads through mappings and over lists; a number in it is a position in a list. A path that ends with ``?``
+    may be missing from every record of a file; another that is, is an error.
+
+    Attributes:
+        key: names the pair.
+        image: bytes, a mapping of ``bytes`` and ``path``, a path relative to the file, or a URL.
+        caption: text; a list gives one pair per caption.
+        modality, split, source, license: text; of a list the first.
+        json_file: path, relative to the corpus file, of a JSON file whose content is then found below ``json``.
+    """
+
+    key: str | None = Field(default=None, min_length=1)
+    image: str | None = Field(default=None, min_length=1)
+    caption: str | None = Field(default=None, min_length=1)
+    modality: str | None = Field(default=None, min_length=1)
+    split: str | None = Field(default=None, min_length=1)
+    source: str | None = Field(default=None, min_length=1)
+    license: str | None = Field(default=None, min_length=1)
+    json_file: str | None = Field(default=None, min_length=1)
+
+
+TAR_DEFAULTS: Mapping[str, tuple[str, ...]] = {
+    "caption": ("txt", "json.caption"),
+    "modality": ("json.modality",),
+    "split": ("json.split",),
+    "source": ("json.source",),
+    "license": ("json.license",),
+}
+"""Where a tar's records have what no mapping names."""
+
+TABLE_DEFAULTS: Mapping[str, tuple[str, ...]] = {
+    "key": ("key", "__key__", "id", "image_id"),
+    "image": ("image", "jpg", "jpeg", "png", "webp", "image_path", "file_name", "path", "url", "image_url"),
+    "caption": ("caption", "captions", "text", "txt"),
+    "modality": ("modality",),
+    "split": ("split",),
+    "source": ("source",),
+    "license": ("license", "licence"),
+}
+"""The same for the columns of Parquet and CSV and the names of JSON lines."""
+
+
+def values_at(node: Any, path: Sequence[str]) -> list[Any] | None:
+    """Return what a path leads to, as a flat list without nulls; None where it leads nowhere."""
+    if isinstance(node, list) and not (path and path[0].isdecimal()):
+        found = [values_at(item, path) for item in node]
+        present = [values for values in found if values is not None]
+        return [value for values in present for value in values] if present or not node else None
+    if not path:
+        return [] if node is None else [node]
+    if isinstance(node, Mapping):
+        whole = ".".join(path)  # a column may have dots in its name
+        if whole in node:
+            return values_at(node[whole], ())
+        return values_at(node[path[0]], path[1:]) if path[0] in node else None
+    if isinstance(node, list):
+        position = int(path[0])
+        return values_at(node[position], path[1:]) if position < len(node) else []
+    return [] if node is None else None
+
+
+def as_text(value: object) -> str | None:
+    """Return a value as the pair table keeps it, None if it is no text or number."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", errors="replace")
+    if isinstance(value, str):
+        # JSON can spell half of a surrogate pair, which no Arrow string can hold.
+        return value.strip() if value.isascii() else value.encode("utf-8", "replace").decode().strip()
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, dt.date):
+        return value.isoformat()
+    return None
+
+
+class FieldReader:
+    """Reads mapped fields of the records of one file, and knows at its end which were never there.
+
+    Args:
+        file: its name, for messages.
+        fields: the mapping.
+        defaults: candidates by column where the mapping says nothing.
+        raw: further paths that must exist, those of rules.
+    """
+
+    def __init__(
+        self, file: str, fields: Fields, defaults: Mapping[str, tuple[str, ...]], *, raw: Sequence[str] = ()
+    ) -> None:
+        self._file = file
+        given = {name: path for name, path in fields.model_dump().items() if path is not None}
+        chosen = {name: (path,) for name, path in given.items()}
+        self._paths = {
+            name: [_split(path) for path in candidates] for name, candidates in {**defaults, **chosen}.items()
+        }
+        self._missing = {path: name for name, path in given.items() if not path.endswith("?")}
+        self._missing |= {path: "keep.labels" for path in raw if not path.endswith("?")}
+        self._raw = {path: _split(path) for path in raw}
+        self._first: Record | None = None
+
+    def names(self) -> set[str]:
+        """Return the outermost names of all paths, and whole paths where a column's name may have dots."""
+        paths = [path for candidates in self._paths.values() for path in candidates] + list(self._raw.values())
+        return {path[0] for path in paths} | {".".join(path) for path in paths}
+
+    def require(self, columns: Sequence[str]) -> None:
+        """Refuse paths that begin with none of a table's columns, before any row is read.
+
+        Raises:
+            CorpusError: names the file, the field, the columns and the nearest one.
+        """
+        for path, name in self._missing.items():
+            parts = _split(path)
+            from_json_file = parts[0] == "json" and "json_file" in self._paths
+            if parts[0] not in columns and ".".join(parts) not in columns and not from_json_file:
+                raise self._unknown(name, path, columns)
+
+    def has_candidate(self, name: str, columns: Sequence[str]) -> bool:
+        """Whether one of a table's columns may hold a column's field."""
+        return any(
+            path[0] in columns or ".".join(path) in columns or (path[0] == "json" and "json_file" in self._paths)
+            for path in self._paths.get(name, ())
+        )
+
+    def find(self, record: Record, name: str) -> tuple[str, list[Any]] | None:
+        """Return the path of a column's field and its values, None where the record has none of its paths."""
+        for path in self._paths.get(name, ()):
+            found = values_at(record, path)
+            if found is not None:
+                return ".".join(path), found
+        return None
+
+    def values(self, record: Record, name: str) -> list[Any] | None:
+        """Return the values of a column's field, None where the record has none of its paths."""
+        found = self.find(record, name)
+        return None if found is None else found[1]
+
+    def text(self, record: Record, name: str) -> str | None:
+        """Return the first text of a column's field."""
+        return next((text for text in map(as_text, self.values(record, name) or ()) if text is not None), None)
+
+    def raw(self, record: Record, path: str) -> list[str]:
+        """Return the texts at a path of a rule."""
+        return [text for text in map(as_text, values_at(record, self._raw[path]) or ()) if text is not None]
+
+    def note(self, record: Record) -> None:
+        """Take notice of a record, before its fields are read."""
+        if self._first is None:
+            self._first = record
+        if self._missing:
+            self._missing = {
+                path: name for path, name in self._missing.items() if values_at(record, _split(path)) is None
+            }
+
+    def finish(self) -> None:
+        """Refuse a mapping that no record of the file had.
+
+        Raises:
+            CorpusError: names the file, the field, what the records have, and the nearest name.
+        """
+        if self._first is not None and self._missing:
+            path, name = next(iter(self._missing.items()))
+            raise self._unknown(name, path, list(_names(self._first)))
+
+    def _unknown(self, name: str, path: str, known: Sequence[str]) -> CorpusError:
+        shown = ", ".join(known[:NAMES_SHOWN]) + (", ..." if len(known) > NAMES_SHOWN else "")
+        where = name if name.startswith("keep") else f"fields.{name}"
+        return CorpusError(
+            f"{self._file}: {where}: no record has {path!r}{suggest(path, known)}; there are {shown or 'no fields'}",
+            hint="correct it in the corpus of pipelines.yaml; a path that may be missing ends with '?'",
+        )
+
+
+def _split(path: str) -> tuple[str, ...]:
+    return tuple(path.removesuffix("?").split("."))
+
+
+def _names(record: Record, prefix: str = "", depth: int = 3) -> Iterator[str]:
+    """Yield the dotted names of a record, mappings inside lists by their first."""
+    for name, value in record.items():
+        inner = value[0] if isinstance(value, list) and value else value
+        if isinstance(inner, Mapping) and inner and depth > 1:
+            yield from _names(inner, f"{prefix}{name}.", depth - 1)
+        else:
+            yield f"{prefix}{name}"

@@ -1,0 +1,217 @@
+"""Parquet, JSON lines and CSV as corpora: records with an image in a column, or with its path or URL."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from store.errors import CorpusError
+from store.io.location import locate
+from store.io.object_file import open_object, open_parquet
+
+from .corpus_files import CorpusFile, resolve_uri
+from .fields import FieldReader
+from .source_pair import SourcePair
+
+FETCH_THREADS = 8
+"""Images that are fetched at a time: they are small, and a server's answer takes longer than the transfer."""
+
+FETCH_AHEAD = 64
+"""Records in work at a time, which bounds memory."""
+
+PARQUET_BATCH_ROWS = 64
+"""Rows of a Parquet file held as Python values at a time, with their images."""
+
+csv.field_size_limit(2**24)
+
+
+def read_parquet(file: CorpusFile, fields: FieldReader, *, all_columns: bool = False) -> Iterator[SourcePair]:
+    """Yield the pairs of a Parquet file in the order of its rows.
+
+    Args:
+        file: the file.
+        fields: where the image and the rest are.
+        all_columns: read the columns that no field names too.
+
+    Raises:
+        CorpusError: it is no Parquet file, or lacks a column.
+    """
+    try:
+        parquet = open_parquet(file.folder, file.name)
+        columns = parquet.schema_arrow.names
+        _require(file, fields, columns)
+        wanted = columns if all_columns else [name for name in columns if name in fields.names()]
+        yield from _pairs(file, fields, _rows(parquet, wanted))
+    except FileNotFoundError as error:
+        raise CorpusError(f"{file.uri}: no such corpus file") from error
+    except pa.ArrowException as error:
+        raise CorpusError(
+            f"{file.uri}: cannot be read as Parquet: {error}",
+            hint="if the download was cut short fetch the file again; another format is named with format:",
+        ) from error
+
+
+def read_csv(file: CorpusFile, fields: FieldReader) -> Iterator[SourcePair]:
+    """Yield the pairs of a CSV file with a header line; tabs part the fields of a ``.tsv``, an empty one is null.
+
+    Raises:
+        CorpusError: a line does not fit the header, or a column is missing.
+    """
+    with _text(file) as lines:
+        reader = csv.reader(lines, delimiter="\t" if file.name.endswith(".tsv") else ",")
+        try:
+            header = next(reader, [])
+            _require(file, fields, header)
+            yield from _pairs(file, fields, _csv_records(file, reader, header))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise CorpusError(f"{file.uri}:{reader.line_num}: not CSV in UTF-8: {error}") from error
+
+
+def read_jsonl(file: CorpusFile, fields: FieldReader) -> Iterator[SourcePair]:
+    """Yield the pairs of a file with one JSON object per line.
+
+    Raises:
+        CorpusError: a line is something else.
+    """
+    with _text(file) as lines:
+        yield from _pairs(file, fields, _json_records(file, lines))
+
+
+def read_records(
+    file: CorpusFile, kind: Literal["parquet", "csv", "jsonl"], *, header: Sequence[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the records of a table as they are, whether or not they have images and captions.
+
+    Args:
+        file: the table.
+        kind: what it is.
+        header: names of the columns of a CSV without a header line.
+
+    Raises:
+        CorpusError: it cannot be read.
+    """
+    if kind == "parquet":
+        try:
+            parquet = open_parquet(file.folder, file.name)
+            yield from _rows(parquet, parquet.schema_arrow.names)
+        except pa.ArrowException as error:
+            raise CorpusError(f"{file.uri}: cannot be read as Parquet: {error}") from error
+        return
+    with _text(file) as lines:
+        if kind == "jsonl":
+            yield from _json_records(file, lines)
+            return
+        reader = csv.reader(lines, delimiter="\t" if file.name.endswith(".tsv") else ",")
+        try:
+            yield from _csv_records(file, reader, list(header) if header else next(reader, []))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise CorpusError(f"{file.uri}:{reader.line_num}: not CSV in UTF-8: {error}") from error
+
+
+def _rows(parquet: pq.ParquetFile, columns: list[str]) -> Iterator[dict[str, Any]]:
+    for batch in parquet.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=columns, use_threads=False):
+        yield from batch.to_pylist()
+
+
+def _csv_records(file: CorpusFile, reader: Any, header: list[str]) -> Iterator[dict[str, Any]]:
+    for values in reader:
+        if not values:
+            continue
+        if len(values) != len(header):
+            raise CorpusError(
+                f"{file.uri}:{reader.line_num}: {len(values)} values, the header names {len(header)} columns",
+                hint="a comma inside a value needs quotes around it",
+            )
+        yield {name: value or None for name, value in zip(header, values, strict=True)}
+
+
+def _json_records(file: CorpusFile, lines: io.TextIOWrapper) -> Iterator[dict[str, Any]]:
+    number = 0
+    try:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise CorpusError(f"{file.uri}:{number}: expected a JSON object on each line")
+            yield record
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{file.uri}:{number + 1}: not UTF-8: {error}") from error
+    except json.JSONDecodeError as error:
+        raise CorpusError(f"{file.uri}:{number}: not a line of JSON: {error}") from error
+
+
+def _text(file: CorpusFile) -> io.TextIOWrapper:
+    try:
+        return io.TextIOWrapper(open_object(file.folder, file.name), encoding="utf-8-sig", newline="")
+    except FileNotFoundError as error:
+        raise CorpusError(f"{file.uri}: no such corpus file") from error
+
+
+def _require(file: CorpusFile, fields: FieldReader, columns: list[str]) -> None:
+    fields.require(columns)
+    for name in ("image", "caption"):
+        if not fields.has_candidate(name, columns):
+            raise CorpusError(
+                f"{file.uri}: no column of {name}s was found; there are {', '.join(columns) or 'no columns'}",
+                hint=f"name it in the corpus of pipelines.yaml, as in fields: {{{name}: COLUMN}}",
+            )
+
+
+def _pairs(file: CorpusFile, fields: FieldReader, records: Iterator[dict[str, Any]]) -> Iterator[SourcePair]:
+    """Yield the pairs of records in order; images are fetched on threads, a few records ahead."""
+    waiting: deque[Future[SourcePair]] = deque()
+    with ThreadPoolExecutor(FETCH_THREADS) as pool:
+        for number, record in enumerate(records):
+            waiting.append(pool.submit(_pair, file, fields, number, record))
+            if len(waiting) >= FETCH_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _pair(file: CorpusFile, fields: FieldReader, number: int, record: dict[str, Any]) -> SourcePair:
+    key = fields.text(record, "key")
+    pair = SourcePair(key=key if key is not None else f"{file.stem}-{number:08d}", record=record)
+    sidecar = fields.text(record, "json_file")
+    if sidecar is not None:
+        try:
+            pair.record = {**record, "json": json.loads(_fetch(file, sidecar)[1])}
+        except (FileNotFoundError, ValueError) as error:
+            pair.problems.append(f"{sidecar!r}: no JSON file is there: {error}")
+    _add_image(pair, file, fields, number)
+    return pair
+
+
+def _add_image(pair: SourcePair, file: CorpusFile, fields: FieldReader, number: int) -> None:
+    found = fields.find(pair.record, "image")
+    path, values = found if found is not None else ("", [])
+    value = values[0] if values else None
+    if isinstance(value, dict) and value.get("bytes") is not None:
+        path, value = f"{path}.bytes", value["bytes"]
+    elif isinstance(value, dict):
+        value = value.get("path")
+    if isinstance(value, bytes):
+        pair.uri, pair.image, pair.member = file.uri, value, {"column": path, "row": number}
+    elif isinstance(value, str) and value:
+        try:
+            pair.uri, pair.image = _fetch(file, value)
+        except FileNotFoundError:
+            pair.problems.append(f"the image {value!r} is not there")
+    elif value is not None:
+        pair.problems.append(f"{path!r} holds neither image bytes nor a path")
+
+
+def _fetch(file: CorpusFile, path: str) -> tuple[str, bytes]:
+    """Return the path or URL of a file named relative to a corpus file, and its content."""
+    uri = resolve_uri(path, file.folder.uri)
+    folder, _, name = uri.rpartition("/")
+    return uri, locate(folder or "/").read(name)

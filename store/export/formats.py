@@ -1,0 +1,144 @@
+"""Writing a store's rows to files that need none of these programs to be read: Parquet, npz, WebDataset."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from store.errors import ConfigError, StoreError
+from store.format.records import Status
+from store.read.reader import FeatureStore
+
+from .arrays import write_npz, write_parquet
+from .rows import Rows, Skipped
+from .webdataset import write_tars
+
+log = logging.getLogger(__name__)
+
+RECORD = "export.json"
+"""Written last; says what the other files hold."""
+
+
+class ExportFormat(StrEnum):
+    """What an export can be written as."""
+
+    PARQUET = "parquet"
+    NPZ = "npz"
+    WEBDATASET = "webdataset"
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Exported:
+    """What an export wrote; the content of ``export.json``.
+
+    Attributes:
+        store: path or URL.
+        rows: the first and the one after the last.
+        written: how many rows are in the files.
+        teachers: by id width, dtype, spec hash, and in how many of the rows there is a feature.
+        files: names inside the folder.
+        skipped: rows that are left out.
+    """
+
+    format: ExportFormat
+    store: str
+    rows: tuple[int, int]
+    written: int
+    teachers: dict[str, dict[str, Any]]
+    files: list[str]
+    skipped: list[Skipped]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the same as plain JSON values."""
+        return asdict(self)
+
+
+Writer = Callable[[Rows, Path, Callable[[int], object]], list[Skipped]]
+"""Writes rows to a folder, tells how many more are done, and returns those that it left out."""
+
+WRITERS: dict[ExportFormat, Writer] = {
+    ExportFormat.PARQUET: write_parquet,
+    ExportFormat.NPZ: write_npz,
+    ExportFormat.WEBDATASET: write_tars,
+}
+
+
+def export(
+    store: FeatureStore,
+    *,
+    out: Path,
+    file_format: ExportFormat,
+    teachers: list[str] | None = None,
+    rows: tuple[int | None, int | None] = (None, None),
+    advance: Callable[[int], object] | None = None,
+) -> Exported:
+    """Write a store's rows to a new folder, which appears whole or not at all.
+
+    Args:
+        store: the store.
+        out: the folder; must not be there yet, or be empty.
+        file_format: what to write.
+        teachers: ids; all of the store's if left out.
+        rows: the first row and the one after the last; the store's ends where None.
+        advance: told how many more rows are done.
+
+    Raises:
+        ConfigError: the folder holds something.
+        StoreError: no such teacher, or no such rows.
+        CorpusError: the corpus is not there, though WebDataset needs the images.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} is there already and not empty", hint="give --out a new folder, or delete that one")
+    for name in teachers or []:
+        store.spec(name)
+    start, stop = _bounds(store, rows)
+    chosen = Rows(store, teachers=store.teachers if teachers is None else teachers, start=start, stop=stop)
+    partial = out.absolute().with_name(f".{out.absolute().name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    skipped = WRITERS[file_format](chosen, partial, advance or (lambda _: None))
+    exported = Exported(
+        format=file_format,
+        store=str(store.location),
+        rows=(start, stop),
+        written=stop - start - len(skipped),
+        teachers={name: _teacher(chosen, name) for name in chosen.teachers},
+        files=sorted(path.name for path in partial.iterdir()),
+        skipped=skipped,
+    )
+    (partial / RECORD).write_text(json.dumps(exported.as_json(), indent=1) + "\n")
+    if out.exists():
+        out.rmdir()
+    partial.rename(out)
+    return exported
+
+
+def _bounds(store: FeatureStore, rows: tuple[int | None, int | None]) -> tuple[int, int]:
+    start = 0 if rows[0] is None else rows[0]
+    stop = store.info.rows if rows[1] is None else rows[1]
+    if not 0 <= start < stop <= store.info.rows:
+        raise StoreError(f"{store.location}: there are no rows {start}:{stop}; the store has 0:{store.info.rows}")
+    return start, stop
+
+
+def _teacher(rows: Rows, name: str) -> dict[str, Any]:
+    spec = rows.store.spec(name)
+    committed = rows.store.committed_rows(name)[rows.start : rows.stop]
+    status = rows.values(name, "status", rows.start, rows.stop)
+    if not committed.all():
+        missing = np.count_nonzero(~committed)
+        log.warning("%s: %d of the rows are not extracted yet; they are zeros with status 0", name, missing)
+    return {
+        "width": spec.embed_dim,
+        "dtype": rows.values(name, "image", rows.start, rows.start + 1).dtype.name,
+        "spec_hash": spec.hash,
+        "rows_ok": int(np.count_nonzero(status == Status.OK)),
+    }

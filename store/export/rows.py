@@ -1,0 +1,56 @@
+"""The rows of a store that an export writes, read range by range so that memory stays bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import pyarrow as pa
+
+from store.format.arrays import ArrayName
+from store.read.reader import FeatureStore
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Skipped:
+    """A row that is not in an export because its image is not to be had."""
+
+    row: int
+    key: str
+    reason: str
+
+
+class Rows:
+    """Some rows of a store under some teachers, read range by range.
+
+    Args:
+        store: the store.
+        teachers: ids.
+        start: the first row.
+        stop: the row after the last.
+    """
+
+    def __init__(self, store: FeatureStore, *, teachers: list[str], start: int, stop: int) -> None:
+        self.store, self.teachers, self.start, self.stop = store, teachers, start, stop
+        self._status = {name: store.status(name)[start:stop] for name in teachers}
+        self._similarity = {name: store.similarity(name)[start:stop] for name in teachers}
+
+    def blocks(self) -> Iterator[tuple[int, int, int]]:
+        """Yield number, first row and row after the last of each range, cut to the rows asked for."""
+        for range_id in range(self.store.info.ranges):
+            start, stop = self.store.info.bounds(range_id)
+            if max(start, self.start) < min(stop, self.stop):
+                yield range_id, max(start, self.start), min(stop, self.stop)
+
+    def pairs(self, start: int, stop: int) -> pa.Table:
+        """Return some rows of the pair table."""
+        return self.store.pairs.read(start, stop)
+
+    def values(self, teacher: str, name: ArrayName, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return one array of a teacher: image and text (rows, D), similarity and status (rows,)."""
+        if name == "image" or name == "text":  # noqa: PLR1714 - the type checker narrows by equality alone
+            return self.store.read(slice(start, stop), teacher=teacher, side=name)
+        known: npt.NDArray[Any] = self._status[teacher] if name == "status" else self._similarity[teacher]
+        return known[start - self.start : stop - self.start]

@@ -1,0 +1,118 @@
+"""Rows of a store as WebDataset tars: image, caption, metadata and features of a pair side by side."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from PIL import Image
+
+from store.errors import CorpusError, PairDecodeError
+from store.format.arrays import ARRAY_NAMES, Side
+from store.format.records import Status
+
+from .rows import Rows, Skipped
+
+WINDOW = 64
+"""Images that are held at once."""
+
+_SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif", "GIF": "gif"}
+_SIDES: tuple[Side, ...] = get_args(Side)
+_SAFE_KEY = re.compile(r"[^/.][^.]*")
+
+
+def write_tars(rows: Rows, folder: Path, advance: Callable[[int], object]) -> list[Skipped]:
+    """Write one ``NNNNNN.tar`` per range: KEY.jpg (or as the image is), KEY.txt, KEY.json, KEY.TEACHER.image.npy, ...
+
+    Where a teacher has no feature of a row there is no member; ``KEY.json`` says why. Where the image is not to be had
+    the pair is left out.
+
+    Raises:
+        CorpusError: not one image of the first range is where the store says, so the corpus is elsewhere.
+    """
+    skipped: list[Skipped] = []
+    with ThreadPoolExecutor(8) as pool:
+        for range_id, start, stop in rows.blocks():
+            # Beside its image a pair carries little, so that the window of images is what bounds the memory.
+            pairs = rows.pairs(start, stop).to_pylist()
+            values = {teacher: _values(rows, teacher, start, stop) for teacher in rows.teachers}
+            elsewhere: list[CorpusError] = []
+            with tarfile.open(folder / f"{range_id:06d}.tar", "w") as tar:
+                for position, image in enumerate(_images(rows, pool, pairs)):
+                    pair = pairs[position]
+                    if isinstance(image, CorpusError):
+                        skipped.append(Skipped(row=pair["row"], key=pair["key"], reason=str(image)))
+                        elsewhere += [] if isinstance(image, PairDecodeError) else [image]
+                    else:
+                        _add(tar, pair, image, {teacher: _at(arrays, position) for teacher, arrays in values.items()})
+            if len(elsewhere) == len(pairs) == len(skipped):
+                raise elsewhere[0]
+            advance(stop - start)
+    return skipped
+
+
+def _images(
+    rows: Rows, pool: ThreadPoolExecutor, pairs: list[dict[str, Any]]
+) -> Iterator[tuple[str, bytes] | CorpusError]:
+    def fetch(pair: dict[str, Any]) -> tuple[str, bytes] | CorpusError:
+        try:
+            data = rows.store.images.fetch(pair["uri"], pair["member"])
+            return _suffix(data), data
+        except CorpusError as error:
+            return error
+
+    for first in range(0, len(pairs), WINDOW):
+        yield from pool.map(fetch, pairs[first : first + WINDOW])
+
+
+def _suffix(data: bytes) -> str:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return _SUFFIXES.get(image.format or "", (image.format or "bin").lower())
+    # Pillow raises nearly anything on damaged files.
+    except Exception as error:
+        raise PairDecodeError(f"not an image that Pillow knows (it begins with {data[:8]!r})") from error
+
+
+def _values(rows: Rows, teacher: str, start: int, stop: int) -> dict[str, Any]:
+    return {name: rows.values(teacher, name, start, stop) for name in ARRAY_NAMES}
+
+
+def _at(arrays: dict[str, Any], position: int) -> dict[str, Any]:
+    return {name: values[position] for name, values in arrays.items()}
+
+
+def _add(tar: tarfile.TarFile, pair: dict[str, Any], image: tuple[str, bytes], teachers: dict[str, Any]) -> None:
+    # In WebDataset a key ends at the first dot of the base name; one that has dots of its own would be cut there.
+    folder, slash, base = pair["key"].rpartition("/")
+    safe = _SAFE_KEY.fullmatch(base) and not pair["key"].startswith("/") and ".." not in folder.split("/")
+    name = f"{folder}{slash}{base}" if safe else f"row{pair['row']:09d}"
+    suffix, data = image
+    _member(tar, f"{name}.{suffix}", data)
+    if pair["caption"] is not None:
+        _member(tar, f"{name}.txt", pair["caption"].encode())
+    metadata = {column: value for column, value in pair.items() if column != "member"}
+    metadata["teachers"] = {
+        teacher: {"status": Status(int(at["status"])).name.lower(), "similarity": float(at["similarity"])}
+        for teacher, at in teachers.items()
+    }
+    _member(tar, f"{name}.json", json.dumps(metadata).encode())
+    for teacher, at in teachers.items():
+        if at["status"] == Status.OK:
+            for side in _SIDES:
+                buffer = io.BytesIO()
+                np.save(buffer, at[side], allow_pickle=False)
+                _member(tar, f"{name}.{teacher}.{side}.npy", buffer.getvalue())
+
+
+def _member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(data)
+    tar.addfile(entry, io.BytesIO(data))

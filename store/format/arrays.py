@@ -1,0 +1,171 @@
+"""The Zarr side of the store: four arrays per teacher, and the bytes of one store shard."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from numcodecs.checksum32 import CRC32C
+from zarr.storage import MemoryStore
+
+from store.errors import StoreError
+from store.io.location import Location
+
+from .records import StoredDtype, StoreInfo
+
+Side: TypeAlias = Literal["image", "text"]
+ArrayName: TypeAlias = Literal["image", "text", "similarity", "status"]
+ARRAY_NAMES: tuple[ArrayName, ...] = get_args(ArrayName)
+
+ZARR_FOLDER = "features.zarr"
+
+ABSENT = np.uint64(2**64 - 1)
+"""Offset and bytes of a chunk that is not stored, because all of it lies beyond the rows or is 0."""
+
+
+def dtype_of(name: ArrayName, stored_dtype: StoredDtype) -> str:
+    """Return the dtype of an array of a teacher whose features are stored as ``stored_dtype``."""
+    return {"similarity": "float32", "status": "uint8"}.get(name, stored_dtype)
+
+
+def create_arrays(location: Location, teacher: str, *, width: int, stored_dtype: StoredDtype, info: StoreInfo) -> None:
+    """Create a teacher's arrays (metadata only), or let them grow to the store's rows.
+
+    Args:
+        location: the store's.
+        teacher: its id.
+        width: D of its features.
+        stored_dtype: one of StoredDtype.
+        info: the store's shape.
+
+    Raises:
+        StoreError: arrays of another shape are there.
+    """
+    for key, data in _metadata(teacher, width=width, stored_dtype=stored_dtype, info=info).items():
+        name, expected = key.split("/")[-2], json.loads(data).get("shape")
+        shape = _stored_shape(location, key)
+        if expected is None and location.exists(key):
+            continue
+        if shape is not None and (shape[1:] != expected[1:] or shape[0] > info.rows):
+            raise StoreError(
+                f"{location}: {teacher}/{name} has shape {tuple(shape)}, expected {tuple(expected)}",
+                hint="python -m extract run --replace TEACHER drops a teacher's features and makes them anew",
+            )
+        if shape != expected or shape is None:
+            # New, or rows were appended: growing changes the metadata alone, the partial last shard is made anew.
+            location.write(key, data)
+
+
+def write_root(location: Location) -> None:
+    """Write the metadata of the group that holds the teachers."""
+    objects: dict[str, zarr.core.buffer.Buffer] = {}
+    zarr.create_group(MemoryStore(objects))
+    location.write(f"{ZARR_FOLDER}/zarr.json", bytes(objects["zarr.json"].to_bytes()))
+
+
+def _metadata(teacher: str, *, width: int, stored_dtype: StoredDtype, info: StoreInfo) -> dict[str, bytes]:
+    """Return Zarr's metadata objects by key; made in memory, because Zarr would also write groups above the store."""
+    objects: dict[str, zarr.core.buffer.Buffer] = {}
+    group = zarr.create_group(MemoryStore(objects)).create_group(teacher)
+    for name in ARRAY_NAMES:
+        _create(group, name, rows=info.rows, width=width, dtype=dtype_of(name, stored_dtype), info=info)
+    return {f"{ZARR_FOLDER}/{key}": bytes(value.to_bytes()) for key, value in objects.items()}
+
+
+def _stored_shape(location: Location, key: str) -> list[int] | None:
+    try:
+        shape: list[int] | None = json.loads(location.read(key)).get("shape")
+    except FileNotFoundError:
+        return None
+    return shape
+
+
+def _shape(name: ArrayName, rows: int, width: int) -> tuple[int, ...]:
+    return (rows, width) if name in ("image", "text") else (rows,)
+
+
+def _create(group: zarr.Group, name: ArrayName, *, rows: int, width: int, dtype: str, info: StoreInfo) -> zarr.Array:
+    tail = _shape(name, rows, width)[1:]
+    # No compressor: CLIP features in float16 hardly compress, and a reader may take a chunk's bytes as they lie.
+    return group.create_array(
+        name,
+        shape=(rows, *tail),
+        shards=(info.range_rows, *tail),
+        chunks=(info.chunk_rows, *tail),
+        dtype=dtype,
+        compressors=None,
+        fill_value=0,
+        config={"write_empty_chunks": True},
+    )
+
+
+def encode_shard(
+    name: ArrayName, values: npt.NDArray[np.generic], *, stored_dtype: StoredDtype, info: StoreInfo
+) -> bytes:
+    """Return the bytes that Zarr stores for one whole shard.
+
+    They are made in memory and put in place by the caller: writing through Zarr would read the old shard first, so that
+    a torn one would fail for ever.
+
+    Args:
+        name: which array.
+        values: (rows of the range, D) or (rows of the range,); the last range may be short.
+        stored_dtype: one of StoredDtype; features are rounded to it.
+        info: the store's shape.
+    """
+    stored = quantised(values) if dtype_of(name, stored_dtype) == "int8" else values
+    little = np.dtype(dtype_of(name, stored_dtype)).newbyteorder("<")
+    chunks = -(-len(values) // info.chunk_rows)
+    chunk_bytes = info.chunk_rows * math.prod(values.shape[1:]) * little.itemsize
+    index_K2 = np.full((info.range_rows // info.chunk_rows, 2), ABSENT, "<u8")
+    index_K2[:chunks, 0] = np.arange(chunks) * chunk_bytes
+    index_K2[:chunks, 1] = chunk_bytes
+    index = CRC32C(location="end").encode(index_K2)
+    # Not by Zarr, which takes twice the time of writing for it; tests hold the two to the same bytes.
+    shard = np.empty(chunks * chunk_bytes + index.nbytes, np.uint8)
+    rows_bytes = stored.size * little.itemsize
+    shard[:rows_bytes].view(little).reshape(stored.shape)[...] = stored
+    shard[rows_bytes : chunks * chunk_bytes] = 0
+    shard[chunks * chunk_bytes :] = np.asarray(index).view(np.uint8)
+    return shard.tobytes()
+
+
+def quantised(features_ND: npt.NDArray[np.generic]) -> npt.NDArray[np.int8]:
+    """Round features to 8 bits with a scale per row, so that each row's largest entry becomes 127 or -127.
+
+    The scale need not be kept: features have unit norm, and so has what :func:`restored` makes of them.
+    """
+    values_ND = features_ND.astype(np.float32)
+    largest_N1 = np.abs(values_ND).max(axis=1, keepdims=True, initial=0)
+    return np.rint(values_ND * (127 / np.where(largest_N1 > 0, largest_N1, 1))).astype(np.int8)
+
+
+def restored(stored_ND: npt.NDArray[np.generic]) -> npt.NDArray[np.floating[Any]]:
+    """Return stored features as numbers of unit norm: float16 and float32 as they are, int8 as float32."""
+    if stored_ND.dtype != np.int8:
+        return stored_ND  # type: ignore[return-value]
+    values_ND = stored_ND.astype(np.float32)
+    norm_N1 = np.linalg.norm(values_ND, axis=1, keepdims=True)
+    return values_ND / np.where(norm_N1 > 0, norm_N1, 1)
+
+
+def shard_key(teacher: str, name: ArrayName, range_id: int) -> str:
+    """Return the key of a store shard, relative to the store."""
+    return f"{ZARR_FOLDER}/{teacher}/{name}/c/{range_id}" + ("/0" if name in ("image", "text") else "")
+
+
+def open_arrays(location: Location, teacher: str) -> dict[ArrayName, zarr.Array]:
+    """Open a teacher's arrays for reading.
+
+    Raises:
+        StoreError: they are not there.
+    """
+    try:
+        group = location.zarr_group(f"{ZARR_FOLDER}/{teacher}")
+        return {name: group[name] for name in ARRAY_NAMES}
+    except (FileNotFoundError, KeyError) as error:
+        raise StoreError(f"{location}: there are no arrays of teacher {teacher!r}") from error

@@ -1,0 +1,271 @@
+"""Committing a unit: whole shards, then the receipt, so that a kill between any two steps loses one unit at most."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from store.errors import CorruptChunkError, SpecMismatchError, StoreError
+from store.faults import reached
+from store.io.location import Location
+
+from .arrays import ARRAY_NAMES, ZARR_FOLDER, ArrayName, create_arrays, encode_shard, shard_key
+from .pairs import pairs_digest
+from .records import (
+    BadRow,
+    Receipt,
+    Spec,
+    Status,
+    StoredObject,
+    StoreInfo,
+    read_record,
+    readable_receipt,
+    receipt_key,
+    retry_key,
+    spec_key,
+    write_record,
+)
+
+TEACHER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""A teacher's id is a folder of the store and part of its keys."""
+
+
+@dataclass(kw_only=True, slots=True)
+class UnitFeatures:
+    """What one teacher made of one range, row by row.
+
+    Attributes:
+        image, text: (rows, D) float32, unit norm where the status is ok.
+        status: (rows,) uint8, of Status.
+        reasons: by position in the range, for rows that are neither ok nor not applicable.
+        truncated: (rows,) whether the teacher read the caption in part; None where that is not known.
+    """
+
+    image: npt.NDArray[np.float32]
+    text: npt.NDArray[np.float32]
+    status: npt.NDArray[np.uint8]
+    reasons: dict[int, str]
+    truncated: npt.NDArray[np.bool_] | None = None
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Circumstances:
+    """How a unit came about; recorded in its receipt, never part of the data.
+
+    Attributes:
+        device: e.g. ``cpu``, ``cuda``.
+        batch_size: rows of a forward pass.
+        run_id: of the run that made it.
+        attempt: 1 for a first try.
+        timings_s: seconds by stage.
+        versions: of the packages that took part.
+    """
+
+    device: str
+    batch_size: int
+    run_id: str
+    attempt: int
+    timings_s: dict[str, float]
+    versions: dict[str, str]
+
+
+def register_teacher(location: Location, spec: Spec, *, info: StoreInfo, replace: bool = False) -> None:
+    """Make a store ready for a teacher's features.
+
+    Args:
+        location: the store's.
+        spec: of the teacher.
+        info: the store's shape.
+        replace: drop the teacher's features if they are of another spec.
+
+    Raises:
+        SpecMismatchError: the store holds features of another spec, and ``replace`` is not given.
+    """
+    if not TEACHER_ID.fullmatch(spec.teacher):
+        raise StoreError(
+            f"{spec.teacher!r} cannot name a teacher in a store: letters, digits, _, - and . only, the first no sign"
+        )
+    key, receipts = spec_key(spec.teacher), f"receipts/{spec.teacher}"
+    if location.exists(key):
+        stored = read_record(location, key, Spec)
+        if stored.hash == spec.hash:
+            _create_arrays(location, spec, info)
+            return
+        if not replace:
+            changes = "\n  ".join(spec.difference(stored))
+            raise SpecMismatchError(
+                f"{location} holds features of another {spec.teacher} than the one to be run:\n  {changes}",
+                hint=f"--replace {spec.teacher} drops the stored features and makes them anew; "
+                "or list the new one under a name of its own",
+            )
+        # Receipts go first: from here on nothing of the old spec counts as committed, whatever happens next.
+        location.delete_below(receipts)
+        location.delete([key])
+    if not location.list(receipts):
+        # Arrays without spec and receipts are what a replacement that was interrupted left behind.
+        location.delete_below(f"{ZARR_FOLDER}/{spec.teacher}")
+    _create_arrays(location, spec, info)
+    write_record(location, key, spec)
+
+
+def _create_arrays(location: Location, spec: Spec, info: StoreInfo) -> None:
+    create_arrays(location, spec.teacher, width=spec.embed_dim, stored_dtype=spec.stored_dtype, info=info)
+
+
+def committed_receipt(
+    location: Location, teacher: str, range_id: int, *, spec_hash: str, digest: str
+) -> Receipt | None:
+    """Return a unit's receipt if it is valid for this spec and these pairs, else None."""
+    receipt = readable_receipt(location, receipt_key(teacher, range_id))
+    if receipt is None:
+        return None
+    return receipt if (receipt.spec_hash, receipt.pairs_digest) == (spec_hash, digest) else None
+
+
+def commit_unit(
+    location: Location,
+    *,
+    info: StoreInfo,
+    spec: Spec,
+    range_id: int,
+    pairs: pa.Table,
+    features: UnitFeatures,
+    circumstances: Circumstances,
+) -> Receipt:
+    """Write one unit and return its receipt; what is already committed is left alone, unless it is marked for a retry.
+
+    Args:
+        location: the store's, with the teacher registered.
+        info: the store's shape.
+        spec: of the teacher.
+        range_id: which range.
+        pairs: the range's rows of the pair table.
+        features: what the teacher made of them.
+        circumstances: recorded in the receipt.
+
+    Raises:
+        CorruptChunkError: an object read back is not what was written.
+    """
+    began = time.perf_counter()
+    digest = pairs_digest(pairs)
+    receipt_at = receipt_key(spec.teacher, range_id)
+    # Asked before it is read: a receipt that comes later is one of the same unit, by a worker that did not wait for
+    # this one, and is not to be deleted.
+    outdated = location.exists(receipt_at)
+    existing = committed_receipt(location, spec.teacher, range_id, spec_hash=spec.hash, digest=digest)
+    mark = retry_key(spec.teacher, range_id)
+    again = location.exists(mark)
+    if existing and not again:
+        return existing
+    features = _without_non_finite(features)
+    objects = {
+        shard_key(spec.teacher, name, range_id): encode_shard(name, values, stored_dtype=spec.stored_dtype, info=info)
+        for name, values in _arrays(features).items()
+    }
+    reached("commit.begin")
+    if outdated:
+        location.delete([receipt_at])
+    stored = {key: put_object(location, key, data) for key, data in objects.items()}
+    timings_s = circumstances.timings_s | {"write": round(time.perf_counter() - began, 4)}
+    reached("commit.objects")
+    start, stop = info.bounds(range_id)
+    receipt = Receipt(
+        teacher=spec.teacher,
+        range=range_id,
+        start=start,
+        stop=stop,
+        spec_hash=spec.hash,
+        pairs_digest=digest,
+        objects=stored,
+        status_counts=_status_counts(features.status),
+        bad_rows=_bad_rows(features, start=start, keys=pairs["key"].to_pylist()),
+        timings_s=timings_s,
+        versions=circumstances.versions,
+        device=circumstances.device,
+        batch_size=circumstances.batch_size,
+        run_id=circumstances.run_id,
+        attempt=circumstances.attempt,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        truncated_captions=_count_truncated(features),
+    )
+    write_record(location, receipt_at, receipt)
+    if again:
+        location.delete([mark])
+    reached("commit.done")
+    return receipt
+
+
+def _without_non_finite(features: UnitFeatures) -> UnitFeatures:
+    """Give rows with an infinite or undefined number their status, and zeros to every row that is not ok."""
+    finite = np.isfinite(features.image).all(axis=1) & np.isfinite(features.text).all(axis=1)
+    status = np.where((features.status == Status.OK) & ~finite, Status.NON_FINITE, features.status).astype(np.uint8)
+    ok = (status == Status.OK)[:, None]
+    reasons = dict(features.reasons)
+    for position in np.flatnonzero(status == Status.NON_FINITE):
+        reasons.setdefault(int(position), "the teacher returned a number that is not finite")
+    return UnitFeatures(
+        image=features.image if ok.all() else np.where(ok, features.image, np.float32(0)),
+        text=features.text if ok.all() else np.where(ok, features.text, np.float32(0)),
+        status=status,
+        reasons=reasons,
+        truncated=features.truncated,
+    )
+
+
+def _count_truncated(features: UnitFeatures) -> int | None:
+    if features.truncated is None:
+        return None
+    return int((features.truncated & (features.status == Status.OK)).sum())
+
+
+def _arrays(features: UnitFeatures) -> dict[ArrayName, npt.NDArray[np.generic]]:
+    # Features are unit norm, so the product of the unrounded vectors is their cosine.
+    similarity = np.einsum("nd,nd->n", features.image, features.text).astype(np.float32)
+    values: dict[ArrayName, npt.NDArray[np.generic]] = {
+        "image": features.image,
+        "text": features.text,
+        "similarity": similarity,
+        "status": features.status,
+    }
+    return {name: values[name] for name in ARRAY_NAMES}
+
+
+def put_object(location: Location, key: str, data: bytes) -> StoredObject:
+    """Write an object, read it back and return what a receipt says of it.
+
+    Raises:
+        CorruptChunkError: what is read back is not what was written.
+    """
+    digest = hashlib.sha256(data).hexdigest()
+    location.write(key, data)
+    reached("commit.object")
+    if location.read(key) != data:
+        raise CorruptChunkError(
+            f"{location.show(key)}: what was read back is not what was written", hint="check the disk"
+        )
+    return StoredObject(nbytes=len(data), sha256=digest)
+
+
+def _status_counts(status: npt.NDArray[np.uint8]) -> dict[str, int]:
+    values, counts = np.unique(status, return_counts=True)
+    return {Status(value).name.lower(): int(count) for value, count in zip(values, counts, strict=True)}
+
+
+def _bad_rows(features: UnitFeatures, *, start: int, keys: list[str]) -> list[BadRow]:
+    fine = np.isin(features.status, (Status.OK, Status.NOT_APPLICABLE))
+    return [
+        BadRow(
+            row=start + int(position),
+            key=keys[position],
+            status=Status(int(features.status[position])),
+            reason=features.reasons.get(int(position), "no reason was given"),
+        )
+        for position in np.flatnonzero(~fine)
+    ]

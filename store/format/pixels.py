@@ -1,0 +1,295 @@
+"""The pixel cache: a store's images again, small and re-encoded, so that training needs no corpus. Format and commit.
+
+One Parquet object per range, its row groups the store's chunks; as with features, the receipt is the commit.
+`pixel_cache` reads it, ``extract/pixels.py`` makes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, model_validator
+
+from store.config.pipeline_file import Section
+from store.errors import SpecMismatchError
+from store.io.location import Location
+
+from .commit import put_object
+from .pairs import pairs_digest
+from .records import (
+    VERSION,
+    BadRow,
+    Record,
+    Status,
+    StoredObject,
+    StoreInfo,
+    read_record,
+    readable_record,
+    write_record,
+)
+
+PIXEL_SPEC_KEY = "pixels/spec.json"
+"""With this record a store's pixel cache begins to exist."""
+
+PIXEL_RECEIPTS = "pixels/receipts"
+
+PIXEL_SCHEMA = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("image", pa.binary()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("status", pa.uint8(), nullable=False),
+    ]
+)
+"""Columns of ``pixels/r000123.parquet``; image, width and height are null where the status is not ok."""
+
+
+class Pixels(Section):
+    """The store's own copies of the images, so that training needs no corpus (``python -m extract pixels``).
+
+    Attributes:
+        short_side_px: images whose short side is longer are made so small; none is enlarged.
+        format: of the encoded images.
+        quality: of the encoder, or ``lossless``, which WebP alone has.
+    """
+
+    short_side_px: int = Field(default=256, gt=0)
+    format: Literal["jpeg", "webp"] = "jpeg"
+    quality: Annotated[int, Field(ge=1, le=100)] | Literal["lossless"] = 90
+
+    @model_validator(mode="after")
+    def _jpeg_loses(self) -> Pixels:
+        if self.format == "jpeg" and self.quality == "lossless":
+            raise ValueError("JPEG has no lossless quality; give a number, or format: webp")
+        return self
+
+
+def pixels_key(range_id: int) -> str:
+    """Return where the images of a range lie."""
+    return f"pixels/r{range_id:06d}.parquet"
+
+
+def pixel_receipt_key(range_id: int) -> str:
+    """Return the key of the receipt of a range's images."""
+    return f"{PIXEL_RECEIPTS}/r{range_id:06d}.json"
+
+
+class PixelSpec(Record):
+    """``pixels/spec.json``: everything that decides how an image is kept.
+
+    Attributes:
+        short_side_px: images whose short side is longer are made so small; none is enlarged.
+        resample: filter of the resize, antialiased.
+        format: of the encoded images.
+        options: of the encoder, by Pillow's names.
+        keeps_small_originals: an image that need not be made smaller is kept as the file that it is, where that is a
+            JPEG or PNG of 8-bit grey or RGB and no larger than it would be encoded again: exact, and fewer bytes.
+    """
+
+    version: int = VERSION
+    short_side_px: int
+    resample: Literal["lanczos"] = "lanczos"
+    format: Literal["jpeg", "webp"]
+    options: dict[str, int | bool | str]
+    keeps_small_originals: bool = True
+
+    @classmethod
+    def of(cls, section: Pixels) -> PixelSpec:
+        """Return what a pipeline's ``pixels:`` asks for."""
+        quality: dict[str, int | bool | str] = (
+            {"quality": section.quality} if section.quality != "lossless" else {"lossless": True}
+        )
+        # The method is Pillow's default, stated because it decides the bytes. Full colour resolution adds a quarter to
+        # a colour image and more than halves what encoding does to the features of most models (docs/benchmarks.md).
+        rest: dict[str, int | bool | str] = {"method": 4} if section.format == "webp" else {"subsampling": "4:4:4"}
+        return cls(short_side_px=section.short_side_px, format=section.format, options=quality | rest)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the spec, in hexadecimal."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+class PixelReceipt(Record):
+    """``pixels/receipts/r000123.json``: the commit of the images of one range.
+
+    Attributes:
+        range: the range's number.
+        start, stop: its rows.
+        spec_hash: of the pixel cache's spec.
+        pairs_digest: of the range's pairs.
+        objects: by key inside the store; there is one.
+        status_counts: rows by status name.
+        bad_rows: rows without image, and why.
+        timings_s: seconds by stage.
+        versions: of the packages and codecs that took part.
+    """
+
+    version: int = VERSION
+    range: int
+    start: int
+    stop: int
+    spec_hash: str
+    pairs_digest: str
+    objects: dict[str, StoredObject]
+    status_counts: dict[str, int]
+    bad_rows: list[BadRow]
+    timings_s: dict[str, float]
+    versions: dict[str, str]
+    finished: str
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class SmallImage:
+    """One row's image as it is kept.
+
+    Attributes:
+        data: the encoded file; None where there is none.
+        width, height: in pixels, of what is kept.
+        reason: why there is none.
+    """
+
+    data: bytes | None = None
+    width: int | None = None
+    height: int | None = None
+    reason: str = "no reason was given"
+
+    @property
+    def status(self) -> Status:
+        """Ok or bad image."""
+        return Status.BAD_IMAGE if self.data is None else Status.OK
+
+
+def register_pixels(location: Location, spec: PixelSpec, *, replace: bool = False) -> None:
+    """Make a store ready for images of a spec.
+
+    Args:
+        location: the store's.
+        spec: how images are kept.
+        replace: drop the images that are there if they are of another spec.
+
+    Raises:
+        SpecMismatchError: there are images of another spec, and ``replace`` is not given.
+    """
+    if location.exists(PIXEL_SPEC_KEY):
+        stored = read_record(location, PIXEL_SPEC_KEY, PixelSpec)
+        if stored.hash == spec.hash:
+            return
+        if not replace:
+            raise SpecMismatchError(
+                f"{location} holds images of another kind than the one asked for:\n"
+                f"  {_shown(spec)} here, {_shown(stored)} there",
+                hint="--replace drops the stored images and makes them anew; or change pixels: in the pipeline",
+            )
+        # Receipts go first: from here on none of the old images counts as committed, whatever happens next.
+        location.delete_below(PIXEL_RECEIPTS)
+        location.delete([PIXEL_SPEC_KEY])
+    location.delete_below("pixels")
+    write_record(location, PIXEL_SPEC_KEY, spec)
+
+
+def _shown(spec: PixelSpec) -> str:
+    options = ", ".join(f"{name} {value}" for name, value in spec.options.items())
+    return f"short side {spec.short_side_px} px, {spec.format} ({options})"
+
+
+def committed_pixels(location: Location, range_id: int, *, spec: PixelSpec, digest: str) -> PixelReceipt | None:
+    """Return the receipt of a range's images if it is valid for this spec and these pairs, else None."""
+    receipt = readable_record(location, pixel_receipt_key(range_id), PixelReceipt)
+    return receipt if receipt and (receipt.spec_hash, receipt.pairs_digest) == (spec.hash, digest) else None
+
+
+def commit_pixels(
+    location: Location,
+    *,
+    info: StoreInfo,
+    spec: PixelSpec,
+    range_id: int,
+    pairs: pa.Table,
+    images: Sequence[SmallImage],
+    timings_s: dict[str, float],
+    versions: dict[str, str],
+) -> PixelReceipt:
+    """Write the images of one range and return their receipt; what is already committed is left alone.
+
+    Args:
+        location: the store's, with the spec registered.
+        info: the store's shape.
+        spec: how images are kept.
+        range_id: which range.
+        pairs: the range's key, caption and image_sha256, as in the pair table.
+        images: one per row.
+        timings_s: seconds by stage, for the receipt.
+        versions: of what took part, for the receipt.
+
+    Raises:
+        CorruptChunkError: what is read back is not what was written.
+    """
+    digest = pairs_digest(pairs)
+    existing = committed_pixels(location, range_id, spec=spec, digest=digest)
+    if existing:
+        return existing
+    start, stop = info.bounds(range_id)
+    data = encode_range(images, start=start, chunk_rows=info.chunk_rows)
+    location.delete([pixel_receipt_key(range_id)])
+    key = pixels_key(range_id)
+    stored = put_object(location, key, data)
+    bad_rows = [
+        BadRow(row=start + position, key=name, status=image.status, reason=image.reason)
+        for position, (image, name) in enumerate(zip(images, pairs["key"].to_pylist(), strict=True))
+        if image.data is None
+    ]
+    counts = {"ok": len(images) - len(bad_rows), "bad_image": len(bad_rows)}
+    receipt = PixelReceipt(
+        range=range_id,
+        start=start,
+        stop=stop,
+        spec_hash=spec.hash,
+        pairs_digest=digest,
+        objects={key: stored},
+        status_counts={name: count for name, count in counts.items() if count},
+        bad_rows=bad_rows,
+        timings_s=timings_s,
+        versions=versions,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    write_record(location, pixel_receipt_key(range_id), receipt)
+    return receipt
+
+
+def encode_range(images: Sequence[SmallImage], *, start: int, chunk_rows: int) -> bytes:
+    """Return the Parquet file of a range's images; the same images give the same bytes.
+
+    Args:
+        images: one per row.
+        start: the range's first row.
+        chunk_rows: C, rows of a row group.
+    """
+    columns = {
+        "row": range(start, start + len(images)),
+        "image": [image.data for image in images],
+        "width": [image.width for image in images],
+        "height": [image.height for image in images],
+        "status": [int(image.status) for image in images],
+    }
+    table = pa.table([pa.array(columns[field.name], field.type) for field in PIXEL_SCHEMA], schema=PIXEL_SCHEMA)
+    buffer = io.BytesIO()
+    # Nothing is gained by compressing what is compressed, nor by statistics of it, which would repeat whole images.
+    pq.write_table(
+        table,
+        buffer,
+        row_group_size=chunk_rows,
+        compression="none",
+        use_dictionary=False,
+        write_statistics=["row", "status"],
+    )
+    return buffer.getvalue()

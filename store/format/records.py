@@ -1,0 +1,281 @@
+"""The store's JSON records: what store.json, a spec and a receipt hold, and how each is read and written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+
+from store.errors import FormatVersionError, LocationError, StoreError, StoreNotFoundError
+from store.io.location import Location
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+"""The store format that this code writes and reads; docs/store-format.md describes it."""
+
+
+StoredDtype: TypeAlias = Literal["float16", "float32", "int8"]
+"""What features are stored as; docs/benchmarks.md says what each costs in bytes and in cosine."""
+
+
+class Status(IntEnum):
+    """What became of one row under one teacher."""
+
+    MISSING = 0
+    OK = 1
+    BAD_IMAGE = 2
+    BAD_TEXT = 3
+    KILLER_ROW = 4
+    NON_FINITE = 5
+    NOT_APPLICABLE = 6
+
+
+class Record(BaseModel):
+    """A JSON file of the store. Unknown fields are kept out, so that a typo in a hand-written store shows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StoreInfo(Record):
+    """``store.json``: a store exists when this file does.
+
+    Attributes:
+        rows: N, the pairs of the table.
+        range_rows: R, rows of a store shard.
+        chunk_rows: C, rows of a chunk; divides R.
+        corpus_root: the folder that the pair table's uris are relative to.
+        corpus: what was indexed, so that indexing the same again is seen to be done.
+    """
+
+    format: Literal["mmkd-feature-store"] = "mmkd-feature-store"
+    version: int = VERSION
+    rows: int
+    range_rows: int
+    chunk_rows: int
+    created_by: str
+    corpus_root: str
+    corpus: dict[str, Any]
+
+    @property
+    def ranges(self) -> int:
+        """How many ranges the rows fill, the last one perhaps in part."""
+        return -(-self.rows // self.range_rows)
+
+    def bounds(self, range_id: int) -> tuple[int, int]:
+        """Return the first row of a range and the row after its last."""
+        start = range_id * self.range_rows
+        return start, min(start + self.range_rows, self.rows)
+
+
+class Spec(Record):
+    """``specs/<teacher>.json``: everything that determines a teacher's features.
+
+    All fields but ``notes`` are in the spec hash.
+
+    Attributes:
+        embed_dim: D, the width of a feature.
+        weights_sha256: digest of the weights file.
+        architecture: the model's configuration.
+        preprocessing: geometry, colour mode, mean and std.
+        tokenizer: digest of the tokenizer's files, context length.
+        output: which vector of the model it is.
+        notes: what is worth knowing but changes no feature: logit scale, where the weights came from, licence.
+    """
+
+    teacher: str
+    embed_dim: int
+    weights_sha256: str | None
+    architecture: dict[str, Any]
+    preprocessing: dict[str, Any]
+    tokenizer: dict[str, Any]
+    output: str
+    compute_dtype: str
+    stored_dtype: StoredDtype = "float16"
+    notes: dict[str, Any] = {}
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the spec without its notes, in hexadecimal."""
+        hard = self.model_dump(mode="json", exclude={"notes"})
+        return hashlib.sha256(json.dumps(hard, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+    def difference(self, other: Spec) -> list[str]:
+        """Return one line per hashed field in which another spec differs."""
+        return _difference(self.model_dump(exclude={"notes"}), other.model_dump(exclude={"notes"}), "")
+
+
+def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str) -> list[str]:
+    lines = []
+    for name in sorted({*ours, *theirs}):
+        left, right = ours.get(name), theirs.get(name)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            lines += _difference(left, right, f"{prefix}{name}.")
+        elif left != right:
+            lines.append(f"{prefix}{name}: {left!r} here, {right!r} there")
+    return lines
+
+
+class BadRow(Record):
+    """One row that has no feature, and why."""
+
+    row: int
+    key: str
+    status: Status
+    reason: str
+
+
+class StoredObject(Record):
+    """An object that a unit wrote, as it must be found."""
+
+    nbytes: int
+    sha256: str
+
+
+class Receipt(Record):
+    """``receipts/<teacher>/r000123.json``: the commit of one unit.
+
+    Attributes:
+        range: the range's number.
+        start, stop: its rows.
+        spec_hash: of the teacher's spec.
+        pairs_digest: of the range's pairs.
+        objects: by key inside the store.
+        status_counts: rows by status name.
+        bad_rows: every row whose status is neither ok nor not applicable.
+        timings_s: seconds by stage.
+        versions: of the packages that took part.
+        attempt: 1 for a first try.
+        truncated_captions: of the ok rows, how many have a caption that the teacher read in part; None where that is
+            not known, and then left out of the file.
+    """
+
+    version: int = VERSION
+    teacher: str
+    range: int
+    start: int
+    stop: int
+    spec_hash: str
+    pairs_digest: str
+    objects: dict[str, StoredObject]
+    status_counts: dict[str, int]
+    bad_rows: list[BadRow]
+    timings_s: dict[str, float]
+    versions: dict[str, str]
+    device: str
+    batch_size: int
+    run_id: str
+    attempt: int = 1
+    finished: str
+    truncated_captions: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _leave_out_unknown(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        if self.truncated_captions is None:
+            del content["truncated_captions"]
+        return content
+
+
+R = TypeVar("R", bound=Record)
+
+
+def write_record(location: Location, key: str, record: Record) -> None:
+    """Replace a JSON record atomically."""
+    location.write(key, record_bytes(record))
+
+
+def record_bytes(record: Record) -> bytes:
+    """Return a record as it is written."""
+    return (record.model_dump_json(indent=1) + "\n").encode()
+
+
+def read_record(location: Location, key: str, model: type[R]) -> R:
+    """Read a JSON record of the store.
+
+    Raises:
+        FormatVersionError: it was written in another version of the format.
+        StoreError: it is not such a record.
+        FileNotFoundError: there is none.
+    """
+    data = location.read(key)
+    try:
+        content = json.loads(data)
+        version = content.get("version", VERSION) if isinstance(content, dict) else VERSION
+        if version != VERSION:
+            raise FormatVersionError(
+                f"{location.show(key)}: written in store format version {version}, this program reads version "
+                f"{VERSION}",
+                hint="read it with the release that wrote it, or extract again into a new store",
+            )
+        return model.model_validate(content)
+    except (ValidationError, ValueError) as error:
+        raise StoreError(f"{location.show(key)}: not a valid {model.__name__} record: {error}") from error
+
+
+def readable_receipt(location: Location, key: str) -> Receipt | None:
+    """Return a unit's receipt; see `readable_record`."""
+    return readable_record(location, key, Receipt)
+
+
+def readable_record(location: Location, key: str, model: type[R]) -> R | None:
+    """Return a receipt; None if there is none, or what lies there is none, which is then said.
+
+    Raises:
+        FormatVersionError: it was written in another version of the format.
+    """
+    try:
+        return read_record(location, key, model)
+    except FileNotFoundError:
+        return None
+    except (FormatVersionError, LocationError):
+        raise
+    except StoreError as error:
+        log.warning("%s; the unit counts as not committed", error)
+        return None
+
+
+def read_store_info(location: Location) -> StoreInfo:
+    """Read ``store.json``.
+
+    Raises:
+        StoreNotFoundError: no store is there.
+        FormatVersionError: a store of another version.
+    """
+    try:
+        return read_record(location, STORE_KEY, StoreInfo)
+    except FileNotFoundError as error:
+        raise StoreNotFoundError(
+            f"{location}: no feature store is there (store.json is missing)",
+            hint="python -m extract index makes one from a corpus",
+        ) from error
+
+
+STORE_KEY = "store.json"
+"""With this record a store begins to exist."""
+
+
+def receipt_key(teacher: str, range_id: int) -> str:
+    """Return the key of a unit's receipt."""
+    return f"receipts/{teacher}/r{range_id:06d}.json"
+
+
+def retry_key(teacher: str, range_id: int) -> str:
+    """Return the key of the mark by which a unit is done again; see store/check/retry.py."""
+    return f"{RETRY_FOLDER}/{teacher}/r{range_id:06d}.json"
+
+
+RETRY_FOLDER = "retry"
+
+KNOWN_UNITS_KEY = "runs/committed.json"
+"""What extraction found committed, for its next plan. It holds for one pair table: who makes another deletes it."""
+
+
+def spec_key(teacher: str) -> str:
+    """Return the key of a teacher's spec."""
+    return f"specs/{teacher}.json"

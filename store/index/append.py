@@ -1,0 +1,191 @@
+"""New corpus files of a store as new rows behind the old ones, which stay as they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from store.corpus.corpus_files import corpus_files, relative_uri
+from store.corpus.section import Corpus
+from store.errors import StoreError
+from store.format.key_index import KeyIndex, hash_texts, write_key_index
+from store.format.pairs import PART_ROWS, PairTable, PairWriter, part_key
+from store.format.records import STORE_KEY, StoreInfo, read_store_info, write_record
+from store.io.location import Location, locate
+from store.io.lock import exclusive
+
+from .create import differences_of, plan_for, signature_of
+from .curation_report import read_report, report_of, write_report
+from .indexing import INDEX_FOLDER, Plan, index_files
+from .merge import Known, Merged, merge, write_rows
+
+ROWS_AT_A_TIME = 131_072
+
+_NONE = np.empty(0, np.uint64)
+
+
+def append_corpus(
+    store: str | os.PathLike[str] | Location,
+    corpus: Corpus,
+    *,
+    workers: int | None = None,
+    part_rows: int = PART_ROWS,
+    on_file: Callable[[int], object] | None = None,
+) -> tuple[StoreInfo, list[str]]:
+    """Add the pairs of corpus files that were not there when a store was made, as rows behind its last one.
+
+    Old rows stay as they are. The store is the old one until store.json is rewritten, which is last; of extraction only
+    the range that was partial has to be done again.
+
+    Args:
+        store: its folder or URL.
+        corpus: as it was indexed, with more files.
+        workers: processes that read corpus files; one per core if left out.
+        part_rows: rows of a part of the pair table.
+        on_file: called with 1 after each new corpus file.
+
+    Returns:
+        The store's new shape, and the problems of the new files.
+
+    Raises:
+        StoreError: settings or rules changed, or an indexed file changed or is gone.
+        CorpusError: a new file cannot be read, or a key of it is there already.
+    """
+    location = locate(store)
+    info = read_store_info(location)
+    plan = new_files(location, info, corpus)
+    if not plan.files:
+        return info, []
+    with exclusive(location):
+        pairs, index = PairTable(location, rows=info.rows), KeyIndex(location, rows=info.rows)
+        parts = index_files(location, plan, workers=workers, on_file=on_file)
+        old_keys, old_differences = _old_hashes(pairs, index, rows=info.rows)
+        merged = merge(parts, corpus.keep, known=_known(pairs, old_keys, old_differences, rows=info.rows))
+        writer = _writer_at_end(location, pairs, info, part_rows=part_rows)
+        modalities = write_rows(parts, merged, writer)
+        rows = writer.close()
+        write_key_index(
+            location,
+            np.concatenate([old_keys, merged.hashes.key[merged.keep_N]]),
+            difference_hashes=_joined(old_differences, merged, old_rows=info.rows),
+        )
+        added = report_of(merged, corpus, files=len(plan.files), modalities=dict(modalities))
+        before = read_report(location)
+        write_report(location, before.plus(added) if before else added)
+        files = {**info.corpus["files"], **signature_of(plan)["files"]}
+        info = info.model_copy(
+            update={"rows": rows, "corpus": {**info.corpus, "files": files}, "corpus_root": plan.root}
+        )
+        write_record(location, STORE_KEY, info)
+        location.delete_below(INDEX_FOLDER)
+    return info, added.problems
+
+
+def new_files(location: Location, info: StoreInfo, corpus: Corpus) -> Plan:
+    """Return the files of a corpus that a store does not have yet.
+
+    Raises:
+        StoreError: settings or rules changed, or an indexed file changed or is gone.
+    """
+    indexed: Mapping[str, Any] | None = info.corpus.get("files")
+    if indexed is None:
+        raise StoreError(f"{location}: this store was imported, not indexed from corpus files; nothing can be appended")
+    files = corpus_files(corpus.files)
+    plan = plan_for(info, files, corpus)
+    found = signature_of(plan)
+    changed = [uri for uri, stamp in indexed.items() if found["files"].get(uri) != stamp]
+    if changed:
+        state = "changed" if changed[0] in found["files"] else "is gone"
+        raise StoreError(
+            f"{location}: {changed[0]} {state} since it was indexed ({len(changed)} of {len(indexed)} corpus files "
+            "differ); rows never change",
+            hint="put the indexed files back as they were, or index into a new store (--set store.path=...)",
+        )
+    if {**found, "files": None} != {**info.corpus, "files": None}:
+        raise StoreError(
+            f"{location}: the corpus's settings changed since this store was made; new rows would follow other rules "
+            "than the old ones",
+            hint="python -m extract index --report says what the present settings would change; or take them back",
+        )
+    fresh = [file for file in files if relative_uri(file.uri, plan.root) not in indexed]
+    return Plan(files=fresh, stamps=plan.stamps, root=plan.root, corpus=corpus)
+
+
+def _old_hashes(pairs: PairTable, index: KeyIndex, *, rows: int) -> tuple[npt.NDArray[np.uint64], pa.Array | None]:
+    """Return the key hashes of the old rows and the difference hashes of their images, if they were kept."""
+    table = index.read()
+    if table is not None:
+        differences = table["difference_hash"].combine_chunks()
+        return table["key_hash"].to_numpy(), None if differences.null_count == len(differences) else differences
+    hashes = [
+        hash_texts(pairs.read(start, min(start + ROWS_AT_A_TIME, rows), ["key"])["key"].to_pylist())
+        for start in range(0, rows, ROWS_AT_A_TIME)
+    ]
+    return np.concatenate(hashes), None
+
+
+def _known(pairs: PairTable, keys: npt.NDArray[np.uint64], differences: pa.Array | None, *, rows: int) -> Known:
+    images, both = [_NONE], [_NONE]
+    for start in range(0, rows, ROWS_AT_A_TIME):
+        table = pairs.read(start, min(start + ROWS_AT_A_TIME, rows), ["image_sha256", "caption"])
+        table = table.filter(table["image_sha256"].is_valid())
+        digests, captions = table["image_sha256"].to_pylist(), table["caption"].to_pylist()
+        images.append(np.array([int(digest[:16], 16) for digest in digests], np.uint64))
+        both.append(hash_texts(f"{digest} {text or ''}" for digest, text in zip(digests, captions, strict=True)))
+    return Known(
+        key=keys,
+        image=np.concatenate(images),
+        pair=np.concatenate(both),
+        difference=np.unique(differences.drop_null().to_numpy()) if differences is not None else _NONE,
+        has_key=lambda key: _has(pairs, key),
+    )
+
+
+def _has(pairs: PairTable, key: str) -> bool:
+    try:
+        pairs.row_of(key)
+    except StoreError:
+        return False
+    return True
+
+
+def _writer_at_end(location: Location, pairs: PairTable, info: StoreInfo, *, part_rows: int) -> PairWriter:
+    """Return a writer that goes on after the old rows; a last part that is not full is taken up into its rewriting."""
+    first_row, number = pairs.last_part()
+    stale = [key for key, _ in location.list("pairs") if key > part_key(number) and key.startswith("pairs/part-")]
+    location.delete(stale)  # left by an append that was killed
+    held = info.rows - first_row
+    whole_ranges = info.rows % info.range_rows == 0
+    if whole_ranges and held >= part_rows:
+        return PairWriter(
+            location, range_rows=info.range_rows, first_part=number + 1, first_row=info.rows, part_rows=part_rows
+        )
+    writer = PairWriter(
+        location,
+        range_rows=info.range_rows,
+        first_part=number,
+        first_row=first_row,
+        part_rows=part_rows,
+        first_part_rows=max(part_rows, held),
+    )
+    writer.add(pairs.read(first_row, info.rows))
+    return writer
+
+
+def _joined(old: pa.Array | None, merged: Merged, *, old_rows: int) -> pa.Array | None:
+    """Return the difference hashes of old and new rows, None where neither have any."""
+    new = differences_of(merged)
+    if old is None and new is None:
+        return None
+    new_rows = int(merged.keep_N.sum())
+    return pa.concat_arrays(
+        [
+            old if old is not None else pa.nulls(old_rows, pa.uint64()),
+            new if new is not None else pa.nulls(new_rows, pa.uint64()),
+        ]
+    )

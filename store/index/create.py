@@ -1,0 +1,210 @@
+"""Making a new store: its pair table and store.json, or seeing that it is already there."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from store.corpus.corpus_files import CorpusFile, common_root, corpus_files, relative_uri
+from store.corpus.section import Corpus
+from store.errors import ConfigError, StoreError, StoreNotFoundError
+from store.format.key_index import hash_texts, write_key_index
+from store.format.pairs import PairWriter
+from store.format.records import KNOWN_UNITS_KEY, STORE_KEY, StoreInfo, read_store_info, write_record
+from store.io.location import Location, locate
+from store.io.lock import exclusive
+
+from .curation_report import report_of, write_report
+from .in_memory import CorpusIndex, require_pairs
+from .indexing import INDEX_FOLDER, Plan, index_files, settings_of
+from .merge import Merged, merge, write_rows
+
+
+def check_shape(*, range_rows: int, chunk_rows: int) -> None:
+    """Refuse a chunk size that does not divide the shard.
+
+    Raises:
+        ConfigError: Zarr shards hold whole chunks.
+    """
+    if range_rows % chunk_rows:
+        raise ConfigError(f"store.chunk_rows: {chunk_rows} does not divide range_rows, {range_rows}")
+
+
+def plan_of(files: Sequence[CorpusFile], corpus: Corpus, *, root: str | None = None) -> Plan:
+    """Return what to index: files and the folder that their uris become relative to."""
+    # Relative to their common folder: a moved corpus is the same one, and files of several folders may share a name.
+    root = root if root is not None else common_root(files)
+    return Plan(files=files, stamps={file.uri: file.stamp() for file in files}, root=root, corpus=corpus)
+
+
+def plan_for(info: StoreInfo, files: Sequence[CorpusFile], corpus: Corpus) -> Plan:
+    """Return what to index of the corpus of a store, with the root that its uris are relative to.
+
+    That is the store's own root, which new files may lie beside; or, if the corpus moved, the folder where it is now.
+    """
+    plans = (plan_of(files, corpus, root=root) for root in (info.corpus_root, common_root(files)))
+    indexed = info.corpus.get("files", {})
+    first = next(plans)
+    return first if indexed.keys() <= signature_of(first)["files"].keys() else next(plans)
+
+
+def signature_of(plan: Plan) -> dict[str, Any]:
+    """Return what tells a corpus from another in store.json: its files and the settings that decide its rows."""
+    files = {relative_uri(file.uri, plan.root): list(plan.stamps[file.uri]) for file in plan.files}
+    settings = settings_of(plan.corpus)
+    signature = {"files": files, "qualify_keys": settings.pop("qualify_keys")}
+    return signature | ({"settings": settings} if settings else {})
+
+
+def index_corpus(
+    store: str | os.PathLike[str] | Location,
+    corpus: Corpus,
+    *,
+    range_rows: int,
+    chunk_rows: int,
+    workers: int | None = None,
+    on_shard: Callable[[int], object] | None = None,
+) -> tuple[StoreInfo, list[str] | None]:
+    """Make a store of a corpus's pairs, unless the store already holds exactly them.
+
+    Kill it at any moment and run it again: corpus files that were read before are not read again.
+
+    Args:
+        store: the folder or URL to make it in.
+        corpus: which files, how to read them and which pairs to keep.
+        range_rows: R.
+        chunk_rows: C.
+        workers: processes that read corpus files; one per core if left out.
+        on_shard: called with 1 after each corpus file.
+
+    Returns:
+        The store's shape, and the corpus's problems; None in their place if the store was there already.
+
+    Raises:
+        StoreError: the store holds other pairs.
+        CorpusError: the corpus cannot be read.
+    """
+    check_shape(range_rows=range_rows, chunk_rows=chunk_rows)
+    location = locate(store)
+    files, existing = corpus_files(corpus.files), existing_store(location)
+    plan = plan_for(existing, files, corpus) if existing else plan_of(files, corpus)
+    signature = signature_of(plan)
+    if existing:
+        refuse_other(location, existing, signature, range_rows=range_rows, chunk_rows=chunk_rows)
+        return existing, None
+    # Its folder has to be there for the lock.
+    location.write(f"{INDEX_FOLDER}/root.txt", plan.root.encode())
+    with exclusive(location):
+        parts = index_files(location, plan, workers=workers, on_file=on_shard)
+        merged = merge(parts, corpus.keep)
+        require_pairs(merged.report, rows=int(merged.keep_N.sum()), files=len(plan.files))
+        location.delete_below("pairs")  # of an index that was killed, perhaps under other rules
+        location.delete([KNOWN_UNITS_KEY])  # of a store that was here, whose receipts may be of other pairs
+        writer = PairWriter(location, range_rows=range_rows)
+        modalities = write_rows(parts, merged, writer)
+        rows = writer.close()
+        write_key_index(location, merged.hashes.key[merged.keep_N], difference_hashes=differences_of(merged))
+        report = report_of(merged, corpus, files=len(plan.files), modalities=dict(modalities))
+        write_report(location, report)
+        info = _info(rows, root=plan.root, signature=signature, range_rows=range_rows, chunk_rows=chunk_rows)
+        write_record(location, STORE_KEY, info)
+        location.delete_below(INDEX_FOLDER)
+    return info, report.problems
+
+
+def create_store(
+    location: Location, index: CorpusIndex, *, signature: dict[str, Any], range_rows: int, chunk_rows: int
+) -> StoreInfo:
+    """Write the pair table and, last, store.json, with which the store begins to exist.
+
+    Args:
+        location: where to make it.
+        index: the pairs.
+        signature: what was indexed, kept in store.json.
+        range_rows: R.
+        chunk_rows: C.
+    """
+    check_shape(range_rows=range_rows, chunk_rows=chunk_rows)
+    info = _info(
+        index.table.num_rows,
+        root=str(index.root),
+        signature=signature,
+        range_rows=range_rows,
+        chunk_rows=chunk_rows,
+    )
+    location.delete([KNOWN_UNITS_KEY])
+    writer = PairWriter(location, range_rows=range_rows)
+    writer.add(index.table)
+    writer.close()
+    write_key_index(location, hash_texts(index.table["key"].to_pylist()))
+    write_record(location, STORE_KEY, info)
+    return info
+
+
+def refuse_other(
+    location: Location, existing: StoreInfo, signature: Mapping[str, Any], *, range_rows: int, chunk_rows: int
+) -> None:
+    """Refuse to index something else into a store.
+
+    Raises:
+        StoreError: says whether files, settings or rules differ, and what to do.
+    """
+    if (existing.corpus, existing.range_rows, existing.chunk_rows) == (signature, range_rows, chunk_rows):
+        return
+    same_shape = (existing.range_rows, existing.chunk_rows) == (range_rows, chunk_rows)
+    indexed, found = existing.corpus.get("files"), signature["files"]
+    if same_shape and indexed == found:
+        raise StoreError(
+            f"{location}: the corpus's settings changed since this store was made; its rows never change",
+            hint="python -m extract index --report says which rows the present settings would add or drop; to have "
+            "them, index into a new store (--set store.path=...)",
+        )
+    grown = same_shape and isinstance(indexed, dict) and indexed.items() <= found.items()
+    raise StoreError(
+        f"{location}: this store was made from other corpus files or with another shape; its rows never change",
+        hint="python -m extract append adds the new files' pairs as rows"
+        if grown
+        else "index into a new store (--set store.path=...), or delete this one if it is not needed",
+    )
+
+
+def settings_changed(store: str | os.PathLike[str] | Location, corpus: Corpus) -> bool:
+    """Whether a store is there that was made from a corpus under other settings or rules."""
+    existing = existing_store(locate(store))
+    if existing is None or "files" not in existing.corpus:
+        return False
+    settings = settings_of(corpus)
+    signature = {"files": existing.corpus["files"], "qualify_keys": settings.pop("qualify_keys")}
+    return existing.corpus != signature | ({"settings": settings} if settings else {})
+
+
+def existing_store(location: Location) -> StoreInfo | None:
+    """Return the shape of a store, None where there is none."""
+    try:
+        return read_store_info(location)
+    except StoreNotFoundError:
+        return None
+
+
+def differences_of(merged: Merged) -> pa.Array | None:
+    """Return the difference hashes of the rows, None where no rule asked for them."""
+    has_N = merged.hashes.has_difference[merged.keep_N]
+    if not has_N.any():
+        return None
+    return pa.array(merged.hashes.difference[merged.keep_N], mask=np.logical_not(has_N))
+
+
+def _info(rows: int, *, root: str, signature: dict[str, Any], range_rows: int, chunk_rows: int) -> StoreInfo:
+    return StoreInfo(
+        rows=rows,
+        range_rows=range_rows,
+        chunk_rows=chunk_rows,
+        created_by=f"MMKD, zarr {importlib.metadata.version('zarr')}",
+        corpus_root=root,
+        corpus=signature,
+    )

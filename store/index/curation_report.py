@@ -1,0 +1,129 @@
+"""What indexing found and what each rule refused, as a record in the store and as a table on the screen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from store.corpus.section import Corpus
+from store.format.records import Record, read_record, write_record
+from store.io.location import Location
+
+from .merge import Merged
+
+REPORT_KEY = "pairs/curation.json"
+
+PROBLEMS_KEPT = 1000
+"""Problems kept in the record; more are only counted."""
+
+
+class CurationReport(Record):
+    """``pairs/curation.json``: what was found in the corpus and what the rules refused.
+
+    Attributes:
+        rules: of the corpus, as in its ``keep``.
+        files: corpus files.
+        pairs: images with a caption each, before any rule.
+        dropped: pairs by the rule that was the first to refuse them, in the order of the rules.
+        rows: pairs that were kept.
+        same_image, same_pair: pairs whose image, or image and caption, an earlier pair has; before the rules on them.
+        modalities: rows by modality; ``""`` where it is unknown.
+        unmapped: images by label, where the modality map has none of their labels.
+        num_problems: pairs that are not as they should be.
+        problems: the first of them.
+    """
+
+    rules: dict[str, Any] = {}
+    files: int = 0
+    pairs: int = 0
+    dropped: dict[str, int] = {}
+    rows: int = 0
+    same_image: int = 0
+    same_pair: int = 0
+    modalities: dict[str, int] = {}
+    unmapped: dict[str, int] = {}
+    num_problems: int = 0
+    problems: list[str] = []
+
+    def plus(self, other: CurationReport) -> CurationReport:
+        """Return the report of both, with this one's rules."""
+        return CurationReport(
+            rules=self.rules,
+            files=self.files + other.files,
+            pairs=self.pairs + other.pairs,
+            dropped=_sum(self.dropped, other.dropped),
+            rows=self.rows + other.rows,
+            same_image=self.same_image + other.same_image,
+            same_pair=self.same_pair + other.same_pair,
+            modalities=_sum(self.modalities, other.modalities),
+            unmapped=_sum(self.unmapped, other.unmapped),
+            num_problems=self.num_problems + other.num_problems,
+            problems=[*self.problems, *other.problems][:PROBLEMS_KEPT],
+        )
+
+
+def report_of(merged: Merged, corpus: Corpus, *, files: int, modalities: dict[str | None, int]) -> CurationReport:
+    """Return the report of an index."""
+    found = merged.report
+    dropped = {name: found.dropped.get(name, 0) for name in corpus.keep.names()}
+    return CurationReport(
+        rules=corpus.keep.model_dump(mode="json", exclude_defaults=True),
+        files=files,
+        pairs=found.pairs,
+        dropped=dropped,
+        rows=int(merged.keep_N.sum()),
+        same_image=merged.same_image,
+        same_pair=merged.same_pair,
+        modalities=_by_count({name or "": count for name, count in modalities.items()}),
+        unmapped=_by_count(dict(found.unmapped)),
+        num_problems=found.num_problems,
+        problems=found.problems[:PROBLEMS_KEPT],
+    )
+
+
+def write_report(location: Location, report: CurationReport) -> None:
+    """Write it beside the pair table."""
+    write_record(location, REPORT_KEY, report)
+
+
+def read_report(location: Location) -> CurationReport | None:
+    """Return a store's report, None where it has none."""
+    try:
+        return read_record(location, REPORT_KEY, CurationReport)
+    except FileNotFoundError:
+        return None
+
+
+def render(report: CurationReport) -> str:
+    """Return the report as lines of text."""
+    lines = [("corpus files", report.files), ("pairs found", report.pairs)]
+    lines += [(f"- {rule}", -count) for rule, count in report.dropped.items()]
+    lines.append(("rows", report.rows))
+    text = _columns(lines)
+    text += "\n" + _columns(
+        [
+            ("pairs with an image that occurs before", report.same_image),
+            ("pairs that occur before", report.same_pair),
+            ("pairs not as they should be", report.num_problems),
+        ]
+    )
+    if set(report.modalities) - {""}:
+        text += "\nrows by modality\n"
+        text += _columns([(name or "(unknown)", count) for name, count in report.modalities.items()], indent="  ")
+    if report.unmapped:
+        text += "\nimages without modality, by label\n"
+        text += _columns(list(report.unmapped.items())[:20], indent="  ")
+    return text
+
+
+def _columns(lines: list[tuple[str, int]], *, indent: str = "") -> str:
+    names = max(len(name) for name, _ in lines)
+    counts = max(len(f"{count:,}") for _, count in lines)
+    return "".join(f"{indent}{name:<{names}}  {count:>{counts},}\n" for name, count in lines)
+
+
+def _sum(ours: dict[str, int], theirs: dict[str, int]) -> dict[str, int]:
+    return {name: ours.get(name, 0) + theirs.get(name, 0) for name in [*ours, *[n for n in theirs if n not in ours]]}
+
+
+def _by_count(counts: dict[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))

@@ -1,0 +1,204 @@
+"""One corpus file to candidates for the pair table: fields mapped, rules applied that look at a pair alone."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel
+
+from store.corpus.corpus_files import CorpusFile, relative_uri
+from store.corpus.curation import Candidate, first_refusal, pair_rules
+from store.corpus.decode import decode_image, image_size
+from store.corpus.fields import FieldReader, as_text
+from store.corpus.near_duplicates import difference_hash
+from store.corpus.section import Corpus
+from store.corpus.source import Source
+from store.corpus.source_pair import SourcePair
+from store.errors import PairDecodeError
+from store.format.key_index import hash_text
+from store.format.pairs import PAIR_SCHEMA
+
+CANDIDATE_SCHEMA = pa.schema(
+    [
+        *[field for field in PAIR_SCHEMA if field.name != "row"],
+        pa.field("group", pa.int64(), nullable=False),
+        pa.field("key_hash", pa.uint64(), nullable=False),
+        pa.field("image_hash", pa.uint64()),
+        pa.field("pair_hash", pa.uint64()),
+        pa.field("difference_hash", pa.uint64()),
+    ]
+)
+"""A pair before it has a row: ``group`` counts the file's images, and the hashes find duplicates across files."""
+
+BATCH_ROWS = 4096
+"""Candidates held as Python values at a time."""
+
+PROBLEMS_KEPT = 100
+"""Problems of one file that are kept in words; all are counted."""
+
+REPORT_KEY = "mmkd_file_report"
+
+
+class FileReport(BaseModel):
+    """What was found in one corpus file.
+
+    Attributes:
+        pairs: images with a caption each, before any rule.
+        usable: of those, how many have both.
+        dropped: pairs by the rule that refused them.
+        unmapped: labels that the modality map lacks, by how many images have no other.
+        num_problems: pairs that are not as they should be.
+        problems: the first of them, in words.
+    """
+
+    pairs: int = 0
+    usable: int = 0
+    dropped: Counter[str] = Counter()
+    unmapped: Counter[str] = Counter()
+    num_problems: int = 0
+    problems: list[str] = []
+
+    def add(self, other: FileReport) -> None:
+        """Add another file's."""
+        self.pairs += other.pairs
+        self.usable += other.usable
+        self.dropped += other.dropped
+        self.unmapped += other.unmapped
+        self.num_problems += other.num_problems
+        self.problems += other.problems
+
+    def note(self, problem: str) -> None:
+        """Count a problem and keep it, if it is one of the first."""
+        self.num_problems += 1
+        if len(self.problems) < PROBLEMS_KEPT:
+            self.problems.append(problem)
+
+
+class FileIndexer:
+    """Turns one corpus file into candidates.
+
+    Args:
+        file: the file.
+        corpus: how to read it and which pairs to keep.
+        root: the folder that uris become relative to.
+    """
+
+    def __init__(self, file: CorpusFile, corpus: Corpus, *, root: str) -> None:
+        self._file, self._corpus, self._root = file, corpus, root
+        self._source = Source(file, corpus)
+        self._rules = pair_rules(corpus.keep)
+        self._modalities = {label.casefold(): name for label, name in (corpus.modality_map or {}).items()}
+        self._name = relative_uri(file.uri, root)
+        self.report = FileReport()
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Yield the candidates in the file's order, some thousands at a time.
+
+        Raises:
+            CorpusError: the file cannot be read.
+        """
+        rows: list[dict[str, Any]] = []
+        for group, pair in enumerate(self._source.pairs()):
+            rows += self._rows(pair, group)
+            if len(rows) >= BATCH_ROWS:
+                yield pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)
+                rows = []
+        yield pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)
+
+    def part(self) -> bytes:
+        """Return the candidates as Parquet, with the report in its metadata."""
+        buffer = io.BytesIO()
+        with pq.ParquetWriter(buffer, CANDIDATE_SCHEMA, compression="zstd") as writer:
+            for table in self.tables():
+                writer.write_table(table)
+            writer.add_key_value_metadata({REPORT_KEY: self.report.model_dump_json()})
+        return buffer.getvalue()
+
+    def _rows(self, pair: SourcePair, group: int) -> list[dict[str, Any]]:
+        fields, record = self._source.fields, pair.record
+        for problem in pair.problems:
+            self.report.note(f"{self._name}: {pair.key}: {problem}")
+        captions = [self._without_nul(pair, caption) for caption in _captions(fields, record)]
+        if pair.uri is None and captions == [None]:
+            self.report.note(f"{self._name}: {pair.key}: passed over, it has neither an image nor a caption")
+            return []
+        image = self._image_columns(pair) | {"group": group}
+        shared = {name: fields.text(record, name) for name in ("split", "source", "license")}
+        shared["modality"] = self._modality(record)
+        raw = {path: fields.raw(record, path) for path in self._corpus.keep.raw_paths()}
+        prefix = f"{self._file.stem}/" if self._corpus.qualify_keys else ""
+        rows = []
+        for number, caption in enumerate(captions, start=1):
+            key = prefix + (f"{pair.key}#{number}" if len(captions) > 1 else pair.key)
+            row = {**image, **shared, "key": key, "caption": caption}
+            if self._keep(row, raw):
+                row["key_hash"] = hash_text(key)
+                if row["image_sha256"] is not None:
+                    row["pair_hash"] = hash_text(f"{row['image_sha256']} {caption or ''}")
+                rows.append(row)
+        if rows and pair.image is not None and self._corpus.keep.near_duplicates is not None:
+            alike = _difference_hash(pair.image)
+            for row in rows:
+                row["difference_hash"] = alike
+        return rows
+
+    def _without_nul(self, pair: SourcePair, caption: str | None) -> str | None:
+        """Return a caption without NUL characters, which no text has and which end one in many a program."""
+        if caption is None or "\0" not in caption:
+            return caption
+        self.report.note(
+            f"{self._name}: {pair.key}: {caption.count(chr(0))} NUL characters of its caption are left out"
+        )
+        return caption.replace("\0", "")
+
+    def _keep(self, row: dict[str, Any], raw: Mapping[str, list[str]]) -> bool:
+        self.report.pairs += 1
+        self.report.usable += bool(row["uri"] is not None and row["caption"])
+        refusal = first_refusal(self._rules, Candidate(row=row, raw=raw))
+        if refusal is not None:
+            self.report.dropped[refusal] += 1
+        return refusal is None
+
+    def _image_columns(self, pair: SourcePair) -> dict[str, Any]:
+        sha256 = hashlib.sha256(pair.image).hexdigest() if pair.image is not None else None
+        size = image_size(pair.image) if pair.image is not None else None
+        return {
+            "uri": relative_uri(pair.uri, self._root) if pair.uri is not None else None,
+            "member": pair.member,
+            "image_sha256": sha256,
+            "image_hash": int(sha256[:16], 16) if sha256 else None,
+            "width": size[0] if size else None,
+            "height": size[1] if size else None,
+        }
+
+    def _modality(self, record: dict[str, Any]) -> str | None:
+        if self._corpus.modality_map is None:
+            return self._source.fields.text(record, "modality")
+        found = self._source.fields.values(record, "modality") or []
+        labels = [label for label in map(as_text, found) if label]
+        for label in labels:
+            if label.casefold() in self._modalities:
+                return self._modalities[label.casefold()]
+        self.report.unmapped.update(dict.fromkeys(labels, 1))
+        return None
+
+
+def _captions(fields: FieldReader, record: dict[str, Any]) -> list[str | None]:
+    """Return a record's captions: the one it has, empty or missing though it be, or those of a list."""
+    texts = [text for text in map(as_text, fields.values(record, "caption") or ()) if text is not None]
+    if len(texts) > 1:
+        texts = list(dict.fromkeys(text for text in texts if text)) or texts[:1]
+    return [*texts] or [None]
+
+
+def _difference_hash(image: bytes) -> int | None:
+    try:
+        return difference_hash(decode_image(image))
+    except PairDecodeError:
+        return None

@@ -1,0 +1,131 @@
+"""Corpus files to candidates, several at a time; what is done stays, so that a killed index goes on from there."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from typing import Any
+
+from store.corpus.corpus_files import CorpusFile, relative_uri
+from store.corpus.section import Corpus
+from store.io.location import Location
+
+from .index_file import FileIndexer
+from .merge import ReadPart
+
+INDEX_FOLDER = "index"
+"""Candidates of corpus files while a store is made; deleted when its pair table is complete."""
+
+PARALLEL_BYTES = 64 * 2**20
+"""Corpora smaller than this are indexed in this process: starting others would take longer."""
+
+CANDIDATES_VERSION = 1
+"""Changes when other candidates are made of the same files, so that older ones are not taken for them."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Plan:
+    """What to index.
+
+    Attributes:
+        files: in the order of their rows.
+        stamps: bytes and version of each file, by uri.
+        root: the folder that uris become relative to.
+        corpus: how to read them and which pairs to keep.
+    """
+
+    files: Sequence[CorpusFile]
+    stamps: Mapping[str, tuple[int, int]]
+    root: str
+    corpus: Corpus
+
+    def key(self, file: CorpusFile) -> str:
+        """Return where the candidates of a file lie in the store: by all that decides them."""
+        uri = relative_uri(file.uri, self.root)
+        identity = [CANDIDATES_VERSION, self.root, uri, *self.stamps[file.uri], settings_of(self.corpus)]
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return f"{INDEX_FOLDER}/{digest[:32]}.parquet"
+
+
+def settings_of(corpus: Corpus) -> dict[str, Any]:
+    """Return what of a corpus decides its rows, besides its files: settings that are not the defaults."""
+    settings = corpus.model_dump(mode="json", exclude={"files", "phantom", "qualify_keys"}, exclude_defaults=True)
+    return {"qualify_keys": corpus.qualify_keys, **settings}
+
+
+def default_workers() -> int:
+    """Return how many processes index a corpus if nobody says: one per core that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def index_files(
+    location: Location, plan: Plan, *, workers: int | None = None, on_file: Callable[[int], object] | None = None
+) -> list[ReadPart]:
+    """Make the candidates of every file that has none yet.
+
+    Args:
+        location: the store's; they lie in its ``index/``.
+        plan: what to index.
+        workers: processes; one per core if left out.
+        on_file: called with 1 for each file that is done.
+
+    Returns:
+        How to read them, in the order of the files.
+
+    Raises:
+        CorpusError: a file cannot be read.
+    """
+    done = {key for key, _ in location.list(INDEX_FOLDER)}
+    todo = [file for file in plan.files if plan.key(file) not in done]
+    report = on_file or (lambda _done: None)
+    if len(todo) < len(plan.files):
+        report(len(plan.files) - len(todo))
+    if _worth_processes(location, plan, todo, workers := workers or default_workers()):
+        context = multiprocessing.get_context("spawn")  # obstore's threads do not survive a fork
+        with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context, initializer=_begin_worker) as pool:
+            futures = [pool.submit(_make, location, plan.key(f), f, plan.corpus, plan.root) for f in todo]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    report(1)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    else:
+        for file in todo:
+            _make(location, plan.key(file), file, plan.corpus, plan.root)
+            report(1)
+    return [functools.partial(location.read, plan.key(file)) for file in plan.files]
+
+
+def _worth_processes(location: Location, plan: Plan, todo: Sequence[CorpusFile], workers: int) -> bool:
+    shared = not any(uri.startswith("memory:") for uri in (location.uri, plan.root))
+    nbytes = sum(plan.stamps[file.uri][0] for file in todo)
+    return shared and min(workers, len(todo)) > 1 and nbytes >= PARALLEL_BYTES
+
+
+def _make(location: Location, key: str, file: CorpusFile, corpus: Corpus, root: str) -> None:
+    location.write(key, FileIndexer(file, corpus, root=root).part())
+
+
+def _begin_worker() -> None:
+    # Ctrl-C reaches the whole group; the parent ends the pool, and a traceback per process would hide its message.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """End this process when its parent does: a pool's workers would wait for a killed parent for ever."""
+    wait([sentinel])
+    os._exit(1)

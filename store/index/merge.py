@@ -1,0 +1,216 @@
+"""Candidates of all corpus files to the rows of the pair table: duplicates found, rows numbered, parts written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from store.corpus.curation import Keep
+from store.corpus.near_duplicates import first_of_alike
+from store.format.pairs import PAIR_SCHEMA, PairWriter, repeated_keys
+
+from .index_file import REPORT_KEY, FileReport
+
+KEYS_COMPARED = 100_000
+"""Rows with a repeated hash whose keys are read, to tell repeated keys from keys that only hash alike."""
+
+HASHES = ("group", "key_hash", "image_hash", "pair_hash", "difference_hash")
+
+ReadPart = Callable[[], bytes]
+"""Returns the candidates of one corpus file, as `FileIndexer.part` wrote them."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Hashes:
+    """What duplicates are found by, of a run of rows; 40 bytes a row, so that all rows fit into memory.
+
+    Attributes:
+        group: number of the image; rows of one image are adjacent.
+        key, image, pair, difference: hashes; 0 where null.
+        has_image, has_difference: where they are not null.
+    """
+
+    group: npt.NDArray[np.int64]
+    key: npt.NDArray[np.uint64]
+    image: npt.NDArray[np.uint64]
+    pair: npt.NDArray[np.uint64]
+    difference: npt.NDArray[np.uint64]
+    has_image: npt.NDArray[np.bool_]
+    has_difference: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, table: pa.Table) -> Hashes:
+        """Take them from candidates."""
+
+        def numbers(name: str) -> npt.NDArray[np.uint64]:
+            values: npt.NDArray[np.uint64] = pc.fill_null(table[name], 0).to_numpy()
+            return values
+
+        def valid(name: str) -> npt.NDArray[np.bool_]:
+            values: npt.NDArray[np.bool_] = table[name].is_valid().to_numpy()
+            return values
+
+        return cls(
+            group=table["group"].to_numpy(),
+            key=numbers("key_hash"),
+            image=numbers("image_hash"),
+            pair=numbers("pair_hash"),
+            difference=numbers("difference_hash"),
+            has_image=valid("image_hash"),
+            has_difference=valid("difference_hash"),
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class Merged:
+    """Which candidates become rows.
+
+    Attributes:
+        report: what was found in all files.
+        hashes: of all candidates.
+        keep_N: (N,) whether each becomes a row.
+        part_rows: candidates of each part.
+        same_image, same_pair: pairs whose image, or image and caption, an earlier pair has.
+    """
+
+    report: FileReport
+    hashes: Hashes
+    keep_N: npt.NDArray[np.bool_]
+    part_rows: list[int]
+    same_image: int = 0
+    same_pair: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+def _none() -> npt.NDArray[np.uint64]:
+    return np.empty(0, np.uint64)
+
+
+def _no_key(_key: str) -> bool:
+    return False
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Known:
+    """What a table has already, with which new rows are compared.
+
+    Attributes:
+        key, image, pair, difference: hashes that occur in it.
+        has_key: whether it has a key itself.
+    """
+
+    key: npt.NDArray[np.uint64] = field(default_factory=_none)
+    image: npt.NDArray[np.uint64] = field(default_factory=_none)
+    pair: npt.NDArray[np.uint64] = field(default_factory=_none)
+    difference: npt.NDArray[np.uint64] = field(default_factory=_none)
+    has_key: Callable[[str], bool] = _no_key
+
+
+def merge(parts: Sequence[ReadPart], keep: Keep, *, known: Known | None = None) -> Merged:
+    """Decide which candidates become rows, in the order of the parts.
+
+    Args:
+        parts: the corpus files' candidates.
+        keep: rules; those that look at a pair alone were applied before.
+        known: rows that are there already.
+
+    Raises:
+        CorpusError: a key occurs twice.
+    """
+    known = known or Known()
+    report, columns, part_rows, groups = FileReport(), [], [], 0
+    for read in parts:
+        file = pq.ParquetFile(pa.BufferReader(read()))
+        report.add(FileReport.model_validate_json(file.metadata.metadata[REPORT_KEY.encode()]))
+        hashes = Hashes.of(file.read(columns=list(HASHES)))
+        last = int(hashes.group[-1]) + 1 if len(hashes.group) else 0
+        hashes.group = hashes.group + groups
+        groups += last
+        columns.append(hashes)
+        part_rows.append(len(hashes.key))
+    names = ("group", "key", "image", "pair", "difference", "has_image", "has_difference")
+    joined = Hashes(**{name: np.concatenate([getattr(one, name) for one in columns]) for name in names})
+    merged = Merged(report=report, hashes=joined, keep_N=np.ones(len(joined.key), bool), part_rows=part_rows)
+    _find_duplicates(merged, keep, known)
+    if keep.near_duplicates is not None:
+        _find_near_duplicates(merged, keep.near_duplicates, known)
+    report.dropped += merged.dropped
+    _refuse_repeated_keys(parts, merged, known)
+    return merged
+
+
+def _find_duplicates(merged: Merged, keep: Keep, known: Known) -> None:
+    hashes = merged.hashes
+    # An image's rows count as one: several captions of one image are no duplicates of each other.
+    groups_G, first_row_G, group_of_N = np.unique(hashes.group, return_index=True, return_inverse=True)
+    image_again_G = hashes.has_image[first_row_G] & _seen_before(hashes.image[first_row_G], known.image)
+    image_again_N = image_again_G[group_of_N] if len(groups_G) else np.zeros(0, bool)
+    pair_again_N = hashes.has_image & _seen_before(hashes.pair, known.pair)
+    merged.same_image, merged.same_pair = int(image_again_N.sum()), int(pair_again_N.sum())
+    if keep.duplicates:
+        refused_N = image_again_N if keep.duplicates == "image" else pair_again_N
+        merged.dropped[f"duplicates: {keep.duplicates}"] = int(refused_N.sum())
+        merged.keep_N &= ~refused_N
+
+
+def _seen_before(values_N: npt.NDArray[np.uint64], known_K: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Return (N,) whether each value occurs earlier, or among the known ones."""
+    again_N = np.ones(len(values_N), bool)
+    again_N[np.unique(values_N, return_index=True)[1]] = False
+    return again_N | np.isin(values_N, known_K)
+
+
+def _find_near_duplicates(merged: Merged, max_distance: int, known: Known) -> None:
+    hashes = merged.hashes
+    asked_N = merged.keep_N & hashes.has_difference
+    groups_G, first_row_G = np.unique(hashes.group[asked_N], return_index=True)
+    differences_G = hashes.difference[asked_N][first_row_G]
+    kept_G = first_of_alike(differences_G, max_distance=max_distance, known_K=known.difference)
+    refused_N = asked_N & np.isin(hashes.group, groups_G[~kept_G])
+    merged.dropped[f"near_duplicates: {max_distance}"] = int(refused_N.sum())
+    merged.keep_N &= ~refused_N
+
+
+def _refuse_repeated_keys(parts: Sequence[ReadPart], merged: Merged, known: Known) -> None:
+    """Refuse keys that occur twice among the rows, or that a known row may have."""
+    positions_K = np.flatnonzero(merged.keep_N)
+    keys_K = merged.hashes.key[positions_K]
+    again_K = _seen_before(keys_K, known.key)
+    if not again_K.any():
+        return
+    suspects = positions_K[np.isin(keys_K, keys_K[again_K])][:KEYS_COMPARED]
+    counts: Counter[str] = Counter()
+    start = 0
+    for read, rows in zip(parts, merged.part_rows, strict=True):
+        here = suspects[(suspects >= start) & (suspects < start + rows)] - start
+        if len(here):
+            keys = pq.ParquetFile(pa.BufferReader(read())).read(columns=["key"])["key"]
+            counts.update(keys.take(pa.array(here)).to_pylist())
+        start += rows
+    repeated = [key for key, count in counts.items() if count > 1 or known.has_key(key)]
+    if repeated:
+        complete = len(suspects) < KEYS_COMPARED
+        raise repeated_keys(len(repeated) if complete else len(np.unique(keys_K[again_K])), repeated)
+
+
+def write_rows(parts: Sequence[ReadPart], merged: Merged, writer: PairWriter) -> Counter[str | None]:
+    """Write the kept candidates as rows; returns how many have each modality."""
+    modalities: Counter[str | None] = Counter()
+    start = 0
+    for read in parts:
+        file = pq.ParquetFile(pa.BufferReader(read()))
+        for batch in file.iter_batches(columns=[name for name in PAIR_SCHEMA.names if name != "row"]):
+            table = pa.Table.from_batches([batch])
+            kept = table.filter(pa.array(merged.keep_N[start : start + table.num_rows]))
+            start += table.num_rows
+            writer.add(kept)
+            counts = pc.value_counts(kept["modality"])
+            modalities.update({entry["values"].as_py(): entry["counts"].as_py() for entry in counts})
+    return modalities

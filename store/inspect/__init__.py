@@ -1,0 +1,1 @@
+"""Computes what a store contains, from counts to neighbours; never writes to a store."""

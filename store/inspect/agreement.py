@@ -1,0 +1,114 @@
+"""How alike teachers see the same rows: linear centred kernel alignment (CKA) of each two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from store.errors import StoreError
+from store.format.arrays import Side
+from store.format.records import Status
+from store.read.reader import FeatureStore
+
+from .sampling import draw_rows
+
+CONSTANT = 1e-12
+"""Variance, summed over the dimensions of unit-norm features, below which they are all the same but for rounding."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Agreement:
+    """CKA of each two teachers.
+
+    Attributes:
+        cka: by place in ``teachers``; None where too few rows are shared or a teacher's features do not vary.
+        rows: rows that each two share in the sample; on the diagonal, a teacher's own.
+        sample: rows that were drawn.
+        of_rows: rows that could have been: ok under at least two teachers.
+    """
+
+    side: Side
+    seed: int
+    sample: int
+    of_rows: int
+    teachers: tuple[str, ...]
+    cka: tuple[tuple[float | None, ...], ...]
+    rows: tuple[tuple[int, ...], ...]
+
+
+def linear_cka(x_ND: npt.NDArray[np.floating[Any]], y_NE: npt.NDArray[np.floating[Any]]) -> float | None:
+    """Return the linear CKA of two sets of features of the same rows, from 0 to 1; None where either does not vary.
+
+    ``|Y'X|^2 / (|X'X| |Y'Y|)`` in Frobenius norms of features that are centred over the rows (Kornblith et al.,
+    "Similarity of Neural Network Representations Revisited", ICML 2019, equation 3 and section 3 on linear kernels).
+    It does not change under rotation and common scaling of either side. Where there are not many more rows than
+    dimensions it is biased upwards.
+
+    Args:
+        x_ND: (rows, D) of one teacher.
+        y_NE: (rows, E) of the other; the widths may differ.
+    """
+    x_ND, y_NE = (features - features.mean(axis=0) for features in (x_ND.astype(np.float64), y_NE.astype(np.float64)))
+    if min(x_ND.var(axis=0).sum(), y_NE.var(axis=0).sum()) < CONSTANT:
+        return None
+    norm = np.linalg.norm(x_ND.T @ x_ND) * np.linalg.norm(y_NE.T @ y_NE)
+    return float(np.linalg.norm(y_NE.T @ x_ND) ** 2 / norm)
+
+
+def agreement(
+    store: FeatureStore,
+    *,
+    side: Side,
+    sample: int,
+    seed: int,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Agreement:
+    """Compare every two teachers on a sample of rows.
+
+    Args:
+        store: the store.
+        side: whose features are compared.
+        sample: rows that are drawn at most, among those that are ok under at least two teachers. Their features are
+            held in memory: sample times the sum of the widths times the bytes of a number.
+        seed: decides the draw.
+        advance: told how many more steps are done; there are `steps` of them.
+
+    Raises:
+        StoreError: there are no two teachers.
+    """
+    names = store.teachers
+    if len(names) < 2:
+        raise StoreError(f"{store.location}: {len(names)} teachers; agreement is of two or more")
+    ok_NT = np.stack([store.status(name) == Status.OK for name in names], axis=1)
+    shared_N = ok_NT.sum(axis=1) >= 2
+    rows = draw_rows(shared_N, chunk_rows=store.info.chunk_rows, rows=sample, seed=seed)
+    features, ok_BT = [], ok_NT[rows]
+    for name in names:
+        features.append(store.read(rows, teacher=name, side=side))
+        advance(1)
+    cka: list[list[float | None]] = [[None] * len(names) for _ in names]
+    for one, other in combinations_with_replacement(range(len(names)), 2):
+        both_B = ok_BT[:, one] & ok_BT[:, other]
+        if both_B.sum() >= 2:
+            cka[one][other] = cka[other][one] = linear_cka(features[one][both_B], features[other][both_B])
+        advance(1)
+    counts_BT = ok_BT.astype(np.int64)
+    return Agreement(
+        side=side,
+        seed=seed,
+        sample=len(rows),
+        of_rows=int(shared_N.sum()),
+        teachers=tuple(names),
+        cka=tuple(tuple(line) for line in cka),
+        rows=tuple(tuple(line) for line in (counts_BT.T @ counts_BT).tolist()),
+    )
+
+
+def steps(teachers: int) -> int:
+    """Return how many steps `agreement` takes for some teachers."""
+    return teachers + teachers * (teachers + 1) // 2

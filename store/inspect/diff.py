@@ -1,0 +1,267 @@
+"""What distinguishes two stores: shape, pairs, specs, committed rows, and the features of rows committed in both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from store.format.arrays import Side
+from store.format.pairs import PAIR_SCHEMA
+from store.format.records import Status
+from store.read.reader import FeatureStore
+
+EXAMPLES = 10
+"""Keys that are named of each kind."""
+
+_SIDES: tuple[Side, ...] = get_args(Side)
+
+_PLACES = ("row", "uri", "member")
+"""Columns that say where a pair is and not what it is."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Keys:
+    """Some keys: how many, and the first of them."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+
+@dataclass(kw_only=True, slots=True)
+class PairsDifference:
+    """How two pair tables differ in the rows that both have, and in their keys.
+
+    Attributes:
+        rows: of A and of B.
+        ranges_equal: how many of A's ranges are the same in both.
+        ranges_different: the others, of those that both have.
+        columns: in how many rows each column differs; where the images lie is left out.
+        keys_only_in_a, keys_only_in_b: of the whole tables.
+    """
+
+    rows: tuple[int, int]
+    ranges_equal: int = 0
+    ranges_different: list[int] = field(default_factory=list)
+    columns: dict[str, int] = field(default_factory=dict)
+    keys_only_in_a: Keys = field(default_factory=Keys)
+    keys_only_in_b: Keys = field(default_factory=Keys)
+
+    @property
+    def equal(self) -> bool:
+        """Whether both tables hold the same pairs in the same rows."""
+        return self.rows[0] == self.rows[1] and not self.ranges_different
+
+
+@dataclass(kw_only=True, slots=True)
+class RangeDifference:
+    """How one teacher's values differ in one of A's ranges.
+
+    Attributes:
+        range: its number in A.
+        rows: the first and the one after the last.
+        status: in how many rows it differs; features are compared where both are ok.
+        max_abs: largest difference of image, text and similarity.
+        min_cosine: smallest cosine of A's and B's image and text feature of a row; None where no row is ok in both.
+    """
+
+    range: int
+    rows: tuple[int, int]
+    status: int
+    max_abs: dict[str, float]
+    min_cosine: dict[str, float | None]
+
+
+@dataclass(kw_only=True, slots=True)
+class TeacherDifference:
+    """How one teacher's features differ.
+
+    Attributes:
+        spec: one line per field that differs.
+        rows_only_in_a, rows_only_in_b: rows committed in one alone.
+        ranges_equal: A's ranges of which the rows committed in both hold the same values.
+        different: the others.
+    """
+
+    spec: list[str]
+    rows_only_in_a: int = 0
+    rows_only_in_b: int = 0
+    ranges_equal: int = 0
+    different: list[RangeDifference] = field(default_factory=list)
+
+    @property
+    def equal(self) -> bool:
+        """Whether spec, committed rows and values are the same."""
+        return not (self.spec or self.rows_only_in_a or self.rows_only_in_b or self.different)
+
+
+@dataclass(kw_only=True, slots=True)
+class Difference:
+    """What ``python -m store diff`` found.
+
+    Attributes:
+        shape: rows, range_rows and chunk_rows of A and B; the last two are no data.
+        teachers: those that both have.
+    """
+
+    a: str
+    b: str
+    shape: dict[str, tuple[int, int]]
+    pairs: PairsDifference
+    teachers_only_in_a: list[str]
+    teachers_only_in_b: list[str]
+    teachers: dict[str, TeacherDifference]
+
+    @property
+    def equal(self) -> bool:
+        """Whether both hold the same pairs and the same features."""
+        names = self.teachers_only_in_a or self.teachers_only_in_b
+        return self.pairs.equal and not names and all(teacher.equal for teacher in self.teachers.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the same as plain JSON values; docs/store.md describes them."""
+        return {"equal": self.equal, **asdict(self)}
+
+
+def diff(a: FeatureStore, b: FeatureStore, *, advance: Callable[[int], object] | None = None) -> Difference:
+    """Compare two stores.
+
+    Rows are compared by number. Where B has more, because rows were appended, those that both have are compared.
+    Bytes are not read where the receipts already say that they are the same.
+
+    Args:
+        a: one store; results are counted in its ranges.
+        b: the other.
+        advance: called with 1 after each teacher that both have.
+    """
+    ours, theirs = set(a.teachers), set(b.teachers)
+    teachers = {}
+    for name in sorted(ours & theirs):
+        teachers[name] = _teacher(a, b, name)
+        if advance:
+            advance(1)
+    names = ("rows", "range_rows", "chunk_rows")
+    return Difference(
+        a=str(a.location),
+        b=str(b.location),
+        shape={name: (getattr(a.info, name), getattr(b.info, name)) for name in names},
+        pairs=_pairs(a, b),
+        teachers_only_in_a=sorted(ours - theirs),
+        teachers_only_in_b=sorted(theirs - ours),
+        teachers=teachers,
+    )
+
+
+def _blocks(a: FeatureStore, rows: int) -> Iterator[tuple[int, int, int]]:
+    """Yield A's ranges, cut to the rows that both have: number, first row, row after the last."""
+    for range_id in range(a.info.ranges):
+        start, stop = a.info.bounds(range_id)
+        if start < rows:
+            yield range_id, start, min(stop, rows)
+
+
+def _pairs(a: FeatureStore, b: FeatureStore) -> PairsDifference:
+    found = PairsDifference(rows=(a.info.rows, b.info.rows))
+    both = min(found.rows)
+    names = [name for name in PAIR_SCHEMA.names if name not in _PLACES]
+    keys: tuple[list[pa.ChunkedArray], list[pa.ChunkedArray]] = ([], [])
+    for range_id, start, stop in _blocks(a, both):
+        left, right = (store.pairs.read(start, stop, names) for store in (a, b))
+        columns = {name: _unequal(left[name], right[name]) for name in names if not left[name].equals(right[name])}
+        if not columns:
+            found.ranges_equal += 1
+            continue
+        found.ranges_different.append(range_id)
+        for name, count in columns.items():
+            found.columns[name] = found.columns.get(name, 0) + count
+        keys[0].append(left["key"])
+        keys[1].append(right["key"])
+    for store, list_of in zip((a, b), keys, strict=True):
+        list_of.append(store.pairs.read(both, store.info.rows, ["key"])["key"])
+    ours, theirs = (pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.string()) for parts in keys)
+    found.keys_only_in_a, found.keys_only_in_b = _only(ours, theirs), _only(theirs, ours)
+    return found
+
+
+def _unequal(left: pa.ChunkedArray, right: pa.ChunkedArray) -> int:
+    ours, theirs = (column.to_numpy(zero_copy_only=False).astype(object) for column in (left, right))
+    # NaN stands for null in a column of integers; it differs from itself.
+    same = (ours == theirs) | ((ours != ours) & (theirs != theirs))  # noqa: PLR0124
+    return int(np.count_nonzero(~same.astype(bool)))
+
+
+def _only(keys: pa.ChunkedArray, others: pa.ChunkedArray) -> Keys:
+    alone = keys.filter(pc.invert(pc.is_in(keys, value_set=others)))
+    return Keys(count=len(alone), first=alone.slice(0, EXAMPLES).to_pylist())
+
+
+def _teacher(a: FeatureStore, b: FeatureStore, name: str) -> TeacherDifference:
+    found = TeacherDifference(spec=a.spec(name).difference(b.spec(name)))
+    committed = [store.committed_rows(name) for store in (a, b)]
+    both = min(a.info.rows, b.info.rows)
+    shared_N = committed[0][:both] & committed[1][:both]
+    found.rows_only_in_a, found.rows_only_in_b = (int(rows_N.sum() - shared_N.sum()) for rows_N in committed)
+    statuses = [store.status(name)[:both] for store in (a, b)]
+    similarities = [store.similarity(name)[:both] for store in (a, b)]
+    same_shape = (a.info.range_rows, a.info.chunk_rows) == (b.info.range_rows, b.info.chunk_rows)
+    for range_id, start, stop in _blocks(a, both):
+        rows = start + np.flatnonzero(shared_N[start:stop])
+        if not len(rows):
+            continue
+        if same_shape and _same_objects(a, b, name, range_id):
+            found.ranges_equal += 1
+            continue
+        different = _range(
+            [store_status[rows] for store_status in statuses],
+            [store_similarity[rows] for store_similarity in similarities],
+            {side: [store.read(rows, teacher=name, side=side) for store in (a, b)] for side in _SIDES},
+        )
+        if different is None:
+            found.ranges_equal += 1
+        else:
+            status, max_abs, min_cosine = different
+            found.different.append(
+                RangeDifference(
+                    range=range_id, rows=(start, stop), status=status, max_abs=max_abs, min_cosine=min_cosine
+                )
+            )
+    return found
+
+
+def _same_objects(a: FeatureStore, b: FeatureStore, teacher: str, range_id: int) -> bool:
+    receipts = [store.receipts(teacher).get(range_id) for store in (a, b)]
+    objects = [{key: stored.sha256 for key, stored in receipt.objects.items()} for receipt in receipts if receipt]
+    return len(objects) == 2 and objects[0] == objects[1]
+
+
+def _range(
+    status: list[npt.NDArray[np.uint8]],
+    similarity: list[npt.NDArray[np.float32]],
+    features: dict[Side, list[npt.NDArray[np.floating[Any]]]],
+) -> tuple[int, dict[str, float], dict[str, float | None]] | None:
+    """Compare the values of some rows of A and B; None if they are the same."""
+    same_width = all(left.shape == right.shape for left, right in features.values())
+    pairs: list[list[npt.NDArray[Any]]] = [status, similarity, *features.values()]
+    if same_width and all(np.array_equal(left, right) for left, right in pairs):
+        return None
+    ok = (status[0] == Status.OK) & (status[1] == Status.OK)
+    max_abs: dict[str, float] = {"similarity": _largest(similarity[0][ok] - similarity[1][ok])}
+    min_cosine: dict[str, float | None] = {}
+    for side, (left, right) in features.items():
+        if not same_width:
+            continue
+        ours, theirs = left[ok].astype(np.float32), right[ok].astype(np.float32)
+        max_abs[side] = _largest(ours - theirs)
+        norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+        cosine = np.einsum("nd,nd->n", ours, theirs) / np.where(norms > 0, norms, 1)
+        min_cosine[side] = float(cosine.min()) if ok.any() else None
+    return int(np.count_nonzero(status[0] != status[1])), max_abs, min_cosine
+
+
+def _largest(differences: npt.NDArray[np.floating[Any]]) -> float:
+    return float(np.abs(differences).max()) if differences.size else 0.0

@@ -1,0 +1,108 @@
+"""What is inside a store, as plain values that print as text and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from store.format.records import Status
+from store.read.reader import FeatureStore
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class TeacherSummary:
+    """One teacher's share of a store; rows are counted from receipts."""
+
+    width: int
+    dtype: str
+    spec_hash: str
+    ranges_done: int
+    rows_ok: int
+    rows_bad: int
+    rows_not_applicable: int
+    rows_missing: int
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class StoreSummary:
+    """What ``python -m store info`` prints."""
+
+    path: str
+    version: int
+    rows: int
+    ranges: int
+    range_rows: int
+    chunk_rows: int
+    corpus_root: str
+    bytes_on_disk: int
+    feature_pairs: int
+    complete: bool
+    teachers: dict[str, TeacherSummary]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the same as plain JSON values."""
+        return asdict(self)
+
+
+def summarize(store: FeatureStore) -> StoreSummary:
+    """Summarize a store from its records alone, without reading features.
+
+    Raises:
+        StoreError: the pair table is missing, cannot be opened, or lacks rows.
+    """
+    store.pairs.last_part()  # A store whose rows cannot be read is not one to be called complete.
+    teachers = {name: _teacher(store, name) for name in store.teachers}
+    return StoreSummary(
+        path=str(store.location),
+        version=store.info.version,
+        rows=store.info.rows,
+        ranges=store.info.ranges,
+        range_rows=store.info.range_rows,
+        chunk_rows=store.info.chunk_rows,
+        corpus_root=store.info.corpus_root,
+        bytes_on_disk=sum(nbytes for _, nbytes in store.location.list()),
+        feature_pairs=sum(summary.rows_ok for summary in teachers.values()),
+        complete=bool(teachers) and all(store.is_complete(name) for name in teachers),
+        teachers=teachers,
+    )
+
+
+def _teacher(store: FeatureStore, name: str) -> TeacherSummary:
+    spec, receipts = store.spec(name), store.receipts(name).values()
+    counts = {
+        status: sum(receipt.status_counts.get(status.name.lower(), 0) for receipt in receipts) for status in Status
+    }
+    committed = sum(receipt.stop - receipt.start for receipt in receipts)
+    ok, skipped = counts[Status.OK], counts[Status.NOT_APPLICABLE]
+    return TeacherSummary(
+        width=spec.embed_dim,
+        dtype=spec.stored_dtype,
+        spec_hash=spec.hash,
+        ranges_done=len(receipts),
+        rows_ok=ok,
+        rows_bad=committed - ok - skipped,
+        rows_not_applicable=skipped,
+        rows_missing=store.info.rows - committed,
+    )
+
+
+def describe_row(store: FeatureStore, row: int) -> dict[str, Any]:
+    """Return one pair and what each teacher made of it: status, norms of the stored features, similarity."""
+    pair: dict[str, Any] = store.pairs.read(row, row + 1).to_pylist()[0]
+    rows = np.array([row])
+    teachers: dict[str, Any] = {}
+    for name in store.teachers:
+        image_BD = store.read(rows, teacher=name, side="image").astype(np.float32)
+        text_BD = store.read(rows, teacher=name, side="text").astype(np.float32)
+        status = Status(int(store.status(name)[row]))
+        bad = next((bad for r in store.receipts(name).values() for bad in r.bad_rows if bad.row == row), None)
+        teachers[name] = {
+            "status": status.name.lower(),
+            "reason": bad.reason if bad else None,
+            "image_norm": float(np.linalg.norm(image_BD)),
+            "text_norm": float(np.linalg.norm(text_BD)),
+            "similarity": float(store.similarity(name)[row]),
+        }
+    return {**pair, "teachers": teachers}

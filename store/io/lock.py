@@ -1,0 +1,126 @@
+"""One writer per store: a lock that the operating system releases, or an object where there is no operating system."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+
+from store.errors import StoreError
+
+from .location import Folder, Location
+
+log = logging.getLogger(__name__)
+
+LOCK_KEY = "writer.lock"
+
+LOOKS, LOOK_S = 10, 0.02
+"""Who only asks for a folder's holder has its lock for a moment, which is not to turn a writer away."""
+
+
+@contextlib.contextmanager
+def exclusive(location: Location) -> Iterator[None]:
+    """Hold a store for writing.
+
+    In a folder the lock ends with its holder, however that ends. On object storage it is an object that is created on
+    the condition that there is none; a holder that is killed leaves it behind: ``python -m store unlock`` removes it.
+    Where the storage ignores that condition, which is tried, a warning says that nothing keeps a second writer out.
+
+    Raises:
+        StoreError: another program holds it; the message names it.
+    """
+    with _folder_lock(location) if isinstance(location, Folder) else _object_lock(location):
+        yield
+
+
+def unlock(location: Location) -> str | None:
+    """Remove the lock that a killed writer left on object storage and return whose it was, None if there is none."""
+    try:
+        holder = location.read(LOCK_KEY).decode(errors="replace")
+    except FileNotFoundError:
+        return None
+    location.delete([LOCK_KEY])
+    return holder
+
+
+def holder(location: Location) -> str | None:
+    """Return who writes to a store now, None if nobody does; of object storage, whose lock is there."""
+    if not isinstance(location, Folder):
+        try:
+            return location.read(LOCK_KEY).decode(errors="replace").strip() or "unknown"
+        except FileNotFoundError:
+            return None
+    try:
+        with (location.path / LOCK_KEY).open() as file:
+            # Shared, so that two who only ask do not take each other for a writer.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return location.read(LOCK_KEY).decode(errors="replace").strip() or "unknown"
+    return None
+
+
+def _holder() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def _refused(location: Location, holder: str, hint: str) -> StoreError:
+    return StoreError(
+        f"{location}: another program is writing to this store ({holder.strip() or 'unknown'})", hint=hint
+    )
+
+
+@contextlib.contextmanager
+def _folder_lock(folder: Folder) -> Iterator[None]:
+    with (folder.path / LOCK_KEY).open("a+") as file:
+        for look in range(LOOKS):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if look < LOOKS - 1:
+                    time.sleep(LOOK_S)
+                    continue
+                file.seek(0)
+                hint = "wait for it or stop it; what it has committed stays"
+                raise _refused(folder, file.read(), hint) from error
+        file.truncate(0)
+        file.write(_holder())
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def _object_lock(location: Location) -> Iterator[None]:
+    mine = f"{_holder()}, {secrets.token_hex(8)}".encode()
+    try:
+        location.create(LOCK_KEY, mine)
+    except FileExistsError as error:
+        hint = f"wait for it; if it was killed, python -m store unlock {location}"
+        raise _refused(location, location.read(LOCK_KEY).decode(errors="replace"), hint) from error
+    try:
+        _try_condition(location, mine)
+        yield
+    finally:
+        # Another's lock is left alone: it may be there if this one was removed by hand meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            if location.read(LOCK_KEY) == mine:
+                location.delete([LOCK_KEY])
+
+
+def _try_condition(location: Location, mine: bytes) -> None:
+    """Create the lock a second time, which has to fail."""
+    try:
+        location.create(LOCK_KEY, mine)
+    except FileExistsError:
+        return
+    log.warning(
+        "%s: this storage has no conditional writes, so nothing keeps a second writer out; do not start one",
+        location,
+    )

@@ -1,0 +1,1 @@
+"""Reads committed pairs, features and images; never writes to a store."""

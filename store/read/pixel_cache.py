@@ -1,0 +1,180 @@
+"""Reading a store's pixel cache: images by row, a chunk at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from store.errors import CorruptChunkError, IncompleteStoreError, PairDecodeError
+from store.format.pixels import PIXEL_RECEIPTS, PIXEL_SCHEMA, PIXEL_SPEC_KEY, PixelReceipt, PixelSpec, pixels_key
+from store.format.records import StoreInfo, read_record, readable_record
+from store.io.location import Location
+from store.io.object_file import open_parquet
+
+HINT = "python -m extract pixels --pipeline NAME makes them"
+
+CHUNKS_KEPT = 8
+"""Chunks of images held in memory (about 4 MB each at 256 rows): enough for rows that are read in order."""
+
+
+class PixelCache:
+    """The images that a store holds itself, by row.
+
+    Safe for use from several threads, and may be sent to another process. Ranges without a valid receipt are not there.
+
+    Args:
+        location: the store's.
+        info: its shape.
+        chunks_kept: chunks held in memory. A reader that mixes the rows of K chunks reads each of them once if K are
+            kept, and once per row if fewer are.
+
+    Raises:
+        IncompleteStoreError: the store has no pixel cache.
+    """
+
+    def __init__(self, location: Location, *, info: StoreInfo, chunks_kept: int = CHUNKS_KEPT) -> None:
+        self.location, self._info, self._chunks_kept = location, info, chunks_kept
+        try:
+            self.spec = read_record(location, PIXEL_SPEC_KEY, PixelSpec)
+        except FileNotFoundError as error:
+            raise IncompleteStoreError(f"{location}: the store holds no images of its own", hint=HINT) from error
+        self._lock = threading.Lock()
+        self._chunks: OrderedDict[tuple[int, int], Future[pa.ChunkedArray]] = OrderedDict()
+        self._files: dict[int, _RangeFile] = {}
+
+    @cached_property
+    def receipts(self) -> dict[int, PixelReceipt]:
+        """Receipts of the present spec, by range; read once."""
+        keys = [key for key, _ in self.location.list(PIXEL_RECEIPTS) if key.endswith(".json")]
+        # On threads, because each is a request where the store is an object storage.
+        with ThreadPoolExecutor(16) as pool:
+            found = list(pool.map(lambda key: readable_record(self.location, key, PixelReceipt), keys))
+        return {receipt.range: receipt for receipt in found if receipt and receipt.spec_hash == self.spec.hash}
+
+    @cached_property
+    def _reasons(self) -> dict[int, str]:
+        return {bad.row: bad.reason for receipt in self.receipts.values() for bad in receipt.bad_rows}
+
+    def committed_rows(self) -> npt.NDArray[np.bool_]:
+        """Return (N,) whether each row's image was dealt with: it is there, or known to be bad."""
+        committed_N = np.zeros(self._info.rows, dtype=bool)
+        for receipt in self.receipts.values():
+            committed_N[receipt.start : receipt.stop] = True
+        return committed_N
+
+    def is_complete(self) -> bool:
+        """Whether every row was dealt with."""
+        return bool(self.committed_rows().all())
+
+    def fetch(self, row: int) -> bytes:
+        """Return the encoded image of a row.
+
+        Raises:
+            PairDecodeError: the pair has no usable image; says why.
+            IncompleteStoreError: the row's range is not committed.
+            CorruptChunkError: the range is committed, but not what is stored.
+        """
+        receipt = self._receipt(row)
+        chunk, position = divmod(row - receipt.start, self._info.chunk_rows)
+        data = self._chunk(receipt.range, chunk)[position].as_py()
+        if not isinstance(data, bytes):
+            raise PairDecodeError(self._reasons.get(row, "the store has no image of this row"))
+        return data
+
+    def read(self, start: int, stop: int) -> pa.Table:
+        """Return rows ``start`` to ``stop`` (exclusive) as an Arrow table: row, image, width, height, status.
+
+        Raises:
+            IncompleteStoreError: a row's range is not committed.
+            CorruptChunkError: a range is committed, but not what is stored.
+        """
+        parts, row = [PIXEL_SCHEMA.empty_table()], start
+        while row < stop:
+            receipt = self._receipt(row)
+            end, rows = min(stop, receipt.stop), self._info.chunk_rows
+            first, last = (row - receipt.start) // rows, (end - 1 - receipt.start) // rows
+            chunks = [self._file(receipt.range).read(chunk, PIXEL_SCHEMA.names) for chunk in range(first, last + 1)]
+            parts.append(pa.concat_tables(chunks).slice(row - receipt.start - first * rows, end - row))
+            row = end
+        return pa.concat_tables(parts)
+
+    def _receipt(self, row: int) -> PixelReceipt:
+        receipt = self.receipts.get(row // self._info.range_rows)
+        # After an append the receipt of the last range may cover only its first rows.
+        if receipt is None or row >= receipt.stop:
+            raise IncompleteStoreError(f"{self.location}: the images of row {row} are not in the store yet", hint=HINT)
+        return receipt
+
+    def _chunk(self, range_id: int, chunk: int) -> pa.ChunkedArray:
+        key = (range_id, chunk)
+        with self._lock:
+            found = self._chunks.get(key)
+            reading = found or Future()
+            self._chunks[key] = reading
+            self._chunks.move_to_end(key)
+            if len(self._chunks) > self._chunks_kept:
+                self._chunks.popitem(last=False)
+        if found is None:
+            # Outside the lock: others read other chunks meanwhile, and wait here only for this one.
+            try:
+                reading.set_result(self._file(range_id).read(chunk, ["image"])["image"])
+            except BaseException as error:
+                with self._lock:
+                    self._chunks.pop(key, None)
+                reading.set_exception(error)
+                raise
+        return reading.result()
+
+    def _file(self, range_id: int) -> _RangeFile:
+        with self._lock:
+            if range_id not in self._files:
+                self._files[range_id] = _RangeFile(self.location, self.receipts[range_id])
+            return self._files[range_id]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel as the place."""
+        return {"location": self.location, "info": self._info, "chunks_kept": self._chunks_kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Begin anew elsewhere."""
+        self.__init__(**state)  # type: ignore[misc]
+
+
+class _RangeFile:
+    """The Parquet file of one range, opened when it is first read."""
+
+    def __init__(self, location: Location, receipt: PixelReceipt) -> None:
+        self._location, self._receipt, self._key = location, receipt, pixels_key(receipt.range)
+        self._lock = threading.Lock()
+        self._opened: pq.ParquetFile | None = None
+
+    def read(self, chunk: int, columns: list[str]) -> pa.Table:
+        """Return some columns of a chunk."""
+        try:
+            with self._lock:
+                if self._opened is None:
+                    self._opened = self._open()
+                return self._opened.read_row_group(chunk, columns=columns, use_threads=False)
+        except (FileNotFoundError, pa.ArrowInvalid, OSError) as error:
+            raise self._corrupt(f"cannot be read: {error}") from error
+
+    def _open(self) -> pq.ParquetFile:
+        file = open_parquet(self._location, self._key)
+        rows = self._receipt.stop - self._receipt.start
+        if file.metadata.num_rows != rows:
+            raise self._corrupt(f"has {file.metadata.num_rows} rows, its receipt says {rows}")
+        return file
+
+    def _corrupt(self, what: str) -> CorruptChunkError:
+        return CorruptChunkError(
+            f"{self._location.show(self._key)}: {what}",
+            hint=f"delete pixels/receipts/r{self._receipt.range:06d}.json in the store; then {HINT}",
+        )

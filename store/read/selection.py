@@ -1,0 +1,120 @@
+"""Selection: which (row, teacher) count as available for training. A policy over the store, never a deletion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from store.config.pipeline_file import Section
+from store.errors import ConfigError
+from store.format.records import Status
+
+from .categories import Categories
+
+
+class TeacherSelection(Section):
+    """Which rows one teacher may teach; all conditions that are given must hold.
+
+    Attributes:
+        modalities: only rows of these modalities.
+        min_similarity: only rows whose image-text cosine under this teacher is at least this.
+        top_quantile: only the rows with the highest cosine under this teacher, as a share of its ok rows. Cosines of
+            different teachers cannot be compared, so there is no rule across teachers.
+    """
+
+    modalities: list[str] | None = None
+    min_similarity: float | None = Field(default=None, ge=-1, le=1)
+    top_quantile: float | None = Field(default=None, gt=0, le=1)
+
+
+Selection = Literal["all"] | dict[str, TeacherSelection]
+"""``all``, or the teachers that may teach with their conditions; a teacher that is not listed teaches nothing."""
+
+
+def available(
+    selection: Selection,
+    *,
+    teachers: Sequence[str],
+    status: Mapping[str, npt.NDArray[np.uint8]],
+    similarity: Callable[[str], npt.NDArray[np.float32]],
+    modality: Callable[[], Categories],
+) -> npt.NDArray[np.bool_]:
+    """Apply a selection.
+
+    Args:
+        selection: the policy.
+        teachers: T of them, in the order of the result's columns.
+        status: per teacher (N,), of Status.
+        similarity: gives a teacher's, (N,); asked for only where the policy needs it.
+        modality: gives that of N rows; asked for only where the policy has rules.
+
+    Returns:
+        (N, T) availability.
+
+    Raises:
+        ConfigError: the policy names a teacher or a modality that the store does not have.
+    """
+    by_teacher = available_by_teacher(
+        selection, status={teacher: status[teacher] for teacher in teachers}, similarity=similarity, modality=modality
+    )
+    return np.stack([*by_teacher.values()], axis=1)
+
+
+def available_by_teacher(
+    selection: Selection,
+    *,
+    status: Mapping[str, npt.NDArray[np.uint8]],
+    similarity: Callable[[str], npt.NDArray[np.float32]],
+    modality: Callable[[], Categories],
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Apply a selection; as `available`, but (N,) per teacher, in the order of ``status``."""
+    ok = {teacher: status_N == Status.OK for teacher, status_N in status.items()}
+    if selection == "all":
+        return ok
+    categories = modality()
+    _check_names(selection, [*ok], known=categories.names)
+    return {
+        teacher: ok_N & _allowed(selection[teacher], ok_N, teacher, similarity, categories)
+        if teacher in selection
+        else np.zeros_like(ok_N)
+        for teacher, ok_N in ok.items()
+    }
+
+
+def _allowed(
+    rule: TeacherSelection,
+    ok_N: npt.NDArray[np.bool_],
+    teacher: str,
+    similarity: Callable[[str], npt.NDArray[np.float32]],
+    modality: Categories,
+) -> npt.NDArray[np.bool_]:
+    allowed_N = np.ones(len(ok_N), dtype=bool)
+    if rule.modalities is not None:
+        allowed_N &= modality.among(rule.modalities)
+    if rule.min_similarity is None and rule.top_quantile is None:
+        return allowed_N
+    similarity_N = similarity(teacher)
+    if rule.min_similarity is not None:
+        allowed_N &= similarity_N >= rule.min_similarity
+    if rule.top_quantile is not None and ok_N.any():
+        allowed_N &= similarity_N >= np.quantile(similarity_N[ok_N], 1 - rule.top_quantile)
+    return allowed_N
+
+
+def _check_names(selection: Mapping[str, TeacherSelection], teachers: Sequence[str], *, known: Sequence[str]) -> None:
+    problems = [f"select.{name}: the store has no such teacher" for name in selection if name not in teachers]
+    for teacher, rule in selection.items():
+        problems += [
+            f"select.{teacher}.modalities: no pair of the store has the modality {name!r}"
+            for name in rule.modalities or []
+            if name not in known
+        ]
+    if problems:
+        raise ConfigError(
+            "\n".join(problems),
+            hint=f"the store's teachers are {', '.join(teachers)}; its modalities are {', '.join(known) or 'unknown'}",
+        )

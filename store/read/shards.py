@@ -1,0 +1,189 @@
+"""The bytes of a teacher's store shards, without Zarr: where each chunk lies, and reading it.
+
+Only for arrays as `arrays.py` makes them; `is_plain` tells.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numcodecs.checksum32 import CRC32C
+
+from store.errors import CorruptChunkError, LocationError
+from store.format.arrays import ABSENT, ZARR_FOLDER, Side, shard_key
+from store.format.records import Receipt, Spec, StoreInfo
+from store.io.location import Folder, Location
+
+CHECKSUM_BYTES = 4
+"""Length of the CRC-32C after the index."""
+
+
+def is_plain(location: Location, spec: Spec, side: Side, *, info: StoreInfo) -> bool:
+    """Whether an array's chunks are its values as they lie, which docs/store-format.md asks for.
+
+    Args:
+        location: the store's.
+        spec: of the teacher.
+        side: which array.
+        info: the store's shape.
+    """
+    try:
+        stored = json.loads(location.read(f"{ZARR_FOLDER}/{spec.teacher}/{side}/zarr.json"))
+        (sharding,) = stored["codecs"]
+        inside = sharding["configuration"]
+        found = (
+            stored["data_type"],
+            stored["chunk_grid"]["configuration"]["chunk_shape"],
+            stored["chunk_key_encoding"]["configuration"]["separator"],
+            sharding["name"],
+            inside["chunk_shape"],
+            [codec["name"] for codec in inside["codecs"]],
+            [codec["name"] for codec in inside["index_codecs"]],
+            inside["index_location"],
+            # A codec of values of one byte has no byte order.
+            {(codec.get("configuration") or {}).get("endian", "little") for codec in inside["codecs"]},
+        )
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
+        return False
+    expected = (
+        spec.stored_dtype,
+        [info.range_rows, spec.embed_dim],
+        "/",
+        "sharding_indexed",
+        [info.chunk_rows, spec.embed_dim],
+        ["bytes"],
+        ["bytes", "crc32c"],
+        "end",
+        {"little"},
+    )
+    return found == expected
+
+
+class PlainShards:
+    """The store shards of one side of one teacher. Safe for use from several threads.
+
+    Args:
+        location: the store's.
+        spec: of the teacher.
+        side: which array.
+        receipts: of what is committed, by range.
+        info: the store's shape.
+    """
+
+    def __init__(
+        self, location: Location, spec: Spec, side: Side, *, receipts: Mapping[int, Receipt], info: StoreInfo
+    ) -> None:
+        self._location, self._teacher, self._side = location, spec.teacher, side
+        self._receipts, self._chunks = receipts, info.range_rows // info.chunk_rows
+        self._chunk_bytes = info.chunk_rows * spec.embed_dim * np.dtype(spec.stored_dtype).itemsize
+        self._offsets: dict[int, npt.NDArray[np.int64]] = {}
+
+    def offsets(self, range_id: int) -> npt.NDArray[np.int64]:
+        """Return where each chunk of a committed range's shard begins, -1 where it is not stored; read once.
+
+        Raises:
+            CorruptChunkError: the shard has no such index.
+        """
+        if range_id not in self._offsets:
+            # Threads at worst read an index twice.
+            self._offsets[range_id] = self._read_index(range_id)
+        return self._offsets[range_id]
+
+    def _read_index(self, range_id: int) -> npt.NDArray[np.int64]:
+        stored = self._receipts[range_id].objects.get(self._key(range_id))
+        if stored is None:
+            raise self._corrupt(range_id, "is not named by its receipt")
+        data = np.empty(16 * self._chunks + CHECKSUM_BYTES, np.uint8)
+        if stored.nbytes < len(data):
+            raise self._corrupt(range_id, f"has {stored.nbytes} bytes, too few for an index of {self._chunks} chunks")
+        end = stored.nbytes - len(data)
+        self.read_into(data, range_id, end)
+        try:
+            index = np.asarray(CRC32C(location="end").decode(data)).view("<u8").reshape(-1, 2)
+        except RuntimeError as error:
+            raise self._corrupt(range_id, "the index of its chunks does not match its checksum") from error
+        there = (index != ABSENT).any(axis=1)
+        wrong = there & ((index[:, 1] != self._chunk_bytes) | (index[:, 0] > max(end - self._chunk_bytes, 0)))
+        if wrong.any():
+            chunk = int(np.flatnonzero(wrong)[0])
+            raise self._corrupt(
+                range_id,
+                f"chunk {chunk} lies at byte {index[chunk, 0]} with {index[chunk, 1]} bytes; expected "
+                f"{self._chunk_bytes} bytes before byte {end}",
+            )
+        return np.where(there, index[:, 0], ABSENT).astype(np.int64)
+
+    def read_into(self, buffer: npt.NDArray[Any], range_id: int, offset: int) -> None:
+        """Fill a buffer with the bytes of a shard from ``offset`` on.
+
+        Raises:
+            CorruptChunkError: the shard is not there, or ends before.
+            LocationError: the disk or the storage fails.
+        """
+        key = self._key(range_id)
+        view = buffer.data.cast("B")
+        try:
+            read = self._read(key, view, offset)
+        except FileNotFoundError as error:
+            raise self._corrupt(range_id, "is committed, but not there") from error
+        if read < len(view):
+            raise self._corrupt(range_id, f"ends at byte {offset + read}, expected {len(view)} bytes from {offset} on")
+
+    def _read(self, key: str, view: memoryview, offset: int) -> int:
+        if not isinstance(self._location, Folder):
+            data = self._location.read_part(key, offset, len(view))
+            view[: len(data)] = data
+            return len(data)
+        with self._open(key) as descriptor:
+            read = 0
+            # One call reads 2 GiB at most, and an interrupted one less than it was asked for.
+            while read < len(view) and (got := os.preadv(descriptor, [view[read:]], offset + read)):
+                read += got
+            return read
+
+    @contextmanager
+    def opened(self, range_id: int) -> Iterator[int]:
+        """Open a shard of a store on a local disk, as a file descriptor.
+
+        Raises:
+            CorruptChunkError: the shard is not there, or not as long as it was when it was committed.
+            LocationError: the disk fails.
+        """
+        key = self._key(range_id)
+        try:
+            with self._open(key) as descriptor:
+                found, expected = os.fstat(descriptor).st_size, self._receipts[range_id].objects[key].nbytes
+                if found != expected:
+                    raise self._corrupt(range_id, f"has {found} bytes, expected {expected}")
+                yield descriptor
+        except FileNotFoundError as error:
+            raise self._corrupt(range_id, "is committed, but not there") from error
+
+    @contextmanager
+    def _open(self, key: str) -> Iterator[int]:
+        try:
+            descriptor = os.open(f"{self._location.uri}/{key}", os.O_RDONLY)
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise LocationError(f"{self._location.show(key)}: {error.strerror or error}") from error
+
+    def _key(self, range_id: int) -> str:
+        return shard_key(self._teacher, self._side, range_id)
+
+    def _corrupt(self, range_id: int, what: str) -> CorruptChunkError:
+        return CorruptChunkError(
+            f"{self._location.show(self._key(range_id))}: {what}",
+            hint=f"python -m store verify {self._location} --deep says what else is damaged; python -m store repair "
+            f"{self._location} --deep drops it, python -m extract run makes it anew",
+        )

