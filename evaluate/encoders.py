@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from evaluate.formats.record import Image
-from extract.geometry import fit
-from extract.teacher import Teacher
+from extract.teacher_files.geometry import fit
+from extract.teachers.loading import Teacher
 from store.console import progress
 from store.corpus.decode import decode_image
 from store.errors import EvaluationError, PairDecodeError

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from extract.teacher_entry import TeacherEntry
+from extract.teacher_files.entry import TeacherEntry
 from store.corpus.decode import MAX_PIXELS
 from store.read.reader import FeatureStore
 

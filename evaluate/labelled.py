@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from extract.geometry import Geometry, fit
+from extract.teacher_files.geometry import Geometry, fit
 from store.config.pipeline_file import dump_resolved
 from store.corpus.corpus_files import corpus_files
 from store.corpus.decode import decode_image

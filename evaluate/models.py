@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from extract.model_folder import read_model_folder
-from extract.specs import teacher_spec
-from extract.teacher import load_teacher
-from extract.teacher_entry import TeacherEntry
+from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.model_folder import read_model_folder
+from extract.teacher_files.specs import teacher_spec
+from extract.teachers.loading import load_teacher
 from store.config.problems import suggest
 from store.errors import ConfigError, WeightsNotFoundError
 from store.read.reader import FeatureStore

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from extract.phantom import draw
+from extract.corpora.phantom.drawing import draw
 from store.errors import EvaluationError
 from store.files import sha256_file, write_atomic
 

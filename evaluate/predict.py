@@ -13,10 +13,10 @@ import numpy.typing as npt
 from PIL import Image
 from scipy.special import softmax
 
-from extract.geometry import fit
-from extract.specs import teacher_spec
-from extract.teacher import load_teacher
-from extract.teacher_entry import TeacherEntry
+from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.geometry import fit
+from extract.teacher_files.specs import teacher_spec
+from extract.teachers.loading import load_teacher
 from store.errors import ConfigError
 
 from .addresses import Address

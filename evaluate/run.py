@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from extract.config import TeacherEntry
-from extract.geometry import Geometry, Preprocessing
-from extract.model_folder import read_model_folder
-from extract.specs import teacher_spec
-from extract.teacher import Teacher, load_teacher
+from extract.teacher_files.geometry import Geometry, Preprocessing
+from extract.teacher_files.model_folder import read_model_folder
+from extract.teacher_files.specs import teacher_spec
+from extract.teachers.loading import Teacher, load_teacher
 from store.errors import ConfigError, WeightsNotFoundError
 from store.format.records import Spec
 

@@ -6,10 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from extract.teacher_files.entry import TeacherEntry
 from store.config.pipeline_file import Section
 from store.pipeline import Pipeline
-
-from .teacher_entry import TeacherEntry
 
 __all__ = ["ExtractPipeline", "ExtractSection", "TeacherEntry"]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from store.cli.program import app
-from store.console import main
+
+from .console import main
 
 if __name__ == "__main__":
     main(app, program="python -m store")

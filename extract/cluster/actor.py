@@ -7,9 +7,9 @@ from typing import Any
 
 import ray
 
-from extract.driver import Job, build_worker
-from extract.schedule import Task
-from extract.worker import Worker
+from extract.run.driver import Job, build_worker
+from extract.run.schedule import Task
+from extract.run.worker import Worker
 from store.format.records import Receipt
 
 CONTROL = "control"

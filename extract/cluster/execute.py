@@ -15,10 +15,10 @@ from typing import Any
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
-from extract.driver import BROKEN_DEVICE, Job, committed_by_run, log_failure, schedule_of
-from extract.plan import RangeWork
-from extract.schedule import Failure, Schedule
-from extract.tracker import Tracker
+from extract.run.driver import BROKEN_DEVICE, Job, committed_by_run, log_failure, schedule_of
+from extract.run.plan import RangeWork
+from extract.run.schedule import Failure, Schedule
+from extract.run.tracker import Tracker
 from store.errors import ExtractionError, MMKDError
 from store.format.records import Receipt
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import ray
 
-from extract.driver import Job
-from extract.schedule import Task
+from extract.run.driver import Job
+from extract.run.schedule import Task
 
 from .actor import CONTROL, start_actor
 

@@ -1,1 +1,1 @@
-"""The loading families of teachers."""
+"""Loads teachers and computes their features; knows nothing of ranges, receipts or Ray."""

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from extract.checkpoints import State, checked_logit_scale, load_strictly
-from extract.geometry import Preprocessing
-from extract.specs import COMPILED
-from extract.teacher_entry import TeacherEntry
+from extract.teacher_files.checkpoints import State, checked_logit_scale, load_strictly
+from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.geometry import Preprocessing
+from extract.teacher_files.specs import COMPILED
 from store.errors import TeacherError
 from store.format.records import Spec
 

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
-from extract.teacher_entry import TeacherEntry
-from extract.text_tower import read_json
+from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.text_tower import read_json
 from store.errors import TeacherError
 from store.format.records import Spec
 

@@ -10,10 +10,10 @@ import torchvision
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel
 
-from extract.checkpoints import State
-from extract.specs import BERT_CONTEXT
-from extract.teacher_entry import TeacherEntry
-from extract.text_tower import tokenizer_folder
+from extract.teacher_files.checkpoints import State
+from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.specs import BERT_CONTEXT
+from extract.teacher_files.text_tower import tokenizer_folder
 from store.errors import TeacherError
 from store.format.records import Spec
 

@@ -15,9 +15,9 @@ from open_clip.hf_model import HFTextEncoder
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor, nn
 
-from extract.model_folder import CONFIG_NAME, open_clip_config
-from extract.teacher_entry import TeacherEntry
-from extract.text_tower import KNOWN_BERTS, TEXT_FOLDER, bert_sizes, tokenizer_folder
+from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.model_folder import CONFIG_NAME, open_clip_config
+from extract.teacher_files.text_tower import KNOWN_BERTS, TEXT_FOLDER, bert_sizes, tokenizer_folder
 from store.console import without_root_warnings
 from store.errors import TeacherError, WeightsNotFoundError
 from store.format.records import Spec

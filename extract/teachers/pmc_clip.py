@@ -10,9 +10,9 @@ from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from extract.specs import BERT_CONTEXT
-from extract.teacher_entry import TeacherEntry
-from extract.text_tower import tokenizer_folder
+from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.specs import BERT_CONTEXT
+from extract.teacher_files.text_tower import tokenizer_folder
 from store.format.records import Spec
 
 from .base import FrozenTeacher

@@ -1,7 +1,7 @@
 """The pixel cache: a store's images again, small and re-encoded, so that training needs no corpus. Format and commit.
 
 One Parquet object per range, its row groups the store's chunks; as with features, the receipt is the commit.
-`pixel_cache` reads it, ``extract/pixels.py`` makes it.
+`pixel_cache` reads it, ``extract/corpora/fill_pixel_cache.py`` makes it.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from open_clip.tokenizer import basic_clean, whitespace_clean
 from torch.nn import functional
 from transformers import BertTokenizer
 
-from extract.text_tower import PUBMEDBERT
+from extract.teacher_files.text_tower import PUBMEDBERT
 from tests.extract import teacher_files as files
 from tests.extract import teacher_references as reference
 from tests.extract.teacher_inputs import CAPTIONS

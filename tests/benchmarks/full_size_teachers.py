@@ -21,10 +21,10 @@ import torch
 from torch.nn import functional
 
 from extract.config import ExtractPipeline
-from extract.specs import teacher_spec
-from extract.teacher import load_teacher
-from extract.teacher_entry import TeacherEntry
-from extract.weights import find_weights
+from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.specs import teacher_spec
+from extract.teacher_files.weights import find_weights
+from extract.teachers.loading import load_teacher
 from store.cli.options import PIPELINES_FILE
 from store.config.pipeline_file import read_pipeline
 from tests.extract import teacher_cases as cases

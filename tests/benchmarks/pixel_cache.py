@@ -18,7 +18,7 @@ import open_clip
 import torch
 from PIL import Image
 
-from extract.pixels import encode, keep, shrink
+from extract.corpora.fill_pixel_cache import encode, keep, shrink
 from store.corpus.decode import decode_image
 from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from extract.plan import plan
+from extract.run.plan import plan
 from store.format.pairs import PAIR_SCHEMA, PairTable, PairWriter, pairs_digest
 from store.format.records import (
     STORE_KEY,

@@ -28,9 +28,9 @@ import torch
 from PIL import Image, ImageFilter
 
 from extract.config import ExtractPipeline
-from extract.geometry import Geometry, Preprocessing, fit, fit_all
-from extract.specs import teacher_spec
-from extract.stand_in import write_files
+from extract.estimate.stand_in import write_files
+from extract.teacher_files.geometry import Geometry, Preprocessing, fit, fit_all
+from extract.teacher_files.specs import teacher_spec
 from store.cli.options import PIPELINES_FILE
 from store.config.pipeline_file import read_pipeline
 from store.corpus.decode import decode_image

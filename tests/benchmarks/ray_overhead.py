@@ -22,10 +22,10 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 from extract.cluster.execute import execute_on_ray
 from extract.config import ExtractPipeline
-from extract.driver import Execute, Job, execute_here, run
-from extract.phantom import write_corpus
-from extract.plan import RangeWork
-from extract.tracker import Tracker
+from extract.corpora.phantom.corpus import write_corpus
+from extract.run.driver import Execute, Job, execute_here, run
+from extract.run.plan import RangeWork
+from extract.run.tracker import Tracker
 from store.config.pipeline_file import read_pipeline
 from store.format.records import Receipt
 from store.index.create import index_corpus

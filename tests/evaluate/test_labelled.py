@@ -12,7 +12,7 @@ from PIL import Image
 
 from evaluate.config import ZeroShotDataset
 from evaluate.labelled import dataset_digest, read_labelled
-from extract.geometry import Geometry, fit
+from extract.teacher_files.geometry import Geometry, fit
 from store.corpus.section import Corpus
 from store.errors import CorpusError
 

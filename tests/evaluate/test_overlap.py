@@ -13,7 +13,7 @@ from PIL import Image
 from evaluate.dataset_loading import load_dataset
 from evaluate.overlap import find_overlap, nearest_within, note_overlap
 from evaluate.records import read_results, write_result
-from extract.phantom import write_corpus
+from extract.corpora.phantom.corpus import write_corpus
 from store.corpus.section import Corpus
 from store.errors import EvaluationError
 from store.index.create import index_corpus

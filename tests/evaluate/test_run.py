@@ -17,8 +17,9 @@ from PIL import Image
 from evaluate.config import EvaluatePipeline
 from evaluate.results import ORACLE
 from evaluate.run import candidates, choose, evaluate
-from extract.model_folder import WEIGHTS_NAME
-from extract.phantom import FINDINGS, MODALITIES, write_corpus
+from extract.corpora.phantom.catalog import FINDINGS, MODALITIES
+from extract.corpora.phantom.corpus import write_corpus
+from extract.teacher_files.model_folder import WEIGHTS_NAME
 from store.errors import ConfigError, WeightsNotFoundError
 from train.config import ModelSection
 from train.model import begin_model, save_weights

@@ -21,7 +21,7 @@ from evaluate.records import read_predictions, read_results
 from evaluate.registry import read_registry
 from evaluate.result_record import SkippedRecord
 from evaluate.suite import Suite
-from extract.phantom import FINDINGS
+from extract.corpora.phantom.catalog import FINDINGS
 from store.errors import ConfigError, EvaluationError, WeightsNotFoundError
 from train.config import ModelSection
 from train.model import begin_model, save_weights

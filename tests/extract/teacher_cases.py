@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoTokenizer, BertTokenizer
 
-from extract.teacher_entry import TeacherEntry
-from extract.text_tower import CLINICALBERT, PUBMEDBERT
+from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.text_tower import CLINICALBERT, PUBMEDBERT
 
 from . import teacher_files as files
 from . import teacher_references as reference

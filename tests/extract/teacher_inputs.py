@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from extract.specs import MEDCLIP_MEAN, MEDCLIP_STD
+from extract.teacher_files.specs import MEDCLIP_MEAN, MEDCLIP_STD
 
 OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 GREY = ((MEDCLIP_MEAN,) * 3, (MEDCLIP_STD,) * 3)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from extract.phantom import write_corpus
+from extract.corpora.phantom.corpus import write_corpus
 from store.corpus.section import Corpus
 from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
 from store.format.pairs import PairTable

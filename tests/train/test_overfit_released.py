@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from extract.import_mmkd import import_mmkd
+from extract.corpora.import_mmkd import import_mmkd
 from store.read.reader import FeatureStore
 from train import runs
 from train.config import TrainPipeline

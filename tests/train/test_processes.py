@@ -16,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from extract.phantom import write_corpus
+from extract.corpora.phantom.corpus import write_corpus
 from store.corpus.section import Corpus
 from store.index.create import index_corpus
 from train import runs

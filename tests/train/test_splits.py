@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from extract.phantom import write_corpus
+from extract.corpora.phantom.corpus import write_corpus
 from store.corpus.section import Corpus
 from store.index.create import index_corpus
 from store.read.chunks import ChunkReader

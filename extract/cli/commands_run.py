@@ -1,0 +1,285 @@
+"""``python -m extract plan``, ``run``, ``status``, ``stop``: before a run, the run, during it, its end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from extract.config import ExtractPipeline
+from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, PipelineOption, SetOption, print_json
+from store.config.pipeline_file import read_pipeline
+from store.console import RESUMES, ExitCode
+from store.errors import ConfigError
+from store.io.location import is_url, locate
+
+if TYPE_CHECKING:
+    from extract.estimate.estimate import Estimate
+    from extract.estimate.rates import Rates
+    from extract.run.status import Progress, StoreStatus
+
+log = logging.getLogger("extract")
+
+RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it for what ``ray job submit`` starts."""
+
+PlaceOption = Annotated[str | None, typer.Option("--store", help="The store's folder or URL, instead of store.path.")]
+RootOption = Annotated[Path | None, typer.Option(help="Where the corpus lies now, if it moved.")]
+StoreArgument = Annotated[
+    str | None, typer.Argument(metavar="[STORE]", help="The store's folder or URL; or give --pipeline.")
+]
+OfPipelineOption = Annotated[str | None, typer.Option("--pipeline", help="Whose store.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands to a program."""
+    app.command(epilog="Example: python -m extract plan --pipeline mmkd --price-per-hour 2.5")(plan)
+    app.command(epilog="Example: python -m extract run --pipeline demo")(run)
+    app.command(epilog="Example: python -m extract status s3://bucket/store --json")(status)
+    app.command(epilog="Example: python -m extract stop s3://bucket/store")(stop)
+
+
+def loaded_pipeline(config: Path, pipeline: str, overrides: list[str] | None, store: str | None) -> ExtractPipeline:
+    """Read a pipeline whose store may be another one.
+
+    Raises:
+        ConfigError: a relative ``--store`` in a Ray job, whose folder is a copy that goes with it.
+    """
+    changes = list(overrides or [])
+    if store is not None:
+        if not is_url(store) and not Path(store).is_absolute():
+            if RAY_JOB in os.environ:
+                raise ConfigError(
+                    f"--store {store}: a relative path, and a Ray job runs in a copy of the folder it was submitted "
+                    "from, which goes with the job",
+                    hint=f'give the whole path, --store "$PWD/{store}", or a URL',
+                )
+            store = str(Path(store).absolute())
+        changes.append(f"store.path={json.dumps(store)}")
+    return read_pipeline(config, pipeline, ExtractPipeline, overrides=changes)
+
+
+def store_of(store: str | None, config: Path, pipeline: str | None) -> str:
+    """Return the place of the store that a command was given, by itself or by its pipeline.
+
+    Raises:
+        BadParameter: neither was given, or both.
+    """
+    if (store is None) == (pipeline is None):
+        raise typer.BadParameter("give STORE, a folder or URL, or --pipeline NAME")
+    return store if store is not None else read_pipeline(config, str(pipeline), ExtractPipeline).store.path
+
+
+def run(
+    *,
+    pipeline: PipelineOption,
+    config: ConfigOption = PIPELINES_FILE,
+    set_: SetOption = None,
+    store: PlaceOption = None,
+    local: Annotated[bool, typer.Option("--local", help="In this process, without Ray.")] = False,
+    replace: Annotated[list[str] | None, typer.Option(help="Teacher whose stored features may be dropped.")] = None,
+    corpus_root: RootOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+) -> None:
+    """Run the teachers over every pair that lacks their features. Kill it at any moment and run it again."""
+    from extract.run.driver import execute_here
+    from extract.run.driver import run as run_extraction
+
+    loaded = loaded_pipeline(config, pipeline, set_, store)
+    unknown = sorted(set(replace or []) - set(loaded.teachers))
+    if unknown:
+        raise ConfigError(f"--replace: the pipeline has no teacher {', '.join(unknown)}")
+
+    def on_ray(*arguments: object) -> None:
+        # Ray is imported only once there is work for it: a run that finds nothing to do ends in a second.
+        from extract.cluster.execute import execute_on_ray
+
+        execute_on_ray(*arguments)  # type: ignore[arg-type]
+
+    outcome = run_extraction(
+        loaded, execute=execute_here if local else on_ray, replace=replace or [], corpus_root=corpus_root
+    )
+    if as_json:
+        fields = ("units", "found", "done", "failed", "seconds")
+        sys.stdout.write(json.dumps({name: getattr(outcome, name) for name in fields}, indent=1) + "\n")
+    if outcome.found == outcome.units:
+        log.info("all %d units are committed: nothing to do (%.1f s)", outcome.units, outcome.seconds)
+    else:
+        counts = (outcome.done, outcome.found, outcome.units, outcome.seconds)
+        log.info("%d units committed, %d were there before, %d in all (%.1f s)", *counts)
+    for reason, count in outcome.bad_rows.most_common(10):
+        log.warning("%d feature pairs are missing: %s", count, reason)
+    if outcome.stopped:
+        log.warning("stopped as was asked: %s", RESUMES)
+        raise typer.Exit(ExitCode.INTERRUPTED)
+    if outcome.failed:
+        for range_id, error in outcome.failed.items():
+            log.error("range %d was given up: %s", range_id, error)
+        raise typer.Exit(ExitCode.QUARANTINED)
+
+
+def plan(
+    *,
+    pipeline: PipelineOption,
+    config: ConfigOption = PIPELINES_FILE,
+    set_: SetOption = None,
+    store: PlaceOption = None,
+    probe: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to try; 0: no hours.")] = 60.0,
+    profile: Annotated[Path | None, typer.Option(help="JSON of `extract teachers --profile`, instead.")] = None,
+    price_per_hour: Annotated[float | None, typer.Option(min=0, help="Of one worker (one GPU).")] = None,
+    corpus_root: RootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a run would take: units, bytes, objects, hours, cost. Writes nothing."""
+    from extract.estimate.estimate import estimate
+
+    loaded = loaded_pipeline(config, pipeline, set_, store)
+    found = estimate(loaded, probe_s=probe, profile=profile, price_per_hour=price_per_hour, corpus_root=corpus_root)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        _print_estimate(found)
+
+
+def _print_estimate(found: Estimate) -> None:
+    to_do = found.units - found.committed
+    lines = [
+        f"{found.store}: {found.rows:,} rows, {found.units:,} units, {found.committed:,} committed, {to_do:,} to do"
+    ]
+    lines += [f"  {name}: {units:,} units to do" for name, units in found.teachers.items()]
+    lines.append(f"to write: {_bytes(found.size.nbytes)} in {found.size.objects:,} objects")
+    if found.rates is not None:
+        lines += _rate_lines(found.rates)
+    if found.hours is not None:
+        workers = f"{found.workers} worker{'' if found.workers == 1 else 's'}"
+        lines.append(f"time: {_hours(found.hours)} with {workers}, {found.worker_hours:,.4g} worker hours")
+    if found.cost is not None:
+        lines.append(f"cost: {found.cost:,.2f} at the price given per worker hour")
+    lines += [
+        f"{name}: the store has features of another spec: run refuses this without --replace {name}"
+        for name in found.replaced
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _rate_lines(rates: Rates) -> list[str]:
+    origin = f"a probe of {rates.rows:,} rows in {rates.seconds:.1f} s" if rates.source == "probe" else rates.source
+    lines = [f"one worker, by {origin}:"]
+    for name, rate in rates.teachers.items():
+        lines.append(f"  {name}: {rate.images_per_s:,.1f} images/s, {rate.captions_per_s:,.1f} captions/s")
+    if rates.source == "probe":
+        lines.append(f"  waiting for images, writing: {rates.shared_s * 1000:,.2f} ms per row")
+    elif rates.decoded_per_s:
+        lines.append(f"  images decoded: {rates.decoded_per_s:,.1f} per second and thread")
+    else:
+        lines.append("  images are taken to be ready in time: the profile does not say how fast they are decoded")
+    return lines
+
+
+def status(
+    store: StoreArgument = None,
+    *,
+    pipeline: OfPipelineOption = None,
+    config: ConfigOption = PIPELINES_FILE,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how far a store is and what the run does that works on it, wherever that is. Needs only the store."""
+    from extract.run.status import read_status
+
+    found = read_status(locate(store_of(store, config, pipeline)))
+    if as_json:
+        print_json(found.as_json())
+    else:
+        sys.stdout.write("\n".join(_status_lines(found)) + "\n")
+
+
+def _status_lines(found: StoreStatus) -> list[str]:
+    done = sum(found.teachers.values())
+    lines = [
+        f"{found.store}: {found.rows:,} rows in {found.ranges:,} ranges, {done:,} of {found.units:,} units committed"
+    ]
+    for name, units in found.teachers.items():
+        again = f", {found.retries[name]:,} marked to be done again" if found.retries.get(name) else ""
+        lines.append(f"  {name}: {units:,} of {found.ranges:,} ({units / max(1, found.ranges):.0%}){again}")
+    lines.append(f"written to by {found.lock}" if found.lock else "nobody writes to it")
+    if found.progress is None:
+        return [*lines, "no run has said how far it is"]
+    return [*lines, *_run_lines(found.progress, locked=found.progress.holds(found.lock))]
+
+
+def _run_lines(run: Progress, *, locked: bool) -> list[str]:
+    said = run.content
+    ago = f"last sign of life {_duration(run.age_s)} ago"
+    lines = [f"run {run.run_id} on {said.get('host')} (process {said.get('pid')}): {run.state}, {ago}"]
+    if run.state == "running" and not locked:
+        lines.append("  it holds the store no more: it was killed; `python -m extract run` goes on where it was")
+    elif run.silent:
+        lines.append("  that is long: it is cut off, hangs or is dead; `python -m extract stop` asks it to end")
+    done = said.get("found", 0) + said.get("done", 0)
+    lines.append(f"  {done:,} of {said.get('units', 0):,} units, {said.get('done', 0):,} of them by this run")
+    lines += [f"  {name}: {rate:,.1f} rows/s" for name, rate in (said.get("rows_per_s") or {}).items()]
+    if run.state == "running" and said.get("seconds_left") is not None:
+        lines.append(f"  {_duration(said['seconds_left'])} left")
+    if said.get("actors"):
+        lines.append("  workers: " + ", ".join(f"{count} {name}" for name, count in said["actors"].items()))
+    for name, noun in (("bad_rows", "bad rows"), ("failed_ranges", "ranges given up")):
+        if said.get(name):
+            lines.append(f"  {_count(said[name]):,} {noun}")
+    return lines
+
+
+def _count(value: Any) -> int:
+    """Return a number, or how many things are counted in its place."""
+    if isinstance(value, dict):
+        return sum(number if isinstance(number, int) else 1 for number in value.values())
+    return len(value) if isinstance(value, list) else int(value)
+
+
+def stop(
+    store: StoreArgument = None,
+    *,
+    pipeline: OfPipelineOption = None,
+    config: ConfigOption = PIPELINES_FILE,
+    wait: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to wait for it.")] = 120.0,
+    as_json: JsonOption = False,
+) -> int:
+    """Ask the run that works on a store to stop, wherever it is, and wait until it has. What is committed stays."""
+    from extract.run.status import stop as stop_run
+
+    place = locate(store_of(store, config, pipeline))
+    done = stop_run(place, wait_s=wait)
+    messages = {
+        "nothing": "no run works on this store: nothing to stop",
+        "dead": f"run {done.run_id} is dead: it says that it runs, but holds the store no more",
+        "stopped": f"run {done.run_id} stopped after {done.seconds:.1f} s; what it committed stays",
+        "ended": f"run {done.run_id} came to its end before it was stopped",
+        "silent": f"run {done.run_id} has not stopped within {done.seconds:.0f} s; {done.lock} has it; the wish stays. "
+        f"On object storage a run that was killed leaves its lock: python -m store unlock {place}",
+    }
+    if as_json:
+        print_json({"run_id": done.run_id, "outcome": done.outcome, "seconds": done.seconds, "lock": done.lock})
+    (log.warning if done.outcome == "silent" else log.info)("%s: %s", place, messages[done.outcome])
+    return ExitCode.BAD_INPUT if done.outcome == "silent" else ExitCode.COMPLETE
+
+
+def _bytes(value: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= size:
+            return f"{value / size:,.2f} {unit}"
+    return f"{value} bytes"
+
+
+def _hours(value: float) -> str:
+    return _duration(value * 3600)
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.1f} s"

@@ -1,0 +1,232 @@
+"""``python -m extract teachers``, ``fetch``, ``golden``: which teachers are here, getting them, proving them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from extract.config import ExtractPipeline
+from extract.teacher_files.entry import TeacherEntry
+from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, SetOption
+from store.config.pipeline_file import read_pipeline
+from store.console import ExitCode
+from store.errors import ConfigError, MMKDError, TeacherError, WeightsNotFoundError
+
+log = logging.getLogger("extract")
+
+MMKD = "mmkd"
+
+PAPER_ROWS = 2_900_000
+"""Pairs of the paper's corpus."""
+
+TeachersPipelineOption = Annotated[str, typer.Option("--pipeline", help="Whose teachers.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands to a program."""
+    app.command(epilog="Example: python -m extract teachers --profile --random-weights --rows 2900000")(teachers)
+    app.command(epilog="Example: python -m extract fetch biomedclip plip")(fetch)
+    app.command(epilog="Example: python -m extract golden --against MMKDCLIP_DATA --teacher pmcclip")(golden)
+
+
+def teachers(
+    *,
+    pipeline: TeachersPipelineOption = MMKD,
+    config: ConfigOption = PIPELINES_FILE,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Measure speed and memory on this machine.")] = False,
+    rows: Annotated[int, typer.Option(min=1, help="Say how many hours so many rows take.")] = PAPER_ROWS,
+    teacher: Annotated[list[str] | None, typer.Option(help="Only these teachers.")] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Profile teachers whose weights are not here, in full size.")
+    ] = False,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows of a forward pass of the profile.")] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="Of each measurement of the profile, at least.")] = 3.0,
+) -> None:
+    """List a pipeline's teachers: where their weights come from, and whether they are on this machine.
+
+    With --profile: images and captions per second and memory of each, all of them resident, and hours for --rows.
+    """
+    loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
+    chosen = _chosen(loaded, teacher)
+    if profile:
+        from extract.estimate.profile_command import print_profile, run_profile
+
+        found = run_profile(
+            chosen,
+            loaded.extract,
+            rows=rows,
+            batch_size=batch_size,
+            seconds=seconds,
+            random_weights=random_weights,
+        )
+        if as_json:
+            sys.stdout.write(json.dumps(found.as_json(), indent=1) + "\n")
+        else:
+            print_profile(found)
+        return
+    described = {name: describe(name, entry) for name, entry in chosen.items()}
+    if as_json:
+        sys.stdout.write(json.dumps(described, indent=1) + "\n")
+    else:
+        _print_teachers(described)
+
+
+def describe(name: str, entry: TeacherEntry) -> dict[str, Any]:
+    """Return what is known of a teacher without loading it."""
+    from extract.teacher_files.fetch_list import wanted
+    from extract.teacher_files.specs import teacher_spec
+    from extract.teacher_files.weights import find_weights
+
+    described: dict[str, Any] = {
+        "family": entry.family,
+        "embed_dim": entry.embed_dim,
+        "folder": entry.folder,
+        "source": entry.origin,
+        "licence": entry.licence,
+        "files": [
+            {"name": file.name, "from": file.item.origin, "present": file.path.is_file(), "optional": file.optional}
+            for file in wanted(entry)
+        ],
+        "variants": list(entry.variants),
+        "present": False,
+        "nbytes": None,
+        "spec_hash": None,
+        "problem": None,
+    }
+    try:
+        described["nbytes"] = find_weights(name, entry).nbytes
+        described["spec_hash"] = teacher_spec(name, entry).hash
+        described["present"] = True
+    except MMKDError as error:
+        missing = isinstance(error, WeightsNotFoundError)
+        described["problem"] = {"kind": "missing" if missing else "unusable", "reason": str(error)}
+    return described
+
+
+def _print_teachers(described: dict[str, dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console, table = Console(), Table("teacher", "family", "width", "state", "MB", "spec", "licence")
+    for name, entry in described.items():
+        state = "present" if entry["present"] else entry["problem"]["kind"]
+        size = f"{entry['nbytes'] / 1e6:,.1f}" if entry["nbytes"] else ""
+        cells = (name, entry["family"], str(entry["embed_dim"]), state, size, (entry["spec_hash"] or "")[:8])
+        table.add_row(*cells, Text(entry["licence"] or "not stated"))
+    for column in table.columns[:-1]:
+        column.no_wrap = True
+    console.print(table)
+    for name, entry in described.items():
+        if entry["source"]:
+            console.print(Text(f"{name}: {entry['source']}"), soft_wrap=True)
+        if entry["problem"]:
+            console.print(Text(f"  {entry['problem']['reason']}"), soft_wrap=True)
+
+
+def fetch(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Teachers; all if left out.")] = None,
+    *,
+    pipeline: TeachersPipelineOption = MMKD,
+    config: ConfigOption = PIPELINES_FILE,
+    set_: SetOption = None,
+    variant: Annotated[str | None, typer.Option(help="Fetch this variant of one teacher instead.")] = None,
+) -> None:
+    """Download what teachers lack and convert it to safetensors. Kill it at any moment and run it again."""
+    from extract.teacher_files.fetch import fetch as fetch_teacher
+
+    entries = _chosen(read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or []), names)
+    if variant is not None:
+        entries = {name: _variant(name, entry, variant) for name, entry in entries.items()}
+    problems: list[TeacherError] = []
+    for name, entry in entries.items():
+        try:
+            if not fetch_teacher(name, entry):
+                log.info("teacher %s: nothing to fetch", name)
+        except TeacherError as error:
+            problems.append(error)
+    if problems:
+        hints = dict.fromkeys(error.hint for error in problems if error.hint)
+        raise TeacherError("\n".join(map(str, problems)), hint="; ".join(hints) or None)
+
+
+def _variant(name: str, entry: TeacherEntry, variant: str) -> TeacherEntry:
+    readings = entry.readings()
+    if variant not in readings:
+        known = ", ".join(readings) or "none"
+        raise ConfigError(f"--variant: teacher {name} has no variant {variant!r}; it has {known}")
+    return readings[variant]
+
+
+def _chosen(pipeline: ExtractPipeline, names: list[str] | None) -> dict[str, TeacherEntry]:
+    unknown = sorted(set(names or []) - set(pipeline.teachers))
+    if unknown:
+        raise ConfigError(f"no teacher {', '.join(unknown)} in the pipeline; it has {', '.join(pipeline.teachers)}")
+    return {name: pipeline.teachers[name] for name in names or pipeline.teachers}
+
+
+def golden(
+    *,
+    against: Annotated[Path, typer.Option(help="The authors' released folder, with meta.jsonl and features/.")],
+    teacher: Annotated[list[str] | None, typer.Option(help="Only these teachers.")] = None,
+    pipeline: TeachersPipelineOption = MMKD,
+    config: ConfigOption = PIPELINES_FILE,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Compare teachers with the features that MMKD-CLIP's authors released; exit with 1 if one does not agree."""
+    from extract.teachers.golden import examine, read_released, summary
+
+    loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
+    released = read_released(against)
+    found, skipped = {}, {}
+    for name, entry in _chosen(loaded, teacher).items():
+        if name not in released:
+            skipped[name] = "the release holds no features of it"
+            continue
+        try:
+            found[name] = examine(name, entry, released, device=loaded.extract.device, max_pixels=loaded.max_pixels)
+        except WeightsNotFoundError as error:
+            if teacher:
+                raise
+            skipped[name] = str(error)
+    for name, reason in skipped.items():
+        log.warning("%s: not compared: %s", name, reason)
+    if not found:
+        raise WeightsNotFoundError(
+            "no teacher could be compared", hint="python -m extract fetch gets their weights; teachers lists them"
+        )
+    if as_json:
+        content = {name: [verdict.as_json() for verdict in verdicts] for name, verdicts in found.items()}
+        sys.stdout.write(json.dumps(content, indent=1) + "\n")
+    else:
+        _print_verdicts(found)
+    for name, verdicts in found.items():
+        log.info("%s", summary(name, verdicts))
+    passed = all(verdicts[0].passed for verdicts in found.values())
+    return ExitCode.COMPLETE if passed else ExitCode.BAD_INPUT
+
+
+def _print_verdicts(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("teacher", "reading", "pair", "image", "text", "")
+    for name, verdicts in found.items():
+        for verdict in verdicts:
+            for key in verdict.image:
+                table.add_row(name, verdict.reading, key[:8], f"{verdict.image[key]:.5f}", f"{verdict.text[key]:.5f}")
+            worst = ["" if math.isnan(value) else f"{value:.5f}" for value in verdict.worst]
+            outcome = "agrees" if verdict.passed else "does not agree"
+            note = f"{outcome}{': ' if verdict.note else ''}{verdict.note}"
+            table.add_row(name, verdict.reading, "worst", *worst, Text(note))
+    Console().print(table)

@@ -1,0 +1,235 @@
+"""Import the feature cache that MMKD-CLIP's authors released: one folder per pair with ``.pt`` files of features.
+
+Their unprojected features (``clips_output.pt``) become the store's; the projected ones are left behind, because the
+projection is fitted and applied on the fly here (``python -m train project``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import pickle
+import secrets
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from store.corpus.decode import image_size
+from store.errors import CorpusError, StoreError, StoreNotFoundError
+from store.files import sha256_file
+from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
+from store.format.pairs import PAIR_SCHEMA, PairTable, check_keys
+from store.format.pixels import Pixels, PixelSpec
+from store.format.records import Spec, Status, StoreInfo, read_store_info
+from store.index.create import create_store
+from store.index.in_memory import CorpusIndex
+from store.io.location import Location, locate
+from store.io.lock import exclusive
+
+from .fill_pixel_cache import make_pixels
+
+log = logging.getLogger(__name__)
+
+TEACHER_IDS = {
+    "BMCA": "bmca",
+    "BiomedCLIP": "biomedclip",
+    "UniMedCLIP": "unimedclip",
+    "QuiltNet": "quiltnet",
+    "GenMedClip": "genmedclip",
+    "PLIP": "plip",
+    "PUBMEDCLIP": "pubmedclip",
+    "PMCCLIP": "pmcclip",
+    "MedCLIP": "medclip",
+}
+"""The authors' names of the teachers, and ours."""
+
+NORM_TOLERANCE = 1e-3
+"""The released features are unit norm in float32; anything farther off is another kind of file."""
+
+DEFAULT_PIXELS = Pixels()
+"""How the images are kept where the caller does not say."""
+
+Features = dict[str, npt.NDArray[np.float32]]
+
+
+def import_mmkd(
+    source: Path,
+    store: str | os.PathLike[str],
+    *,
+    range_rows: int,
+    chunk_rows: int,
+    pixels: Pixels | None = DEFAULT_PIXELS,
+) -> StoreInfo:
+    """Make a store of a released cache.
+
+    Args:
+        source: the folder with ``meta.jsonl`` and ``features/``.
+        store: the folder or URL to make it in; must not hold one.
+        range_rows: R.
+        chunk_rows: C.
+        pixels: how to keep the images in the store, which then needs nothing beside it; they are left out if None.
+
+    Raises:
+        CorpusError: the cache is not laid out as released.
+        StoreError: there is a store already.
+    """
+    location = locate(store)
+    entries = read_meta(source)
+    signature = {"imported_from": source.name, "meta_sha256": sha256_file(source / "meta.jsonl")}
+    features = [read_features(source / entry["imgpath"]) for entry in entries]
+    rows = [_row(source, entry, row) for row, entry in enumerate(entries)]
+    check_keys([row["key"] for row in rows])
+    table = pa.Table.from_pylist(rows, schema=PAIR_SCHEMA)
+    # Everything is read and checked before the store begins to exist.
+    units = {
+        name: _teacher_features(name, entries=entries, features=features)
+        for name in TEACHER_IDS
+        if any(f"{name}_img" in found for found in features)
+    }
+    info = _begin(location, table, source, signature=signature, range_rows=range_rows, chunk_rows=chunk_rows)
+    with exclusive(location):
+        for name, unit in units.items():
+            _import_teacher(location, info, name, unit)
+    if pixels:
+        made = make_pixels(location, PixelSpec.of(pixels), corpus_root=source)
+        for reason, count in made.bad_rows.items():
+            log.warning("%d images are not kept in the store: %s", count, reason)
+    return info
+
+
+def _begin(
+    location: Location, table: pa.Table, source: Path, *, signature: dict[str, str], range_rows: int, chunk_rows: int
+) -> StoreInfo:
+    """Make the store, or find the one that an earlier import of the same cache began."""
+    try:
+        info = read_store_info(location)
+    except StoreNotFoundError:
+        index = CorpusIndex(table=table, root=source.resolve())
+        return create_store(location, index, signature=signature, range_rows=range_rows, chunk_rows=chunk_rows)
+    if info.corpus != signature:
+        raise StoreError(f"{location}: there is a store of other pairs already", hint="import into a new folder")
+    return info
+
+
+def read_meta(source: Path) -> list[dict[str, Any]]:
+    """Return the entries of a cache's ``meta.jsonl``, checked.
+
+    Raises:
+        CorpusError: the cache is not laid out as released.
+    """
+    try:
+        lines = (source / "meta.jsonl").read_text().splitlines()
+        entries = [json.loads(line) for line in lines if line.strip()]
+    except FileNotFoundError as error:
+        raise CorpusError(f"{source}: no meta.jsonl; not a released MMKD-CLIP cache") from error
+    except ValueError as error:
+        raise CorpusError(f"{source / 'meta.jsonl'}: not JSON lines: {error}") from error
+    wanted = {"id", "imgpath", "txt", "available_clips"}
+    for number, entry in enumerate(entries, start=1):
+        if not wanted <= set(entry):
+            raise CorpusError(f"{source / 'meta.jsonl'}:{number}: lacks {', '.join(sorted(wanted - set(entry)))}")
+        unknown = set(entry["available_clips"]) - set(TEACHER_IDS)
+        if unknown:
+            raise CorpusError(f"{source / 'meta.jsonl'}:{number}: unknown teachers {', '.join(sorted(unknown))}")
+    if not entries:
+        raise CorpusError(f"{source / 'meta.jsonl'}: holds no pair")
+    return entries
+
+
+def read_features(image: Path) -> Features:
+    """Return the released features of an image and its caption, by the authors' names; unprojected.
+
+    Raises:
+        CorpusError: there are none, or the file holds something else.
+    """
+    path = image.parent / "clips_output.pt"
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CorpusError(f"{path}: missing") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CorpusError(f"{path}: not a file of tensors: {error}") from error
+    return {name: tensor.float().numpy().reshape(-1) for name, tensor in loaded.items()}
+
+
+def _row(source: Path, entry: dict[str, Any], row: int) -> dict[str, Any]:
+    image = source / entry["imgpath"]
+    if not image.is_file():
+        raise CorpusError(f"{image}: the image is missing")
+    data = image.read_bytes()
+    size = image_size(data)
+    article = json.loads((source / entry["metapath"]).read_text()) if entry.get("metapath") else {}
+    return {
+        "row": row,
+        "key": entry["id"],
+        "uri": entry["imgpath"],
+        "member": None,
+        "caption": entry["txt"].strip(),
+        "modality": None,
+        "split": "train",
+        "image_sha256": hashlib.sha256(data).hexdigest(),
+        "width": size[0] if size else None,
+        "height": size[1] if size else None,
+        "source": article.get("article_accession_id"),
+        "license": article.get("article_license"),
+    }
+
+
+def _teacher_features(name: str, *, entries: list[dict[str, Any]], features: list[Features]) -> UnitFeatures:
+    """Return a teacher's features of all pairs, checked."""
+    rows, width = len(entries), next(len(found[f"{name}_img"]) for found in features if f"{name}_img" in found)
+    image_ND, text_ND = np.zeros((rows, width), np.float32), np.zeros((rows, width), np.float32)
+    status_N = np.full(rows, Status.NOT_APPLICABLE, np.uint8)
+    for row, (entry, found) in enumerate(zip(entries, features, strict=True)):
+        if name in entry["available_clips"]:
+            image_ND[row] = _checked(found, f"{name}_img", width, entry["id"])
+            text_ND[row] = _checked(found, f"{name}_txt", width, entry["id"])
+            status_N[row] = Status.OK
+    return UnitFeatures(image=image_ND, text=text_ND, status=status_N, reasons={})
+
+
+def _import_teacher(location: Location, info: StoreInfo, name: str, features: UnitFeatures) -> None:
+    spec = Spec(
+        teacher=TEACHER_IDS[name],
+        embed_dim=features.image.shape[1],
+        weights_sha256=None,
+        architecture={"released_as": name},
+        preprocessing={"unknown": "the release does not say"},
+        tokenizer={"unknown": "the release does not say"},
+        output="MMKD-CLIP's released clips_output.pt, L2-normalised",
+        compute_dtype="float32",
+    )
+    register_teacher(location, spec, info=info)
+    circumstances = Circumstances(
+        device="import", batch_size=1, run_id=f"import-{secrets.token_hex(3)}", attempt=1, timings_s={}, versions={}
+    )
+    pairs = PairTable(location, rows=info.rows)
+    for range_id in range(info.ranges):
+        part = slice(*info.bounds(range_id))
+        commit_unit(
+            location,
+            info=info,
+            spec=spec,
+            range_id=range_id,
+            pairs=pairs.read(part.start, part.stop),
+            features=UnitFeatures(
+                image=features.image[part], text=features.text[part], status=features.status[part], reasons={}
+            ),
+            circumstances=circumstances,
+        )
+
+
+def _checked(found: Features, name: str, width: int, key: str) -> npt.NDArray[np.float32]:
+    if name not in found:
+        raise CorpusError(f"pair {key}: available_clips promises {name}, clips_output.pt does not hold it")
+    feature = found[name]
+    norm = float(np.linalg.norm(feature))
+    if len(feature) != width or abs(norm - 1) > NORM_TOLERANCE:
+        raise CorpusError(f"pair {key}: {name} has width {len(feature)} and norm {norm:.4f}, expected {width} and 1")
+    return feature

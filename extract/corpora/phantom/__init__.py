@@ -1,0 +1,1 @@
+"""Draws the phantom corpus, synthetic biomedical images with captions; knows neither stores nor configuration."""

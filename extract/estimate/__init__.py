@@ -1,0 +1,1 @@
+"""Measures and forecasts the cost of an extraction; writes to no store."""

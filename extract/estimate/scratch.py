@@ -1,0 +1,62 @@
+"""Extracting some rows of a store without writing to it: into a store in memory that has only those rows.
+
+The probe of ``plan`` and ``drift`` use it, so that they run the very code that ``run`` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from extract.config import ExtractPipeline
+from extract.run.driver import Job
+from store.format.commit import register_teacher
+from store.format.records import Spec
+from store.index.create import create_store
+from store.index.in_memory import CorpusIndex
+from store.io.location import Location, locate
+
+RUN_ID = "scratch"
+"""In receipts of a store that nobody keeps."""
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Location]:
+    """Yield a place in this process's memory that is emptied afterwards."""
+    place = locate(f"memory://scratch/{secrets.token_hex(8)}")
+    try:
+        yield place
+    finally:
+        place.delete_below("")
+
+
+def scratch_job(
+    place: Location, pipeline: ExtractPipeline, specs: Sequence[Spec], pairs: pa.Table, *, root: str, range_rows: int
+) -> Job:
+    """Make a store of some pairs in an empty place, and return the job of extracting them.
+
+    Args:
+        place: from `scratch`.
+        pipeline: whose entries and settings the workers get.
+        specs: of the teachers that are to run.
+        pairs: rows of a pair table, with distinct keys; they are numbered anew.
+        root: where their images lie.
+        range_rows: rows that a worker does at once.
+    """
+    place.delete_below("")
+    index = CorpusIndex(table=pairs, root=root)
+    info = create_store(place, index, signature={}, range_rows=range_rows, chunk_rows=range_rows)
+    for spec in specs:
+        register_teacher(place, spec, info=info)
+    return Job(
+        store=place,
+        entries={spec.teacher: pipeline.teachers[spec.teacher] for spec in specs},
+        specs={spec.teacher: spec for spec in specs},
+        settings=pipeline.extract,
+        max_pixels=pipeline.max_pixels,
+        corpus_root=root,
+        run_id=RUN_ID,
+    )

@@ -1,0 +1,252 @@
+"""How fast teachers are on the device at hand, how much memory they take, and what that makes of a corpus."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.geometry import Geometry, fit_all
+from extract.teacher_files.specs import teacher_spec
+from extract.teachers.loading import Teacher, load_teacher
+from store.corpus.decode import decode_image
+from store.errors import WeightsNotFoundError
+
+from .memory import begin_peak, give_back, held_bytes, peak_bytes
+from .stand_in import captions, stand_in
+
+IMAGE_PX = (640, 480)
+"""Of the JPEG whose decoding is timed: a usual size of figures."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class TeacherSpeed:
+    """One teacher.
+
+    Attributes:
+        weights: ``own`` or ``random``.
+        precision: that it computes in.
+        images_per_s: encoded, from pixels that fit; decoding is not in it.
+        captions_per_s: tokenised and encoded.
+        parameter_bytes: of its weights in memory.
+        peak_bytes: that it took at most, weights and one batch's work, beyond what was held before it.
+        load_s: to read its files and build it.
+        cpu_share: on a CPU, of its threads' time, what this process got while it was measured: less than 1 where other
+            work used the machine, or where threads waited for each other.
+        hours: for the rows of the profile, decoding apart.
+    """
+
+    weights: str
+    precision: str
+    images_per_s: float
+    captions_per_s: float
+    parameter_bytes: int
+    peak_bytes: int
+    load_s: float
+    cpu_share: float | None
+    hours: float
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Profile:
+    """Teachers that share a device.
+
+    Attributes:
+        device: a GPU by name, or the processor.
+        threads: of CPU arithmetic.
+        batch_size: rows of a forward pass.
+        rows: that hours are for, each with an image and a caption of its own.
+        teachers: by id.
+        not_profiled: by id, why.
+        decoded_per_s: JPEGs that one thread decodes and fits to every geometry of the teachers, per second of
+            processor time.
+        parameter_bytes: of all teachers.
+        resident_bytes: held with all of them loaded, beyond what was held before the first.
+        decode_hours: of one thread, for the rows.
+        hours: for the rows with each image decoded once: all teachers one after the other; on a GPU the decoding goes
+            on beside them and counts where its threads take longer, on a CPU it takes its time from theirs.
+        hours_alone: the same if the process had its CPU threads to itself; None on a GPU.
+    """
+
+    device: str
+    threads: int
+    batch_size: int
+    rows: int
+    teachers: dict[str, TeacherSpeed]
+    not_profiled: dict[str, str]
+    decoded_per_s: float
+    parameter_bytes: int
+    resident_bytes: int
+    decode_hours: float
+    hours: float
+    hours_alone: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return asdict(self)
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Settings:
+    """How a profile measures.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        threads: of CPU arithmetic; set for the process.
+        decode_threads: that decode beside a GPU.
+        batch_size: rows of a forward pass.
+        seconds: of each measurement at least; one batch more than that may take.
+        rows: that hours are for.
+        random_weights: profile teachers whose weights are not here with random ones.
+    """
+
+    device: str
+    threads: int
+    decode_threads: int
+    batch_size: int
+    seconds: float
+    rows: int
+    random_weights: bool = False
+
+
+def profile(
+    entries: Mapping[str, TeacherEntry], settings: Settings, *, advance: Callable[[int], None] = lambda _: None
+) -> Profile:
+    """Load teachers one after the other, keep them, and measure each.
+
+    Args:
+        entries: by id.
+        settings: how.
+        advance: told after each teacher.
+
+    Raises:
+        WeightsNotFoundError: none can be profiled.
+        TeacherError: one cannot be loaded.
+    """
+    torch.set_num_threads(settings.threads)
+    before = held_bytes(settings.device)
+    resident: dict[str, Teacher] = {}
+    speeds: dict[str, TeacherSpeed] = {}
+    absent: dict[str, str] = {}
+    for name, entry in entries.items():
+        try:
+            resident[name], speeds[name] = _measure(name, entry, settings)
+        except WeightsNotFoundError as error:
+            absent[name] = str(error)
+        advance(1)
+    if not resident:
+        raise WeightsNotFoundError(
+            "no teacher could be profiled: " + "; ".join(f"{name}: {reason}" for name, reason in absent.items()),
+            hint="python -m extract fetch gets their weights; --random-weights profiles without them",
+        )
+    decoded_per_s = _decoded_per_s({teacher.geometry for teacher in resident.values()}, settings.seconds)
+    forward = sum(speed.hours for speed in speeds.values())
+    decode = settings.rows / decoded_per_s / 3600
+    on_gpu = settings.device == "cuda"
+    return Profile(
+        device=torch.cuda.get_device_name() if on_gpu else f"cpu ({_processor()})",
+        threads=settings.threads,
+        batch_size=settings.batch_size,
+        rows=settings.rows,
+        teachers=speeds,
+        not_profiled=absent,
+        decoded_per_s=decoded_per_s,
+        parameter_bytes=sum(speed.parameter_bytes for speed in speeds.values()),
+        resident_bytes=_held(settings.device) - before,
+        decode_hours=decode,
+        hours=max(forward, decode / settings.decode_threads) if on_gpu else forward + decode,
+        hours_alone=None if on_gpu else sum(s.hours * (s.cpu_share or 1) for s in speeds.values()) + decode,
+    )
+
+
+def _held(device: str) -> int:
+    give_back()
+    return held_bytes(device)
+
+
+def _measure(name: str, entry: TeacherEntry, settings: Settings) -> tuple[Teacher, TeacherSpeed]:
+    before, began = _held(settings.device), time.perf_counter()
+    teacher, weights = _load(name, entry, settings)
+    give_back()  # What loading left behind is not the teacher's.
+    load_s = time.perf_counter() - began
+    side, count = teacher.geometry.size_px, settings.batch_size
+    pixels_BHWC = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
+    texts = _batches(captions(4 * count), count)
+    begin_peak(settings.device)
+    wall, used = time.perf_counter(), time.process_time()
+    images_per_s = count * _calls_per_s(lambda: teacher.encode_image(pixels_BHWC), settings.seconds)
+    captions_per_s = count * _calls_per_s(lambda: teacher.encode_text(next(texts)), settings.seconds)
+    share = (time.process_time() - used) / (time.perf_counter() - wall) / settings.threads
+    return teacher, TeacherSpeed(
+        weights=weights,
+        precision=teacher.spec.compute_dtype,
+        images_per_s=images_per_s,
+        captions_per_s=captions_per_s,
+        parameter_bytes=teacher.nbytes,
+        peak_bytes=peak_bytes(settings.device) - before,
+        load_s=load_s,
+        cpu_share=None if settings.device == "cuda" else min(1.0, share),
+        hours=settings.rows * (1 / images_per_s + 1 / captions_per_s) / 3600,
+    )
+
+
+def _load(name: str, entry: TeacherEntry, settings: Settings) -> tuple[Teacher, str]:
+    try:
+        return load_teacher(teacher_spec(name, entry), entry, device=settings.device), "own"
+    except WeightsNotFoundError:
+        if not settings.random_weights:
+            raise
+    with tempfile.TemporaryDirectory(prefix="mmkd-profile-") as folder:
+        return stand_in(name, entry, Path(folder), device=settings.device), "random"
+
+
+def _batches(texts: Sequence[str], count: int) -> Iterator[list[str]]:
+    """Yield batches for ever, each of other captions than the one before."""
+    for number in itertools.count():
+        start = number * count % len(texts)
+        yield list(texts[start : start + count])
+
+
+def _calls_per_s(
+    call: Callable[[], object], seconds: float, *, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    call()  # The first call chooses kernels and takes memory.
+    calls, began = 0, clock()
+    while (elapsed := clock() - began) < seconds or not calls:
+        call()
+        calls += 1
+    return calls / elapsed
+
+
+def _decoded_per_s(geometries: set[Geometry], seconds: float) -> float:
+    data, max_pixels = _jpeg(), IMAGE_PX[0] * IMAGE_PX[1]
+
+    def decode() -> dict[Geometry, npt.NDArray[np.uint8]]:
+        return fit_all(decode_image(data, max_pixels=max_pixels), geometries)
+
+    # Decoding keeps one thread busy and waits for nothing, so that its own time is what it costs.
+    return _calls_per_s(decode, min(seconds, 1.0), clock=time.process_time)
+
+
+def _jpeg() -> bytes:
+    coarse = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(coarse).resize(IMAGE_PX, Image.Resampling.BICUBIC).save(buffer, "jpeg", quality=90)
+    return buffer.getvalue()
+
+
+def _processor() -> str:
+    return f"{platform.machine()}, {os.cpu_count()} cores"

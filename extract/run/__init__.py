@@ -1,0 +1,1 @@
+"""Plans, schedules and executes an extraction in one process; knows nothing of Ray."""

@@ -1,0 +1,229 @@
+"""The work of one range: decode once, fit once per geometry, run every teacher, commit. Knows nothing of Ray."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from extract.teachers.loading import Teacher
+from store.corpus.image_source import ImageSource
+from store.format.commit import Circumstances, UnitFeatures, commit_unit, committed_receipt
+from store.format.pairs import PairTable, pairs_digest, strings
+from store.format.records import Receipt, Status, StoreInfo
+from store.io.location import Location
+
+from .batch_size import BatchSize
+from .decoding import Decoder, DistinctImages
+from .stages import Clock
+
+PACKAGES = ("torch", "open_clip_torch", "timm", "transformers", "zarr")
+"""Whose versions a receipt records: the teachers' arithmetic and tokenizers are theirs."""
+
+
+def _no_step() -> None:
+    return
+
+
+@dataclass(kw_only=True, slots=True)
+class Worker:
+    """Runs teachers over ranges of a store.
+
+    Attributes:
+        store: where it lies.
+        info: its shape.
+        pairs: its pair table.
+        images: where the images are.
+        teachers: by id, resident.
+        batch_size: rows of a forward pass; borders count from the range's first image, so that
+            results do not depend on who does which range.
+        decode_threads: threads that read and decode.
+        max_pixels: width times height that is decoded.
+        device: for the receipts.
+        run_id: for the receipts.
+        on_step: called many times in a range, which shows that work goes on.
+    """
+
+    store: Location
+    info: StoreInfo
+    pairs: PairTable
+    images: ImageSource
+    teachers: dict[str, Teacher]
+    batch_size: int
+    decode_threads: int
+    max_pixels: int
+    device: str
+    run_id: str
+    on_step: Callable[[], object] = _no_step
+    _batch_sizes: dict[str, BatchSize] = field(default_factory=dict, init=False)
+
+    def run(
+        self, range_id: int, names: Sequence[str], *, attempt: int = 1, killers: Mapping[int, str] | None = None
+    ) -> list[Receipt]:
+        """Extract one range with the named teachers and commit each one's unit.
+
+        Args:
+            range_id: which range.
+            names: teachers that still lack it.
+            attempt: counted from 1, for the receipt.
+            killers: rows that are left out, with the reason.
+
+        Raises:
+            OutOfMemoryError: a single row does not fit into the device's memory.
+        """
+        start, stop = self.info.bounds(range_id)
+        clock = Clock(self.on_step)
+        pairs = self.pairs.read(start, stop)
+        found = {} if attempt == 1 else self._committed(range_id, names, pairs)
+        teachers = [self.teachers[name] for name in names if name not in found]
+        left_out = {row - start: reason for row, reason in (killers or {}).items()}
+        features = self._features(pairs, teachers, left_out, clock)
+        for teacher in teachers:
+            # Decoding and the teachers share a range, so each receipt of it carries the range's stages.
+            circumstances = self._circumstances(teacher, clock, attempt)
+            with clock("write"):
+                found[teacher.name] = commit_unit(
+                    self.store,
+                    info=self.info,
+                    spec=teacher.spec,
+                    range_id=range_id,
+                    pairs=pairs,
+                    features=features[teacher.name],
+                    circumstances=circumstances,
+                )
+        return [found[name] for name in names]
+
+    def probe(self, rows: range, names: Sequence[str]) -> None:
+        """Do everything with some rows but store the result, to see whether this process survives it."""
+        pairs = self.pairs.read(rows.start, rows.stop)
+        self._features(pairs, [self.teachers[name] for name in names], {}, Clock(self.on_step))
+
+    def _committed(self, range_id: int, names: Sequence[str], pairs: pa.Table) -> dict[str, Receipt]:
+        """Return what an earlier attempt committed before it failed."""
+        digest = pairs_digest(pairs)
+        receipts = {
+            name: committed_receipt(self.store, name, range_id, spec_hash=self.teachers[name].spec.hash, digest=digest)
+            for name in names
+        }
+        return {name: receipt for name, receipt in receipts.items() if receipt and receipt.run_id == self.run_id}
+
+    def _features(
+        self, pairs: pa.Table, teachers: Sequence[Teacher], left_out: Mapping[int, str], clock: Clock
+    ) -> dict[str, UnitFeatures]:
+        """Return what each teacher makes of some pairs; rows that are left out have a status and zeros."""
+        if not teachers:
+            return {}
+        distinct = DistinctImages.of(pairs)
+        image_KD, bad_images = self._encode_images(pairs, distinct, teachers, left_out, clock)
+        bad_rows = {
+            row: bad_images[image] for row, image in enumerate(distinct.of_row_N.tolist()) if image in bad_images
+        }
+        captions = strings(pairs, "caption")
+        status, reasons = _status(captions, bad_rows, left_out)
+        captions[list(left_out)] = None
+        features = {}
+        for teacher in teachers:
+            text_ND, truncated_N = self._encode_captions(teacher, captions, clock)
+            features[teacher.name] = UnitFeatures(
+                image=image_KD[teacher.name][distinct.of_row_N],
+                text=text_ND,
+                status=status,
+                reasons=reasons,
+                truncated=truncated_N,
+            )
+        return features
+
+    def _encode_images(
+        self,
+        pairs: pa.Table,
+        distinct: DistinctImages,
+        teachers: Sequence[Teacher],
+        left_out: Mapping[int, str],
+        clock: Clock,
+    ) -> tuple[dict[str, npt.NDArray[np.float32]], dict[int, str]]:
+        """Return features of the K distinct images by teacher, and the reasons of those that cannot be used."""
+        count = len(distinct.firsts_K)
+        bad: dict[int, str] = {}
+        image_KD = {teacher.name: np.zeros((count, teacher.embed_dim), np.float32) for teacher in teachers}
+        decoder = Decoder(
+            images=self.images,
+            batch_size=self.batch_size,
+            threads=self.decode_threads,
+            max_pixels=self.max_pixels,
+        )
+        shown = {image for row, image in enumerate(distinct.of_row_N.tolist()) if row not in left_out}
+        batches = decoder.batches(
+            pairs.take(distinct.firsts_K),
+            {teacher.geometry for teacher in teachers},
+            leave_out={*range(count)} - shown,
+            bad=bad,
+            clock=clock,
+        )
+        for first, pixels in batches:
+            for teacher in teachers:
+                batch_BHWC = pixels[teacher.geometry]
+
+                def encode(
+                    rows: slice, teacher: Teacher = teacher, batch_BHWC: npt.NDArray[np.uint8] = batch_BHWC
+                ) -> npt.NDArray[np.float32]:
+                    with clock("forward_image"):
+                        return teacher.encode_image(batch_BHWC[rows])
+
+                parts = self._batch_size(teacher).over(len(batch_BHWC), encode)
+                image_KD[teacher.name][first : first + len(batch_BHWC)] = np.concatenate(parts)
+        return image_KD, bad
+
+    def _encode_captions(
+        self, teacher: Teacher, captions: npt.NDArray[np.object_], clock: Clock
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Encode each distinct caption once; give every row its own feature, and whether its caption was cut."""
+        distinct = list(dict.fromkeys(caption for caption in captions if caption))
+        features_BD = np.zeros((len(captions), teacher.embed_dim), np.float32)
+        truncated_B = np.zeros(len(captions), np.bool_)
+        if not distinct:
+            return features_BD, truncated_B
+
+        def encode(rows: slice) -> tuple[npt.NDArray[np.float32], list[bool]]:
+            with clock("forward_text"):
+                tokens = teacher.tokenize(distinct[rows])
+                return teacher.encode_tokens(tokens), tokens.truncated_B
+
+        parts = self._batch_size(teacher).over(len(distinct), encode)
+        encoded_KD = np.concatenate([encoded_BD for encoded_BD, _ in parts])
+        cut_K = np.array([cut for _, truncated in parts for cut in truncated])
+        place = {caption: number for number, caption in enumerate(distinct)}
+        has_caption = np.array([bool(caption) for caption in captions])
+        of_rows = [place[caption] for caption in captions if caption]
+        features_BD[has_caption], truncated_B[has_caption] = encoded_KD[of_rows], cut_K[of_rows]
+        return features_BD, truncated_B
+
+    def _batch_size(self, teacher: Teacher) -> BatchSize:
+        return self._batch_sizes.setdefault(teacher.name, BatchSize(self.batch_size, teacher=teacher.name))
+
+    def _circumstances(self, teacher: Teacher, clock: Clock, attempt: int) -> Circumstances:
+        return Circumstances(
+            device=self.device,
+            batch_size=self._batch_size(teacher).rows,
+            run_id=self.run_id,
+            attempt=attempt,
+            timings_s=clock.timings(),
+            versions={name: importlib.metadata.version(name) for name in PACKAGES},
+        )
+
+
+def _status(
+    captions: npt.NDArray[np.object_], bad_images: Mapping[int, str], killers: Mapping[int, str]
+) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
+    status = np.full(len(captions), Status.OK, np.uint8)
+    reasons: dict[int, str] = {}
+    for position, caption in enumerate(captions):
+        if not caption:
+            status[position], reasons[position] = Status.BAD_TEXT, "the caption is missing or empty"
+    for kind, found in ((Status.BAD_IMAGE, bad_images), (Status.KILLER_ROW, killers)):
+        for position, reason in found.items():
+            status[position], reasons[position] = kind, reason
+    return status, reasons

@@ -1,0 +1,102 @@
+"""From the authors' checkpoints to the tensors that a family's model has, by the names that it gives them.
+
+What is dropped is named here; whatever else is strange in a file is refused when it is loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from store.errors import TeacherError
+
+from .checkpoints import State, float_tensors, read_checkpoint, state_dict
+from .entry import TeacherEntry
+from .weights import Weights
+
+OPENAI_SETTINGS = frozenset({"input_resolution", "context_length", "vocab_size"})
+"""Numbers that OpenAI's CLIP keeps among its tensors."""
+
+PMC_LOG_SCALE = 4.4292
+"""PMC-CLIP's published parts lack its logit scale; this is its logarithm in copies of the authors' notebook."""
+
+PMC_OTHER_HEADS = (
+    "positional_embedding",
+    "ln_final.",
+    "mlm_projection",
+    "img_special_token",
+    "fusion_module.",
+    "transformer.",
+    "token_embedding.",
+)
+"""Of PMC-CLIP's whole checkpoint, what its image-text features do not need."""
+
+
+def read_state(entry: TeacherEntry, weights: Weights) -> State:
+    """Return a teacher's tensors, float32, by the names of its family's model.
+
+    Raises:
+        TeacherError: a file is not what it should be.
+    """
+    if weights.conversion is not None:
+        loaded: State = read_checkpoint(weights.paths[0])
+        return loaded
+    if entry.family == "pmc_clip":
+        state = _pmc_parts(weights.paths) if len(weights.paths) > 1 else _pmc_whole(weights.paths[0])
+    else:
+        path = weights.paths[0]
+        state = RENAME[entry.family](state_dict(read_checkpoint(path), path))
+    return float_tensors(state)
+
+
+def _open_clip(state: State) -> State:
+    return {name: value for name, value in state.items() if name != "text.transformer.embeddings.position_ids"}
+
+
+def _open_clip_file(state: State) -> State:
+    # UniMed-CLIP's fork calls the text tower text_encoder.
+    renamed = {
+        f"text.{name.removeprefix('text_encoder.')}" if name.startswith("text_encoder.") else name: value
+        for name, value in state.items()
+        if name not in OPENAI_SETTINGS
+    }
+    return _open_clip(renamed)
+
+
+def _without_position_ids(state: State) -> State:
+    return {name: value for name, value in state.items() if not name.endswith(".position_ids")}
+
+
+def _medclip(state: State) -> State:
+    # Swin's indices are computed; transformers kept them among the tensors until they became buffers.
+    return {
+        name: value
+        for name, value in _without_position_ids(state).items()
+        if not name.endswith("relative_position_index")
+    }
+
+
+RENAME = {
+    "open_clip": _open_clip,
+    "open_clip_file": _open_clip_file,
+    "clip": _without_position_ids,
+    "medclip": _medclip,
+}
+
+
+def _pmc_parts(paths: tuple[Path, ...]) -> State:
+    vision, text = (state_dict(read_checkpoint(path), path) for path in paths[:2])
+    projection = read_checkpoint(paths[2])
+    if not isinstance(projection, Tensor):
+        raise TeacherError(f"{paths[2]}: holds {type(projection).__name__}, expected one matrix", hint="fetch it again")
+    state = {f"visual.{name.removeprefix('visual.')}": value for name, value in vision.items()}
+    state |= {f"text_encoder.{name}": value for name, value in text.items() if name != "embeddings.position_ids"}
+    return state | {"text_projection": projection.detach(), "logit_scale": torch.tensor(PMC_LOG_SCALE)}
+
+
+def _pmc_whole(path: Path) -> State:
+    state = state_dict(read_checkpoint(path), path)
+    stale = "text_encoder.embeddings.position_ids"
+    return {name: value for name, value in state.items() if name != stale and not name.startswith(PMC_OTHER_HEADS)}

@@ -1,0 +1,181 @@
+"""A teacher's weights on disk: which files, whether they are weights at all, their digest. Without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from store.errors import TeacherError, WeightsNotFoundError
+from store.files import sha256_file
+from store.io.weight_files import check_plausible
+
+from .entry import TeacherEntry
+
+CONVERTED_NAME = "converted.safetensors"
+RECORD_NAME = "converted.json"
+"""What ``extract fetch`` makes of the authors' files: the model's tensors alone, and a record of what they were."""
+
+SAFETENSORS_NAME = "open_clip_model.safetensors"
+NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "open_clip": ((SAFETENSORS_NAME,), ("open_clip_pytorch_model.bin",)),
+    "clip": (("model.safetensors",), ("pytorch_model.bin",)),
+    "pmc_clip": (("image_encoder(resnet50).pth", "text_encoder.pth", "text_projection_layer.pth"),),
+    "medclip": (("pytorch_model.bin",),),
+}
+"""Names of the weights as the authors publish them, by family; of several the first that are there are taken."""
+
+MIN_SAFETENSORS_HEADER = 9
+
+
+class SourceFile(BaseModel):
+    """One of the authors' files, as it was when it was converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    nbytes: int
+    sha256: str
+
+
+class ConversionRecord(BaseModel):
+    """``converted.json``.
+
+    Attributes:
+        files: the authors', by name.
+        sha256: of the converted file.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    files: dict[str, SourceFile]
+    sha256: str
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Weights:
+    """A teacher's weights.
+
+    Attributes:
+        folder: where they lie.
+        paths: to be read, in the order of the family.
+        conversion: of what was converted, if they were.
+    """
+
+    folder: Path
+    paths: tuple[Path, ...]
+    conversion: ConversionRecord | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk."""
+        return sum(path.stat().st_size for path in self.paths)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the authors' file; of several files that of their names and digests.
+
+        It stays the same when the file is converted, because the tensors do.
+
+        Raises:
+            TeacherError: the converted file is not the one that was written.
+        """
+        if self.conversion is None:
+            return combined({path.name: sha256_file(path) for path in self.paths})
+        if sha256_file(self.paths[0]) != self.conversion.sha256:
+            raise TeacherError(
+                f"{self.paths[0]}: not the file that {RECORD_NAME} beside it was written for",
+                hint="it is damaged or was replaced; delete it, and fetch makes it anew from the authors' file",
+            )
+        return combined({name: file.sha256 for name, file in self.conversion.files.items()})
+
+
+def combined(digests: Mapping[str, str]) -> str:
+    """Return one digest for several files."""
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def weight_names(entry: TeacherEntry) -> Sequence[tuple[str, ...]]:
+    """Return the sets of file names, each of which would do."""
+    return ((entry.checkpoint,),) if entry.checkpoint else NAMES[entry.family]
+
+
+def find_weights(name: str, entry: TeacherEntry, *, converted: bool = True) -> Weights:
+    """Find a teacher's weights.
+
+    Args:
+        name: the teacher's id, for messages.
+        entry: says where they lie.
+        converted: take the converted file if it is there.
+
+    Raises:
+        WeightsNotFoundError: a file is missing; the message says which and where it comes from.
+        TeacherError: one is not what its name says.
+    """
+    folder = Path(entry.folder)
+    sets = weight_names(entry)
+    present = next((names for names in sets if all((folder / file).is_file() for file in names)), None)
+    if converted and (found := _find_converted(folder, sets)):
+        return found
+    if present is None:
+        missing = [file for file in sets[-1] if not (folder / file).is_file()]
+        alternative = f" (nor {' or '.join(' + '.join(names) for names in sets[:-1])})" if len(sets) > 1 else ""
+        raise WeightsNotFoundError(
+            f"teacher {name}: {folder}: {' and '.join(missing)} missing{alternative}", hint=_where(name, entry, missing)
+        )
+    paths = tuple(folder / file for file in present)
+    for path in paths:
+        check_plausible(path)
+    return Weights(folder=folder, paths=paths, conversion=None)
+
+
+def _find_converted(folder: Path, sets: Sequence[tuple[str, ...]]) -> Weights | None:
+    record, path = folder / RECORD_NAME, folder / CONVERTED_NAME
+    if not (record.is_file() and path.is_file()):
+        return None
+    try:
+        conversion = ConversionRecord.model_validate_json(record.read_bytes())
+    except ValidationError as error:
+        raise TeacherError(
+            f"{record}: not a record of a conversion: {error}", hint="delete it and fetch again"
+        ) from None
+    sources = {file: folder / file for file in conversion.files}
+    if tuple(conversion.files) not in sets:
+        return None
+    # A file of another size was put there since; what was made of the old one is then not its conversion.
+    if any(path.is_file() and path.stat().st_size != conversion.files[file].nbytes for file, path in sources.items()):
+        return None
+    return Weights(folder=folder, paths=(path,), conversion=conversion)
+
+
+def _where(name: str, entry: TeacherEntry, missing: Sequence[str]) -> str:
+    origins = [
+        f"{file} of {item.origin}"
+        for item in entry.download
+        for file in (*item.files, *item.optional)
+        if file in missing
+    ]
+    if not origins:
+        return f"put it there, or correct teachers.{name}.folder"
+    return f"python -m extract fetch {name}, or put {' and '.join(origins)} there"
+
+
+def write_record(folder: Path, sources: Sequence[Path], converted: Path) -> bytes:
+    """Return the content of ``converted.json`` for a file converted from the authors' files.
+
+    Args:
+        folder: the teacher's.
+        sources: the authors' files, in the order of the family.
+        converted: the file made of them, not yet in place.
+    """
+    files = {
+        path.relative_to(folder).as_posix(): SourceFile(nbytes=path.stat().st_size, sha256=sha256_file(path))
+        for path in sources
+    }
+    record = ConversionRecord(files=files, sha256=sha256_file(converted))
+    return (json.dumps(record.model_dump(mode="json"), indent=1) + "\n").encode()

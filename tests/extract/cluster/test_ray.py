@@ -1,0 +1,48 @@
+"""Extraction on Ray: who does which range is left to chance, and changes no byte."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from extract.run.driver import build_worker, run
+
+pytestmark = [pytest.mark.ray, pytest.mark.end_to_end]
+
+
+def test_two_ray_workers_store_the_bytes_of_a_local_run(
+    tmp_path, long_pipeline, prepare, cli, stored_bytes, undisturbed
+):
+    config = long_pipeline(tmp_path, workers=2)
+    prepare(config)
+    code, stdout, stderr = cli("run", "--pipeline", "tiny", "--config", config, "--json")
+    assert code == 0, stderr
+    outcome = json.loads(stdout)
+    assert (outcome["units"], outcome["found"], outcome["done"], outcome["failed"]) == (50, 0, 50, {})
+    assert stored_bytes(tmp_path / "store") == undisturbed
+    [progress] = (tmp_path / "store" / "runs").glob("*/progress.json")
+    said = json.loads(progress.read_text())
+    assert (said["state"], said["units"], said["done"], said["bad_rows"]) == ("finished", 50, 50, {})
+    assert set(said["rows_per_s"]) == {"small", "wide"}
+    assert min(said["rows_per_s"].values()) > 0
+    assert said["stage_seconds"]["forward_image"] > 0
+
+
+@pytest.mark.parametrize("order", ["shuffled", "teachers apart"])
+def test_the_order_of_ranges_and_teachers_changes_no_byte(
+    tmp_path, long_pipeline, prepare, stored_bytes, undisturbed, order
+):
+    def execute(job, work, tracker):
+        worker = build_worker(job)
+        items = [(item.range_id, item.teachers) for item in work]
+        if order == "teachers apart":
+            items = [(range_id, [name]) for name in ("wide", "small") for range_id, _ in items]
+        if order == "shuffled":
+            items = [items[place] for place in np.random.default_rng(5).permutation(len(items))]
+        for range_id, names in reversed(items):
+            tracker.note(worker.run(range_id, names))
+
+    assert run(prepare(long_pipeline(tmp_path)), execute=execute).done == 50
+    assert stored_bytes(tmp_path / "store") == undisturbed

@@ -1,0 +1,202 @@
+"""The queue of a run by itself: no Ray, no store, and a clock that the tests turn."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extract.run.killers import KillerSearch
+from extract.run.plan import RangeWork
+from extract.run.schedule import MAX_LOSSES, PROBE_S, Failure, Limits, Schedule
+
+ROWS = 64
+
+
+def schedule_of(ranges, **limits):
+    work = [RangeWork(range_id=number, teachers=("a", "b")) for number in range(ranges)]
+    rows = {number: range(ROWS * number, ROWS * (number + 1)) for number in range(ranges)}
+    return Schedule(work, rows=rows, limits=Limits(**({"attempts": 3, "stall_s": 100.0} | limits)))
+
+
+def play(schedule, kills):
+    """Do all there is with one worker, which dies of the rows that kill; return the tasks in order."""
+    tasks, now = [], 0.0
+    while (task := schedule.take("w", now=now)) is not None:
+        tasks.append(task)
+        now += 1.0
+        rows = task.probe if task.probe is not None else range(ROWS * task.range_id, ROWS * (task.range_id + 1))
+        if any(row in rows and row not in task.killers for row in kills):
+            schedule.failed("w", Failure.CRASH, "its process died")
+        else:
+            schedule.done("w", now=now)
+    assert schedule.over
+    return tasks
+
+
+def test_ranges_are_given_out_in_order_one_to_a_worker():
+    schedule = schedule_of(3)
+    first, second = schedule.take("w1", now=0), schedule.take("w2", now=0)
+    assert (first.range_id, second.range_id, first.teachers, first.attempt) == (0, 1, ("a", "b"), 1)
+    assert (schedule.outstanding, schedule.at_work, schedule.over) == (3, {"w1", "w2"}, False)
+    schedule.done("w1", now=1)
+    schedule.done("w2", now=1)
+    assert schedule.take("w1", now=1).range_id == 2
+    assert schedule.take("w2", now=1) is None
+    schedule.done("w1", now=2)
+    assert schedule.over
+    assert not schedule.given_up
+
+
+def test_a_range_that_fails_goes_to_the_back_and_is_given_up_after_its_last_attempt():
+    schedule = schedule_of(2)
+    seen = []
+    while (task := schedule.take("w", now=0)) is not None:
+        seen.append((task.range_id, task.attempt))
+        if task.range_id == 0:
+            schedule.failed("w", Failure.ERROR, f"broken {task.attempt}")
+        else:
+            schedule.done("w", now=0)
+    assert seen == [(0, 1), (1, 1), (0, 2), (0, 3)]
+    assert schedule.given_up == {0: "broken 3"}
+
+
+def test_a_worker_that_is_taken_away_costs_no_attempt_until_that_happens_too_often():
+    schedule = schedule_of(1, attempts=1)
+    for _ in range(MAX_LOSSES):
+        assert schedule.take("w", now=0).attempt == 1
+        schedule.failed("w", Failure.LOSS, "preempted")
+    assert not schedule.given_up
+    schedule.take("w", now=0)
+    schedule.failed("w", Failure.LOSS, "preempted")
+    assert schedule.take("w", now=0).probe is not None  # it counts now, as a death does
+
+
+@pytest.mark.parametrize("kills", [{70}, {64}, {127}, {64, 65, 127}, {90, 91, 92, 93}])
+def test_rows_that_kill_are_found_by_halving_and_the_range_is_done_without_them(kills):
+    schedule = schedule_of(3)
+    tasks = play(schedule, kills)
+    assert not schedule.given_up
+    last = tasks[-1]
+    assert (last.range_id, last.attempt, last.probe, set(last.killers)) == (1, 4, None, kills)
+    assert all("3 workers died" in reason and "its process died" in reason for reason in last.killers.values())
+    probes = [task for task in tasks if task.probe is not None]
+    assert len(probes) <= 2 * len(kills) * 7  # log2 of the rows, and one to be sure
+    # The range's own attempts come first, behind the ranges that do no harm.
+    assert [task.range_id for task in tasks[:5]] == [0, 1, 2, 1, 1]
+
+
+def test_a_range_of_which_workers_die_but_of_no_row_alone_is_given_up():
+    schedule = schedule_of(1, attempts=2)
+    while (task := schedule.take("w", now=0)) is not None:
+        if task.probe is None:
+            schedule.failed("w", Failure.CRASH, "its process died")
+        else:
+            schedule.done("w", now=0)
+    assert schedule.given_up == {0: "workers died of it 2 times, and of none of its rows alone"}
+
+
+def test_a_range_whose_every_row_kills_is_given_up_soon():
+    schedule = schedule_of(1, max_killers=4)
+    tasks = play(schedule, set(range(ROWS)))
+    assert "more than 4 of its rows" in schedule.given_up[0]
+    assert len(tasks) < 30
+
+
+def test_a_range_that_kills_even_without_its_killers_is_given_up():
+    schedule = schedule_of(1)
+    while (task := schedule.take("w", now=0)) is not None:
+        if task.probe is None or 7 in task.probe:
+            schedule.failed("w", Failure.CRASH, "its process died")
+        else:
+            schedule.done("w", now=0)
+    assert "without 1 rows of which workers died" in schedule.given_up[0]
+
+
+def test_a_probe_that_raises_ends_the_search():
+    schedule = schedule_of(1, attempts=1)
+    schedule.take("w", now=0)
+    schedule.failed("w", Failure.CRASH, "its process died")
+    schedule.take("w", now=0)
+    schedule.failed("w", Failure.ERROR, "ValueError: no")
+    assert schedule.over
+    assert "ValueError: no" in schedule.given_up[0]
+
+
+def test_a_preempted_probe_is_tried_again_and_proves_nothing():
+    schedule = schedule_of(1, attempts=1)
+    schedule.take("w", now=0)
+    schedule.failed("w", Failure.CRASH, "its process died")
+    before = schedule.take("w", now=0).probe
+    schedule.failed("w", Failure.LOSS, "preempted")
+    assert schedule.take("w", now=0).probe == before
+
+
+def test_a_worker_is_overdue_when_it_shows_no_progress_for_too_long():
+    schedule = schedule_of(2, stall_s=10.0)
+    schedule.take("w", now=0)
+    schedule.take("v", now=5)
+    assert schedule.overdue(now=10) == {}
+    schedule.step("w", 1, now=9)
+    schedule.step("w", 1, now=14)  # it answers, and has done nothing meanwhile
+    assert schedule.overdue(now=16) == {"v": "no sign of progress for 10 s"}
+    assert set(schedule.overdue(now=20)) == {"v", "w"}
+
+
+def test_a_range_may_have_a_bound_of_its_own():
+    schedule = schedule_of(1, stall_s=10.0, range_s=30.0)
+    schedule.take("w", now=0)
+    for now in range(0, 31, 5):
+        schedule.step("w", now, now=now)
+    assert schedule.overdue(now=30) == {}
+    assert schedule.overdue(now=31) == {"w": "not done within 30 s"}
+
+
+def test_a_probe_is_bounded_by_what_its_rows_usually_take():
+    schedule = schedule_of(2, attempts=1, stall_s=1e6)
+    schedule.take("w", now=0)
+    schedule.done("w", now=640.0)  # ten seconds a row
+    schedule.take("w", now=640.0)
+    schedule.failed("w", Failure.CRASH, "its process died")
+    probe = schedule.take("w", now=1000.0).probe
+    assert len(probe) == ROWS // 2
+    bound = 10 * 10.0 * len(probe)
+    assert bound > PROBE_S
+    assert schedule.overdue(now=1000 + bound) == {}
+    assert set(schedule.overdue(now=1001 + bound)) == {"w"}
+
+
+def test_a_schedule_that_is_stopped_begins_nothing_and_is_over_when_what_is_at_work_is_done():
+    schedule = schedule_of(3)
+    schedule.take("w", now=0)
+    schedule.stop()
+    assert (schedule.over, schedule.outstanding, schedule.has_work) == (False, 1, False)
+    assert schedule.take("v", now=0) is None
+    schedule.done("w", now=1)
+    assert schedule.over
+    assert schedule.stopped
+
+
+def test_a_schedule_that_is_stopped_when_all_is_done_counts_as_done():
+    schedule = schedule_of(1)
+    schedule.take("w", now=0)
+    schedule.stop()
+    schedule.done("w", now=1)
+    assert schedule.over
+    assert not schedule.stopped
+
+
+@given(size=st.integers(1, 200), data=st.data())
+def test_the_search_finds_exactly_the_rows_that_kill(size, data):
+    kills = data.draw(st.sets(st.integers(100, 99 + size), min_size=1, max_size=5))
+    search = KillerSearch(range(100, 100 + size), max_killers=5)
+    tried = 0
+    while (rows := search.next()) is not None:
+        assert search.next() == rows
+        tried += 1
+        if kills & {*rows}:
+            search.died("died")
+        else:
+            search.survived()
+    assert set(search.killers) == kills
+    assert tried <= 2 * len(kills) * (size.bit_length() + 1)
