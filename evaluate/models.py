@@ -15,7 +15,7 @@ from extract.teachers.loading import load_teacher
 from store.config.problems import suggest
 from store.errors import ConfigError, WeightsNotFoundError
 from store.read.reader import FeatureStore
-from train.run_folder import RECORD
+from train.runtime.run_folder import RECORD
 
 from .addresses import Address
 from .encoders import Encoder, ModelEncoder, StoreEncoder

@@ -9,7 +9,7 @@ import typer
 
 from store.config.problems import suggest
 from store.errors import ConfigError
-from train.run_folder import RECORD
+from train.runtime.run_folder import RECORD
 
 from .addresses import Address, parse_addresses
 from .config import EvaluatePipeline

@@ -28,12 +28,12 @@ import torch
 
 from store.read.reader import FeatureStore
 from tests.s3_server import S3Server, rclone
-from train.order import BatchOrder, lanes_of
-from train.projection import Projection
-from train.recipe_paper import PaperObjective
+from train.data.batches import Batch
+from train.data.order import BatchOrder, lanes_of
+from train.data.spans import Sampling, Spans, TargetReader, Targets
 from train.recipe_sections import PaperRecipe
-from train.spans import Sampling, Spans, TargetReader, Targets
-from train.stream import Batch
+from train.recipes.paper import PaperObjective
+from train.recipes.projection import Projection
 
 from .store_speed import machine
 from .synthetic_store import make_store

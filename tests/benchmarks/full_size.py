@@ -21,7 +21,7 @@ from transformers import BertConfig
 from store.corpus.section import Corpus
 from store.index.in_memory import read_pairs
 from train.config import ModelSection
-from train.model import begin_model, save_weights
+from train.models.model_folder import begin_model, save_weights
 
 from .measure import measure
 

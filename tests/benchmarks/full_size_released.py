@@ -24,7 +24,7 @@ from extract.teacher_files.text_tower import PUBMEDBERT
 from tests.extract import teacher_files as files
 from tests.extract import teacher_references as reference
 from tests.extract.teacher_inputs import CAPTIONS
-from train.released import RELEASED_MODEL, convert_released
+from train.export.released import RELEASED_MODEL, convert_released
 
 COSINE = 0.99999
 

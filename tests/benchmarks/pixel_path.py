@@ -25,7 +25,7 @@ from store.format.pixels import Pixels, PixelSpec
 from store.index.create import index_corpus
 from store.read.pixel_cache import PixelCache
 from store.read.reader import FeatureStore
-from train.images import CorpusImages, ImageLoader, RowImages, View
+from train.data.image_loader import CorpusImages, ImageLoader, RowImages, View
 
 SEED = 20261123
 WIDTH, HEIGHT = 1024, 768

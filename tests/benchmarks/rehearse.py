@@ -110,9 +110,9 @@ def stream(path: Path) -> dict[str, Any]:
     import torch
 
     from store.read.reader import FeatureStore
-    from train.order import BatchOrder
-    from train.spans import TargetReader
-    from train.stream import Stream
+    from train.data.batches import Stream
+    from train.data.order import BatchOrder
+    from train.data.spans import TargetReader
 
     torch.set_num_threads(1)
     began = time.perf_counter()

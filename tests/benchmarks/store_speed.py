@@ -30,9 +30,9 @@ import zarr
 
 from store.read.chunks import SIDES
 from store.read.reader import FeatureStore
-from train.order import BatchOrder
-from train.spans import Sampling, TargetReader
-from train.stream import Stream
+from train.data.batches import Stream
+from train.data.order import BatchOrder
+from train.data.spans import Sampling, TargetReader
 
 from .rounds import Measure, medians, nested, single, table
 from .store_io import read_speeds, write_speeds

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from evaluate.__main__ import app
 from store.errors import ConfigError
 from train.config import ModelSection
-from train.model import begin_model, save_weights
+from train.models.model_folder import begin_model, save_weights
 
 from .dataset_files import image_bytes, write_entry
 

@@ -15,7 +15,7 @@ from evaluate.result_record import ResultRecord, SkippedRecord
 from evaluate.suite import Suite
 from store.errors import ConfigError, TeacherError
 from train.config import ModelSection
-from train.model import begin_model, save_weights
+from train.models.model_folder import begin_model, save_weights
 
 from .dataset_files import entry_of, image_bytes, write_entry, write_folders
 from .test_commands_run import MODEL

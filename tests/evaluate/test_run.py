@@ -22,7 +22,7 @@ from extract.corpora.phantom.corpus import write_corpus
 from extract.teacher_files.model_folder import WEIGHTS_NAME
 from store.errors import ConfigError, WeightsNotFoundError
 from train.config import ModelSection
-from train.model import begin_model, save_weights
+from train.models.model_folder import begin_model, save_weights
 
 MODEL = {
     "vocabulary": 300,

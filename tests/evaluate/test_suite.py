@@ -24,7 +24,7 @@ from evaluate.suite import Suite
 from extract.corpora.phantom.catalog import FINDINGS
 from store.errors import ConfigError, EvaluationError, WeightsNotFoundError
 from train.config import ModelSection
-from train.model import begin_model, save_weights
+from train.models.model_folder import begin_model, save_weights
 
 from .dataset_files import BASE, write_entry
 

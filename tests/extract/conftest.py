@@ -23,7 +23,7 @@ from extract.run.driver import run as run_extraction
 from store.config.pipeline_file import read_pipeline
 from store.index.create import index_corpus
 from train.config import ModelSection
-from train.model import begin_model, save_weights
+from train.models.model_folder import begin_model, save_weights
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from train.recipe_improved import ImprovedObjective, TeacherFacts
+from train.data.batches import Batch
+from train.data.spans import Targets, TeacherTargets
 from train.recipe_sections import ImprovedRecipe
-from train.spans import Targets, TeacherTargets
-from train.stream import Batch
-from train.teacher_statistics import TeacherStatistics, side_statistics
+from train.recipes.improved import ImprovedObjective, TeacherFacts
+from train.recipes.teacher_statistics import TeacherStatistics, side_statistics
 
 WIDTHS = {"a": 4, "b": 8, "c": 12}
 SCALES = {"a": 20.0, "b": 50.0, "c": 7.0}

@@ -14,11 +14,11 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from train.distributed import Ranks
-from train.objective import TaskObjective
-from train.projection import Projection
-from train.recipe_paper import PaperObjective
+from train.losses.objective import TaskObjective
 from train.recipe_sections import PaperRecipe
+from train.recipes.paper import PaperObjective
+from train.recipes.projection import Projection
+from train.runtime.ranks import Ranks
 
 from .teacher_case import STUDENT, WIDTHS, Case
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from train.config import ModelSection, TrainPipeline
-from train.model import begin_model
-from train.stream import Batch
+from train.data.batches import Batch
+from train.models.model_folder import begin_model
 
 WORDS = ["kidney stone", "normal brain", "colon polyp", "gallstone", "a cyst", "macular hole", "nodule", "normal lungs"]
 

@@ -23,9 +23,9 @@ from store.errors import CorpusError, IncompleteStoreError, PairDecodeError, Spe
 from store.format.pixels import Pixels, PixelSpec
 from store.index.create import index_corpus
 from store.read.reader import FeatureStore
-from train import runs
 from train.config import TrainPipeline
-from train.project_run import project
+from train.recipes.fit_projections import project
+from train.trainer import stages as runs
 
 SPEC = PixelSpec.of(Pixels(short_side_px=48))
 

@@ -11,9 +11,9 @@ import pytest
 from store.format.records import Status
 from store.inspect.summary import describe_row
 from store.read.reader import FeatureStore
-from train import runs
 from train.config import TrainPipeline
-from train.project_run import project
+from train.recipes.fit_projections import project
+from train.trainer import stages as runs
 
 PATTERNS = {"vqa_rad": "*.tar", "medical_mnist_64": "*-000000.tar"}
 

@@ -1,0 +1,69 @@
+"""docs/training.md: its examples are read by the trainer, and its options and keys are those of the programs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from store.config.pipeline_file import read_pipeline
+from train.cli.program import app
+from train.config import Optimization, TrainPipeline
+from train.trainer.validation import RECALL_AT
+
+DOCS = Path(__file__).parents[3] / "docs"
+TEXT = (DOCS / "training.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("block", blocks("yaml"))
+def test_an_example_of_a_pipeline_is_one(block, tmp_path):
+    indented = "".join(f"  {line}\n" for line in block.splitlines())
+    common = "mmkd:\n  corpora: {biomedica: {files: [a.tar]}}\n  store: {path: store, corpus: biomedica}\n"
+    (tmp_path / "pipelines.yaml").write_text(common + indented)
+    loaded = read_pipeline(tmp_path / "pipelines.yaml", "mmkd", TrainPipeline)
+    assert {**loaded.train.pretrain, **loaded.train.students}
+
+
+def test_every_command_and_option_is_one_of_the_trainers():
+    commands = get_command(app).commands
+    for name in ("pretrain", "project", "distill"):
+        assert re.search(rf"^\| `{name} ", TEXT, re.MULTILINE)
+    for line in re.findall(r"^\$ .*-m train (.*)", TEXT, re.MULTILINE):
+        words = line.split()
+        options = {option for parameter in commands[words[0]].params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options
+    for option in ("--overwrite", "--resume", "--corpus-root"):
+        assert option in {option for parameter in commands["distill"].params for option in parameter.opts}
+
+
+def test_every_setting_that_is_named_exists():
+    table = TEXT[TEXT.index("| setting |") : TEXT.index("## Metrics")]
+    named = set(re.findall(r"^\| `(\w+):", table, re.MULTILINE))
+    assert named
+    assert named <= set(Optimization.model_fields)
+
+
+def test_the_lines_of_metrics_have_the_keys_that_are_written():
+    (block,) = blocks("json")
+    train, validation = (json.loads(line) for line in block.splitlines())
+    assert set(train) == {"step", "loss", "lr", "logit_scale", "seconds"}
+    ways = {f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in RECALL_AT}
+    assert set(validation) == {"step", *ways}
+
+
+def test_links_lead_to_files_and_chapters():
+    for name, anchor in re.findall(r"\]\(([\w.-]+)(?:#([\w-]+))?\)", TEXT):
+        target = (DOCS / name).read_text()
+        headings = [
+            re.sub(r"[^\w -]", "", line.lstrip("# ")).lower().replace(" ", "-")
+            for line in target.splitlines()
+            if line.startswith("#")
+        ]
+        assert not anchor or anchor in headings, f"{name}#{anchor}"

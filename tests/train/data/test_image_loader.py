@@ -1,0 +1,129 @@
+"""Crops that depend on nothing but seed, epoch and row, and damaged images that end no run."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from store.corpus.image_source import ImageSource
+from store.errors import CorpusError
+from train.data.image_loader import ASPECT_RANGE, CorpusImages, ImageLoader, View, _random_box, crop
+
+
+def view(**changes):
+    return View(**{"size_px": 32, "crop_scale": 0.4, "seed": 5, "max_pixels": 10**6, **changes})
+
+
+def drawn_image(width=90, height=60, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(256, size=(height, width, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def loader(tmp_path):
+    """Make a loader of six images, those in ``damaged`` being no images."""
+
+    def make(damaged=(), **changes):
+        for row in range(6):
+            data = io.BytesIO()
+            drawn_image(seed=row).save(data, "PNG")
+            (tmp_path / f"{row}.png").write_bytes(b"not an image" if row in damaged else data.getvalue())
+        table = pa.table({"uri": [f"{row}.png" for row in range(6)], "member": pa.nulls(6)})
+        return ImageLoader(CorpusImages(ImageSource(tmp_path), table), view=view(**changes), threads=2)
+
+    return make
+
+
+def test_a_crop_is_decided_by_seed_epoch_and_row():
+    image = drawn_image()
+    first = crop(image, view(), row=3, epoch=1)
+    assert first.shape == (32, 32, 3)
+    assert first.dtype == np.uint8
+    np.testing.assert_array_equal(crop(image, view(), row=3, epoch=1), first)
+    for other in (
+        crop(image, view(seed=6), row=3, epoch=1),
+        crop(image, view(), row=4, epoch=1),
+        crop(image, view(), row=3, epoch=2),
+    ):
+        assert (other != first).any()
+
+
+@pytest.mark.parametrize(("size", "box"), [((90, 60), (15, 0, 75, 60)), ((50, 71), (0, 10, 50, 60))])
+def test_without_cropping_the_middle_square_is_resized(size, box):
+    image = drawn_image(*size)
+    expected = image.crop(box).resize((32, 32), Image.Resampling.BICUBIC)
+    found = crop(image, view(crop_scale=1.0), row=0, epoch=0)
+    # Pillow lets the pixels around a box into the resize, as when the whole image is resized; so the border differs,
+    # and the last digits elsewhere; a box one pixel off would differ by a hundred in this noise.
+    inner = (slice(3, -3), slice(3, -3))
+    np.testing.assert_allclose(found[inner].astype(int), np.asarray(expected)[inner].astype(int), atol=8)
+
+
+def test_without_cropping_a_square_image_is_only_resized():
+    image = drawn_image(70, 70)
+    expected = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(crop(image, view(crop_scale=1.0), row=0, epoch=0), expected)
+
+
+def test_random_boxes_lie_inside_and_keep_the_share_and_aspect_that_were_asked_for():
+    rng = np.random.Generator(np.random.Philox(1))
+    boxes = [_random_box(300, 200, 0.4, rng) for _ in range(300)]
+    shares, aspects = [], []
+    for left, top, right, bottom in filter(None, boxes):
+        assert 0 <= left < right <= 300
+        assert 0 <= top < bottom <= 200
+        shares.append((right - left) * (bottom - top) / 60_000)
+        aspects.append((right - left) / (bottom - top))
+    assert 0.39 < min(shares) < 0.45
+    assert 0.8 < max(shares) <= 1
+    assert ASPECT_RANGE[0] * 0.98 < min(aspects) < 0.8
+    assert 1.25 < max(aspects) < ASPECT_RANGE[1] * 1.02
+
+
+def test_an_image_too_narrow_for_any_crop_gives_its_middle_square():
+    image = drawn_image(200, 20)
+    found = crop(image, view(crop_scale=0.9), row=0, epoch=0)
+    np.testing.assert_array_equal(found, crop(image, view(crop_scale=1.0), row=0, epoch=0))
+
+
+def test_a_batch_holds_each_rows_own_crop(loader):
+    rows = np.array([4, 0, 5])
+    pixels, readable = loader().load(rows, epoch=2)
+    assert readable.tolist() == [True] * 3
+    for place, row in enumerate(rows):
+        np.testing.assert_array_equal(pixels[place], crop(drawn_image(seed=int(row)), view(), row=int(row), epoch=2))
+
+
+def test_a_damaged_image_is_left_out_and_said_once(loader, caplog):
+    some = loader(damaged=[2])
+    for epoch in range(3):
+        pixels, readable = some.load(np.array([1, 2, 3]), epoch=epoch)
+        assert readable.tolist() == [True, False, True]
+        assert not pixels[1].any()
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1
+    assert said[0].startswith("row 2 is left out: not an image")
+
+
+def test_an_image_beyond_the_bound_is_left_out(loader, caplog):
+    with pytest.raises(CorpusError, match="3 of 3 images"):
+        loader(max_pixels=90 * 60 - 1).load(np.array([0, 1, 2]), epoch=0)
+    assert "90 x 60 pixels" in caplog.text
+
+
+def test_a_mostly_damaged_batch_ends_the_run(loader):
+    some = loader(damaged=[1, 2, 3])
+    assert some.load(np.array([0, 1, 2, 4]), epoch=0)[1].sum() == 2
+    with pytest.raises(CorpusError, match="3 of 4 images of a batch cannot be read") as caught:
+        some.load(np.array([0, 1, 2, 3]), epoch=0)
+    assert "the corpus that was indexed" in caught.value.hint
+
+
+def test_a_corpus_that_moved_is_an_error_at_once(loader, tmp_path):
+    some = loader()
+    (tmp_path / "0.png").unlink()
+    with pytest.raises(CorpusError, match="not where the store says"):
+        some.load(np.array([0, 1, 2]), epoch=0)

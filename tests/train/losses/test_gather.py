@@ -1,0 +1,65 @@
+"""Two processes against one: the same loss and the same gradients."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.train import two_ranks
+from train.losses.gather import ALONE, Across
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What each of two processes computed, by rank."""
+    folder = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, "-m", "tests.train.two_ranks"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen([*command, str(rank), "2", str(folder)], env=environment, stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=180)[1].decode() for process in started]
+    assert [process.returncode for process in started] == [0, 0], errors
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize("name", two_ranks.NAMES)
+def test_two_processes_have_the_loss_and_gradients_of_one(found, name):
+    alone = two_ranks.compute(name, 0, 1)
+    ours = [of_rank[name] for of_rank in found]
+    for term, value in alone["terms"].items():
+        mean = torch.stack([of_rank["terms"][term] for of_rank in ours]).mean()
+        assert mean.item() == pytest.approx(value.item(), abs=1e-10), term
+    assert set(alone["gradients"]) == set(ours[0]["gradients"])
+    for parameter, gradient in alone["gradients"].items():
+        for of_rank in ours:
+            torch.testing.assert_close(of_rank["gradients"][parameter], gradient, rtol=1e-8, atol=1e-10)
+    assert alone["gradients"]["image"].norm() > 1e-3
+
+
+@pytest.mark.end_to_end
+def test_with_global_losses_every_process_sees_the_whole_task(found):
+    terms = [of_rank["paper_global"]["terms"]["task_loss"].item() for of_rank in found]
+    assert terms[0] == pytest.approx(terms[1], abs=1e-12)
+    local = [of_rank["paper"]["terms"]["task_loss"].item() for of_rank in found]
+    assert abs(local[0] - local[1]) > 1e-3
+
+
+def test_alone_nothing_is_gathered_and_a_mean_is_a_mean():
+    rows = torch.arange(6.0).reshape(3, 2)
+    (gathered,) = ALONE.gather([rows])
+    assert gathered.queries is rows
+    assert gathered.every is rows
+    assert gathered.first == 0
+    assert ALONE.mean(torch.tensor(6.0), 4).item() == 1.5
+    assert ALONE.mean(torch.tensor(0.0), 0).item() == 0
+    current = Across.current(local_loss=False)
+    assert (current.rank, current.size, current.local_loss) == (0, 1, False)

@@ -1,0 +1,140 @@
+"""The training loop: learning rate, weight decay, metrics, and what a loss that is not finite says."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from store.errors import TrainingDivergedError
+from train.config import ModelSection, Optimization
+from train.data.batches import Batch
+from train.losses.objective import Objective, TaskObjective
+from train.models.model_folder import begin_model
+from train.runtime.checkpoint import Checkpoints
+from train.trainer.train_step import learning_rate, make_optimizer
+from train.trainer.trainer import fit
+
+WORDS = ["kidney stone", "normal brain", "colon polyp", "gallstone"]
+
+
+class Given(Objective):
+    """An objective that is a function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, image_BE, text_BE, logit_scale, batch):
+        return self.function(image_BE, text_BE, logit_scale, batch)
+
+
+def settings_of(**changes):
+    return Optimization(**{"steps": 7, "batch_size": 4, "lr": 2e-3, "log_every": 3, **changes})
+
+
+@pytest.fixture
+def student(tmp_path, tiny_model):
+    return begin_model(tmp_path / "model", ModelSection(**tiny_model), WORDS, seed=0)
+
+
+class Batches:
+    """The same four pairs in every step."""
+
+    def batches(self, start):
+        return itertools.islice(batches(99), start, None)
+
+    def state(self):
+        return {}
+
+
+def batches(count):
+    pixels = torch.from_numpy(np.random.default_rng(1).integers(256, size=(4, 64, 64, 3), dtype=np.uint8))
+    for step in range(count):
+        yield Batch(step=step, rows_B=np.arange(4) + 20, pixels_BHWC=pixels, captions=WORDS, targets=None)
+
+
+def test_the_learning_rate_warms_up_in_a_line_and_falls_as_a_cosine():
+    settings = settings_of(steps=10, warmup_steps=4, lr=2.0)
+    found = [learning_rate(step, settings) for step in range(10)]
+    assert found[:4] == [0.5, 1.0, 1.5, 2.0]
+    assert found[4:] == pytest.approx([1 + math.cos(math.pi * part / 6) for part in range(6)])
+    assert learning_rate(10, settings) == pytest.approx(0)
+    assert learning_rate(0, settings_of(lr=2.0)) == 2.0
+
+
+def test_only_matrices_decay(student):
+    optimizer = make_optimizer(student.model, settings_of(weight_decay=0.3))
+    decayed, plain = optimizer.param_groups
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.3, 0.0)
+    assert {parameter.ndim for parameter in plain["params"]} <= {0, 1}
+    assert min(parameter.ndim for parameter in decayed["params"]) == 2
+    assert any(parameter is student.model.logit_scale for parameter in plain["params"])
+    assert len(decayed["params"]) + len(plain["params"]) == len(list(student.model.parameters()))
+
+
+def test_training_lowers_the_loss_and_writes_a_line_every_few_steps_and_at_the_end(student, tmp_path):
+    settings = settings_of(steps=15, log_every=6)
+    fit(student, Batches(), TaskObjective(), settings, folder=tmp_path, label="test")
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 6, 12, 14]
+    assert [line["lr"] for line in lines] == pytest.approx([learning_rate(line["step"], settings) for line in lines])
+    assert set(lines[0]) == {"step", "loss", "lr", "logit_scale", "seconds"}
+    assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
+    assert not student.model.training
+
+
+def test_the_logit_scale_starts_where_it_is_told_and_stays_below_its_bound(student, tmp_path):
+    settings = settings_of(steps=1, logit_scale_init=99.99, lr=0.5)
+    fit(
+        student,
+        Batches(),
+        Given(lambda image, text, scale, batch: {"loss": -scale + 0 * image.sum() + 0 * text.sum()}),
+        settings,
+        folder=tmp_path,
+        label="test",
+    )
+    (line,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert line["loss"] == pytest.approx(-99.99, rel=1e-4)
+    assert line["logit_scale"] == pytest.approx(100, rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_names_step_terms_and_rows_and_changes_no_weight(student, tmp_path):
+    seen = {}
+
+    def objective(image_BE, text_BE, logit_scale, batch):
+        if batch.step == 2:
+            seen.update({name: tensor.clone() for name, tensor in student.model.named_parameters()})
+        poison = math.nan if batch.step == 2 else 1.0
+        return {"loss": image_BE.sum() * poison, "task_loss": torch.tensor(0.25)}
+
+    with pytest.raises(
+        TrainingDivergedError, match=r"step 2: .*loss nan, task_loss 0\.25.*rows \[20, 21, 22, 23\]"
+    ) as e:
+        fit(student, Batches(), Given(objective), settings_of(), folder=tmp_path, label="test")
+    assert "optimization.lr" in e.value.hint
+    assert all(torch.equal(tensor, seen[name]) for name, tensor in student.model.named_parameters())
+
+
+@pytest.mark.parametrize("changes", [{"steps": 1}, {"checkpoint_every": 1}, {"checkpoint_every": 1, "grad_clip": 1.0}])
+def test_weights_that_a_finite_loss_made_infinite_are_never_kept(student, tmp_path, changes):
+    def objective(image_BE, text_BE, logit_scale, batch):
+        # The slope of a root is infinite at 0.
+        return {"loss": (0 * image_BE.sum()).abs().sqrt() + 0 * text_BE.sum() + 0 * logit_scale}
+
+    checkpoints = Checkpoints(tmp_path / "checkpoints", kept=1)
+    with pytest.raises(TrainingDivergedError, match=r"step 0: the weights are not finite .*rows \[20, 21, 22, 23\]"):
+        fit(
+            student,
+            Batches(),
+            Given(objective),
+            settings_of(**changes),
+            folder=tmp_path,
+            label="test",
+            checkpoints=checkpoints,
+        )
+    assert checkpoints.latest() is None

@@ -1,0 +1,56 @@
+"""``python -m train export``, ``convert-released``: models as folders that plain open_clip loads."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+log = logging.getLogger("train")
+
+OutOption = Annotated[Path, typer.Option("--out", help="The folder to make.")]
+TextOption = Annotated[
+    Path | None, typer.Option("--text", help="Folder with config.json and tokenizer of the text tower; else the hub.")
+]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands to a program."""
+    app.command(
+        epilog="Example: python -m train export runs/demo/students/distilled --store runs/demo/store --out student"
+    )(export)
+    app.command(
+        name="convert-released", epilog="Example: python -m train convert-released MMKD_B16.pth --out weights/mmkd_b16"
+    )(convert_released)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    *,
+    out: OutOption,
+    store: Annotated[
+        str | None, typer.Option(help="That a student was distilled from; says the teachers' terms.")
+    ] = None,
+    text: TextOption = None,
+    results: Annotated[Path | None, typer.Option(help="Markdown or JSON for the model card.")] = None,
+) -> None:
+    """Write a run's model as a folder that plain open_clip loads, with a model card."""
+    from train.export.student_folder import export as write
+
+    write(run, out, store=store, text=text, results=results)
+    log.info("%s: open_clip loads it as local-dir:%s", out, out.absolute())
+
+
+def convert_released(
+    checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="The authors' MMKD_B16.pth.")],
+    *,
+    out: OutOption,
+    text: TextOption = None,
+) -> None:
+    """Write the student that MMKD-CLIP's authors released as a folder that plain open_clip loads."""
+    from train.export.released import convert_released as convert
+
+    convert(checkpoint, out, text=text)
+    log.info("%s: open_clip loads it as local-dir:%s", out, out.absolute())

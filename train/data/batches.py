@@ -1,0 +1,104 @@
+"""Batches for training: rows from the order, pixels from the corpus, targets from the store, one step ahead."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from .image_loader import ImageLoader
+from .rank_share import StepOrder
+from .spans import Spans, TargetReader, Targets
+
+
+@dataclass(kw_only=True, slots=True)
+class Batch:
+    """What the student sees in one step.
+
+    Attributes:
+        step: global, from 0.
+        rows_B: int64.
+        pixels_BHWC: uint8.
+        captions: B strings.
+        targets: None without teachers.
+    """
+
+    step: int
+    rows_B: npt.NDArray[np.int64]
+    pixels_BHWC: Tensor
+    captions: list[str]
+    targets: Targets | None
+
+    def part(self, begin: int, end: int) -> Batch:
+        """Return some of its pairs."""
+        return Batch(
+            step=self.step,
+            rows_B=self.rows_B[begin:end],
+            pixels_BHWC=self.pixels_BHWC[begin:end],
+            captions=self.captions[begin:end],
+            targets=self.targets.part(begin, end) if self.targets else None,
+        )
+
+
+class Stream:
+    """Batches without end, prepared on a thread while the student computes.
+
+    Targets are read for a span of steps at once, so that a chunk of the store serves many of its rows.
+
+    Args:
+        order: which rows each step has, of this process.
+        loader: of their images.
+        captions: by row.
+        targets: of their features; None without teachers.
+        span_steps: steps whose targets are read together.
+    """
+
+    def __init__(
+        self,
+        order: StepOrder,
+        loader: ImageLoader,
+        captions: Sequence[str],
+        *,
+        targets: TargetReader | None,
+        span_steps: int,
+    ) -> None:
+        self._order, self._loader, self._captions = order, loader, captions
+        self._targets, self._span_steps = targets, span_steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches(0)
+
+    def batches(self, start: int) -> Generator[Batch, None, None]:
+        """Yield the batches from a step on, the next one being prepared meanwhile."""
+        steps = self._steps(start)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(self._batch, *next(steps))
+            for step, targets in steps:
+                ready, waiting = waiting.result(), pool.submit(self._batch, step, targets)
+                yield ready
+
+    def _steps(self, start: int) -> Iterator[tuple[int, Targets | None]]:
+        if self._targets is None:
+            yield from zip(itertools.count(start), itertools.repeat(None))
+            return
+        spans = Spans(self._order, self._targets, span_steps=self._span_steps, start=start)
+        yield from enumerate(itertools.chain.from_iterable(spans), start)
+
+    def _batch(self, step: int, targets: Targets | None) -> Batch:
+        rows_B = self._order[step]
+        pixels_BHWC, readable_B = self._loader.load(rows_B, epoch=self._order.epoch(step))
+        if targets and not readable_B.all():
+            targets = targets.keep(torch.from_numpy(readable_B))
+        return Batch(
+            step=step,
+            rows_B=rows_B[readable_B],
+            pixels_BHWC=torch.from_numpy(pixels_BHWC[readable_B]),
+            captions=[self._captions[row] for row in rows_B[readable_B]],
+            targets=targets,
+        )

@@ -1,0 +1,140 @@
+"""Images read and decoded in processes of their own, where threads of one interpreter are too few.
+
+Workers are spawned, not forked: obstore, Arrow and CUDA do not survive a fork. Pixels come back through shared memory,
+and everything a worker does is a function of row and epoch, so that batches do not depend on how many there are.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from store.errors import MMKDError, PairDecodeError
+
+if TYPE_CHECKING:
+    from .image_loader import RowImages, View
+
+FETCH_THREADS = 8
+"""Threads of a worker that fetch bytes while it decodes: an object storage answers in tens of milliseconds."""
+
+Places = list[tuple[int, int]]
+"""Places in a batch, with their rows."""
+
+Reasons = dict[int, str]
+"""Rows without a usable image, with the reason."""
+
+
+class ImageWorkers:
+    """Processes that read and decode images.
+
+    Args:
+        source: where images are; it is sent to each process.
+        view: how images are cut.
+        number: of processes.
+        batch_rows: rows of a batch at most.
+        block_rows: neighbouring rows that one worker reads, so that each chunk of a pixel cache is read once.
+    """
+
+    def __init__(self, source: RowImages, *, view: View, number: int, batch_rows: int, block_rows: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._shape, self._block_rows = (batch_rows, view.size_px, view.size_px, 3), block_rows
+        self._memory = context.RawArray("B", int(np.prod(self._shape)))
+        self._pixels_BHWC = np.frombuffer(self._memory, np.uint8).reshape(self._shape)
+        self._pipes: list[Any] = []
+        self._processes = []
+        # At its own end multiprocessing would send them SIGTERM, which they ignore, and wait for ever.
+        atexit.register(self.close)
+        for _ in range(number):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs, source, view, self._memory, self._shape), daemon=True)
+            process.start()
+            # Held by the worker alone from now on, so that either side sees when the other is gone.
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def load(self, rows_B: npt.NDArray[np.int64], *, epoch: int) -> tuple[npt.NDArray[np.uint8], Reasons]:
+        """Return the images of some rows, (B, H, W, 3) uint8, and why some could not be read; those are as they were.
+
+        Raises:
+            MMKDError: the corpus is not there, or a worker is gone.
+        """
+        dealt: list[Places] = [[] for _ in self._pipes]
+        for place, row in enumerate(rows_B.tolist()):
+            dealt[row // self._block_rows % len(dealt)].append((place, row))
+        reasons: Reasons = {}
+        failures: list[Exception] = []
+        for pipe, places in zip(self._pipes, dealt, strict=True):
+            self._exchange(pipe.send, (epoch, places))
+        for pipe in self._pipes:
+            answer = self._exchange(pipe.recv)
+            if isinstance(answer, Exception):
+                failures.append(answer)
+            else:
+                reasons |= answer
+        if failures:
+            raise failures[0]
+        # A copy, because the workers write the next batch into the same memory.
+        return self._pixels_BHWC[: len(rows_B)].copy(), reasons
+
+    @staticmethod
+    def _exchange(act: Any, *arguments: Any) -> Any:
+        try:
+            return act(*arguments)
+        except (EOFError, OSError) as error:
+            raise MMKDError(
+                "a process that decodes images is gone; was it killed, perhaps for its memory?",
+                hint="lower optimization.image_workers, and run the same command again",
+            ) from error
+
+    def close(self) -> None:
+        """End the processes."""
+        atexit.unregister(self.close)
+        for pipe in self._pipes:
+            pipe.close()
+        for process in self._processes:
+            process.join(timeout=10)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _work(pipe: Connection, source: RowImages, view: View, memory: Any, shape: tuple[int, ...]) -> None:
+    """Do what the trainer asks until it closes the pipe, or is gone."""
+    from .image_loader import cut
+
+    # Ctrl-C goes to all processes of a terminal, SIGTERM of torchrun to all of a group: the trainer alone decides what
+    # becomes of it, and needs images until its step is done.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    pixels_BHWC = np.frombuffer(memory, np.uint8).reshape(shape)
+    with ThreadPoolExecutor(FETCH_THREADS) as pool:
+        while True:
+            try:
+                epoch, places = pipe.recv()
+            except (EOFError, OSError):
+                return
+            reasons: Reasons = {}
+            try:
+                fetched = [pool.submit(source.fetch, row) for _, row in places]
+                for (place, row), data in zip(places, fetched, strict=True):
+                    try:
+                        pixels_BHWC[place] = cut(data.result(), view, row=row, epoch=epoch)
+                    except PairDecodeError as error:
+                        reasons[row] = str(error)
+                pipe.send(reasons)
+            except Exception as error:  # noqa: BLE001 - it is raised in the trainer
+                pipe.send(error)

@@ -1,0 +1,80 @@
+"""The store that a run trains from: opening it, and which of its rows take part."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from store.errors import IncompleteStoreError
+from store.read.reader import FeatureStore
+from train.config import TrainPipeline
+
+log = logging.getLogger(__name__)
+
+TRAINING_SPLIT = "train"
+"""Split of the pair table that is trained on, beside pairs that state none."""
+
+
+def open_store(pipeline: TrainPipeline, *, corpus_root: Path | None = None) -> FeatureStore:
+    """Open a pipeline's store and see that it can be trained from.
+
+    Raises:
+        IncompleteStoreError: no range of any teacher is committed.
+    """
+    store = FeatureStore(pipeline.store.path, corpus_root=corpus_root)
+    incomplete = [teacher for teacher in store.teachers if not store.is_complete(teacher)]
+    if not any(store.receipts(teacher) for teacher in store.teachers):
+        raise IncompleteStoreError(
+            f"{store.location}: holds no features yet", hint="python -m extract run --pipeline NAME makes them"
+        )
+    if incomplete:
+        log.warning("%s is not complete: %s; only committed ranges are used", store.location, ", ".join(incomplete))
+    return store
+
+
+def store_identity(store: FeatureStore) -> dict[str, Any]:
+    """Return what decides the features of a store, as JSON values."""
+    return {
+        "corpus": store.info.corpus,
+        "specs": {teacher: store.spec(teacher).hash for teacher in store.teachers},
+        "ranges": {teacher: len(store.receipts(teacher)) for teacher in store.teachers},
+    }
+
+
+def committed_ranges(store: FeatureStore) -> dict[str, list[int]]:
+    """Return the committed ranges of each teacher of a store as it is now, whatever was read of it before."""
+    now = FeatureStore(store.location)
+    return {teacher: sorted(now.receipts(teacher)) for teacher in store.teachers}
+
+
+def is_growing(store: FeatureStore) -> bool:
+    """Whether rows of some teacher are not committed yet."""
+    return not all(store.is_complete(teacher) for teacher in store.teachers)
+
+
+def usable(table: pa.Table) -> npt.NDArray[np.bool_]:
+    """Return which pairs have an image and a caption, (N,)."""
+    has_caption = pc.fill_null(pc.greater(pc.binary_length(table["caption"]), 0), fill_value=False)
+    found: npt.NDArray[np.bool_] = pc.and_(table["uri"].is_valid(), has_caption).to_numpy(zero_copy_only=False)
+    return found
+
+
+def to_train_on(table: pa.Table) -> npt.NDArray[np.bool_]:
+    """Return which pairs have an image and a caption and belong to the training split, or state none, (N,)."""
+    return usable(table) & in_split(table, None, TRAINING_SPLIT)
+
+
+def in_split(table: pa.Table, *names: str | None) -> npt.NDArray[np.bool_]:
+    """Return which pairs belong to one of some splits, (N,); None stands for pairs that state none."""
+    split = table["split"]
+    found = pc.is_in(split, pa.array([name for name in names if name is not None], pa.string()))
+    if None in names:
+        found = pc.or_(found, pc.is_null(split))
+    among: npt.NDArray[np.bool_] = pc.fill_null(found, fill_value=False).to_numpy(zero_copy_only=False)
+    return among

@@ -1,0 +1,1 @@
+"""Loss functions and objectives on tensors; knows neither files nor configuration files."""

@@ -1,0 +1,1 @@
+"""Builds, loads and averages the student; knows nothing of teachers or losses."""

@@ -1,0 +1,291 @@
+"""The paper's auto-encoder, whose first layers become the projections of `projection.py`.
+
+Nothing in the reconstruction loss ties teachers together or fixes the length of what a projection gives: the spaces of
+different teachers are not aligned, and norms differ between them, as in the features that the authors published.
+This module sees features as arrays; it reads no store.
+
+Axes: B rows of a batch, D width of a teacher, E latent width (the student's), N rows of a teacher.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from store.errors import TrainingDivergedError
+from train.data.order import BatchOrder
+
+from .projection import Projection
+
+EVALUATION_ROWS = 4096
+"""Held-out rows of one forward pass; bounds memory, decides nothing else."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherFeatures:
+    """One teacher's features of the rows where it is available.
+
+    Args:
+        rows: distinct store rows, (N,).
+        image: image features, (N, D), of any float type, as stored.
+        text: text features of the same rows.
+        spec_hash: of the spec that these features come from; the projection is bound to it.
+    """
+
+    rows: NDArray[np.int64]
+    image: NDArray[np.floating[Any]]
+    text: NDArray[np.floating[Any]]
+    spec_hash: str
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 2 or self.image.shape != self.text.shape:
+            raise ValueError(f"image and text features differ in shape: {self.image.shape}, {self.text.shape}")
+        if self.rows.shape != self.image.shape[:1] or len(np.unique(self.rows)) != len(self.rows):
+            raise ValueError(f"expected {len(self.image)} distinct rows, got {len(np.unique(self.rows))}")
+
+
+class TeacherBatch(NamedTuple):
+    """One teacher's part of a batch: two (B, D) sides, and a bool per row.
+
+    Rows that are not available may hold anything, NaN included.
+    """
+
+    image: Tensor
+    text: Tensor
+    available: Tensor
+
+
+class ProjectionAutoEncoder(nn.Module):
+    """The auto-encoder of MMKD-CLIP (``MultiCLIP_AE`` of the released code), for all teachers of a batch at once.
+
+    A feature passes its teacher's linear projection, gains Gaussian noise (in training only), passes an encoder and a
+    decoder that the teachers share, one pair of them per side, and a linear map back to the teacher's width.
+
+    Args:
+        widths: feature width of each teacher.
+        latent_dim: width after the projection, the student's.
+        hidden_dim: width inside encoder and decoder; the paper's is not published.
+        dropout: after each layer of the encoders.
+        noise_std: standard deviation of the noise.
+    """
+
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        *,
+        latent_dim: int,
+        hidden_dim: int,
+        dropout: float = 0.2,
+        noise_std: float = 0.01,
+    ) -> None:
+        super().__init__()
+        self.noise_std = noise_std
+        self.project = nn.ModuleDict({teacher: nn.Linear(width, latent_dim) for teacher, width in widths.items()})
+        self.restore = nn.ModuleDict({teacher: nn.Linear(latent_dim, width) for teacher, width in widths.items()})
+        self.image_layers = _encoder_and_decoder(latent_dim, hidden_dim, dropout)
+        self.text_layers = _encoder_and_decoder(latent_dim, hidden_dim, dropout)
+
+    def forward(self, batch: Mapping[str, TeacherBatch]) -> Tensor:
+        """Return the reconstruction loss: mean over all available (row, teacher, side) of the mean squared error."""
+        error_sum, count = self.error_sum(batch)
+        return error_sum / max(count, 1)
+
+    def error_sum(self, batch: Mapping[str, TeacherBatch]) -> tuple[Tensor, int]:
+        """Return the summed mean squared errors of the available features, and how many these are."""
+        images = {teacher: part.image[part.available].float() for teacher, part in batch.items()}
+        texts = {teacher: part.text[part.available].float() for teacher, part in batch.items()}
+        error_sum = self._side_error(images, self.image_layers) + self._side_error(texts, self.text_layers)
+        return error_sum, 2 * sum(len(image_BD) for image_BD in images.values())
+
+    def _side_error(self, features: Mapping[str, Tensor], layers: nn.Module) -> Tensor:
+        latent = torch.cat([self.project[teacher](feature_BD) for teacher, feature_BD in features.items()])
+        if self.training:
+            latent = latent + self.noise_std * torch.randn_like(latent)
+        parts = layers(latent).split([len(feature_BD) for feature_BD in features.values()])
+        errors = [
+            (self.restore[teacher](part) - feature_BD).square().mean(dim=1).sum()
+            for (teacher, feature_BD), part in zip(features.items(), parts, strict=True)
+        ]
+        return torch.stack(errors).sum()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class FittedProjection:
+    """A projection, and how well the auto-encoder around it restores held-out rows.
+
+    The errors are means over all (row, teacher, side) of the mean squared error. `mse_of_mean` is that of predicting
+    the mean feature of each teacher and side: any error of unit-norm features is small, so that alone says little.
+    """
+
+    projection: Projection
+    mse_before: float
+    mse_after: float
+    mse_of_mean: float
+    holdout_rows: int
+
+
+def fit_projection(
+    features: Mapping[str, TeacherFeatures],
+    *,
+    latent_dim: int,
+    hidden_dim: int,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+    holdout: float = 0.1,
+    device: torch.device | str = "cpu",
+    on_step: Callable[[int, float], None] | None = None,
+) -> FittedProjection:
+    """Fit the auto-encoder with Adam on a part of the rows and return its projections.
+
+    On one device type, thread count and set of versions the result depends on the arguments only; the global random
+    states are left as they were.
+
+    Args:
+        features: of each teacher.
+        latent_dim: width to project to, the student's.
+        hidden_dim: width inside encoder and decoder.
+        steps: optimizer updates.
+        batch_size: rows of a step, each with all its teachers; capped at the rows that are there.
+        lr: learning rate.
+        seed: decides initial weights, noise, held-out rows and order.
+        holdout: share of the rows that are kept for the report.
+        device: where to compute; the features stay where they are.
+        on_step: called after each step with its number from 0 and its loss.
+
+    Raises:
+        TrainingDivergedError: the error on held-out rows is not finite.
+    """
+    rows = _RowTable(features)
+    train, held = rows.divide(seed=seed, holdout=holdout)
+    order = BatchOrder(train, seed=seed, batch_size=min(batch_size, len(train)), block_rows=len(rows), window_blocks=1)
+    with _local_randomness(seed, torch.device(device)):
+        widths = {teacher: part.image.shape[1] for teacher, part in features.items()}
+        model = ProjectionAutoEncoder(widths, latent_dim=latent_dim, hidden_dim=hidden_dim).to(device)
+        optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+        mse_before = _holdout_mse(model, rows, held, device)
+        for step, positions in islice(order.steps(), steps):
+            loss = model(rows.batch(positions, device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if on_step is not None:
+                on_step(step, loss.item())
+        mse_after = _holdout_mse(model, rows, held, device)
+    if not math.isfinite(mse_after):
+        raise TrainingDivergedError(
+            f"the projection's error on held-out rows is {mse_after} after {steps} steps with learning rate {lr}",
+            hint="lower the learning rate, and check that the features are finite",
+        )
+    weights = model.state_dict()
+    settings = {"hidden_dim": hidden_dim, "steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed}
+    report = {"holdout": holdout, "mse_before": mse_before, "mse_after": mse_after}
+    return FittedProjection(
+        projection=Projection(
+            weights={teacher: weights[f"project.{teacher}.weight"].cpu() for teacher in features},
+            biases={teacher: weights[f"project.{teacher}.bias"].cpu() for teacher in features},
+            spec_hashes={teacher: part.spec_hash for teacher, part in features.items()},
+            settings={"kind": "auto-encoder", **settings, **report},
+        ),
+        mse_before=mse_before,
+        mse_after=mse_after,
+        mse_of_mean=rows.mse_of_mean(train, held),
+        holdout_rows=len(held),
+    )
+
+
+class _RowTable:
+    """The rows that any teacher has, numbered through as positions, and where each teacher keeps them."""
+
+    def __init__(self, features: Mapping[str, TeacherFeatures]) -> None:
+        if not features:
+            raise ValueError("there must be at least one teacher to fit a projection")
+        self._features = features
+        self._rows = np.unique(np.concatenate([part.rows for part in features.values()]))
+        self._index = {teacher: np.full(len(self._rows), -1) for teacher in features}
+        for teacher, part in features.items():
+            self._index[teacher][np.searchsorted(self._rows, part.rows)] = np.arange(len(part.rows))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def divide(self, *, seed: int, holdout: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the positions to fit on and those to hold out; both have rows, and every teacher some to fit on."""
+        if not 0 < holdout < 1:
+            raise ValueError(f"holdout must lie between 0 and 1, got {holdout}")
+        positions = np.random.default_rng(seed).permutation(len(self))
+        num_held = max(1, round(holdout * len(self)))
+        train, held = positions[num_held:], positions[:num_held]
+        poor = [teacher for teacher, index in self._index.items() if not np.any(index[train] >= 0)]
+        if poor:
+            raise ValueError(f"no rows to fit on, after {num_held} were held out: {', '.join(poor)}")
+        return train, held
+
+    def batch(self, positions: NDArray[np.int64], device: torch.device | str) -> dict[str, TeacherBatch]:
+        """Return the features at `positions`; absent ones (index -1) hold those of some other row."""
+        parts = {}
+        for teacher, part in self._features.items():
+            index = self._index[teacher][positions]
+            arrays = part.image[index], part.text[index], index >= 0
+            parts[teacher] = TeacherBatch(*(torch.from_numpy(array).to(device) for array in arrays))
+        return parts
+
+    def mse_of_mean(self, train: NDArray[np.int64], held: NDArray[np.int64]) -> float:
+        """Return the held-out error of predicting the mean of each teacher and side over the rows fitted on."""
+        errors = []
+        for teacher, part in self._features.items():
+            fitted_on, held_out = (
+                index[index >= 0] for index in (self._index[teacher][train], self._index[teacher][held])
+            )
+            for side in (part.image, part.text):
+                mean = side[fitted_on].mean(axis=0, dtype=np.float64)
+                errors.append(((side[held_out] - mean) ** 2).mean(axis=1))
+        return float(np.concatenate(errors).mean())
+
+
+def _encoder_and_decoder(latent_dim: int, hidden_dim: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(latent_dim, hidden_dim),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(hidden_dim, hidden_dim),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(hidden_dim, hidden_dim),
+        nn.ReLU(),
+        nn.Linear(hidden_dim, latent_dim),
+    )
+
+
+@torch.no_grad()
+def _holdout_mse(
+    model: ProjectionAutoEncoder, rows: _RowTable, held: NDArray[np.int64], device: torch.device | str
+) -> float:
+    model.eval()
+    error_sum, count = 0.0, 0
+    for start in range(0, len(held), EVALUATION_ROWS):
+        part_sum, part_count = model.error_sum(rows.batch(held[start : start + EVALUATION_ROWS], device))
+        error_sum, count = error_sum + part_sum.item(), count + part_count
+    model.train()
+    return error_sum / count
+
+
+@contextmanager
+def _local_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's generators of `device` and the CPU, whom dropout and initial weights use, and restore them after."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

@@ -1,0 +1,87 @@
+"""``python -m train project``: from the features of a store to the folder of fitted projections."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from store.config.pipeline_file import dump_resolved
+from store.errors import IncompleteStoreError
+from store.inspect.sampling import draw_rows
+from store.read.chunks import ChunkReader
+from store.read.reader import FeatureStore
+from train.config import ProjectSection, TrainPipeline
+from train.data.store_rows import TRAINING_SPLIT, in_split, open_store, store_identity
+from train.runtime.run_folder import appearing, is_done
+
+from .autoencoder import TeacherFeatures, fit_projection
+
+log = logging.getLogger(__name__)
+
+
+def project(pipeline: TrainPipeline, section: ProjectSection, *, overwrite: bool = False) -> bool:
+    """Fit the paper's projections on the store's features. Returns False if that was done already."""
+    store = open_store(pipeline)
+    identity = {
+        "section": json.loads(dump_resolved(section)),
+        "select": json.loads(dump_resolved(pipeline))["select"],
+        "store": store_identity(store),
+    }
+    out = Path(section.out)
+    if is_done(out, identity, overwrite=overwrite):
+        return False
+    features = _projection_features(store, pipeline, section)
+    with appearing(out, identity, overwrite=overwrite) as folder:
+        fitted = fit_projection(
+            features,
+            latent_dim=section.latent_dim,
+            hidden_dim=section.hidden_dim,
+            steps=section.steps,
+            batch_size=section.batch_size,
+            lr=section.lr,
+            seed=section.seed,
+        )
+        fitted.projection.save(folder / "projection.safetensors")
+        log.info(
+            "projections of %d teachers to %d: held-out error %.3g before, %.3g after, %.3g of the mean feature",
+            len(features),
+            section.latent_dim,
+            fitted.mse_before,
+            fitted.mse_after,
+            fitted.mse_of_mean,
+        )
+        if fitted.mse_after > fitted.mse_of_mean:
+            log.warning(
+                "held-out features are restored worse than by predicting the mean feature: raise train.project.steps "
+                "(%d) or lower train.project.lr (%g)",
+                section.steps,
+                section.lr,
+            )
+    return True
+
+
+def _projection_features(
+    store: FeatureStore, pipeline: TrainPipeline, section: ProjectSection
+) -> dict[str, TeacherFeatures]:
+    # Pairs that a student is validated or tested on have no part in what it is taught with.
+    may_train_N = in_split(store.pairs.read(0, store.info.rows, ["split"]), None, TRAINING_SPLIT)
+    available_NT = store.available(pipeline.select) & may_train_N[:, None]
+    reader, features = ChunkReader(store), {}
+    for column, teacher in enumerate(store.teachers):
+        # In whole chunks: rows drawn one by one from a large store would mean to read nearly all of it.
+        rows = draw_rows(
+            available_NT[:, column], chunk_rows=store.info.chunk_rows, rows=section.max_rows, seed=section.seed
+        )
+        if len(rows):
+            features[teacher] = TeacherFeatures(
+                rows=rows,
+                image=reader.read(rows, teacher=teacher, side="image"),
+                text=reader.read(rows, teacher=teacher, side="text"),
+                spec_hash=store.spec(teacher).hash,
+            )
+    if not features:
+        raise IncompleteStoreError(
+            f"{store.location}: the selection leaves no feature", hint="look at select: in the file"
+        )
+    return features

@@ -1,0 +1,201 @@
+"""One update of the weights: forward, loss, backward, on the part of the batch that this process has.
+
+Three ways lead to the gradient. Plainly, all pairs at once. In parts (``accumulate``), each with a loss of its own. Or
+cached (GradCache, Gao et al. 2021, "Scaling deep contrastive learning batch size under memory limited setup"): all
+embeddings are computed in pieces without a graph, the loss of the whole batch gives their gradients, and each piece
+passes the towers again, now with a graph, to carry its gradients on to the weights. That gives the gradient of the
+whole batch with the memory of a piece, for one forward pass more.
+
+Axes: B batch rows of this process, E student width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from store.errors import TrainingDivergedError
+from train.config import Optimization
+from train.data.batches import Batch
+from train.losses.objective import MAX_LOGIT_SCALE, Objective
+from train.models.model_folder import Student
+from train.models.towers import Towers, inputs_of, seed_part
+from train.runtime.ranks import Ranks
+
+DIVERGED_HINT = (
+    "lower optimization.lr, or add warmup_steps or grad_clip, and begin anew with --resume never; the last checkpoint "
+    "stays until then"
+)
+
+
+def make_optimizer(module: nn.Module, settings: Optimization) -> torch.optim.AdamW:
+    """Return AdamW that decays matrices only, not biases, norms or the logit scale (open_clip's rule)."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=settings.eps)
+
+
+def learning_rate(step: int, settings: Optimization) -> float:
+    """Return the learning rate of a step: linear warm-up, then a cosine to 0."""
+    if step < settings.warmup_steps:
+        return settings.lr * (step + 1) / settings.warmup_steps
+    done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    return settings.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class Updater:
+    """Changes a student's weights batch by batch.
+
+    Args:
+        student: whose tokenizer makes tokens of captions.
+        towers: of the student.
+        objective: what is minimized; on the towers' device.
+        settings: how.
+        ranks: who trains together; each calls with its own part of the batch.
+    """
+
+    def __init__(
+        self, student: Student, towers: Towers, objective: Objective, settings: Optimization, ranks: Ranks
+    ) -> None:
+        self._student, self._towers, self._objective = student, towers, objective
+        self.settings, self._ranks = settings, ranks
+        self._device = ranks.device(settings.device)
+        self._shared: nn.Module = towers
+        if ranks.world_size > 1:
+            # Buffers of BatchNorm are rank 0's, as of the forward passes that are shared.
+            self._shared = DistributedDataParallel(towers, gradient_as_bucket_view=True)
+        self._own = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        self._all = [parameter for parameter in towers.parameters() if parameter.requires_grad] + self._own
+        self.optimizer = make_optimizer(nn.ModuleList([towers.model, objective]), settings)
+        self.scaler = torch.amp.GradScaler(self._device.type, enabled=settings.precision == "fp16")
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Make one step and return the loss's terms of this process, detached.
+
+        Raises:
+            TrainingDivergedError: the loss is not finite, here or in another process; no weight was changed.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(batch.step, self.settings)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms = self.gradients(batch)
+        if self.settings.grad_clip:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self._all, self.settings.grad_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        with torch.no_grad():
+            self._towers.model.logit_scale.clamp_(0, math.log(MAX_LOGIT_SCALE))
+        return terms
+
+    def require_finite_weights(self, batch: Batch) -> None:
+        """See that the weights are fit to be kept.
+
+        A finite loss may have a gradient that is not, and only the loss of the next step would tell.
+
+        Args:
+            batch: of the latest step.
+
+        Raises:
+            TrainingDivergedError: they are not finite; in all processes, which have the same weights.
+        """
+        if not bool(torch.isfinite(torch.nn.utils.get_total_norm([part.detach() for part in self._all]))):
+            raise TrainingDivergedError(
+                f"step {batch.step}: the weights are not finite after it, though the loss was; {_shown(batch)}",
+                hint=DIVERGED_HINT,
+            )
+
+    def gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """Leave the gradient of the loss in the parameters, averaged over processes, and return the loss's terms."""
+        if self.settings.cached_rows:
+            terms = self._cached(batch, self.settings.cached_rows)
+        else:
+            terms = self._in_parts(batch, self.settings.accumulate)
+        self._ranks.average(self._own)
+        return terms
+
+    def _in_parts(self, batch: Batch, number: int) -> dict[str, Tensor]:
+        sums: dict[str, Tensor] = {}
+        edges = [len(batch.rows_B) * part // number for part in range(number + 1)]
+        for part, (begin, end) in enumerate(itertools.pairwise(edges)):
+            some = batch if number == 1 else batch.part(begin, end)
+            self._seed(batch, part)
+            with self._sharing(last=part == number - 1):
+                image_BE, text_BE, scale = self._shared(*inputs_of(some, self._student, self._device))
+                terms = self._objective(image_BE, text_BE, scale, some)
+                self._require_finite(terms, some)
+                self.scaler.scale(terms["loss"] / number).backward()
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0) + term.detach() / number
+        return sums
+
+    def _cached(self, batch: Batch, rows: int) -> dict[str, Tensor]:
+        pixels_BHWC, tokens_BL = inputs_of(batch, self._student, self._device)
+        edges = list(itertools.pairwise([*range(0, len(tokens_BL), rows), len(tokens_BL)]))
+        # Where damaged images left processes with different numbers of pieces, each shares its last one.
+        found = []
+        with torch.no_grad():
+            for part, (begin, end) in enumerate(edges):
+                self._seed(batch, part)
+                found.append(self._towers(pixels_BHWC[begin:end], tokens_BL[begin:end]))
+        image_BE, text_BE = (torch.cat([piece[side] for piece in found]).requires_grad_() for side in (0, 1))
+        scale = found[0][2].clone().requires_grad_()
+        self._seed(batch, len(edges))
+        terms = self._objective(image_BE, text_BE, scale, batch)
+        self._require_finite(terms, batch)
+        self.scaler.scale(terms["loss"]).backward()
+        for part, (begin, end) in enumerate(edges):
+            last = part == len(edges) - 1
+            self._seed(batch, part)
+            with self._sharing(last=last):
+                pieces = self._shared(pixels_BHWC[begin:end], tokens_BL[begin:end])
+                # The logit scale is one number for all pieces: its gradient is handed on once.
+                carried = [
+                    (pieces[0], _gradient(image_BE)[begin:end]),
+                    (pieces[1], _gradient(text_BE)[begin:end]),
+                    (pieces[2], _gradient(scale) if last else torch.zeros_like(scale)),
+                ]
+                torch.autograd.backward([value for value, _ in carried], [gradient for _, gradient in carried])
+        return {name: term.detach() for name, term in terms.items()}
+
+    def _seed(self, batch: Batch, part: int) -> None:
+        seed_part(self.settings.seed, step=batch.step, rank=self._ranks.rank, part=part)
+
+    @contextlib.contextmanager
+    def _sharing(self, *, last: bool) -> Iterator[None]:
+        """Let the backward pass of the last part share the gradients of all."""
+        if last or not isinstance(self._shared, DistributedDataParallel):
+            yield
+            return
+        with self._shared.no_sync():
+            yield
+
+    def _require_finite(self, terms: dict[str, Tensor], batch: Batch) -> None:
+        finite = bool(torch.isfinite(terms["loss"]))
+        (diverged,) = self._ranks.any([not finite])
+        if not diverged:
+            return
+        values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
+        found = self._ranks.gather(None if finite else f"({values}); {_shown(batch)}")
+        raise TrainingDivergedError(
+            f"step {batch.step}: the loss is not finite {next(text for text in found if text)}",
+            hint=DIVERGED_HINT,
+        )
+
+
+def _shown(batch: Batch) -> str:
+    return f"rows {batch.rows_B[:8].tolist()} and {max(0, len(batch.rows_B) - 8)} more"
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    # An objective need not look at everything, such as at the logit scale.
+    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad

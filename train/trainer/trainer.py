@@ -1,0 +1,203 @@
+"""One loop for both stages: what differs is the objective, and whether batches carry targets."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from store.console import progress
+from store.faults import reached
+from train.config import Optimization
+from train.data.batches import Batch
+from train.losses.objective import Objective
+from train.models.ema import Ema
+from train.models.model_folder import Student, save_weights
+from train.models.towers import Towers, prepare_towers
+from train.runtime.checkpoint import Checkpoints, State
+from train.runtime.interrupt import stopping
+from train.runtime.metrics_log import logging_to
+from train.runtime.ranks import ALONE, Ranks
+
+from .train_step import Updater, learning_rate
+
+log = logging.getLogger(__name__)
+
+WITHOUT_EMA = "without_ema.safetensors"
+"""The last weights themselves, beside their average in the model's own file."""
+
+Validate = Callable[[Towers], dict[str, float]]
+"""Gives numbers about held-out pairs; all processes call it."""
+
+
+class Feed(Protocol):
+    """Where a run's batches come from."""
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        """Yield this process's part of the batches from a step on, without end."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint has to keep of it, beside the step."""
+
+
+class Training:
+    """A run in memory: everything that a checkpoint holds.
+
+    Args:
+        student: is trained in place.
+        objective: what is minimized.
+        settings: how.
+        ranks: who trains together.
+    """
+
+    def __init__(self, student: Student, objective: Objective, settings: Optimization, ranks: Ranks) -> None:
+        self.student, self.objective, self._settings = student, objective, settings
+        self.towers = prepare_towers(student, settings, ranks)
+        objective.to(ranks.device(settings.device)).train()
+        if settings.logit_scale_init:
+            with torch.no_grad():
+                student.model.logit_scale.fill_(math.log(settings.logit_scale_init))
+        self.updater = Updater(student, self.towers, objective, settings, ranks)
+        self.ema = Ema(student.model, decay=settings.ema) if settings.ema else None
+
+    def state(self, step: int) -> State:
+        """Return what a checkpoint keeps, for going on with ``step``."""
+        return {
+            "step": step,
+            "seed": self._settings.seed,
+            "model": self.student.model.state_dict(),
+            "optimizer": self.updater.optimizer.state_dict(),
+            "scaler": self.updater.scaler.state_dict(),
+            "objective": self.objective.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+        }
+
+    def restore(self, state: State) -> int:
+        """Take a checkpoint over and return the step to go on with."""
+        self.student.model.load_state_dict(state["model"])
+        self.updater.optimizer.load_state_dict(state["optimizer"])
+        self.updater.scaler.load_state_dict(state["scaler"])
+        self.objective.load_state_dict(state["objective"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        return int(state["step"])
+
+    def finish(self, folder: Path | None) -> None:
+        """Give the student its last weights, in evaluation mode: the average, if there is one.
+
+        Args:
+            folder: where the weights themselves are kept then; None in processes that write nothing.
+        """
+        if self.ema:
+            if folder:
+                save_weights(self.student, folder, name=WITHOUT_EMA)
+            self.student.model.load_state_dict(self.ema.state_dict())
+        self.student.model.eval()
+
+    @contextlib.contextmanager
+    def looked_at(self) -> Iterator[Towers]:
+        """Give the towers in evaluation mode, with the averaged weights if there are such."""
+        self.towers.eval()
+        try:
+            with self.ema.applied() if self.ema else contextlib.nullcontext():
+                yield self.towers
+        finally:
+            self.towers.train()
+
+
+def fit(
+    student: Student,
+    feed: Feed,
+    objective: Objective,
+    settings: Optimization,
+    *,
+    folder: Path,
+    label: str,
+    ranks: Ranks = ALONE,
+    checkpoints: Checkpoints | None = None,
+    saved: State | None = None,
+    run: Mapping[str, Any] | None = None,
+    validate: Validate | None = None,
+) -> None:
+    """Train a student in place.
+
+    Args:
+        student: left in evaluation mode; with ``settings.ema`` it has the averaged weights then.
+        feed: its batches.
+        objective: what is minimized.
+        settings: how.
+        folder: where ``metrics.jsonl`` and the like go: a line every ``settings.log_every`` steps and for the last.
+        label: for the progress display.
+        ranks: who trains together.
+        checkpoints: where they are written; none are if left out.
+        saved: the checkpoint to go on from.
+        run: what the run is made from; kept in each checkpoint.
+        validate: looks at held-out pairs every ``settings.validate_every`` steps and at the end.
+
+    Raises:
+        TrainingDivergedError: the loss is not finite.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, when the step is done and a checkpoint is written.
+    """
+    device = ranks.device(settings.device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), stopping() as stop:
+        training = Training(student, objective, settings, ranks)
+        start = training.restore(saved) if saved else 0
+        logs = logging_to(folder, start=start, tensorboard=settings.tensorboard, active=ranks.is_first)
+        shown = progress(settings.steps - start, label=label, noun="steps") if ranks.is_first else _silence()
+        with logs as metrics, shown as advance:
+            began = time.monotonic()
+
+            def write(step: int, values: dict[str, float]) -> None:
+                found = ranks.mean(values)
+                if metrics:
+                    metrics.write(step, found)
+
+            for batch in islice(feed.batches(start), settings.steps - start):
+                terms, step = training.updater.update(batch), batch.step
+                if training.ema:
+                    training.ema.update()
+                reached("train.step")
+                last = step == settings.steps - 1
+                (stopped,) = ranks.any([stop.requested])
+                keep = not last and (stopped or _due(step, settings.checkpoint_every))
+                if last or keep:
+                    training.updater.require_finite_weights(batch)
+                if step % settings.log_every == 0 or last:
+                    write(step, _numbers(terms, training, step, seconds=time.monotonic() - began))
+                if validate and (last or _due(step, settings.validate_every)):
+                    with training.looked_at() as towers:
+                        write(step, validate(towers))
+                advance(1)
+                if keep and checkpoints and ranks.is_first:
+                    state = training.state(step + 1) | {"data": feed.state(), "run": json.dumps(run)}
+                    log.info("%s: %s", label, checkpoints.save(state))
+                if stopped and not last:
+                    # torchrun ends all processes when one is gone: not before the checkpoint is written.
+                    ranks.wait()
+                    raise KeyboardInterrupt
+        training.finish(folder if ranks.is_first else None)
+
+
+def _due(step: int, every: int | None) -> bool:
+    return every is not None and (step + 1) % every == 0
+
+
+def _numbers(terms: dict[str, Tensor], training: Training, step: int, *, seconds: float) -> dict[str, float]:
+    values = {name: term.item() for name, term in terms.items()}
+    lr = learning_rate(step, training.updater.settings)
+    scale = training.student.model.logit_scale.exp().item()
+    return {**values, "lr": lr, "logit_scale": scale, "seconds": round(seconds, 3)}
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[Callable[[int], None]]:
+    yield lambda _done: None

@@ -1,0 +1,157 @@
+"""What a model in training is worth on pairs that it is not trained on: retrieval, both ways.
+
+Axes: V validation pairs, E student width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from store.console import progress
+from store.errors import CorpusError
+from train.data.image_loader import ImageLoader
+from train.models.model_folder import Student
+from train.models.towers import Towers
+from train.runtime.ranks import ALONE, Ranks
+
+RECALL_AT = (1, 5, 10)
+"""Ranks up to which the right one counts as found."""
+
+CHUNK_ROWS = 256
+"""Rows that pass the towers at once, and queries that are compared at once; decides nothing else."""
+
+
+def held_out(digests: Sequence[str | None], *, share: float) -> npt.NDArray[np.bool_]:
+    """Return which images belong to the held-out share: those whose SHA-256 begins with a small number.
+
+    So all pairs of an image are on one side, whatever rows are added to the table.
+
+    Args:
+        digests: hexadecimal SHA-256 of each pair's image; None is not held out.
+        share: of the images, 0 to 1.
+    """
+    bound = int(share * 2**32)
+    return np.array([digest is not None and int(digest[:8], 16) < bound for digest in digests], bool)
+
+
+def evenly(rows: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
+    """Return at most ``limit`` rows, evenly spread over those given."""
+    if len(rows) <= limit:
+        return rows
+    return rows[np.arange(limit) * len(rows) // limit]
+
+
+def recalls(
+    image_VE: Tensor, text_VE: Tensor, *, images: npt.NDArray[np.int64], texts: npt.NDArray[np.int64]
+) -> dict[str, float]:
+    """Return the share of queries that find their partner among the K nearest, both ways, by name.
+
+    Equal cosines count against the model: one that embeds everything alike finds nothing. Pairs with the same image or
+    the same caption are not counted as wrong answers to each other.
+
+    Args:
+        image_VE: image embeddings; L2-normalised here.
+        text_VE: text embeddings of the same pairs.
+        images: (V,) a number per distinct image.
+        texts: (V,) a number per distinct caption.
+    """
+    image_VE, text_VE = functional.normalize(image_VE.float(), dim=-1), functional.normalize(text_VE.float(), dim=-1)
+    found = {}
+    for name, query_VE, answer_VE, same in (
+        ("image_to_text", image_VE, text_VE, texts),
+        ("text_to_image", text_VE, image_VE, images),
+    ):
+        better_V = _better(query_VE, answer_VE, torch.from_numpy(same))
+        for k in RECALL_AT:
+            found[f"{name}_recall@{k}"] = float((better_V < k).float().mean())
+    return found
+
+
+def _better(query_VE: Tensor, answer_VE: Tensor, same_V: Tensor) -> Tensor:
+    """Return for each query how many wrong answers are at least as near as its own, (V,)."""
+    counts = []
+    for begin in range(0, len(query_VE), CHUNK_ROWS):
+        cosine_QV = query_VE[begin : begin + CHUNK_ROWS] @ answer_VE.T
+        places = torch.arange(len(cosine_QV))
+        own_Q1 = cosine_QV[places, begin + places][:, None]
+        wrong_QV = same_V[None, :] != same_V[begin : begin + len(cosine_QV), None]
+        counts.append(((cosine_QV >= own_Q1) & wrong_QV).sum(dim=1))
+    return torch.cat(counts)
+
+
+class Validation:
+    """Embeds held-out pairs and sees which images find their texts, and the reverse.
+
+    Args:
+        student: whose tokenizer makes tokens of captions.
+        loader: of images, without cropping at random.
+        rows: of the pair table.
+        captions: of these rows.
+        digests: of their images.
+        ranks: who trains together; each embeds a part.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        loader: ImageLoader,
+        *,
+        rows: npt.NDArray[np.int64],
+        captions: Sequence[str],
+        digests: Sequence[str | None],
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self._student, self._loader, self._ranks = student, loader, ranks
+        self._rows, self._captions = rows, list(captions)
+        self._texts = _numbered(captions)
+        self._images = _numbered([digest or f"row {row}" for digest, row in zip(digests, rows, strict=True)])
+
+    def __call__(self, towers: Towers) -> dict[str, float]:
+        """Return recalls by name; all processes call it, and get the same."""
+        mine = np.arange(len(self._rows))[self._ranks.rank :: self._ranks.world_size]
+        with progress(len(mine), label="validate", noun="pairs") as advance:
+            parts = []
+            for begin in range(0, len(mine), CHUNK_ROWS):
+                places = mine[begin : begin + CHUNK_ROWS]
+                parts.append(self._embed(towers, places))
+                advance(len(places))
+        found = [part for of_rank in self._ranks.gather(parts) for part in of_rank]
+        places = np.concatenate([part[0] for part in found])
+        image_VE, text_VE = torch.cat([part[1] for part in found]), torch.cat([part[2] for part in found])
+        order = np.argsort(places)
+        return recalls(
+            image_VE[order], text_VE[order], images=self._images[places[order]], texts=self._texts[places[order]]
+        )
+
+    @torch.no_grad()
+    def _embed(self, towers: Towers, places: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Tensor, Tensor]:
+        pixels_BHWC, readable_B = self._loader.load(self._rows[places], epoch=0)
+        places = places[readable_B]
+        device = towers.mean.device
+        tokens_BL = self._student.tokenize([self._captions[place] for place in places]).to(device)
+        image_BE, text_BE, _ = towers(torch.from_numpy(pixels_BHWC[readable_B]).to(device), tokens_BL)
+        return places, image_BE.float().cpu(), text_BE.float().cpu()
+
+
+def _numbered(values: Sequence[str]) -> npt.NDArray[np.int64]:
+    numbers: npt.NDArray[np.int64] = np.unique(np.array(values, dtype=object), return_inverse=True)[1].astype(np.int64)
+    return numbers
+
+
+def require_pairs(name: str, rows: npt.NDArray[np.int64], *, where: str) -> None:
+    """See that there is something to validate on.
+
+    Raises:
+        CorpusError: there are fewer than two pairs.
+    """
+    if len(rows) < 2:
+        raise CorpusError(
+            f"{name}: {len(rows)} pairs to validate on ({where})",
+            hint="set validation: {holdout: 0.02}, or leave optimization.validate_every out",
+        )
