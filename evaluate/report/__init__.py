@@ -1,1 +1,1 @@
-"""Results as one HTML page that needs no other file and no network."""
+"""Boards, comparisons and pages from result files; computes no embedding."""

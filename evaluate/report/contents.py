@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluate.boards import Board, boards
-from evaluate.comparison import Comparison, Evidence, compare, enough_resamples, of_model, shared
-from evaluate.records import read_results
-from evaluate.result_record import Result, ResultRecord
-from evaluate.statistics import Interval, interval
+from evaluate.metrics.statistics import Interval, interval
+from evaluate.results.files import read_results
+from evaluate.results.record import Result, ResultRecord
 from store.console import progress
+
+from .boards import Board, boards
+from .comparison import Comparison, Evidence, compare, enough_resamples, of_model, shared
 
 COMPARED_ROLES = ("student", "task_only")
 """Of the models that are compared with each teacher."""

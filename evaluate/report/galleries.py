@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evaluate.examples import Candidate, Example, examples_in
-from evaluate.result_record import ResultRecord
+from evaluate.results.examples import Candidate, Example, examples_in
+from evaluate.results.record import ResultRecord
 
 from .figures import scrolling, table, table_caption
 from .markup import Markup, raw, tag

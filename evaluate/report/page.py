@@ -8,15 +8,15 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluate.boards import ROLE_ORDER
-from evaluate.result_record import ResultRecord, SkippedRecord
+from evaluate.results.record import ResultRecord, SkippedRecord
 
+from .boards import ROLE_ORDER
 from .contents import ByModality, Contents
 from .figures import in_words, table
 from .galleries import confusion, gallery
+from .kaplan_meier import kaplan_meier
 from .markup import Markup, raw, tag
 from .plots import FEWEST_AXES, forest, p_value, radar, ranks_plot, with_interval
-from .survival import kaplan_meier
 from .tables import board_table, overlap_in_words, results_table
 
 HERE = Path(__file__).parent

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from evaluate.comparison import Comparison, Verdict
-from evaluate.metrics import METRICS
-from evaluate.ranks import Ranking
-from evaluate.statistics import Difference, Interval
+from evaluate.metrics.model_ranks import Ranking
+from evaluate.metrics.registry import METRICS
+from evaluate.metrics.statistics import Difference, Interval
 
+from .comparison import Comparison, Verdict
 from .figures import WIDTH, figure, in_words, line, points, short, table, words
 from .markup import Markup, tag
 

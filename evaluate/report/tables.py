@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evaluate.boards import Board
-from evaluate.metrics import METRICS
-from evaluate.result_record import DIGEST_SHOWN, ModelFacts, Overlap, ResultRecord, SeedValues, SkippedRecord
+from evaluate.metrics.registry import METRICS
+from evaluate.results.record import DIGEST_SHOWN, ModelFacts, Overlap, ResultRecord, SeedValues, SkippedRecord
 
+from .boards import Board
 from .figures import in_words, scrolling, table_caption
 from .markup import Child, Markup, tag
 from .plots import number

@@ -1,1 +1,1 @@
-"""The six evaluation tasks, as pure functions of arrays: nothing here reads a file or runs an encoder."""
+"""The six tasks as pure functions from arrays to results; knows neither files nor models."""

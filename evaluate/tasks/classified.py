@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluate.predictions import Predictions
-from evaluate.task_result import TaskResult, result_of
+from evaluate.metrics.predictions import Predictions
+from evaluate.results.task_result import TaskResult, result_of
 from store.errors import EvaluationError
 
 from .inputs import Array, LabelledFeatures, check_disjoint, check_target

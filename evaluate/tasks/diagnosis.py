@@ -15,10 +15,10 @@ import numpy.typing as npt
 import torch
 from scipy.special import softmax
 
-from evaluate.task_result import TaskResult
+from evaluate.results.task_result import TaskResult
+from evaluate.tasks.fitting.abmil import Abmil, GatedAttention, outputs_of, train_abmil
 from store.errors import EvaluationError
 
-from .abmil import Abmil, GatedAttention, outputs_of, train_abmil
 from .classified import check_splits, classified
 from .inputs import LabelledFeatures, check_bags
 from .linear_probe import Probe, linear_probe

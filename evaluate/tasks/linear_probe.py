@@ -17,12 +17,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from evaluate.task_result import TaskResult
+from evaluate.results.task_result import TaskResult
+from evaluate.tasks.fitting.subsets import fraction_rows, rows_digest, shot_rows
 from store.errors import EvaluationError
 
 from .classified import check_splits, classified
 from .inputs import Array, LabelledFeatures, unit_norm
-from .subsets import fraction_rows, rows_digest, shot_rows
 
 log = logging.getLogger(__name__)
 

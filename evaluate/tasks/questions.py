@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evaluate.dataset_labels import YES_NO
+from evaluate.datasets.labels import YES_NO
 from store.errors import EvaluationError
 
 from .inputs import Array, unit_norm

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evaluate.metrics_ranks import RECALL_AT
-from evaluate.predictions import Predictions
-from evaluate.task_result import TaskResult, result_of
+from evaluate.metrics.predictions import Predictions
+from evaluate.metrics.retrieval import RECALL_AT
+from evaluate.results.task_result import TaskResult, result_of
 from store.errors import EvaluationError
 
 from .inputs import Array, unit_norm

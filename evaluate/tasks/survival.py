@@ -15,15 +15,15 @@ import torch
 from lifelines import KaplanMeierFitter
 from lifelines.statistics import logrank_test
 
-from evaluate.metrics import METRICS
-from evaluate.metrics_survival import uno_weights
-from evaluate.predictions import Predictions
-from evaluate.task_result import TaskResult, result_of
+from evaluate.metrics.predictions import Predictions
+from evaluate.metrics.registry import METRICS
+from evaluate.metrics.survival import uno_weights
+from evaluate.results.task_result import TaskResult, result_of
+from evaluate.tasks.fitting.abmil import Abmil, outputs_of, train_abmil
+from evaluate.tasks.fitting.survival_models import cox_model, discrete_nll, discrete_risk, time_bounds
 
-from .abmil import Abmil, outputs_of, train_abmil
 from .cohort import Cohort, Fold, check_fold, survival_folds
 from .inputs import Array, check_disjoint
-from .survival_models import cox_model, discrete_nll, discrete_risk, time_bounds
 
 NAMES = ("harrell_c", "uno_c")
 SPLIT = ("train", "test")

@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from evaluate.predictions import Predictions
-from evaluate.task_result import TaskResult, result_of
+from evaluate.metrics.predictions import Predictions
+from evaluate.results.task_result import TaskResult, result_of
+from evaluate.tasks.fitting.early_stopping import Stopped, seeded, train_until_no_better
 from store.errors import EvaluationError
 
-from .early_stopping import Stopped, seeded, train_until_no_better
 from .inputs import Array, check_disjoint
 from .questions import Questions, fused
 from .texts import normalised

@@ -23,11 +23,11 @@ import psutil
 import sklearn
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
-from evaluate.metrics import METRICS
-from evaluate.predictions import Predictions
-from evaluate.statistics import Resampling, resampled, weight_blocks
+from evaluate.metrics.predictions import Predictions
+from evaluate.metrics.registry import METRICS
+from evaluate.metrics.statistics import Resampling, resampled, weight_blocks
 from evaluate.tasks.retrieval import retrieval
-from evaluate.tasks.zero_shot_task import zero_shot
+from evaluate.tasks.zero_shot import zero_shot
 
 SEED = 20261123
 WIDTH = 512

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from evaluate.registry import SHIPPED
+from evaluate.datasets.registry import SHIPPED
 from store.files import write_atomic
 
 from .first_results_corpora import DATASETS, REAL_PARTS, write_corpora

@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from evaluate.dataset_loading import load_dataset
-from evaluate.registry import find_dataset, read_registry
+from evaluate.datasets.loading import load_dataset
+from evaluate.datasets.registry import find_dataset, read_registry
 
 DATASETS = ("medical_mnist_64", "breastmnist", "pneumoniamnist")
 

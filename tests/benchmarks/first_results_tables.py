@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from evaluate.records import read_result, result_path
-from evaluate.result_record import ResultRecord
+from evaluate.results.files import read_result, result_path
+from evaluate.results.record import ResultRecord
 
 from .first_results_corpora import DATASETS, REAL_PARTS
 from .first_results_pipeline import RECIPES

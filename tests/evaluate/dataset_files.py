@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from evaluate.dataset_entry import read_entry
+from evaluate.datasets.entry import read_entry
 
 ORIGINS = {"choice": "ours", "classes": "ours", "split": "ours", "templates": "ours", "metrics": "ours"}
 

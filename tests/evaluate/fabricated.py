@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evaluate.dataset_split import SPLITS
-from evaluate.formats.rules import wild
+from evaluate.datasets.formats.rules import wild
+from evaluate.datasets.split_rules import SPLITS
 
 from .dataset_files import image_bytes, write_folders, write_tar
 

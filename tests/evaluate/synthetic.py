@@ -7,11 +7,11 @@ import io
 import numpy as np
 from PIL import Image
 
-from evaluate.examples import thumbnail
-from evaluate.predictions import Predictions
-from evaluate.records import record_of, write_result
-from evaluate.result_record import DatasetFacts, ModelFacts, Overlap, SkippedRecord
-from evaluate.task_result import result_of
+from evaluate.metrics.predictions import Predictions
+from evaluate.results.examples import thumbnail
+from evaluate.results.files import record_of, write_result
+from evaluate.results.record import DatasetFacts, ModelFacts, Overlap, SkippedRecord
+from evaluate.results.task_result import result_of
 
 MODELS = {"biomedclip": ("teacher", 0.55), "pmc_clip": ("teacher", 0.35), "mmkd": ("student", 0.8)}
 """Name to role and skill: how far the right class scores above the others."""

@@ -1,0 +1,215 @@
+"""``python -m evaluate list``, ``new``, ``check``, ``phantom-slides``: which datasets there are, and adding one."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from evaluate.config import EvaluatePipeline
+from evaluate.datasets.entry import TASKS, DatasetEntry, read_entry
+from evaluate.datasets.formats.rules import FORMATS
+from evaluate.datasets.listing import deep_problems, listing, summary
+from evaluate.datasets.loading import load_dataset
+from evaluate.datasets.registry import Status, data_root, find_dataset, read_registry, status
+from evaluate.datasets.template import template
+from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, print_json, wide_console
+from store.config.pipeline_file import read_pipeline
+from store.config.problems import suggest
+from store.errors import ConfigError, EvaluationError
+from store.files import write_atomic
+
+DataRootOption = Annotated[
+    Path | None, typer.Option("--data-root", help="Where files lie; MMKD_DATA or data if left out.")
+]
+DatasetsOption = Annotated[
+    list[Path] | None, typer.Option("--datasets", help="A folder or file with datasets of your own; may be repeated.")
+]
+PlaceOption = Annotated[
+    str | None, typer.Option("--pipeline", help="Take evaluate.datasets and evaluate.data_root of this pipeline.")
+]
+AllowOption = Annotated[
+    list[str] | None, typer.Option("--allow", help="Do not refuse shared_patients or empty_classes; may be repeated.")
+]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands to a program."""
+    app.command("list", epilog="Example: python -m evaluate list --task vqa --data-root data")(list_)
+    app.command(epilog="Example: python -m evaluate new my_xrays --format table --out datasets")(new)
+    app.command(epilog="Example: python -m evaluate check datasets/my_xrays.yaml --data-root data")(check)
+    app.command("phantom-slides", epilog="Example: python -m evaluate phantom-slides --out data/phantom_slides")(
+        phantom_slides
+    )
+
+
+def list_(
+    *,
+    data_root_: DataRootOption = None,
+    datasets: DatasetsOption = None,
+    pipeline: PlaceOption = None,
+    config: ConfigOption = PIPELINES_FILE,
+    task: Annotated[str | None, typer.Option(help="Only datasets for this task.")] = None,
+    modality: Annotated[str | None, typer.Option(help="Only datasets of this modality.")] = None,
+    present: Annotated[bool, typer.Option("--present", help="Only datasets that are there.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every dataset: tasks, modality, licence, and whether it is there or what to fetch and where to put it."""
+    folders, root = places(datasets, data_root_, pipeline, config)
+    entries = read_registry(folders)
+    chosen = _chosen(entries.values(), task, modality)
+    found = [status(entry, root) for entry in chosen]
+    found = [each for each in found if each.present or not present]
+    if as_json:
+        print_json([listing(each, root) for each in found])
+        return
+    _print_list(found, root)
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="What the dataset is called: small letters, digits and _.")],
+    *,
+    format_: Annotated[str, typer.Option("--format", help=f"How its files are read: {', '.join(FORMATS)}.")] = "table",
+    out: Annotated[Path, typer.Option(help="The folder for the file.")] = Path("datasets"),
+) -> None:
+    """Write a commented template of a dataset of your own, and check it."""
+    if format_ not in FORMATS:
+        expected = suggest(format_, FORMATS) or f"; expected one of {', '.join(FORMATS)}"
+        raise ConfigError(f"--format: no format {format_!r}{expected}")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", name):
+        raise ConfigError(f"a dataset's name has small letters, digits and '_', not {name!r}")
+    path = out / f"{name}.yaml"
+    if path.exists():
+        raise ConfigError(f"{path} is there already", hint=f"python -m evaluate check {path}")
+    write_atomic(path, template(name, format_=format_, path=str(path)).encode())
+    entry = read_entry(path)
+    tasks = ", ".join(entry.tasks)
+    sys.stdout.write(
+        f"{path}: a valid dataset of format {format_} for {tasks}\n"
+        f"next: change it, put the files below the data root, then python -m evaluate check {path}\n"
+    )
+
+
+def check(
+    dataset: Annotated[str, typer.Argument(help="A dataset's file, or its name in the registry.")],
+    *,
+    data_root_: DataRootOption = None,
+    datasets: DatasetsOption = None,
+    pipeline: PlaceOption = None,
+    config: ConfigOption = PIPELINES_FILE,
+    allow: AllowOption = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Compare digests of files, and decode every image.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read a dataset as an evaluation would: its splits, classes, duplicates, and what is wrong with it."""
+    folders, root = places(datasets, data_root_, pipeline, config)
+    is_file = dataset.endswith((".yaml", ".yml")) or "/" in dataset
+    entry = read_entry(Path(dataset)) if is_file else find_dataset(dataset, read_registry(folders))
+    loaded = load_dataset(entry, root, allow=allowed(allow or []))
+    problems = list(deep_problems(loaded, root)) if deep else []
+    found = summary(loaded) | ({"problems": problems} if deep else {})
+    if as_json:
+        print_json(found)
+    else:
+        _print_summary(entry, found)
+    if problems:
+        raise EvaluationError(
+            "\n".join(f"{entry.name}: {problem}" for problem in problems), hint="fetch the files again"
+        )
+
+
+def phantom_slides(
+    *,
+    out: Annotated[Path, typer.Option(help="The folder for the tars.")],
+    train: Annotated[int, typer.Option(help="Slides for training.")] = 40,
+    val: Annotated[int, typer.Option(help="Slides for validation.")] = 12,
+    test: Annotated[int, typer.Option(help="Slides for testing.")] = 20,
+    tiles: Annotated[int, typer.Option(help="Tiles of a slide.")] = 16,
+    seed: Annotated[int, typer.Option(help="Decides every pixel.")] = 0,
+) -> None:
+    """Draw phantom slides: tiles of which a known share is tumour. They are drawn and no patient data."""
+    from evaluate.datasets.phantom_slides import SlidePlan, write_phantom_slides
+
+    slides = write_phantom_slides(
+        out, SlidePlan(slides={"train": train, "val": val, "test": test}, tiles=tiles, seed=seed)
+    )
+    tumors = [slide for slide in slides if slide.share]
+    shares = f"{min(slide.share for slide in tumors):.0%} to {max(slide.share for slide in tumors):.0%}"
+    sys.stdout.write(
+        f"{out}: {len(slides)} slides of {tiles} tiles, {len(tumors)} of them with a tumour in {shares} of the tiles\n"
+    )
+
+
+def places(
+    datasets: list[Path] | None, root: Path | None, pipeline: str | None, config: Path
+) -> tuple[list[Path], Path]:
+    """Return the folders of the user's own datasets and the data root: by options, else by the pipeline."""
+    folders = list(datasets or [])
+    if pipeline is None:
+        return folders, data_root(root)
+    section = read_pipeline(config, pipeline, EvaluatePipeline).evaluate
+    folders = [*map(Path, section.datasets), *folders]
+    stated = Path(section.data_root) if root is None and section.data_root else root
+    return folders, data_root(stated)
+
+
+def allowed(names: list[str]) -> list[str]:
+    """Return what is not refused.
+
+    Raises:
+        ConfigError: nothing is refused under such a name.
+    """
+    known = ("shared_patients", "empty_classes")
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--allow: expected shared_patients or empty_classes, got {name!r}{suggest(name, known)}")
+    return names
+
+
+def _chosen(entries: Iterable[DatasetEntry], task: str | None, modality: str | None) -> list[DatasetEntry]:
+    known = list(entries)
+    modalities = sorted({entry.modality for entry in known})
+    for option, value, names in (("--task", task, TASKS), ("--modality", modality, modalities)):
+        if value is not None and value not in names:
+            raise ConfigError(f"{option}: expected one of {', '.join(names)}, got {value!r}{suggest(value, names)}")
+    return [
+        entry
+        for entry in known
+        if (task is None or task in entry.tasks) and (modality is None or entry.modality == modality)
+    ]
+
+
+def _print_list(found: list[Status], root: Path) -> None:
+    table = Table("dataset", "modality", "tasks", "licence", "access", "files")
+    for each in found:
+        entry = each.entry
+        state = "present" if each.present else "missing"
+        table.add_row(entry.name, entry.modality, ", ".join(entry.tasks), Text(entry.licence), entry.access, state)
+    console = wide_console()
+    console.print(table if found else "no dataset is like that")
+    missing = [each for each in found if not each.present]
+    for each in missing:
+        needed = ", ".join(str(root / pattern) for pattern in each.missing)
+        lines = f"{each.entry.name}: {each.entry.get}\n  from {each.entry.source}; not found: {needed}"
+        console.print(Text(lines), soft_wrap=True)
+    if missing:
+        console.print(f"{len(found) - len(missing)} of {len(found)} datasets are below {root}", soft_wrap=True)
+
+
+def _print_summary(entry: DatasetEntry, found: dict[str, Any]) -> None:
+    lines = [f"{entry.name}: {entry.title}, {entry.modality}, for {', '.join(entry.tasks)}"]
+    for name, split in found["splits"].items():
+        classes = split.pop("classes", None)
+        lines.append(f"{name}: " + ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in split.items()))
+        if classes:
+            lines.append("  " + ", ".join(f"{label} {count:,}" for label, count in classes.items()))
+    lines += [f"left out: {reason}: {count:,}" for reason, count in found["excluded"].items()]
+    lines += [f"note: {finding}" for finding in found["findings"]]
+    lines += [f"digest {found['digest'][:16]}, of the splits {found['split_digest'][:16]}"]
+    sys.stdout.write("\n".join(lines) + "\n")

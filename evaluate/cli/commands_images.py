@@ -1,0 +1,130 @@
+"""``python -m evaluate predict``, ``overlap``: a user's images, and those that a store and a dataset share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from evaluate.config import EvaluatePipeline
+from evaluate.datasets.registry import find_dataset, read_registry
+from evaluate.models.pipeline_models import DeviceOption, MaybePipelineOption, addresses_of
+from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, StoreArgument, print_json, wide_console
+from store.config.pipeline_file import read_pipeline
+from store.corpus.decode import decode_image
+from store.errors import ConfigError, PairDecodeError
+from store.read.reader import FeatureStore
+
+from .commands_datasets import AllowOption, DataRootOption, DatasetsOption, PlaceOption, allowed, places
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands to a program."""
+    example = "Example: python -m evaluate predict IMAGE --model local-dir:STUDENT --class cyst --class polyp"
+    app.command(epilog=example)(predict)
+    app.command(epilog="Example: python -m evaluate overlap STORE breastmnist --data-root data")(overlap)
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    *,
+    model: Annotated[str, typer.Option(help="As run takes it.")],
+    class_: Annotated[list[str] | None, typer.Option("--class", help="What to tell apart; may be repeated.")] = None,
+    template: Annotated[list[str] | None, typer.Option(help="Prompts with {label}; may be repeated.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Take classes and prompts of this dataset.")] = None,
+    datasets: DatasetsOption = None,
+    pipeline: MaybePipelineOption = None,
+    config: ConfigOption = PIPELINES_FILE,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Say which class each image most likely shows, by prompts. Not for medical use."""
+    from evaluate.suite.predict import Prompts, predict_images
+
+    loaded = None if pipeline is None else read_pipeline(config, pipeline, EvaluatePipeline)
+    if (dataset is None) == (class_ is None):
+        raise ConfigError(
+            "say what to tell apart", hint="--class NAME at least twice, or --dataset NAME of the registry"
+        )
+    if dataset is not None:
+        if template:
+            raise ConfigError("--template goes with --class: the dataset has its own prompts")
+        prompts = Prompts.of_dataset(find_dataset(dataset, read_registry(places(datasets, None, pipeline, config)[0])))
+    else:
+        prompts = Prompts.of(class_ or [], template or [])
+    pictures, names = [], []
+    for path in images:
+        try:
+            pictures.append(decode_image(path.read_bytes()))
+        except (OSError, PairDecodeError) as error:
+            raise ConfigError(f"{path}: {error}") from error
+        names.append(str(path))
+    address = addresses_of([model], loaded)[0]
+    scores_NC = predict_images(pictures, address, prompts, teachers=loaded.teachers if loaded else {}, device=device)
+    found = [
+        {"image": name, "predicted": prompts.classes[int(np.argmax(row))]}
+        | {"scores": {label: round(float(score), 6) for label, score in zip(prompts.classes, row, strict=True)}}
+        for name, row in zip(names, scores_NC, strict=True)
+    ]
+    if as_json:
+        print_json(found)
+        return
+    table = Table("image", *prompts.classes, box=None)
+    for name, row in zip(names, scores_NC, strict=True):
+        best = int(np.argmax(row))
+        table.add_row(
+            name, *(f"[bold]{score:.3f}[/]" if at == best else f"{score:.3f}" for at, score in enumerate(row))
+        )
+    wide_console().print(table)
+
+
+def overlap(
+    store: StoreArgument,
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Of the registry, or of --datasets.")],
+    *,
+    datasets: DatasetsOption = None,
+    data_root_: DataRootOption = None,
+    pipeline: PlaceOption = None,
+    config: ConfigOption = PIPELINES_FILE,
+    allow: AllowOption = None,
+    corpus_root: Annotated[Path | None, typer.Option(help="Where the store's corpus lies now, if it moved.")] = None,
+    near: Annotated[bool, typer.Option(help="Look for images that look alike too.")] = True,
+    threads: Annotated[int, typer.Option(min=1, help="That decode images.")] = 2,
+    results: Annotated[
+        Path | None, typer.Option("--results", help="Note the counts in the results of this dataset there.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Count the test images that a store's corpus has too: the same bytes, or the same look."""
+    from evaluate.datasets.loading import load_dataset
+    from evaluate.suite.overlap import find_overlap, note_overlap
+
+    folders, root = places(datasets, data_root_, pipeline, config)
+    entry = find_dataset(dataset, read_registry(folders))
+    loaded = load_dataset(entry, root, allow=allowed(allow or []))
+    opened = FeatureStore(store, corpus_root=corpus_root)
+    found = find_overlap(opened, loaded, near=near, threads=threads)
+    noted = note_overlap(results, entry.name, found, store=opened.location.uri) if results else 0
+    said = {
+        "dataset": entry.name,
+        "store": opened.location.uri,
+        "test_items": found.items,
+        "exact": len(found.exact),
+        "near": len(found.near) if near else None,
+        "unreadable_in_store": found.unreadable,
+        "examples": [{"item": item, "key": key} for item, key in found.pairs],
+        "results_noted": noted,
+    }
+    if as_json:
+        print_json(said)
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in said.items():
+        if name != "examples":
+            table.add_row(name.replace("_", " "), "not looked for" if value is None else str(value))
+    for example in found.pairs[:10]:
+        table.add_row("example", f"{example[0]} is {example[1]}")
+    wide_console().print(table)

@@ -1,0 +1,175 @@
+"""``python -m evaluate compare``, ``leaderboard``, ``report``: what results say side by side."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from store.cli.options import JsonOption, print_json, wide_console
+from store.console import progress
+from store.errors import EvaluationError
+from store.files import write_atomic
+
+if TYPE_CHECKING:  # what computes is imported where it is needed, so that --help stays fast
+    from evaluate.metrics.model_ranks import Ranking
+    from evaluate.metrics.statistics import Difference
+    from evaluate.report.comparison import Comparison
+    from evaluate.results.record import Result
+
+RESULTS = Path("results")
+
+ResultsOption = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of the results.")]
+ModelsArgument = Annotated[list[str] | None, typer.Argument(metavar="[A B]", help="Two models; all if left out.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands to a program."""
+    app.command(epilog="Example: python -m evaluate compare mmkd biomedclip --results results")(compare)
+    app.command(epilog="Example: python -m evaluate leaderboard --results results")(leaderboard)
+    app.command(epilog="Example: python -m evaluate report --results results --out report.html")(report)
+
+
+def compare(
+    models: ModelsArgument = None,
+    *,
+    results: ResultsOption = RESULTS,
+    task: Annotated[str | None, typer.Option(help="Only this task; all if left out.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two models by paired differences on every test set, or all models by their ranks."""
+    from evaluate.results.files import read_results
+
+    known = read_results(results)
+    found = [result for result in known if task in (None, result.task)]
+    if not found:
+        tasks = ", ".join(sorted({result.task for result in known}))
+        raise EvaluationError(f"{results}: holds no result of a task {task!r}", hint=f"there are {tasks}")
+    if not models:
+        _compare_all(found, as_json=as_json)
+    elif len(models) == 2:
+        _compare_two(found, models[0], models[1], results, as_json=as_json)
+    else:
+        raise typer.BadParameter("name two models, or none to rank all of them")
+
+
+def _compare_two(found: list[Result], first: str, second: str, folder: Path, *, as_json: bool) -> None:
+    from evaluate.report.comparison import Evidence, enough_resamples, of_model, shared
+    from evaluate.report.comparison import compare as compare_models
+
+    tests = shared(of_model(found, first), of_model(found, second))
+    with progress(2 * tests, label="resample", noun="results") as done:
+        evidence = Evidence(folder, resamples=enough_resamples(found, max(1, tests)), done=done)
+        comparison = compare_models(found, first, second, evidence=evidence)
+    if as_json:
+        rows = [
+            asdict(row) | {"first": row.first.model_dump(), "second": row.second.model_dump()}
+            for row in comparison.rows
+        ]
+        print_json({**asdict(comparison), "rows": rows})
+        return
+    console = wide_console()
+    console.print(_comparison_table(comparison))
+    counts = ", ".join(f"{verdict} {comparison.count(verdict)}" for verdict in ("better", "undecided", "worse"))
+    console.print(f"{escape(first)} is, after Holm's correction over {len(comparison.rows)} tests: {counts}")
+    for one, mean in comparison.means.items():
+        p = comparison.signed_rank_p[one]
+        ranked = "" if p is None else f"; signed ranks over datasets p {p:.3g}"
+        console.print(f"{one}: mean difference {_signed(mean)}, p {_p(mean.p)}{ranked}", highlight=False)
+    for reason in comparison.left_out:
+        console.print(f"left out: {escape(reason)}", highlight=False)
+
+
+def _comparison_table(comparison: Comparison) -> Table:
+    first, second = escape(comparison.first), escape(comparison.second)
+    table = Table("task", "dataset", "metric", "n", "split", first, second)
+    table.add_column("difference [95 %]", no_wrap=True)
+    for heading in ("p", "Holm", ""):
+        table.add_column(heading)
+    for row in comparison.rows:
+        table.add_row(
+            row.task,
+            escape(row.dataset),
+            row.metric,
+            f"{row.n:,}",
+            row.split_digest[:8],
+            escape(str(row.first)),
+            escape(str(row.second)),
+            escape(_signed(row.difference)),
+            _p(row.difference.p),
+            _p(row.p_holm),
+            row.verdict,
+        )
+    return table
+
+
+def _signed(found: Difference) -> str:
+    if found.low is None:
+        return f"{found.value:+.3f} [no interval: all {found.resamples:,} resamples failed]"
+    failed = f" ({found.failed:,} failed)" if found.failed else ""
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]{failed}"
+
+
+def _p(p: float | None) -> str:
+    return "–" if p is None else f"{p:.3g}"
+
+
+def _compare_all(found: list[Result], *, as_json: bool) -> None:
+    from evaluate.report.boards import boards
+
+    ranked = [board for board in boards(found) if board.ranking is not None]
+    if not ranked:
+        raise EvaluationError("no test set has results of two models", hint="evaluate another model, then compare")
+    if as_json:
+        print_json({board.task: asdict(board.ranking) for board in ranked if board.ranking is not None})
+        return
+    console = wide_console()
+    for board in ranked:
+        if board.ranking is not None:
+            console.print(f"[bold]{escape(board.task)}[/]")
+            console.print(_diagram(board.ranking), highlight=False, markup=False)
+        for note in board.notes:
+            console.print(f"note: {escape(note)}", highlight=False)
+
+
+def _diagram(ranking: Ranking) -> str:
+    """Return a critical-difference diagram of letters: models that share a bar are not told apart."""
+    width = max(len(name) for name in ranking.models)
+    lines = []
+    for place, (name, mean) in enumerate(zip(ranking.models, ranking.mean_ranks, strict=True)):
+        bars = " ".join("|" if start <= place <= end else " " for start, end in ranking.groups)
+        lines.append(f"{mean:6.2f}  {name:<{width}}  {bars}".rstrip())
+    said = f"mean ranks over {ranking.datasets} test sets"
+    if ranking.p is not None:
+        said += f"; Friedman's chi-squared {ranking.statistic:.2f}, p {ranking.p:.3g}"
+    if ranking.critical_difference is not None:
+        said += f"; critical difference {ranking.critical_difference:.2f} (Nemenyi, 5 %)"
+    return "\n".join([*lines, said])
+
+
+def leaderboard(*, results: ResultsOption = RESULTS) -> None:
+    """Write leaderboard.csv, leaderboard.md and leaderboard.json into the folder of the results."""
+    from evaluate.report.leaderboard import write_leaderboards
+
+    for path in write_leaderboards(results):
+        sys.stdout.write(f"{path}\n")
+
+
+def report(
+    *,
+    results: ResultsOption = RESULTS,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The page; report.html in DIR if left out.")] = None,
+    title: Annotated[str, typer.Option(help="Above the page.")] = "Evaluation",
+) -> None:
+    """Write all results as one HTML page that needs no network and no other file."""
+    from evaluate.report.contents import gather
+    from evaluate.report.page import render
+
+    path = out or results / "report.html"
+    write_atomic(path, render(gather(results), title=title).encode())
+    sys.stdout.write(f"{path}\n")

@@ -1,0 +1,1 @@
+"""Dataset entries, their splits, checks and loading; knows no model."""

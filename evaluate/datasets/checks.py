@@ -1,0 +1,146 @@
+"""What must hold of a dataset before a number is computed on it, and what its readers should know."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from itertools import combinations
+
+import numpy as np
+
+from store.corpus.decode import MAX_PIXELS, decode_image
+from store.errors import EvaluationError, PairDecodeError
+
+from .entry import LABELLED, DatasetEntry
+from .loaded import Split
+from .split_rules import SPLITS, SplitName
+
+SHOWN = 5
+"""Names that a message lists."""
+
+
+def check_splits(
+    entry: DatasetEntry, splits: Mapping[SplitName, Split], excluded: Mapping[str, int], *, allow: Collection[str]
+) -> tuple[dict[str, int], list[str]]:
+    """Return the duplicates between splits, and the findings in words.
+
+    Args:
+        entry: the dataset.
+        splits: those that have items.
+        excluded: items left out, by reason.
+        allow: what is not refused, of ``DatasetEntry.allow``.
+
+    Raises:
+        EvaluationError: says everything that is wrong at once.
+    """
+    problems = [*_empty(splits, excluded), *_excluded(entry, splits, excluded)]
+    if "test" in splits:
+        problems += _classes(entry, splits["test"], allow)
+    findings = []
+    shared = list(_shared_patients(splits))
+    if shared and "shared_patients" not in allow:
+        problems.append(f"{'; '.join(shared)}: what is known of a patient in training helps in testing")
+    elif shared:
+        findings += shared
+    if problems:
+        hints = ["python -m evaluate check reads a dataset and says what it has"]
+        if shared and "shared_patients" not in allow:
+            hints = ["split by patient, or say allow: [shared_patients] in the dataset's file"]
+        raise EvaluationError("\n".join(f"{entry.name}: {problem}" for problem in problems), hint=hints[0])
+    duplicates = _duplicates(splits)
+    findings += [
+        f"{count} items of {pair.replace('/', ' and ')} show the same image" for pair, count in duplicates.items()
+    ]
+    return duplicates, [*findings, *_counts(entry, splits)]
+
+
+def _empty(splits: Mapping[SplitName, Split], excluded: Mapping[str, int]) -> Iterator[str]:
+    if "test" not in splits:
+        left = f" ({_listed(excluded)} left out)" if excluded else ""
+        yield f"there is no test item{left}; it has {_sizes(splits) or 'none at all'}"
+
+
+def _excluded(entry: DatasetEntry, splits: Mapping[SplitName, Split], excluded: Mapping[str, int]) -> Iterator[str]:
+    lost = sum(count for reason, count in excluded.items() if not reason.startswith("ignored"))
+    total = lost + sum(len(split) for split in splits.values())
+    if lost > entry.max_excluded * total:
+        yield (
+            f"{lost} of {total} items cannot be used ({_listed(excluded)}), "
+            f"more than max_excluded, {entry.max_excluded:.1%}; fetch what is missing"
+        )
+
+
+def _classes(entry: DatasetEntry, test: Split, allow: Collection[str]) -> Iterator[str]:
+    if test.targets is None or not LABELLED & set(entry.tasks):
+        return
+    counts_C = (
+        test.targets.sum(axis=0) if test.targets.ndim == 2 else np.bincount(test.targets, minlength=len(entry.classes))
+    )
+    without = [name for name, count in zip(entry.classes, counts_C, strict=True) if not count]
+    if test.targets.ndim == 1 and len(entry.classes) - len(without) == 1:
+        (only,) = set(entry.classes) - set(without)
+        yield f"all {len(test)} test items are of one class, {only!r}: nothing can be told apart"
+    elif without and "empty_classes" not in allow:
+        yield (
+            f"{len(without)} of {len(entry.classes)} classes have no test item: {', '.join(without[:SHOWN])}; "
+            "a metric over classes is not defined then; allow: [empty_classes] takes the others"
+        )
+
+
+def _shared_patients(splits: Mapping[SplitName, Split]) -> Iterator[str]:
+    for one, other in combinations([name for name in SPLITS if name in splits], 2):
+        shared = sorted(set(splits[one].patients or ()) & set(splits[other].patients or ()))
+        if shared:
+            shown = ", ".join(shared[:SHOWN]) + (", ..." if len(shared) > SHOWN else "")
+            yield f"{len(shared)} patients are in {one} and in {other} ({shown})"
+
+
+def _duplicates(splits: Mapping[SplitName, Split]) -> dict[str, int]:
+    """Return how many items of the later of two splits have an image that the earlier has too."""
+    found = {}
+    digests = {name: _digests(split) for name, split in splits.items()}
+    for one, other in combinations([name for name in SPLITS if name in splits], 2):
+        known = {digest for item in digests[one] for digest in item}
+        count = sum(any(digest in known for digest in item) for item in digests[other])
+        if count:
+            found[f"{one}/{other}"] = count
+    return found
+
+
+def _digests(split: Split) -> list[tuple[str, ...]]:
+    if split.bags is not None:
+        return [bag.digests for bag in split.bags]
+    return [(digest,) for digest in split.image_digests or ()]
+
+
+def _counts(entry: DatasetEntry, splits: Mapping[SplitName, Split]) -> Iterator[str]:
+    for name, count in entry.counts.items():
+        found = len(splits[name]) if name in splits else 0
+        if found != count:
+            yield f"{name} has {found} items, its source says {count}"
+
+
+def _sizes(splits: Mapping[SplitName, Split]) -> str:
+    return ", ".join(f"{name} {len(split)}" for name, split in splits.items())
+
+
+def _listed(excluded: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason}: {count}" for reason, count in excluded.items())
+
+
+def undecodable(split: Split, *, max_pixels: int = MAX_PIXELS) -> dict[int, str]:
+    """Return the items whose image cannot be decoded, with the reason; each image is read once.
+
+    Args:
+        split: its tiles count as its images; a bag with a bad tile is bad.
+        max_pixels: width times height that is decoded.
+    """
+    found = {}
+    for item in range(len(split)):
+        images = split.bags[item].images if split.bags else [split.images[item]] if split.images else []
+        for image in images:
+            try:
+                decode_image(image.read(), max_pixels=max_pixels)
+            except PairDecodeError as error:
+                found[item] = str(error)
+                break
+    return found

@@ -1,0 +1,296 @@
+"""What the registry says of one evaluation dataset: one YAML file, validated.
+
+Knows nothing of where the files lie or whether they are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from evaluate.config import fillable
+from evaluate.datasets.formats.rules import ReadRule
+from evaluate.metrics.registry import METRICS
+from store.config.pipeline_file import Section, read_section
+from store.config.problems import suggest
+from store.config.yaml_tree import KeyPath
+from store.errors import ConfigError
+
+from .split_rules import SplitRule
+
+TaskName = Literal["zero_shot", "linear_probe", "retrieval", "vqa", "survival", "diagnosis"]
+TASKS: tuple[TaskName, ...] = ("zero_shot", "linear_probe", "retrieval", "vqa", "survival", "diagnosis")
+
+Modality = Literal[
+    "xray", "ct", "mri", "ultrasound", "fundus", "oct", "histopathology", "dermatology", "endoscopy", "mixed", "other"
+]
+MODALITIES: tuple[Modality, ...] = (
+    "xray",
+    "ct",
+    "mri",
+    "ultrasound",
+    "fundus",
+    "oct",
+    "histopathology",
+    "dermatology",
+    "endoscopy",
+)
+"""The nine modalities that MMKD-CLIP's authors name. ``mixed`` is several of them, ``other`` none (cells, say)."""
+
+Origin = Literal["official", "inferred", "ours"]
+
+LABELLED: frozenset[str] = frozenset({"zero_shot", "linear_probe", "diagnosis"})
+"""Tasks whose targets are classes."""
+
+TRAINED: frozenset[str] = frozenset({"linear_probe", "vqa", "survival", "diagnosis"})
+"""Tasks that train something."""
+
+NEEDED_FIELDS: dict[TaskName, tuple[str, ...]] = {
+    "retrieval": ("caption",),
+    "vqa": ("question", "answer"),
+    "survival": ("time", "event"),
+}
+"""Columns that a task cannot do without, beside the label of those with classes."""
+
+
+def _prompt(template: str) -> str:
+    return fillable(template, fields=("label",))
+
+
+Template = Annotated[str, AfterValidator(_prompt)]
+
+
+class Task(Section):
+    """How a dataset is used for one task.
+
+    Attributes:
+        primary: the metric that stands for the result, a name in ``evaluate.metrics.METRICS``.
+    """
+
+    primary: str
+
+
+class ClassText(Section):
+    """What prompts say of a class.
+
+    Attributes:
+        name: fills ``{label}`` of the templates.
+        prompts: whole prompts of this class, which take the place of the templates.
+    """
+
+    name: str
+    prompts: list[str] = []
+
+
+class Provenance(Section):
+    """Whose decision each part is: ``official`` of whom it concerns, ``inferred`` from what they published, ``ours``.
+
+    Attributes:
+        choice: that the dataset is evaluated at all: ``official`` where MMKD-CLIP's code names it, ``inferred`` where
+            the catalogue of UniMed-CLIP does, from which that code was forked.
+        classes: which labels there are, by the dataset's authors.
+        split: which images are for testing.
+        templates: how prompts are worded.
+        metrics: which metric stands for the result.
+    """
+
+    choice: Origin
+    classes: Origin | None = None
+    split: Origin
+    templates: Origin | None = None
+    metrics: Origin
+
+
+class Fields(Section):
+    """Where in a record each column is, as a dotted path; what is left out has no such column.
+
+    Attributes:
+        id: names the item; by its place in the files if left out.
+        label: the class, as ``classes`` or ``label_map`` has it.
+        split: for ``split: {rule: field}``.
+        patient: whose item it is. No patient may be in two splits, and resamples take a patient whole.
+        caption: of retrieval.
+        question, answer, answer_type: of visual question answering.
+        bag: the slide that a tile belongs to; the items are then the slides.
+        time, event: of survival: how long, and whether the event was seen.
+    """
+
+    id: str | None = None
+    label: str | None = None
+    split: str | None = None
+    patient: str | None = None
+    caption: str | None = None
+    question: str | None = None
+    answer: str | None = None
+    answer_type: str | None = None
+    bag: str | None = None
+    time: str | None = None
+    event: str | None = None
+
+
+class MultiLabel(Section):
+    """How a record says which of the classes it has, where it may have several or none.
+
+    Attributes:
+        by: ``list``: the label is a list of classes; ``text``: a text of classes; ``columns``: each class is a column.
+        separator: between the classes of a text.
+        none: values that mean none of the classes.
+        yes: what a column has where the class is present.
+    """
+
+    by: Literal["list", "text", "columns"]
+    separator: str = "|"
+    none: list[str] = []
+    yes: list[str] = ["1", "1.0", "true"]
+
+
+class DatasetEntry(Section):
+    """One dataset.
+
+    Attributes:
+        name: the file's name without ``.yaml``.
+        title: as people call it.
+        modality: one of the nine, ``mixed`` or ``other``.
+        tasks: what it is used for, each with its primary metric.
+        source: address of the page of the dataset, or the file here that draws it.
+        facts_from: addresses where the facts of this entry are said, if not at the source.
+        licence: as the source states it, or ``not stated``.
+        access: ``open`` to anyone, after ``registration``, or by an ``agreement`` that someone has to grant.
+        get: what to fetch and where to put it, in words.
+        citation: authors, title, year.
+        read: the files, relative to the data root, and how they are read.
+        digests: ``md5:...`` or ``sha256:...`` by file, where known.
+        fields: where in a record each column is.
+        split: which items are for training, validation and testing.
+        counts: items by split where the source states them; a difference is reported.
+        classes: what prompts say of each label, in the order of the scores' columns.
+        label_map: further labels and the classes they count as.
+        ignore_labels: labels whose items are left out, and counted.
+        keep: by column, the values of the records that are used; the others are counted as ignored.
+        one_hot: each class is a column, and one of them is 1.
+        multi_label: set where an image may have several classes.
+        positive: of two classes, the one that is looked for.
+        templates: prompts with ``{label}``.
+        negative_templates: of a multi-label dataset, prompts that say that ``{label}`` is absent.
+        event_values, censored_values: what the event column has where the event was seen, and where it was not.
+        allow: what is usually refused: ``shared_patients`` (in two splits), ``empty_classes`` (no test item).
+        max_excluded: share of items that may be unreadable or missing before the dataset is refused.
+        provenance: whose decision each part is.
+        notes: what a reader of results should know.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
+    title: str
+    modality: Modality
+    tasks: dict[TaskName, Task] = Field(min_length=1)
+    source: str = Field(pattern=r"^(https?://|evaluate/)")
+    facts_from: list[str] = []
+    licence: str
+    access: Literal["open", "registration", "agreement"]
+    get: str
+    citation: str
+    read: ReadRule
+    digests: dict[str, Annotated[str, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")]] = {}
+    fields: Fields = Fields()
+    split: SplitRule
+    counts: dict[Literal["train", "val", "test"], Annotated[int, Field(ge=0)]] = {}
+    classes: dict[str, str | ClassText] = {}
+    label_map: dict[str, str] = {}
+    ignore_labels: list[str] = []
+    keep: dict[str, list[str]] = {}
+    one_hot: bool = False
+    multi_label: MultiLabel | None = None
+    positive: str | None = None
+    templates: list[Template] = []
+    negative_templates: list[Template] = []
+    event_values: list[str] = ["1", "1.0", "true"]
+    censored_values: list[str] = ["0", "0.0", "false"]
+    allow: list[Literal["shared_patients", "empty_classes"]] = []
+    max_excluded: float = Field(default=0.01, ge=0, lt=1)
+    provenance: Provenance
+    notes: str | None = None
+
+    @property
+    def class_names(self) -> list[str]:
+        """What prompts call the classes, in order."""
+        return [text.name if isinstance(text, ClassText) else text for text in self.classes.values()]
+
+    @property
+    def positive_index(self) -> int | None:
+        """Position of the positive class, None where there is none."""
+        return None if self.positive is None else list(self.classes).index(self.positive)
+
+    def prompts(self, *, negative: bool = False) -> list[list[str]]:
+        """Return the prompts of each class, in order.
+
+        Args:
+            negative: those that say that the class is absent; of a multi-label dataset.
+        """
+        templates = self.negative_templates if negative else self.templates
+        own = [text.prompts if isinstance(text, ClassText) and not negative else [] for text in self.classes.values()]
+        return [
+            prompts or [template.format(label=name) for template in templates]
+            for prompts, name in zip(own, self.class_names, strict=True)
+        ]
+
+
+def read_entry(path: Path) -> DatasetEntry:
+    """Return the dataset that a YAML file describes.
+
+    Raises:
+        ConfigError: with one ``file:line: key: problem`` per line.
+    """
+    if path.suffix not in {".yaml", ".yml"}:
+        raise ConfigError(f"{path}: expected a .yaml file", hint="python -m evaluate new NAME writes a template")
+    return read_section(path, DatasetEntry, check=lambda entry: _problems(entry, path.stem))
+
+
+def _problems(entry: DatasetEntry, stem: str) -> Iterator[tuple[KeyPath, str]]:
+    """Yield what is wrong between keys that are each right."""
+    if entry.name != stem:
+        yield ("name",), f"'{entry.name}' is not the name of the file, '{stem}'"
+    yield from _label_problems(entry)
+    for task, use in entry.tasks.items():
+        if use.primary not in METRICS:
+            known = suggest(use.primary, METRICS) or f"; expected one of {', '.join(METRICS)}"
+            yield ("tasks", task, "primary"), f"'{use.primary}' is no metric{known}"
+        if task in TRAINED and entry.split.rule == "all_test":
+            yield ("tasks", task), "needs items for training; by split, all are for testing"
+        for field in NEEDED_FIELDS.get(task, ()):
+            if getattr(entry.fields, field) is None:
+                yield ("tasks", task), f"needs fields.{field}"
+    if entry.split.rule == "field" and entry.fields.split is None and entry.read.format != "medmnist":
+        yield ("split",), "the rule 'field' needs fields.split"
+    by_patient = "patient" in {getattr(entry.split, "by", None), getattr(entry.split, "val_by", None)}
+    if by_patient and entry.fields.patient is None:
+        yield ("split",), "by: patient needs fields.patient"
+    if entry.fields.bag is not None and entry.read.format == "bags":
+        yield ("fields", "bag"), "the format 'bags' has a file per bag; fields.bag is for tiles that are images"
+
+
+def _label_problems(entry: DatasetEntry) -> Iterator[tuple[KeyPath, str]]:
+    labelled = [task for task in entry.tasks if task in LABELLED]
+    if labelled and len(entry.classes) < (1 if entry.multi_label else 2):
+        yield ("tasks", labelled[0]), f"needs classes: at least two, there are {len(entry.classes)}"
+    by_columns = entry.one_hot or (entry.multi_label is not None and entry.multi_label.by == "columns")
+    if labelled and entry.fields.label is None and not by_columns and entry.read.format != "medmnist":
+        yield ("tasks", labelled[0]), "needs fields.label"
+    if labelled and len(entry.classes) == 2 and not entry.multi_label and entry.positive is None:
+        yield ("tasks", labelled[0]), "of two classes one is positive: say which with positive:"
+    if entry.positive is not None and entry.positive not in entry.classes:
+        yield ("positive",), f"'{entry.positive}' is not one of classes{suggest(entry.positive, entry.classes)}"
+    for label, name in entry.label_map.items():
+        if name not in entry.classes:
+            yield ("label_map", label), f"'{name}' is not one of classes{suggest(name, entry.classes)}"
+    if entry.one_hot and entry.multi_label:
+        yield ("one_hot",), "several columns may be 1 in a multi-label dataset; drop one of the two keys"
+    if "zero_shot" in entry.tasks and not all(entry.prompts()):
+        yield ("tasks", "zero_shot"), "needs templates, or prompts of every class"
+    if "zero_shot" in entry.tasks and entry.multi_label and not entry.negative_templates:
+        yield ("tasks", "zero_shot"), "of a multi-label dataset needs negative_templates"
+    for part in ("classes", "templates"):
+        if getattr(entry, part) and getattr(entry.provenance, part) is None:
+            yield ("provenance",), f"missing key '{part}'"

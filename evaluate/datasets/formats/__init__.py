@@ -1,0 +1,1 @@
+"""Reads the file formats of datasets into records; knows neither splits nor tasks."""

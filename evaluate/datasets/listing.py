@@ -1,0 +1,92 @@
+"""What ``python -m evaluate list`` and ``check`` print: datasets as plain values, the same as text and as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .checks import undecodable
+from .entry import DatasetEntry
+from .loaded import LoadedDataset, Split
+from .registry import Status
+
+
+def listing(status: Status, root: Path) -> dict[str, Any]:
+    """Return one dataset of the registry as JSON has it."""
+    entry = status.entry
+    return {
+        "name": entry.name,
+        "title": entry.title,
+        "modality": entry.modality,
+        "tasks": {task: use.primary for task, use in entry.tasks.items()},
+        "classes": len(entry.classes),
+        "licence": entry.licence,
+        "access": entry.access,
+        "provenance": entry.provenance.model_dump(exclude_none=True),
+        "present": status.present,
+        "missing": [str(root / pattern) for pattern in status.missing],
+        "get": entry.get,
+        "source": entry.source,
+        "citation": entry.citation,
+        "notes": entry.notes,
+    }
+
+
+def summary(dataset: LoadedDataset) -> dict[str, Any]:
+    """Return what a loaded dataset holds as JSON has it."""
+    return {
+        "name": dataset.entry.name,
+        "digest": dataset.digest,
+        "split_digest": dataset.split_digest,
+        "splits": {name: _split(split, dataset.entry) for name, split in dataset.splits.items()},
+        "excluded": dataset.excluded,
+        "duplicates": dataset.duplicates,
+        "findings": dataset.findings,
+    }
+
+
+def _split(split: Split, entry: DatasetEntry) -> dict[str, Any]:
+    found: dict[str, Any] = {"items": len(split)}
+    if split.patients is not None:
+        found["patients"] = len(set(split.patients))
+    if split.image_digests is not None:
+        found["distinct_images"] = len(set(split.image_digests))
+    if split.bags is not None:
+        found["tiles_or_files"] = sum(len(bag.digests) for bag in split.bags)
+    if split.targets is not None:
+        counts_C = (
+            split.targets.sum(axis=0)
+            if split.targets.ndim == 2
+            else np.bincount(split.targets, minlength=len(entry.classes))
+        )
+        found["classes"] = dict(zip(entry.classes, counts_C.tolist(), strict=True))
+    if split.answer_types is not None:
+        found["closed_questions"] = split.answer_types.count("closed")
+    if split.captions is not None:
+        found["distinct_captions"] = len(set(split.captions))
+    if split.events is not None:
+        found["events"] = int(split.events.sum())
+    if split.features is not None:
+        found["features"] = split.features.shape[1]
+        found["missing_values"] = int(np.isnan(split.features).sum())
+    return found
+
+
+def deep_problems(dataset: LoadedDataset, root: Path) -> Iterator[str]:
+    """Yield what reading every byte finds: files with another digest than the entry says, images that do not decode."""
+    for name, stated in dataset.entry.digests.items():
+        kind, _, digest = stated.partition(":")
+        with (root / name).open("rb") as file:
+            found = hashlib.file_digest(file, kind).hexdigest()
+        if found != digest:
+            yield f"{name}: its {kind} is {found}, the entry says {digest}"
+    for split in dataset.splits.values():
+        bad = undecodable(split)
+        for item, reason in list(bad.items())[:5]:
+            yield f"{split.name}: {split.ids[item]}: {reason}"
+        if len(bad) > 5:
+            yield f"{split.name}: {len(bad)} images in all cannot be decoded"

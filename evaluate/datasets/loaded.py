@@ -1,0 +1,158 @@
+"""A dataset in memory, but for its images and its bags of features: what the tasks are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluate.datasets.formats.record import BagFile, Image
+from store.errors import EvaluationError
+
+from .entry import DatasetEntry
+from .split_rules import SplitName
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bag:
+    """The tiles of one slide, or of all slides of a patient: as features or as images.
+
+    Attributes:
+        files: features that were computed before.
+        images: tiles that a model still has to encode.
+        digests: SHA-256 of each file's features, or of each image.
+    """
+
+    files: tuple[BagFile, ...] = ()
+    images: tuple[Image, ...] = ()
+    digests: tuple[str, ...]
+
+    def features(self) -> npt.NDArray[np.float32]:
+        """Return the features of all tiles, (tiles, width) float32.
+
+        Raises:
+            EvaluationError: the bag has images, or its files are not of one width.
+        """
+        if not self.files:
+            raise EvaluationError("the tiles of this bag are images: encode them first")
+        parts = [file.read() for file in self.files]
+        if len({part.shape[1] for part in parts}) > 1:
+            widths = ", ".join(
+                f"{file.path.name}: {part.shape[1]}" for file, part in zip(self.files, parts, strict=True)
+            )
+            raise EvaluationError(f"the slides of a patient have features of several widths ({widths})")
+        return np.concatenate(parts)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Split:
+    """N items; what a dataset does not have is None.
+
+    Attributes:
+        name: ``train``, ``val`` or ``test``.
+        ids: distinct within the dataset.
+        patients: whose item it is; resamples by clusters go by it.
+        targets: (N,) int64, positions among the classes; of a multi-label dataset (N, C) uint8.
+        captions, questions, answers: N texts each.
+        answer_types: N times ``open`` or ``closed``; where the dataset does not say it, yes or no is closed.
+        times: (N,) float64.
+        events: (N,) bool, whether the event was seen.
+        features: (N, D) float64 of a table; NaN where a value is missing.
+        images: N; items about one image share its digest.
+        image_digests: N SHA-256 of the images' bytes.
+        bags: N.
+    """
+
+    name: SplitName
+    ids: list[str]
+    patients: list[str] | None = None
+    targets: npt.NDArray[Any] | None = None
+    captions: list[str] | None = None
+    questions: list[str] | None = None
+    answers: list[str] | None = None
+    answer_types: list[str] | None = None
+    times: npt.NDArray[np.float64] | None = None
+    events: npt.NDArray[np.bool_] | None = None
+    features: npt.NDArray[np.float64] | None = None
+    images: list[Image] | None = None
+    image_digests: list[str] | None = None
+    bags: list[Bag] | None = None
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.ids)
+
+    def image_bytes(self, item: int) -> bytes:
+        """Return the bytes of an item's image, for ``store.images.decode_image``."""
+        if self.images is None:
+            raise EvaluationError("the items of this dataset are no images")
+        return self.images[item].read()
+
+    def distinct_images(self) -> tuple[list[int], npt.NDArray[np.int64]]:
+        """Return an item of each distinct image, in order, and (N,) which of them each item has.
+
+        Encode the first; index with the second.
+        """
+        places: dict[str, int] = {}
+        first = []
+        for item, digest in enumerate(self.image_digests or []):
+            if digest not in places:
+                places[digest] = len(places)
+                first.append(item)
+        return first, np.array([places[digest] for digest in self.image_digests or []], dtype=np.int64)
+
+    def take(self, items: Sequence[int] | npt.NDArray[np.integer]) -> Split:
+        """Return some of the items, in the order that is given."""
+        rows = np.asarray(items, dtype=np.int64)
+        values: dict[str, Any] = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, np.ndarray):
+                values[each.name] = value[rows]
+            elif isinstance(value, list):
+                values[each.name] = [value[row] for row in rows]
+        return replace(self, **values)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedDataset:
+    """A dataset that is there.
+
+    Attributes:
+        entry: what the registry says of it.
+        splits: those that have items; ``test`` always does.
+        digest: SHA-256 of all items: images, labels, texts, times, features, and which split each is in.
+        split_digest: SHA-256 of the ids and images of each split.
+        excluded: items left out, by reason.
+        duplicates: by two splits, as ``train/test``, how many items of the second have an image of the first.
+        findings: what a reader of results should know, in words.
+    """
+
+    entry: DatasetEntry
+    splits: dict[SplitName, Split]
+    digest: str
+    split_digest: str
+    excluded: dict[str, int] = field(default_factory=dict)
+    duplicates: dict[str, int] = field(default_factory=dict)
+    findings: list[str] = field(default_factory=list)
+
+    @property
+    def test(self) -> Split:
+        """The items that results are about."""
+        return self.splits["test"]
+
+    def require(self, name: SplitName) -> Split:
+        """Return a split.
+
+        Raises:
+            EvaluationError: the dataset has no such items.
+        """
+        if name not in self.splits:
+            raise EvaluationError(
+                f"{self.entry.name}: has no {name} split; it has {', '.join(self.splits)}",
+                hint=f"the split: of {self.entry.name}.yaml decides; val_share takes a validation split from train",
+            )
+        return self.splits[name]

@@ -1,0 +1,100 @@
+"""Which evaluation datasets are known, where their files should lie, and whether they are there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluate.datasets.formats.rules import needed_patterns
+from store.config.problems import suggest
+from store.errors import ConfigError
+
+from .entry import DatasetEntry, read_entry
+
+SHIPPED = Path(__file__).parent / "datasets"
+"""The registry that comes with the program: a YAML file per dataset."""
+
+DATA_VARIABLE = "MMKD_DATA"
+"""Environment variable that says where datasets lie, if no option does."""
+
+DEFAULT_ROOT = Path("data")
+"""Where datasets lie if nothing says it, from the folder that the program is run in."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """Whether a dataset is there.
+
+    Attributes:
+        entry: which one.
+        missing: patterns that no file matches, relative to the data root.
+    """
+
+    entry: DatasetEntry
+    missing: list[str]
+
+    @property
+    def present(self) -> bool:
+        """Whether every file that is needed is there."""
+        return not self.missing
+
+
+def data_root(option: Path | None = None) -> Path:
+    """Return the data root: an option's, else the environment's, else ``data``."""
+    if option is not None:
+        return option.expanduser()
+    stated = os.environ.get(DATA_VARIABLE)
+    return Path(stated).expanduser() if stated else DEFAULT_ROOT
+
+
+def read_registry(folders: Iterable[Path] = ()) -> dict[str, DatasetEntry]:
+    """Return every dataset by name: those shipped, and those of further folders, which take the place of shipped ones.
+
+    Args:
+        folders: each with YAML files; a single file counts too.
+
+    Raises:
+        ConfigError: files are wrong (every problem of every file at once), or a folder has none.
+    """
+    entries: dict[str, DatasetEntry] = {}
+    problems: list[str] = []
+    for folder in (SHIPPED, *folders):
+        paths = [folder] if folder.is_file() else sorted(folder.glob("*.yaml"))
+        if not paths:
+            problems.append(f"{folder}: there is no dataset here: no file ends with .yaml")
+        for path in paths:
+            try:
+                entry = read_entry(path)
+            except ConfigError as error:
+                problems.append(str(error))
+            else:
+                entries[entry.name] = entry
+    if problems:
+        raise ConfigError("\n".join(problems), hint="python -m evaluate new NAME writes a commented template")
+    return entries
+
+
+def find_dataset(name: str, entries: Mapping[str, DatasetEntry]) -> DatasetEntry:
+    """Return a dataset by name.
+
+    Raises:
+        ConfigError: there is none; says which was probably meant.
+    """
+    if name not in entries:
+        raise ConfigError(
+            f"no dataset {name!r}{suggest(name, entries)}",
+            hint="python -m evaluate list shows all; python -m evaluate new NAME begins a new one",
+        )
+    return entries[name]
+
+
+def missing_files(entry: DatasetEntry, root: Path) -> list[str]:
+    """Return the patterns of a dataset that no file below the data root matches."""
+    return [pattern for pattern in needed_patterns(entry.read) if next(root.glob(pattern), None) is None]
+
+
+def status(entry: DatasetEntry, root: Path) -> Status:
+    """Return whether a dataset's files are below the data root; none is opened."""
+    return Status(entry=entry, missing=missing_files(entry, root))

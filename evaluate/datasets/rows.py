@@ -1,0 +1,263 @@
+"""From records to the columns of a split: fields mapped, labels and numbers read, tiles gathered into bags."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evaluate.datasets.formats.record import BagFile, Image, Record
+from evaluate.datasets.formats.rules import BagFiles, SurvivalFiles
+from store.corpus.fields import as_text, values_at
+from store.errors import EvaluationError
+
+from .entry import LABELLED, NEEDED_FIELDS, DatasetEntry
+from .labels import YES_NO, Labels
+from .loaded import Bag, Split
+from .split_rules import SPLITS, By, SplitName, split_of
+
+MISSING = frozenset({"", "?", "na", "n/a", "nan", "none", "null"})
+"""Texts, in lower case, that tables have for a number that is not known."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Row:
+    """One item; columns as in ``Split``.
+
+    Attributes:
+        group: the bag it is a tile of, None where it is an item itself.
+        digests: SHA-256 of its images or features.
+    """
+
+    id: str
+    split: SplitName
+    group: str | None = None
+    patient: str | None = None
+    target: int | tuple[int, ...] | None = None
+    caption: str | None = None
+    question: str | None = None
+    answer: str | None = None
+    answer_type: str | None = None
+    time: float | None = None
+    event: bool | None = None
+    features: tuple[float, ...] | None = None
+    images: tuple[Image, ...] = ()
+    files: tuple[BagFile, ...] = ()
+    digests: tuple[str, ...] = ()
+
+    def content(self) -> list[Any]:
+        """Return all that decides a result, as JSON has it."""
+        texts = [self.caption, self.question, self.answer, self.answer_type]
+        numbers = [self.time, self.event, None if self.features is None else list(map(repr, self.features))]
+        target = list(self.target) if isinstance(self.target, tuple) else self.target
+        return [self.split, self.id, self.patient, target, *texts, *numbers, list(self.digests)]
+
+
+class RowReader:
+    """Maps the fields of records.
+
+    Args:
+        entry: the dataset.
+    """
+
+    def __init__(self, entry: DatasetEntry) -> None:
+        self._entry, self._labels = entry, Labels(entry)
+        self._paths = {name: path.split(".") for name, path in entry.fields.model_dump().items() if path}
+        self._labelled = bool(LABELLED & set(entry.tasks))
+        self._needed = [name for task in entry.tasks for name in NEEDED_FIELDS.get(task, ())]
+        self._seen: set[str] = set()
+        self._names: list[str] = []
+
+    def row(self, record: Record, digest: str | None) -> Row | str:
+        """Return a record as a row, or why it is left out: words that are the same for all such records.
+
+        Raises:
+            EvaluationError: its split or a number is not what it should be.
+        """
+        texts = {name: self._text(record.values, name) for name in self._paths}
+        self._names = self._names or list(record.values)
+        for path, kept in self._entry.keep.items():
+            if not {as_text(value) for value in values_at(record.values, path.split(".")) or ()} & set(kept):
+                return f"ignored {path}"
+        if record.problem:
+            return record.problem
+        name = texts.get("id") or record.id
+        keys: dict[By, str | None] = {"image": digest, "patient": texts.get("patient"), "id": name}
+        value = texts.get("split") if "split" in self._paths else as_text(record.values.get("split"))
+        split = split_of(self._entry.split, value=value, file=record.file, keys=keys)
+        if split is None:
+            return "ignored split"
+        target = self._labels.target(record.values) if self._labelled else None
+        if self._labelled and target is None:
+            return "ignored label"
+        missing = next((field for field in self._needed if texts.get(field) in {None, ""}), None)
+        if missing:
+            return f"no {missing}"
+        return Row(
+            id=name,
+            split=split,
+            group=self._group(texts),
+            patient=texts.get("patient"),
+            target=target,
+            caption=texts.get("caption"),
+            question=texts.get("question"),
+            answer=texts.get("answer"),
+            answer_type=self._answer_type(texts, name),
+            time=self._time(texts.get("time"), name),
+            event=self._event(texts.get("event"), name),
+            features=self._features(record.values),
+            images=(record.image,) if record.image else (),
+            files=(record.bag,) if record.bag else (),
+            digests=(digest,) if digest else (),
+        )
+
+    def finish(self) -> None:
+        """Refuse fields that no record had, and labels that are not listed.
+
+        Raises:
+            EvaluationError: names them.
+        """
+        absent = [f"fields.{name}: {'.'.join(path)!r}" for name, path in self._paths.items() if name not in self._seen]
+        if absent and self._names:
+            known = ", ".join(self._names[:12])
+            raise EvaluationError(f"{self._entry.name}: no record has {', '.join(absent)}; there are {known}")
+        self._labels.finish()
+
+    def _text(self, values: Mapping[str, Any], name: str) -> str | None:
+        found = values_at(values, self._paths[name])
+        if found is not None:
+            self._seen.add(name)
+        return next((text for text in map(as_text, found or ()) if text is not None), None)
+
+    def _group(self, texts: Mapping[str, str | None]) -> str | None:
+        if "bag" in self._paths:
+            return texts["bag"]
+        by_patient = isinstance(self._entry.read, BagFiles) and self._entry.read.per == "patient"
+        return texts.get("patient") if by_patient else None
+
+    def _answer_type(self, texts: Mapping[str, str | None], item: str) -> str | None:
+        if "vqa" not in self._entry.tasks:
+            return None
+        if "answer_type" not in self._paths:
+            return "closed" if (texts["answer"] or "").strip().lower() in YES_NO else "open"
+        stated = (texts["answer_type"] or "").strip().lower()
+        if stated not in {"open", "closed"}:
+            raise EvaluationError(
+                f"{self._entry.name}: {item}: expected the answer type open or closed, got {stated!r}"
+            )
+        return stated
+
+    def _time(self, text: str | None, item: str) -> float | None:
+        if text is None or "survival" not in self._entry.tasks:
+            return None
+        time = _number(text, f"{self._entry.name}: {item}: time")
+        if not (math.isfinite(time) and time >= 0):
+            raise EvaluationError(f"{self._entry.name}: {item}: expected a time of 0 or more, got {text!r}")
+        return time
+
+    def _event(self, text: str | None, item: str) -> bool | None:
+        if text is None or "survival" not in self._entry.tasks:
+            return None
+        if text in self._entry.event_values or text in self._entry.censored_values:
+            return text in self._entry.event_values
+        expected = ", ".join([*self._entry.event_values, *self._entry.censored_values])
+        raise EvaluationError(
+            f"{self._entry.name}: {item}: the event column says {text!r}; expected one of {expected}",
+            hint=f"say what it means in {self._entry.name}.yaml: event_values and censored_values",
+        )
+
+    def _features(self, values: Mapping[str, Any]) -> tuple[float, ...] | None:
+        if not isinstance(self._entry.read, SurvivalFiles):
+            return None
+        absent = [name for name in self._entry.read.features if name not in values]
+        if absent:
+            raise EvaluationError(f"{self._entry.name}: there is no column of features {absent[0]!r}")
+        return tuple(_number(as_text(values[name]) or "", name) for name in self._entry.read.features)
+
+
+def _number(text: str, where: str) -> float:
+    if text.lower() in MISSING:
+        return math.nan
+    try:
+        return float(text)
+    except ValueError:
+        raise EvaluationError(f"{where}: expected a number, got {text!r}") from None
+
+
+def grouped(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield rows, those of one group joined into one that has the images or features of all.
+
+    Raises:
+        EvaluationError: rows of a group differ in their label, split, patient or time.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.group is None:
+            yield row
+        else:
+            groups.setdefault(row.group, []).append(row)
+    for name, members in groups.items():
+        first = members[0]
+        for column in ("split", "patient", "target", "time", "event"):
+            values = list(dict.fromkeys(getattr(member, column) for member in members))
+            if len(values) > 1:
+                raise EvaluationError(f"the parts of {name!r} differ in {column}: {', '.join(map(str, values[:5]))}")
+        yield Row(
+            id=name,
+            split=first.split,
+            group=name,
+            patient=first.patient,
+            target=first.target,
+            time=first.time,
+            event=first.event,
+            images=tuple(image for member in members for image in member.images),
+            files=tuple(file for member in members for file in member.files),
+            digests=tuple(digest for member in members for digest in member.digests),
+        )
+
+
+def as_splits(entry: DatasetEntry, rows: Iterable[Row]) -> dict[SplitName, Split]:
+    """Return the splits that have items, columns of each."""
+    by_split: dict[SplitName, list[Row]] = {name: [] for name in SPLITS}
+    for row in rows:
+        by_split[row.split].append(row)
+    return {name: _split(name, entry, members) for name, members in by_split.items() if members}
+
+
+def _split(name: SplitName, entry: DatasetEntry, rows: list[Row]) -> Split:
+    def column(of: str, kind: Callable[[list[Any]], Any] = list) -> Any:
+        values = [getattr(row, of) for row in rows]
+        return None if all(value is None for value in values) else kind(values)
+
+    in_bags = rows[0].group is not None or bool(rows[0].files)
+    with_images = bool(rows[0].images) and not in_bags
+    return Split(
+        name=name,
+        ids=[row.id for row in rows],
+        patients=[row.patient or row.id for row in rows] if entry.fields.patient else None,
+        targets=_targets(entry, rows),
+        captions=column("caption"),
+        questions=column("question"),
+        answers=column("answer"),
+        answer_types=column("answer_type"),
+        times=column("time", lambda values: np.array(values, dtype=np.float64)),
+        events=column("event", lambda values: np.array(values, dtype=bool)),
+        features=column("features", lambda values: np.array(values, dtype=np.float64)),
+        images=[row.images[0] for row in rows] if with_images else None,
+        image_digests=[row.digests[0] for row in rows] if with_images else None,
+        bags=[Bag(files=row.files, images=row.images, digests=row.digests) for row in rows] if in_bags else None,
+    )
+
+
+def _targets(entry: DatasetEntry, rows: list[Row]) -> Any:
+    if rows[0].target is None:
+        return None
+    if entry.multi_label is None:
+        return np.array([row.target for row in rows], dtype=np.int64)
+    targets_NC = np.zeros((len(rows), len(entry.classes)), dtype=np.uint8)
+    for place, row in enumerate(rows):
+        targets_NC[place, np.array(row.target, dtype=np.int64)] = 1
+    return targets_NC

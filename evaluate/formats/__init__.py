@@ -1,1 +1,0 @@
-"""Readers of evaluation datasets: each yields records, whatever the files are."""

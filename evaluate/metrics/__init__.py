@@ -1,0 +1,1 @@
+"""Metrics, intervals and tests on arrays; knows neither files, models nor tasks."""

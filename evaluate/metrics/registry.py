@@ -1,0 +1,130 @@
+"""Every metric by name. Each is computed for many resamples of the test items at once.
+
+A resample is a row of multiplicities: how often each test item is drawn. A row of ones is the test set itself, so that
+the number that is reported and its interval come from the same code.
+
+Axes: N test items, R resamples.
+
+Columns that metrics read:
+
+- single label: ``target`` (N,) class numbers, ``score`` (N, C); of two classes also ``margin`` (N,), how much more the
+  positive class scores than the other, and ``positive`` (N,), whether the item is of it.
+- several labels: ``target`` (N, C) of 0 and 1, ``score`` (N, C) between 0 and 1.
+- retrieval: ``rank`` (N,) of a query's best positive, from 1; ``side`` (N,), 0 an image seeks texts, 1 a text images.
+- questions: ``correct`` (N,), ``closed`` (N,).
+- survival: ``time``, ``event``, ``risk`` (N,), and if they are there ``fold`` (N,) and ``uno_weight`` (N,).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from store.errors import EvaluationError
+
+from . import classification, survival
+from . import retrieval as ranks
+
+Columns = Mapping[str, npt.NDArray[Any]]
+Weights = npt.NDArray[Any]
+Values = npt.NDArray[np.float64]
+
+SEED_COLUMN = re.compile(r"^(?P<column>.+)\.(?P<seed>\d+)$")
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Metric:
+    """A number that says how good predictions are.
+
+    Attributes:
+        title: for people.
+        function: columns and weights (R, N) to values (R,).
+        higher_is_better: of ranks it is not.
+    """
+
+    title: str
+    function: Callable[[Columns, Weights], Values]
+    higher_is_better: bool = True
+
+    def __call__(self, columns: Columns, weights_RN: Weights) -> Values:
+        """Return the metric on every resample; the mean over training seeds where columns hold several.
+
+        Args:
+            columns: of the N test items.
+            weights_RN: how often each resample holds each item; whole numbers of any dtype.
+
+        Returns:
+            (R,) float64, NaN where the metric is undefined, such as AUROC of one class.
+
+        Raises:
+            EvaluationError: weights or columns do not fit each other, or a score is not finite.
+        """
+        if weights_RN.ndim != 2:
+            raise EvaluationError(f"weights must have two axes, resamples and items, not the shape {weights_RN.shape}")
+        wrong = {name: len(column) for name, column in columns.items() if len(column) != weights_RN.shape[1]}
+        if wrong:
+            raise EvaluationError(f"weights are of {weights_RN.shape[1]} items, columns have others: {wrong}")
+        views = seed_views(columns)
+        total_R = np.zeros(len(weights_RN))
+        for view in views:
+            total_R += self.function(view, weights_RN)
+        return total_R / len(views)
+
+
+def seed_views(columns: Columns) -> list[Columns]:
+    """Return the columns as each training seed left them.
+
+    A column ``score.1`` takes the place of ``score`` for the second seed, ``score.2`` for the third. Columns without a
+    number are the same for all. Without such columns there is one view.
+
+    Raises:
+        EvaluationError: a seed lacks one of the columns that others have.
+    """
+    numbered: dict[int, dict[str, npt.NDArray[Any]]] = {}
+    shared = {}
+    for name, column in columns.items():
+        found = SEED_COLUMN.match(name)
+        if found:
+            numbered.setdefault(int(found["seed"]), {})[found["column"]] = column
+        else:
+            shared[name] = column
+    kinds = {frozenset(of_seed) for of_seed in numbered.values()}
+    if numbered and (len(kinds) > 1 or not next(iter(kinds)) <= set(shared) or max(numbered) != len(numbered)):
+        raise EvaluationError(f"the columns of training seeds are not complete: {', '.join(columns)}")
+    return [shared, *({**shared, **numbered[seed]} for seed in sorted(numbered))]
+
+
+def _retrieval() -> dict[str, Metric]:
+    """Return the metrics of both directions of retrieval."""
+    found = {}
+    for side, (name, title) in enumerate((("i2t", "image to text"), ("t2i", "text to image"))):
+        for k in ranks.RECALL_AT:
+            function = partial(ranks.recall, side=side, k=k)
+            found[f"{name}_recall_at_{k}"] = Metric(title=f"recall@{k}, {title}", function=function)
+        found[f"{name}_median_rank"] = Metric(
+            title=f"median rank, {title}", function=partial(ranks.median_rank, side=side), higher_is_better=False
+        )
+    return {**found, "mean_recall": Metric(title="mean of the six recalls", function=ranks.mean_recall)}
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric(title="accuracy", function=classification.accuracy),
+    "balanced_accuracy": Metric(title="balanced accuracy", function=classification.balanced_accuracy),
+    "macro_f1": Metric(title="macro F1", function=classification.macro_f1),
+    "auroc": Metric(title="AUROC", function=classification.auroc),
+    "average_precision": Metric(title="average precision", function=classification.average_precision),
+    "label_accuracy": Metric(title="accuracy over labels", function=classification.label_accuracy),
+    **_retrieval(),
+    "vqa_overall": Metric(title="accuracy, all questions", function=partial(ranks.answers, closed=None)),
+    "vqa_open": Metric(title="accuracy, open questions", function=partial(ranks.answers, closed=False)),
+    "vqa_closed": Metric(title="accuracy, closed questions", function=partial(ranks.answers, closed=True)),
+    "harrell_c": Metric(title="Harrell's C", function=survival.harrell_c),
+    "uno_c": Metric(title="Uno's C", function=survival.uno_c),
+}
+"""All metrics. A task says which of them are its own."""

@@ -1,0 +1,1 @@
+"""Opens models by their address and computes embeddings; knows no task."""

@@ -1,0 +1,150 @@
+"""From an address to an encoder: which files, which role, which digest; weights are loaded last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evaluate.results.record import ModelFacts, Role
+from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.model_folder import read_model_folder
+from extract.teacher_files.specs import teacher_spec
+from extract.teachers.loading import load_teacher
+from store.config.problems import suggest
+from store.errors import ConfigError, WeightsNotFoundError
+from store.read.reader import FeatureStore
+from train.runtime.run_folder import RECORD
+
+from .addresses import Address
+from .encoders import Encoder, ModelEncoder, StoreEncoder
+
+
+def facts_of(address: Address, *, teachers: Mapping[str, TeacherEntry]) -> ModelFacts:
+    """Return what results say of a model. Its files are digested, but not loaded.
+
+    Args:
+        address: where it is.
+        teachers: those that the pipeline names.
+
+    Raises:
+        MMKDError: it is not there, or not a model.
+    """
+    if address.kind == "store":
+        store, teacher = FeatureStore(address.place), str(address.teacher)
+        # Of which rows features are there is part of what can be evaluated.
+        parts = [store.spec(teacher).hash, sorted(receipt.pairs_digest for receipt in store.receipts(teacher).values())]
+        digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return ModelFacts(name=address.name, address=address.text, role="teacher", digest=digest)
+    spec = teacher_spec(address.name, entry_of(address, teachers=teachers))
+    return ModelFacts(name=address.name, address=address.text, role=_role(address), digest=spec.hash)
+
+
+def open_encoder(
+    address: Address,
+    facts: ModelFacts,
+    *,
+    teachers: Mapping[str, TeacherEntry],
+    batch_size: int,
+    threads: int,
+    max_pixels: int,
+    device: str,
+) -> Encoder:
+    """Load a model, or open a store.
+
+    Args:
+        address: where it is.
+        facts: as `facts_of` returned them.
+        teachers: those that the pipeline names.
+        batch_size: images or texts of a forward pass.
+        threads: that decode images.
+        max_pixels: width times height that is decoded.
+        device: where a model runs.
+
+    Raises:
+        MMKDError: it cannot be loaded.
+    """
+    if address.kind == "store":
+        return StoreEncoder(FeatureStore(address.place), str(address.teacher), facts)
+    entry = entry_of(address, teachers=teachers)
+    model = load_teacher(teacher_spec(address.name, entry), entry, device=device)
+    return ModelEncoder(model, facts, batch_size=batch_size, threads=threads, max_pixels=max_pixels)
+
+
+def entry_of(address: Address, *, teachers: Mapping[str, TeacherEntry]) -> TeacherEntry:
+    """Return how a model is loaded, in the words of a teacher's entry: students are loaded by the same code.
+
+    Raises:
+        ConfigError: there is no such teacher, model or tag.
+        WeightsNotFoundError: its files are not on this machine.
+    """
+    if address.kind == "teacher":
+        if address.place not in teachers:
+            known = f"; the pipeline has {', '.join(teachers)}" if teachers else ""
+            raise ConfigError(
+                f"no teacher {address.place!r}{suggest(address.place, teachers) or known}",
+                hint="--pipeline NAME says whose teachers are meant",
+            )
+        return teachers[address.place]
+    if address.kind == "open_clip":
+        return _known_to_open_clip(address)
+    folder = Path(address.place)
+    if address.kind == "checkpoint" and not (folder / RECORD).is_file():
+        raise WeightsNotFoundError(
+            f"{folder}: not the folder of a complete training run: it has no {RECORD}",
+            hint="train it to its end, or give another model folder as local-dir:DIR",
+        )
+    width = read_model_folder(folder).config["model_cfg"]["embed_dim"]
+    return TeacherEntry(folder=str(folder), embed_dim=width)
+
+
+def _role(address: Address) -> Role:
+    if address.kind == "teacher":
+        return "teacher"
+    if address.kind == "checkpoint":
+        run = json.loads((Path(address.place) / RECORD).read_text()).get("run", {})
+        return "task_only" if run.get("recipe") == "task_only" else "student"
+    return "other"
+
+
+def _known_to_open_clip(address: Address) -> TeacherEntry:
+    import open_clip
+
+    architecture, _, tag = address.place.partition("/")
+    known = open_clip.get_model_config(architecture)
+    if known is None:
+        names = open_clip.list_models()
+        raise ConfigError(f"open_clip has no model {architecture!r}{suggest(architecture, names)}")
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag not in tags:
+        raise ConfigError(f"open_clip has no weights {tag!r} of {architecture}; it has {', '.join(tags) or 'none'}")
+    published = open_clip.get_pretrained_cfg(architecture, tag)
+    file = Path(_downloaded(published, address))
+    preprocess: dict[str, Any] = {
+        name: published[name] for name in ("mean", "std", "interpolation") if name in published
+    }
+    return TeacherEntry(
+        family="open_clip_file",
+        folder=str(file.parent),
+        checkpoint=file.name,
+        architecture=architecture,
+        embed_dim=known["embed_dim"],
+        quick_gelu=published.get("quick_gelu") or None,
+        preprocess=preprocess,
+    )
+
+
+def _downloaded(published: dict[str, Any], address: Address) -> str:
+    import open_clip
+
+    try:
+        return str(open_clip.download_pretrained(published))
+    except Exception as error:
+        # The hub's client raises errors of many kinds where it cannot be reached.
+        origin = published.get("hf_hub") or published.get("url")
+        raise WeightsNotFoundError(
+            f"{address.text}: the weights are not on this machine, and could not be fetched from {origin}: {error}",
+            hint="run it once where the network is, or put the files into the hub's cache folder (HF_HOME)",
+        ) from error

@@ -1,0 +1,250 @@
+"""Two models on all test sets that both were evaluated on: paired differences, and what they add up to.
+
+Axes: D datasets, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from evaluate.metrics.model_ranks import signed_rank_p
+from evaluate.metrics.registry import METRICS
+from evaluate.metrics.statistics import LEVEL, Difference, Samples, difference, holm, resampled, resamples_to_decide
+from evaluate.results.files import read_predictions
+from evaluate.results.record import DIGEST_SHOWN, MetricValue, Result, ResultRecord
+from store.errors import EvaluationError
+
+Verdict = Literal["better", "worse", "undecided"]
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class DatasetDifference:
+    """What distinguishes two models on one test set.
+
+    Attributes:
+        first, second: their numbers, each with its own interval.
+        difference: by how much the first model is better; where less is better, by how much less it has.
+        p_holm: the difference's p, adjusted for all tests of the comparison.
+        verdict: of the first model, by p_holm.
+    """
+
+    task: str
+    dataset: str
+    title: str
+    modality: str
+    metric: str
+    n: int
+    split_digest: str
+    first: MetricValue
+    second: MetricValue
+    difference: Difference
+    p_holm: float | None = None
+    verdict: Verdict = "undecided"
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Comparison:
+    """Two models on all test sets that they share.
+
+    Attributes:
+        first, second: names of the models.
+        rows: one per task and test set.
+        means: by task, the mean difference over its datasets.
+        signed_rank_p: by task, of Wilcoxon's test over its datasets; None where there are too few.
+        left_out: what only one of them has, or what cannot be compared, with the reason.
+    """
+
+    first: str
+    second: str
+    rows: list[DatasetDifference]
+    means: dict[str, Difference]
+    signed_rank_p: dict[str, float | None]
+    left_out: list[str]
+
+    def count(self, verdict: Verdict) -> int:
+        """Return on how many test sets the first model is better, worse or undecided."""
+        return sum(row.verdict == verdict for row in self.rows)
+
+
+class Evidence:
+    """The primary metric of results on their resamples, computed once each.
+
+    Args:
+        folder: of the results.
+        resamples: of each test set, instead of as many as its record has.
+        done: told after each result; for progress.
+    """
+
+    def __init__(self, folder: Path, *, resamples: int, done: Callable[[int], None] | None = None) -> None:
+        self.folder = folder
+        self.resamples = resamples
+        self._done = done or (lambda _count: None)
+        self._kept: dict[tuple[str, str, str], tuple[Samples, tuple[str, ...]]] = {}
+
+    def samples(self, record: ResultRecord) -> Samples:
+        """Return the primary metric on each resample, shape (R,)."""
+        return self._of(record)[0]
+
+    def items(self, record: ResultRecord) -> tuple[str, ...]:
+        """Return the names of the test items, in order."""
+        return self._of(record)[1]
+
+    def shuffled(self, record: ResultRecord) -> Samples:
+        """Return the same values in an order that only the split decides.
+
+        ``official`` draws with one seed for all datasets, so that resample r of one goes with resample r of another. To
+        average over datasets they must be independent.
+        """
+        samples = self.samples(record)
+        order = np.random.default_rng(list(record.split_digest.encode())).permutation(len(samples))
+        return samples[order]
+
+    def _of(self, record: ResultRecord) -> tuple[Samples, tuple[str, ...]]:
+        key = record.model.name, record.task, record.dataset.name
+        if key not in self._kept:
+            predictions = read_predictions(self.folder, record)
+            resampling = replace(record.bootstrap.resampling, resamples=self.resamples)
+            values = resampled(predictions, {record.primary: METRICS[record.primary]}, resampling)
+            self._kept[key] = values[record.primary], tuple(predictions.ids)
+            self._done(1)
+        return self._kept[key]
+
+
+def of_model(results: Sequence[Result], name: str) -> dict[tuple[str, str], Result]:
+    """Return a model's results by task and dataset.
+
+    Raises:
+        EvaluationError: there is no result of such a model.
+    """
+    found = {(result.task, result.dataset.name): result for result in results if result.model.name == name}
+    if not found:
+        known = ", ".join(sorted({result.model.name for result in results}))
+        raise EvaluationError(f"no result is of a model {name!r}", hint=f"there are {known}")
+    return found
+
+
+def shared(first: Mapping[tuple[str, str], Result], second: Mapping[tuple[str, str], Result]) -> int:
+    """Return how many test sets both models have a result on."""
+    both = [(first[key], second[key]) for key in first.keys() & second.keys()]
+    return sum(isinstance(one, ResultRecord) and isinstance(other, ResultRecord) for one, other in both)
+
+
+def enough_resamples(results: Sequence[Result], tests: int) -> int:
+    """Return how many resamples a comparison of so many tests takes: no fewer than the records have."""
+    recorded = [result.bootstrap.resamples for result in results if isinstance(result, ResultRecord)]
+    return resamples_to_decide(tests, at_least=max(recorded, default=1))
+
+
+def compare(results: Sequence[Result], first: str, second: str, *, evidence: Evidence) -> Comparison:
+    """Compare two models.
+
+    Args:
+        results: of all models.
+        first: a model's name.
+        second: another's.
+        evidence: the resamples of these results.
+
+    Raises:
+        EvaluationError: one of the models has no result, or they share no test set.
+    """
+    ours, theirs = of_model(results, first), of_model(results, second)
+    rows, left_out = [], []
+    pairs: list[tuple[ResultRecord, ResultRecord]] = []
+    for key in sorted({*ours, *theirs}):
+        one, other = ours.get(key), theirs.get(key)
+        if isinstance(one, ResultRecord) and isinstance(other, ResultRecord):
+            why = _incomparable(one, other, evidence)
+            if why is None:
+                pairs.append((one, other))
+                rows.append(_row(one, other, evidence))
+                continue
+        else:
+            why = _absent({first: one, second: other})
+        left_out.append(f"{' '.join(key)}: {why}")
+    if not rows:
+        raise EvaluationError(f"{first} and {second} share no test set: {'; '.join(left_out)}")
+    by_task: dict[str, list[tuple[ResultRecord, ResultRecord]]] = {}
+    for one, other in pairs:
+        by_task.setdefault(one.task, []).append((one, other))
+    adjusted = holm([row.difference.p for row in rows])
+    return Comparison(
+        first=first,
+        second=second,
+        rows=[_judged(row, p) for row, p in zip(rows, adjusted, strict=True)],
+        means={task: _mean(of_task, evidence) for task, of_task in by_task.items()},
+        signed_rank_p={
+            task: signed_rank_p([row.difference.value for row in rows if row.task == task]) for task in by_task
+        },
+        left_out=left_out,
+    )
+
+
+def _incomparable(one: ResultRecord, other: ResultRecord, evidence: Evidence) -> str | None:
+    if one.split_digest != other.split_digest:
+        return "evaluated on different splits"
+    if one.protocol != other.protocol:
+        return f"evaluated differently: {_shown(one, other)} and {_shown(other, one)}"
+    if one.primary != other.primary:
+        return f"one has {one.primary}, the other {other.primary}"
+    if (one.bootstrap.mode, one.bootstrap.seed) != (other.bootstrap.mode, other.bootstrap.seed):
+        return f"resampled differently ({one.bootstrap.mode} and {other.bootstrap.mode})"
+    if evidence.items(one) != evidence.items(other):
+        return f"evaluated on different test items ({one.n} and {other.n})"
+    return None
+
+
+def _shown(one: ResultRecord, other: ResultRecord) -> str:
+    """Return what a protocol has that the other has not, digests shortened."""
+    parts = (part.partition(" ") for part in one.protocol if part not in other.protocol)
+    return ", ".join(kind + sign + rest[:DIGEST_SHOWN] for kind, sign, rest in parts) or "without it"
+
+
+def _absent(found: Mapping[str, Result | None]) -> str:
+    reasons = []
+    for name, result in found.items():
+        if result is None:
+            reasons.append(f"{name} was not evaluated")
+        elif not isinstance(result, ResultRecord):
+            reasons.append(f"{name} was skipped ({result.skipped})")
+    return ", ".join(reasons)
+
+
+def _sign(record: ResultRecord) -> int:
+    return 1 if METRICS[record.primary].higher_is_better else -1
+
+
+def _row(one: ResultRecord, other: ResultRecord, evidence: Evidence) -> DatasetDifference:
+    sign = _sign(one)
+    values = sign * one.value, sign * other.value
+    return DatasetDifference(
+        task=one.task,
+        dataset=one.dataset.name,
+        title=one.dataset.title,
+        modality=one.dataset.modality,
+        metric=one.primary,
+        n=one.n,
+        split_digest=one.split_digest,
+        first=one.metrics[one.primary],
+        second=other.metrics[other.primary],
+        difference=difference(values, (sign * evidence.samples(one), sign * evidence.samples(other))),
+    )
+
+
+def _judged(row: DatasetDifference, p_holm: float | None) -> DatasetDifference:
+    verdict: Verdict = "undecided"
+    if p_holm is not None and p_holm < 1 - LEVEL:
+        verdict = "better" if row.difference.value > 0 else "worse"
+    return replace(row, p_holm=p_holm, verdict=verdict)
+
+
+def _mean(pairs: Sequence[tuple[ResultRecord, ResultRecord]], evidence: Evidence) -> Difference:
+    """Return the mean difference over datasets, each of the same weight."""
+    sides = list(zip(*pairs, strict=True))
+    values = [float(np.mean([_sign(record) * record.value for record in side])) for side in sides]
+    samples = [np.mean([_sign(record) * evidence.shuffled(record) for record in side], axis=0) for side in sides]
+    return difference((values[0], values[1]), (samples[0], samples[1]))

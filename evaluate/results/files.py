@@ -1,0 +1,201 @@
+"""Records of results: made from a task's result, written, and read.
+
+``results/MODEL/TASK/DATASET.json`` is a record, a Parquet file of the same name holds its predictions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+from pydantic import ValidationError
+
+from evaluate.metrics.predictions import Predictions
+from evaluate.metrics.registry import METRICS
+from evaluate.metrics.statistics import RESAMPLES, Mode, interval, natural_mode, resampled, resampling_for
+from store.errors import EvaluationError, FormatVersionError
+from store.files import sha256_file, write_atomic
+
+from .prediction_files import predictions_bytes, read_predictions_file
+from .record import (
+    FORMAT,
+    Bootstrap,
+    DatasetFacts,
+    MetricValue,
+    ModelFacts,
+    Overlap,
+    Result,
+    ResultRecord,
+    SeedValues,
+    SkippedRecord,
+)
+from .task_result import TaskResult
+
+LONGEST_NAME = 200
+"""Bytes of a file name: systems take 255, and a suffix must fit."""
+
+
+def record_of(
+    result: TaskResult,
+    *,
+    model: ModelFacts,
+    dataset: DatasetFacts,
+    versions: Mapping[str, str],
+    seconds: float,
+    excluded: Mapping[str, int],
+    mode: Mode | None = None,
+    resamples: int = RESAMPLES,
+    prompts_digest: str | None = None,
+    logit_scale: float | None = None,
+    overlap: Overlap | None = None,
+    request_digest: str | None = None,
+) -> ResultRecord:
+    """Return the record of a task's result, with the intervals of all its metrics.
+
+    Args:
+        result: what the task handed on.
+        model: what was evaluated.
+        dataset: on what; its split digest decides the resamples.
+        versions: of the libraries, by name.
+        seconds: that the evaluation took, without the intervals.
+        excluded: how many items were left out, by reason.
+        mode: of the resamples; ``natural_mode`` if left out.
+        resamples: how many of them.
+        prompts_digest: of the prompts, where there are some.
+        logit_scale: that scores were multiplied by, where there is one.
+        overlap: with a training corpus, where that was looked for.
+        request_digest: see ``kept_results.request_digest``.
+
+    Raises:
+        EvaluationError: the dataset has no split digest, or the mode needs what the predictions lack.
+    """
+    predictions = result.predictions
+    if dataset.split_digest is None:
+        raise EvaluationError(f"{dataset.name}: a result needs the digest of its split")
+    chosen = mode or natural_mode(predictions)
+    resampling = resampling_for(chosen, split_digest=dataset.split_digest, resamples=resamples)
+    samples = resampled(predictions, {name: METRICS[name] for name in result.metrics}, resampling)
+    metrics = {name: MetricValue.of(interval(value, samples[name])) for name, value in result.metrics.items()}
+    return ResultRecord(
+        model=model,
+        task=result.task,
+        dataset=dataset,
+        n=len(predictions.ids),
+        primary=result.primary,
+        metrics=metrics,
+        bootstrap=Bootstrap(mode=resampling.mode, seed=resampling.seed, resamples=resampling.resamples),
+        seeds={name: SeedValues.of(values) for name, values in result.seeds.items()},
+        prompts_digest=prompts_digest,
+        logit_scale=logit_scale,
+        versions=dict(versions),
+        seconds=seconds,
+        excluded=dict(excluded),
+        overlap=overlap,
+        details=result.details,
+        request_digest=request_digest,
+    )
+
+
+def result_path(folder: Path, *, model: str, task: str, dataset: str) -> Path:
+    """Return where the record of a result lies.
+
+    Raises:
+        EvaluationError: a name cannot be that of a file.
+    """
+    model_folder, task_folder, file = (_file_name(name) for name in (model, task, dataset))
+    return folder / model_folder / task_folder / f"{file}.json"
+
+
+def _file_name(name: str) -> str:
+    quoted = quote(name, safe=" +=@,")
+    if not name.strip(".") or len(quoted) > LONGEST_NAME:
+        raise EvaluationError(f"{name!r} cannot be a file's name: it is empty, only dots, or too long")
+    return quoted
+
+
+def write_result(folder: Path, record: Result, predictions: Predictions | None = None) -> Path:
+    """Write a record and its predictions; the record last, so that it never speaks of predictions that are not there.
+
+    Args:
+        folder: of all results.
+        record: of one.
+        predictions: of the result's test items; a skipped one has none.
+
+    Returns:
+        The record's path.
+
+    Raises:
+        EvaluationError: a result comes without its predictions, or with those of other items.
+    """
+    path = result_path(folder, model=record.model.name, task=record.task, dataset=record.dataset.name)
+    table = path.with_suffix(".parquet")
+    if isinstance(record, SkippedRecord):
+        if predictions is not None:
+            raise EvaluationError(f"{path}: a skipped result has no predictions")
+        write_atomic(path, record.model_dump_json(indent=1).encode() + b"\n")
+        table.unlink(missing_ok=True)
+        return path
+    if predictions is None or len(predictions.ids) != record.n:
+        count = 0 if predictions is None else len(predictions.ids)
+        raise EvaluationError(f"{path}: the result is of {record.n} test items, the predictions are of {count}")
+    write_atomic(table, predictions_bytes(predictions))
+    complete = record.model_copy(update={"predictions_digest": sha256_file(table)})
+    write_atomic(path, complete.model_dump_json(indent=1).encode() + b"\n")
+    return path
+
+
+def read_result(path: Path) -> Result:
+    """Read one record.
+
+    Raises:
+        FormatVersionError: it was written in a format that this program does not read.
+        EvaluationError: it is no record, or a part of it is missing or wrong.
+    """
+    hint = f"delete {path} and evaluate that model again"
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise EvaluationError(f"{path}: not a record of a result: {error}", hint=hint) from None
+    if not isinstance(content, dict) or "format" not in content:
+        raise EvaluationError(f"{path}: not a record of a result: it names no format", hint=hint)
+    if content["format"] != FORMAT:
+        raise FormatVersionError(
+            f"{path}: written in result format {content['format']!r}, this program reads format {FORMAT}",
+            hint="evaluate that model again, or use the program that wrote it",
+        )
+    kind = SkippedRecord if "skipped" in content else ResultRecord
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, one['loc'])) or 'record'}: {one['msg']}" for one in error.errors()]
+        raise EvaluationError(f"{path}: not a whole record: {'; '.join(problems)}", hint=hint) from None
+
+
+def read_results(folder: Path) -> list[Result]:
+    """Read all records of a folder, by model, task and dataset.
+
+    Raises:
+        EvaluationError: there is none, or one is damaged.
+    """
+    paths = sorted(folder.glob("*/*/*.json"))
+    if not paths:
+        raise EvaluationError(f"{folder}: holds no results", hint="python -m evaluate run makes them")
+    return [read_result(path) for path in paths]
+
+
+def read_predictions(folder: Path, record: ResultRecord) -> Predictions:
+    """Read the predictions of a result.
+
+    Raises:
+        EvaluationError: they are missing, damaged, or not those that the record was written with.
+    """
+    path = result_path(folder, model=record.model.name, task=record.task, dataset=record.dataset.name)
+    path = path.with_suffix(".parquet")
+    hint = "evaluate that model again"
+    if not path.is_file():
+        raise EvaluationError(f"{path}: the predictions of a result are missing", hint=hint)
+    if sha256_file(path) != record.predictions_digest:
+        raise EvaluationError(f"{path}: not the predictions that the record beside it was written with", hint=hint)
+    return read_predictions_file(path)

@@ -1,0 +1,83 @@
+"""What a task hands on: its numbers, and the predictions that they can be computed from again.
+
+Axes: N test items, C classes, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluate.metrics.predictions import Predictions
+from evaluate.metrics.registry import METRICS, Columns, seed_views
+from store.errors import EvaluationError
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class TaskResult:
+    """What one model reached in one task on one dataset.
+
+    Attributes:
+        task: e.g. ``zero_shot``.
+        primary: the metric that stands for the result.
+        metrics: value by name; the names are keys of ``metrics.METRICS``, so each can be computed on resamples. Where a
+            task trains with several seeds it is the mean over them.
+        predictions: of every test item.
+        seeds: by metric, its value with each training seed; empty if nothing was trained with seeds.
+        details: whatever else is worth keeping, as JSON: classes, confusion, chosen settings, curves.
+    """
+
+    task: str
+    primary: str
+    metrics: dict[str, float]
+    predictions: Predictions
+    seeds: dict[str, list[float]] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def result_of(
+    task: str,
+    *,
+    primary: str,
+    names: Sequence[str],
+    predictions: Predictions,
+    details: Mapping[str, Any],
+) -> TaskResult:
+    """Compute a task's metrics from its predictions.
+
+    Args:
+        task: its name.
+        primary: one of names.
+        names: keys of METRICS.
+        predictions: of every test item.
+        details: as JSON.
+
+    Raises:
+        EvaluationError: the primary metric is none of the task's, or it is undefined on these items.
+    """
+    if primary not in names:
+        raise EvaluationError(f"{task} has no metric {primary!r}; it has {', '.join(names)}")
+    ones_1N = np.ones((1, len(predictions.ids)))
+    metrics = {name: float(METRICS[name](predictions.columns, ones_1N)[0]) for name in names}
+    if not np.isfinite(metrics[primary]):
+        raise EvaluationError(f"{task}: {primary} is not defined on these {len(predictions.ids)} test items")
+    return TaskResult(
+        task=task,
+        primary=primary,
+        metrics=metrics,
+        predictions=predictions,
+        seeds=_by_seed(names, predictions.columns, ones_1N),
+        details=dict(details),
+    )
+
+
+def _by_seed(names: Sequence[str], columns: Columns, ones_1N: npt.NDArray[np.float64]) -> dict[str, list[float]]:
+    """Return each metric's value with every seed; nothing where there is one model only."""
+    views = seed_views(columns)
+    if len(views) == 1:
+        return {}
+    return {name: [float(METRICS[name](view, ones_1N)[0]) for view in views] for name in names}

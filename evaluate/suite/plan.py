@@ -1,0 +1,106 @@
+"""What a suite is asked to do: which model on which dataset in which task, and how. No file is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evaluate.datasets.entry import DatasetEntry, TaskName
+from evaluate.datasets.registry import missing_files
+from evaluate.metrics.statistics import RESAMPLES, Mode
+from evaluate.models.addresses import Address
+from extract.teacher_files.entry import TeacherEntry
+from store.corpus.decode import MAX_PIXELS
+from store.read.reader import FeatureStore
+
+OWN_FEATURES = "own-features"
+"""Name of the model of a dataset that brings its features."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """How a suite is run.
+
+    Attributes:
+        results: folder of the records.
+        data_root: where datasets lie.
+        teachers: those of the pipeline, by name.
+        batch_size: images or texts of a forward pass.
+        threads: that decode images.
+        device: where models run.
+        max_pixels: width times height that is decoded.
+        mode: of the resamples; the natural one of each task if None.
+        resamples: how many.
+        official: scores and resamples as MMKD-CLIP's released evaluator makes them.
+        allow: what datasets are not refused for.
+        skip_existing: leave results alone that are of the same model, data, prompts, metric and resamples.
+        overlap: a store whose images are looked for among the test images.
+    """
+
+    results: Path
+    data_root: Path
+    teachers: Mapping[str, TeacherEntry] = field(default_factory=dict)
+    batch_size: int = 256
+    threads: int = 2
+    device: str = "cpu"
+    max_pixels: int = MAX_PIXELS
+    mode: Mode | None = None
+    resamples: int = RESAMPLES
+    official: bool = False
+    allow: tuple[str, ...] = ()
+    skip_existing: bool = False
+    overlap: FeatureStore | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One model on one dataset in one task.
+
+    Attributes:
+        address: of the model; None where the dataset brings its features.
+        entry: the dataset.
+        task: one of its tasks.
+        missing: patterns of the dataset's files that are not there.
+    """
+
+    address: Address | None
+    entry: DatasetEntry
+    task: TaskName
+    missing: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> str:
+        """What the results are called."""
+        return OWN_FEATURES if self.address is None else self.address.name
+
+
+def plan(
+    models: Sequence[Address], entries: Iterable[DatasetEntry], *, tasks: Sequence[TaskName], data_root: Path
+) -> list[Job]:
+    """Return what there is to do, model by model, so that each is loaded once; no file is opened.
+
+    Args:
+        models: at least one, unless every dataset brings its features.
+        entries: datasets.
+        tasks: only these; all if empty.
+        data_root: where datasets lie.
+    """
+    chosen = list(entries)
+    missing = {entry.name: tuple(missing_files(entry, data_root)) for entry in chosen}
+    jobs = []
+    for address in [*models, None]:
+        for entry in chosen:
+            if (address is None) != brings_features(entry):
+                continue
+            jobs += [
+                Job(address=address, entry=entry, task=task, missing=missing[entry.name])
+                for task in entry.tasks
+                if not tasks or task in tasks
+            ]
+    return jobs
+
+
+def brings_features(entry: DatasetEntry) -> bool:
+    """Whether a dataset has features instead of images, so that no model takes part."""
+    return entry.read.format in {"bags", "survival_table"}

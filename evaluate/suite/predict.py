@@ -1,0 +1,105 @@
+"""Images of the user's own, classified by prompts.
+
+Axes: N images, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy.special import softmax
+
+from evaluate.config import fillable
+from evaluate.datasets.entry import DatasetEntry
+from evaluate.models.addresses import Address
+from evaluate.models.opening import entry_of
+from evaluate.tasks.group_accuracy import prompt_ensemble
+from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.geometry import fit
+from extract.teacher_files.specs import teacher_spec
+from extract.teachers.loading import load_teacher
+from store.errors import ConfigError
+
+TEMPLATE = "{label}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompts:
+    """What to tell apart.
+
+    Attributes:
+        classes: C names.
+        prompts: of each.
+    """
+
+    classes: Sequence[str]
+    prompts: Sequence[Sequence[str]]
+
+    @classmethod
+    def of(cls, classes: Sequence[str], templates: Sequence[str]) -> Prompts:
+        """Return prompts of templates that all classes share.
+
+        Raises:
+            ConfigError: there are fewer than two classes, one is there twice, or a template is none.
+        """
+        if len(set(classes)) < max(2, len(classes)):
+            raise ConfigError(f"expected at least two different classes, got {', '.join(classes)}")
+        try:
+            checked = [fillable(template, fields=("label",)) for template in templates or [TEMPLATE]]
+        except ValueError as error:
+            raise ConfigError(f"--template: {error}") from error
+        return cls(classes=classes, prompts=[[text.format(label=label) for text in checked] for label in classes])
+
+    @classmethod
+    def of_dataset(cls, entry: DatasetEntry) -> Prompts:
+        """Return the classes and prompts of a dataset.
+
+        Raises:
+            ConfigError: it has none, or an image of it may have several classes.
+        """
+        if "zero_shot" not in entry.tasks:
+            raise ConfigError(
+                f"{entry.name} has no classes with prompts: it is for {', '.join(entry.tasks)}",
+                hint="python -m evaluate list --task zero_shot shows datasets that have",
+            )
+        if entry.multi_label:
+            raise ConfigError(
+                f"{entry.name}: an image may show several of its classes, and shares that sum to one would deny it",
+                hint="ask for one at a time: --class 'no edema' --class edema",
+            )
+        return cls(classes=entry.class_names, prompts=entry.prompts())
+
+
+def predict_images(
+    images: Sequence[Image.Image],
+    address: Address,
+    prompts: Prompts,
+    *,
+    teachers: Mapping[str, TeacherEntry],
+    device: str = "cpu",
+) -> npt.NDArray[np.float64]:
+    """Return each class's share for each image, (N, C): the softmax of the scaled cosines.
+
+    Args:
+        images: RGB.
+        address: of a model.
+        prompts: what to tell apart.
+        teachers: those of the pipeline.
+        device: where the model runs.
+
+    Raises:
+        ConfigError: the address is that of stored features.
+        MMKDError: the model cannot be loaded.
+    """
+    if address.kind == "store":
+        raise ConfigError(f"{address.text}: stored features cannot be computed for new images: name a model")
+    entry = entry_of(address, teachers=teachers)
+    model = load_teacher(teacher_spec(address.name, entry), entry, device=device)
+    image_NE = model.encode_image(np.stack([fit(image, model.geometry) for image in images]))
+    class_CE = prompt_ensemble(model.encode_text, prompts.prompts)
+    logits_NC = model.logit_scale * image_NE.astype(np.float64) @ class_CE.astype(np.float64).T
+    return np.asarray(softmax(logits_NC, axis=1))

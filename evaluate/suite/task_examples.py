@@ -1,0 +1,114 @@
+"""A few test items of a result to look at: the surest mistakes, and what was found for a query.
+
+Axes: N test items, M texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from evaluate.datasets.loaded import Split
+from evaluate.models.encoders import Embeddings
+from evaluate.results.examples import Candidate, Example, thumbnail
+from evaluate.results.task_result import TaskResult
+from evaluate.tasks.retrieval import distinct_texts
+from store.corpus.decode import decode_image
+from store.errors import PairDecodeError
+
+MOST = 8
+FOUND = 5
+SEED = 20261123
+
+
+def wrong_classes(result: TaskResult, split: Split, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the test items whose wrong class had the highest score."""
+    target_N, score_NC = result.predictions.columns["target"], result.predictions.columns["score"]
+    predicted_N = score_NC.argmax(axis=1)
+    wrong = np.flatnonzero(predicted_N != target_N)
+    surest = wrong[np.argsort(-score_NC[wrong, predicted_N[wrong]], kind="stable")][:MOST]
+    return [
+        _json(
+            Example(
+                id=split.ids[item],
+                target=classes[target_N[item]],
+                predicted=classes[predicted_N[item]],
+                thumbnail_jpeg_base64=_thumbnail(split, int(item)),
+            )
+        )
+        for item in surest.tolist()
+    ]
+
+
+def wrong_answers(result: TaskResult, split: Split) -> list[dict[str, Any]]:
+    """Return some questions that the first seed's head got wrong, drawn by a seed."""
+    vocabulary = result.details["vocabulary"]
+    columns = result.predictions.columns
+    wrong = np.flatnonzero(~columns["correct"].astype(bool))
+    drawn = np.sort(np.random.default_rng(SEED).permutation(wrong)[:MOST])
+    return [
+        _json(
+            Example(
+                id=split.ids[item],
+                target=(split.answers or [])[item],
+                predicted=vocabulary[int(columns["answer"][item])],
+                question=(split.questions or [])[item],
+                thumbnail_jpeg_base64=_thumbnail(split, item),
+            )
+        )
+        for item in drawn.tolist()
+    ]
+
+
+def retrieval_examples(
+    image_NE: Embeddings, text_ME: Embeddings, split: Split, item_of_image: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Return what is found for some images, drawn by a seed.
+
+    Args:
+        image_NE: of the distinct images.
+        text_ME: of every item's caption.
+        split: the items.
+        item_of_image: an item of each image.
+    """
+    captions = split.captions or []
+    digests = split.image_digests or []
+    # As the ranks have it: texts that differ in case or punctuation are one.
+    number_M, first = distinct_texts(captions)
+    drawn = np.sort(np.random.default_rng(SEED).permutation(len(image_NE))[:MOST])
+    examples = []
+    for image in drawn.tolist():
+        item = item_of_image[image]
+        own = {number for number, digest in zip(number_M, digests, strict=True) if digest == digests[item]}
+        cosine_D = text_ME[first] @ image_NE[image]
+        candidates = [
+            Candidate(text=captions[first[number]], correct=number in own, score=float(cosine_D[number]))
+            for number in np.argsort(-cosine_D, kind="stable")[:FOUND].tolist()
+        ]
+        examples.append(
+            _json(
+                Example(
+                    id=split.ids[item],
+                    kind="retrieval",
+                    target=captions[item],
+                    predicted=candidates[0].text,
+                    correct=candidates[0].correct,
+                    candidates=candidates,
+                    thumbnail_jpeg_base64=_thumbnail(split, item),
+                )
+            )
+        )
+    return examples
+
+
+def _thumbnail(split: Split, item: int) -> str | None:
+    try:
+        return thumbnail(decode_image(split.image_bytes(item)))
+    except PairDecodeError:
+        return None
+
+
+def _json(example: Example) -> dict[str, Any]:
+    return example.model_dump(mode="json")

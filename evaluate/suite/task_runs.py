@@ -1,0 +1,231 @@
+"""One model on one dataset in one task: embeddings of the splits, then the task, then a few items worth looking at."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from evaluate.datasets.entry import TaskName
+from evaluate.datasets.loaded import LoadedDataset, Split
+from evaluate.models.encoders import Embeddings, Encoder
+from evaluate.results.task_result import TaskResult
+from evaluate.tasks.cohort import Cohort, by_patient
+from evaluate.tasks.diagnosis import diagnose_by_abmil, diagnose_by_mean
+from evaluate.tasks.group_accuracy import prompt_ensemble
+from evaluate.tasks.linear_probe import Probe, linear_probe
+from evaluate.tasks.questions import Questions
+from evaluate.tasks.retrieval import retrieval
+from evaluate.tasks.survival import survival_abmil, survival_cox
+from evaluate.tasks.vqa import Head, answer_questions
+from evaluate.tasks.zero_shot import zero_shot, zero_shot_labels
+from store.errors import EvaluationError
+
+from .split_embeddings import Embedder, targets_of
+from .task_examples import retrieval_examples, wrong_answers, wrong_classes
+
+SHOTS = (1, 2, 4, 8, 16)
+FRACTIONS = (0.01, 0.1)
+
+
+@dataclass(kw_only=True, slots=True)
+class Outcome:
+    """What came of a task.
+
+    Attributes:
+        results: one, or of the linear probe one per amount of training items.
+        excluded: test items without an embedding, by reason.
+        prompts_digest: of the prompts, where there are some.
+        logit_scale: that scores were multiplied by, where there is one.
+        skipped: parts of the task that could not be done, by name, and why.
+    """
+
+    results: list[TaskResult]
+    excluded: Counter[str] = field(default_factory=Counter)
+    prompts_digest: str | None = None
+    logit_scale: float | None = None
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def run_task(task: TaskName, encoder: Encoder | None, dataset: LoadedDataset, *, official: bool = False) -> Outcome:
+    """Run a task.
+
+    Args:
+        task: one of the dataset's.
+        encoder: the model; None where the dataset brings its own features.
+        dataset: loaded.
+        official: as MMKD-CLIP's released evaluator does: zero-shot scores are the softmax of the cosines themselves.
+
+    Raises:
+        EvaluationError: the task cannot be done with this model or these items.
+    """
+    if task == "zero_shot":
+        return _zero_shot(Embedder(encoder, dataset), dataset, official=official)
+    return RUNS[task](Embedder(encoder, dataset), dataset)
+
+
+def _zero_shot(embedder: Embedder, dataset: LoadedDataset, *, official: bool) -> Outcome:
+    entry, encoder = dataset.entry, embedder.encoder
+    prompts = entry.prompts()
+    digest, class_CE = _digest(prompts), prompt_ensemble(encoder.embed_texts, prompts)
+    split, image_NE = embedder.split(dataset.test)
+    known: dict[str, Any] = {
+        "ids": split.ids,
+        "clusters": split.patients,
+        "logit_scale": encoder.logit_scale,
+        "official": official,
+        "primary": entry.tasks["zero_shot"].primary,
+    }
+    if entry.multi_label:
+        negative = entry.prompts(negative=True)
+        digest = _digest([prompts, negative])
+        result = zero_shot_labels(
+            image_NE,
+            targets_of(split),
+            positive_CE=class_CE,
+            negative_CE=prompt_ensemble(encoder.embed_texts, negative),
+            labels=entry.class_names,
+            **known,
+        )
+    else:
+        result = zero_shot(
+            image_NE,
+            targets_of(split),
+            class_CE=class_CE,
+            classes=entry.class_names,
+            positive=None if entry.positive_index is None else entry.class_names[entry.positive_index],
+            **known,
+        )
+        result = _with_examples(result, wrong_classes(result, split, entry.class_names))
+    scale = result.details["logit_scale"]
+    return Outcome(results=[result], excluded=embedder.excluded, prompts_digest=digest, logit_scale=scale)
+
+
+def _linear_probe(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
+    entry = dataset.entry
+    if entry.multi_label:
+        raise EvaluationError(f"{entry.name}: a linear probe of several labels per image is not defined here")
+    dataset.require("train")
+    train, val, test = embedder.labelled("train"), embedder.labelled("val"), embedder.labelled("test")
+    if train is None or test is None:
+        raise EvaluationError(f"{entry.name}: a linear probe needs a train and a test split")
+    outcome = Outcome(results=[], excluded=embedder.excluded)
+    shared = "shared_patients" in entry.allow
+    positive = None if entry.positive_index is None else entry.class_names[entry.positive_index]
+    amounts = [{}, *({"fraction": fraction} for fraction in FRACTIONS), *({"shots": shots} for shots in SHOTS)]
+    for amount in amounts:
+        probe = Probe(**amount, positive=positive, allow_shared_groups=shared)  # type: ignore[arg-type]
+        primary = entry.tasks["linear_probe"].primary
+        try:
+            found = linear_probe(train, test, classes=entry.class_names, val=val, probe=probe, primary=primary)
+            outcome.results.append(found)
+        except EvaluationError as error:
+            if not amount:
+                raise
+            # A class with three images has no sixteen shots; the other amounts stand.
+            outcome.skipped[probe.name] = str(error)
+    return outcome
+
+
+def _retrieval(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
+    split, image_NE = embedder.split(dataset.test)
+    texts = split.captions or []
+    first, image_of_text = split.distinct_images()
+    text_NE = embedder.encoder.embed_texts(texts)
+    patients = None if split.patients is None else [split.patients[item] for item in first]
+    result = retrieval(
+        image_NE[first],
+        text_NE,
+        texts=texts,
+        image_of_text=image_of_text,
+        image_ids=[split.ids[item] for item in first],
+        clusters=patients,
+        primary=dataset.entry.tasks["retrieval"].primary,
+    )
+    result = _with_examples(result, retrieval_examples(image_NE[first], text_NE, split, first))
+    return Outcome(results=[result], excluded=embedder.excluded)
+
+
+def _vqa(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
+    asked = {name: embedder.split(dataset.splits[name]) for name in dataset.splits}
+    questions = {name: _questions(embedder.encoder, split, rows_NE) for name, (split, rows_NE) in asked.items()}
+    dataset.require("train")
+    result = answer_questions(
+        questions["train"],
+        questions["test"],
+        val=questions.get("val"),
+        head=Head(allow_shared_images="shared_patients" in dataset.entry.allow),
+        primary=dataset.entry.tasks["vqa"].primary,
+    )
+    result = _with_examples(result, wrong_answers(result, asked["test"][0]))
+    return Outcome(results=[result], excluded=embedder.excluded)
+
+
+def _questions(encoder: Encoder, split: Split, image_NE: Embeddings) -> Questions:
+    closed = None
+    if split.answer_types is not None:
+        closed = np.array([kind.strip().lower() in {"closed", "yes/no"} for kind in split.answer_types])
+    return Questions(
+        ids=split.ids,
+        image=image_NE,
+        question=encoder.embed_texts(split.questions or []),
+        answers=split.answers or [],
+        images=split.patients or split.image_digests or [],
+        closed=closed,
+    )
+
+
+def _survival(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
+    """Cross-validate over all patients: the splits of a small cohort would leave too few events to test on."""
+    parts = [embedder.features(split) for split in dataset.splits.values()]
+    bags = [rows for _, features in parts for rows in features]
+    splits = [split for split, _ in parts]
+    time, event = (np.concatenate([getattr(split, name) for split in splits]) for name in ("times", "events"))
+    patients = [name for split in splits for name in (split.patients or split.ids)]
+    known: dict[str, Any] = {"time": time, "event": event.astype(np.int64)}
+    if len(set(patients)) < len(patients):
+        cohort = by_patient([np.atleast_2d(bag) for bag in bags], patients=patients, **known)
+    else:
+        cohort = Cohort(ids=patients, features=np.stack(bags) if bags[0].ndim == 1 else bags, **known)
+    primary = dataset.entry.tasks["survival"].primary
+    outcome = Outcome(results=[survival_cox(cohort, primary=primary)], excluded=embedder.excluded)
+    try:
+        outcome.results.append(survival_abmil(cohort, primary=primary))
+    except EvaluationError as error:
+        outcome.skipped["survival_abmil"] = str(error)
+    return outcome
+
+
+def _diagnosis(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
+    entry = dataset.entry
+    dataset.require("train")
+    bags = {name: embedder.bags(split) for name, split in dataset.splits.items()}
+    shared, primary = "shared_patients" in entry.allow, entry.tasks["diagnosis"].primary
+    positive = None if entry.positive_index is None else entry.class_names[entry.positive_index]
+    known: dict[str, Any] = {"classes": entry.class_names, "val": bags.get("val"), "primary": primary}
+    probe = Probe(positive=positive, allow_shared_groups=shared)
+    by_mean = diagnose_by_mean(bags["train"], bags["test"], probe=probe, **known)
+    by_abmil = diagnose_by_abmil(bags["train"], bags["test"], positive=positive, allow_shared_groups=shared, **known)
+    return Outcome(results=[by_mean, by_abmil], excluded=embedder.excluded)
+
+
+def _with_examples(result: TaskResult, examples: Sequence[dict[str, Any]]) -> TaskResult:
+    return replace(result, details={**result.details, "examples": list(examples)})
+
+
+def _digest(prompts: Any) -> str:
+    return hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
+
+
+RUNS: dict[TaskName, Callable[[Embedder, LoadedDataset], Outcome]] = {
+    "linear_probe": _linear_probe,
+    "retrieval": _retrieval,
+    "vqa": _vqa,
+    "survival": _survival,
+    "diagnosis": _diagnosis,
+}

@@ -1,0 +1,1 @@
+"""Models that tasks fit to embeddings; knows neither files nor results."""
