@@ -37,10 +37,10 @@ test-versions: $(STAMP) ## Write a store under Python 3.11, read it under 3.12, 
 	$(PY) -m tests.store.cross_version
 
 bench-store: $(STAMP) ## Reading and writing a store beside its limits; PEERS=PYTHON of an environment with the peers.
-	$(PY) -m tests.benchmarks.store_speed --out runs/bench $(if $(PEERS),--peers $(PEERS))
+	$(PY) -m tests.benchmarks.store.store_speed --out runs/bench $(if $(PEERS),--peers $(PEERS))
 
 rehearse: $(STAMP) ## A synthetic store of ROWS pairs and nine teachers in OUT: built, verified, streamed once, deleted; figures in OUT.json.
-	$(PY) -m tests.benchmarks.rehearse --rows $(or $(ROWS),2900000) --out $(or $(OUT),runs/rehearsal)
+	$(PY) -m tests.benchmarks.store.rehearse --rows $(or $(ROWS),2900000) --out $(or $(OUT),runs/rehearsal)
 
 demo: $(STAMP) ## The main job on a CPU: corpus, teachers, extraction, distillation, evaluation.
 	$(PY) -m evaluate demo --pipeline demo

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import store
 from evaluate.config import EvaluatePipeline
 from store.config.pipeline_file import read_pipeline
 
@@ -75,6 +78,37 @@ def test_explaining_a_program_loads_neither_torch_nor_ray(name):
     ]
     done = run_python("-c", "\n".join(lines))
     assert done.stdout.splitlines()[-2:] == ["code 0", "loaded []"], done.stdout + done.stderr
+
+
+def folders():
+    return sorted({path.parent for name in PROGRAMS for path in (ROOT / name).rglob("*.py")})
+
+
+@pytest.mark.parametrize("folder", folders(), ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_a_folder_has_three_to_twelve_modules_and_says_what_it_is_for(folder):
+    modules = [path for path in folder.glob("*.py") if path.name not in ("__init__.py", "__main__.py")]
+    rooms = [path.parent for path in folder.glob("*/__init__.py")]
+    assert len(modules) + len(rooms) >= 3
+    assert len(modules) <= 12
+    assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+
+
+def test_what_the_document_of_the_interface_names_is_importable_and_loads_neither_torch_nor_ray():
+    shown = set(re.findall(r"^from store import (\w+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE))
+    assert "FeatureStore" in shown
+    assert shown <= set(store.__all__)
+    lines = [
+        f"from store import {', '.join(store.__all__)}",
+        "import sys",
+        "print('loaded', sorted({'torch', 'ray', 'open_clip', 'transformers'} & set(sys.modules)))",
+    ]
+    done = run_python("-c", "\n".join(lines))
+    assert done.stdout == "loaded []\n", done.stdout + done.stderr
+
+
+def test_nothing_but_the_interface_is_an_attribute_of_the_store():
+    with pytest.raises(AttributeError, match="no attribute 'reader'"):
+        _ = store.reader
 
 
 def test_ray_ships_neither_runs_nor_weights():

@@ -13,7 +13,7 @@ from store.errors import ConfigError
 
 from .entry import DatasetEntry, read_entry
 
-SHIPPED = Path(__file__).parent / "datasets"
+SHIPPED = Path(__file__).parent / "entries"
 """The registry that comes with the program: a YAML file per dataset."""
 
 DATA_VARIABLE = "MMKD_DATA"

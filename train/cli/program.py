@@ -1,117 +1,14 @@
-"""``python -m train``: pretrain a model, fit the projections, distil a student."""
+"""The program ``python -m train``: its commands, put together."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, TypeVar
-
 import typer
 
-from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption
-from store.config.pipeline_file import read_pipeline
-from store.errors import ConfigError
-from train.config import TrainPipeline
-
-from . import commands_export
-
-log = logging.getLogger("train")
-
-app = typer.Typer(help="Train models: stage 1, projections, stage 2.", no_args_is_help=True, add_completion=False)
-
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace another run's result.")]
-CorpusRootOption = Annotated[Path | None, typer.Option(help="Where the corpus lies now, if it moved.")]
-Run = TypeVar("Run")
-
-
-class Resume(StrEnum):
-    """What becomes of what an interrupted run left."""
-
-    AUTO = "auto"
-    NEVER = "never"
-
-
-ResumeOption = Annotated[Resume, typer.Option(help="Go on from the last checkpoint if there is one, or never.")]
+from . import commands_export, commands_train
 
 INTERRUPTED = "the same command goes on from the last checkpoint"
-"""A training writes one when it is interrupted; what was finished before stays."""
+"""Printed after Ctrl-C: an interrupted training writes a checkpoint, and finished trainings stay."""
 
-
-@app.command(epilog="Example: python -m train pretrain --pipeline demo --run tiny_ct")
-def pretrain(
-    *,
-    pipeline: PipelineOption,
-    config: ConfigOption = PIPELINES_FILE,
-    set_: SetOption = None,
-    run: Annotated[list[str] | None, typer.Option(help="Which of train.pretrain; all if left out.")] = None,
-    overwrite: OverwriteOption = False,
-    resume: ResumeOption = Resume.AUTO,
-    corpus_root: CorpusRootOption = None,
-) -> None:
-    """Stage 1: CLIP pretraining on the pairs of a corpus or of the store."""
-    from train.runtime.ranks import joined
-    from train.trainer import stages as runs
-
-    loaded = read_pipeline(config, pipeline, TrainPipeline, overrides=set_ or [])
-    chosen = _chosen(loaded.train.pretrain, run, "train.pretrain")
-    with joined() as ranks:
-        how = {"overwrite": overwrite, "resume": resume == Resume.AUTO}
-        for name, section in chosen.items():
-            if not runs.pretrain(loaded, name, section, corpus_root=corpus_root, ranks=ranks, **how):
-                log.info("%s is trained already: nothing to do", name)
-
-
-@app.command(epilog="Example: python -m train project --pipeline demo")
-def project(
-    *,
-    pipeline: PipelineOption,
-    config: ConfigOption = PIPELINES_FILE,
-    set_: SetOption = None,
-    overwrite: OverwriteOption = False,
-) -> None:
-    """Fit the paper's per-teacher projections on the store's features."""
-    from train.recipes.fit_projections import project as fit_projections
-
-    loaded = read_pipeline(config, pipeline, TrainPipeline, overrides=set_ or [])
-    if loaded.train.project is None:
-        raise ConfigError(f"{config}: pipeline {pipeline} has no train.project")
-    if not fit_projections(loaded, loaded.train.project, overwrite=overwrite):
-        log.info("the projections are fitted already: nothing to do")
-
-
-@app.command(epilog="Example: python -m train distill --pipeline demo --student distilled")
-def distill(
-    *,
-    pipeline: PipelineOption,
-    config: ConfigOption = PIPELINES_FILE,
-    set_: SetOption = None,
-    student: Annotated[list[str] | None, typer.Option(help="Which of train.students; all if left out.")] = None,
-    overwrite: OverwriteOption = False,
-    resume: ResumeOption = Resume.AUTO,
-    corpus_root: CorpusRootOption = None,
-) -> None:
-    """Stage 2: train students from the store and the corpus's images."""
-    from train.runtime.ranks import joined
-    from train.trainer import stages as runs
-
-    loaded = read_pipeline(config, pipeline, TrainPipeline, overrides=set_ or [])
-    chosen = _chosen(loaded.train.students, student, "train.students")
-    with joined() as ranks:
-        how = {"overwrite": overwrite, "resume": resume == Resume.AUTO}
-        for name, section in chosen.items():
-            if not runs.distill(loaded, name, section, corpus_root=corpus_root, ranks=ranks, **how):
-                log.info("%s is trained already: nothing to do", name)
-
-
-def _chosen(known: Mapping[str, Run], names: list[str] | None, where: str) -> dict[str, Run]:
-    unknown = sorted(set(names or []) - set(known))
-    if unknown:
-        raise ConfigError(f"{where} has no {', '.join(unknown)}; it has {', '.join(known) or 'nothing'}")
-    if not known:
-        raise ConfigError(f"the pipeline's {where} is empty: nothing to do")
-    return {name: known[name] for name in names or known}
-
-
+app = typer.Typer(help="Train models: stage 1, projections, stage 2.", no_args_is_help=True, add_completion=False)
+commands_train.add_commands(app)
 commands_export.add_commands(app)

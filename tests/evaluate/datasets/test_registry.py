@@ -172,7 +172,7 @@ def test_the_document_names_every_key_and_format():
     text = (Path(__file__).parents[3] / "docs" / "datasets.md").read_text()
     for name in (*DatasetEntry.model_fields, *Fields.model_fields, *FORMATS, *TASKS):
         assert f"`{name}`" in text, name
-    assert f"`evaluate/datasets/` has {len(ENTRIES)} of them" in text
+    assert f"`evaluate/datasets/entries/` has {len(ENTRIES)} of them" in text
 
 
 def test_a_name_that_is_nearly_right_is_suggested():

@@ -315,7 +315,7 @@ def test_an_override_leaves_other_users_of_an_anchor_alone(write):
         ("extract.teachers.2.name=x", "expected a position below 2 in a list, got '2'"),
         ("extract.teachers.plip.name=x", "expected a position below 2 in a list, got 'plip'"),
         ("extract.dtype.name=x", "'name' needs a mapping to be in, got 'float32'"),
-        ("extract.run.batch_size", "expected a key and a value, as in train.lr=3e-4"),
+        ("extract.batch_size", "expected a key and a value, as in train.lr=3e-4"),
         ("=3", "expected a key and a value, as in train.lr=3e-4"),
         ("a..b=3", "expected a key and a value, as in train.lr=3e-4"),
         ("store={a: 1, a: 2}", "a: duplicate key"),

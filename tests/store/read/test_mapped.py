@@ -17,7 +17,7 @@ from store.format.records import receipt_key
 from store.read import chunks, mapped, teacher_chunks
 from store.read.chunks import SIDES, Ask, ChunkReader
 from store.read.reader import FeatureStore
-from tests.benchmarks.synthetic_store import make_store
+from tests.benchmarks.store.synthetic_store import make_store
 from tests.store import damage
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="files are mapped beside each other on Linux only")

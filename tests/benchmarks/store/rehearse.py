@@ -1,6 +1,6 @@
 """The paper's size, rehearsed: a synthetic store is built, verified, and streamed for one epoch (``make rehearse``).
 
-python -m tests.benchmarks.rehearse --rows 290000 --out DIR
+python -m tests.benchmarks.store.rehearse --rows 290000 --out DIR
 
 Nine teachers of the real widths, 6.62 of them per row on average as in the paper (19.2 M feature pairs of 2.9 M pairs).
 Each phase runs in a process of its own, whose peak memory is sampled. DIR is deleted in the end unless ``--keep`` is
@@ -24,8 +24,7 @@ from typing import Any
 import numpy as np
 
 from store.console import progress
-
-from .measure import measure
+from tests.benchmarks.measure import measure
 
 WIDTHS = {
     "bmca": 768,
@@ -143,7 +142,7 @@ def stream(path: Path) -> dict[str, Any]:
 def phase(name: str, path: Path, rows: int) -> dict[str, Any]:
     """Run a phase in a process of its own, and return what it says with its seconds and its peak memory."""
     answer = path.with_name(f"{path.name}.{name}.json")
-    this = [sys.executable, "-m", "tests.benchmarks.rehearse", "--rows", str(rows), "--out", str(path)]
+    this = [sys.executable, "-m", "tests.benchmarks.store.rehearse", "--rows", str(rows), "--out", str(path)]
     cost = measure([*this, "--phase", name, "--answer", str(answer)])
     if cost.code:
         raise SystemExit(f"{name} ended with exit code {cost.code}")

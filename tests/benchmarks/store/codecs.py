@@ -1,6 +1,6 @@
 """Codecs, chunk and shard rows, and stored dtypes of the feature store, measured on features of real images.
 
-    python -m tests.benchmarks.codecs --data DATA --teachers runs/demo/teachers --out runs/codecs [--only shapes]
+    python -m tests.benchmarks.store.codecs --data DATA --teachers runs/demo/teachers --out runs/codecs [--only shapes]
 
 DATA holds ``mmkd_demo`` (the cache that MMKD-CLIP's authors released: eight pairs, eight real teachers) and the tars
 of ``medical_mnist_64``, ``vqa_rad`` and ``lc25000_lung``. The released features are too few to time, so sizes and

@@ -1,6 +1,6 @@
 """Specialists, a store and students on real images, and all six tasks, by the programs' own commands.
 
-    python -m tests.benchmarks.first_results --data ../shared/data --out runs/first_results
+    python -m tests.benchmarks.first_results.run --data ../shared/data --out runs/first_results
 
 What is there already is left alone, so that a killed run goes on. The tables are those of docs/first-results.md.
 """
@@ -24,9 +24,9 @@ import yaml
 from evaluate.datasets.registry import SHIPPED
 from store.files import write_atomic
 
-from .first_results_corpora import DATASETS, REAL_PARTS, write_corpora
-from .first_results_pipeline import PHANTOMS, control_names, longer_names, make_pipelines, student_names
-from .first_results_tables import VALIDATION, best_of, print_tables
+from .corpora import DATASETS, REAL_PARTS, write_corpora
+from .pipeline import PHANTOMS, control_names, longer_names, make_pipelines, student_names
+from .tables import VALIDATION, best_of, print_tables
 
 Command = list[str]
 

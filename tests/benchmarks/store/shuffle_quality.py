@@ -1,4 +1,4 @@
-"""How well the trainer's order mixes, beside a full shuffle: ``python -m tests.benchmarks.shuffle_quality``.
+"""How well the trainer's order mixes, beside a full shuffle: ``python -m tests.benchmarks.store.shuffle_quality``.
 
 Of an epoch of the paper's size. Three things are measured. Rank correlation (Spearman) of store row and position: does
 the order still follow the store? Rank correlation of rows that follow each other: do neighbours stay together? And the

@@ -18,8 +18,8 @@ from store.format.commit import Circumstances, UnitFeatures, commit_unit, regist
 from store.format.records import Status
 from store.read.chunks import ChunkReader
 from store.read.reader import FeatureStore
+from tests.benchmarks.rounds import Measure
 
-from .rounds import Measure
 from .synthetic_store import make_store, spec_of, unit_rows
 
 RANGE_ROWS = 8192

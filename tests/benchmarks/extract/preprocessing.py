@@ -1,6 +1,6 @@
 """What sharing saves before the nine teachers: one decoding and one resize for all, beside each teacher's own.
 
-python -m tests.benchmarks.preprocessing --out runs/bench
+python -m tests.benchmarks.extract.preprocessing --out runs/bench
 
 Images are drawn, seeded JPEGs of 1024 x 768; geometries, means and stds are those of the nine teachers of the ``mmkd``
 pipeline, whose weights are not needed. Everything is on one thread and in CPU seconds, so that a busy machine changes
@@ -34,8 +34,7 @@ from extract.teacher_files.specs import teacher_spec
 from store.cli.options import PIPELINES_FILE
 from store.config.pipeline_file import read_pipeline
 from store.corpus.decode import decode_image
-
-from .rounds import SEED, medians, single
+from tests.benchmarks.rounds import SEED, medians, single
 
 WIDTH, HEIGHT, QUALITY = 1024, 768, 90
 WANTED = 6.0

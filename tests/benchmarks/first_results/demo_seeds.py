@@ -1,6 +1,6 @@
 """The demo's students over three seeds, with an ungated control and a longer task-only run; after `make demo`.
 
-    python -m tests.benchmarks.demo_seeds
+    python -m tests.benchmarks.first_results.demo_seeds
 
 Reuses the demo's teachers and store. Prints the table of docs/results.md and writes runs/seeds/results.json.
 """
@@ -20,7 +20,7 @@ import yaml
 
 from store.config.yaml_tree import parse
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 OUT = ROOT / "runs" / "seeds"
 SEEDS = (1, 2, 3)
 

@@ -1,6 +1,6 @@
 """From image files to a batch of pixels: images per second and core, and the cores that a real step needs.
 
-python -m tests.benchmarks.pixel_path --out DIR [--workers 2] [--share 0.4] [--peak 989e12]
+python -m tests.benchmarks.train.pixel_path --out DIR [--workers 2] [--share 0.4] [--peak 989e12]
 
 Seconds are CPU seconds of all processes, so that other work on the machine disturbs them little.
 """

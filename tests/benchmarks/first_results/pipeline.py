@@ -8,9 +8,9 @@ from typing import Any
 
 from store.config.yaml_tree import parse
 
-from .first_results_corpora import REAL_PARTS
+from .corpora import REAL_PARTS
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 PHANTOMS = {"oct": 250, "histopathology": 150, "dermatology": 250}
 """Drawn modalities beside the real ones, with their teachers' steps, which are the demo's."""

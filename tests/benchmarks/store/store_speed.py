@@ -1,6 +1,6 @@
 """How fast the store is written and read, beside what a user would pick instead: ``make bench-store``.
 
-python -m tests.benchmarks.store_speed --out runs/bench --peers PYTHON
+python -m tests.benchmarks.store.store_speed --out runs/bench --peers PYTHON
 
 PYTHON is that of an environment with numpy, torch, mosaicml-streaming, webdataset and litdata; without it only the
 store and the limits are measured.
@@ -30,11 +30,11 @@ import zarr
 
 from store.read.chunks import SIDES
 from store.read.reader import FeatureStore
+from tests.benchmarks.rounds import Measure, medians, nested, single, table
 from train.data.batches import Stream
 from train.data.order import BatchOrder
 from train.data.spans import Sampling, TargetReader
 
-from .rounds import Measure, medians, nested, single, table
 from .store_io import read_speeds, write_speeds
 from .synthetic_store import make_store
 
@@ -186,7 +186,7 @@ def peak_memory(out: Path, window_blocks: int) -> dict[str, float]:
     """Return what a process that streams the store holds at most, in MiB, and what of it is there before it reads."""
     code = (
         "import json, re\n"
-        "from tests.benchmarks.store_speed import *\n"
+        "from tests.benchmarks.store.store_speed import *\n"
         "torch.set_num_threads(1)\n"
         # Not getrusage: it begins with the memory of the process that started this one.
         "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1024\n"

@@ -1,6 +1,6 @@
 """What the pixel cache costs in bytes and time, and what it does to features, by format and quality.
 
-python -m tests.benchmarks.pixel_cache --data ../shared/data --teachers runs/demo/teachers
+python -m tests.benchmarks.store.pixel_cache --data ../shared/data --teachers runs/demo/teachers
 """
 
 from __future__ import annotations

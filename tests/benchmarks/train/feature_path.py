@@ -1,6 +1,6 @@
 """How long a step waits for features: a step of fixed length, fed through the trainer's order, selection and draw.
 
-python -m tests.benchmarks.feature_path --out runs/bench
+python -m tests.benchmarks.train.feature_path --out runs/bench
 
 A synthetic store of six teachers, on disk and on an S3 server on the loopback. The student is a pause, during which
 Python is free, as it is while a GPU computes; with ``busy`` Python works for half of it, as when a step is made of many
@@ -27,6 +27,8 @@ import numpy as np
 import torch
 
 from store.read.reader import FeatureStore
+from tests.benchmarks.store.store_speed import machine
+from tests.benchmarks.store.synthetic_store import make_store
 from tests.s3_server import S3Server, rclone
 from train.data.batches import Batch
 from train.data.order import BatchOrder, lanes_of
@@ -34,9 +36,6 @@ from train.data.spans import Sampling, Spans, TargetReader, Targets
 from train.recipe_sections import PaperRecipe
 from train.recipes.paper import PaperObjective
 from train.recipes.projection import Projection
-
-from .store_speed import machine
-from .synthetic_store import make_store
 
 TEACHERS = {f"teacher{number}": 512 for number in range(6)}
 BATCH, SEED, WINDOW_BLOCKS = 512, 20261123, 256
@@ -182,7 +181,7 @@ def serve(folder: Path) -> None:
 def from_s3(folder: Path, *, rounds: int, spans: int) -> dict[str, Any]:
     """Return the same of a store on a server on the loopback."""
     served = str(folder / "s3")
-    code = f"from pathlib import Path; from tests.benchmarks.feature_path import serve; serve(Path({served!r}))"
+    code = f"from pathlib import Path; from tests.benchmarks.train.feature_path import serve; serve(Path({served!r}))"
     server = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
     )

@@ -1,6 +1,6 @@
 """Every teacher in full size with random weights in its published form: loaded, compared with its authors', timed.
 
-    python -m tests.benchmarks.full_size_teachers --out DIR [--teacher pmcclip --teacher pmcclip/cls ...] [--rows 8]
+    python -m tests.benchmarks.extract.full_size_teachers --out DIR [--teacher pmcclip --teacher pmcclip/cls ...]
 
 A variant of pipelines.yaml is named with its teacher, TEACHER/VARIANT.
 Prints one line per teacher: size, smallest cosine of either side, seconds to load, images and captions per second.

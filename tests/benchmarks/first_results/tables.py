@@ -10,8 +10,8 @@ from statistics import mean, stdev
 from evaluate.results.files import read_result, result_path
 from evaluate.results.record import ResultRecord
 
-from .first_results_corpora import DATASETS, REAL_PARTS
-from .first_results_pipeline import RECIPES
+from .corpora import DATASETS, REAL_PARTS
+from .pipeline import RECIPES
 
 VALIDATION = {"_val": "", "_val_stop": "."}
 """Suffixes of the validation datasets, and what stands behind their prompts."""

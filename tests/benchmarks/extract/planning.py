@@ -1,6 +1,6 @@
 """Planning over a hundred thousand units: seconds and memory, with and without what earlier plans found.
 
-python -m tests.benchmarks.planning
+python -m tests.benchmarks.extract.planning
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def main() -> None:
             make(path, ranges=-(-options.units // TEACHERS))
         for what in ("nothing known", "known", "known", "known"):
             print(what, end=": ", flush=True)
-            command = [sys.executable, "-m", "tests.benchmarks.planning", "--measure", "--store", str(path)]
+            command = [sys.executable, "-m", "tests.benchmarks.extract.planning", "--measure", "--store", str(path)]
             subprocess.run(command, check=True)
 
 

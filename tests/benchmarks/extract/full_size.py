@@ -1,6 +1,6 @@
 """The shape of the real thing once, on a CPU: nine full-size stand-ins, the real student's architecture, real images.
 
-    python -m tests.benchmarks.full_size --corpus 'CORPUS/*.tar' --rows 24 --out DIR [--steps 2]
+    python -m tests.benchmarks.extract.full_size --corpus 'CORPUS/*.tar' --rows 24 --out DIR [--steps 2]
 
 Weights are random, so nothing here says how good anything is; it shows that the sizes fit together, and what they cost.
 """
@@ -20,10 +20,9 @@ from transformers import BertConfig
 
 from store.corpus.section import Corpus
 from store.index.in_memory import read_pairs
+from tests.benchmarks.measure import measure
 from train.config import ModelSection
 from train.models.model_folder import begin_model, save_weights
-
-from .measure import measure
 
 CLIP_TEXT_B = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}
 CLIP_TEXT_L = {"context_length": 77, "vocab_size": 49408, "width": 768, "heads": 12, "layers": 12}

@@ -1,6 +1,6 @@
 """A file of the released student's layout and size with random weights: converted, loaded by plain open_clip, compared.
 
-    python -m tests.benchmarks.full_size_released --out DIR
+    python -m tests.benchmarks.train.full_size_released --out DIR
 
 Prints the smallest cosine of either side with the authors' forward pass, written over plain tensors; exits with 1 if
 one is below 0.99999.

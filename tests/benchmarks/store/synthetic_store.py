@@ -44,7 +44,7 @@ def make_store(
         rows=rows,
         range_rows=range_rows,
         chunk_rows=chunk_rows,
-        created_by="tests.benchmarks.synthetic_store",
+        created_by="tests.benchmarks.store.synthetic_store",
         corpus_root="/nowhere",
         corpus={"files": {}, "qualify_keys": False},
     )

@@ -1,6 +1,6 @@
 """Extraction on Ray beside the plain loop: one worker each, the same threads, in alternation.
 
-python -m tests.benchmarks.ray_overhead --teachers runs/demo/teachers
+python -m tests.benchmarks.extract.ray_overhead --teachers runs/demo/teachers
 
 Timed is the work: from the moment a worker is ready to the last receipt. Starting Ray and loading teachers is apart.
 """
