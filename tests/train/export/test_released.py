@@ -14,7 +14,7 @@ from transformers import BertTokenizer
 from typer.testing import CliRunner
 
 from store.errors import ConfigError, TeacherError, WeightsNotFoundError
-from tests.extract import teacher_files as files
+from tests.extract import authors_files as files
 from tests.extract import teacher_references as reference
 from train.cli.program import app
 from train.export.released import RELEASED_MODEL, convert_released, read_released

@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from store.errors import ConfigError, SpecMismatchError, TeacherError, WeightsNotFoundError
-from tests.extract import teacher_files as files
+from tests.extract import authors_files as files
 from train.cli.program import app
 from train.config import ModelSection, TrainPipeline
 from train.export.model_card import Card, TeacherTerms, is_restricted, render
