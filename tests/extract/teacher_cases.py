@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, BertTokenizer
 from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.text_tower import CLINICALBERT, PUBMEDBERT
 
-from . import teacher_files as files
+from . import authors_files as files
 from . import teacher_references as reference
 from .teacher_inputs import GREY, OPENAI
 

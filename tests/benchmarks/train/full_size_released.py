@@ -16,11 +16,11 @@ from pathlib import Path
 
 import open_clip
 import torch
-from extract.authors_files.text_tower import PUBMEDBERT
 from open_clip.tokenizer import basic_clean, whitespace_clean
 from torch.nn import functional
 from transformers import BertTokenizer
 
+from extract.teacher_files.text_tower import PUBMEDBERT
 from tests.extract import authors_files as files
 from tests.extract import teacher_references as reference
 from tests.extract.teacher_inputs import CAPTIONS

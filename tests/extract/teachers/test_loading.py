@@ -8,12 +8,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from extract.authors_files.checkpoints import checked_logit_scale, read_checkpoint, state_dict
-from extract.authors_files.convert import convert
-from extract.authors_files.entry import Download, TeacherEntry
-from extract.authors_files.specs import teacher_spec
-from extract.authors_files.weights import CONVERTED_NAME, RECORD_NAME
 
+from extract.teacher_files.checkpoints import checked_logit_scale, read_checkpoint, state_dict
+from extract.teacher_files.convert import convert
+from extract.teacher_files.entry import Download, TeacherEntry
+from extract.teacher_files.specs import teacher_spec
+from extract.teacher_files.weights import CONVERTED_NAME, RECORD_NAME
 from extract.teachers.loading import load_teacher
 from store.errors import TeacherError, WeightsNotFoundError
 from tests.extract import authors_files as files
