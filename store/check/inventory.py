@@ -30,8 +30,6 @@ class Inventory:
     """Every object of a store at one moment.
 
     Attributes:
-        location: the store's.
-        info: its shape.
         receipts: keys of everything below ``receipts/``.
         sizes: bytes of every object, by key.
         teachers: ids that have a spec, receipts or arrays, sorted.

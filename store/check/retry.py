@@ -44,9 +44,7 @@ def find_retries(
     """Return the committed units that have bad rows of some statuses.
 
     Args:
-        store: whose receipts are read.
         statuses: of rows that are to be tried again.
-        teachers: only these.
 
     Raises:
         StoreError: there is no such teacher.

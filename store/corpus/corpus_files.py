@@ -25,7 +25,6 @@ class CorpusFile:
     """One file of a corpus.
 
     Attributes:
-        folder: where it lies.
         name: its key there.
     """
 

@@ -35,13 +35,6 @@ def dtype_of(name: ArrayName, stored_dtype: StoredDtype) -> str:
 def create_arrays(location: Location, teacher: str, *, width: int, stored_dtype: StoredDtype, info: StoreInfo) -> None:
     """Create a teacher's arrays (metadata only), or let them grow to the store's rows.
 
-    Args:
-        location: the store's.
-        teacher: its id.
-        width: D of its features.
-        stored_dtype: one of StoredDtype.
-        info: the store's shape.
-
     Raises:
         StoreError: arrays of another shape are there.
     """
@@ -112,10 +105,8 @@ def encode_shard(
     a torn one would fail for ever.
 
     Args:
-        name: which array.
         values: (rows of the range, D) or (rows of the range,); the last range may be short.
         stored_dtype: one of StoredDtype; features are rounded to it.
-        info: the store's shape.
     """
     stored = quantised(values) if dtype_of(name, stored_dtype) == "int8" else values
     little = np.dtype(dtype_of(name, stored_dtype)).newbyteorder("<")

@@ -80,8 +80,6 @@ class Spec(Record):
 
     Attributes:
         embed_dim: D, the width of a feature.
-        weights_sha256: digest of the weights file.
-        architecture: the model's configuration.
         preprocessing: geometry, colour mode, mean and std.
         tokenizer: digest of the tokenizer's files, context length.
         output: which vector of the model it is.
@@ -142,13 +140,9 @@ class Receipt(Record):
 
     Attributes:
         range: the range's number.
-        start, stop: its rows.
-        spec_hash: of the teacher's spec.
-        pairs_digest: of the range's pairs.
         objects: by key inside the store.
         status_counts: rows by status name.
         bad_rows: every row whose status is neither ok nor not applicable.
-        timings_s: seconds by stage.
         versions: of the packages that took part.
         attempt: 1 for a first try.
         truncated_captions: of the ok rows, how many have a caption that the teacher read in part; None where that is

@@ -34,8 +34,6 @@ class Ask:
     """Features to read.
 
     Attributes:
-        teachers: ids; each is asked for the same rows.
-        rows_B: row numbers in any order.
         soon: rows that the next call will ask of the same teachers. Those in chunks that are read now are taken from
             them already, so that rows in the order of training have each chunk read once.
     """

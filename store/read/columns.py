@@ -40,12 +40,7 @@ def read_column(
     """Return a column of all rows, (N,); 0 where nothing is committed.
 
     Args:
-        location: the store's.
         array: opens the column with Zarr, if it is needed.
-        teacher: its id.
-        name: which column.
-        receipts: of what is committed.
-        info: the store's shape.
     """
     dtype = COLUMN_DTYPES[name]
     column_N = np.zeros(info.rows, dtype)
@@ -66,14 +61,7 @@ def read_column(
 def rows_of_plain_shard(
     data: bytes, *, dtype: np.dtype[Any], rows: int, info: StoreInfo
 ) -> npt.NDArray[np.generic] | None:
-    """Return the rows of a shard of one column, None where its index is not that of chunks in order.
-
-    Args:
-        data: the shard.
-        dtype: of the column.
-        rows: how many rows the shard has.
-        info: the store's shape.
-    """
+    """Return the rows of a shard of one column, None where its index is not that of chunks in order."""
     chunks, chunk_bytes = -(-rows // info.chunk_rows), info.chunk_rows * dtype.itemsize
     index_K2 = np.full((info.range_rows // info.chunk_rows, 2), ABSENT)
     index_K2[:chunks, 0] = np.arange(chunks) * chunk_bytes

@@ -86,8 +86,6 @@ def pieces(wanted: Sequence[SortedRows], *, info: StoreInfo, limit: int) -> list
 
     Args:
         wanted: at least one.
-        info: the store's shape.
-        limit: chunks of a piece.
     """
     chunk_rows, per_range = info.chunk_rows, info.range_rows // info.chunk_rows
     chunks = np.unique(np.concatenate([rows.chunks(chunk_rows) for rows in wanted]))

@@ -25,14 +25,7 @@ CHECKSUM_BYTES = 4
 
 
 def is_plain(location: Location, spec: Spec, side: Side, *, info: StoreInfo) -> bool:
-    """Whether an array's chunks are its values as they lie, which docs/store-format.md asks for.
-
-    Args:
-        location: the store's.
-        spec: of the teacher.
-        side: which array.
-        info: the store's shape.
-    """
+    """Whether an array's chunks are its values as they lie, which docs/store-format.md asks for."""
     try:
         stored = json.loads(location.read(f"{ZARR_FOLDER}/{spec.teacher}/{side}/zarr.json"))
         (sharding,) = stored["codecs"]
@@ -69,11 +62,7 @@ class PlainShards:
     """The store shards of one side of one teacher. Safe for use from several threads.
 
     Args:
-        location: the store's.
-        spec: of the teacher.
-        side: which array.
         receipts: of what is committed, by range.
-        info: the store's shape.
     """
 
     def __init__(
