@@ -11,7 +11,8 @@ from store.errors import StoreError
 from store.files import TEMPORARY_SUFFIX
 from store.format.arrays import ARRAY_NAMES, ZARR_FOLDER, shard_key
 from store.format.records import STORE_KEY, StoreInfo, read_store_info, receipt_key, spec_key
-from store.io.location import Folder, Location
+from store.io.folder import Folder
+from store.io.location import Location
 from store.io.lock import LOCK_KEY
 
 OTHER_FOLDERS = ("index/", "pairs/", "pixels/", "retry/", "runs/")

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from store.errors import CorpusError, CorruptChunkError, StoreError, StoreNotFoundError
-from store.io.location import Folder, Location
+from store.io.folder import Folder
+from store.io.location import Location
 from store.io.object_file import open_parquet
 
 from .key_index import KeyIndex

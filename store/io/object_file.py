@@ -8,7 +8,8 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .location import Folder, Location
+from .folder import Folder
+from .location import Location
 
 BLOCK_BYTES = 8 * 2**20
 """Bytes read at a time by `open_object`: large enough that a request to an object storage is mostly transfer."""

@@ -18,7 +18,8 @@ from numcodecs.checksum32 import CRC32C
 from store.errors import CorruptChunkError, LocationError
 from store.format.arrays import ABSENT, ZARR_FOLDER, Side, shard_key
 from store.format.records import Receipt, Spec, StoreInfo
-from store.io.location import Folder, Location
+from store.io.folder import Folder
+from store.io.location import Location
 
 CHECKSUM_BYTES = 4
 """Length of the CRC-32C after the index."""

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from store.format.arrays import Side, restored
-from store.io.location import Folder
+from store.io.folder import Folder
 
 from .mapped import MappedFeatures
 from .reader import FeatureStore
