@@ -32,13 +32,11 @@ from store.format.records import (
     record_bytes,
     spec_key,
 )
+from store.format.shard_layout import index_bytes
 from store.io.location import Location, locate
 
 from .rates import Rates, count_distinct, predicted_hours, rates_of_profile
 from .scratch import RUN_ID, scratch
-
-INDEX_ENTRY_BYTES, INDEX_CHECKSUM_BYTES = 16, 4
-"""Of a store shard's index: offset and length of each of its chunks as 64 bits, then a CRC-32C."""
 
 STAGES = ("read", "decode", "fit", "wait_for_images", "forward_image", "forward_text", "write")
 """Whose seconds a receipt holds, for its size where no probe says it."""
@@ -100,7 +98,7 @@ def shard_bytes(name: ArrayName, *, rows: int, spec: Spec, info: StoreInfo) -> i
     chunks = -(-rows // info.chunk_rows)
     width = spec.embed_dim if name in ("image", "text") else 1
     data = chunks * info.chunk_rows * width * np.dtype(dtype_of(name, spec.stored_dtype)).itemsize
-    return data + info.range_rows // info.chunk_rows * INDEX_ENTRY_BYTES + INDEX_CHECKSUM_BYTES
+    return data + index_bytes(info)
 
 
 def predicted_size(

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from store.check.retry import marked
 from store.format.pairs import PairTable, pairs_digest
-from store.format.records import Spec, StoreInfo, readable_receipt, receipt_key
+from store.format.records import Spec, StoreInfo, parse_receipt_key, readable_receipt, receipt_key
 from store.io.fetching import fetch_all
 from store.io.location import Location
 
 from .known_units import KnownUnits
-
-_RECEIPT = re.compile(r"receipts/([^/]+)/r(\d{6,})\.json")
 
 READ_AT_ONCE = 1000
 """Receipts in memory at a time; one of a range with bad rows may be large."""
@@ -83,9 +80,9 @@ def _listed(store: Location, info: StoreInfo, specs: Mapping[str, Spec]) -> dict
     """Return the receipts that are there, by unit, with their sizes."""
     found = {}
     for key, size in store.list("receipts"):
-        match = _RECEIPT.fullmatch(key)
-        if match and match[1] in specs and int(match[2]) < info.ranges:
-            found[match[1], int(match[2])] = size
+        unit = parse_receipt_key(key)
+        if unit and unit[0] in specs and unit[1] < info.ranges:
+            found[unit] = size
     return found
 
 

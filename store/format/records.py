@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -250,6 +251,8 @@ def read_store_info(location: Location) -> StoreInfo:
         ) from error
 
 
+_UNIT_KEY = re.compile(r"(?P<folder>[^/]+)/(?P<teacher>[^/]+)/r(?P<range>\d{6,})\.json")
+
 STORE_KEY = "store.json"
 """With this record a store begins to exist."""
 
@@ -257,6 +260,12 @@ STORE_KEY = "store.json"
 def receipt_key(teacher: str, range_id: int) -> str:
     """Return the key of a unit's receipt."""
     return f"receipts/{teacher}/r{range_id:06d}.json"
+
+
+def parse_receipt_key(key: str, *, folder: str = "receipts") -> tuple[str, int] | None:
+    """Return teacher and range of a receipt's key, or of a retry mark's; None where it is no such key."""
+    match = _UNIT_KEY.fullmatch(key)
+    return (match["teacher"], int(match["range"])) if match and match["folder"] == folder else None
 
 
 def retry_key(teacher: str, range_id: int) -> str:
