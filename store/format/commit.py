@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -20,13 +21,14 @@ from .arrays import ARRAY_NAMES, ZARR_FOLDER, ArrayName, create_arrays, encode_s
 from .pairs import pairs_digest
 from .records import (
     BadRow,
+    Committed,
     Receipt,
     Spec,
     Status,
     StoredObject,
     StoreInfo,
     read_record,
-    readable_receipt,
+    readable_record,
     receipt_key,
     retry_key,
     spec_key,
@@ -116,10 +118,15 @@ def committed_receipt(
     location: Location, teacher: str, range_id: int, *, spec_hash: str, digest: str
 ) -> Receipt | None:
     """Return a unit's receipt if it is valid for this spec and these pairs, else None."""
-    receipt = readable_receipt(location, receipt_key(teacher, range_id))
-    if receipt is None:
-        return None
-    return receipt if (receipt.spec_hash, receipt.pairs_digest) == (spec_hash, digest) else None
+    return valid_receipt(location, receipt_key(teacher, range_id), Receipt, spec_hash=spec_hash, digest=digest)
+
+
+def valid_receipt(
+    location: Location, key: str, model: type[Committed], *, spec_hash: str, digest: str
+) -> Committed | None:
+    """Return the receipt at a key if it is valid for this spec and these pairs, else None."""
+    receipt = readable_record(location, key, model)
+    return receipt if receipt and (receipt.spec_hash, receipt.pairs_digest) == (spec_hash, digest) else None
 
 
 def commit_unit(
@@ -157,36 +164,62 @@ def commit_unit(
         shard_key(spec.teacher, name, range_id): encode_shard(name, values, stored_dtype=spec.stored_dtype, info=info)
         for name, values in _arrays(features).items()
     }
-    reached("commit.begin")
-    if outdated:
-        location.delete([receipt_at])
-    stored = {key: put_object(location, key, data) for key, data in objects.items()}
-    timings_s = circumstances.timings_s | {"write": round(time.perf_counter() - began, 4)}
-    reached("commit.objects")
     start, stop = info.bounds(range_id)
-    receipt = Receipt(
-        teacher=spec.teacher,
-        range=range_id,
-        start=start,
-        stop=stop,
-        spec_hash=spec.hash,
-        pairs_digest=digest,
-        objects=stored,
-        status_counts=_status_counts(features.status),
-        bad_rows=_bad_rows(features, start=start, keys=pairs["key"].to_pylist()),
-        timings_s=timings_s,
-        versions=circumstances.versions,
-        device=circumstances.device,
-        batch_size=circumstances.batch_size,
-        run_id=circumstances.run_id,
-        attempt=circumstances.attempt,
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        truncated_captions=_count_truncated(features),
-    )
-    write_record(location, receipt_at, receipt)
+
+    def describe(stored: dict[str, StoredObject]) -> Receipt:
+        return Receipt(
+            teacher=spec.teacher,
+            range=range_id,
+            start=start,
+            stop=stop,
+            spec_hash=spec.hash,
+            pairs_digest=digest,
+            objects=stored,
+            status_counts=status_counts(features.status),
+            bad_rows=bad_rows(features.status, features.reasons, start=start, keys=pairs["key"].to_pylist()),
+            timings_s=circumstances.timings_s | {"write": round(time.perf_counter() - began, 4)},
+            versions=circumstances.versions,
+            device=circumstances.device,
+            batch_size=circumstances.batch_size,
+            run_id=circumstances.run_id,
+            attempt=circumstances.attempt,
+            finished=timestamp(),
+            truncated_captions=_count_truncated(features),
+        )
+
+    receipt = commit_objects(location, receipt_at, objects, describe, outdated=outdated)
     if again:
         location.delete([mark])
     reached("commit.done")
+    return receipt
+
+
+def commit_objects(
+    location: Location,
+    receipt_at: str,
+    objects: Mapping[str, bytes],
+    describe: Callable[[dict[str, StoredObject]], Committed],
+    *,
+    outdated: bool,
+) -> Committed:
+    """Write the objects of a unit, and last the receipt that commits them.
+
+    Args:
+        receipt_at: the receipt's key.
+        objects: by key.
+        describe: makes the receipt of the objects that were written.
+        outdated: a receipt is there already. It is deleted first, or it would vouch for a mixture of old and new.
+
+    Raises:
+        CorruptChunkError: an object read back is not what was written.
+    """
+    reached("commit.begin")
+    if outdated:
+        location.delete([receipt_at])
+    stored = {key: _put_object(location, key, data) for key, data in objects.items()}
+    reached("commit.objects")
+    receipt = describe(stored)
+    write_record(location, receipt_at, receipt)
     return receipt
 
 
@@ -225,7 +258,7 @@ def _arrays(features: UnitFeatures) -> dict[ArrayName, npt.NDArray[np.generic]]:
     return {name: values[name] for name in ARRAY_NAMES}
 
 
-def put_object(location: Location, key: str, data: bytes) -> StoredObject:
+def _put_object(location: Location, key: str, data: bytes) -> StoredObject:
     """Write an object, read it back and return what a receipt says of it.
 
     Raises:
@@ -241,19 +274,33 @@ def put_object(location: Location, key: str, data: bytes) -> StoredObject:
     return StoredObject(nbytes=len(data), sha256=digest)
 
 
-def _status_counts(status: npt.NDArray[np.uint8]) -> dict[str, int]:
+def status_counts(status: npt.NDArray[np.uint8]) -> dict[str, int]:
+    """Return the number of rows by status name."""
     values, counts = np.unique(status, return_counts=True)
     return {Status(value).name.lower(): int(count) for value, count in zip(values, counts, strict=True)}
 
 
-def _bad_rows(features: UnitFeatures, *, start: int, keys: list[str]) -> list[BadRow]:
-    fine = np.isin(features.status, (Status.OK, Status.NOT_APPLICABLE))
+def bad_rows(
+    status: npt.NDArray[np.uint8], reasons: Mapping[int, str], *, start: int, keys: Sequence[str]
+) -> list[BadRow]:
+    """Return the rows of a range that have no feature and should have one.
+
+    Args:
+        reasons: by position in the range.
+        start: the range's first row.
+    """
+    fine = np.isin(status, (Status.OK, Status.NOT_APPLICABLE))
     return [
         BadRow(
-            row=start + int(position),
+            row=start + position,
             key=keys[position],
-            status=Status(int(features.status[position])),
-            reason=features.reasons.get(int(position), "no reason was given"),
+            status=Status(int(status[position])),
+            reason=reasons.get(position, "no reason was given"),
         )
-        for position in np.flatnonzero(~fine)
+        for position in np.flatnonzero(~fine).tolist()
     ]
+
+
+def timestamp() -> str:
+    """Return the present time in UTC, to the second, as receipts have it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

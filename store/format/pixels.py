@@ -11,9 +11,9 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Annotated, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, model_validator
@@ -22,19 +22,9 @@ from store.config.pipeline_file import Section
 from store.errors import SpecMismatchError
 from store.io.location import Location
 
-from .commit import put_object
+from .commit import bad_rows, commit_objects, status_counts, timestamp, valid_receipt
 from .pairs import pairs_digest
-from .records import (
-    VERSION,
-    BadRow,
-    Record,
-    Status,
-    StoredObject,
-    StoreInfo,
-    read_record,
-    readable_record,
-    write_record,
-)
+from .records import VERSION, RangeReceipt, Record, Status, StoredObject, StoreInfo, read_record, write_record
 
 PIXEL_SPEC_KEY = "pixels/spec.json"
 """With this record a store's pixel cache begins to exist."""
@@ -117,28 +107,8 @@ class PixelSpec(Record):
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
-class PixelReceipt(Record):
-    """``pixels/receipts/r000123.json``: the commit of the images of one range.
-
-    Attributes:
-        range: the range's number.
-        objects: by key inside the store; there is one.
-        bad_rows: rows without image, and why.
-        versions: of the packages and codecs that took part.
-    """
-
-    version: int = VERSION
-    range: int
-    start: int
-    stop: int
-    spec_hash: str
-    pairs_digest: str
-    objects: dict[str, StoredObject]
-    status_counts: dict[str, int]
-    bad_rows: list[BadRow]
-    timings_s: dict[str, float]
-    versions: dict[str, str]
-    finished: str
+class PixelReceipt(RangeReceipt):
+    """``pixels/receipts/r000123.json``: the commit of the images of one range, which are one object."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -195,8 +165,7 @@ def _shown(spec: PixelSpec) -> str:
 
 def committed_pixels(location: Location, range_id: int, *, spec: PixelSpec, digest: str) -> PixelReceipt | None:
     """Return the receipt of a range's images if it is valid for this spec and these pairs, else None."""
-    receipt = readable_record(location, pixel_receipt_key(range_id), PixelReceipt)
-    return receipt if receipt and (receipt.spec_hash, receipt.pairs_digest) == (spec.hash, digest) else None
+    return valid_receipt(location, pixel_receipt_key(range_id), PixelReceipt, spec_hash=spec.hash, digest=digest)
 
 
 def commit_pixels(
@@ -224,31 +193,26 @@ def commit_pixels(
     if existing:
         return existing
     start, stop = info.bounds(range_id)
-    data = encode_range(images, start=start, chunk_rows=info.chunk_rows)
-    location.delete([pixel_receipt_key(range_id)])
-    key = pixels_key(range_id)
-    stored = put_object(location, key, data)
-    bad_rows = [
-        BadRow(row=start + position, key=name, status=image.status, reason=image.reason)
-        for position, (image, name) in enumerate(zip(images, pairs["key"].to_pylist(), strict=True))
-        if image.data is None
-    ]
-    counts = {"ok": len(images) - len(bad_rows), "bad_image": len(bad_rows)}
-    receipt = PixelReceipt(
-        range=range_id,
-        start=start,
-        stop=stop,
-        spec_hash=spec.hash,
-        pairs_digest=digest,
-        objects={key: stored},
-        status_counts={name: count for name, count in counts.items() if count},
-        bad_rows=bad_rows,
-        timings_s=timings_s,
-        versions=versions,
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    write_record(location, pixel_receipt_key(range_id), receipt)
-    return receipt
+    status = np.array([image.status for image in images], np.uint8)
+
+    def describe(stored: dict[str, StoredObject]) -> PixelReceipt:
+        reasons = {position: image.reason for position, image in enumerate(images)}
+        return PixelReceipt(
+            range=range_id,
+            start=start,
+            stop=stop,
+            spec_hash=spec.hash,
+            pairs_digest=digest,
+            objects=stored,
+            status_counts=status_counts(status),
+            bad_rows=bad_rows(status, reasons, start=start, keys=pairs["key"].to_pylist()),
+            timings_s=timings_s,
+            versions=versions,
+            finished=timestamp(),
+        )
+
+    objects = {pixels_key(range_id): encode_range(images, start=start, chunk_rows=info.chunk_rows)}
+    return commit_objects(location, pixel_receipt_key(range_id), objects, describe, outdated=True)
 
 
 def encode_range(images: Sequence[SmallImage], *, start: int, chunk_rows: int) -> bytes:

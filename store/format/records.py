@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
 from typing import Any, Literal, TypeAlias, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from store.errors import FormatVersionError, LocationError, StoreError, StoreNotFoundError
+from store.io.fetching import fetch_all
 from store.io.location import Location
 
 log = logging.getLogger(__name__)
@@ -136,22 +141,19 @@ class StoredObject(Record):
     sha256: str
 
 
-class Receipt(Record):
-    """``receipts/<teacher>/r000123.json``: the commit of one unit.
+class RangeReceipt(Record):
+    """The commit of what was made of one range.
 
     Attributes:
-        range: the range's number.
+        start, stop: the range's rows.
         objects: by key inside the store.
         status_counts: rows by status name.
         bad_rows: every row whose status is neither ok nor not applicable.
+        timings_s: seconds by stage.
         versions: of the packages that took part.
-        attempt: 1 for a first try.
-        truncated_captions: of the ok rows, how many have a caption that the teacher read in part; None where that is
-            not known, and then left out of the file.
     """
 
     version: int = VERSION
-    teacher: str
     range: int
     start: int
     stop: int
@@ -162,22 +164,35 @@ class Receipt(Record):
     bad_rows: list[BadRow]
     timings_s: dict[str, float]
     versions: dict[str, str]
+    finished: str
+
+
+class Receipt(RangeReceipt):
+    """``receipts/<teacher>/r000123.json``: the commit of one unit.
+
+    Attributes:
+        attempt: 1 for a first try.
+        truncated_captions: how many of the ok rows have a caption that the teacher read in part; None where that is not
+            known, and then left out of the file.
+    """
+
+    teacher: str
     device: str
     batch_size: int
     run_id: str
     attempt: int = 1
-    finished: str
     truncated_captions: int | None = None
 
     @model_serializer(mode="wrap")
-    def _leave_out_unknown(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _in_order(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = serialize(self)
-        if self.truncated_captions is None:
-            del content["truncated_captions"]
-        return content
+        last = {name: content.pop(name) for name in ("finished", "truncated_captions")}
+        content = {"version": content["version"], "teacher": content["teacher"]} | content | last
+        return {name: value for name, value in content.items() if value is not None}
 
 
 R = TypeVar("R", bound=Record)
+Committed = TypeVar("Committed", bound=RangeReceipt)
 
 
 def write_record(location: Location, key: str, record: Record) -> None:
@@ -219,7 +234,7 @@ def readable_receipt(location: Location, key: str) -> Receipt | None:
 
 
 def readable_record(location: Location, key: str, model: type[R]) -> R | None:
-    """Return a receipt; None if there is none, or what lies there is none, which is then said.
+    """Return a receipt; None where there is none. One that cannot be read counts as none, with a warning.
 
     Raises:
         FormatVersionError: it was written in another version of the format.
@@ -233,6 +248,37 @@ def readable_record(location: Location, key: str, model: type[R]) -> R | None:
     except StoreError as error:
         log.warning("%s; the unit counts as not committed", error)
         return None
+
+
+def read_receipts(location: Location, folder: str, model: type[Committed], *, spec_hash: str) -> dict[int, Committed]:
+    """Return the receipts below a folder that are of a spec, by range."""
+    keys = [key for key, _ in location.list(folder) if key.endswith(".json")]
+    with _without_collection():
+        found = fetch_all(lambda key: readable_record(location, key, model), keys)
+    return {receipt.range: receipt for receipt in found if receipt is not None and receipt.spec_hash == spec_hash}
+
+
+def committed_rows(receipts: Iterable[RangeReceipt], *, rows: int) -> npt.NDArray[np.bool_]:
+    """Return (N,) whether each row lies in a committed range.
+
+    After an append the receipt of the last range may cover only its first rows.
+    """
+    committed_N = np.zeros(rows, dtype=bool)
+    for receipt in receipts:
+        committed_N[receipt.start : receipt.stop] = True
+    return committed_N
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Hold Python's garbage collector back: with 3,000 receipts of 20 bad rows it takes three quarters of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def read_store_info(location: Location) -> StoreInfo:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from store.errors import LocationError
+from store.faults import reached
 from store.files import sync_folder, write_atomic
 
 from .location import Location
@@ -83,6 +84,7 @@ class Folder(Location):
             path = self.path / key
             with self._access(key):
                 path.unlink(missing_ok=True)
+            reached("delete.done")
             for folder in path.parents:
                 changed.add(folder)
                 if folder == self.path:
