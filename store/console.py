@@ -45,7 +45,7 @@ class ExitCode(IntEnum):
     BAD_INPUT = 1
     WRONG_USAGE = 2
     INTERRUPTED = 3
-    QUARANTINED = 4
+    INCOMPLETE = 4
 
 
 def main(app: typer.Typer, *, program: str, interrupted: str = RESUMES) -> None:

@@ -17,7 +17,7 @@ from store.format.records import Receipt, Spec, read_record, receipt_key, spec_k
 from store.io.location import Location
 
 from .inventory import ROOT_METADATA, Inventory, metadata_keys, take_inventory, unfinished_writes
-from .problems import Finding, Problem, Report, UnitCheck
+from .problems import Kind, Problem, Report, UnitCheck
 from .unit_check import Found, check_bytes, check_record
 
 THREADS = 8
@@ -64,7 +64,7 @@ class _Check:
         self._inventory, self._location, self._info = inventory, inventory.location, inventory.info
         self._threads = threads
         self.units: list[UnitCheck] = []
-        self.general: list[Finding] = []
+        self.general: list[Problem] = []
         self._digests: dict[tuple[int, int], str | None] = {}
         self._pairs = self._open_pairs()
 
@@ -79,8 +79,8 @@ class _Check:
 
     def _table_damage(self, message: str, rows: tuple[int, int] | None = None) -> None:
         self.general.append(
-            Finding(
-                problem=Problem.PAIR_TABLE,
+            Problem(
+                kind=Kind.PAIR_TABLE,
                 key="pairs",
                 rows=rows,
                 message=message,
@@ -126,7 +126,7 @@ class _Check:
         ranges = [k for k in range(self._info.ranges) if receipt_key(name, k) in listed]
         if spec is None:
             if ranges or damage:
-                self.general.append(_spec_finding(self._location, name, damage))
+                self.general.append(_spec_problem(self._location, name, damage))
                 self.units += [UnitCheck(teacher=name, range=k, state="damaged") for k in ranges]
             return
         problem = self._arrays(name, spec)
@@ -164,7 +164,7 @@ class _Check:
 
     def _arrays_damage(self, teacher: str | None, key: str, message: str) -> None:
         step = f"python -m store repair {self._location} writes the metadata anew and leaves the shards alone"
-        self.general.append(Finding(problem=Problem.ARRAYS, teacher=teacher, key=key, message=message, next=step))
+        self.general.append(Problem(kind=Kind.ARRAYS, teacher=teacher, key=key, message=message, next=step))
 
     def _misshapen(self, name: ArrayName, array: object, spec: Spec) -> str | None:
         tail = (spec.embed_dim,) if name in ("image", "text") else ()
@@ -197,7 +197,7 @@ class _Check:
             return unit
         key = receipt_key(spec.teacher, range_id)
         if isinstance(receipt, str):
-            self._add(unit, [(Problem.RECEIPT_UNREADABLE, key, receipt)])
+            self._add(unit, [(Kind.RECEIPT_UNREADABLE, key, receipt)])
             return unit
         unit.receipt, unit.state = receipt, "verified"
         found = check_record(
@@ -214,12 +214,12 @@ class _Check:
         return unit
 
     def _add(self, unit: UnitCheck, found: Iterable[Found]) -> None:
-        for problem, key, message in found:
-            unit.state = "outgrown" if problem == Problem.OUTGROWN else "damaged"
-            step = "python -m extract run" if problem == Problem.OUTGROWN else _repair(self._location)
-            unit.findings.append(
-                Finding(
-                    problem=problem,
+        for kind, key, message in found:
+            unit.state = "outgrown" if kind == Kind.OUTGROWN else "damaged"
+            step = "python -m extract run" if kind == Kind.OUTGROWN else _repair(self._location)
+            unit.problems.append(
+                Problem(
+                    kind=kind,
                     teacher=unit.teacher,
                     range=unit.range,
                     rows=self._info.bounds(unit.range),
@@ -249,26 +249,32 @@ class _Check:
         for key, name, range_id in self._inventory.misplaced_receipts():
             if teacher in (None, name):
                 message = "a receipt of a range beyond the store's last"
-                self._general(Problem.RECEIPT_WRONG, key, message, repair, unit=(name, range_id))
+                self._general(Kind.RECEIPT_WRONG, key, message, repair, unit=(name, range_id))
         for key, name, range_id in self._inventory.orphans():
             if teacher in (None, name):
                 message = "no receipt commits this object, so it reads as missing; a running extraction may yet do so"
-                self._general(Problem.ORPHAN, key, message, repair, unit=(name, range_id))
+                self._general(Kind.ORPHAN, key, message, repair, unit=(name, range_id))
         if teacher is not None:
             return
         for key in unfinished_writes(self._location):
-            self._general(Problem.UNFINISHED, key, "an unfinished write of a program that runs or was killed", repair)
+            self._general(Kind.UNFINISHED, key, "an unfinished write of a program that runs or was killed", repair)
         for key in self._inventory.strays():
             message = "nothing in a store has this name; no program reads it"
-            self._general(Problem.STRAY, key, message, "delete it, or leave it: it does no harm")
+            self._general(Kind.STRAY, key, message, "delete it, or leave it: it does no harm")
 
     def _general(
-        self, problem: Problem, key: str, message: str, step: str, *, unit: tuple[str | None, int | None] = (None, None)
+        self,
+        kind: Kind,
+        key: str,
+        message: str,
+        step: str,
+        *,
+        unit: tuple[str | None, int | None] = (None, None),
     ) -> None:
         teacher, range_id = unit
         rows = self._info.bounds(range_id) if range_id is not None and range_id < self._info.ranges else None
         self.general.append(
-            Finding(problem=problem, key=key, teacher=teacher, range=range_id, rows=rows, message=message, next=step)
+            Problem(kind=kind, key=key, teacher=teacher, range=range_id, rows=rows, message=message, next=step)
         )
 
 
@@ -276,9 +282,9 @@ def _repair(location: Location) -> str:
     return f"python -m store repair {location}, then python -m extract run"
 
 
-def _spec_finding(location: Location, teacher: str, damage: str | None) -> Finding:
-    return Finding(
-        problem=Problem.SPEC,
+def _spec_problem(location: Location, teacher: str, damage: str | None) -> Problem:
+    return Problem(
+        kind=Kind.SPEC,
         teacher=teacher,
         key=spec_key(teacher),
         message=damage or "there are receipts, but no spec that says what the features are of",
