@@ -1,4 +1,4 @@
-"""What a check of a store found, as plain values that print as text and as JSON."""
+"""The problems that a check of a store found; they print as text and as JSON."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Kind(StrEnum):
 
 
 NOTES = frozenset({Kind.OUTGROWN, Kind.ORPHAN, Kind.UNFINISHED, Kind.STRAY})
-"""Problems that harm nothing: what they name reads as missing or is not read at all."""
+"""Kinds that do no harm: such an object reads as missing or is not read at all."""
 
 UnitState = Literal["verified", "damaged", "missing", "outgrown"]
 """Outgrown: committed before rows were appended to its range; what it holds is valid."""
@@ -43,7 +43,7 @@ UnitState = Literal["verified", "damaged", "missing", "outgrown"]
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Problem:
-    """One thing that is not as it should be.
+    """One thing in a store that is wrong.
 
     Attributes:
         key: of the object it is about, inside the store.
@@ -77,7 +77,7 @@ class Problem:
 
 @dataclass(kw_only=True, slots=True)
 class UnitCheck:
-    """What was found about one range of one teacher.
+    """The state of one range of one teacher.
 
     Attributes:
         receipt: None where it is missing or cannot be read.

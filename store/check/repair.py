@@ -1,4 +1,4 @@
-"""Mending a store: what is damaged loses its receipt, so that the next extraction makes exactly that anew."""
+"""Repairs a store: deletes the receipts of damaged units, so that the next extraction makes exactly these anew."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def repair(
     dry_run: bool = False,
     threads: int = THREADS,
 ) -> Repair:
-    """Delete what keeps an extraction from making damaged units anew, and nothing else.
+    """Delete receipts and objects of damaged units, so that an extraction makes them anew, and nothing else.
 
     Args:
         deep: find damaged bytes too, by reading all of them.
@@ -108,10 +108,10 @@ def _plan(location: Location, *, teacher: str | None, deep: bool, dry_run: bool,
 
 
 def _left_alone(unit: UnitCheck, units: Iterable[UnitCheck]) -> list[Problem]:
-    """Return the problems that accuse a unit of another spec or other pairs, if the accuser is the likelier culprit.
+    """Return the problems of another spec or other pairs, if the spec or the pair table is probably what is wrong.
 
-    Where not one unit agrees with the spec, or with the pair table, that file was exchanged rather than all the others.
-    Deleting the receipts would then lose features that a copy of the one file makes valid again.
+    If no unit at all agrees with the spec or the pair table, this one file was exchanged. Deleting the receipts would
+    then lose features that a copy of the file makes valid again.
     """
     accused = [problem for problem in unit.problems if problem.kind in _FOREIGN]
     kinds = {problem.kind for problem in accused}
@@ -142,7 +142,7 @@ def _write_metadata(location: Location, teachers: Iterable[str]) -> None:
 def remove_teacher(location: Location, teacher: str) -> int:
     """Delete a teacher's receipts, spec and arrays, in this order, and return how many objects that were.
 
-    Killed between two of them, the store has a teacher of whom nothing counts as committed; the same call ends it.
+    After a kill in between, nothing of the teacher counts as committed; the same call completes the deletion.
 
     Raises:
         StoreError: there is no store, no such teacher, or another program writes to it.

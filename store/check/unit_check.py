@@ -1,4 +1,4 @@
-"""One unit against its receipt: first what a listing tells, then the stored bytes. Knows nothing of other units."""
+"""Checks one unit against its receipt: first by a listing, then by the stored bytes. Knows nothing of other units."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_record(
     digest: Callable[[int, int], str | None],
     sizes: Mapping[str, int],
 ) -> list[Found]:
-    """Return what is wrong with a unit as far as its receipt and a listing tell.
+    """Return what is wrong with a unit according to its receipt and a listing.
 
     Args:
         digest: of the pairs from one row to another; None where the pair table cannot be read.
@@ -108,7 +108,7 @@ def check_bytes(location: Location, receipt: Receipt, *, metadata: Mapping[Array
 
 
 def _decode(key: str, data: bytes, metadata: bytes, rows: slice) -> npt.NDArray[np.generic]:
-    # From memory, so that what is decoded is what was digested, and each object is read once.
+    # From memory, so that the bytes that are decoded are those that were digested.
     shard = key[key.index("/c/") + 1 :]
     objects = {"zarr.json": cpu.Buffer.from_bytes(metadata), shard: cpu.Buffer.from_bytes(data)}
     array = zarr.open_array(MemoryStore(objects), mode="r")

@@ -1,4 +1,4 @@
-"""Checking a store against its receipts: what is committed must be there as it was committed."""
+"""Checks a store against its receipts: committed objects must be there unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m store verify``, ``repair``, ``rm-teacher``, ``unlock``: can a store be trusted, and mending it."""
+"""``python -m store verify``, ``repair``, ``rm-teacher``, ``unlock``: check a store and repair it."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def unlock(store: StoreArgument) -> None:
     """Remove the lock that a killed writer left on object storage; make sure first that it no longer runs."""
     location = locate(store)
     if isinstance(location, Folder):
-        # Deleted under its holder, the file would let a second one in.
+        # Deleting the file while it is locked would let a second writer in.
         sys.stdout.write(f"{location.show(LOCK_KEY)}: the lock of a folder ends with its holder; nothing to remove\n")
         return
     holder = remove_lock(location)
@@ -128,7 +128,7 @@ def _verdict(report: Report) -> str:
 
 def _print_problems(problems: list[Problem]) -> None:
     orphans = [problem for problem in problems if problem.kind == Kind.ORPHAN]
-    # A running extraction has four of them per unit in work.
+    # A running extraction has four of them per unit that it is writing.
     single = [problem for problem in problems if problem.kind != Kind.ORPHAN or problem is orphans[0]]
     for problem in single[:SHOWN]:
         sys.stdout.write(f"{problem}\n")

@@ -1,4 +1,4 @@
-"""``python -m store quarantine``, ``diff``, ``export``: what is in a store, beside another, and outside of one."""
+"""``python -m store quarantine``, ``diff``, ``export``: list bad rows, compare two stores, write other files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words what pydantic finds wrong, by key path: one sentence per problem, with what was probably meant."""
+"""Turns pydantic's errors into one sentence per problem, with its key path and a suggestion."""
 
 from __future__ import annotations
 

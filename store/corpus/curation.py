@@ -1,4 +1,4 @@
-"""Rules that choose pairs while a corpus is indexed: what they are, and which one refuses a pair."""
+"""Rules that choose pairs while a corpus is indexed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Bounds(Section):
 
 
 class LabelRule(Section):
-    """What a field must say or must not say, upper and lower case alike.
+    """Values that a field must have or must not have, whatever their case.
 
     Attributes:
         field: a column of the pair table (``modality``, ``split``, ...) or a dotted path.
@@ -59,7 +59,7 @@ class ImageRule(Section):
 
 
 class Keep(Section):
-    """Rules that a pair must all pass, in this order; each counts what it is the first to refuse.
+    """Rules that a pair must pass, in this order; the first rule that refuses a pair counts it.
 
     Attributes:
         labels: what fields must say.

@@ -1,4 +1,4 @@
-"""From a row of the pair table back to its image's bytes."""
+"""Reads the bytes of a row's image from the corpus."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from store.io.object_file import open_parquet
 from .corpus_files import resolve_uri
 
 GROUPS_KEPT = 4
-"""Row groups of images kept in memory: threads that read neighbouring rows meet in one or two."""
+"""Row groups of images kept in memory; threads that read neighbouring rows share one or two."""
 
 FILES_OPEN = 64
 """Parquet files that are open at most; the least recently used one is closed. Many systems allow a process 256."""
@@ -61,7 +61,7 @@ class ImageSource:
             raise PairDecodeError("the corpus has no image for this key (missing member)")
         data = self._read(uri, member)
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-            # Not a bad row: another image's features would be stored, or a good image called bad for ever.
+            # An error and no bad row: the pair is good, its file is wrong.
             raise CorpusError(
                 f"{uri}: an image is not the one that was indexed; the file was changed or cut short since",
                 hint="put the corpus back as it was, or index the changed one into a new store",
@@ -101,11 +101,11 @@ class ImageSource:
         return data
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel as the root."""
+        """Pickle the root alone."""
         return {"root": self._root.uri}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Begin anew elsewhere."""
+        """Open the source again in the other process."""
         self.__init__(state["root"])  # type: ignore[misc]
 
 

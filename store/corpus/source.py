@@ -1,4 +1,4 @@
-"""A corpus file of any kind as a sequence of pairs; which kind it is, its name says."""
+"""Reads a corpus file of any kind as a sequence of pairs; its name or the corpus says the kind."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "csv",
 }
-"""By the end of the name; a compressed tar is refused by its reader, which says what to do."""
+"""Kinds by the end of a name. The tar reader refuses a compressed tar and says what to do."""
 
 
 def format_of(file: CorpusFile, corpus: Corpus) -> Format:

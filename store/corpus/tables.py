@@ -1,4 +1,4 @@
-"""Parquet, JSON lines and CSV as corpora: records with an image in a column, or with its path or URL."""
+"""Reads Parquet, JSON lines and CSV: records with an image in a column, or with its path or URL."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from .fields import FieldReader
 from .source_pair import SourcePair
 
 FETCH_THREADS = 8
-"""Images that are fetched at a time: they are small, and a server's answer takes longer than the transfer."""
+"""Images fetched at once: they are small, and a server's answer takes longer than the transfer."""
 
 FETCH_AHEAD = 64
-"""Records in work at a time, which bounds memory."""
+"""Records in memory at once."""
 
 PARQUET_BATCH_ROWS = 64
 """Rows of a Parquet file held as Python values at a time, with their images."""

@@ -1,4 +1,4 @@
-"""Writing a store's rows to files that need none of these programs to be read: Parquet, npz, WebDataset."""
+"""Writes a store's rows to files that other programs can read: Parquet, npz, WebDataset."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ _SAFE_KEY = re.compile(r"[^/.][^.]*")
 def write_tars(rows: Rows, folder: Path, advance: Callable[[int], object]) -> list[Skipped]:
     """Write one ``NNNNNN.tar`` per range: KEY.jpg (or as the image is), KEY.txt, KEY.json, KEY.TEACHER.image.npy, ...
 
-    Where a teacher has no feature of a row there is no member; ``KEY.json`` says why. Where the image is not to be had
-    the pair is left out.
+    Where a teacher has no feature of a row there is no member; ``KEY.json`` says why. A pair whose image cannot be read
+    is left out.
 
     Raises:
         CorpusError: not one image of the first range is where the store says, so the corpus is elsewhere.
@@ -40,7 +40,7 @@ def write_tars(rows: Rows, folder: Path, advance: Callable[[int], object]) -> li
     skipped: list[Skipped] = []
     with ThreadPoolExecutor(8) as pool:
         for range_id, start, stop in rows.blocks():
-            # Beside its image a pair carries little, so that the window of images is what bounds the memory.
+            # The rest of a pair is small, so the window of images bounds the memory.
             pairs = rows.pairs(start, stop).to_pylist()
             values = {teacher: _values(rows, teacher, start, stop) for teacher in rows.teachers}
             elsewhere: list[CorpusError] = []
@@ -90,7 +90,7 @@ def _at(arrays: dict[str, Any], position: int) -> dict[str, Any]:
 
 
 def _add(tar: tarfile.TarFile, pair: dict[str, Any], image: tuple[str, bytes], teachers: dict[str, Any]) -> None:
-    # In WebDataset a key ends at the first dot of the base name; one that has dots of its own would be cut there.
+    # In WebDataset a key ends at the first dot of the base name, so a key with dots would be cut.
     folder, slash, base = pair["key"].rpartition("/")
     safe = _SAFE_KEY.fullmatch(base) and not pair["key"].startswith("/") and ".." not in folder.split("/")
     name = f"{folder}{slash}{base}" if safe else f"row{pair['row']:09d}"

@@ -58,7 +58,7 @@ def write_root(location: Location) -> None:
 
 
 def _metadata(teacher: str, *, width: int, stored_dtype: StoredDtype, info: StoreInfo) -> dict[str, bytes]:
-    """Return Zarr's metadata objects by key; made in memory, because Zarr would also write groups above the store."""
+    """Return Zarr's metadata objects by key, made in memory: Zarr would also write groups above the store."""
     objects: dict[str, zarr.core.buffer.Buffer] = {}
     group = zarr.create_group(MemoryStore(objects)).create_group(teacher)
     for name in ARRAY_NAMES:
@@ -98,8 +98,7 @@ def encode_shard(
 ) -> bytes:
     """Return the bytes that Zarr stores for one whole shard.
 
-    They are made in memory and put in place by the caller: writing through Zarr would read the old shard first, so that
-    a torn one would fail for ever.
+    The caller writes them: Zarr would read the old shard first, and fail for ever on a torn one.
 
     Args:
         values: (rows of the range, D) or (rows of the range,); the last range may be short.
@@ -110,7 +109,7 @@ def encode_shard(
     chunks = -(-len(values) // info.chunk_rows)
     chunk_bytes = info.chunk_rows * math.prod(values.shape[1:]) * little.itemsize
     index = encode_index(chunks, chunk_bytes=chunk_bytes, info=info)
-    # Not by Zarr, which takes twice the time of writing for it; tests hold the two to the same bytes.
+    # Zarr takes twice as long as the write itself; tests check that the bytes are the same.
     shard = np.empty(chunks * chunk_bytes + len(index), np.uint8)
     rows_bytes = stored.size * little.itemsize
     shard[:rows_bytes].view(little).reshape(stored.shape)[...] = stored
@@ -122,7 +121,7 @@ def encode_shard(
 def quantised(features_ND: npt.NDArray[np.generic]) -> npt.NDArray[np.int8]:
     """Round features to 8 bits with a scale per row, so that each row's largest entry becomes 127 or -127.
 
-    The scale need not be kept: features have unit norm, and so has what :func:`restored` makes of them.
+    The scale need not be stored: features have unit norm, and `restored` gives them unit norm again.
     """
     values_ND = features_ND.astype(np.float32)
     largest_N1 = np.abs(values_ND).max(axis=1, keepdims=True, initial=0)

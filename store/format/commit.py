@@ -1,4 +1,4 @@
-"""Committing a unit: whole shards, then the receipt, so that a kill between any two steps loses one unit at most."""
+"""Commits a unit: whole shards, then the receipt, so that a kill between any two steps loses one unit at most."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TEACHER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 @dataclass(kw_only=True, slots=True)
 class UnitFeatures:
-    """What one teacher made of one range, row by row.
+    """One teacher's features of one range.
 
     Attributes:
         image, text: (rows, D) float32, unit norm where the status is ok.
@@ -59,7 +59,7 @@ class UnitFeatures:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Circumstances:
-    """How a unit came about; recorded in its receipt, never part of the data.
+    """How a unit was made; recorded in its receipt, never part of the data.
 
     Attributes:
         device: e.g. ``cpu``, ``cuda``.
@@ -100,11 +100,11 @@ def register_teacher(location: Location, spec: Spec, *, info: StoreInfo, replace
                 hint=f"--replace {spec.teacher} drops the stored features and makes them anew; "
                 "or list the new one under a name of its own",
             )
-        # Receipts go first: from here on nothing of the old spec counts as committed, whatever happens next.
+        # Receipts are deleted first: from here on nothing of the old spec counts as committed.
         location.delete_below(receipts)
         location.delete([key])
     if not location.list(receipts):
-        # Arrays without spec and receipts are what a replacement that was interrupted left behind.
+        # An interrupted replacement left arrays without spec and receipts.
         location.delete_below(f"{ZARR_FOLDER}/{spec.teacher}")
     _create_arrays(location, spec, info)
     write_record(location, key, spec)
@@ -151,8 +151,7 @@ def commit_unit(
     began = time.perf_counter()
     digest = pairs_digest(pairs)
     receipt_at = receipt_key(spec.teacher, range_id)
-    # Asked before it is read: a receipt that comes later is one of the same unit, by a worker that did not wait for
-    # this one, and is not to be deleted.
+    # Asked before the receipt is read: one that appears later is another worker's commit of this unit, and must stay.
     outdated = location.exists(receipt_at)
     existing = committed_receipt(location, spec.teacher, range_id, spec_hash=spec.hash, digest=digest)
     mark = retry_key(spec.teacher, range_id)

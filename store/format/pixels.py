@@ -1,7 +1,7 @@
-"""The pixel cache: a store's images again, small and re-encoded, so that training needs no corpus. Format and commit.
+"""Format and commit of the pixel cache: small copies of a store's images, so that training needs no corpus.
 
 One Parquet object per range, its row groups the store's chunks; as with features, the receipt is the commit.
-`pixel_cache` reads it, ``extract/corpora/fill_pixel_cache.py`` makes it.
+``store/read/pixel_cache.py`` reads it, ``extract/corpora/fill_pixel_cache.py`` makes it.
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ def pixel_receipt_key(range_id: int) -> str:
 
 
 class PixelSpec(Record):
-    """``pixels/spec.json``: everything that decides how an image is kept.
+    """``pixels/spec.json``: everything that decides the bytes of an image.
 
     Attributes:
         short_side_px: images whose short side is longer are made so small; none is enlarged.
         resample: filter of the resize, antialiased.
-        keeps_small_originals: an image that need not be made smaller is kept as the file that it is, where that is a
-            JPEG or PNG of 8-bit grey or RGB and no larger than it would be encoded again: exact, and fewer bytes.
+        keeps_small_originals: the file of an image that need not be made smaller is kept as it is, if it is a JPEG or
+            PNG of 8-bit grey or RGB and no larger than the image encoded again.
     """
 
     version: int = VERSION
@@ -151,7 +151,7 @@ def register_pixels(location: Location, spec: PixelSpec, *, replace: bool = Fals
                 f"  {_shown(spec)} here, {_shown(stored)} there",
                 hint="--replace drops the stored images and makes them anew; or change pixels: in the pipeline",
             )
-        # Receipts go first: from here on none of the old images counts as committed, whatever happens next.
+        # Receipts are deleted first: from here on none of the old images counts as committed.
         location.delete_below(PIXEL_RECEIPTS)
         location.delete([PIXEL_SPEC_KEY])
     location.delete_below("pixels")
@@ -230,7 +230,7 @@ def encode_range(images: Sequence[SmallImage], *, start: int, chunk_rows: int) -
     }
     table = pa.table([pa.array(columns[field.name], field.type) for field in PIXEL_SCHEMA], schema=PIXEL_SCHEMA)
     buffer = io.BytesIO()
-    # Nothing is gained by compressing what is compressed, nor by statistics of it, which would repeat whole images.
+    # Images are compressed already, and statistics of them would repeat whole images.
     pq.write_table(
         table,
         buffer,

@@ -1,4 +1,4 @@
-"""The store's JSON records: what store.json, a spec and a receipt hold, and how each is read and written."""
+"""The store's JSON records: store.json, specs and receipts, and how to read and write them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VERSION = 1
 
 
 StoredDtype: TypeAlias = Literal["float16", "float32", "int8"]
-"""What features are stored as; docs/benchmarks.md says what each costs in bytes and in cosine."""
+"""Types in which features are stored; docs/benchmarks.md gives the cost of each in bytes and in cosine."""
 
 
 class Status(IntEnum):
@@ -43,7 +43,7 @@ class Status(IntEnum):
 
 
 class Record(BaseModel):
-    """A JSON file of the store. Unknown fields are kept out, so that a typo in a hand-written store shows."""
+    """A JSON file of the store. Unknown fields are errors, so that a typo in a hand-written store is noticed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,7 +56,7 @@ class StoreInfo(Record):
         range_rows: R, rows of a store shard.
         chunk_rows: C, rows of a chunk; divides R.
         corpus_root: the folder that the pair table's uris are relative to.
-        corpus: what was indexed, so that indexing the same again is seen to be done.
+        corpus: what was indexed; a second index of the same corpus then has nothing to do.
     """
 
     format: Literal["mmkd-feature-store"] = "mmkd-feature-store"
@@ -70,7 +70,7 @@ class StoreInfo(Record):
 
     @property
     def ranges(self) -> int:
-        """How many ranges the rows fill, the last one perhaps in part."""
+        """Number of ranges; the last one may be partial."""
         return -(-self.rows // self.range_rows)
 
     def bounds(self, range_id: int) -> tuple[int, int]:
@@ -89,7 +89,7 @@ class Spec(Record):
         preprocessing: geometry, colour mode, mean and std.
         tokenizer: digest of the tokenizer's files, context length.
         output: which vector of the model it is.
-        notes: what is worth knowing but changes no feature: logit scale, where the weights came from, licence.
+        notes: facts that change no feature: logit scale, origin of the weights, licence.
     """
 
     teacher: str
@@ -135,7 +135,7 @@ class BadRow(Record):
 
 
 class StoredObject(Record):
-    """An object that a unit wrote, as it must be found."""
+    """An object that a unit wrote."""
 
     nbytes: int
     sha256: str
@@ -315,14 +315,14 @@ def parse_receipt_key(key: str, *, folder: str = "receipts") -> tuple[str, int] 
 
 
 def retry_key(teacher: str, range_id: int) -> str:
-    """Return the key of the mark by which a unit is done again; see store/check/retry.py."""
+    """Return the key of the mark that has a unit done again; see store/check/retry.py."""
     return f"{RETRY_FOLDER}/{teacher}/r{range_id:06d}.json"
 
 
 RETRY_FOLDER = "retry"
 
 KNOWN_UNITS_KEY = "runs/committed.json"
-"""What extraction found committed, for its next plan. It holds for one pair table: who makes another deletes it."""
+"""Units that extraction found committed, kept for its next plan. Code that writes another pair table deletes it."""
 
 
 def spec_key(teacher: str) -> str:

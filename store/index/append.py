@@ -1,4 +1,4 @@
-"""New corpus files of a store as new rows behind the old ones, which stay as they are."""
+"""Appends the pairs of new corpus files as rows behind the old ones, which never change."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def append_corpus(
 ) -> tuple[StoreInfo, list[str]]:
     """Add the pairs of corpus files that were not there when a store was made, as rows behind its last one.
 
-    Old rows stay as they are. The store is the old one until store.json is rewritten, which is last; of extraction only
-    the range that was partial has to be done again.
+    Old rows never change. store.json is rewritten last; until then the store reads as before. Extraction has to repeat
+    only the range that was partial.
 
     Args:
         corpus: as it was indexed, with more files.
@@ -152,7 +152,7 @@ def _has(pairs: PairTable, key: str) -> bool:
 
 
 def _writer_at_end(location: Location, pairs: PairTable, info: StoreInfo, *, part_rows: int) -> PairWriter:
-    """Return a writer that goes on after the old rows; a last part that is not full is taken up into its rewriting."""
+    """Return a writer that continues after the old rows; it rewrites a last part that is not full."""
     first_row, number = pairs.last_part()
     stale = [key for key, _ in location.list("pairs") if key > part_key(number) and key.startswith("pairs/part-")]
     location.delete(stale)  # left by an append that was killed

@@ -1,4 +1,4 @@
-"""What indexing found and what each rule refused, as a record in the store and as a table on the screen."""
+"""The report of an index, with the pairs that each rule refused: a record in the store and a table as text."""
 
 from __future__ import annotations
 

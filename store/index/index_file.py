@@ -1,4 +1,4 @@
-"""One corpus file to candidates for the pair table: fields mapped, rules applied that look at a pair alone."""
+"""Turns one corpus file into candidates for the pair table: maps fields and applies rules on single pairs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ BATCH_ROWS = 4096
 """Candidates held as Python values at a time."""
 
 PROBLEMS_KEPT = 100
-"""Problems of one file that are kept in words; all are counted."""
+"""Problems of one file whose text is kept; all are counted."""
 
 REPORT_KEY = "mmkd_file_report"
 
@@ -144,7 +144,7 @@ class FileIndexer:
         return rows
 
     def _without_nul(self, pair: SourcePair, caption: str | None) -> str | None:
-        """Return a caption without NUL characters, which no text has and which end one in many a program."""
+        """Return a caption without NUL characters, at which many programs end a text."""
         if caption is None or "\0" not in caption:
             return caption
         self.report.note(
@@ -185,7 +185,7 @@ class FileIndexer:
 
 
 def _captions(fields: FieldReader, record: dict[str, Any]) -> list[str | None]:
-    """Return a record's captions: the one it has, empty or missing though it be, or those of a list."""
+    """Return a record's captions: one, which may be empty or None, or those of a list."""
     texts = [text for text in map(as_text, fields.values(record, "caption") or ()) if text is not None]
     if len(texts) > 1:
         texts = list(dict.fromkeys(text for text in texts if text)) or texts[:1]

@@ -1,4 +1,4 @@
-"""Candidates of all corpus files to the rows of the pair table: duplicates found, rows numbered, parts written."""
+"""Turns the candidates of all corpus files into rows: finds duplicates, numbers rows, writes the pair table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ReadPart = Callable[[], bytes]
 
 @dataclass(kw_only=True, slots=True)
 class Hashes:
-    """What duplicates are found by, of a run of rows; 40 bytes a row, so that all rows fit into memory.
+    """Hashes that find duplicates, 40 bytes a row, so that those of all rows fit into memory.
 
     Attributes:
         group: number of the image; rows of one image are adjacent.
@@ -96,7 +96,7 @@ def _no_key(_key: str) -> bool:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Known:
-    """What a table has already, with which new rows are compared.
+    """Rows that a table has already, with which new rows are compared.
 
     Attributes:
         key, image, pair, difference: hashes that occur in it.
@@ -143,7 +143,7 @@ def merge(parts: Sequence[ReadPart], keep: Keep, *, known: Known | None = None) 
 
 def _find_duplicates(merged: Merged, keep: Keep, known: Known) -> None:
     hashes = merged.hashes
-    # An image's rows count as one: several captions of one image are no duplicates of each other.
+    # The rows of one image count once: its captions are not duplicates of each other.
     groups_G, first_row_G, group_of_N = np.unique(hashes.group, return_index=True, return_inverse=True)
     image_again_G = hashes.has_image[first_row_G] & _seen_before(hashes.image[first_row_G], known.image)
     image_again_N = image_again_G[group_of_N] if len(groups_G) else np.zeros(0, bool)

@@ -1,4 +1,4 @@
-"""What other rules would make of a store that is there: rows they would add or drop; the store is left alone."""
+"""Which rows other rules would add to a store or drop from it; the store is not changed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RuleChange:
     """How the rows of a store and those of other rules differ.
 
     Attributes:
-        added, dropped: how many rows they would have more, and no longer.
+        added, dropped: how many rows the other rules would add and drop.
         first_added, first_dropped: the first keys of each.
     """
 

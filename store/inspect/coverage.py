@@ -1,4 +1,4 @@
-"""How many rows each teacher has per modality, and how many of them a selection lets it teach."""
+"""Counts each teacher's rows per modality, and those of them that a selection lets it teach."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from store.read.reader import FeatureStore
 from store.read.selection import Selection, available_by_teacher
 
 UNKNOWN = "(unknown)"
-"""Name of the pairs without modality. No modality may be called so: YAML and JSON take a text for a key."""
+"""Name for pairs without modality, as a key in YAML and JSON; no modality may have this name."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

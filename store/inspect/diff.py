@@ -1,4 +1,4 @@
-"""What distinguishes two stores: shape, pairs, specs, committed rows, and the features of rows committed in both."""
+"""Compares two stores: shape, pairs, specs, committed rows, and the features of rows committed in both."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXAMPLES = 10
 _SIDES: tuple[Side, ...] = get_args(Side)
 
 _PLACES = ("row", "uri", "member")
-"""Columns that say where a pair is and not what it is."""
+"""Columns with the place of a pair, which are not compared."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

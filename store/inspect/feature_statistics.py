@@ -1,4 +1,4 @@
-"""Numbers that show what is wrong with a teacher's features: norms, cosines, duplicates, collapse."""
+"""Statistics of a teacher's features that show faults: norms, cosines, duplicates, collapse."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from store.read.reader import FeatureStore
 from .sampling import draw_rows
 
 PERCENTS = (1, 5, 25, 50, 75, 95, 99)
-"""Of which the similarity is given."""
+"""Percentiles of the similarity that are given."""
 
 INPUT: dict[Side, str] = {"image": "image_sha256", "text": "caption"}
 """The pair table's column that says which inputs are the same."""
@@ -71,7 +71,7 @@ class TeacherStatistics:
 
 
 def effective_rank(features_ND: npt.NDArray[np.floating[Any]]) -> float:
-    """Return over how many dimensions features are spread: from 0 (all the same) to min(N - 1, D) (evenly).
+    """Return the effective number of dimensions of features: from 0 (all the same) to min(N - 1, D) (evenly spread).
 
     ``exp(-sum p log p)`` of the singular values of the features, centred over the rows, divided by their sum (Roy and
     Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007).

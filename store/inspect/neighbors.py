@@ -1,4 +1,4 @@
-"""The rows whose features lie nearest to one row's, by exact search range by range."""
+"""Finds the rows whose features are nearest to one row's, by exact search range by range."""
 
 from __future__ import annotations
 

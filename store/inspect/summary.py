@@ -1,4 +1,4 @@
-"""What is inside a store, as plain values that print as text and as JSON."""
+"""A summary of a store, of its teachers and of one row."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def summarize(store: FeatureStore) -> StoreSummary:
     Raises:
         StoreError: the pair table is missing, cannot be opened, or lacks rows.
     """
-    store.pairs.last_part()  # A store whose rows cannot be read is not one to be called complete.
+    store.pairs.last_part()  # A store whose rows cannot be read is not complete.
     teachers = summarize_teachers(store)
     return StoreSummary(
         path=str(store.location),

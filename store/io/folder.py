@@ -66,7 +66,7 @@ class Folder(Location):
         while folders:
             folder = folders.pop()
             start = f"{folder}/" if folder else ""
-            # scandir and not walk: a listing of many receipts is most of what planning takes.
+            # scandir and not walk: listing many receipts takes most of the time of planning.
             with contextlib.suppress(OSError), os.scandir(self.path / folder) as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
@@ -93,7 +93,7 @@ class Folder(Location):
                     folder.rmdir()
                 except OSError:  # not empty, or gone already
                     break
-        # What is written next may rely on it, and a receipt must not come back after a power cut.
+        # A receipt that was deleted must not come back after a power cut.
         for folder in changed:
             with contextlib.suppress(FileNotFoundError):
                 sync_folder(folder)
@@ -124,5 +124,5 @@ class Folder(Location):
             ) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel as the path."""
+        """Pickle the path alone."""
         return Folder, (self.path,)

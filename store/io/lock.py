@@ -21,16 +21,17 @@ log = logging.getLogger(__name__)
 LOCK_KEY = "writer.lock"
 
 LOOKS, LOOK_S = 10, 0.02
-"""Who only asks for a folder's holder has its lock for a moment, which is not to turn a writer away."""
+"""Tries of a writer, and the seconds between them: `holder` takes a folder's lock for a moment."""
 
 
 @contextlib.contextmanager
 def exclusive(location: Location) -> Iterator[None]:
     """Hold a store for writing.
 
-    In a folder the lock ends with its holder, however that ends. On object storage it is an object that is created on
-    the condition that there is none; a holder that is killed leaves it behind: ``python -m store unlock`` removes it.
-    Where the storage ignores that condition, which is tried, a warning says that nothing keeps a second writer out.
+    In a folder the operating system releases the lock when its holder ends, in whatever way. On object storage the lock
+    is an object that is created on the condition that there is none. A holder that is killed leaves it behind, and
+    ``python -m store unlock`` removes it. If the storage ignores the condition, which is tried, a warning says that
+    nothing keeps a second writer out.
 
     Raises:
         StoreError: another program holds it; the message names it.
@@ -40,7 +41,7 @@ def exclusive(location: Location) -> Iterator[None]:
 
 
 def unlock(location: Location) -> str | None:
-    """Remove the lock that a killed writer left on object storage and return whose it was, None if there is none."""
+    """Remove the lock that a killed writer left on object storage. Returns its holder, None if there is no lock."""
     try:
         holder = location.read(LOCK_KEY).decode(errors="replace")
     except FileNotFoundError:
@@ -50,7 +51,7 @@ def unlock(location: Location) -> str | None:
 
 
 def holder(location: Location) -> str | None:
-    """Return who writes to a store now, None if nobody does; of object storage, whose lock is there."""
+    """Return who writes to a store now, None if nobody does; on object storage, who left a lock."""
     if not isinstance(location, Folder):
         try:
             return location.read(LOCK_KEY).decode(errors="replace").strip() or "unknown"
@@ -58,7 +59,7 @@ def holder(location: Location) -> str | None:
             return None
     try:
         with (location.path / LOCK_KEY).open() as file:
-            # Shared, so that two who only ask do not take each other for a writer.
+            # Shared, so that two calls of this function do not take each other for a writer.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return None

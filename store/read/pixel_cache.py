@@ -1,4 +1,4 @@
-"""Reading a store's pixel cache: images by row, a chunk at a time."""
+"""Reads a store's pixel cache: images by row, a chunk at a time."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ class PixelCache:
         return {bad.row: bad.reason for receipt in self.receipts.values() for bad in receipt.bad_rows}
 
     def committed_rows(self) -> npt.NDArray[np.bool_]:
-        """Return (N,) whether each row's image was dealt with: it is there, or known to be bad."""
+        """Return (N,) whether each row's image is stored or known to be bad."""
         return committed_rows(self.receipts.values(), rows=self._info.rows)
 
     def is_complete(self) -> bool:
-        """Whether every row was dealt with."""
+        """Whether every row's image is stored or known to be bad."""
         return bool(self.committed_rows().all())
 
     def fetch(self, row: int) -> bytes:
@@ -119,7 +119,7 @@ class PixelCache:
             if len(self._chunks) > self._chunks_kept:
                 self._chunks.popitem(last=False)
         if found is None:
-            # Outside the lock: others read other chunks meanwhile, and wait here only for this one.
+            # Outside the lock, so that other threads can read other chunks meanwhile.
             try:
                 reading.set_result(self._range_file(self.receipts[range_id]).read(chunk, ["image"])["image"])
             except BaseException as error:
@@ -133,11 +133,11 @@ class PixelCache:
         return self._file(self.location, receipt.range, receipt.stop - receipt.start)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel as the place."""
+        """Pickle the place alone."""
         return {"location": self.location, "info": self._info, "chunks_kept": self._chunks_kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Begin anew elsewhere."""
+        """Open the cache again in the other process."""
         self.__init__(**state)  # type: ignore[misc]
 
 

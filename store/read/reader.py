@@ -1,4 +1,4 @@
-"""Reading a feature store: receipts say what is there, arrays hold it."""
+"""Reads a feature store: receipts say which features are committed, arrays hold them."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class FeatureStore:
     def as_of(self, ranges: Mapping[str, Collection[int]]) -> FeatureStore:
         """Return the store as it was when only some ranges of these teachers were committed.
 
-        Receipts are read anew: what was committed since this store was opened may be among them.
+        Receipts are read again, because ranges may have been committed since this store was opened.
 
         Raises:
             IncompleteStoreError: one of them is not committed.
@@ -158,7 +158,7 @@ class FeatureStore:
             features_BD[~committed_N[rows]] = 0
             return features_BD
         picked_B = np.arange(self.info.rows)[rows]
-        # Ascending and distinct, so that each chunk is read once whatever order is asked for.
+        # Ascending and distinct, so that each chunk is read once, in whatever order rows are asked for.
         distinct, place_B = np.unique(picked_B[committed_N[picked_B]], return_inverse=True)
         read_KD = restored(np.asarray(array.oindex[distinct, :]))
         features_BD = np.zeros((len(picked_B), read_KD.shape[1]), read_KD.dtype)
@@ -170,7 +170,7 @@ class FeatureStore:
         return read_categories(self.location, "modality", rows=self.info.rows).texts()
 
     def available(self, selection: Selection = "all", *, teachers: list[str] | None = None) -> npt.NDArray[np.bool_]:
-        """Return which teachers' features a selection lets each row use, (N, T) in the order of ``teachers``.
+        """Return (N, T), in the order of ``teachers``: whether a selection lets a teacher teach a row.
 
         Args:
             selection: as in the pipeline's ``select:``.

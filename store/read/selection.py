@@ -1,4 +1,4 @@
-"""Selection: which (row, teacher) count as available for training. A policy over the store, never a deletion."""
+"""Selection: which teachers may teach which rows in training. It never changes the store."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def available(
     Args:
         teachers: T of them, in the order of the result's columns.
         status: per teacher (N,), of Status.
-        similarity: gives a teacher's, (N,); asked for only where the policy needs it.
-        modality: gives that of N rows; asked for only where the policy has rules.
+        similarity: returns a teacher's, (N,); called only where the policy needs it.
+        modality: returns that of N rows; called only where the policy has rules.
 
     Returns:
         (N, T) availability.

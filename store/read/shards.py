@@ -1,4 +1,4 @@
-"""The bytes of a teacher's store shards, without Zarr: where each chunk lies, and reading it.
+"""Reads the bytes of a teacher's store shards without Zarr.
 
 Only for arrays as `arrays.py` makes them; `is_plain` tells.
 """
@@ -119,7 +119,7 @@ class PlainShards:
             return len(data)
         with self._open(key) as descriptor:
             read = 0
-            # One call reads 2 GiB at most, and an interrupted one less than it was asked for.
+            # One call reads 2 GiB at most, and may read less than it was asked for.
             while read < len(view) and (got := os.preadv(descriptor, [view[read:]], offset + read)):
                 read += got
             return read
