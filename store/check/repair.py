@@ -136,7 +136,7 @@ def _write_metadata(location: Location, teachers: Iterable[str]) -> None:
             continue
         spec = read_record(location, spec_key(teacher), Spec)
         location.delete(metadata_keys(teacher))
-        create_arrays(location, teacher, width=spec.embed_dim, stored_dtype=spec.stored_dtype, info=info)
+        create_arrays(location, spec, info=info)
 
 
 def remove_teacher(location: Location, teacher: str) -> int:

@@ -40,9 +40,6 @@ def find_retries(
 ) -> list[RetryUnit]:
     """Return the committed units that have bad rows of some statuses.
 
-    Args:
-        statuses: of rows that are to be tried again.
-
     Raises:
         StoreError: there is no such teacher.
     """

@@ -46,7 +46,6 @@ def check_record(
 
     Args:
         digest: of the pairs from one row to another; None where the pair table cannot be read.
-        sizes: bytes of the store's objects by key.
     """
     start, stop = info.bounds(range_id)
     named = (receipt.teacher, receipt.range, receipt.start)
@@ -78,7 +77,6 @@ def check_bytes(location: Location, receipt: Receipt, *, metadata: Mapping[Array
     """Read a unit's objects and return what is wrong with them.
 
     Args:
-        receipt: the unit's, of which `check_record` found no damage.
         metadata: the ``zarr.json`` of the teacher's arrays, with which the shards are decoded.
     """
     objects: dict[ArrayName, bytes] = {}

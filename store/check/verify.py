@@ -78,14 +78,24 @@ class _Check:
             return None
 
     def _table_damage(self, message: str, rows: tuple[int, int] | None = None) -> None:
+        step = "restore pairs/ from a copy: rows never change, and without them no feature has a meaning"
+        self._note(Kind.PAIR_TABLE, "pairs", message, step, rows=rows)
+
+    def _note(
+        self,
+        kind: Kind,
+        key: str,
+        message: str,
+        step: str,
+        *,
+        teacher: str | None = None,
+        range_id: int | None = None,
+        rows: tuple[int, int] | None = None,
+    ) -> None:
+        if range_id is not None and range_id < self._info.ranges:
+            rows = self._info.bounds(range_id)
         self.general.append(
-            Problem(
-                kind=Kind.PAIR_TABLE,
-                key="pairs",
-                rows=rows,
-                message=message,
-                next="restore pairs/ from a copy: rows never change, and without them no feature has a meaning",
-            )
+            Problem(kind=kind, key=key, message=message, next=step, teacher=teacher, range=range_id, rows=rows)
         )
 
     def _digest(self, start: int, stop: int) -> str | None:
@@ -126,7 +136,10 @@ class _Check:
         ranges = [k for k in range(self._info.ranges) if receipt_key(name, k) in listed]
         if spec is None:
             if ranges or damage:
-                self.general.append(_spec_problem(self._location, name, damage))
+                again = f"python -m store rm-teacher {self._location} {name} and extract it again"
+                message = damage or "there are receipts, but no spec that says what the features are of"
+                step = f"restore the spec from a copy, or {again}"
+                self._note(Kind.SPEC, spec_key(name), message, step, teacher=name)
                 self.units += [UnitCheck(teacher=name, range=k, state="damaged") for k in ranges]
             return
         problem = self._arrays(name, spec)
@@ -164,7 +177,7 @@ class _Check:
 
     def _arrays_damage(self, teacher: str | None, key: str, message: str) -> None:
         step = f"python -m store repair {self._location} writes the metadata anew and leaves the shards alone"
-        self.general.append(Problem(kind=Kind.ARRAYS, teacher=teacher, key=key, message=message, next=step))
+        self._note(Kind.ARRAYS, key, message, step, teacher=teacher)
 
     def _misshapen(self, name: ArrayName, array: object, spec: Spec) -> str | None:
         tail = (spec.embed_dim,) if name in ("image", "text") else ()
@@ -249,47 +262,22 @@ class _Check:
         for key, name, range_id in self._inventory.misplaced_receipts():
             if teacher in (None, name):
                 message = "a receipt of a range beyond the store's last"
-                self._general(Kind.RECEIPT_WRONG, key, message, repair, unit=(name, range_id))
+                self._note(Kind.RECEIPT_WRONG, key, message, repair, teacher=name, range_id=range_id)
         for key, name, range_id in self._inventory.orphans():
             if teacher in (None, name):
                 message = "no receipt commits this object, so it reads as missing; a running extraction may yet do so"
-                self._general(Kind.ORPHAN, key, message, repair, unit=(name, range_id))
+                self._note(Kind.ORPHAN, key, message, repair, teacher=name, range_id=range_id)
         if teacher is not None:
             return
         for key in unfinished_writes(self._location):
-            self._general(Kind.UNFINISHED, key, "an unfinished write of a program that runs or was killed", repair)
+            self._note(Kind.UNFINISHED, key, "an unfinished write of a program that runs or was killed", repair)
         for key in self._inventory.strays():
             message = "nothing in a store has this name; no program reads it"
-            self._general(Kind.STRAY, key, message, "delete it, or leave it: it does no harm")
-
-    def _general(
-        self,
-        kind: Kind,
-        key: str,
-        message: str,
-        step: str,
-        *,
-        unit: tuple[str | None, int | None] = (None, None),
-    ) -> None:
-        teacher, range_id = unit
-        rows = self._info.bounds(range_id) if range_id is not None and range_id < self._info.ranges else None
-        self.general.append(
-            Problem(kind=kind, key=key, teacher=teacher, range=range_id, rows=rows, message=message, next=step)
-        )
+            self._note(Kind.STRAY, key, message, "delete it, or leave it: it does no harm")
 
 
 def _repair(location: Location) -> str:
     return f"python -m store repair {location}, then python -m extract run"
-
-
-def _spec_problem(location: Location, teacher: str, damage: str | None) -> Problem:
-    return Problem(
-        kind=Kind.SPEC,
-        teacher=teacher,
-        key=spec_key(teacher),
-        message=damage or "there are receipts, but no spec that says what the features are of",
-        next=f"restore the spec from a copy, or python -m store rm-teacher {location} {teacher} and extract it again",
-    )
 
 
 def _on_threads(

@@ -5,7 +5,6 @@ Knows no program's sections.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -137,11 +136,6 @@ def dump_resolved(model: BaseModel) -> str:
         return sorted(bare, key=repr) if isinstance(value, set | frozenset) else bare
 
     return json.dumps(model.model_dump(), default=plain, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
-
-
-def config_digest(model: BaseModel) -> str:
-    """Return the sha256 of `dump_resolved`, in hex; it depends on where relative paths led."""
-    return hashlib.sha256(dump_resolved(model).encode()).hexdigest()
 
 
 def _load(path: Path, *, expected: str, hint: str | None = None) -> Tree:

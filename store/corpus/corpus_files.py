@@ -23,11 +23,7 @@ STAMP_BYTES = 2**16
 
 @dataclass(frozen=True, slots=True)
 class CorpusFile:
-    """One file of a corpus.
-
-    Attributes:
-        name: its key there.
-    """
+    """One file of a corpus."""
 
     folder: Location
     name: str

@@ -98,7 +98,6 @@ class Candidate:
     """One pair as the rules see it.
 
     Attributes:
-        row: its columns of the pair table.
         raw: texts at the paths of label rules.
     """
 
@@ -108,12 +107,7 @@ class Candidate:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class PairRule:
-    """A rule that looks at one pair alone.
-
-    Attributes:
-        name: for the report.
-        passes: whether it keeps the pair.
-    """
+    """A rule that looks at one pair alone."""
 
     name: str
     passes: Callable[[Candidate], bool]

@@ -24,9 +24,6 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     16-bit grey keeps its upper eight bits; Pillow's own conversion would clip it to white. The first frame of an
     animation is used.
 
-    Args:
-        max_pixels: width times height that is accepted.
-
     Raises:
         PairDecodeError: no image, cut short, or larger than the bound.
     """

@@ -48,7 +48,6 @@ class ImageSource:
         """Return the bytes of one image.
 
         Args:
-            uri: the table's column.
             member: the table's column, as a dictionary: ``offset`` and ``nbytes`` in a tar, ``column`` and ``row`` in a
                 Parquet file, or None where the file at the uri is the image.
             sha256: the table's column, which the bytes are compared with; not compared if left out.

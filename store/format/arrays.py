@@ -14,7 +14,7 @@ from zarr.storage import MemoryStore
 from store.errors import StoreError
 from store.io.location import Location
 
-from .records import StoredDtype, StoreInfo
+from .records import Spec, StoredDtype, StoreInfo
 from .shard_layout import encode_index
 
 Side: TypeAlias = Literal["image", "text"]
@@ -29,20 +29,20 @@ def dtype_of(name: ArrayName, stored_dtype: StoredDtype) -> str:
     return {"similarity": "float32", "status": "uint8"}.get(name, stored_dtype)
 
 
-def create_arrays(location: Location, teacher: str, *, width: int, stored_dtype: StoredDtype, info: StoreInfo) -> None:
+def create_arrays(location: Location, spec: Spec, *, info: StoreInfo) -> None:
     """Create a teacher's arrays (metadata only), or let them grow to the store's rows.
 
     Raises:
         StoreError: arrays of another shape are there.
     """
-    for key, data in _metadata(teacher, width=width, stored_dtype=stored_dtype, info=info).items():
+    for key, data in _metadata(spec, info).items():
         name, expected = key.split("/")[-2], json.loads(data).get("shape")
         shape = _stored_shape(location, key)
         if expected is None and location.exists(key):
             continue
         if shape is not None and (shape[1:] != expected[1:] or shape[0] > info.rows):
             raise StoreError(
-                f"{location}: {teacher}/{name} has shape {tuple(shape)}, expected {tuple(expected)}",
+                f"{location}: {spec.teacher}/{name} has shape {tuple(shape)}, expected {tuple(expected)}",
                 hint="python -m extract run --replace TEACHER drops a teacher's features and makes them anew",
             )
         if shape != expected or shape is None:
@@ -57,12 +57,23 @@ def write_root(location: Location) -> None:
     location.write(f"{ZARR_FOLDER}/zarr.json", bytes(objects["zarr.json"].to_bytes()))
 
 
-def _metadata(teacher: str, *, width: int, stored_dtype: StoredDtype, info: StoreInfo) -> dict[str, bytes]:
+def _metadata(spec: Spec, info: StoreInfo) -> dict[str, bytes]:
     """Return Zarr's metadata objects by key, made in memory: Zarr would also write groups above the store."""
     objects: dict[str, zarr.core.buffer.Buffer] = {}
-    group = zarr.create_group(MemoryStore(objects)).create_group(teacher)
+    group = zarr.create_group(MemoryStore(objects)).create_group(spec.teacher)
     for name in ARRAY_NAMES:
-        _create(group, name, rows=info.rows, width=width, dtype=dtype_of(name, stored_dtype), info=info)
+        tail = (spec.embed_dim,) if name in ("image", "text") else ()
+        # No compressor: CLIP features in float16 hardly compress, and a reader may take a chunk's bytes as they lie.
+        group.create_array(
+            name,
+            shape=(info.rows, *tail),
+            shards=(info.range_rows, *tail),
+            chunks=(info.chunk_rows, *tail),
+            dtype=dtype_of(name, spec.stored_dtype),
+            compressors=None,
+            fill_value=0,
+            config={"write_empty_chunks": True},
+        )
     return {f"{ZARR_FOLDER}/{key}": bytes(value.to_bytes()) for key, value in objects.items()}
 
 
@@ -72,25 +83,6 @@ def _stored_shape(location: Location, key: str) -> list[int] | None:
     except FileNotFoundError:
         return None
     return shape
-
-
-def _shape(name: ArrayName, rows: int, width: int) -> tuple[int, ...]:
-    return (rows, width) if name in ("image", "text") else (rows,)
-
-
-def _create(group: zarr.Group, name: ArrayName, *, rows: int, width: int, dtype: str, info: StoreInfo) -> zarr.Array:
-    tail = _shape(name, rows, width)[1:]
-    # No compressor: CLIP features in float16 hardly compress, and a reader may take a chunk's bytes as they lie.
-    return group.create_array(
-        name,
-        shape=(rows, *tail),
-        shards=(info.range_rows, *tail),
-        chunks=(info.chunk_rows, *tail),
-        dtype=dtype,
-        compressors=None,
-        fill_value=0,
-        config={"write_empty_chunks": True},
-    )
 
 
 def encode_shard(

@@ -17,7 +17,7 @@ from store.errors import CorruptChunkError, SpecMismatchError, StoreError
 from store.faults import reached
 from store.io.location import Location
 
-from .arrays import ARRAY_NAMES, ZARR_FOLDER, ArrayName, create_arrays, encode_shard, shard_key
+from .arrays import ZARR_FOLDER, ArrayName, create_arrays, encode_shard, shard_key
 from .pairs import pairs_digest
 from .records import (
     BadRow,
@@ -59,12 +59,7 @@ class UnitFeatures:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Circumstances:
-    """How a unit was made; recorded in its receipt, never part of the data.
-
-    Attributes:
-        device: e.g. ``cpu``, ``cuda``.
-        attempt: 1 for a first try.
-    """
+    """How a unit was made; recorded in its receipt, never part of the data."""
 
     device: str
     batch_size: int
@@ -91,7 +86,7 @@ def register_teacher(location: Location, spec: Spec, *, info: StoreInfo, replace
     if location.exists(key):
         stored = read_record(location, key, Spec)
         if stored.hash == spec.hash:
-            _create_arrays(location, spec, info)
+            create_arrays(location, spec, info=info)
             return
         if not replace:
             changes = "\n  ".join(spec.difference(stored))
@@ -106,12 +101,8 @@ def register_teacher(location: Location, spec: Spec, *, info: StoreInfo, replace
     if not location.list(receipts):
         # An interrupted replacement left arrays without spec and receipts.
         location.delete_below(f"{ZARR_FOLDER}/{spec.teacher}")
-    _create_arrays(location, spec, info)
+    create_arrays(location, spec, info=info)
     write_record(location, key, spec)
-
-
-def _create_arrays(location: Location, spec: Spec, info: StoreInfo) -> None:
-    create_arrays(location, spec.teacher, width=spec.embed_dim, stored_dtype=spec.stored_dtype, info=info)
 
 
 def committed_receipt(
@@ -204,8 +195,6 @@ def commit_objects(
     """Write the objects of a unit, and last the receipt that commits them.
 
     Args:
-        receipt_at: the receipt's key.
-        objects: by key.
         describe: makes the receipt of the objects that were written.
         outdated: a receipt is there already. It is deleted first, or it would vouch for a mixture of old and new.
 
@@ -248,13 +237,7 @@ def _count_truncated(features: UnitFeatures) -> int | None:
 def _arrays(features: UnitFeatures) -> dict[ArrayName, npt.NDArray[np.generic]]:
     # Features are unit norm, so the product of the unrounded vectors is their cosine.
     similarity = np.einsum("nd,nd->n", features.image, features.text).astype(np.float32)
-    values: dict[ArrayName, npt.NDArray[np.generic]] = {
-        "image": features.image,
-        "text": features.text,
-        "similarity": similarity,
-        "status": features.status,
-    }
-    return {name: values[name] for name in ARRAY_NAMES}
+    return {"image": features.image, "text": features.text, "similarity": similarity, "status": features.status}
 
 
 def _put_object(location: Location, key: str, data: bytes) -> StoredObject:
@@ -286,7 +269,6 @@ def bad_rows(
 
     Args:
         reasons: by position in the range.
-        start: the range's first row.
     """
     fine = np.isin(status, (Status.OK, Status.NOT_APPLICABLE))
     return [

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from store.io.folder import Folder
 from store.io.location import Location
 from store.io.object_file import open_parquet
 
-from .key_index import KeyIndex
+from .key_index import KeyIndex, hash_texts
 from .records import StoreInfo
 
 MEMBER = pa.struct([("offset", pa.int64()), ("nbytes", pa.int64()), ("column", pa.string()), ("row", pa.int64())])
@@ -204,6 +204,15 @@ class PairTable:
         wanted = pa.schema([PAIR_SCHEMA.field(name) for name in names])
         parts = [part.select(names).cast(wanted) for part in parts]
         return pa.concat_tables(parts).slice(start - begin, stop - start)
+
+    def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield columns of the whole table, some rows at a time."""
+        for start in range(0, self._rows, PART_ROWS):
+            yield self.read(start, min(start + PART_ROWS, self._rows), columns)
+
+    def key_hashes(self) -> npt.NDArray[np.uint64]:
+        """Return (N,) the hashes of all keys."""
+        return np.concatenate([hash_texts(table["key"].to_pylist()) for table in self.blocks(["key"])])
 
     def row_of(self, key: str) -> int:
         """Return the row of a key.

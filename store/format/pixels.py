@@ -118,7 +118,6 @@ class SmallImage:
     Attributes:
         data: the encoded file; None where there is none.
         width, height: in pixels, of what is kept.
-        reason: why there is none.
     """
 
     data: bytes | None = None
@@ -182,7 +181,6 @@ def commit_pixels(
     """Write the images of one range and return their receipt; what is already committed is left alone.
 
     Args:
-        location: the store's, with the spec registered.
         pairs: the range's key, caption and image_sha256, as in the pair table.
 
     Raises:
@@ -216,11 +214,7 @@ def commit_pixels(
 
 
 def encode_range(images: Sequence[SmallImage], *, start: int, chunk_rows: int) -> bytes:
-    """Return the Parquet file of a range's images; the same images give the same bytes.
-
-    Args:
-        chunk_rows: C, rows of a row group.
-    """
+    """Return the Parquet file of a range's images; the same images give the same bytes."""
     columns = {
         "row": range(start, start + len(images)),
         "image": [image.data for image in images],

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any, Literal, TypeAlias, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from store.errors import FormatVersionError, LocationError, StoreError, StoreNotFoundError
-from store.io.fetching import fetch_all
 from store.io.location import Location
 
 log = logging.getLogger(__name__)
@@ -149,8 +144,6 @@ class RangeReceipt(Record):
         objects: by key inside the store.
         status_counts: rows by status name.
         bad_rows: every row whose status is neither ok nor not applicable.
-        timings_s: seconds by stage.
-        versions: of the packages that took part.
     """
 
     version: int = VERSION
@@ -248,37 +241,6 @@ def readable_record(location: Location, key: str, model: type[R]) -> R | None:
     except StoreError as error:
         log.warning("%s; the unit counts as not committed", error)
         return None
-
-
-def read_receipts(location: Location, folder: str, model: type[Committed], *, spec_hash: str) -> dict[int, Committed]:
-    """Return the receipts below a folder that are of a spec, by range."""
-    keys = [key for key, _ in location.list(folder) if key.endswith(".json")]
-    with _without_collection():
-        found = fetch_all(lambda key: readable_record(location, key, model), keys)
-    return {receipt.range: receipt for receipt in found if receipt is not None and receipt.spec_hash == spec_hash}
-
-
-def committed_rows(receipts: Iterable[RangeReceipt], *, rows: int) -> npt.NDArray[np.bool_]:
-    """Return (N,) whether each row lies in a committed range.
-
-    After an append the receipt of the last range may cover only its first rows.
-    """
-    committed_N = np.zeros(rows, dtype=bool)
-    for receipt in receipts:
-        committed_N[receipt.start : receipt.stop] = True
-    return committed_N
-
-
-@contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
-    """Hold Python's garbage collector back: with 3,000 receipts of 20 bad rows it takes three quarters of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def read_store_info(location: Location) -> StoreInfo:

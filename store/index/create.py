@@ -56,7 +56,11 @@ def plan_for(info: StoreInfo, files: Sequence[CorpusFile], corpus: Corpus) -> Pl
 def signature_of(plan: Plan) -> dict[str, Any]:
     """Return the identity of a corpus in store.json: its files and the settings that decide its rows."""
     files = {relative_uri(file.uri, plan.root): list(plan.stamps[file.uri]) for file in plan.files}
-    settings = settings_of(plan.corpus)
+    return _signature(files, plan.corpus)
+
+
+def _signature(files: dict[str, Any], corpus: Corpus) -> dict[str, Any]:
+    settings = settings_of(corpus)
     signature = {"files": files, "qualify_keys": settings.pop("qualify_keys")}
     return signature | ({"settings": settings} if settings else {})
 
@@ -115,11 +119,7 @@ def index_corpus(
 def create_store(
     location: Location, index: CorpusIndex, *, signature: dict[str, Any], range_rows: int, chunk_rows: int
 ) -> StoreInfo:
-    """Write the pair table and, last, store.json, with which the store begins to exist.
-
-    Args:
-        signature: what was indexed, kept in store.json.
-    """
+    """Write the pair table and, last, store.json, with which the store begins to exist."""
     check_shape(range_rows=range_rows, chunk_rows=chunk_rows)
     info = _info(
         index.table.num_rows,
@@ -169,9 +169,7 @@ def settings_changed(store: str | os.PathLike[str] | Location, corpus: Corpus) -
     existing = existing_store(locate(store))
     if existing is None or "files" not in existing.corpus:
         return False
-    settings = settings_of(corpus)
-    signature = {"files": existing.corpus["files"], "qualify_keys": settings.pop("qualify_keys")}
-    return existing.corpus != signature | ({"settings": settings} if settings else {})
+    return existing.corpus != _signature(existing.corpus["files"], corpus)
 
 
 def existing_store(location: Location) -> StoreInfo | None:

@@ -78,11 +78,7 @@ class FileReport(BaseModel):
 
 
 class FileIndexer:
-    """Turns one corpus file into candidates.
-
-    Args:
-        root: the folder that uris become relative to.
-    """
+    """Turns one corpus file into candidates."""
 
     def __init__(self, file: CorpusFile, corpus: Corpus, *, root: str) -> None:
         self._file, self._corpus, self._root = file, corpus, root

@@ -32,7 +32,6 @@ class SideStatistics:
         duplicates: rows whose feature is, bit by bit, that of an earlier row.
         shared_by_inputs: images or captions whose feature is that of another image or caption; None where the pair
             table does not say which are the same.
-        constant_dimensions: dimensions that have the same value in all rows.
     """
 
     norm_mean: float
@@ -104,7 +103,6 @@ def duplicates(features_ND: npt.NDArray[np.generic], inputs_N: npt.NDArray[np.in
     """Return how many rows repeat an earlier one, and how many inputs have the feature of another input.
 
     Args:
-        features_ND: one row per pair.
         inputs_N: which image or caption each row is of, -1 where that is not known.
     """
     whole_ND = np.ascontiguousarray(features_ND)

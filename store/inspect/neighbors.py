@@ -39,7 +39,6 @@ def neighbors(
 
     Args:
         row: a row that is ok under the teacher.
-        advance: told how many more rows were looked at.
 
     Raises:
         StoreError: there is no such teacher, or the row has no feature under it.

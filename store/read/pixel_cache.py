@@ -15,9 +15,11 @@ import pyarrow.parquet as pq
 
 from store.errors import CorruptChunkError, IncompleteStoreError, LocationError, PairDecodeError
 from store.format.pixels import PIXEL_RECEIPTS, PIXEL_SCHEMA, PIXEL_SPEC_KEY, PixelReceipt, PixelSpec, pixels_key
-from store.format.records import StoreInfo, committed_rows, read_receipts, read_record
+from store.format.records import StoreInfo, read_record
 from store.io.location import Location
 from store.io.object_file import open_parquet
+
+from .receipts import committed_rows, read_receipts
 
 HINT = "python -m extract pixels --pipeline NAME makes them"
 

@@ -17,12 +17,13 @@ from store.corpus.image_source import ImageSource
 from store.errors import IncompleteStoreError, StoreError
 from store.format.arrays import ArrayName, Side, open_arrays, restored
 from store.format.pairs import PairTable
-from store.format.records import Receipt, Spec, committed_rows, read_receipts, read_record, read_store_info, spec_key
+from store.format.records import Receipt, Spec, read_record, read_store_info, spec_key
 from store.io.location import Location, locate
 
 from .categories import read_categories
 from .columns import read_column
 from .pixel_cache import PixelCache
+from .receipts import committed_rows, read_receipts
 from .selection import Selection, available
 
 
@@ -179,11 +180,11 @@ class FeatureStore:
         names = self.teachers if teachers is None else teachers
         if not names:
             return np.zeros((self.info.rows, 0), dtype=bool)
-        return available(
+        by_teacher = available(
             selection,
-            teachers=names,
             status={name: self.status(name) for name in names},
             # Callables, because not every policy looks at them.
             similarity=self.similarity,
             modality=lambda: read_categories(self.location, "modality", rows=self.info.rows),
         )
+        return np.stack([*by_teacher.values()], axis=1)
