@@ -13,7 +13,7 @@ from store.console import progress
 from store.errors import CorruptChunkError, FormatVersionError, LocationError, StoreError
 from store.format.arrays import ARRAY_NAMES, ZARR_FOLDER, ArrayName, dtype_of, open_arrays
 from store.format.pairs import PairTable, pairs_digest
-from store.format.records import Receipt, Spec, read_record, receipt_key, spec_key
+from store.format.records import R, Receipt, Spec, read_record, receipt_key, spec_key
 from store.io.location import Location
 
 from .inventory import ROOT_METADATA, Inventory, metadata_keys, take_inventory, unfinished_writes
@@ -131,13 +131,13 @@ class _Check:
 
     def teacher(self, name: str, *, deep: bool) -> None:
         """Check everything that belongs to one teacher."""
-        spec, damage = self._spec(name)
+        spec = self._read(spec_key(name), Spec)
         listed = set(self._inventory.receipts)
         ranges = [k for k in range(self._info.ranges) if receipt_key(name, k) in listed]
-        if spec is None:
-            if ranges or damage:
+        if not isinstance(spec, Spec):
+            if ranges or spec:
                 again = f"python -m store rm-teacher {self._location} {name} and extract it again"
-                message = damage or "there are receipts, but no spec that says what the features are of"
+                message = spec or "there are receipts, but no spec that says what the features are of"
                 step = f"restore the spec from a copy, or {again}"
                 self._note(Kind.SPEC, spec_key(name), message, step, teacher=name)
                 self.units += [UnitCheck(teacher=name, range=k, state="damaged") for k in ranges]
@@ -146,22 +146,24 @@ class _Check:
         if problem:
             self._arrays_damage(name, metadata_keys(name)[0], problem)
         with progress(len(ranges), label=f"receipts of {name}", noun="receipts") as advance:
-            receipts = list(_on_threads(lambda k: self._receipt(name, k), ranges, self._threads, advance))
+            keys = [receipt_key(name, k) for k in ranges]
+            receipts = list(_on_threads(lambda key: self._read(key, Receipt), keys, self._threads, advance))
         committed = dict(zip(ranges, receipts, strict=True))
         units = [self._unit(spec, k, committed.get(k)) for k in range(self._info.ranges)]
         if deep and not problem:
             self._read_units(name, [unit for unit in units if unit.state in ("verified", "outgrown")])
         self.units += units
 
-    def _spec(self, name: str) -> tuple[Spec | None, str | None]:
+    def _read(self, key: str, model: type[R]) -> R | str | None:
+        """Return a record, or what is wrong with it; None where there is none."""
         try:
-            return read_record(self._location, spec_key(name), Spec), None
+            return read_record(self._location, key, model)
         except FileNotFoundError:
-            return None, None
+            return None
         except (FormatVersionError, LocationError):
             raise
         except StoreError as error:
-            return None, str(error)
+            return str(error)
 
     def _arrays(self, name: str, spec: Spec) -> str:
         """Compare a teacher's Zarr metadata with the shape that store and spec give them."""
@@ -193,16 +195,6 @@ class _Check:
         if (*found, shape[1:]) == expected and shape[0] <= self._info.rows:
             return None
         return f"{name} has shape {shape}, shards {found[0]}, chunks {found[1]}, dtype {found[2]}; expected {expected}"
-
-    def _receipt(self, name: str, range_id: int) -> Receipt | str | None:
-        try:
-            return read_record(self._location, receipt_key(name, range_id), Receipt)
-        except FileNotFoundError:  # deleted since the listing
-            return None
-        except (FormatVersionError, LocationError):
-            raise
-        except StoreError as error:
-            return str(error)
 
     def _unit(self, spec: Spec, range_id: int, receipt: Receipt | str | None) -> UnitCheck:
         unit = UnitCheck(teacher=spec.teacher, range=range_id, state="missing")

@@ -133,17 +133,16 @@ class FieldReader:
             CorpusError: names the file, the field, the columns and the nearest one.
         """
         for path, name in self._missing.items():
-            parts = _split(path)
-            from_json_file = parts[0] == "json" and "json_file" in self._paths
-            if parts[0] not in columns and ".".join(parts) not in columns and not from_json_file:
+            if not self._is_in(_split(path), columns):
                 raise self._unknown(name, path, columns)
 
     def has_candidate(self, name: str, columns: Sequence[str]) -> bool:
         """Whether one of a table's columns may hold a column's field."""
-        return any(
-            path[0] in columns or ".".join(path) in columns or (path[0] == "json" and "json_file" in self._paths)
-            for path in self._paths.get(name, ())
-        )
+        return any(self._is_in(path, columns) for path in self._paths.get(name, ()))
+
+    def _is_in(self, path: tuple[str, ...], columns: Sequence[str]) -> bool:
+        from_json_file = path[0] == "json" and "json_file" in self._paths
+        return path[0] in columns or ".".join(path) in columns or from_json_file
 
     def find(self, record: Record, name: str) -> tuple[str, list[Any]] | None:
         """Return the path of a column's field and its values, None where the record has none of its paths."""

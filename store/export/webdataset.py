@@ -42,7 +42,10 @@ def write_tars(rows: Rows, folder: Path, advance: Callable[[int], object]) -> li
         for range_id, start, stop in rows.blocks():
             # The rest of a pair is small, so the window of images bounds the memory.
             pairs = rows.pairs(start, stop).to_pylist()
-            values = {teacher: _values(rows, teacher, start, stop) for teacher in rows.teachers}
+            values = {
+                teacher: {name: rows.values(teacher, name, start, stop) for name in ARRAY_NAMES}
+                for teacher in rows.teachers
+            }
             elsewhere: list[CorpusError] = []
             with tarfile.open(folder / f"{range_id:06d}.tar", "w") as tar:
                 for position, image in enumerate(_images(rows, pool, pairs)):
@@ -51,7 +54,11 @@ def write_tars(rows: Rows, folder: Path, advance: Callable[[int], object]) -> li
                         skipped.append(Skipped(row=pair["row"], key=pair["key"], reason=str(image)))
                         elsewhere += [] if isinstance(image, PairDecodeError) else [image]
                     else:
-                        _add(tar, pair, image, {teacher: _at(arrays, position) for teacher, arrays in values.items()})
+                        at = {
+                            teacher: {name: array[position] for name, array in arrays.items()}
+                            for teacher, arrays in values.items()
+                        }
+                        _add(tar, pair, image, at)
             if len(elsewhere) == len(pairs) == len(skipped):
                 raise elsewhere[0]
             advance(stop - start)
@@ -79,14 +86,6 @@ def _suffix(data: bytes) -> str:
     # Pillow raises nearly anything on damaged files.
     except Exception as error:
         raise PairDecodeError(f"not an image that Pillow knows (it begins with {data[:8]!r})") from error
-
-
-def _values(rows: Rows, teacher: str, start: int, stop: int) -> dict[str, Any]:
-    return {name: rows.values(teacher, name, start, stop) for name in ARRAY_NAMES}
-
-
-def _at(arrays: dict[str, Any], position: int) -> dict[str, Any]:
-    return {name: values[position] for name, values in arrays.items()}
 
 
 def _add(tar: tarfile.TarFile, pair: dict[str, Any], image: tuple[str, bytes], teachers: dict[str, Any]) -> None:

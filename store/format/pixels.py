@@ -77,7 +77,6 @@ class PixelSpec(Record):
     """``pixels/spec.json``: everything that decides the bytes of an image.
 
     Attributes:
-        short_side_px: images whose short side is longer are made so small; none is enlarged.
         resample: filter of the resize, antialiased.
         keeps_small_originals: the file of an image that need not be made smaller is kept as it is, if it is a JPEG or
             PNG of 8-bit grey or RGB and no larger than the image encoded again.

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from store.corpus.corpus_files import CorpusFile, relative_uri
-from store.corpus.curation import Candidate, first_refusal, pair_rules
+from store.corpus.curation import first_refusal, pair_rules
 from store.corpus.decode import decode_image, image_size
 from store.corpus.fields import FieldReader, as_text
 from store.corpus.near_duplicates import difference_hash
@@ -151,7 +151,7 @@ class FileIndexer:
     def _keep(self, row: dict[str, Any], raw: Mapping[str, list[str]]) -> bool:
         self.report.pairs += 1
         self.report.usable += bool(row["uri"] is not None and row["caption"])
-        refusal = first_refusal(self._rules, Candidate(row=row, raw=raw))
+        refusal = first_refusal(self._rules, row, raw)
         if refusal is not None:
             self.report.dropped[refusal] += 1
         return refusal is None

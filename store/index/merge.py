@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -75,15 +75,6 @@ class Merged:
     part_rows: list[int]
     same_image: int = 0
     same_pair: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-
-
-def _none() -> npt.NDArray[np.uint64]:
-    return np.empty(0, np.uint64)
-
-
-def _no_key(_key: str) -> bool:
-    return False
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -94,14 +85,19 @@ class Known:
         key, image, pair, difference: hashes that occur in it.
     """
 
-    key: npt.NDArray[np.uint64] = field(default_factory=_none)
-    image: npt.NDArray[np.uint64] = field(default_factory=_none)
-    pair: npt.NDArray[np.uint64] = field(default_factory=_none)
-    difference: npt.NDArray[np.uint64] = field(default_factory=_none)
-    has_key: Callable[[str], bool] = _no_key
+    key: npt.NDArray[np.uint64]
+    image: npt.NDArray[np.uint64]
+    pair: npt.NDArray[np.uint64]
+    difference: npt.NDArray[np.uint64]
+    has_key: Callable[[str], bool]
 
 
-def merge(parts: Sequence[ReadPart], keep: Keep, *, known: Known | None = None) -> Merged:
+_EMPTY = np.empty(0, np.uint64)
+
+NOTHING = Known(key=_EMPTY, image=_EMPTY, pair=_EMPTY, difference=_EMPTY, has_key=lambda _: False)
+
+
+def merge(parts: Sequence[ReadPart], keep: Keep, *, known: Known = NOTHING) -> Merged:
     """Decide which candidates become rows, in the order of the parts.
 
     Args:
@@ -110,7 +106,6 @@ def merge(parts: Sequence[ReadPart], keep: Keep, *, known: Known | None = None) 
     Raises:
         CorpusError: a key occurs twice.
     """
-    known = known or Known()
     report, tables, groups = FileReport(), [], 0
     for read in parts:
         file = pq.ParquetFile(pa.BufferReader(read()))
@@ -124,7 +119,6 @@ def merge(parts: Sequence[ReadPart], keep: Keep, *, known: Known | None = None) 
     _find_duplicates(merged, keep, known)
     if keep.near_duplicates is not None:
         _find_near_duplicates(merged, keep.near_duplicates, known)
-    report.dropped += merged.dropped
     _refuse_repeated_keys(parts, merged, known)
     return merged
 
@@ -139,7 +133,7 @@ def _find_duplicates(merged: Merged, keep: Keep, known: Known) -> None:
     merged.same_image, merged.same_pair = int(image_again_N.sum()), int(pair_again_N.sum())
     if keep.duplicates:
         refused_N = image_again_N if keep.duplicates == "image" else pair_again_N
-        merged.dropped[f"duplicates: {keep.duplicates}"] = int(refused_N.sum())
+        merged.report.dropped[f"duplicates: {keep.duplicates}"] = int(refused_N.sum())
         merged.keep_N &= ~refused_N
 
 
@@ -157,7 +151,7 @@ def _find_near_duplicates(merged: Merged, max_distance: int, known: Known) -> No
     differences_G = hashes.difference[asked_N][first_row_G]
     kept_G = first_of_alike(differences_G, max_distance=max_distance, known_K=known.difference)
     refused_N = asked_N & np.isin(hashes.group, groups_G[~kept_G])
-    merged.dropped[f"near_duplicates: {max_distance}"] = int(refused_N.sum())
+    merged.report.dropped[f"near_duplicates: {max_distance}"] = int(refused_N.sum())
     merged.keep_N &= ~refused_N
 
 

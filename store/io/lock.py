@@ -43,18 +43,18 @@ def exclusive(location: Location) -> Iterator[None]:
 def unlock(location: Location) -> str | None:
     """Remove the lock that a killed writer left on object storage. Returns its holder, None if there is no lock."""
     try:
-        holder = location.read(LOCK_KEY).decode(errors="replace")
+        found = _written(location)
     except FileNotFoundError:
         return None
     location.delete([LOCK_KEY])
-    return holder
+    return found
 
 
 def holder(location: Location) -> str | None:
     """Return who writes to a store now, None if nobody does; on object storage, who left a lock."""
     if not isinstance(location, Folder):
         try:
-            return location.read(LOCK_KEY).decode(errors="replace").strip() or "unknown"
+            return _written(location)
         except FileNotFoundError:
             return None
     try:
@@ -64,8 +64,12 @@ def holder(location: Location) -> str | None:
     except FileNotFoundError:
         return None
     except BlockingIOError:
-        return location.read(LOCK_KEY).decode(errors="replace").strip() or "unknown"
+        return _written(location)
     return None
+
+
+def _written(location: Location) -> str:
+    return location.read(LOCK_KEY).decode(errors="replace").strip() or "unknown"
 
 
 def _holder() -> str:
@@ -73,9 +77,7 @@ def _holder() -> str:
 
 
 def _refused(location: Location, holder: str, hint: str) -> StoreError:
-    return StoreError(
-        f"{location}: another program is writing to this store ({holder.strip() or 'unknown'})", hint=hint
-    )
+    return StoreError(f"{location}: another program is writing to this store ({holder})", hint=hint)
 
 
 @contextlib.contextmanager
@@ -89,9 +91,8 @@ def _folder_lock(folder: Folder) -> Iterator[None]:
                 if look < LOOKS - 1:
                     time.sleep(LOOK_S)
                     continue
-                file.seek(0)
                 hint = "wait for it or stop it; what it has committed stays"
-                raise _refused(folder, file.read(), hint) from error
+                raise _refused(folder, _written(folder), hint) from error
         file.truncate(0)
         file.write(_holder())
         file.flush()
@@ -105,7 +106,7 @@ def _object_lock(location: Location) -> Iterator[None]:
         location.create(LOCK_KEY, mine)
     except FileExistsError as error:
         hint = f"wait for it; if it was killed, python -m store unlock {location}"
-        raise _refused(location, location.read(LOCK_KEY).decode(errors="replace"), hint) from error
+        raise _refused(location, _written(location), hint) from error
     try:
         _try_condition(location, mine)
         yield
