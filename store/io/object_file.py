@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from typing import Any, BinaryIO, cast
+from collections.abc import Sequence
+from typing import BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -61,7 +62,9 @@ def open_object(location: Location, key: str) -> BinaryIO:
     return cast("BinaryIO", io.BufferedReader(ObjectFile(location, key), BLOCK_BYTES))
 
 
-def open_parquet(location: Location, key: str, *, in_blocks: bool = False, **options: Any) -> pq.ParquetFile:
+def open_parquet(
+    location: Location, key: str, *, in_blocks: bool = False, read_dictionary: Sequence[str] = ()
+) -> pq.ParquetFile:
     """Open a Parquet object, of which then only what is asked for is read.
 
     In a folder Arrow reads the file itself. Elsewhere it reads through Python; then call it with ``use_threads=False``.
@@ -71,12 +74,13 @@ def open_parquet(location: Location, key: str, *, in_blocks: bool = False, **opt
     Args:
         in_blocks: read large blocks from an object storage, so that neighbouring columns cost one request; else no byte
             more than is asked for.
+        read_dictionary: columns that are read as dictionaries of their distinct values.
 
     Raises:
         FileNotFoundError: there is no such object.
         pyarrow.ArrowInvalid: it is no Parquet file.
     """
     if isinstance(location, Folder):
-        return pq.ParquetFile(location.path / key, **options)
+        return pq.ParquetFile(location.path / key, read_dictionary=[*read_dictionary])
     source = pa.PythonFile(open_object(location, key) if in_blocks else ObjectFile(location, key), mode="r")
-    return pq.ParquetFile(source, pre_buffer=False, **options)
+    return pq.ParquetFile(source, pre_buffer=False, read_dictionary=[*read_dictionary])
