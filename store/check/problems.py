@@ -92,7 +92,7 @@ class UnitCheck:
 
 @dataclass(kw_only=True, slots=True)
 class Report:
-    """What ``python -m store verify`` found.
+    """The result of ``python -m store verify``.
 
     Attributes:
         general: problems that belong to no unit.

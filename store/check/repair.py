@@ -20,7 +20,7 @@ _FOREIGN = frozenset({Kind.OTHER_SPEC, Kind.OTHER_PAIRS})
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Repair:
-    """What a repair did, or would do.
+    """The actions of a repair, done or planned.
 
     Attributes:
         objects: keys of objects that are deleted: of the units of those receipts, and those without a receipt.

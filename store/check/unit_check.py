@@ -20,10 +20,10 @@ from .inventory import unit_keys
 from .problems import Kind
 
 NORM_TOLERANCE = 1e-3
-"""How far a stored feature's length may be from 1: float16 rounds each number by a relative 2**-11 (4.9e-4) at most."""
+"""Largest difference of a stored feature's length from 1; float16 rounds a number by a relative 2**-11 (4.9e-4)."""
 
 SIMILARITY_TOLERANCE = 2e-3
-"""How far the stored cosine may be from that of the stored features, each of which is off by 4.9e-4 at most."""
+"""Largest difference of the stored cosine from that of the stored features, which are off by 4.9e-4 at most."""
 
 BLOCK_ROWS = 1024
 

@@ -24,7 +24,7 @@ from store.io.lock import unlock as remove_lock
 from .options import DeepOption, JsonOption, StoreArgument, TeacherOption, print_json
 
 SHOWN = 50
-"""Findings that are printed as text; JSON has all."""
+"""Problems that are printed as text; JSON has all."""
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -55,7 +55,7 @@ def repair(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Delete the receipts of damaged units, and what no receipt commits, so that an extraction makes them anew."""
+    """Delete the receipts of damaged units and objects that no receipt commits; an extraction makes the units anew."""
     done = mend(locate(store), teacher=teacher, deep=deep, dry_run=dry_run)
     if as_json:
         print_json(done.as_json())

@@ -73,7 +73,7 @@ def quarantine(
 
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help="A store's folder or URL.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="Another's.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another store's folder or URL.")],
     *,
     as_json: JsonOption = False,
 ) -> int:
@@ -93,15 +93,15 @@ def export(
     store: StoreArgument,
     *,
     out: Annotated[Path, typer.Option(help="A new folder.")],
-    file_format: Annotated[ExportFormat, typer.Option("--format", help="What to write.")],
+    file_format: Annotated[ExportFormat, typer.Option("--format", help="Format of the files.")],
     teacher: Annotated[list[str] | None, typer.Option(help="Only this teacher; may be given several times.")] = None,
     rows: Annotated[str, typer.Option(metavar="A:B", help="Only rows A to B - 1; either may be left out.")] = ":",
     corpus_root: Annotated[
-        str | None, typer.Option(help="Where the images lie, if the corpus moved since it was indexed.")
+        str | None, typer.Option(help="Folder of the images, if the corpus moved since it was indexed.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write pairs and features to files that need none of these programs to be read."""
+    """Write pairs and features to files that other programs can read."""
     match = re.fullmatch(r"(\d*):(\d*)", rows)
     if match is None:
         raise typer.BadParameter(f"--rows: expected A:B, got {rows!r}")
@@ -124,7 +124,7 @@ def _warn_of_skipped(skipped: list[Skipped]) -> None:
     for row in skipped[:SHOWN]:
         log.warning("row %d, %s: left out: %s", row.row, row.key, row.reason)
     if skipped:
-        log.warning("%d rows were left out because their images are not to be had; export.json names all", len(skipped))
+        log.warning("%d rows were left out because their images cannot be read; export.json names all", len(skipped))
 
 
 def _print_difference(found: Difference) -> None:

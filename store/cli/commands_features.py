@@ -1,4 +1,4 @@
-"""``python -m store stats``, ``neighbors``, ``agreement``: what a store's features are like, by reading them."""
+"""``python -m store stats``, ``neighbors``, ``agreement``: statistics of a store's features, and nearest rows."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from store.read.reader import FeatureStore
 from .options import JsonOption, StoreArgument, TeacherOption, print_json, wide_console
 
 SAMPLE = 16_384
-"""Rows whose features are read by default: of nine teachers 0.3 GB."""
+"""Rows whose features are read by default; 0.3 GB for nine teachers."""
 
-SideOption = Annotated[Side, typer.Option("--side", help="Whose features.")]
-SampleOption = Annotated[int, typer.Option("--sample", min=2, help="Read the features of so many rows at most.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Decides which rows.")]
+SideOption = Annotated[Side, typer.Option("--side", help="Side whose features are read.")]
+SampleOption = Annotated[int, typer.Option("--sample", min=2, help="Read the features of at most this many rows.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the sample.")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -64,9 +64,9 @@ def neighbors(
     store: StoreArgument,
     row: Annotated[int, typer.Argument(metavar="N", min=0, help="A row number.")],
     *,
-    teacher: Annotated[str, typer.Option(help="Under this teacher.")],
+    teacher: Annotated[str, typer.Option(help="Teacher whose features are compared.")],
     side: SideOption = "image",
-    count: Annotated[int, typer.Option("-k", min=1, help="How many rows.")] = 10,
+    count: Annotated[int, typer.Option("-k", min=1, help="Number of rows.")] = 10,
     as_json: JsonOption = False,
 ) -> None:
     """Show the rows whose features are nearest to a row's, with their captions."""
@@ -96,7 +96,7 @@ def agreement(
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write a line per two teachers to this file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how alike each two teachers see the same rows: linear CKA on a sample."""
+    """Show how similar each two teachers' features of the same rows are: linear CKA on a sample."""
     opened = FeatureStore(store)
     with progress(steps(len(opened.teachers)), label="agreement", noun="steps") as advance:
         found = compare(opened, side=side, sample=sample, seed=seed, advance=advance)

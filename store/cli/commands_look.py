@@ -1,4 +1,4 @@
-"""``python -m store coverage``, ``select``, ``provenance``: what a store has, without reading a feature."""
+"""``python -m store coverage``, ``select``, ``provenance``: counts and origins, without reading a feature."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PolicyFileOption = Annotated[
 
 
 class _PolicyFile(RootModel[Selection]):
-    """What lies under ``select`` in a file of its own."""
+    """The value of ``select`` in a file of its own."""
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -89,7 +89,7 @@ def select(
 
 
 def provenance(store: StoreArgument, *, as_json: JsonOption = False) -> None:
-    """Show what features were made from: every spec, and the versions, devices and runs of the receipts."""
+    """Show the origin of the features: every spec, and the versions, devices and runs of the receipts."""
     found = find_provenance(FeatureStore(store))
     if as_json:
         teachers = {teacher: entry.as_json() for teacher, entry in found.teachers.items()}

@@ -12,7 +12,7 @@ from rich.console import Console
 
 PIPELINES_FILE = Path("pipelines.yaml")
 
-PipelineOption = Annotated[str, typer.Option("--pipeline", help="Which pipeline of the configuration file.")]
+PipelineOption = Annotated[str, typer.Option("--pipeline", help="Name of the pipeline in the configuration file.")]
 ConfigOption = Annotated[Path, typer.Option("--config", help="The configuration file.")]
 SetOption = Annotated[
     list[str] | None,
@@ -22,11 +22,11 @@ SetOption = Annotated[
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="The store's folder or URL.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TeacherOption = Annotated[str | None, typer.Option("--teacher", help="Only this teacher.")]
-DeepOption = Annotated[bool, typer.Option("--deep", help="Read every stored byte, and check what it says.")]
+DeepOption = Annotated[bool, typer.Option("--deep", help="Read and check every stored byte.")]
 
 
 WIDTH = 160
-"""Characters of a line of a table that is not printed to a terminal: 80 would cut the columns."""
+"""Width of tables where stdout is no terminal; 80 characters would cut the columns."""
 
 
 def wide_console() -> Console:

@@ -19,7 +19,7 @@ _TAG = "tag:yaml.org,2002:"
 
 
 class Tree(NamedTuple):
-    """What `parse` returns.
+    """A YAML document, as `parse` returns it.
 
     Attributes:
         data: dicts, lists and scalars; None for an empty text.

@@ -46,7 +46,7 @@ class LabelRule(Section):
 
 
 class ImageRule(Section):
-    """How large an image must be; one whose size cannot be read is refused.
+    """Bounds of an image's size; an image whose size cannot be read is refused.
 
     Attributes:
         side_px: of the shorter side.

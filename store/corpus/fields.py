@@ -16,7 +16,7 @@ Record = Mapping[str, Any]
 """One pair's data in a corpus: ``txt`` and ``json`` of a tar, or the columns of a table."""
 
 NAMES_SHOWN = 12
-"""How many of a record's names an error lists."""
+"""Number of a record's names that an error lists."""
 
 
 class Fields(Section):

@@ -13,7 +13,7 @@ from .fields import Fields
 
 
 class Phantom(Section):
-    """How to draw a phantom corpus (``python -m extract phantom``).
+    """Settings of a phantom corpus (``python -m extract phantom``).
 
     Attributes:
         rows: pairs to draw.
@@ -38,7 +38,7 @@ class Corpus(Section):
     Attributes:
         files: WebDataset tars, Parquet, JSON lines or CSV: paths or URLs with ``*``.
         format: which of them; by the names of the files if left out.
-        qualify_keys: put the file's name before each key, for corpora whose files count their keys anew.
+        qualify_keys: put the file's name before each key, for corpora in which the keys of each file start again.
         fields: where in a record the key, the caption, the modality and so on are.
         modality_map: from what the corpus says to the modality; a value that it lacks gives none.
         keep: rules that choose pairs while indexing.

@@ -28,7 +28,7 @@ RECORD = "export.json"
 
 
 class ExportFormat(StrEnum):
-    """What an export can be written as."""
+    """Formats of an export."""
 
     PARQUET = "parquet"
     NPZ = "npz"
@@ -37,7 +37,7 @@ class ExportFormat(StrEnum):
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Exported:
-    """What an export wrote; the content of ``export.json``.
+    """The result of an export; the content of ``export.json``.
 
     Attributes:
         rows: the first and the one after the last.

@@ -26,7 +26,7 @@ StoredDtype: TypeAlias = Literal["float16", "float32", "int8"]
 
 
 class Status(IntEnum):
-    """What became of one row under one teacher."""
+    """The result for one row under one teacher."""
 
     MISSING = 0
     OK = 1

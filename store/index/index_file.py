@@ -46,7 +46,7 @@ REPORT_KEY = "mmkd_file_report"
 
 
 class FileReport(BaseModel):
-    """What was found in one corpus file.
+    """Counts and problems of one corpus file.
 
     Attributes:
         pairs: images with a caption each, before any rule.

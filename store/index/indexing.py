@@ -34,7 +34,7 @@ CANDIDATES_VERSION = 1
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Plan:
-    """What to index.
+    """The corpus files to index.
 
     Attributes:
         files: in the order of their rows.

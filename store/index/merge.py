@@ -62,7 +62,7 @@ class Hashes:
 
 @dataclass(kw_only=True, slots=True)
 class Merged:
-    """Which candidates become rows.
+    """The candidates of all files, and which of them become rows.
 
     Attributes:
         keep_N: (N,) whether each becomes a row.

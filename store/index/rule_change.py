@@ -1,4 +1,4 @@
-"""Which rows other rules would add to a store or drop from it; the store is not changed."""
+"""Finds the rows that other rules would add to a store or drop from it; the store is not changed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEYS_SHOWN = 10
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class RuleChange:
-    """How the rows of a store and those of other rules differ.
+    """Differences between the rows of a store and those of other rules.
 
     Attributes:
         added, dropped: how many rows the other rules would add and drop.

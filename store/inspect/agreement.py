@@ -1,4 +1,4 @@
-"""How similar two teachers' features of the same rows are: linear centred kernel alignment (CKA)."""
+"""Compares two teachers' features of the same rows by linear centred kernel alignment (CKA)."""
 
 from __future__ import annotations
 

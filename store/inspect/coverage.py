@@ -29,7 +29,7 @@ class Counts:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Kept:
-    """What a selection keeps.
+    """The feature pairs that a selection keeps.
 
     Attributes:
         feature_pairs: pairs of a row and a teacher that may teach it.

@@ -35,7 +35,7 @@ class Keys:
 
 @dataclass(kw_only=True, slots=True)
 class PairsDifference:
-    """How two pair tables differ in the rows that both have, and in their keys.
+    """Differences of two pair tables in the rows that both have, and in their keys.
 
     Attributes:
         ranges_equal: how many of A's ranges are the same in both.
@@ -58,7 +58,7 @@ class PairsDifference:
 
 @dataclass(kw_only=True, slots=True)
 class RangeDifference:
-    """How one teacher's values differ in one of A's ranges.
+    """Differences of one teacher's values in one of A's ranges.
 
     Attributes:
         range: its number in A.
@@ -76,7 +76,7 @@ class RangeDifference:
 
 @dataclass(kw_only=True, slots=True)
 class TeacherDifference:
-    """How one teacher's features differ.
+    """Differences of one teacher's features.
 
     Attributes:
         spec: one line per field that differs.
@@ -98,7 +98,7 @@ class TeacherDifference:
 
 @dataclass(kw_only=True, slots=True)
 class Difference:
-    """What ``python -m store diff`` found.
+    """The result of ``python -m store diff``.
 
     Attributes:
         shape: rows, range_rows and chunk_rows of A and B; the last two are no data.

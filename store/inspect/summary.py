@@ -14,7 +14,7 @@ from store.read.reader import FeatureStore
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Hole:
-    """Rows side by side that are not committed.
+    """Consecutive rows that are not committed.
 
     Attributes:
         rows: the first, and the one after the last.
@@ -54,7 +54,7 @@ class TeacherSummary:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class StoreSummary:
-    """What ``python -m store info`` prints, and ``ls`` in part."""
+    """A store in numbers, for ``python -m store info``."""
 
     path: str
     version: int

@@ -63,7 +63,7 @@ class Location(ABC):
 
     @abstractmethod
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects; those that are not there are passed over."""
+        """Delete objects; ignore those that do not exist."""
 
     @abstractmethod
     def zarr_group(self, folder: str) -> zarr.Group:

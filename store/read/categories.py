@@ -61,7 +61,7 @@ def read_categories(location: Location, column: str, *, rows: int) -> Categories
     """Read one text column of a store's pair table, and nothing else of it.
 
     Args:
-        rows: N; what lies beyond them is passed over.
+        rows: N; rows beyond them are ignored.
 
     Raises:
         StoreNotFoundError: there is no pair table.

@@ -17,7 +17,7 @@ from .categories import Categories
 
 
 class TeacherSelection(Section):
-    """Which rows one teacher may teach; all conditions that are given must hold.
+    """Conditions on the rows that one teacher may teach; all that are given must hold.
 
     Attributes:
         modalities: only rows of these modalities.

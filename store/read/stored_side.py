@@ -30,7 +30,7 @@ BLOCK_BYTES = 2**20
 
 
 class StoredSide:
-    """What is committed of one side of one teacher. Used by one thread at a time.
+    """The committed features of one side of one teacher. Used by one thread at a time.
 
     Attributes:
         width: D.
