@@ -116,14 +116,6 @@ def test_a_garbage_receipt_counts_as_not_committed(units, content):
     assert units.commit(0, run_id="second").run_id == "second"
 
 
-def test_a_receipt_of_other_pairs_counts_as_not_committed(units):
-    units.register()
-    path = units.path / receipt_key("alpha", 0)
-    content = units.commit(0).model_dump(mode="json")
-    path.write_text(json.dumps({**content, "pairs_digest": "00"}))
-    assert units.commit(0, run_id="second").run_id == "second"
-
-
 class ForgetfulFolder(Folder):
     """A disk that says it has written and has not."""
 
@@ -205,13 +197,6 @@ def test_replacing_a_teacher_drops_its_receipts_and_arrays_and_no_others(units):
     assert read_record(units.location, spec_key("alpha"), Spec) == wider
     assert group(units)["image"].shape == (10, 7)
     assert group(units)["status"][...].tolist() == [0] * 10
-
-
-def test_arrays_that_an_interrupted_replacement_left_are_replaced(units):
-    units.register()
-    (units.path / spec_key("alpha")).unlink()
-    units.register(embed_dim=7)
-    assert group(units)["image"].shape == (10, 7)
 
 
 def test_arrays_of_another_shape_are_refused_where_receipts_say_that_they_are_in_use(units):
