@@ -31,10 +31,14 @@ from .shards import PlainShards
 QUICK_BYTES_PER_S = 1e9
 """Slower than this, rows came from a disk. Out of the page cache they come at five to ten times that."""
 
-MAPS = 8192
-"""Files that one reader maps at most. Linux allows a process 65,530 mappings, and one of these may take two."""
+MAPS = 12_288
+"""Files that one reader maps at most. Linux allows a process 65,530 mappings, and each file may take two of them.
 
-PARTS = 4
+For nine teachers these are 682 ranges per side, where a window of 256 chunks has 256 at most, or 512 if a span of steps
+begins in the middle of one.
+"""
+
+PARTS = 2
 """Pieces of a shard that are mapped at most; a shard whose chunks lie in more pieces is read instead."""
 
 _MAP_FIXED = 0x10
