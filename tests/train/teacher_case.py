@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from train.data.batches import Batch
-from train.data.spans import Targets, TeacherTargets
+from train.data.targets import Targets, TeacherTargets
 from train.recipe_sections import ImprovedRecipe
 from train.recipes.improved import ImprovedObjective, TeacherFacts
 from train.recipes.teacher_statistics import TeacherStatistics, side_statistics

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from .image_loader import ImageLoader
 from .rank_share import StepOrder
-from .spans import Spans, TargetReader, Targets
+from .target_reader import Spans, TargetReader
+from .targets import Targets
 
 
 @dataclass(kw_only=True, slots=True)

@@ -11,8 +11,8 @@ from typing import Any
 
 from train.runtime.ranks import Ranks
 
+from .batch_order import BatchOrder
 from .batches import Batch, Stream
-from .order import BatchOrder
 from .rank_share import ShareOrder, StepOrder
 
 log = logging.getLogger(__name__)

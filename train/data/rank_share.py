@@ -1,4 +1,4 @@
-"""Which part of each global batch a process works on: pure functions of integers, as in `order.py`."""
+"""The part of each global batch that one process works on: pure functions of integers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import Protocol
 
 import numpy as np
 
-from .order import Rows, for_rank
+from .batch_order import for_rank
+from .random_bits import Rows
 
 
 class StepOrder(Protocol):
-    """Which rows each step has."""
+    """The rows of each step."""
 
     def __getitem__(self, step: int) -> Rows:
         """Return the rows of a step."""
@@ -20,18 +21,14 @@ class StepOrder(Protocol):
 
 
 class ShareOrder:
-    """What one process works on of each batch of an order.
+    """The share of one process in each batch of an order.
 
-    A batch is first cut into the parts that a step is worked on in, and each part is shared out: so the parts are the
+    A batch is first cut into the parts of a step (``accumulate``), and each part is shared out, so the parts are the
     same for any number of processes.
 
     Args:
-        order: of global batches.
-        rank: of this process.
-        world_size: how many share a batch.
-        parts: that a batch is worked on in.
-        first_step: the step of a run that is the order's step ``first``.
-        first: a step of the order.
+        parts: number of parts of a step.
+        first_step: step of the run that corresponds to step ``first`` of the order.
     """
 
     def __init__(

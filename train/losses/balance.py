@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from train.data.order import coins
+from train.data.random_bits import coins
 
 Balance = Literal["uniform", "dispersion", "uncertainty", "unic_drop"]
 

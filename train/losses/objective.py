@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from train.data.batches import Batch
 
+from .contrastive import clip_loss
 from .gather import Across
-from .loss import clip_loss
 
 MAX_LOGIT_SCALE = 100.0
 """CLIP's bound on the multiplier of the cosines; beyond it training becomes unstable."""

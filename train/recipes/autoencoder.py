@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from store.errors import TrainingDivergedError
-from train.data.order import BatchOrder
+from train.data.batch_order import BatchOrder
 
 from .projection import Projection
 

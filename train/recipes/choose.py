@@ -12,7 +12,7 @@ import numpy.typing as npt
 from store.errors import ConfigError
 from store.read.reader import FeatureStore
 from train.config import StudentRun
-from train.data.spans import Sampling, TargetReader
+from train.data.target_reader import Sampling, TargetReader
 from train.losses.objective import Objective, TaskObjective
 from train.recipe_sections import ImprovedRecipe
 

@@ -21,12 +21,13 @@ from store.errors import ConfigError
 from store.format.arrays import Side
 from store.read.chunks import SIDES
 from train.data.batches import Batch
-from train.data.spans import Targets
+from train.data.targets import Targets
 from train.losses.balance import SideBalance, dispersion_weights
+from train.losses.contrastive import contrast, contrast_sum, no_autocast, unit
 from train.losses.distance import Coordinates, distances
+from train.losses.distillation import CORRECTED_INTERACTIVE_SCALE, relation_sum
 from train.losses.gather import Across, Gathered, common_dtype
 from train.losses.heads import TeacherHeads
-from train.losses.loss import CORRECTED_INTERACTIVE_SCALE, contrast, contrast_sum, no_autocast, relation_sum, unit
 from train.losses.objective import MAX_LOGIT_SCALE, Objective
 from train.recipe_sections import ImprovedRecipe
 

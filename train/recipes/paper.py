@@ -12,16 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from train.data.batches import Batch
-from train.data.spans import TeacherTargets
-from train.losses.gather import Across
-from train.losses.loss import (
+from train.data.targets import TeacherTargets
+from train.losses.contrastive import clip_loss, unit
+from train.losses.distillation import (
     CORRECTED_INTERACTIVE_SCALE,
     PAPER_INTERACTIVE_SCALE,
-    clip_loss,
     feature_loss,
     interactive_sum,
-    unit,
 )
+from train.losses.gather import Across
 from train.losses.objective import MAX_LOGIT_SCALE, Objective
 from train.recipe_sections import PaperRecipe
 

@@ -21,8 +21,8 @@ from store.read.reader import FeatureStore
 from train.config import ModelSection, Optimization, PretrainRun, StudentRun, TrainPipeline
 from train.data.image_loader import CorpusImages, require_pixels
 from train.data.run_teachers import Teaching, seen_alike
-from train.data.spans import TargetReader
 from train.data.store_rows import is_growing, open_store, store_identity, to_train_on
+from train.data.target_reader import TargetReader
 from train.recipes.choose import objective_maker, shuffles, target_reader, task_only
 from train.recipes.projection import Projection
 from train.runtime.ranks import ALONE, Ranks, require_device, require_even_shares

@@ -20,14 +20,14 @@ from store.config.pipeline_file import Section, dump_resolved
 from store.errors import CorpusError
 from store.read.reader import FeatureStore
 from train.config import ModelSection, Optimization, ValidationSection
+from train.data.batch_order import BatchOrder, lanes_of
 from train.data.batches import Stream
 from train.data.captions import Captions
 from train.data.feeds import Epochs, FixedFeed, GrowingFeed, Ranges
 from train.data.image_loader import ImageLoader, RowImages, View
-from train.data.order import BatchOrder, lanes_of
 from train.data.rank_share import StepOrder
-from train.data.spans import TargetReader
 from train.data.store_rows import committed_ranges, in_split, to_train_on, usable
+from train.data.target_reader import TargetReader
 from train.models.model_folder import Student, begin_model, save_weights
 from train.recipes.choose import ObjectiveMaker
 from train.runtime.checkpoint import Checkpoints, State

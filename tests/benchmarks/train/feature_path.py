@@ -30,9 +30,10 @@ from store.read.reader import FeatureStore
 from tests.benchmarks.store.store_speed import machine
 from tests.benchmarks.store.synthetic_store import make_store
 from tests.s3_server import S3Server, rclone
+from train.data.batch_order import BatchOrder, lanes_of
 from train.data.batches import Batch
-from train.data.order import BatchOrder, lanes_of
-from train.data.spans import Sampling, Spans, TargetReader, Targets
+from train.data.target_reader import Sampling, Spans, TargetReader
+from train.data.targets import Targets
 from train.recipe_sections import PaperRecipe
 from train.recipes.paper import PaperObjective
 from train.recipes.projection import Projection

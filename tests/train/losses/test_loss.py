@@ -9,10 +9,10 @@ from open_clip.loss import ClipLoss, DistillClipLoss
 from torch.nn import functional
 
 from tests.train.teacher_case import numpy_unit
-from train.losses.loss import (
+from train.losses.contrastive import clip_loss
+from train.losses.distillation import (
     CORRECTED_INTERACTIVE_SCALE,
     PAPER_INTERACTIVE_SCALE,
-    clip_loss,
     feature_loss,
     interactive_loss,
     relation_sum,

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from tests.train.losses.test_loss import LOGIT_SCALE, drawn_inputs, golden_inputs, numpy_paper_terms
 from train.data.batches import Batch
-from train.data.spans import Targets, TeacherTargets
-from train.losses.loss import CORRECTED_INTERACTIVE_SCALE, interactive_loss
+from train.data.targets import Targets, TeacherTargets
+from train.losses.distillation import CORRECTED_INTERACTIVE_SCALE, interactive_loss
 from train.recipe_sections import PaperRecipe
 from train.recipes.paper import PaperObjective
 from train.recipes.projection import Projection

@@ -10,7 +10,7 @@ from torch import nn
 from store.errors import ConfigError
 from tests.train.vit import WORDS, some_batch, vit_student
 from train.config import ModelSection, Optimization
-from train.losses.loss import clip_loss
+from train.losses.contrastive import clip_loss
 from train.losses.objective import Objective, TaskObjective
 from train.models.model_folder import begin_model
 from train.models.towers import inputs_of, prepare_towers, seed_part

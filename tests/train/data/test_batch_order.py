@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.data.order import _GOLDEN, BatchOrder, _mix, draw_teacher, epoch_order, for_rank, lanes_of
+from train.data.batch_order import BatchOrder, epoch_order, for_rank, lanes_of
+from train.data.random_bits import _GOLDEN, _mix, draw_teacher
 
 row_sets = st.sets(st.integers(0, 2_000), max_size=200).map(lambda rows: np.array(sorted(rows), dtype=np.int64))
 seeds = st.integers(0, 2**64 - 1)

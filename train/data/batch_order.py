@@ -1,11 +1,8 @@
-"""Which rows, in which order, and which teacher of each: pure functions of integers.
+"""The order of rows and batches, as pure functions of integers; they know no store, worker or tensor library.
 
-They know no store, no worker and no tensor library. Every choice is a function of (seed, epoch, row) or (seed, step):
-a batch does not depend on the number of ranks or workers nor on what ran before it, and resuming is an integer.
-Random bits are taken raw from counter-based Philox streams and a hash, and turned into an order by sorting: NumPy keeps
-bit generators stable between versions, but not the methods built on them.
+A batch is a function of (seed, step): it does not depend on the number of ranks or workers, and resuming is an integer.
 
-Axes: B batch rows, T teachers, N rows.
+Axes: B batch rows, N rows.
 """
 
 from __future__ import annotations
@@ -13,31 +10,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = NDArray[np.int64]
-
-MAX_EPOCH = 2**56 - 1
-"""Largest epoch; the upper byte of that word of the Philox key holds the purpose."""
+from .random_bits import Purpose, Rows, bits, shuffled_positions
 
 MOST_LANES = 8
-"""As many as one machine has GPUs, as a rule; ranks beyond that share the chunks of a lane."""
+"""One machine has at most eight GPUs as a rule; further ranks share the chunks of a lane."""
 
-_MASK = 2**64 - 1
-_GOLDEN = 0x9E3779B97F4A7C15
-_MIX_1 = 0xBF58476D1CE4E5B9
-_MIX_2 = 0x94D049BB133111EB
 _CACHED_EPOCHS = 2
-
-
-class _Purpose(IntEnum):
-    """What a random stream is for; streams of different purposes are independent."""
-
-    BLOCKS = 1
-    WINDOWS = 2
 
 
 def epoch_order(
@@ -73,18 +55,18 @@ def epoch_order(
     ascending = np.sort(np.asarray(rows, dtype=np.int64))
     if np.any(ascending[1:] == ascending[:-1]):
         raise ValueError("rows must be distinct; at least one occurs twice")
-    bits = _bits(len(ascending), seed=seed, epoch=epoch, purpose=_Purpose.WINDOWS)
+    words = bits(len(ascending), seed=seed, epoch=epoch, purpose=Purpose.WINDOWS)
     if not len(ascending) or not shuffle:
         return ascending
     blocks = ascending // block_rows
     starts = np.flatnonzero(np.concatenate(([True], blocks[1:] != blocks[:-1])))
-    shuffled = _shuffled_positions(_bits(len(starts), seed=seed, epoch=epoch, purpose=_Purpose.BLOCKS))
+    shuffled = shuffled_positions(bits(len(starts), seed=seed, epoch=epoch, purpose=Purpose.BLOCKS))
     sizes = np.diff(starts, append=len(ascending))[shuffled]
     ends = np.cumsum(sizes)
     positions = np.arange(len(ascending)) + np.repeat(starts[shuffled] - (ends - sizes), sizes)
     order: Rows = ascending[positions]
     for start, end in itertools.pairwise(_window_edges(ends, lanes=lanes, window_blocks=window_blocks)):
-        order[start:end] = order[start:end][_shuffled_positions(bits[start:end])]
+        order[start:end] = order[start:end][shuffled_positions(words[start:end])]
     return order
 
 
@@ -206,79 +188,6 @@ def for_rank(batch_B: Rows, rank: int, world_size: int) -> Rows:
     if rest:
         raise ValueError(f"a batch of {len(batch_B)} rows cannot be split evenly over {world_size} ranks")
     return batch_B[rank * part : (rank + 1) * part]
-
-
-def draw_teacher(available_BT: NDArray[np.bool_], rows_B: Rows, *, seed: int, epoch: int) -> Rows:
-    """Draw for each row one of its available teachers, each with the same probability; -1 where there is none.
-
-    The draw of a row depends on (seed, epoch, row) and that row's availability, not on the batch around it.
-
-    Args:
-        available_BT: which teachers have a feature of the row; the columns must mean the same teachers all the time.
-        rows_B: store rows.
-        seed: of the run, 0 to 2**64 - 1.
-        epoch: pass over the rows, from 0.
-    """
-    if available_BT.ndim != 2 or available_BT.dtype != np.bool_ or available_BT.shape[:1] != rows_B.shape:
-        raise ValueError(
-            f"expected bool availability of shape ({len(rows_B)}, teachers), "
-            f"got {available_BT.dtype} {available_BT.shape}"
-        )
-    _require_key(seed, epoch)
-    if not available_BT.size:
-        return np.full(len(rows_B), -1, dtype=np.int64)
-    key = _mix(np.array([seed], dtype=np.uint64) + np.uint64(_GOLDEN))
-    key = _mix(key ^ _mix(np.array([epoch], dtype=np.uint64)))
-    hash_B = _mix(key ^ _mix(rows_B.astype(np.uint64) + np.uint64(_GOLDEN)))
-    rank_BT = np.cumsum(available_BT, axis=1, dtype=np.int64)
-    count_B = rank_BT[:, -1]
-    # The upper 32 bits scaled to [0, count): without a modulo's bias to speak of (count / 2**32).
-    drawn_B = ((hash_B >> np.uint64(32)) * count_B.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
-    teacher_B: Rows = np.argmax(available_BT & (rank_BT == drawn_B[:, None] + 1), axis=1)
-    return np.where(count_B > 0, teacher_B, -1)
-
-
-def coins(rows_B: Rows, count: int, *, seed: int, step: int) -> NDArray[np.bool_]:
-    """Toss fair coins for each row, (B, count): a function of seed, step, row and the coin's number.
-
-    Args:
-        rows_B: store rows.
-        count: coins per row.
-        seed: 0 to 2**64 - 1.
-        step: of the run.
-    """
-    key = _mix(np.array([seed], dtype=np.uint64) + np.uint64(_GOLDEN))
-    # Draws of teachers use the key with the epoch as it is: another constant keeps coins apart from them.
-    key = _mix(key ^ _mix(np.array([step], dtype=np.uint64) ^ np.uint64(_MIX_2)))
-    row_B = _mix(key ^ _mix(rows_B.astype(np.uint64) + np.uint64(_GOLDEN)))
-    hash_BC = _mix(row_B[:, None] + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN))
-    found: NDArray[np.bool_] = hash_BC >> np.uint64(63) == 1
-    return found
-
-
-def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Scramble 64-bit words, one to one: the output function of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(_MIX_1)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(_MIX_2)
-    return words ^ (words >> np.uint64(31))
-
-
-def _bits(count: int, *, seed: int, epoch: int, purpose: _Purpose) -> NDArray[np.uint64]:
-    _require_key(seed, epoch)
-    key = np.array([seed, int(purpose) << 56 | epoch], dtype=np.uint64)
-    bits: NDArray[np.uint64] = np.random.Philox(key=key).random_raw(count)
-    return bits
-
-
-def _shuffled_positions(bits: NDArray[np.uint64]) -> NDArray[np.intp]:
-    return np.argsort(bits, kind="stable")
-
-
-def _require_key(seed: int, epoch: int) -> None:
-    if not 0 <= seed <= _MASK:
-        raise ValueError(f"seed must be from 0 to 2**64 - 1, got {seed}")
-    if not 0 <= epoch <= MAX_EPOCH:
-        raise ValueError(f"epoch must be from 0 to 2**56 - 1, got {epoch}")
 
 
 def _require_a_batch(num_rows: int, batch_size: int) -> None:
