@@ -87,7 +87,7 @@ class Optimization(Section):
     ema: float | None = Field(default=None, gt=0, lt=1)
     compile: bool = False
     gradient_checkpointing: bool = False
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**64)
     threads: int = Field(default=1, gt=0)
     image_workers: int = Field(default=0, ge=0)
     device: Literal["cpu", "cuda"] = "cpu"
@@ -176,7 +176,7 @@ class ProjectSection(Section):
     steps: int = Field(gt=0)
     batch_size: int = Field(default=256, gt=1)
     lr: float = Field(default=1e-3, gt=0)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**64)
     max_rows: int = Field(default=100_000, gt=1)
 
 

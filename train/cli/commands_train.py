@@ -51,14 +51,15 @@ def pretrain(
 ) -> None:
     """Stage 1: CLIP pretraining on the pairs of a corpus or of the store."""
     from train.runtime.ranks import joined
-    from train.trainer import stages as runs
+    from train.trainer import stages
+    from train.trainer.train_model import Circumstances
 
     loaded = read_pipeline(config, pipeline, TrainPipeline, overrides=set_ or [])
     chosen = _chosen(loaded.train.pretrain, run, "train.pretrain")
     with joined() as ranks:
-        how = {"overwrite": overwrite, "resume": resume == Resume.AUTO}
+        how = Circumstances(overwrite=overwrite, resume=resume == Resume.AUTO, corpus_root=corpus_root, ranks=ranks)
         for name, section in chosen.items():
-            if not runs.pretrain(loaded, name, section, corpus_root=corpus_root, ranks=ranks, **how):
+            if not stages.pretrain(loaded, name, section, how):
                 log.info("%s is trained already: nothing to do", name)
 
 
@@ -91,14 +92,15 @@ def distill(
 ) -> None:
     """Stage 2: train students from the store and the corpus's images."""
     from train.runtime.ranks import joined
-    from train.trainer import stages as runs
+    from train.trainer import stages
+    from train.trainer.train_model import Circumstances
 
     loaded = read_pipeline(config, pipeline, TrainPipeline, overrides=set_ or [])
     chosen = _chosen(loaded.train.students, student, "train.students")
     with joined() as ranks:
-        how = {"overwrite": overwrite, "resume": resume == Resume.AUTO}
+        how = Circumstances(overwrite=overwrite, resume=resume == Resume.AUTO, corpus_root=corpus_root, ranks=ranks)
         for name, section in chosen.items():
-            if not runs.distill(loaded, name, section, corpus_root=corpus_root, ranks=ranks, **how):
+            if not stages.distill(loaded, name, section, how):
                 log.info("%s is trained already: nothing to do", name)
 
 

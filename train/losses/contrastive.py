@@ -37,7 +37,7 @@ def contrast(image: Gathered, text: Gathered, scale: Tensor | float, *, across: 
 
 
 def contrast_sum(query_BE: Tensor, candidate_NE: Tensor, scale: Tensor | float, *, first: int = 0) -> Tensor:
-    """Return the summed InfoNCE loss of queries whose b-th belongs to candidate ``first + b``; nothing is normalised."""
+    """Return the summed InfoNCE loss of queries whose b-th matches candidate ``first + b``, unnormalised."""
     logits_BN = _widen_scale(scale) * (query_BE @ candidate_NE.T)
     target_B = torch.arange(first, first + len(logits_BN), device=logits_BN.device)
     return functional.cross_entropy(logits_BN, target_B, reduction="sum")

@@ -83,7 +83,7 @@ def interactive_sum(
     *,
     across: Across = ALONE,
 ) -> tuple[Tensor, int]:
-    """Return the numerator and denominator of `interactive_loss` on this rank: summed cross entropies and their count."""
+    """Return the summed cross entropies of this rank, and their count; `interactive_loss` is their mean."""
     require_equal_shapes(image_BE, teacher_text_BD)
     require_equal_shapes(text_BE, teacher_image_BD)
     with no_autocast(image_BE):

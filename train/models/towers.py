@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from store.errors import ConfigError
 from train.config import Optimization
-from train.data.batches import Batch
 from train.runtime.ranks import ALONE, Ranks
 
 from .model_folder import Student
@@ -91,9 +90,3 @@ def seed_part(seed: int, *, step: int, rank: int, part: int) -> None:
     """
     digest = hashlib.blake2b(f"{seed}/{step}/{rank}/{part}".encode(), digest_size=8).digest()
     torch.manual_seed(int.from_bytes(digest, "big") >> 1)
-
-
-def inputs_of(batch: Batch, student: Student, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return a batch's pixels and tokens on a device."""
-    pixels_BHWC = batch.pixels_BHWC.to(device, non_blocking=True)
-    return pixels_BHWC, student.tokenize(batch.captions).to(device)

@@ -1,4 +1,4 @@
-"""From a student's section to what it minimizes and what is read for that."""
+"""From a student's section to its objective, and to how its pairs and targets are read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from store.errors import ConfigError
 from store.read.reader import FeatureStore
 from train.config import StudentRun
-from train.data.target_reader import Sampling, TargetReader
+from train.data.target_reader import Sampling
 from train.losses.objective import Objective, TaskObjective
 from train.recipe_sections import ImprovedRecipe
 
@@ -22,7 +22,7 @@ from .projection import Projection
 from .teacher_statistics import fit_statistics, kept_statistics
 
 ObjectiveMaker: TypeAlias = Callable[[Path, int], Objective]
-"""Makes an objective for a run's folder, where what it is fitted to is kept, and the width of the student."""
+"""Makes the objective from the run's folder, where fitted statistics are kept, and the width of the student."""
 
 
 def task_only(folder: Path, embed_dim: int) -> Objective:
@@ -39,15 +39,7 @@ def objective_maker(
     *,
     teachers: Sequence[str],
 ) -> ObjectiveMaker:
-    """Return what makes a student's objective.
-
-    Args:
-        run: its section.
-        projection: for the recipe that has one.
-        store: where their features are.
-        available_NT: which teacher may teach which row.
-        teachers: T ids.
-    """
+    """Return the function that makes a student's objective; ``available_NT`` says which teacher may teach which row."""
     if run.recipe == "paper" and projection is not None:
         return lambda _folder, embed_dim: _paper(run, projection, embed_dim=embed_dim)
     if run.recipe == "improved":
@@ -61,7 +53,7 @@ def objective_maker(
 
 def _paper(run: StudentRun, projection: Projection, *, embed_dim: int) -> Objective:
     if embed_dim != projection.latent_dim:
-        # Of a model that begins as a folder, only now is known how wide it is.
+        # The width of a model that begins from a folder is only known now.
         raise ConfigError(
             f"model.init: {run.model.init} has embeddings of {embed_dim}, but features are projected to "
             f"{projection.latent_dim} (train.project.latent_dim)",
@@ -94,7 +86,7 @@ def _improved(
 
 
 def teacher_facts(store: FeatureStore, teachers: Sequence[str], recipe: ImprovedRecipe) -> dict[str, TeacherFacts]:
-    """Return what is known of teachers: their specs' logit scales, or else the recipe's."""
+    """Return widths and logit scales of teachers; the recipe gives a scale where the spec does not."""
     facts = {}
     for name in teachers:
         spec = store.spec(name)
@@ -104,18 +96,13 @@ def teacher_facts(store: FeatureStore, teachers: Sequence[str], recipe: Improved
     return facts
 
 
-def target_reader(
-    run: StudentRun, store: FeatureStore, available_NT: npt.NDArray[np.bool_], *, teachers: Sequence[str]
-) -> TargetReader | None:
-    """Return what reads the features that a student's objective needs; None if it needs none."""
+def sampling_of(run: StudentRun) -> Sampling | None:
+    """Return how many teachers teach a row of a student; None for a student without teachers."""
     if run.recipe == "task_only":
         return None
-    sampling: Sampling = "all" if run.recipe == "improved" else run.paper.teacher_sampling
-    return TargetReader(
-        store, teachers=teachers, available_NT=available_NT, seed=run.optimization.seed, sampling=sampling
-    )
+    return "all" if run.recipe == "improved" else run.paper.teacher_sampling
 
 
 def shuffles(run: StudentRun) -> bool:
-    """Whether the pairs come in another order in each epoch."""
+    """Return whether each epoch has another order."""
     return run.recipe != "paper" or run.paper.shuffle

@@ -14,13 +14,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from store.errors import ConfigError
 from store.format.arrays import Side
 from store.read.chunks import SIDES
-from train.data.batches import Batch
 from train.data.targets import Targets
 from train.losses.balance import SideBalance, dispersion_weights
 from train.losses.contrastive import contrast, contrast_sum, no_autocast, unit
@@ -111,19 +112,28 @@ class ImprovedObjective(Objective):
         contrasted = self._teachers if recipe.interactive_weight else []
         self.log_scales = nn.ParameterDict({name: nn.Parameter(torch.tensor(LOG_SCALE)) for name in contrasted})
 
-    def forward(self, image_BE: Tensor, text_BE: Tensor, logit_scale: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def forward(
+        self,
+        image_BE: Tensor,
+        text_BE: Tensor,
+        logit_scale: Tensor,
+        *,
+        rows_B: npt.NDArray[np.int64],
+        step: int,
+        targets: Targets | None,
+    ) -> dict[str, Tensor]:
         """Return the weighted sum, and those of its terms that have a weight."""
-        if batch.targets is None:
+        if targets is None:
             raise ValueError("the improved loss needs batches with targets")
         across, recipe = Across.current(), self._recipe
         with no_autocast(image_BE):
             student: dict[Side, Tensor] = {"image": unit(image_BE), "text": unit(text_BE)}
-            seen = self._see(student, batch.targets.to(image_BE.device), across)
+            seen = self._see(student, targets.to(image_BE.device), across)
             task = contrast(seen.gathered["image"], seen.gathered["text"], logit_scale, across=across)
             terms, loss = {"task_loss": task}, task
             predicted = self._predicted(student, seen) if recipe.uses_heads else {}
             if recipe.feature_weight:
-                terms["feature_loss"] = self._feature_loss(predicted, seen, batch, across)
+                terms["feature_loss"] = self._feature_loss(predicted, seen, across, rows_B=rows_B, step=step)
                 loss = loss + recipe.feature_weight * terms["feature_loss"]
             if recipe.relational_weight:
                 terms["relational_loss"] = self._relational_loss(student, logit_scale, seen, across)
@@ -163,7 +173,13 @@ class ImprovedObjective(Objective):
         return {(name, side): self.heads(student[side][seen.places[name]], name, side) for name, side in seen.features}
 
     def _feature_loss(
-        self, predicted: Mapping[tuple[str, Side], Tensor], seen: _Seen, batch: Batch, across: Across
+        self,
+        predicted: Mapping[tuple[str, Side], Tensor],
+        seen: _Seen,
+        across: Across,
+        *,
+        rows_B: npt.NDArray[np.int64],
+        step: int,
     ) -> Tensor:
         sides = []
         for side in SIDES:
@@ -176,7 +192,7 @@ class ImprovedObjective(Objective):
                 )
                 for name in self._teachers
             }
-            total, weight = self.balances[side](found, seen.places, rows_B=batch.rows_B, step=batch.step)
+            total, weight = self.balances[side](found, seen.places, rows_B=rows_B, step=step)
             sides.append(across.mean(total, weight))
         return torch.stack(sides).mean()
 

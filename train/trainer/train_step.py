@@ -15,6 +15,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from train.config import Optimization
 from train.data.batches import Batch
 from train.losses.objective import MAX_LOGIT_SCALE, Objective
 from train.models.model_folder import Student
-from train.models.towers import Towers, inputs_of, seed_part
+from train.models.towers import Towers, seed_part
 from train.runtime.ranks import Ranks
 
 DIVERGED_HINT = (
@@ -131,7 +132,7 @@ class Updater:
             self._seed(batch, part)
             with self._sharing(last=part == number - 1):
                 image_BE, text_BE, scale = self._shared(*inputs_of(some, self._student, self._device))
-                terms = self._objective(image_BE, text_BE, scale, some)
+                terms = self._terms(image_BE, text_BE, scale, some)
                 self._require_finite(terms, some)
                 self.scaler.scale(terms["loss"] / number).backward()
             for name, term in terms.items():
@@ -150,7 +151,7 @@ class Updater:
         image_BE, text_BE = (torch.cat([piece[side] for piece in found]).requires_grad_() for side in (0, 1))
         scale = found[0][2].clone().requires_grad_()
         self._seed(batch, len(edges))
-        terms = self._objective(image_BE, text_BE, scale, batch)
+        terms = self._terms(image_BE, text_BE, scale, batch)
         self._require_finite(terms, batch)
         self.scaler.scale(terms["loss"]).backward()
         for part, (begin, end) in enumerate(edges):
@@ -166,6 +167,12 @@ class Updater:
                 ]
                 torch.autograd.backward([value for value, _ in carried], [gradient for _, gradient in carried])
         return {name: term.detach() for name, term in terms.items()}
+
+    def _terms(self, image_BE: Tensor, text_BE: Tensor, scale: Tensor, batch: Batch) -> dict[str, Any]:
+        terms: dict[str, Any] = self._objective(
+            image_BE, text_BE, scale, rows_B=batch.rows_B, step=batch.step, targets=batch.targets
+        )
+        return terms
 
     def _seed(self, batch: Batch, part: int) -> None:
         seed_part(self.settings.seed, step=batch.step, rank=self._ranks.rank, part=part)
@@ -190,6 +197,12 @@ class Updater:
             f"step {batch.step}: the loss is not finite {next(text for text in found if text)}",
             hint=DIVERGED_HINT,
         )
+
+
+def inputs_of(batch: Batch, student: Student, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return a batch's pixels and tokens on a device."""
+    pixels_BHWC = batch.pixels_BHWC.to(device, non_blocking=True)
+    return pixels_BHWC, student.tokenize(batch.captions).to(device)
 
 
 def _shown(batch: Batch) -> str:

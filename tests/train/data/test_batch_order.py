@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train.data.batch_order import BatchOrder, epoch_order, for_rank, lanes_of
-from train.data.random_bits import _GOLDEN, _mix, draw_teacher
 
 row_sets = st.sets(st.integers(0, 2_000), max_size=200).map(lambda rows: np.array(sorted(rows), dtype=np.int64))
 seeds = st.integers(0, 2**64 - 1)
@@ -17,12 +16,7 @@ layouts = st.fixed_dictionaries(
 )
 no_deadline = settings(deadline=None)
 PINNED_ORDER = [5, 4, 3, 0, 2, 1, 11, 6, 10, 7, 9, 8]
-PINNED_DRAWS = [1, 3, 8, 6, 3, 3, 2, 1, 4, 4, 2, 6]
 LAYOUT = {"block_rows": 16, "window_blocks": 4}
-
-
-def draw(available, rows, *, seed=0, epoch=0):
-    return draw_teacher(available, rows, seed=seed, epoch=epoch)
 
 
 def chi_square(counts, expected):
@@ -233,73 +227,3 @@ def test_without_shuffling_every_epoch_ascends():
 def test_a_batch_that_lanes_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="a batch of 10 rows cannot be split evenly over 4 lanes"):
         BatchOrder(np.arange(50), seed=1, batch_size=10, lanes=4, **LAYOUT)
-
-
-availabilities = st.integers(0, 6).flatmap(
-    lambda teachers: st.lists(st.lists(st.booleans(), min_size=teachers, max_size=teachers), min_size=1, max_size=30)
-)
-
-
-@no_deadline
-@given(available=availabilities, seed=seeds, epoch=st.integers(0, 2**56 - 1))
-def test_only_available_teachers_are_drawn(available, seed, epoch):
-    available = np.array(available, dtype=bool)
-    rows = np.arange(len(available))
-    drawn = draw(available, rows, seed=seed, epoch=epoch)
-    assert drawn.dtype == np.int64
-    assert np.array_equal(drawn >= 0, available.any(axis=1))
-    assert available[rows[drawn >= 0], drawn[drawn >= 0]].all()
-
-
-@no_deadline
-@given(available=availabilities, seed=seeds, shuffle_seed=st.integers(0, 2**32))
-def test_the_draw_does_not_depend_on_the_batch_around_a_row(available, seed, shuffle_seed):
-    available = np.array(available, dtype=bool)
-    rows = np.arange(len(available)) * 7
-    drawn = draw(available, rows, seed=seed)
-    generator = np.random.default_rng(shuffle_seed)
-    some = generator.permutation(len(rows))[: generator.integers(0, len(rows) + 1)]
-    assert np.array_equal(draw(available[some], rows[some], seed=seed), drawn[some])
-
-
-def test_available_teachers_are_drawn_equally_often():
-    rows = np.arange(90_000)
-    available = np.zeros((len(rows), 12), dtype=bool)
-    available[:, [0, 1, 3, 4, 5, 7, 8, 10, 11]] = True
-    counts = np.bincount(draw(available, rows, seed=11), minlength=12)
-    assert not counts[[2, 6, 9]].any()
-    # 8 degrees of freedom: the 0.9999 quantile is 31.8.
-    assert chi_square(counts[counts > 0], 10_000) < 31.8
-
-
-@pytest.mark.parametrize(("seed", "epoch"), [(0, 1), (1, 0)])
-def test_draws_of_another_epoch_or_seed_are_independent(seed, epoch):
-    rows = np.arange(32_000)
-    available = np.ones((len(rows), 4), dtype=bool)
-    joint = np.bincount(draw(available, rows) * 4 + draw(available, rows, seed=seed, epoch=epoch), minlength=16)
-    # 15 degrees of freedom: the 0.9999 quantile is 44.3.
-    assert chi_square(joint, 2_000) < 44.3
-
-
-def test_draws_of_neighbouring_rows_are_independent():
-    rows = np.arange(32_001)
-    drawn = draw(np.ones((len(rows), 4), dtype=bool), rows)
-    assert chi_square(np.bincount(drawn[1:] * 4 + drawn[:-1], minlength=16), 2_000) < 44.3
-
-
-def test_every_teacher_of_a_row_is_met_over_the_epochs():
-    available = np.array([[True, False, True, True, False]])
-    met = {int(draw(available, np.array([123]), epoch=epoch)[0]) for epoch in range(60)}
-    assert met == {0, 2, 3}
-
-
-def test_the_hash_has_the_published_first_value_of_splitmix64_and_draws_stay_the_same():
-    assert int(_mix(np.array([_GOLDEN], dtype=np.uint64))[0]) == 0xE220A8397B1DCDAF
-    assert draw(np.ones((12, 9), dtype=bool), np.arange(12), seed=7, epoch=2).tolist() == PINNED_DRAWS
-
-
-def test_availability_of_another_shape_or_type_is_refused():
-    with pytest.raises(ValueError, match=r"expected bool availability of shape \(3, teachers\), got bool \(2, 4\)"):
-        draw(np.ones((2, 4), dtype=bool), np.arange(3))
-    with pytest.raises(ValueError, match=r"got uint8 \(3, 4\)"):
-        draw(np.ones((3, 4), dtype=np.uint8), np.arange(3))

@@ -10,7 +10,9 @@ import pytest
 
 from store.errors import ConfigError
 from train.config import StudentRun, TrainPipeline
-from train.recipes.choose import objective_maker, shuffles, target_reader, teacher_facts
+from train.data.pair_source import taught_pairs
+from train.data.run_teachers import RunTeachers
+from train.recipes.choose import objective_maker, sampling_of, shuffles, teacher_facts
 from train.recipes.improved import ImprovedObjective
 from train.recipes.paper import PaperObjective
 from train.recipes.projection import Projection
@@ -36,6 +38,12 @@ def identity(store):
     return Projection.identity(hashes, latent_dim=32)
 
 
+def target_reader(run, store):
+    teachers = RunTeachers(selection="all", names=tuple(store.teachers))
+    settings = {"seed": run.optimization.seed, "shuffle": shuffles(run), "window_blocks": run.window_blocks}
+    return taught_pairs(store, None, teachers=teachers, sampling=sampling_of(run), **settings).targets()
+
+
 def test_each_recipe_has_its_objective_and_reads_what_it_needs(store, tmp_path, tiny_model):
     available_NT = store.available("all")
     rows, epochs = np.flatnonzero(available_NT.all(axis=1))[:6], np.zeros(6, np.int64)
@@ -43,7 +51,7 @@ def test_each_recipe_has_its_objective_and_reads_what_it_needs(store, tmp_path, 
     for recipe in ("paper", "improved", "task_only"):
         run = student_of(tmp_path, tiny_model, recipe=recipe, improved={"logit_scales": SCALES})
         objective = objective_maker(run, identity(store), store, available_NT, teachers=store.teachers)(tmp_path, 32)
-        reader = target_reader(run, store, available_NT, teachers=store.teachers)
+        reader = target_reader(run, store)
         read = reader and sum(len(part.places_K) for part in reader.read(rows, epochs).teachers.values())
         found[recipe] = type(objective).__name__, read
     assert found == {
@@ -52,7 +60,7 @@ def test_each_recipe_has_its_objective_and_reads_what_it_needs(store, tmp_path, 
         "task_only": ("TaskObjective", None),
     }
     everyone = student_of(tmp_path, tiny_model, recipe="paper", paper={"teacher_sampling": "all"})
-    read = target_reader(everyone, store, available_NT, teachers=store.teachers).read(rows, epochs)
+    read = target_reader(everyone, store).read(rows, epochs)
     assert [len(part.places_K) for part in read.teachers.values()] == [6, 6]
 
 
