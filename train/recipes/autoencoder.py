@@ -133,16 +133,31 @@ class FittedProjection:
     holdout_rows: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitSettings:
+    """How an auto-encoder is fitted.
+
+    Attributes:
+        latent_dim: width to project to, the student's.
+        hidden_dim: width inside encoder and decoder.
+        batch_size: rows of a step, each with all its teachers; at most as many as there are.
+        seed: decides initial weights, noise, held-out rows and order.
+        holdout: share of the rows that are kept for the report.
+    """
+
+    latent_dim: int
+    hidden_dim: int
+    steps: int
+    batch_size: int
+    lr: float
+    seed: int
+    holdout: float = 0.1
+
+
 def fit_projection(
     features: Mapping[str, TeacherFeatures],
+    settings: FitSettings,
     *,
-    latent_dim: int,
-    hidden_dim: int,
-    steps: int,
-    batch_size: int,
-    lr: float,
-    seed: int,
-    holdout: float = 0.1,
     device: torch.device | str = "cpu",
     on_step: Callable[[int, float], None] | None = None,
 ) -> FittedProjection:
@@ -152,14 +167,7 @@ def fit_projection(
     states are left as they were.
 
     Args:
-        features: of each teacher.
-        latent_dim: width to project to, the student's.
-        hidden_dim: width inside encoder and decoder.
-        steps: optimizer updates.
-        batch_size: rows of a step, each with all its teachers; capped at the rows that are there.
-        lr: learning rate.
-        seed: decides initial weights, noise, held-out rows and order.
-        holdout: share of the rows that are kept for the report.
+        features: by teacher.
         device: where to compute; the features stay where they are.
         on_step: called after each step with its number from 0 and its loss.
 
@@ -167,14 +175,15 @@ def fit_projection(
         TrainingDivergedError: the error on held-out rows is not finite.
     """
     rows = _RowTable(features)
-    train, held = rows.divide(seed=seed, holdout=holdout)
-    order = BatchOrder(train, seed=seed, batch_size=min(batch_size, len(train)), block_rows=len(rows), window_blocks=1)
-    with _local_randomness(seed, torch.device(device)):
+    train, held = rows.divide(seed=settings.seed, holdout=settings.holdout)
+    batch_size = min(settings.batch_size, len(train))
+    order = BatchOrder(train, seed=settings.seed, batch_size=batch_size, block_rows=len(rows), window_blocks=1)
+    with _local_randomness(settings.seed, torch.device(device)):
         widths = {teacher: part.image.shape[1] for teacher, part in features.items()}
-        model = ProjectionAutoEncoder(widths, latent_dim=latent_dim, hidden_dim=hidden_dim).to(device)
-        optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+        model = ProjectionAutoEncoder(widths, latent_dim=settings.latent_dim, hidden_dim=settings.hidden_dim).to(device)
+        optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
         mse_before = _holdout_mse(model, rows, held, device)
-        for step, positions in islice(order.steps(), steps):
+        for step, positions in islice(order.steps(), settings.steps):
             loss = model(rows.batch(positions, device))
             optimizer.zero_grad()
             loss.backward()
@@ -184,18 +193,19 @@ def fit_projection(
         mse_after = _holdout_mse(model, rows, held, device)
     if not math.isfinite(mse_after):
         raise TrainingDivergedError(
-            f"the projection's error on held-out rows is {mse_after} after {steps} steps with learning rate {lr}",
+            f"the projection's error on held-out rows is {mse_after} after {settings.steps} steps with learning rate "
+            f"{settings.lr}",
             hint="lower the learning rate, and check that the features are finite",
         )
     weights = model.state_dict()
-    settings = {"hidden_dim": hidden_dim, "steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed}
-    report = {"holdout": holdout, "mse_before": mse_before, "mse_after": mse_after}
+    kept = {name: getattr(settings, name) for name in ("hidden_dim", "steps", "batch_size", "lr", "seed", "holdout")}
+    errors = {"mse_before": mse_before, "mse_after": mse_after}
     return FittedProjection(
         projection=Projection(
             weights={teacher: weights[f"project.{teacher}.weight"].cpu() for teacher in features},
             biases={teacher: weights[f"project.{teacher}.bias"].cpu() for teacher in features},
             spec_hashes={teacher: part.spec_hash for teacher, part in features.items()},
-            settings={"kind": "auto-encoder", **settings, **report},
+            settings={"kind": "auto-encoder", **kept, **errors},
         ),
         mse_before=mse_before,
         mse_after=mse_after,
