@@ -46,28 +46,24 @@ class Optimization(Section):
     Attributes:
         steps: optimizer updates.
         batch_size: pairs of a step.
-        lr: peak learning rate of AdamW.
+        lr: peak of AdamW's learning rate.
         warmup_steps: linear warm-up; cosine to 0 follows.
         weight_decay: on matrices only.
-        beta1, beta2, eps: of AdamW.
-        grad_clip: norm that gradients are cut to; none if left out.
-        logit_scale_init: multiplier of the cosines to start from; the model's own if left out.
+        grad_clip: largest norm of the gradients; they are not clipped if left out.
+        logit_scale_init: initial multiplier of the cosines; the model's own if left out.
         crop_scale: smallest share of the image that a random resized crop keeps; 1 turns cropping off.
         precision: of the towers; losses are always float32. fp16 scales the loss, bf16 does not need it.
-        accumulate: parts that a batch is worked on in, each with a loss of its own, whose gradients are averaged.
-        cached_rows: gradient caching: the towers see so many pairs of a process at a time, the loss sees all.
-        ema: decay of a moving average of the weights, which is then what is validated and exported.
-        compile: compile the towers with torch.compile.
-        gradient_checkpointing: compute activations anew in the backward pass; less memory, more time.
+        accumulate: number of parts of a batch, each with a loss of its own; their gradients are averaged.
+        cached_rows: gradient caching: a process passes so many pairs through the towers at a time; the loss covers all.
+        ema: decay of a moving average of the weights, which is then validated and exported.
+        gradient_checkpointing: recompute activations in the backward pass; less memory, more time.
         seed: decides weights, order, crops and teacher choice.
-        threads: of CPU arithmetic.
-        image_workers: processes that read and decode images; with 0, threads of this one do.
-        device: where the model is trained.
+        threads: CPU threads of torch.
+        image_workers: processes that read and decode images; 0 uses threads of this process.
         log_every: steps between lines of metrics.
-        validate_every: steps between two looks at held-out pairs; none if left out.
-        checkpoint_every: steps between checkpoints; there is one after an interruption too.
-        checkpoints_kept: how many; older ones are deleted.
-        tensorboard: write metrics for TensorBoard too.
+        validate_every: steps between validations; no validation if left out.
+        checkpoint_every: steps between checkpoints; an interruption writes one too.
+        checkpoints_kept: older ones are deleted.
     """
 
     steps: int = Field(gt=0)
@@ -113,9 +109,9 @@ class ValidationSection(Section):
     """Pairs that are not trained on, to see what a model is worth while it is trained.
 
     Attributes:
-        split: the pairs of this split of the pair table; or else
-        holdout: share of the images that are held out of training, chosen by their digest.
-        max_rows: pairs at most, evenly over the table; each is looked for among all others.
+        split: validate on the pairs of this split of the pair table; give it or ``holdout``.
+        holdout: share of the images that are kept out of training, chosen by their digest.
+        max_rows: pairs at most, evenly spread over the table; each is retrieved among all others.
     """
 
     split: str | None = None
@@ -135,13 +131,9 @@ class PretrainRun(Section):
     """Stage 1: CLIP pretraining on pairs.
 
     Attributes:
-        corpus: which of the pipeline's corpora; the pairs of the pipeline's store if left out.
-        images: of the store's pairs: the ``corpus``'s, or the store's own ``pixels``.
-        out: folder of the trained model.
-        model: what is trained.
-        optimization: how.
-        validation: which pairs ``optimization.validate_every`` looks at.
-        window_blocks: of the store's chunks, as for a student.
+        corpus: one of the pipeline's corpora; the pairs of the pipeline's store if left out.
+        images: of the store's pairs: from the ``corpus``, or the store's own ``pixels``.
+        window_blocks: as for a student.
     """
 
     corpus: str | None = None
@@ -163,11 +155,9 @@ class ProjectSection(Section):
     """The paper's projections, fitted on cached features.
 
     Attributes:
-        out: file of the projections.
         latent_dim: the student's width.
-        hidden_dim: of the auto-encoder's inner layers.
-        steps, batch_size, lr, seed: of the fit.
-        max_rows: rows of the store that take part, drawn at random when there are more.
+        hidden_dim: width of the auto-encoder's inner layers.
+        max_rows: rows of the store that take part at most, drawn at random.
     """
 
     out: ConfigPath
@@ -186,13 +176,8 @@ class StudentRun(Section):
     Attributes:
         recipe: ``paper`` and ``improved`` distil; ``task_only`` trains on the same pairs and batches without any
             teacher.
-        paper, improved: the recipe's numbers.
-        out: folder of the trained model.
-        model: what is trained.
-        optimization: how.
-        validation: which pairs ``optimization.validate_every`` looks at.
         images: ``corpus``, or the store's own ``pixels`` (``python -m extract pixels``), which need no corpus.
-        window_blocks: store chunks whose rows are mixed; bounds what is held in memory.
+        window_blocks: store chunks whose rows are mixed; bounds the memory.
     """
 
     recipe: Literal["paper", "improved", "task_only"]
@@ -207,13 +192,7 @@ class StudentRun(Section):
 
 
 class TrainSection(Section):
-    """Everything that is trained.
-
-    Attributes:
-        pretrain: stage-1 runs by name.
-        project: the projections.
-        students: stage-2 runs by name.
-    """
+    """Everything that is trained."""
 
     pretrain: dict[str, PretrainRun] = {}
     project: ProjectSection | None = None

@@ -15,17 +15,16 @@ class PaperRecipe(Section):
     The defaults are the released configuration; each switch repairs one of its oddities.
 
     Attributes:
-        feature_weight, interactive_weight: of the two terms that come from teachers.
-        target_norm: ``none`` takes projected features as they are, of lengths that differ between teachers; ``l2``
-            gives them length 1.
-        interactive_scale: ``log`` multiplies by ln(1/0.07) as the released code does; ``exp`` by 1/0.07, which it
-            evidently meant; ``learned`` begins there and is trained.
+        target_norm: ``none`` takes projected features as they are, with norms that differ between teachers; ``l2``
+            normalises them.
+        interactive_scale: ``log`` multiplies by ln(1/0.07) as the released code does; ``exp`` by 1/0.07, which was
+            evidently meant; ``learned`` starts at 1/0.07 and is trained.
         teacher_sampling: ``uniform_one`` draws one of a row's available teachers in each epoch; ``all`` uses all.
         feature_dtype: ``bf16`` rounds projected features before they are compared; ``fp32`` does not.
         local_loss: on several ranks, each computes the losses of its own rows; otherwise each computes all.
-        gather_with_grad: whether embeddings of other ranks carry a gradient; without it, it is missing or too small,
-            so false is refused.
-        shuffle: the released stage 2 goes through the pairs in one order when it runs in a single process; false does.
+        gather_with_grad: embeddings of other ranks carry a gradient. ``false`` would lose the gradient or make it too
+            small, so it is refused.
+        shuffle: ``false`` uses one order for all epochs, as the released stage 2 does in a single process.
     """
 
     feature_weight: float = Field(default=50.0, ge=0)
@@ -60,15 +59,17 @@ class ImprovedRecipe(Section):
 
     Attributes:
         feature_weight: of the term in which a head per teacher and side predicts the teacher's features.
-        relational_weight: of the term in which images should be as similar to texts as each teacher finds them.
+        relational_weight: of the term in which images should be as similar to texts as for each teacher.
         interactive_weight: of the term that contrasts predictions with a teacher's features of the other side.
         heads: ``linear``, or ``mlp``: norm, linear, GELU, linear.
         phi_s: predict features in coordinates in which each dimension has standard deviation 1.
-        distance: of a prediction: ``cos_smooth_l1`` (0.9 and 0.1), ``mse``, ``cos``, or ``angular`` (squared angle).
-        balance: how much teachers count: ``uniform``; ``dispersion``, more where features lie close together;
-            ``uncertainty``, learned; ``unic_drop``, the worst teacher of a row, and others every second time.
-        statistics_rows: features of a teacher that PHI-S and dispersion are fitted to, once per run.
-        logit_scales: of teachers whose spec does not say it.
+        distance: between prediction and feature: ``cos_smooth_l1`` (0.9 and 0.1), ``mse``, ``cos``, or ``angular``
+            (squared angle).
+        balance: weights of the teachers: ``uniform``; ``dispersion``, larger where features lie close together;
+            ``uncertainty``, learned; ``unic_drop``, which keeps the worst teacher of a row, and each other one with
+            probability 1/2.
+        statistics_rows: features per teacher that PHI-S and dispersion are fitted to, once per run.
+        logit_scales: of teachers whose spec states none.
     """
 
     feature_weight: float = Field(default=1.0, ge=0)

@@ -40,13 +40,11 @@ def epoch_order(
 
     Args:
         rows: distinct store rows, in any order; the result depends on the set only.
-        seed: of the run, 0 to 2**64 - 1.
-        epoch: pass over the rows, from 0.
         block_rows: rows of a chunk of the store.
         window_blocks: blocks of a lane whose rows are mixed.
-        lanes: stretches of equal length that the order consists of, one after the other; rows that are left over when
-            they are dealt out evenly follow behind. A block at the edge of two lanes has rows in both.
-        shuffle: otherwise the rows ascend.
+        lanes: number of stretches of equal length, one after the other; rows left over by the division follow at the
+            end. A block at the edge of two lanes has rows in both.
+        shuffle: if false, the rows ascend.
     """
     if min(block_rows, window_blocks, lanes) < 1:
         raise ValueError(
@@ -91,14 +89,12 @@ class BatchOrder:
 
     Args:
         rows: distinct store rows, in any order.
-        seed: of the run, 0 to 2**64 - 1.
         batch_size: rows of a global batch, of all ranks together.
         block_rows: rows of a chunk of the store.
         window_blocks: blocks of a lane whose rows are mixed.
-        lanes: parts of equal size that each batch consists of, in turn. Lanes go through chunks of their own, so that
-            ranks whose parts of a batch are whole lanes read each chunk once between them. The batches do not depend on
-            how many ranks there are.
-        shuffle: otherwise every epoch goes through the rows in ascending order.
+        lanes: number of equal parts of each batch. Each lane has chunks of its own, so ranks whose parts are whole
+            lanes read each chunk once between them. The batches do not depend on the number of ranks.
+        shuffle: if false, the rows of every epoch ascend.
 
     Raises:
         ValueError: there are fewer rows than one batch, or an argument is out of range.

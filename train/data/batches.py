@@ -23,10 +23,9 @@ class Batch:
     """What the student sees in one step.
 
     Attributes:
-        step: global, from 0.
-        rows_B: int64.
+        step: of the run, from 0.
+        rows_B: int64 rows of the pair table.
         pixels_BHWC: uint8.
-        captions: B strings.
         targets: None without teachers.
     """
 
@@ -53,11 +52,10 @@ class Stream:
     Targets are read for a span of steps at once, so that a chunk of the store serves many of its rows.
 
     Args:
-        order: which rows each step has, of this process.
-        loader: of their images.
-        captions: by row.
-        targets: of their features; None without teachers.
-        span_steps: steps whose targets are read together.
+        order: the rows of this process in each step.
+        captions: by row of the pair table.
+        targets: reader of the features; None without teachers.
+        span_steps: number of steps whose targets are read together.
     """
 
     def __init__(

@@ -14,8 +14,7 @@ class Captions(Sequence[str]):
     """A column of texts that makes a string only of what is asked for; a missing text is empty.
 
     Args:
-        column: of strings.
-        rows: which of them, in order; all if left out.
+        rows: rows of the column to keep, in this order; all if left out.
     """
 
     def __init__(self, column: pa.ChunkedArray, rows: npt.NDArray[np.int64] | None = None) -> None:

@@ -37,11 +37,11 @@ class View:
     """How a training image is cut.
 
     Attributes:
-        size_px: side of the result.
+        size_px: side of the square result.
         crop_scale: smallest share of the area that a crop keeps; 1 takes the whole image, its middle square if it is
             not square.
         seed: decides the crops, together with epoch and row.
-        max_pixels: width times height that is decoded.
+        max_pixels: largest width times height that is decoded.
     """
 
     size_px: int
@@ -68,7 +68,6 @@ class CorpusImages:
     """The corpus's own images.
 
     Args:
-        source: where they are.
         table: the pair table's ``uri`` and ``member``, from row 0 on.
     """
 
@@ -89,10 +88,6 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
 def require_pixels(cache: PixelCache, rows: npt.NDArray[np.int64]) -> None:
     """See that a store's own images can be trained on.
 
-    Args:
-        cache: the store's images.
-        rows: that will be trained on.
-
     Raises:
         IncompleteStoreError: images of some rows were not made yet.
     """
@@ -107,11 +102,9 @@ class ImageLoader:
     """Turns rows of a pair table into batches of pixels.
 
     Args:
-        source: where the images are.
-        view: how images are cut.
-        threads: that decode.
-        workers: processes that do it instead, if any.
-        batch_rows: rows of a batch at most; needed with workers.
+        threads: number of decoding threads.
+        workers: number of processes that decode instead of the threads.
+        batch_rows: largest number of rows of a batch; needed with workers.
         block_rows: neighbouring rows that one worker reads.
     """
 

@@ -35,10 +35,8 @@ class ImageWorkers:
     """Processes that read and decode images.
 
     Args:
-        source: where images are; it is sent to each process.
-        view: how images are cut.
-        number: of processes.
-        batch_rows: rows of a batch at most.
+        source: is pickled to each process.
+        batch_rows: largest number of rows of a batch.
         block_rows: neighbouring rows that one worker reads, so that each chunk of a pixel cache is read once.
     """
 

@@ -40,9 +40,6 @@ def draw_teacher(available_BT: NDArray[np.bool_], rows_B: Rows, *, seed: int, ep
 
     Args:
         available_BT: which teachers have a feature of the row; the columns must mean the same teachers all the time.
-        rows_B: store rows.
-        seed: of the run, 0 to 2**64 - 1.
-        epoch: pass over the rows, from 0.
     """
     if available_BT.ndim != 2 or available_BT.dtype != np.bool_ or available_BT.shape[:1] != rows_B.shape:
         raise ValueError(
@@ -64,14 +61,7 @@ def draw_teacher(available_BT: NDArray[np.bool_], rows_B: Rows, *, seed: int, ep
 
 
 def coins(rows_B: Rows, count: int, *, seed: int, step: int) -> NDArray[np.bool_]:
-    """Toss fair coins for each row, (B, count): a function of seed, step, row and the coin's number.
-
-    Args:
-        rows_B: store rows.
-        count: coins per row.
-        seed: 0 to 2**64 - 1.
-        step: of the run.
-    """
+    """Toss fair coins for each row, (B, count): a function of seed, step, row and the coin's number."""
     key = _mix(np.array([seed], dtype=np.uint64) + np.uint64(_GOLDEN))
     # Draws of teachers use the key with the epoch as it is: another constant keeps coins apart from them.
     key = _mix(key ^ _mix(np.array([step], dtype=np.uint64) ^ np.uint64(_MIX_2)))

@@ -50,10 +50,10 @@ def write_config(folder: Path, config: Mapping[str, Any], *, text: Path | None, 
     Args:
         folder: the unfinished folder.
         config: ``model_cfg`` and ``preprocess_cfg``.
-        text: folder with ``config.json`` of a text tower of transformers; without it the configuration's own name of
-            one is kept: a repository on the hub, or a folder.
-        out: where the folder will lie. open_clip takes a tower's name for an absolute path or a repository, never for
-            a path beside its configuration.
+        text: folder with ``config.json`` of a transformers text tower; without it the tower's name in the configuration
+            stays: a repository on the hub, or a folder.
+        out: final place of the folder. open_clip reads a tower's name as an absolute path or a repository, never as a
+            path relative to its configuration.
 
     Raises:
         WeightsNotFoundError: there is no such ``config.json``.

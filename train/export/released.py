@@ -54,9 +54,8 @@ def convert_released(
 
     Args:
         checkpoint: ``MMKD_B16.pth``.
-        out: the new folder.
-        text: folder with configuration and tokenizer of PubMedBERT; without it the hub is asked for them.
-        model: its ``model_cfg``.
+        text: folder with configuration and tokenizer of PubMedBERT; from the hub if left out.
+        model: ``model_cfg`` of the checkpoint.
 
     Raises:
         ConfigError: ``out`` is there already.

@@ -31,10 +31,8 @@ def export(
     """Write a run's model as a folder that plain open_clip loads.
 
     Args:
-        run: folder of a finished run.
-        out: the new folder.
-        store: that a student was distilled from; its specs say whose weights the teachers' are, and their licences.
-        text: folder with configuration and tokenizer of a text tower of transformers, where there is no network.
+        store: the store that a student was distilled from; its specs state source and licence of the teachers.
+        text: folder with configuration and tokenizer of a transformers text tower, where there is no network.
         results: Markdown, or JSON, for the model card.
 
     Raises:

@@ -39,9 +39,7 @@ class SideBalance(nn.Module):
             ``uncertainty`` learns a log variance s per teacher and adds exp(-s) d + s (Kendall et al. 2018).
             ``unic_drop`` keeps of each row the teacher with the largest distance, and each other one with probability
             1/2 (teacher dropping of UNIC, Sariyildiz et al. 2024).
-        teachers: T ids.
-        weights: by teacher, for ``dispersion``.
-        seed: of what is dropped.
+        seed: decides which distances are dropped.
     """
 
     def __init__(self, balance: Balance, teachers: Sequence[str], *, weights: Mapping[str, float], seed: int) -> None:
@@ -63,9 +61,8 @@ class SideBalance(nn.Module):
 
         Args:
             distances: (K,) by teacher.
-            places: (K,) by teacher, of its rows in the batch.
-            rows_B: store rows of the batch.
-            step: of the run; decides what is dropped, with the rows.
+            places: (K,) by teacher, index of each of its rows in the batch.
+            step: of the run; decides with the rows what is dropped.
         """
         kept = self._kept(distances, places, rows_B, step) if self._balance == "unic_drop" else None
         totals, weights = [], []

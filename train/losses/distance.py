@@ -61,9 +61,8 @@ def distances(kind: Distance, predicted_KD: Tensor, feature_KD: Tensor, coordina
     Args:
         kind: ``cos`` is 1 - cosine; ``angular`` the squared angle; ``mse`` the mean over dimensions of the squared
             difference in the coordinates of the prediction; ``cos_smooth_l1`` is 0.9 ``cos`` + 0.1 smooth L1.
-        predicted_KD: of a head.
-        feature_KD: of the teacher, in its own space.
-        coordinates: of the prediction.
+        predicted_KD: output of a head.
+        feature_KD: in the teacher's own space.
     """
     if kind == "mse":
         error_KD: Tensor = predicted_KD - coordinates(feature_KD)

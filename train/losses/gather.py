@@ -23,7 +23,7 @@ class Gathered(NamedTuple):
     Attributes:
         queries: rows whose losses this rank computes: its own, or all.
         every: rows of all ranks, in rank order.
-        first: place of the first query in ``every``.
+        first: index of the first query in ``every``.
     """
 
     queries: Tensor
@@ -36,9 +36,9 @@ class Across:
 
     Args:
         rank: from 0.
-        size: how many there are.
-        local_loss: each rank computes the losses of its own rows; otherwise each computes those of all. Value and
-            gradient are the same; the work is not.
+        size: number of processes.
+        local_loss: each rank computes the losses of its own rows; if false, each computes those of all rows. Value and
+            gradient are the same.
     """
 
     def __init__(self, *, rank: int = 0, size: int = 1, local_loss: bool = True) -> None:
@@ -55,7 +55,7 @@ class Across:
         """Return tensors with the rows of all ranks; gradients flow back to the rank that has a row.
 
         Args:
-            parts: of one dtype and device. Ranks may have different numbers of rows, and have everything else equal.
+            parts: of one dtype and device. Ranks may differ in the number of rows only.
         """
         if self.size == 1:
             return [Gathered(queries=part, every=part, first=0) for part in parts]
@@ -85,7 +85,7 @@ class Across:
 
         Args:
             total: scalar, of this rank's queries.
-            weight: of the same, for instance how many they are; it is given no gradient.
+            weight: of the same queries, for instance their number; gets no gradient.
         """
         weights = torch.as_tensor(weight, dtype=total.dtype, device=total.device).detach().clone()
         if self.size > 1:

@@ -22,8 +22,8 @@ class TeacherHeads(nn.Module):
     Args:
         widths: D by teacher.
         embed_dim: E.
-        kind: a linear map, or two with a norm before and a GELU between.
-        seed: of the weights; torch's own random state is left as it was.
+        kind: ``linear``, or ``mlp``: norm, linear, GELU, linear.
+        seed: of the weights; torch's own random state stays.
     """
 
     def __init__(self, widths: Mapping[str, int], *, embed_dim: int, kind: HeadKind, seed: int) -> None:

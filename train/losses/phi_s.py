@@ -23,7 +23,7 @@ class PhiS:
     """The map ``y = matrix @ (a - mean)``; ``matrix @ matrix.T`` is a multiple of the identity.
 
     Attributes:
-        mean_D: of the features it was fitted to.
+        mean_D: mean of the fitted features.
         matrix_DD: a rotation times a number.
     """
 

@@ -15,8 +15,7 @@ class Ema:
     It begins as the weights themselves. Floating-point buffers are averaged too; what is counted is copied.
 
     Args:
-        model: whose weights.
-        decay: share of the old average that stays.
+        decay: weight of the old average, 0 to 1.
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:

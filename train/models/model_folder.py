@@ -33,10 +33,10 @@ class Student:
     """A model being trained.
 
     Attributes:
-        model: open_clip's, with ``encode_image``, ``encode_text`` and ``logit_scale``.
+        model: of open_clip, with ``encode_image``, ``encode_text`` and ``logit_scale``.
         tokenize: captions to token ids (B, L).
-        size_px: side of the images it sees.
-        mean, std: per channel, of its preprocessing.
+        size_px: side of its square input.
+        mean, std: of its preprocessing, per channel.
         embed_dim: E.
     """
 
@@ -52,8 +52,7 @@ def begin_model(folder: Path, section: ModelSection, captions: Sequence[str], *,
     """Write a model's configuration and tokenizer into a folder and return it ready to train.
 
     Args:
-        folder: empty; the trained weights join it with :func:`save_weights`.
-        section: what to begin with.
+        folder: empty; `save_weights` adds the trained weights.
         captions: of the training pairs, for a learned vocabulary.
         seed: of random weights.
 

@@ -30,7 +30,7 @@ def tag_of(init: str) -> Tag | None:
     """Return the tag that ``model.init`` names, None if it is a folder.
 
     Args:
-        init: ``NAME/TAG``; as a path of the configuration it has that file's folder before it.
+        init: ``NAME/TAG``; as a path of the configuration it starts with that file's folder.
     """
     path = Path(init)
     tag = Tag(path.parent.name, path.name)

@@ -25,8 +25,7 @@ class Towers(nn.Module):
     """Pixels and tokens to embeddings.
 
     Args:
-        student: whose model it runs; it stays the student's.
-        precision: of the arithmetic, by the name in pipelines.yaml.
+        precision: as in pipelines.yaml.
     """
 
     mean: Tensor

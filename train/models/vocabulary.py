@@ -18,9 +18,8 @@ def save_vocabulary(captions: Sequence[str], folder: Path, *, size: int) -> int:
     The same captions give the same vocabulary.
 
     Args:
-        captions: to learn from.
         folder: where ``tokenizer.json`` goes; open_clip's HFTokenizer reads it there.
-        size: tokens at most.
+        size: largest number of tokens.
     """
     tokenizer = _tokenizer(models.WordPiece(unk_token="[UNK]"))
     # The trainer numbers the letters inside words in the order of a hash table that differs between runs, and breaks

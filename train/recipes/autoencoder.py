@@ -37,8 +37,7 @@ class TeacherFeatures:
     Args:
         rows: distinct store rows, (N,).
         image: image features, (N, D), of any float type, as stored.
-        text: text features of the same rows.
-        spec_hash: of the spec that these features come from; the projection is bound to it.
+        spec_hash: of the spec of these features; the projection is bound to it.
     """
 
     rows: NDArray[np.int64]
@@ -71,11 +70,10 @@ class ProjectionAutoEncoder(nn.Module):
     decoder that the teachers share, one pair of them per side, and a linear map back to the teacher's width.
 
     Args:
-        widths: feature width of each teacher.
+        widths: D by teacher.
         latent_dim: width after the projection, the student's.
-        hidden_dim: width inside encoder and decoder; the paper's is not published.
+        hidden_dim: width inside encoder and decoder; the paper does not state it.
         dropout: after each layer of the encoders.
-        noise_std: standard deviation of the noise.
     """
 
     def __init__(
@@ -167,7 +165,6 @@ def fit_projection(
     states are left as they were.
 
     Args:
-        features: by teacher.
         device: where to compute; the features stay where they are.
         on_step: called after each step with its number from 0 and its loss.
 

@@ -45,8 +45,7 @@ class TeacherFacts:
     """What an objective knows of a teacher.
 
     Attributes:
-        width: D.
-        logit_scale: multiplier of its own cosines; None if unknown, which the relational term does not bear.
+        logit_scale: multiplier of the teacher's cosines; None if unknown, which the relational term refuses.
     """
 
     width: int
@@ -58,10 +57,10 @@ class _Seen:
     """What the terms of one batch share.
 
     Attributes:
-        places, features: of each teacher; features by teacher and side, (K, D).
-        gathered: by side, the student's embeddings.
-        teachers: by teacher and side, the features of all ranks; empty if no term looks at those.
-        teacher_places: by teacher, the places of those in the batch of all ranks.
+        places, features: by teacher; features by teacher and side, (K, D).
+        gathered: the student's embeddings by side.
+        teachers: by teacher and side, the features of all ranks; empty if no term needs them.
+        teacher_places: by teacher, the indices of its rows in the batch of all ranks.
     """
 
     places: Mapping[str, Tensor]
@@ -75,10 +74,9 @@ class ImprovedObjective(Objective):
     """The improved recipe.
 
     Args:
-        recipe: its numbers and switches.
-        teachers: what is known of each, in the order of the targets.
+        teachers: in the order of the targets.
         embed_dim: E.
-        statistics: of the teachers, where PHI-S or dispersion weights need them.
+        statistics: needed by PHI-S and dispersion weights.
         seed: of the heads' weights and of dropped teachers.
     """
 

@@ -33,10 +33,6 @@ class PaperObjective(Objective):
 
     The feature term is the sum of both sides. It and the interactive term count the rows that have a teacher, the task
     counts all.
-
-    Args:
-        recipe: its numbers and switches.
-        projection: of features to the student's width.
     """
 
     def __init__(self, recipe: PaperRecipe, projection: Projection) -> None:

@@ -34,10 +34,10 @@ class Projection:
     """Fixed linear maps from each teacher's width to the student's, and the specs that they were fitted on.
 
     Args:
-        weights: of each teacher, (E, D) float32.
-        biases: of each teacher, (E,) float32.
-        spec_hashes: of each teacher's features.
-        settings: how the maps came about; kept with them, JSON values.
+        weights: by teacher, (E, D) float32.
+        biases: by teacher, (E,) float32.
+        spec_hashes: by teacher, of the features that the maps were fitted to.
+        settings: of the fit, JSON values.
     """
 
     weights: Mapping[str, Tensor]

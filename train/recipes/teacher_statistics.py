@@ -38,7 +38,7 @@ class SideStatistics:
 
     Attributes:
         dispersion: mean squared angle between a feature and the mean feature, in square radians.
-        phi_s: change of coordinates, if it was asked for.
+        phi_s: None if it was not asked for.
     """
 
     dispersion: float
@@ -51,7 +51,7 @@ class TeacherStatistics:
 
     Attributes:
         sides: by teacher and side.
-        spec_hashes: of the features they were fitted to, by teacher.
+        spec_hashes: by teacher, of the features they were fitted to.
     """
 
     sides: Mapping[tuple[str, Side], SideStatistics]
@@ -121,12 +121,8 @@ def fit_statistics(
     """Fit statistics to features of a store.
 
     Args:
-        store: where features are.
-        teachers: ids.
-        available_NT: rows that each of them may teach.
-        rows: how many features of a teacher are looked at, in whole chunks drawn at random.
-        seed: of the draw.
-        phi_s: fit that too.
+        available_NT: rows that each teacher may teach.
+        rows: largest number of features per teacher, in whole chunks drawn at random.
 
     Raises:
         ConfigError: a teacher has no feature, or PHI-S does not exist for its width.
@@ -173,8 +169,6 @@ def kept_statistics(
     Of several processes the first one does that for all; the others need not see its folder.
 
     Args:
-        folder: of the run.
-        fit: fits them.
         spec_hashes: of the features that will be read.
 
     Raises:

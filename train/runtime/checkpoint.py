@@ -37,8 +37,8 @@ class Checkpoints:
     """The checkpoints of one run, in a folder of their own.
 
     Args:
-        folder: made when the first is written.
-        kept: how many of the latest stay.
+        folder: is made with the first checkpoint.
+        kept: number of checkpoints that stay.
     """
 
     def __init__(self, folder: Path, *, kept: int) -> None:

@@ -18,8 +18,7 @@ class MetricsLog:
     """Writes a run's numbers as they come.
 
     Args:
-        folder: of the run.
-        events: TensorBoard's writer, None without.
+        events: writer of TensorBoard, or None.
     """
 
     def __init__(self, folder: Path, *, events: Any = None) -> None:
@@ -45,10 +44,8 @@ def logging_to(folder: Path, *, start: int, tensorboard: bool, active: bool = Tr
     """Yield a log that goes on at a step; what was written of later steps, by a run that was killed, is dropped.
 
     Args:
-        folder: of the run.
         start: first step that will be written.
-        tensorboard: write event files too.
-        active: yield None instead, for processes that write nothing.
+        active: if false, yield None; for processes that write nothing.
     """
     if not active:
         yield None

@@ -32,10 +32,9 @@ class Ranks:
     """The processes that train together.
 
     Attributes:
-        rank: number of this one, from 0; only rank 0 writes.
-        world_size: how many there are.
-        local_rank: number of this one on its machine, which is the number of its GPU.
-        control: a group of the CPU, for what processes agree on; None when alone.
+        rank: of this process, from 0; only rank 0 writes.
+        local_rank: number of this process on its machine, which is the number of its GPU.
+        control: a group on the CPU for agreement between processes; None for a single process.
     """
 
     rank: int = 0

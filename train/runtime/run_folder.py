@@ -37,9 +37,8 @@ def is_done(out: Path, identity: Mapping[str, Any], *, overwrite: bool) -> bool:
     """Return whether a folder already holds the result of exactly this run.
 
     Args:
-        out: the run's folder.
         identity: everything that decides the result, as JSON values.
-        overwrite: let another run's result be replaced; what is no result is never replaced.
+        overwrite: another run's result may be replaced; anything else never is.
 
     Raises:
         ConfigError: something else is there, and it is no result or ``overwrite`` is not given.
@@ -112,10 +111,8 @@ def appearing(
     If the same run was interrupted and left checkpoints, it is its folder, as it was left; otherwise an empty one.
 
     Args:
-        out: the run's folder.
         identity: everything that decides the result, as JSON values.
-        overwrite: let another run's result be replaced.
-        resume: otherwise what an interrupted run left is cleared away.
+        resume: if false, the leftovers of an interrupted run are deleted.
 
     Raises:
         MMKDError: another program is at work on the same folder; the message names it.
@@ -147,8 +144,7 @@ def begun_as(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return what this run was made from when it began, if it was interrupted and left checkpoints; else None.
 
     Args:
-        out: the run's folder.
-        identity: what it is made from now; of a store that has grown since.
+        identity: of the run now; the store may have grown since.
     """
     partial = out.with_name(f".{out.name}.partial")
     records = [partial / name for name in (UNFINISHED, RECORD) if (partial / name).is_file()]

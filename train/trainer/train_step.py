@@ -57,11 +57,8 @@ class Updater:
     """Changes a student's weights batch by batch.
 
     Args:
-        student: whose tokenizer makes tokens of captions.
-        towers: of the student.
-        objective: what is minimized; on the towers' device.
-        settings: how.
-        ranks: who trains together; each calls with its own part of the batch.
+        objective: on the towers' device.
+        ranks: each calls with its own part of the batch.
     """
 
     def __init__(
@@ -102,9 +99,6 @@ class Updater:
         """See that the weights are fit to be kept.
 
         A finite loss may have a gradient that is not, and only the loss of the next step would tell.
-
-        Args:
-            batch: of the latest step.
 
         Raises:
             TrainingDivergedError: they are not finite; in all processes, which have the same weights.

@@ -56,8 +56,7 @@ def recalls(
     the same caption are not counted as wrong answers to each other.
 
     Args:
-        image_VE: image embeddings; L2-normalised here.
-        text_VE: text embeddings of the same pairs.
+        image_VE, text_VE: embeddings of the same pairs; L2-normalised here.
         images: (V,) a number per distinct image.
         texts: (V,) a number per distinct caption.
     """
@@ -89,12 +88,10 @@ class Validation:
     """Embeds held-out pairs and sees which images find their texts, and the reverse.
 
     Args:
-        student: whose tokenizer makes tokens of captions.
-        loader: of images, without cropping at random.
+        loader: crops nothing at random.
         rows: of the pair table.
         captions: of these rows.
         digests: of their images.
-        ranks: who trains together; each embeds a part.
     """
 
     def __init__(
