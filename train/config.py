@@ -41,7 +41,7 @@ class ModelSection(Section):
 
 
 class Optimization(Section):
-    """How a model is trained; defaults are the released stage-1 values (training.md A2 of the design).
+    """How a model is trained; defaults are the released stage-1 values (docs/training.md).
 
     Attributes:
         steps: optimizer updates.
@@ -106,7 +106,7 @@ class Optimization(Section):
 
 
 class ValidationSection(Section):
-    """Pairs that are not trained on, to see what a model is worth while it is trained.
+    """Pairs that are not trained on, for validation during training.
 
     Attributes:
         split: validate on the pairs of this split of the pair table; give it or ``holdout``.

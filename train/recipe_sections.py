@@ -1,4 +1,4 @@
-"""The recipes of pipelines.yaml: what a student is distilled with."""
+"""The recipes of pipelines.yaml."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from store.config.pipeline_file import Section
 class PaperRecipe(Section):
     """The released MMKD-CLIP loss: task + feature_weight x feature + interactive_weight x interactive.
 
-    The defaults are the released configuration; each switch repairs one of its oddities.
+    The defaults are the released configuration; each switch corrects one of its known defects.
 
     Attributes:
         target_norm: ``none`` takes projected features as they are, with norms that differ between teachers; ``l2``
@@ -84,10 +84,10 @@ class ImprovedRecipe(Section):
 
     @property
     def uses_heads(self) -> bool:
-        """Whether a term looks at heads."""
+        """True if a term uses heads."""
         return self.feature_weight > 0 or self.interactive_weight > 0
 
     @property
     def uses_statistics(self) -> bool:
-        """Whether something has to be fitted to the teachers' features."""
+        """True if statistics must be fitted to the teachers' features."""
         return (self.uses_heads and self.phi_s) or (self.feature_weight > 0 and self.balance == "dispersion")

@@ -23,7 +23,7 @@ Run = TypeVar("Run")
 
 
 class Resume(StrEnum):
-    """What becomes of what an interrupted run left."""
+    """Use of the checkpoints of an interrupted run."""
 
     AUTO = "auto"
     NEVER = "never"

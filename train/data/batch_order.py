@@ -69,7 +69,7 @@ def epoch_order(
 
 
 def _window_edges(block_ends: NDArray[np.int64], *, lanes: int, window_blocks: int) -> list[int]:
-    """Return where windows begin and the last one ends, as positions in an order."""
+    """Return the positions where windows begin, and the end of the last one."""
     num_rows = int(block_ends[-1])
     lane_edges = [lane * (num_rows // lanes) for lane in range(lanes + 1)]
     edges = []
@@ -83,9 +83,8 @@ def _window_edges(block_ends: NDArray[np.int64], *, lanes: int, window_blocks: i
 class BatchOrder:
     """The endless sequence of global batches: ``order[step]`` is a pure function of the arguments and the step.
 
-    Epochs follow each other; the rows that do not fill a batch at the end of an epoch are left out of that epoch, and
-    since each epoch is shuffled anew, they are others every time. The orders of the last two epochs are kept, which is
-    what a reader needs that fetches ahead across the end of an epoch; threads may share an instance.
+    Rows that do not fill a last batch are left out of an epoch; each epoch is shuffled anew and leaves out others.
+    Orders of two epochs are cached for readers that prefetch across an epoch's end. Threads may share an instance.
 
     Args:
         rows: distinct store rows, in any order.
@@ -125,7 +124,7 @@ class BatchOrder:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of an epoch."""
+        """Number of batches of an epoch."""
         return len(self._rows) // self._lanes // (self._batch_size // self._lanes)
 
     def epoch(self, step: int) -> int:
@@ -149,7 +148,7 @@ class BatchOrder:
             step += 1
 
     def _epoch_order(self, epoch: int) -> Rows:
-        # The tuple is replaced in one assignment and never changed, so threads at worst compute an order twice.
+        # The tuple is only ever replaced as a whole, so threads at worst compute an order twice.
         for cached_epoch, order in self._cached:
             if cached_epoch == epoch:
                 return order
@@ -167,9 +166,9 @@ class BatchOrder:
 
 
 def lanes_of(rows: Rows, *, batch_size: int, block_rows: int, window_blocks: int) -> int:
-    """Return how many lanes to use: as many as let up to 8 ranks read chunks of their own, 1 for a small store.
+    """Return the number of lanes: enough that up to 8 ranks read different chunks; 1 for a small store.
 
-    Where a window holds all chunks anyway, lanes would only keep rows apart that could be mixed.
+    If a window holds all chunks, lanes would only separate rows that could be mixed.
     """
     if len(np.unique(rows // block_rows)) <= window_blocks:
         return 1

@@ -20,7 +20,7 @@ from .targets import Targets
 
 @dataclass(kw_only=True, slots=True)
 class Batch:
-    """What the student sees in one step.
+    """The pairs of one step, with the features of their teachers.
 
     Attributes:
         step: of the run, from 0.
@@ -36,7 +36,7 @@ class Batch:
     targets: Targets | None
 
     def part(self, begin: int, end: int) -> Batch:
-        """Return some of its pairs."""
+        """Return the pairs ``begin`` to ``end``."""
         return Batch(
             step=self.step,
             rows_B=self.rows_B[begin:end],
@@ -47,7 +47,7 @@ class Batch:
 
 
 class Stream:
-    """Batches without end, prepared on a thread while the student computes.
+    """An endless stream of batches; a thread prepares the next one while the student computes.
 
     Targets are read for a span of steps at once, so that a chunk of the store serves many of its rows.
 
@@ -74,7 +74,7 @@ class Stream:
         return self.batches(0)
 
     def batches(self, start: int) -> Generator[Batch, None, None]:
-        """Yield the batches from a step on, the next one being prepared meanwhile."""
+        """Yield the batches from step ``start`` on."""
         steps = self._steps(start)
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(self._batch, *next(steps))

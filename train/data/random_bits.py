@@ -27,7 +27,7 @@ _MIX_2 = 0x94D049BB133111EB
 
 
 class Purpose(IntEnum):
-    """What a random stream is for; streams of different purposes are independent."""
+    """The purpose of a random stream; streams of different purposes are independent."""
 
     BLOCKS = 1
     WINDOWS = 2
@@ -54,7 +54,7 @@ def draw_teacher(available_BT: NDArray[np.bool_], rows_B: Rows, *, seed: int, ep
     hash_B = _mix(key ^ _mix(rows_B.astype(np.uint64) + np.uint64(_GOLDEN)))
     rank_BT = np.cumsum(available_BT, axis=1, dtype=np.int64)
     count_B = rank_BT[:, -1]
-    # The upper 32 bits scaled to [0, count): without a modulo's bias to speak of (count / 2**32).
+    # The upper 32 bits scaled to [0, count); the bias is below count / 2**32.
     drawn_B = ((hash_B >> np.uint64(32)) * count_B.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
     teacher_B: Rows = np.argmax(available_BT & (rank_BT == drawn_B[:, None] + 1), axis=1)
     return np.where(count_B > 0, teacher_B, -1)
@@ -63,7 +63,7 @@ def draw_teacher(available_BT: NDArray[np.bool_], rows_B: Rows, *, seed: int, ep
 def coins(rows_B: Rows, count: int, *, seed: int, step: int) -> NDArray[np.bool_]:
     """Toss fair coins for each row, (B, count): a function of seed, step, row and the coin's number."""
     key = _mix(np.array([seed], dtype=np.uint64) + np.uint64(_GOLDEN))
-    # Draws of teachers use the key with the epoch as it is: another constant keeps coins apart from them.
+    # Draws of teachers mix the plain epoch into the key; this constant makes coins independent of them.
     key = _mix(key ^ _mix(np.array([step], dtype=np.uint64) ^ np.uint64(_MIX_2)))
     row_B = _mix(key ^ _mix(rows_B.astype(np.uint64) + np.uint64(_GOLDEN)))
     hash_BC = _mix(row_B[:, None] + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN))

@@ -1,4 +1,4 @@
-"""A model card: what a model was made from, and whose terms travel on with it. Pure text, no files."""
+"""The model card: what a model was made from, and whose terms still apply. Pure text, no files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 RESTRICTED = re.compile(r"\bNC\b|non-?commercial|research[ -](use|only)", re.IGNORECASE)
-"""Licences that forbid something which others allow."""
+"""Markers of licences that forbid commercial use or uses beyond research."""
 
 UNKNOWN = "not stated"
 SHOWN_LICENCES = 20
@@ -27,7 +27,7 @@ class TeacherTerms:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Card:
-    """What a model card says.
+    """The content of a model card.
 
     Attributes:
         architecture: its open_clip ``model_cfg``.

@@ -1,4 +1,4 @@
-"""A finished run as a folder of its own, with a model card that says what it was made from and on whose terms."""
+"""Writes a finished run as a folder with a model card, which states what it was made from and whose terms apply."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .model_card import UNKNOWN, Card, TeacherTerms, render
 from .open_clip_folder import CARD_NAME, build, new_folder, require_fit, write_config, write_tokenizer
 
 DISTILLED = ("paper", "improved")
-"""Recipes by which a student learns from teachers."""
+"""Recipes with teachers."""
 
 
 def export(
@@ -36,7 +36,7 @@ def export(
         results: Markdown, or JSON, for the model card.
 
     Raises:
-        ConfigError: ``run`` is no finished run, or ``out`` is there already, or the store is not given.
+        ConfigError: ``run`` is no finished run, ``out`` exists, or the store is needed and not given.
         SpecMismatchError: the store holds other features than the student was trained on.
         TeacherError: the weights do not fit the configuration.
     """
@@ -56,10 +56,10 @@ def export(
 
 
 def read_run(run: Path) -> dict[str, Any]:
-    """Return what a finished run's record says.
+    """Return the record of a finished run.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the folder has none.
     """
     needed = (RECORD, HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME)
     missing = [name for name in needed if not (run / name).is_file()]
@@ -103,7 +103,7 @@ def teachers_of(run: Path, identity: Mapping[str, Any], store: FeatureStore | No
     """Return the terms of the teachers that a student was distilled from.
 
     Raises:
-        ConfigError: it was, and the store is not given.
+        ConfigError: there are such teachers, and the store is not given.
         SpecMismatchError: the store holds other features of one of them.
     """
     specs: Mapping[str, str] = identity.get("store", {}).get("specs", {})
@@ -129,7 +129,7 @@ def teachers_of(run: Path, identity: Mapping[str, Any], store: FeatureStore | No
 
 
 def begun_from(model: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    """Return the models whose weights a run began with, through the runs that it was built on."""
+    """Return the models whose weights a run started from, directly or through earlier runs."""
     begun = []
     if model.get("vision_from"):
         begun.append(f"image tower: open_clip {model['vision_from']}")

@@ -1,4 +1,4 @@
-"""How much each teacher counts in the feature term.
+"""Weights of the teachers in the feature term.
 
 Axes: B rows of a batch, K those that a teacher teaches, T teachers.
 """
@@ -18,13 +18,13 @@ from train.data.random_bits import coins
 Balance = Literal["uniform", "dispersion", "uncertainty", "unic_drop"]
 
 WEIGHT_BOUNDS = (0.2, 5.0)
-"""Of a dispersion weight, so that no teacher is left out or rules."""
+"""Bounds of a dispersion weight, so that no teacher vanishes or dominates."""
 
 
 def dispersion_weights(dispersions: Mapping[str, float]) -> dict[str, float]:
-    """Return weights inverse to dispersions, of mean 1 before they are cut to their bounds.
+    """Return weights inverse to dispersions, of mean 1 before they are clipped to WEIGHT_BOUNDS.
 
-    Where a teacher's features lie close together, all its errors are small; the weight makes up for that.
+    If a teacher's features lie close together, all its errors are small; the weight compensates for that.
     """
     inverse = {name: 1 / max(dispersion, 1e-12) for name, dispersion in dispersions.items()}
     mean = sum(inverse.values()) / len(inverse)
@@ -32,7 +32,7 @@ def dispersion_weights(dispersions: Mapping[str, float]) -> dict[str, float]:
 
 
 class SideBalance(nn.Module):
-    """Adds up the distances of one side.
+    """Sums the weighted distances of one side.
 
     Args:
         balance: ``uniform`` counts all (row, teacher) alike. ``dispersion`` weights teachers by `dispersion_weights`.

@@ -1,7 +1,7 @@
 """Contrastive losses between matching rows, as pure functions of embeddings.
 
-They know nothing of models or stores, and of other ranks only what `Across` tells. Each computes in float32, or float64
-where it is given that, also inside an autocast region: half precision inputs are widened first.
+They know neither models nor stores, and other ranks only through `Across`. Half precision inputs are converted to
+float32, also inside an autocast region; float64 stays float64.
 
 Axes: B rows of this rank, N rows of all ranks, E width.
 """

@@ -1,7 +1,7 @@
-"""How far what a head predicts lies from a teacher's feature, row by row.
+"""Distances between a head's predictions and a teacher's features, row by row.
 
-A head predicts in the coordinates of PHI-S, where that is used, so that it begins near the mean feature. Angles are
-those in the teacher's own space.
+With PHI-S, a head predicts in its coordinates, so that it starts near the mean feature. Angles are measured in the
+teacher's own space.
 
 Axes: K rows, D a teacher's width.
 """
@@ -19,10 +19,10 @@ from .phi_s import PhiS
 Distance = Literal["cos_smooth_l1", "mse", "cos", "angular"]
 
 COSINE_SHARE = 0.9
-"""Of ``cos_smooth_l1``; the rest is the smooth L1 distance, as in Theia."""
+"""Weight of the cosine in ``cos_smooth_l1``; the rest is the smooth L1 distance, as in Theia."""
 
 _EDGE = 1e-6
-"""Cosines are kept so far from 1, where the slope of the arc cosine is infinite."""
+"""Distance that cosines keep from 1 and -1, where the slope of the arc cosine is infinite."""
 
 
 class Coordinates(nn.Module):
@@ -36,7 +36,7 @@ class Coordinates(nn.Module):
         super().__init__()
         self._changes = phi_s is not None
         if phi_s is not None:
-            # They have a file of their own; a checkpoint need not repeat them.
+            # They are in a file of their own, so a checkpoint need not repeat them.
             for name, value in (("mean", phi_s.mean_D), ("matrix", phi_s.matrix_DD), ("inverse", phi_s.inverse)):
                 self.register_buffer(name, torch.from_numpy(value).float(), persistent=False)
 

@@ -1,7 +1,7 @@
 """Losses between a student's embeddings and teachers' features, as pure functions.
 
-They know nothing of models or stores, and of other ranks only what `Across` tells. Each computes in float32, or float64
-where it is given that, also inside an autocast region: half precision inputs are widened first.
+They know neither models nor stores, and other ranks only through `Across`. Half precision inputs are converted to
+float32, also inside an autocast region; float64 stays float64.
 
 Axes: B rows of this rank, N rows of all ranks, D teacher width, E student width.
 """
@@ -17,9 +17,9 @@ from .gather import ALONE, Across
 PAPER_INTERACTIVE_SCALE = 2.6592600345611572
 """Logit scale of the interactive loss in the released MMKD-CLIP code: ln(1/0.07), rounded to float32.
 
-The released code creates the parameter as CLIP does, holding the *log* of the scale, but multiplies the cosines with it
-without the exponential, and never hands it to the optimizer: it stays this constant. The value is that of the float32
-parameter; the logarithm in float64 differs in the ninth digit.
+The released code stores the logarithm of the scale, as CLIP does, but multiplies the cosines by it without the
+exponential, and does not train it, so it stays constant. The value is that of the float32 parameter; the float64
+logarithm differs in the ninth digit.
 """
 
 CORRECTED_INTERACTIVE_SCALE = 1 / 0.07

@@ -1,4 +1,4 @@
-"""From the student's embedding to each teacher's feature: small maps that are trained with it and left behind.
+"""Small maps from the student's embedding to each teacher's features; they are trained and not exported.
 
 Axes: K rows, E student width, D a teacher's width.
 """
@@ -35,7 +35,7 @@ class TeacherHeads(nn.Module):
             )
 
     def forward(self, embeddings_KE: Tensor, teacher: str, side: Side) -> Tensor:
-        """Return what a teacher's features are taken to be, (K, D), from unit-norm embeddings."""
+        """Return predicted features of a teacher, (K, D), from unit-norm embeddings."""
         found: Tensor = (self.image if side == "image" else self.text)[teacher](embeddings_KE)
         return found
 

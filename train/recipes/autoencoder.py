@@ -1,7 +1,7 @@
 """The paper's auto-encoder, whose first layers become the projections of `projection.py`.
 
-Nothing in the reconstruction loss ties teachers together or fixes the length of what a projection gives: the spaces of
-different teachers are not aligned, and norms differ between them, as in the features that the authors published.
+The reconstruction loss neither aligns the teachers' spaces nor fixes the norms of projected features, so norms differ
+between teachers, as they do in the features that the authors published.
 This module sees features as arrays; it reads no store.
 
 Axes: B rows of a batch, D width of a teacher, E latent width (the student's), N rows of a teacher.
@@ -27,7 +27,7 @@ from train.data.batch_order import BatchOrder
 from .projection import Projection
 
 EVALUATION_ROWS = 4096
-"""Held-out rows of one forward pass; bounds memory, decides nothing else."""
+"""Number of held-out rows per forward pass; does not affect the result."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +55,7 @@ class TeacherFeatures:
 class TeacherBatch(NamedTuple):
     """One teacher's part of a batch: two (B, D) sides, and a bool per row.
 
-    Rows that are not available may hold anything, NaN included.
+    Unavailable rows may hold anything, NaN included.
     """
 
     image: Tensor
@@ -98,7 +98,7 @@ class ProjectionAutoEncoder(nn.Module):
         return error_sum / max(count, 1)
 
     def error_sum(self, batch: Mapping[str, TeacherBatch]) -> tuple[Tensor, int]:
-        """Return the summed mean squared errors of the available features, and how many these are."""
+        """Return the summed mean squared errors of the available features, and their number."""
         images = {teacher: part.image[part.available].float() for teacher, part in batch.items()}
         texts = {teacher: part.text[part.available].float() for teacher, part in batch.items()}
         error_sum = self._side_error(images, self.image_layers) + self._side_error(texts, self.text_layers)
@@ -118,10 +118,10 @@ class ProjectionAutoEncoder(nn.Module):
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class FittedProjection:
-    """A projection, and how well the auto-encoder around it restores held-out rows.
+    """A projection with the auto-encoder's reconstruction errors on held-out rows.
 
-    The errors are means over all (row, teacher, side) of the mean squared error. `mse_of_mean` is that of predicting
-    the mean feature of each teacher and side: any error of unit-norm features is small, so that alone says little.
+    The errors are means over all (row, teacher, side) of the mean squared error. For comparison, `mse_of_mean` is the
+    error of predicting the mean feature of each teacher and side: every error of unit-norm features is small.
     """
 
     projection: Projection
@@ -161,8 +161,8 @@ def fit_projection(
 ) -> FittedProjection:
     """Fit the auto-encoder with Adam on a part of the rows and return its projections.
 
-    On one device type, thread count and set of versions the result depends on the arguments only; the global random
-    states are left as they were.
+    On one device type, thread count and set of versions the result depends on the arguments only; global random states
+    stay.
 
     Args:
         device: where to compute; the features stay where they are.
@@ -212,7 +212,7 @@ def fit_projection(
 
 
 class _RowTable:
-    """The rows that any teacher has, numbered through as positions, and where each teacher keeps them."""
+    """The rows that any teacher has, numbered as positions, with the index of each in each teacher's arrays."""
 
     def __init__(self, features: Mapping[str, TeacherFeatures]) -> None:
         if not features:
@@ -227,7 +227,7 @@ class _RowTable:
         return len(self._rows)
 
     def divide(self, *, seed: int, holdout: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the positions to fit on and those to hold out; both have rows, and every teacher some to fit on."""
+        """Return the positions to fit on and those held out; neither is empty, and each teacher has some to fit on."""
         if not 0 < holdout < 1:
             raise ValueError(f"holdout must lie between 0 and 1, got {holdout}")
         positions = np.random.default_rng(seed).permutation(len(self))
@@ -239,7 +239,7 @@ class _RowTable:
         return train, held
 
     def batch(self, positions: NDArray[np.int64], device: torch.device | str) -> dict[str, TeacherBatch]:
-        """Return the features at `positions`; absent ones (index -1) hold those of some other row."""
+        """Return the features at `positions`; absent ones (index -1) hold another row's."""
         parts = {}
         for teacher, part in self._features.items():
             index = self._index[teacher][positions]
@@ -248,7 +248,7 @@ class _RowTable:
         return parts
 
     def mse_of_mean(self, train: NDArray[np.int64], held: NDArray[np.int64]) -> float:
-        """Return the held-out error of predicting the mean of each teacher and side over the rows fitted on."""
+        """Return the held-out error of predicting each teacher's and side's mean over the fitted rows."""
         errors = []
         for teacher, part in self._features.items():
             fitted_on, held_out = (
@@ -289,7 +289,7 @@ def _holdout_mse(
 
 @contextmanager
 def _local_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators of `device` and the CPU, whom dropout and initial weights use, and restore them after."""
+    """Seed torch's generators of `device` and the CPU, which dropout and initial weights use, and restore them."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":

@@ -64,12 +64,12 @@ def project(pipeline: TrainPipeline, section: ProjectSection, *, overwrite: bool
 def _projection_features(
     store: FeatureStore, pipeline: TrainPipeline, section: ProjectSection
 ) -> dict[str, TeacherFeatures]:
-    # Pairs that a student is validated or tested on have no part in what it is taught with.
+    # Pairs of validation and test take no part in the fit.
     may_train_N = in_split(store.pairs.read(0, store.info.rows, ["split"]), None, TRAINING_SPLIT)
     available_NT = store.available(pipeline.select) & may_train_N[:, None]
     reader, features = ChunkReader(store), {}
     for column, teacher in enumerate(store.teachers):
-        # In whole chunks: rows drawn one by one from a large store would mean to read nearly all of it.
+        # Whole chunks: drawing single rows from a large store would read nearly all of it.
         rows = draw_rows(
             available_NT[:, column], chunk_rows=store.info.chunk_rows, rows=section.max_rows, seed=section.seed
         )

@@ -1,9 +1,9 @@
 """Distillation from all available teachers of each row at once, each in a space of its own.
 
-task + feature_weight * feature + relational_weight * relational + interactive_weight * interactive. Of the feature term
-each teacher has a head per side, which predicts its features from the student's embedding. The relational term needs
-none: among the rows that a teacher teaches, each image should be as similar to each text as the teacher finds. The
-interactive term contrasts a head's prediction with the features of the other side.
+task + feature_weight * feature + relational_weight * relational + interactive_weight * interactive. In the feature
+term, a head per teacher and side predicts the teacher's features from the student's embedding. The relational term has
+no heads: among a teacher's rows, each image should be as similar to each text as it is for the teacher. The interactive
+term contrasts a head's prediction with the features of the other side.
 
 Axes: B batch rows of this rank, K those that a teacher teaches, N rows of all ranks, E student width, D teacher width.
 """
@@ -35,14 +35,14 @@ from train.recipe_sections import ImprovedRecipe
 from .teacher_statistics import TeacherStatistics
 
 LOG_SCALE = math.log(CORRECTED_INTERACTIVE_SCALE)
-"""Where the learned scales of the interactive term begin."""
+"""Initial value of the learned log scales of the interactive term."""
 
 PAIRED_SIDES: tuple[tuple[Side, Side], ...] = (("image", "text"), ("text", "image"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherFacts:
-    """What an objective knows of a teacher.
+    """Facts about a teacher that an objective needs.
 
     Attributes:
         logit_scale: multiplier of the teacher's cosines; None if unknown, which the relational term refuses.
@@ -54,7 +54,7 @@ class TeacherFacts:
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class _Seen:
-    """What the terms of one batch share.
+    """Intermediate values that the terms of one batch share.
 
     Attributes:
         places, features: by teacher; features by teacher and side, (K, D).
@@ -120,7 +120,7 @@ class ImprovedObjective(Objective):
         step: int,
         targets: Targets | None,
     ) -> dict[str, Tensor]:
-        """Return the weighted sum, and those of its terms that have a weight."""
+        """Return the weighted sum and its terms of positive weight."""
         if targets is None:
             raise ValueError("the improved loss needs batches with targets")
         across, recipe = Across.current(), self._recipe
@@ -167,7 +167,7 @@ class ImprovedObjective(Objective):
         )
 
     def _predicted(self, student: Mapping[Side, Tensor], seen: _Seen) -> dict[tuple[str, Side], Tensor]:
-        """Return the heads' predictions, of teachers without a row too: their heads then have a gradient of 0."""
+        """Return the heads' predictions, also of teachers without a row, whose heads thus get a gradient of 0."""
         return {(name, side): self.heads(student[side][seen.places[name]], name, side) for name, side in seen.features}
 
     def _feature_loss(

@@ -1,4 +1,4 @@
-"""The released stage 2 of MMKD-CLIP, each of its known oddities a named switch of the recipe.
+"""The released stage 2 of MMKD-CLIP; each of its known defects is a named switch of the recipe.
 
 Axes: B batch rows of this rank, K rows with a teacher, E student width.
 """
@@ -31,8 +31,8 @@ from .projection import Projection, apply_projection
 class PaperObjective(Objective):
     """task + feature_weight * feature + interactive_weight * interactive.
 
-    The feature term is the sum of both sides. It and the interactive term count the rows that have a teacher, the task
-    counts all.
+    The feature term is the sum of both sides. It and the interactive term use the rows with a teacher; the task term
+    uses all rows.
     """
 
     def __init__(self, recipe: PaperRecipe, projection: Projection) -> None:
@@ -40,7 +40,7 @@ class PaperObjective(Objective):
         self._recipe = recipe
         self._numbers = {teacher: number for number, teacher in enumerate(projection.weights)}
         for teacher, number in self._numbers.items():
-            # The projection has a file of its own; a checkpoint need not repeat it.
+            # The projection is in a file of its own, so a checkpoint need not repeat it.
             self.register_buffer(f"weight{number}", projection.weights[teacher], persistent=False)
             self.register_buffer(f"bias{number}", projection.biases[teacher], persistent=False)
         self._fixed_scale = (
@@ -72,7 +72,7 @@ class PaperObjective(Objective):
         together = _joined(projected)
         feature = feature_loss(image_BE[together.places_K], together.image_KD, across=across)
         feature = feature + feature_loss(text_BE[together.places_K], together.text_KD, across=across)
-        # A teacher's rows are contrasted with its own only where all teach; one draw per row mixes them, as released.
+        # With `all`, each teacher's rows are contrasted with its own; with one draw per row they mix, as released.
         groups = projected if recipe.teacher_sampling == "all" else [together]
         interactive = self._interactive(image_BE, text_BE, groups, across)
         return {

@@ -54,7 +54,7 @@ def learning_rate(step: int, settings: Optimization) -> float:
 
 
 class Updater:
-    """Changes a student's weights batch by batch.
+    """Updates a student's weights batch by batch.
 
     Args:
         objective: on the towers' device.
@@ -69,7 +69,7 @@ class Updater:
         self._device = ranks.device(settings.device)
         self._shared: nn.Module = towers
         if ranks.world_size > 1:
-            # Buffers of BatchNorm are rank 0's, as of the forward passes that are shared.
+            # The forward passes through DDP copy rank 0's BatchNorm buffers to all ranks.
             self._shared = DistributedDataParallel(towers, gradient_as_bucket_view=True)
         self._own = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         self._all = [parameter for parameter in towers.parameters() if parameter.requires_grad] + self._own
@@ -96,9 +96,9 @@ class Updater:
         return terms
 
     def require_finite_weights(self, batch: Batch) -> None:
-        """See that the weights are fit to be kept.
+        """Check that the weights are finite before they are saved.
 
-        A finite loss may have a gradient that is not, and only the loss of the next step would tell.
+        A finite loss may have a gradient that is not finite, which only the loss of the next step would show.
 
         Raises:
             TrainingDivergedError: they are not finite; in all processes, which have the same weights.
@@ -136,7 +136,7 @@ class Updater:
     def _cached(self, batch: Batch, rows: int) -> dict[str, Tensor]:
         pixels_BHWC, tokens_BL = inputs_of(batch, self._student, self._device)
         edges = list(itertools.pairwise([*range(0, len(tokens_BL), rows), len(tokens_BL)]))
-        # Where damaged images left processes with different numbers of pieces, each shares its last one.
+        # Damaged images may leave processes with different numbers of pieces; each shares gradients in its last one.
         found = []
         with torch.no_grad():
             for part, (begin, end) in enumerate(edges):
@@ -153,7 +153,7 @@ class Updater:
             self._seed(batch, part)
             with self._sharing(last=last):
                 pieces = self._shared(pixels_BHWC[begin:end], tokens_BL[begin:end])
-                # The logit scale is one number for all pieces: its gradient is handed on once.
+                # The logit scale is one number for all pieces, so its gradient is passed on once.
                 carried = [
                     (pieces[0], _gradient(image_BE)[begin:end]),
                     (pieces[1], _gradient(text_BE)[begin:end]),
@@ -173,7 +173,7 @@ class Updater:
 
     @contextlib.contextmanager
     def _sharing(self, *, last: bool) -> Iterator[None]:
-        """Let the backward pass of the last part share the gradients of all."""
+        """Share gradients between processes only in the backward pass of the last part."""
         if last or not isinstance(self._shared, DistributedDataParallel):
             yield
             return
@@ -204,5 +204,5 @@ def _shown(batch: Batch) -> str:
 
 
 def _gradient(tensor: Tensor) -> Tensor:
-    # An objective need not look at everything, such as at the logit scale.
+    # An objective need not use every input, for instance the logit scale.
     return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
