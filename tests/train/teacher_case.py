@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from train.data.targets import Targets, TeacherTargets
+from train.losses.objective import Given
 from train.recipe_sections import ImprovedRecipe
 from train.recipes.improved import ImprovedObjective, TeacherFacts
 from train.recipes.teacher_statistics import TeacherStatistics, side_statistics
@@ -40,7 +41,7 @@ class Case:
         )
 
     def given(self, names=tuple(WIDTHS), order=None):
-        """The keyword arguments of an objective for some rows in some order; absent features are not among them."""
+        """What an objective is given of some rows in some order; absent features are not among them."""
         order = np.arange(len(self.student["image"])) if order is None else order
         teachers = {}
         for name in names:
@@ -48,7 +49,7 @@ class Case:
             image, text = (torch.from_numpy(self.features[name, side][order][places]) for side in SIDES)
             teachers[name] = TeacherTargets(image_KD=image, text_KD=text, places_K=torch.from_numpy(places))
         targets = Targets(rows=len(order), teachers=teachers)
-        return {"step": 3, "rows_B": 100 + order, "targets": targets}
+        return Given(rows_B=100 + order, step=3, targets=targets)
 
     def embeddings(self, order=slice(None)):
         return [torch.from_numpy(self.student[side][order]).requires_grad_() for side in SIDES]

@@ -14,8 +14,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +27,7 @@ from train.losses.distance import Coordinates, distances
 from train.losses.distillation import CORRECTED_INTERACTIVE_SCALE, relation_sum
 from train.losses.gather import Across, Gathered, common_dtype
 from train.losses.heads import TeacherHeads
-from train.losses.objective import MAX_LOGIT_SCALE, Objective
+from train.losses.objective import MAX_LOGIT_SCALE, Given, Objective
 from train.recipe_sections import ImprovedRecipe
 
 from .teacher_statistics import TeacherStatistics
@@ -110,28 +108,19 @@ class ImprovedObjective(Objective):
         contrasted = self._teachers if recipe.interactive_weight else []
         self.log_scales = nn.ParameterDict({name: nn.Parameter(torch.tensor(LOG_SCALE)) for name in contrasted})
 
-    def forward(
-        self,
-        image_BE: Tensor,
-        text_BE: Tensor,
-        logit_scale: Tensor,
-        *,
-        rows_B: npt.NDArray[np.int64],
-        step: int,
-        targets: Targets | None,
-    ) -> dict[str, Tensor]:
+    def forward(self, image_BE: Tensor, text_BE: Tensor, logit_scale: Tensor, given: Given) -> dict[str, Tensor]:
         """Return the weighted sum and its terms of positive weight."""
-        if targets is None:
+        if given.targets is None:
             raise ValueError("the improved loss needs batches with targets")
         across, recipe = Across.current(), self._recipe
         with no_autocast(image_BE):
             student: dict[Side, Tensor] = {"image": unit(image_BE), "text": unit(text_BE)}
-            seen = self._see(student, targets.to(image_BE.device), across)
+            seen = self._see(student, given.targets.to(image_BE.device), across)
             task = contrast(seen.gathered["image"], seen.gathered["text"], logit_scale, across=across)
             terms, loss = {"task_loss": task}, task
             predicted = self._predicted(student, seen) if recipe.uses_heads else {}
             if recipe.feature_weight:
-                terms["feature_loss"] = self._feature_loss(predicted, seen, across, rows_B=rows_B, step=step)
+                terms["feature_loss"] = self._feature_loss(predicted, seen, given, across)
                 loss = loss + recipe.feature_weight * terms["feature_loss"]
             if recipe.relational_weight:
                 terms["relational_loss"] = self._relational_loss(student, logit_scale, seen, across)
@@ -174,10 +163,8 @@ class ImprovedObjective(Objective):
         self,
         predicted: Mapping[tuple[str, Side], Tensor],
         seen: _Seen,
+        given: Given,
         across: Across,
-        *,
-        rows_B: npt.NDArray[np.int64],
-        step: int,
     ) -> Tensor:
         sides = []
         for side in SIDES:
@@ -190,7 +177,7 @@ class ImprovedObjective(Objective):
                 )
                 for name in self._teachers
             }
-            total, weight = self.balances[side](found, seen.places, rows_B=rows_B, step=step)
+            total, weight = self.balances[side](found, seen.places, rows_B=given.rows_B, step=given.step)
             sides.append(across.mean(total, weight))
         return torch.stack(sides).mean()
 

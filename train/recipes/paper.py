@@ -8,12 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from train.data.targets import Targets, TeacherTargets
+from train.data.targets import TeacherTargets
 from train.losses.contrastive import clip_loss, unit
 from train.losses.distillation import (
     CORRECTED_INTERACTIVE_SCALE,
@@ -22,7 +20,7 @@ from train.losses.distillation import (
     interactive_sum,
 )
 from train.losses.gather import Across
-from train.losses.objective import MAX_LOGIT_SCALE, Objective
+from train.losses.objective import MAX_LOGIT_SCALE, Given, Objective
 from train.recipe_sections import PaperRecipe
 
 from .projection import Projection, apply_projection
@@ -50,23 +48,13 @@ class PaperObjective(Objective):
         if recipe.interactive_scale == "learned":
             self.log_scale = nn.Parameter(torch.tensor(math.log(CORRECTED_INTERACTIVE_SCALE)))
 
-    def forward(
-        self,
-        image_BE: Tensor,
-        text_BE: Tensor,
-        logit_scale: Tensor,
-        *,
-        rows_B: npt.NDArray[np.int64],
-        step: int,
-        targets: Targets | None,
-    ) -> dict[str, Tensor]:
+    def forward(self, image_BE: Tensor, text_BE: Tensor, logit_scale: Tensor, given: Given) -> dict[str, Tensor]:
         """Return the weighted sum and its three terms."""
-        del rows_B, step
-        if targets is None:
+        if given.targets is None:
             raise ValueError("the paper's loss needs batches with targets")
         recipe = self._recipe
         across = Across.current(local_loss=recipe.local_loss)
-        targets = targets.to(image_BE.device)
+        targets = given.targets.to(image_BE.device)
         projected = [self._projected(name, teacher) for name, teacher in targets.teachers.items()]
         task = clip_loss(image_BE, text_BE, logit_scale, across=across)
         together = _joined(projected)

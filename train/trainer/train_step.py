@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from store.errors import TrainingDivergedError
 from train.config import Optimization
 from train.data.batches import Batch
-from train.losses.objective import MAX_LOGIT_SCALE, Objective
+from train.losses.objective import MAX_LOGIT_SCALE, Given, Objective
 from train.models.model_folder import Student
 from train.models.towers import Towers, seed_part
 from train.runtime.ranks import Ranks
@@ -163,9 +163,8 @@ class Updater:
         return {name: term.detach() for name, term in terms.items()}
 
     def _terms(self, image_BE: Tensor, text_BE: Tensor, scale: Tensor, batch: Batch) -> dict[str, Any]:
-        terms: dict[str, Any] = self._objective(
-            image_BE, text_BE, scale, rows_B=batch.rows_B, step=batch.step, targets=batch.targets
-        )
+        given = Given(rows_B=batch.rows_B, step=batch.step, targets=batch.targets)
+        terms: dict[str, Any] = self._objective(image_BE, text_BE, scale, given)
         return terms
 
     def _seed(self, batch: Batch, part: int) -> None:

@@ -12,13 +12,14 @@ from pydantic import ValidationError
 from tests.train.losses.test_loss import LOGIT_SCALE, drawn_inputs, golden_inputs, numpy_paper_terms
 from train.data.targets import Targets, TeacherTargets
 from train.losses.distillation import CORRECTED_INTERACTIVE_SCALE, interactive_loss
+from train.losses.objective import Given
 from train.recipe_sections import PaperRecipe
 from train.recipes.paper import PaperObjective
 from train.recipes.projection import Projection
 
 
 def given_of(*teachers, rows):
-    """The keyword arguments of an objective; of each teacher image and text features and places."""
+    """What an objective is given; of each teacher image and text features and places."""
     targets = Targets(
         rows=rows,
         teachers={
@@ -26,7 +27,7 @@ def given_of(*teachers, rows):
             for number, (image, text, places) in enumerate(teachers)
         },
     )
-    return {"step": 0, "rows_B": np.arange(rows), "targets": targets}
+    return Given(rows_B=np.arange(rows), step=0, targets=targets)
 
 
 def objective_of(*, teachers=1, width=8, **settings):
@@ -38,7 +39,7 @@ def objective_of(*, teachers=1, width=8, **settings):
 def test_the_recipe_has_the_golden_values_and_gradients():
     image, text, teacher_image, teacher_text = golden_inputs()
     given = given_of((teacher_image, teacher_text, range(4)), rows=4)
-    terms = objective_of()(image, text, torch.tensor(LOGIT_SCALE, dtype=torch.float64), **given)
+    terms = objective_of()(image, text, torch.tensor(LOGIT_SCALE, dtype=torch.float64), given)
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(
         {
             "loss": 37.51099693276869,
@@ -71,7 +72,7 @@ def test_features_are_projected_by_the_map_of_their_teacher():
     features = [torch.randn(count, width, generator=generator) for count, width in ((3, 3), (3, 3), (2, 4), (2, 4))]
     given = given_of((features[0], features[1], [0, 3, 5]), (features[2], features[3], [1, 4]), rows=6)
     recipe = PaperRecipe(feature_dtype="fp32")
-    found = PaperObjective(recipe, projection).double()(image, text, torch.tensor(5.0), **given)
+    found = PaperObjective(recipe, projection).double()(image, text, torch.tensor(5.0), given)
     projected = [
         torch.cat([projection.apply("t0", features[side]), projection.apply("t1", features[2 + side])]).double()
         for side in (0, 1)
@@ -85,9 +86,7 @@ def test_features_are_projected_by_the_map_of_their_teacher():
 
 def test_a_row_without_a_teacher_counts_in_the_task_only():
     image, text, teacher_image, teacher_text = drawn_inputs()
-    found = objective_of(teachers=2, width=5)(
-        image, text, torch.tensor(7.0), **split_given(teacher_image, teacher_text)
-    )
+    found = objective_of(teachers=2, width=5)(image, text, torch.tensor(7.0), split_given(teacher_image, teacher_text))
     kept = [part[[0, 3, 5, 1, 4]].numpy() for part in (image, text, teacher_image, teacher_text)]
     expected = numpy_paper_terms(*kept, logit_scale=7.0, interactive_scale=2.6592600345611572)
     assert found["feature_loss"].item() == pytest.approx(expected[1], abs=1e-12)
@@ -101,7 +100,7 @@ def test_a_row_without_a_teacher_counts_in_the_task_only():
 def test_a_batch_without_any_teacher_trains_on_the_task_alone():
     image, text, teacher_image, teacher_text = drawn_inputs()
     given = given_of((teacher_image[:0], teacher_text[:0], []), rows=6)
-    terms = objective_of(width=5)(image.requires_grad_(), text, torch.tensor(7.0), **given)
+    terms = objective_of(width=5)(image.requires_grad_(), text, torch.tensor(7.0), given)
     assert terms["feature_loss"].item() == terms["interactive_loss"].item() == 0
     torch.testing.assert_close(terms["loss"], terms["task_loss"])
     assert torch.isfinite(torch.autograd.grad(terms["loss"], image)[0]).all()
@@ -112,12 +111,12 @@ def test_target_norm_l2_makes_the_length_of_features_irrelevant():
     short, long = (given_of((teacher_image * r, teacher_text * r, range(6)), rows=6) for r in (0.3, 7.0))
     scale = torch.tensor(7.0)
     objective = objective_of(width=5, target_norm="l2")
-    assert objective(image, text, scale, **short)["loss"].item() == pytest.approx(
-        objective(image, text, scale, **long)["loss"].item(), abs=1e-12
+    assert objective(image, text, scale, short)["loss"].item() == pytest.approx(
+        objective(image, text, scale, long)["loss"].item(), abs=1e-12
     )
     as_given = objective_of(width=5)
-    assert as_given(image, text, scale, **short)["loss"].item() != pytest.approx(
-        as_given(image, text, scale, **long)["loss"].item(), abs=1
+    assert as_given(image, text, scale, short)["loss"].item() != pytest.approx(
+        as_given(image, text, scale, long)["loss"].item(), abs=1
     )
 
 
@@ -125,8 +124,8 @@ def test_feature_dtype_bf16_rounds_the_projected_features():
     inputs = drawn_inputs()
     rounded = [part.bfloat16().double() for part in inputs[2:]]
     scale = torch.tensor(7.0)
-    found = objective_of(width=5, feature_dtype="bf16")(*inputs[:2], scale, **given_of((*inputs[2:], range(6)), rows=6))
-    expected = objective_of(width=5)(*inputs[:2], scale, **given_of((*rounded, range(6)), rows=6))
+    found = objective_of(width=5, feature_dtype="bf16")(*inputs[:2], scale, given_of((*inputs[2:], range(6)), rows=6))
+    expected = objective_of(width=5)(*inputs[:2], scale, given_of((*rounded, range(6)), rows=6))
     assert found["loss"].item() == pytest.approx(expected["loss"].item(), abs=1e-12)
     assert PaperRecipe().feature_dtype == "bf16"
 
@@ -136,7 +135,7 @@ def test_interactive_scale_is_the_released_constant_or_the_meant_value_or_learne
     image, text, teacher_image, teacher_text = drawn_inputs()
     objective = objective_of(width=5, interactive_scale=setting)
     given = given_of((teacher_image, teacher_text, range(6)), rows=6)
-    terms = objective(image, text, torch.tensor(7.0), **given)
+    terms = objective(image, text, torch.tensor(7.0), given)
     expected = interactive_loss(image, text, teacher_image, teacher_text, scale)
     assert terms["interactive_loss"].item() == pytest.approx(expected.item(), abs=1e-6)
     terms["interactive_loss"].requires_grad_().backward()
@@ -150,7 +149,7 @@ def test_a_learned_scale_stays_within_clips_bound():
     with torch.no_grad():
         objective.log_scale.fill_(math.log(1e6))
     image, text, teacher_image, teacher_text = drawn_inputs()
-    objective(image, text, torch.tensor(7.0), **given_of((teacher_image, teacher_text, range(6)), rows=6))
+    objective(image, text, torch.tensor(7.0), given_of((teacher_image, teacher_text, range(6)), rows=6))
     assert objective.log_scale.exp().item() == pytest.approx(100)
 
 
@@ -163,7 +162,7 @@ def test_teacher_sampling_all_contrasts_within_each_teacher_and_averages_over_al
         (other_image[places[1]], other_text[places[1]], places[1]),
         rows=6,
     )
-    found = objective_of(teachers=2, width=5, teacher_sampling="all")(image, text, torch.tensor(7.0), **given)
+    found = objective_of(teachers=2, width=5, teacher_sampling="all")(image, text, torch.tensor(7.0), given)
     alone = [
         numpy_paper_terms(
             *(part[of].numpy() for part in (image, text, features_image, features_text)),
@@ -189,7 +188,7 @@ def test_gather_settings_without_the_whole_gradient_are_refused(local_loss, harm
 
 def test_the_papers_objective_refuses_batches_without_targets():
     with pytest.raises(ValueError, match="needs batches with targets"):
-        objective_of()(torch.ones(4, 2), torch.ones(4, 2), torch.tensor(1.0), step=0, rows_B=np.arange(4), targets=None)
+        objective_of()(torch.ones(4, 2), torch.ones(4, 2), torch.tensor(1.0), Given(np.arange(4), 0, None))
 
 
 def test_the_meant_scale_is_the_exponential_of_the_released_constant():
