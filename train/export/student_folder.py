@@ -21,9 +21,6 @@ from train.runtime.run_folder import RECORD
 from .model_card import UNKNOWN, Card, TeacherTerms, render
 from .open_clip_folder import CARD_NAME, build, new_folder, require_fit, write_config, write_tokenizer
 
-DISTILLED = ("paper", "improved")
-"""Recipes with teachers."""
-
 
 def export(
     run: Path, out: Path, *, store: str | None = None, text: Path | None = None, results: Path | None = None
@@ -107,7 +104,7 @@ def teachers_of(run: Path, identity: Mapping[str, Any], store: FeatureStore | No
         SpecMismatchError: the store holds other features of one of them.
     """
     specs: Mapping[str, str] = identity.get("store", {}).get("specs", {})
-    if identity["run"].get("recipe") not in DISTILLED or not specs:
+    if not _is_distilled(identity) or not specs:
         return []
     names = _teacher_names(identity)
     if store is None:
@@ -151,10 +148,15 @@ def _begun_from_folder(folder: Path) -> list[str]:
         return [f"{folder.name} (not known what that began from)"]
     identity = read_run(folder)
     named = folder.name
-    if identity["run"].get("recipe") in DISTILLED:
+    if _is_distilled(identity):
         teachers = _teacher_names(identity)
         named += f", distilled from {', '.join(teachers)}: their terms travel on too, its own card says which they are"
     return [named, *begun_from(identity["run"]["model"], json.loads((folder / HF_CONFIG_NAME).read_text()))]
+
+
+def _is_distilled(identity: Mapping[str, Any]) -> bool:
+    # A run of stage 1 has no recipe.
+    return identity["run"].get("recipe") not in (None, "task_only")
 
 
 def _teacher_names(identity: Mapping[str, Any]) -> list[str]:

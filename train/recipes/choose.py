@@ -1,8 +1,9 @@
-"""From a student's section to its objective, and to how its pairs and targets are read."""
+"""The recipes by name: how a student's objective is made, and how its pairs and targets are read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -25,33 +26,49 @@ ObjectiveMaker: TypeAlias = Callable[[Path, int], Objective]
 """Makes the objective from the run's folder, where fitted statistics are kept, and the width of the student."""
 
 
+@dataclass(kw_only=True, frozen=True, eq=False, slots=True)
+class TeacherData:
+    """The teachers of a run and their features.
+
+    Attributes:
+        available_NT: which of them may teach which row.
+        projection: None for a recipe that does not use it.
+    """
+
+    store: FeatureStore
+    teachers: Sequence[str]
+    available_NT: npt.NDArray[np.bool_]
+    projection: Projection | None
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Recipe:
+    """How students of one recipe are trained.
+
+    Attributes:
+        objective: makes the objective; see `ObjectiveMaker` for the last two arguments.
+        sampling: how many teachers teach a row; None without teachers.
+        shuffles: whether each epoch has another order.
+        projects: whether features are projected to the student's width by `train.project`.
+    """
+
+    objective: Callable[[StudentRun, TeacherData, Path, int], Objective]
+    sampling: Callable[[StudentRun], Sampling | None]
+    shuffles: Callable[[StudentRun], bool] = lambda _run: True
+    projects: bool = False
+
+
 def task_only(folder: Path, embed_dim: int) -> Objective:
     """Return the objective without teachers."""
     del folder, embed_dim
     return TaskObjective()
 
 
-def objective_maker(
-    run: StudentRun,
-    projection: Projection | None,
-    store: FeatureStore,
-    available_NT: npt.NDArray[np.bool_],
-    *,
-    teachers: Sequence[str],
-) -> ObjectiveMaker:
-    """Return the function that makes a student's objective; ``available_NT`` says which teacher may teach which row."""
-    if run.recipe == "paper" and projection is not None:
-        return lambda _folder, embed_dim: _paper(run, projection, embed_dim=embed_dim)
-    if run.recipe == "improved":
-        columns = [column for column in range(len(teachers)) if available_NT[:, column].any()]
-        teaching = [teachers[column] for column in columns]
-        return lambda folder, embed_dim: _improved(
-            run, store, teaching, available_NT[:, columns], folder=folder, embed_dim=embed_dim
-        )
-    return task_only
-
-
-def _paper(run: StudentRun, projection: Projection, *, embed_dim: int) -> Objective:
+def _paper(run: StudentRun, data: TeacherData, folder: Path, embed_dim: int) -> Objective:
+    del folder
+    projection = data.projection
+    if projection is None:
+        raise ValueError("the paper's recipe needs a projection")
     if embed_dim != projection.latent_dim:
         # The width of a model that begins from a folder is only known now.
         raise ConfigError(
@@ -62,27 +79,25 @@ def _paper(run: StudentRun, projection: Projection, *, embed_dim: int) -> Object
     return PaperObjective(run.paper, projection)
 
 
-def _improved(
-    run: StudentRun,
-    store: FeatureStore,
-    teachers: Sequence[str],
-    available_NT: npt.NDArray[np.bool_],
-    *,
-    folder: Path,
-    embed_dim: int,
-) -> Objective:
+def _improved(run: StudentRun, data: TeacherData, folder: Path, embed_dim: int) -> Objective:
     recipe, seed, statistics = run.improved, run.optimization.seed, None
+    taught = np.flatnonzero(data.available_NT.any(axis=0)).tolist()
+    teachers = [data.teachers[column] for column in taught]
     if recipe.uses_statistics:
         statistics = kept_statistics(
             folder,
             lambda: fit_statistics(
-                store, teachers, available_NT, rows=recipe.statistics_rows, seed=seed, phi_s=recipe.phi_s
+                data.store,
+                teachers,
+                data.available_NT[:, taught],
+                rows=recipe.statistics_rows,
+                seed=seed,
+                phi_s=recipe.phi_s,
             ),
-            spec_hashes={name: store.spec(name).hash for name in teachers},
+            spec_hashes={name: data.store.spec(name).hash for name in teachers},
         )
-    return ImprovedObjective(
-        recipe, teacher_facts(store, teachers, recipe), embed_dim=embed_dim, statistics=statistics, seed=seed
-    )
+    facts = teacher_facts(data.store, teachers, recipe)
+    return ImprovedObjective(recipe, facts, embed_dim=embed_dim, statistics=statistics, seed=seed)
 
 
 def teacher_facts(store: FeatureStore, teachers: Sequence[str], recipe: ImprovedRecipe) -> dict[str, TeacherFacts]:
@@ -96,13 +111,16 @@ def teacher_facts(store: FeatureStore, teachers: Sequence[str], recipe: Improved
     return facts
 
 
-def sampling_of(run: StudentRun) -> Sampling | None:
-    """Return how many teachers teach a row of a student; None for a student without teachers."""
-    if run.recipe == "task_only":
-        return None
-    return "all" if run.recipe == "improved" else run.paper.teacher_sampling
-
-
-def shuffles(run: StudentRun) -> bool:
-    """Return whether each epoch has another order."""
-    return run.recipe != "paper" or run.paper.shuffle
+RECIPES: Mapping[str, Recipe] = {
+    "paper": Recipe(
+        objective=_paper,
+        sampling=lambda run: run.paper.teacher_sampling,
+        shuffles=lambda run: run.paper.shuffle,
+        projects=True,
+    ),
+    "improved": Recipe(objective=_improved, sampling=lambda _run: "all"),
+    "task_only": Recipe(
+        objective=lambda _run, _data, folder, embed_dim: task_only(folder, embed_dim), sampling=lambda _run: None
+    ),
+}
+"""By the names of ``train.students.NAME.recipe``."""

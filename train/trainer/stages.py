@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from train.data.image_loader import require_pixels
 from train.data.pair_source import TaughtPairs, corpus_pairs, store_pairs, taught_pairs
 from train.data.run_teachers import RunTeachers, seen_alike
 from train.data.store_rows import open_store, store_identity, to_train_on
-from train.recipes.choose import objective_maker, sampling_of, shuffles, task_only
+from train.recipes.choose import RECIPES, TeacherData, task_only
 from train.recipes.projection import Projection
 from train.runtime.ranks import require_device, require_even_shares
 from train.runtime.run_folder import begun_as, is_done
@@ -66,8 +67,9 @@ def distill(pipeline: TrainPipeline, name: str, run: StudentRun, how: Circumstan
 
     A ``task_only`` student sees the same rows in the same batches as a distilled one.
     """
+    recipe = RECIPES[run.recipe]
     store = seen_alike(open_store(pipeline, corpus_root=how.corpus_root), how.ranks)
-    projection_file = _projection_file(pipeline, name) if run.recipe == "paper" else None
+    projection_file = _projection_file(pipeline, name) if recipe.projects else None
     pixels = _pixels(store, run)
     identity = {
         "run": _without_images(run),
@@ -86,9 +88,9 @@ def distill(pipeline: TrainPipeline, name: str, run: StudentRun, how: Circumstan
         pixels,
         window_blocks=run.window_blocks,
         teachers=teachers.among(projection.weights) if projection else teachers,
-        sampling=sampling_of(run),
+        sampling=recipe.sampling(run),
         seed=run.optimization.seed,
-        shuffle=shuffles(run),
+        shuffle=recipe.shuffles(run),
     )
     if projection and begun is None:
         _require_projected(projection, store, teachers, pairs)
@@ -97,7 +99,10 @@ def distill(pipeline: TrainPipeline, name: str, run: StudentRun, how: Circumstan
         raise IncompleteStoreError(f"{store.location}: no training row has a feature that the selection allows")
     if pixels:
         require_pixels(pixels, rows)
-    objective = objective_maker(run, projection, store, pairs.available(), teachers=pairs.teachers.names)
+    data = TeacherData(
+        store=store, teachers=pairs.teachers.names, available_NT=pairs.available(), projection=projection
+    )
+    objective = functools.partial(recipe.objective, run, data)
     train_model(_run_of(pipeline, name, run, identity), pairs, objective, how)
     return True
 
