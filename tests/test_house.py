@@ -111,6 +111,21 @@ def test_nothing_but_the_interface_is_an_attribute_of_the_store():
         _ = store.reader
 
 
+DOCUMENTS = [path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")) if path.name != "CHANGELOG.md"]
+PLACE = re.compile(r"\b((?:store|extract|train|evaluate|tests)/[\w/]+\.py)\b(?:: (\w+)(?:\.(\w+))?)?")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_module_and_name_that_a_document_mentions_is_there(document):
+    wrong = []
+    for place in PLACE.finditer(document.read_text()):
+        path, names = ROOT / place[1], [name for name in place.groups()[1:] if name]
+        defined = path.read_text() if path.is_file() else ""
+        wrong += [place[0]] if not all(re.search(rf"\b(def|class) {name}\b", defined) for name in names) else []
+        wrong += [] if path.is_file() else [place[0]]
+    assert wrong == []
+
+
 def test_ray_ships_neither_runs_nor_weights():
     ignored = (ROOT / ".rayignore").read_text().splitlines()
     assert {"runs/", "weights/", ".venv*/", ".git/"} <= set(ignored)
