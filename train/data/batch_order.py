@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -190,3 +191,49 @@ def _require_a_batch(num_rows: int, batch_size: int) -> None:
         raise ValueError(f"batch_size must be positive, got {batch_size}")
     if num_rows < batch_size:
         raise ValueError(f"{num_rows} rows are fewer than one batch of {batch_size}; lower the batch size")
+
+
+class StepOrder(Protocol):
+    """The rows of each step."""
+
+    def __getitem__(self, step: int) -> Rows:
+        """Return the rows of a step."""
+
+    def epoch(self, step: int) -> int:
+        """Return the epoch of a step."""
+
+
+class ShareOrder:
+    """The share of one process in each batch of an order.
+
+    A batch is first cut into the parts of a step (``accumulate``), and each part is shared out, so the parts are the
+    same for any number of processes.
+
+    Args:
+        parts: number of parts of a step.
+        first_step: step of the run that corresponds to step ``first`` of the order.
+    """
+
+    def __init__(
+        self,
+        order: StepOrder,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        parts: int = 1,
+        first_step: int = 0,
+        first: int = 0,
+    ) -> None:
+        self._order, self._rank, self._world_size, self._parts = order, rank, world_size, parts
+        self._shift = first - first_step
+
+    def __getitem__(self, step: int) -> Rows:
+        rows_B = self._order[step + self._shift]
+        if self._world_size == 1:
+            return rows_B
+        parts = rows_B.reshape(self._parts, -1)
+        return np.concatenate([for_rank(part, self._rank, self._world_size) for part in parts])
+
+    def epoch(self, step: int) -> int:
+        """Return the epoch of a step of the run."""
+        return self._order.epoch(step + self._shift)

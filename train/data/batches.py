@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .batch_order import StepOrder
 from .image_loader import ImageLoader
-from .rank_share import StepOrder
 from .target_reader import Spans, TargetReader
 from .targets import Targets
 

@@ -11,10 +11,9 @@ from typing import Any
 
 from train.runtime.ranks import Ranks
 
-from .batch_order import BatchOrder
+from .batch_order import BatchOrder, ShareOrder, StepOrder
 from .batches import Batch, Stream
 from .pair_source import Ranges
-from .rank_share import ShareOrder, StepOrder
 
 log = logging.getLogger(__name__)
 

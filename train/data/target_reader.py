@@ -23,8 +23,8 @@ import torch
 from store.read.chunks import Ask, ChunkReader
 from store.read.reader import FeatureStore
 
+from .batch_order import StepOrder
 from .random_bits import draw_teacher
-from .rank_share import StepOrder
 from .targets import Targets, TeacherTargets
 
 Sampling = Literal["uniform_one", "all"]

@@ -19,13 +19,12 @@ import torch
 from store.config.pipeline_file import Section, dump_resolved
 from store.errors import CorpusError
 from train.config import ModelSection, Optimization, ValidationSection
-from train.data.batch_order import BatchOrder, lanes_of
+from train.data.batch_order import BatchOrder, StepOrder, lanes_of
 from train.data.batches import Stream
 from train.data.captions import Captions
 from train.data.feeds import Epochs, FixedFeed, GrowingFeed
 from train.data.image_loader import ImageLoader, View
 from train.data.pair_source import PairSource, Ranges
-from train.data.rank_share import StepOrder
 from train.data.store_rows import in_split, to_train_on, usable
 from train.data.target_reader import TargetReader
 from train.models.model_folder import Student, begin_model, save_weights

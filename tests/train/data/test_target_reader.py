@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from train.data.batch_order import BatchOrder
+from train.data.batch_order import BatchOrder, ShareOrder
 from train.data.random_bits import draw_teacher
-from train.data.rank_share import ShareOrder
 from train.data.target_reader import Spans, TargetReader
 
 SEED = 11

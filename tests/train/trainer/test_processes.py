@@ -21,8 +21,7 @@ from store.corpus.section import Corpus
 from store.index.create import index_corpus
 from tests.train.conftest import commit_random, spec_of
 from tests.train.vit import loaded, vit_pipeline
-from train.data.batch_order import BatchOrder, lanes_of
-from train.data.rank_share import ShareOrder
+from train.data.batch_order import BatchOrder, ShareOrder, lanes_of
 from train.recipes.fit_projections import project
 from train.trainer import stages as runs
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from train.data.batch_order import BatchOrder
-from train.data.rank_share import ShareOrder
+from train.data.batch_order import BatchOrder, ShareOrder
 
 
 @pytest.fixture
