@@ -112,7 +112,7 @@ def test_nothing_but_the_interface_is_an_attribute_of_the_store():
 
 
 DOCUMENTS = [path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")) if path.name != "CHANGELOG.md"]
-PLACE = re.compile(r"\b((?:store|extract|train|evaluate|tests)/[\w/]+\.py)\b(?:: (\w+)(?:\.(\w+))?)?")
+PLACE = re.compile(r"\b((?:store|extract|train|evaluate|tests)/[a-z\d_/]+\.py)\b(?:: (\w+)(?:\.(\w+))?)?")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
