@@ -25,8 +25,8 @@ from store.io.location import locate
 from .commands_run import OfPipelineOption, PlaceOption, RootOption, StoreArgument, loaded_pipeline, store_of
 
 if TYPE_CHECKING:
-    from extract.estimate.drift import TeacherDrift
-    from extract.run.stage_report import StageReport
+    from extract.monitor.drift import TeacherDrift
+    from extract.monitor.stage_report import StageReport
 
 log = logging.getLogger("extract")
 
@@ -109,7 +109,7 @@ def drift(
     as_json: JsonOption = False,
 ) -> int:
     """Extract some rows again and compare them with the store; exit with 1 if one is not what is stored."""
-    from extract.estimate.drift import drift as measure
+    from extract.monitor.drift import drift as measure
     from store.read.reader import FeatureStore
 
     loaded = loaded_pipeline(config, pipeline, set_, store)
@@ -164,7 +164,7 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Say where the time of the extraction went, by its receipts, and what bounds it."""
-    from extract.run.stage_report import report as read_report
+    from extract.monitor.stage_report import report as read_report
     from store.read.reader import FeatureStore
 
     found = read_report(FeatureStore(store_of(store, config, pipeline)), run_id=run)

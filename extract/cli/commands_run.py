@@ -21,7 +21,7 @@ from store.io.location import is_url, locate
 if TYPE_CHECKING:
     from extract.estimate.estimate import Estimate
     from extract.estimate.rates import Rates
-    from extract.run.status import Progress, StoreStatus
+    from extract.monitor.status import Progress, StoreStatus
 
 log = logging.getLogger("extract")
 
@@ -87,8 +87,8 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Run the teachers over every pair that lacks their features. Kill it at any moment and run it again."""
-    from extract.run.driver import execute_here
-    from extract.run.driver import run as run_extraction
+    from extract.run.here import execute_here
+    from extract.run.run import run as run_extraction
 
     loaded = loaded_pipeline(config, pipeline, set_, store)
     unknown = sorted(set(replace or []) - set(loaded.teachers))
@@ -189,7 +189,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Say how far a store is and what the run does that works on it, wherever that is. Needs only the store."""
-    from extract.run.status import read_status
+    from extract.monitor.status import read_status
 
     found = read_status(locate(store_of(store, config, pipeline)))
     if as_json:
@@ -249,7 +249,7 @@ def stop(
     as_json: JsonOption = False,
 ) -> int:
     """Ask the run that works on a store to stop, wherever it is, and wait until it has. What is committed stays."""
-    from extract.run.status import stop as stop_run
+    from extract.monitor.status import stop as stop_run
 
     place = locate(store_of(store, config, pipeline))
     done = stop_run(place, wait_s=wait)

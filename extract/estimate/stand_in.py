@@ -26,7 +26,8 @@ from extract.teacher_files.text_tower import (
     tokenizer_folder,
 )
 from extract.teacher_files.weights import weight_names
-from extract.teachers.loading import FAMILIES, Teacher
+from extract.teachers.base import FrozenTeacher
+from extract.teachers.loading import FAMILIES
 from store.errors import WeightsNotFoundError
 
 LOG_SCALE = math.log(50)
@@ -84,7 +85,7 @@ def captions(count: int) -> list[str]:
     ]
 
 
-def stand_in(name: str, entry: TeacherEntry, folder: Path, *, device: str, seed: int = 0) -> Teacher:
+def stand_in(name: str, entry: TeacherEntry, folder: Path, *, device: str, seed: int = 0) -> FrozenTeacher:
     """Return a teacher of an entry's architecture with random weights.
 
     Args:

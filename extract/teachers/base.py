@@ -114,10 +114,6 @@ class FrozenTeacher(ABC):
         with self._autocast():
             return _unit_norm(self._run_text(tokens.ids_BL.to(self._device), tokens.lengths_B))
 
-    def count_truncated(self, captions: Sequence[str]) -> int:
-        """Return how many captions are longer than what this teacher reads of them."""
-        return sum(self.tokenize(captions).truncated_B)
-
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         dtype = AUTOCAST.get(self.spec.compute_dtype.removesuffix(COMPILED))
         if dtype is None:

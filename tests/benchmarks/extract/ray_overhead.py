@@ -23,8 +23,10 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 from extract.cluster.execute import execute_on_ray
 from extract.config import ExtractPipeline
 from extract.corpora.phantom.corpus import write_corpus
-from extract.run.driver import Execute, Job, execute_here, run
+from extract.run.here import execute_here
 from extract.run.plan import RangeWork
+from extract.run.run import Execute, run
+from extract.run.run_spec import RunSpec
 from extract.run.tracker import Tracker
 from store.config.pipeline_file import read_pipeline
 from store.format.records import Receipt
@@ -72,9 +74,9 @@ def measure(pipeline: ExtractPipeline, execute: Execute, store: Path) -> Time:
     index_corpus(store, corpus, range_rows=RANGE_ROWS, chunk_rows=RANGE_ROWS)
     times: list[Time] = []
 
-    def timed(job: Job, work: Sequence[RangeWork], tracker: Tracker) -> None:
+    def timed(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker) -> None:
         watch, began = Stopwatch.over(tracker), time.monotonic()
-        execute(job, work, watch)
+        execute(spec, work, watch)
         assert watch.ready_s is not None
         times.append(Time(start_s=watch.ready_s - began, work_s=watch.last_s - watch.ready_s))
 

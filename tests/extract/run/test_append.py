@@ -10,8 +10,8 @@ from typer.main import get_command
 
 from extract.cli.program import app
 from extract.corpora.phantom.corpus import write_corpus
-from extract.run.driver import execute_here
-from extract.run.driver import run as run_extraction
+from extract.run.here import execute_here
+from extract.run.run import run as run_extraction
 from store.format.records import receipt_key
 from store.read.chunks import ChunkReader
 from store.read.reader import FeatureStore

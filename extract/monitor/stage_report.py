@@ -9,12 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from extract.run.stages import THREAD_STAGES
 from store.errors import IncompleteStoreError
 from store.format.records import Receipt
 from store.io.location import Location
 from store.read.reader import FeatureStore
-
-from .stages import THREAD_STAGES
 
 log = logging.getLogger(__name__)
 

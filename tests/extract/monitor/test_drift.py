@@ -18,7 +18,7 @@ from typer.main import get_command
 from extract.cli.program import app
 from extract.config import ExtractPipeline
 from extract.corpora.phantom.corpus import write_corpus
-from extract.estimate.drift import MIN_COSINE, MIN_COSINE_ROUGH, default_threshold, draw, drift, rows_of
+from extract.monitor.drift import MIN_COSINE, MIN_COSINE_ROUGH, default_threshold, draw, drift, rows_of
 from extract.teacher_files.specs import teacher_spec
 from store.config.pipeline_file import read_pipeline
 from store.errors import IncompleteStoreError, SpecMismatchError

@@ -15,13 +15,12 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from extract.run.tracker import progress_key, stop_key
 from store.check.retry import marked
 from store.errors import StoreError
 from store.format.records import StoreInfo, read_store_info, readable_receipt, receipt_key
 from store.io.location import Location
 from store.io.lock import holder
-
-from .tracker import progress_key, stop_key
 
 log = logging.getLogger(__name__)
 
