@@ -50,7 +50,7 @@ class Candidate:
         """
         if self.stated:
             return self.stated
-        width = read_model_folder(Path(self.folder)).config["model_cfg"]["embed_dim"]
+        width = read_model_folder(Path(self.folder))["model_cfg"]["embed_dim"]
         return TeacherEntry(folder=self.folder, embed_dim=width)
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,7 +82,6 @@ def teachers(
 
 def describe(name: str, entry: TeacherEntry) -> dict[str, Any]:
     """Return what is known of a teacher without loading it."""
-    from extract.teacher_files.fetch_list import wanted
     from extract.teacher_files.specs import teacher_spec
     from extract.teacher_files.weights import find_weights
 
@@ -93,7 +93,7 @@ def describe(name: str, entry: TeacherEntry) -> dict[str, Any]:
         "licence": entry.licence,
         "files": [
             {"name": file.name, "from": file.item.origin, "present": file.path.is_file(), "optional": file.optional}
-            for file in wanted(entry)
+            for file in entry.wanted()
         ],
         "variants": list(entry.variants),
         "present": False,
@@ -205,7 +205,7 @@ def golden(
             "no teacher could be compared", hint="python -m extract fetch gets their weights; teachers lists them"
         )
     if as_json:
-        content = {name: [verdict.as_json() for verdict in verdicts] for name, verdicts in found.items()}
+        content = {name: [asdict(verdict) for verdict in verdicts] for name, verdicts in found.items()}
         sys.stdout.write(json.dumps(content, indent=1) + "\n")
     else:
         _print_verdicts(found)

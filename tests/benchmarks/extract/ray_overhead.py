@@ -22,7 +22,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 from extract.cluster.execute import execute_on_ray
 from extract.config import ExtractPipeline
-from extract.corpora.phantom.corpus import write_corpus
+from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
 from extract.run.here import execute_here
 from extract.run.plan import RangeWork
 from extract.run.run import Execute, run
@@ -88,7 +88,7 @@ def measure(pipeline: ExtractPipeline, execute: Execute, store: Path) -> Time:
 
 def pipeline_of(folder: Path, teachers: Sequence[Path], *, rows: int) -> ExtractPipeline:
     """Draw a corpus and return a pipeline over it."""
-    write_corpus(folder / "corpus", rows=rows, seed=3)
+    write_corpus(folder / "corpus", PhantomSettings(rows=rows, seed=3))
     content = {
         "corpora": {"pairs": {"files": [f"{folder}/corpus/*.tar"]}},
         "teachers": {path.name: {"folder": str(path.absolute()), "embed_dim": 64} for path in teachers},
