@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from extract.config import ExtractPipeline
 from extract.run.plan import plan
@@ -46,10 +45,6 @@ class Estimate:
     workers: int
     cost: float | None
     replaced: Sequence[str]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as plain JSON values; docs/extraction.md describes them."""
-        return asdict(self)
 
 
 def estimate(

@@ -9,15 +9,15 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 
+from extract.config import ExtractSection
 from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.geometry import Geometry, fit_all
 from extract.teacher_files.specs import teacher_spec
@@ -32,6 +32,9 @@ from .stand_in import captions, stand_in
 
 IMAGE_PX = (640, 480)
 """Size of the JPEG whose decoding is timed: a usual size of figures."""
+
+CPU_BATCH = 8
+"""A CPU gains nothing from more rows at once, and a batch of the slowest teacher takes seconds."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -89,10 +92,6 @@ class Profile:
     hours: float
     hours_alone: float | None
 
-    def as_json(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-        return asdict(self)
-
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Settings:
@@ -114,6 +113,26 @@ class Settings:
     seconds: float
     rows: int
     random_weights: bool = False
+
+
+def settings_of(
+    section: ExtractSection, *, rows: int, batch_size: int | None, seconds: float, random_weights: bool
+) -> Settings:
+    """Return the settings for the present device: a GPU if there is one.
+
+    Args:
+        batch_size: replaces the pipeline's on a GPU and `CPU_BATCH` on a CPU.
+    """
+    device, cores = "cuda" if torch.cuda.is_available() else "cpu", os.cpu_count() or 1
+    return Settings(
+        device=device,
+        threads=min(section.threads_per_worker, cores),
+        decode_threads=min(section.decode_threads, cores),
+        batch_size=batch_size or (section.batch_size if device == "cuda" else min(section.batch_size, CPU_BATCH)),
+        seconds=seconds,
+        rows=rows,
+        random_weights=random_weights,
+    )
 
 
 def profile(
