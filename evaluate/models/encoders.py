@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from evaluate.datasets.formats.record import Image
 from evaluate.results.record import ModelFacts
 from extract.teacher_files.geometry import fit
-from extract.teachers.loading import Teacher
+from extract.teachers.base import FrozenTeacher
 from store.console import progress
 from store.corpus.decode import decode_image
 from store.errors import EvaluationError, PairDecodeError
@@ -98,7 +98,9 @@ class ModelEncoder:
         max_pixels: width times height that is decoded.
     """
 
-    def __init__(self, model: Teacher, facts: ModelFacts, *, batch_size: int, threads: int, max_pixels: int) -> None:
+    def __init__(
+        self, model: FrozenTeacher, facts: ModelFacts, *, batch_size: int, threads: int, max_pixels: int
+    ) -> None:
         self.facts, self.logit_scale = facts, model.logit_scale
         self._model, self._batch_size, self._threads, self._max_pixels = model, batch_size, threads, max_pixels
 

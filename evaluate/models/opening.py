@@ -96,7 +96,7 @@ def entry_of(address: Address, *, teachers: Mapping[str, TeacherEntry]) -> Teach
             f"{folder}: not the folder of a complete training run: it has no {RECORD}",
             hint="train it to its end, or give another model folder as local-dir:DIR",
         )
-    width = read_model_folder(folder).config["model_cfg"]["embed_dim"]
+    width = read_model_folder(folder)["model_cfg"]["embed_dim"]
     return TeacherEntry(folder=str(folder), embed_dim=width)
 
 

@@ -17,7 +17,8 @@ from extract.config import TeacherEntry
 from extract.teacher_files.geometry import Geometry, Preprocessing
 from extract.teacher_files.model_folder import read_model_folder
 from extract.teacher_files.specs import teacher_spec
-from extract.teachers.loading import Teacher, load_teacher
+from extract.teachers.base import FrozenTeacher
+from extract.teachers.loading import load_teacher
 from store.errors import ConfigError, WeightsNotFoundError
 from store.format.records import Spec
 
@@ -49,7 +50,7 @@ class Candidate:
         """
         if self.stated:
             return self.stated
-        width = read_model_folder(Path(self.folder)).config["model_cfg"]["embed_dim"]
+        width = read_model_folder(Path(self.folder))["model_cfg"]["embed_dim"]
         return TeacherEntry(folder=self.folder, embed_dim=width)
 
 
@@ -153,7 +154,7 @@ def _geometry(spec: Spec) -> Geometry:
 
 
 def zero_shot(
-    model: Teacher,
+    model: FrozenTeacher,
     pixels_NHWC: Pixels,
     labelled: LabelledImages,
     dataset: ZeroShotDataset,

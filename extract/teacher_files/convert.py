@@ -1,4 +1,4 @@
-"""Converting a teacher's checkpoint once to safetensors that hold the model's tensors and nothing else."""
+"""Converts a teacher's checkpoint once to a safetensors file with the model's tensors and nothing else."""
 
 from __future__ import annotations
 
@@ -18,16 +18,12 @@ log = logging.getLogger(__name__)
 
 
 def convert(name: str, entry: TeacherEntry) -> bool:
-    """Convert a teacher's weights if they are not safetensors already; return whether there was something to do.
+    """Convert a teacher's weights unless they are safetensors already; return whether they were converted.
 
     The authors' files stay. Features and spec are the same before and after.
 
-    Args:
-        name: the teacher's id.
-        entry: says where they lie.
-
     Raises:
-        TeacherError: they are not there, or not what they should be.
+        TeacherError: the weights are missing or damaged.
     """
     present = find_weights(name, entry)
     if present.conversion is not None or present.paths[0].suffix == ".safetensors":
@@ -37,13 +33,13 @@ def convert(name: str, entry: TeacherEntry) -> bool:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     try:
         temporary.touch()
-        mode = temporary.stat().st_mode  # as the umask has it; save_file leaves a file that its owner alone may read
+        mode = temporary.stat().st_mode  # by the umask; save_file makes a file that only its owner may read
         safetensors.torch.save_file(state, temporary)
         temporary.chmod(mode)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         record = write_record(present.folder, present.paths, temporary)
-        # The record goes first and comes last: without it the converted file does not count.
+        # The record is removed first and written last: without it the converted file does not count.
         (present.folder / RECORD_NAME).unlink(missing_ok=True)
         temporary.replace(target)
     finally:

@@ -1,6 +1,6 @@
-"""From the authors' checkpoints to the tensors that a family's model has, by the names that it gives them.
+"""Turns the authors' checkpoints into tensors with the names of a family's model.
 
-What is dropped is named here; whatever else is strange in a file is refused when it is loaded.
+Tensors that are dropped are named here; any other unknown tensor is refused when the model is loaded.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from .entry import TeacherEntry
 from .weights import Weights
 
 OPENAI_SETTINGS = frozenset({"input_resolution", "context_length", "vocab_size"})
-"""Numbers that OpenAI's CLIP keeps among its tensors."""
+"""Settings that OpenAI's CLIP stores among its tensors."""
 
 PMC_LOG_SCALE = 4.4292
-"""PMC-CLIP's published parts lack its logit scale; this is its logarithm in copies of the authors' notebook."""
+"""Logarithm of PMC-CLIP's logit scale by copies of the authors' notebook; the published parts lack it."""
 
 PMC_OTHER_HEADS = (
     "positional_embedding",
@@ -31,14 +31,14 @@ PMC_OTHER_HEADS = (
     "transformer.",
     "token_embedding.",
 )
-"""Of PMC-CLIP's whole checkpoint, what its image-text features do not need."""
+"""Prefixes of tensors in PMC-CLIP's whole checkpoint that its image-text features do not need."""
 
 
 def read_state(entry: TeacherEntry, weights: Weights) -> State:
     """Return a teacher's tensors, float32, by the names of its family's model.
 
     Raises:
-        TeacherError: a file is not what it should be.
+        TeacherError: a file is damaged or of another kind.
     """
     if weights.conversion is not None:
         loaded: State = read_checkpoint(weights.paths[0])
@@ -70,7 +70,7 @@ def _without_position_ids(state: State) -> State:
 
 
 def _medclip(state: State) -> State:
-    # Swin's indices are computed; transformers kept them among the tensors until they became buffers.
+    # Swin's indices are computed; older transformers stored them among the tensors.
     return {
         name: value
         for name, value in _without_position_ids(state).items()

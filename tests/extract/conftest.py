@@ -17,9 +17,9 @@ from PIL import Image
 
 from extract.config import ExtractPipeline
 from extract.corpora.phantom.catalog import FINDINGS, caption
-from extract.corpora.phantom.corpus import write_corpus
-from extract.run.driver import execute_here
-from extract.run.driver import run as run_extraction
+from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
+from extract.run.here import execute_here
+from extract.run.run import run as run_extraction
 from store.config.pipeline_file import read_pipeline
 from store.index.create import index_corpus
 from train.config import ModelSection
@@ -82,7 +82,7 @@ def teachers(tmp_path_factory, captions):
 def corpus(tmp_path_factory):
     """A phantom corpus of 60 pairs: its folder."""
     folder = tmp_path_factory.mktemp("corpora") / "sixty"
-    write_corpus(folder, rows=60, seed=5)
+    write_corpus(folder, PhantomSettings(rows=60, seed=5))
     return folder
 
 
@@ -211,7 +211,7 @@ def stored_bytes():
 def long_pipeline(tmp_path_factory, teachers, write_pipeline):
     """Return a function that writes a pipeline long enough to be interrupted: 400 rows in 25 ranges."""
     folder = tmp_path_factory.mktemp("long") / "corpus"
-    write_corpus(folder, rows=400, seed=6)
+    write_corpus(folder, PhantomSettings(rows=400, seed=6))
 
     def write(where, **extract):
         return write_pipeline(where, files=[folder / "*.tar"], teachers=teachers, **extract)

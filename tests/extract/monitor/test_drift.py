@@ -17,8 +17,8 @@ from typer.main import get_command
 
 from extract.cli.program import app
 from extract.config import ExtractPipeline
-from extract.corpora.phantom.corpus import write_corpus
-from extract.estimate.drift import MIN_COSINE, MIN_COSINE_ROUGH, default_threshold, draw, drift, rows_of
+from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
+from extract.monitor.drift import MIN_COSINE, MIN_COSINE_ROUGH, default_threshold, draw, drift, rows_of
 from extract.teacher_files.specs import teacher_spec
 from store.config.pipeline_file import read_pipeline
 from store.errors import IncompleteStoreError, SpecMismatchError
@@ -56,7 +56,7 @@ def spread(folder, corpus_files, target):
 def teacher(tmp_path_factory, teachers):
     """A teacher whose features differ from row to row, and the folder of 40 drawn pairs larger than it sees them."""
     folder = tmp_path_factory.mktemp("spread")
-    write_corpus(folder / "corpus", rows=ROWS, seed=8, size_px=150)
+    write_corpus(folder / "corpus", PhantomSettings(rows=ROWS, seed=8, size_px=150))
     return spread(teachers["small"], sorted((folder / "corpus").glob("*.tar")), folder / "small"), folder / "corpus"
 
 

@@ -1,4 +1,4 @@
-"""Where the time of an extraction went, from its receipts, and what to do about it. Needs neither torch nor Ray."""
+"""Says from receipts where the time of an extraction went, and what would help. Needs neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from extract.run.stages import THREAD_STAGES
 from store.errors import IncompleteStoreError
 from store.format.records import Receipt
 from store.io.location import Location
 from store.read.reader import FeatureStore
-
-from .stages import THREAD_STAGES
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +21,7 @@ Bound = Literal["decode", "forward", "write", "waiting"]
 
 FORWARD_STAGES, WAIT_STAGE, WRITE_STAGE = ("forward_image", "forward_text"), "wait_for_images", "write"
 READ_STAGES = ("read",)
-"""Of THREAD_STAGES, which are in no sum but say what the teachers waited for, those that wait for bytes."""
+"""Those of THREAD_STAGES that wait for bytes. THREAD_STAGES are in no sum; they say what the teachers waited for."""
 
 ADVICE: dict[Bound, str] = {
     "decode": "the teachers wait for images to be decoded and fitted: raise extract.decode_threads, or give each "
@@ -36,7 +35,7 @@ ADVICE: dict[Bound, str] = {
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class RunTime:
-    """What a run's report says: its wall time, and how many workers it had."""
+    """A run's wall time and number of workers, from its report."""
 
     seconds: float
     workers: int
@@ -44,18 +43,16 @@ class RunTime:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class StageReport:
-    """Worker time by what it was spent on.
+    """Worker time by its use.
 
     Attributes:
-        runs: whose receipts were read.
-        rows: of the ranges that were done, each counted once.
-        units: committed.
-        stages_s: seconds by stage as the receipts name it, all workers together.
-        bound_s: seconds by what bounds: decode, forward, write, waiting.
-        other_s: seconds of stages that are none of these.
-        worker_s: wall time of the runs times their workers; None if a run left no report.
-        verdict: what most of the time went to.
-        advice: what to do about it.
+        runs: ids of the runs whose receipts were read.
+        rows: rows of the ranges, each range counted once.
+        stages_s: seconds by stage as receipts name it, of all workers.
+        bound_s: seconds by what bounds the work.
+        other_s: seconds of stages that belong to no bound.
+        worker_s: sum of each run's wall time times its workers; None if a run left no report.
+        verdict: the bound with most seconds.
     """
 
     runs: Sequence[str]
@@ -74,16 +71,12 @@ class StageReport:
         return sum(self.bound_s.values()) + self.other_s
 
     def as_json(self) -> dict[str, Any]:
-        """Return the same as plain JSON values; docs/extraction.md describes them."""
+        """Return it as plain JSON values; docs/extraction.md describes them."""
         return asdict(self) | {"total_s": self.total_s}
 
 
 def report(store: FeatureStore, *, run_id: str | None = None) -> StageReport:
-    """Read where the time went of all runs of a store, or of one.
-
-    Args:
-        store: the store.
-        run_id: only this run's.
+    """Report on all runs of a store, or on one.
 
     Raises:
         IncompleteStoreError: there are no such receipts.
@@ -103,7 +96,7 @@ def report(store: FeatureStore, *, run_id: str | None = None) -> StageReport:
 
 
 def read_runs(location: Location, run_ids: Iterable[str]) -> dict[str, RunTime]:
-    """Return the wall times of the runs that ended and reported."""
+    """Return the wall times of the runs that left a report."""
     found = {}
     for run_id in sorted(run_ids):
         key = f"runs/{run_id}/report.json"
@@ -119,12 +112,7 @@ def read_runs(location: Location, run_ids: Iterable[str]) -> dict[str, RunTime]:
 
 
 def summarize(receipts: Sequence[Receipt], runs: Mapping[str, RunTime]) -> StageReport:
-    """Return where the time of some receipts went.
-
-    Args:
-        receipts: with timings.
-        runs: what their runs reported, by id; may lack some.
-    """
+    """Return where the time of some receipts went; ``runs`` may lack some of their runs."""
     stages, rows = _stages(receipts)
     reading, preparing = (_sum(stages, names) for names in (READ_STAGES, THREAD_STAGES))
     waited = stages.get(WAIT_STAGE, 0.0)
@@ -161,10 +149,10 @@ def _sum(stages: Mapping[str, float], names: Iterable[str]) -> float:
 
 
 def _stages(receipts: Sequence[Receipt]) -> tuple[Mapping[str, float], int]:
-    """Return seconds by stage, and rows, of the ranges that the receipts are of.
+    """Return seconds by stage, and the number of rows, of the receipts' ranges.
 
-    Teachers of a range share its stages, and each receipt says how far they had come: the last one counts. Writing is
-    each unit's own.
+    A range's teachers share its stages, and each receipt has their seconds up to its commit: the largest counts.
+    Each unit has a ``write`` of its own.
     """
     together: dict[tuple[str, int, int], list[Receipt]] = defaultdict(list)
     for receipt in receipts:

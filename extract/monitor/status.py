@@ -1,6 +1,6 @@
-"""How far a store is and whether a run works on it, from the store alone; and asking that run to stop.
+"""Says how far a store is and whether a run works on it, and asks that run to stop, all by the store alone.
 
-Needs neither torch nor Ray, nor the machine that the run is on: receipts are listed, the run's last progress is read.
+It lists receipts and reads the run's last progress. That needs neither torch nor Ray nor the run's machine.
 """
 
 from __future__ import annotations
@@ -15,34 +15,31 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from extract.run.tracker import progress_key, stop_key
 from store.check.retry import marked
 from store.errors import StoreError
 from store.format.records import StoreInfo, read_store_info, readable_receipt, receipt_key
 from store.io.location import Location
 from store.io.lock import holder
 
-from .tracker import progress_key, stop_key
-
 log = logging.getLogger(__name__)
 
 OLD_S = 90.0
-"""A driver writes its progress every few seconds; one that was silent for so long is dead or cut off."""
+"""A run writes its progress every few seconds; after so long a silence it is dead or cut off."""
 
 POLL_S = 0.5
-"""Between two looks at a run that was asked to stop."""
+"""Seconds between two looks at a run that was asked to stop."""
 
 _RECEIPT = re.compile(r"receipts/([^/]+)/r(\d{6,})\.json")
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Progress:
-    """What a run last said of itself (``runs/RUN_ID/progress.json``).
+    """A run's last ``runs/RUN_ID/progress.json``.
 
     Attributes:
-        run_id: of the run.
         state: ``running``, ``finished``, ``failed`` or ``stopped``.
-        age_s: seconds since it was said.
-        content: all of it.
+        age_s: seconds since it was written.
     """
 
     run_id: str
@@ -52,11 +49,11 @@ class Progress:
 
     @property
     def silent(self) -> bool:
-        """Whether it says that it runs, and has not said so for long."""
+        """Whether it is ``running`` and was not written for long."""
         return self.state == "running" and self.age_s > OLD_S
 
     def holds(self, lock: str | None) -> bool:
-        """Whether a store's lock is this run's, and not that of a program which came after it was killed."""
+        """Whether a store's lock belongs to this run, not to a program that came after the run was killed."""
         mine = f"process {self.content.get('pid')} on {self.content.get('host')}"
         return lock is not None and lock.partition(",")[0] == mine
 
@@ -66,13 +63,10 @@ class StoreStatus:
     """How far a store is.
 
     Attributes:
-        store: where it lies.
-        rows: of the store.
-        ranges: of the store.
-        teachers: committed units by teacher.
-        retries: units marked to be done again, by teacher.
-        lock: who writes to the store now, None if nobody does.
-        progress: what the latest run last said; None if there was none, or it is of a version that says nothing.
+        teachers: number of committed units by teacher.
+        retries: number of units marked to be done again, by teacher.
+        lock: the process that writes to the store now, if any.
+        progress: the latest run's last progress, if any can be read.
     """
 
     store: str
@@ -85,11 +79,11 @@ class StoreStatus:
 
     @property
     def units(self) -> int:
-        """Units of the store when its teachers are complete."""
+        """Number of units when all teachers are complete."""
         return self.ranges * len(self.teachers)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the same as plain JSON values; docs/extraction.md describes them."""
+        """Return it as plain JSON values; docs/extraction.md describes them."""
         run = self.progress
         content = asdict(self) | {"units": self.units, "done": sum(self.teachers.values())}
         del content["progress"]
@@ -98,7 +92,7 @@ class StoreStatus:
 
 
 def read_status(store: Location) -> StoreStatus:
-    """Look at a store.
+    """Return how far a store is.
 
     Raises:
         StoreNotFoundError: no store is there.
@@ -125,7 +119,7 @@ def read_status(store: Location) -> StoreStatus:
 
 
 def _short(store: Location, teacher: str, info: StoreInfo) -> int:
-    """Return 1 if the last range's receipt is of before rows were appended to that range, else 0."""
+    """Return 1 if the last range's receipt is older than rows that were appended to the range, else 0."""
     if not info.ranges:
         return 0
     receipt = readable_receipt(store, receipt_key(teacher, info.ranges - 1))
@@ -133,13 +127,13 @@ def _short(store: Location, teacher: str, info: StoreInfo) -> int:
 
 
 def latest_progress(store: Location) -> Progress | None:
-    """Return what the latest run said last; runs are named by the time they began."""
+    """Return the latest run's progress; a run's id begins with its start time."""
     runs = sorted(key for key, _ in store.list("runs") if key.endswith("/progress.json"))
     return read_progress(store, runs[-1].split("/")[1]) if runs else None
 
 
 def read_progress(store: Location, run_id: str) -> Progress | None:
-    """Return what a run said last; None if it said nothing that can be read."""
+    """Return a run's last progress; None if it cannot be read."""
     try:
         content = json.loads(store.read(progress_key(run_id)))
         updated = datetime.fromisoformat(content["updated"])
@@ -152,15 +146,14 @@ def read_progress(store: Location, run_id: str) -> Progress | None:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Stopped:
-    """What became of the wish that a run stop.
+    """What became of a request to stop.
 
     Attributes:
-        run_id: of the run; None if none ever told of itself.
-        outcome: ``nothing``: none was running; ``dead``: it had died before; ``stopped``: it stopped; ``ended``: it
-            came to its end by itself; ``silent``: it has not answered within the time.
-        seconds: waited.
-        progress: what it said last.
-        lock: who writes to the store now.
+        run_id: the run's id; None if no run ever wrote its progress.
+        outcome: ``nothing``: no run was at work; ``dead``: it had died before; ``stopped``: it stopped; ``ended``: it
+            finished meanwhile; ``silent``: it has not answered within the time.
+        seconds: time waited.
+        lock: the process that writes to the store now, if any.
     """
 
     run_id: str | None
@@ -171,16 +164,14 @@ class Stopped:
 
 
 def stop(store: Location, *, wait_s: float, sleep: Callable[[float], None] = time.sleep) -> Stopped:
-    """Ask the run that works on a store to stop, and wait until it has.
+    """Ask the run that works on a store to stop, and wait until it has. The run may be on another machine.
 
     Args:
-        store: where it lies; the run may be on another machine.
-        wait_s: how long to wait at most. The wish stays, so that a run which answers later stops too.
-        sleep: waits between two looks.
+        wait_s: longest time to wait. The request stays, so that a run which answers later stops too.
 
     Raises:
         StoreNotFoundError: no store is there.
-        StoreError: a program writes to the store that is no run which could be asked.
+        StoreError: a program that is no run writes to the store.
     """
     read_store_info(store)
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Whether a store's features are still those that its teachers give: some rows are extracted again and compared."""
+"""Extracts some rows again and compares them with the store: do its teachers still give the same features?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from extract.config import ExtractPipeline
-from extract.run.driver import build_worker
+from extract.estimate.scratch import scratch, scratch_run
+from extract.run.run_spec import build_worker
 from extract.teacher_files.specs import teacher_spec
 from store.errors import IncompleteStoreError, SpecMismatchError
 from store.format.arrays import Side
@@ -19,18 +20,16 @@ from store.format.pairs import PairTable
 from store.format.records import Spec, Status
 from store.read.reader import FeatureStore
 
-from .scratch import scratch, scratch_job
-
 SIDES: tuple[Side, ...] = ("image", "text")
 
 MIN_COSINE = 0.9999
-"""The same weights and pixels give this on any device: rounding to float16 costs 2e-7, another order of sums 1e-6."""
+"""The same weights and pixels reach this on any device: rounding to float16 costs 2e-7, another order of sums 1e-6."""
 
 MIN_COSINE_ROUGH = 0.998
-"""Where features are stored as int8, which costs up to 1e-3, or computed in 16 bits, where batches matter as much."""
+"""For features stored as int8, which costs up to 1e-3, or computed in 16 bits, where the batch matters as much."""
 
 UNIT_ROWS = 8192
-"""Rows that are extracted at once; more would only take memory."""
+"""Rows that are extracted at once; more would only need more memory."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -38,9 +37,9 @@ class SideDrift:
     """How far one side's features lie from the stored ones.
 
     Attributes:
-        min_cosine, p1_cosine, median_cosine: of a stored and a new feature of the same row.
-        max_abs_difference: of any entry.
-        worst_row: with the smallest cosine.
+        min_cosine, p1_cosine, median_cosine: cosines of the stored and the new feature of each row.
+        max_abs_difference: largest difference of any entry.
+        worst_row: the row with the smallest cosine.
         below: rows whose cosine is below the threshold, the worst first.
     """
 
@@ -54,13 +53,12 @@ class SideDrift:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class TeacherDrift:
-    """What became of one teacher's features.
+    """How one teacher's features compare.
 
     Attributes:
-        teacher: its id.
-        rows: that were compared: ok in the store and now.
+        rows: number of rows that were compared: ok in the store and now.
         threshold: cosine that every row must reach.
-        sides: by ``image`` and ``text``; empty where no row could be compared.
+        sides: by ``image`` and ``text``; empty if no row could be compared.
         lost: rows that are ok in the store and bad now.
         gained: rows that are bad in the store and ok now; ``retry`` would mend them.
     """
@@ -78,7 +76,7 @@ class TeacherDrift:
         return bool(self.sides) and not self.lost and not any(side.below for side in self.sides.values())
 
     def as_json(self) -> dict[str, Any]:
-        """Return the same as plain JSON values; docs/extraction.md describes them."""
+        """Return it as plain JSON values; docs/extraction.md describes them."""
         return {**asdict(self), "passed": self.passed}
 
 
@@ -92,19 +90,16 @@ def drift(
     root: str,
     min_cosine: float | None = None,
 ) -> list[TeacherDrift]:
-    """Extract some committed rows again and compare them with what is stored. Writes nothing to the store.
+    """Extract some committed rows again and compare them with the stored ones. Writes nothing to the store.
 
     Args:
-        store: the store; its images must be readable.
-        pipeline: says where the teachers lie, and how workers run.
-        teachers: whom to look at.
-        rows: how many rows to draw; all that are committed if they are not more.
-        seed: decides which.
+        rows: how many rows to draw at most.
+        seed: decides which rows.
         root: where the images lie.
-        min_cosine: instead of the default, which depends on how features are computed and stored.
+        min_cosine: replaces the default, which depends on how features are computed and stored.
 
     Raises:
-        SpecMismatchError: a teacher of the pipeline is another one than the store has features of.
+        SpecMismatchError: the store has features of another teacher than the pipeline's.
         IncompleteStoreError: nothing is committed.
     """
     specs = {name: _same_spec(store, pipeline, name) for name in teachers}
@@ -117,8 +112,7 @@ def drift(
     with scratch() as place:
         pairs = rows_of(store.pairs, drawn, range_rows=store.info.range_rows)
         size = min(UNIT_ROWS, len(drawn))
-        job = scratch_job(place, pipeline, list(specs.values()), pairs, root=root, range_rows=size)
-        worker = build_worker(job)
+        worker = build_worker(scratch_run(place, pipeline, list(specs.values()), pairs, root=root, range_rows=size))
         again = FeatureStore(place)
         for range_id in range(again.info.ranges):
             worker.run(range_id, list(specs))
@@ -135,7 +129,7 @@ def default_threshold(spec: Spec) -> float:
 
 
 def draw(committed_N: npt.NDArray[np.bool_], *, rows: int, seed: int) -> npt.NDArray[np.int64]:
-    """Return ``rows`` of the committed rows, all if they are fewer: single ones, ascending, not whole chunks."""
+    """Draw single committed rows, ascending; all of them if they are fewer than ``rows``."""
     candidates = np.flatnonzero(committed_N)
     if len(candidates) <= rows:
         return candidates
@@ -197,7 +191,7 @@ def _compare_side(
     old_BD: npt.NDArray[np.float64], new_BD: npt.NDArray[np.float64], rows_B: npt.NDArray[np.int64], *, threshold: float
 ) -> SideDrift:
     norms_B = np.linalg.norm(old_BD, axis=1) * np.linalg.norm(new_BD, axis=1)
-    # A feature that was damaged to zeros or to no number has no cosine; it agrees with nothing.
+    # A damaged feature of zeros or NaN has no cosine; it agrees with nothing.
     with np.errstate(invalid="ignore", divide="ignore"):
         cosine_B = np.nan_to_num((old_BD * new_BD).sum(axis=1) / norms_B, nan=-1.0)
     order = np.argsort(cosine_B, kind="stable")

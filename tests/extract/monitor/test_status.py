@@ -16,8 +16,9 @@ import pytest
 from typer.main import get_command
 
 from extract.cli.program import app
-from extract.run.driver import execute_here, run
-from extract.run.status import OLD_S, read_status, stop
+from extract.monitor.status import OLD_S, read_status, stop
+from extract.run.here import execute_here
+from extract.run.run import run
 from extract.run.tracker import progress_key, stop_key
 from store.errors import StoreError, StoreNotFoundError
 from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher

@@ -9,8 +9,9 @@ import pytest
 from typer.main import get_command
 
 from extract.cli.program import app
-from extract.run.driver import build_worker, run
-from extract.run.stage_report import RunTime, report, summarize
+from extract.monitor.stage_report import RunTime, report, summarize
+from extract.run.run import run
+from extract.run.run_spec import build_worker
 from store.errors import IncompleteStoreError
 from store.format.records import Receipt
 from store.read.reader import FeatureStore

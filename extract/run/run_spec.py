@@ -1,0 +1,60 @@
+"""What a run is to do, as every worker process is told it; and loading the teachers accordingly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from extract.config import ExtractSection, TeacherEntry
+from store.corpus.image_source import ImageSource
+from store.format.pairs import PairTable
+from store.format.records import Spec, read_store_info
+from store.io.location import Location
+
+if TYPE_CHECKING:
+    from .worker import Worker
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class RunSpec:
+    """Everything a worker process needs; it crosses process borders.
+
+    Attributes:
+        entries, specs: the teachers' entries and specs by name.
+        max_pixels: largest width times height that is decoded.
+        corpus_root: where the images lie.
+    """
+
+    store: Location
+    entries: Mapping[str, TeacherEntry]
+    specs: Mapping[str, Spec]
+    settings: ExtractSection
+    max_pixels: int
+    corpus_root: str
+    run_id: str
+
+
+def build_worker(spec: RunSpec) -> Worker:
+    """Load the teachers of a run into this process."""
+    import torch
+
+    from extract.teachers.loading import load_teacher
+
+    from .worker import Worker
+
+    # The number of threads decides the order of sums and with it the last bits of a feature.
+    torch.set_num_threads(spec.settings.threads_per_worker)
+    info, device = read_store_info(spec.store), spec.settings.device
+    return Worker(
+        store=spec.store,
+        info=info,
+        pairs=PairTable(spec.store, rows=info.rows),
+        images=ImageSource(spec.corpus_root),
+        teachers={name: load_teacher(one, spec.entries[name], device=device) for name, one in spec.specs.items()},
+        batch_size=spec.settings.batch_size,
+        decode_threads=spec.settings.decode_threads,
+        max_pixels=spec.max_pixels,
+        device=device,
+        run_id=spec.run_id,
+    )
