@@ -52,7 +52,6 @@ def main(app: typer.Typer, *, program: str, interrupted: str = RESUMES) -> None:
     """Run a Typer application and leave the process with the documented exit code.
 
     Args:
-        app: the program's commands.
         program: how the program is called, for usage lines, e.g. ``python -m store``.
         interrupted: what stays after Ctrl-C, and what to do next.
     """
@@ -170,7 +169,6 @@ def progress(
     """Show how far a loop has come: a bar on a terminal, a line every 30 s elsewhere.
 
     Args:
-        total: how many things there are to do.
         label: what is being done, e.g. ``extract``.
         noun: what is counted, e.g. ``units``.
         details: says more of how the work goes; shown behind the rest.

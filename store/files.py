@@ -14,12 +14,7 @@ TEMPORARY_SUFFIX = ".tmp"
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a file whole: written beside it, forced to disk, renamed over it.
-
-    Args:
-        path: the file; its folder is made if need be.
-        data: the new content.
-    """
+    """Replace a file whole: written beside it, forced to disk, renamed over it."""
     make_folder(path.parent)
     # The process id tells whose it is when one is found; the token keeps threads apart.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")

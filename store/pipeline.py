@@ -18,8 +18,6 @@ class StoreSection(Section):
     """The feature store.
 
     Attributes:
-        path: its folder.
-        corpus: which of the pipeline's corpora it holds.
         range_rows: R, rows of a store shard, the unit of writing.
         chunk_rows: C, rows of a chunk, the unit of reading; divides R.
         dtype: what features are stored as. int8 halves the bytes and costs up to 1e-3 of cosine (docs/benchmarks.md).
@@ -36,11 +34,7 @@ class Pipeline(Section):
     """One named pipeline; each program narrows the sections that it owns.
 
     Attributes:
-        corpora: by name.
-        store: where features go and come from.
-        pixels: how the store keeps the images themselves; it keeps none if left out.
         max_pixels: width times height of an image that is decoded at most.
-        select: which teachers may teach which rows.
         teachers, extract: read by extract.
         train: read by train.
         evaluate: read by evaluate.

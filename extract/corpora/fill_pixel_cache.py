@@ -24,7 +24,8 @@ from store.files import sweep_temporary
 from store.format.pairs import PairTable, pairs_digest
 from store.format.pixels import PixelSpec, SmallImage, commit_pixels, committed_pixels, register_pixels
 from store.format.records import read_store_info
-from store.io.location import Folder, Location, locate
+from store.io.folder import Folder
+from store.io.location import Location, locate
 from store.io.lock import exclusive
 
 log = logging.getLogger(__name__)

@@ -18,13 +18,11 @@ from store.format.arrays import ARRAY_NAMES, ArrayName, dtype_of
 from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
 from store.format.pairs import PAIR_SCHEMA
 from store.format.records import Receipt, Spec, Status, StoreInfo, record_bytes
+from store.format.shard_layout import index_bytes
 from store.io.location import Location
 
 from .rates import Rates
 from .scratch import RUN_ID, scratch
-
-INDEX_ENTRY_BYTES, INDEX_CHECKSUM_BYTES = 16, 4
-"""A store shard's index holds offset and length of each chunk as 64 bits, then a CRC-32C."""
 
 EXAMPLE_S = dict.fromkeys((*THREAD_STAGES, *SHARED_STAGES), 1.2345)
 """Seconds by stage in a receipt, where no probe says them; only their number of digits counts."""
@@ -49,7 +47,7 @@ def shard_bytes(name: ArrayName, *, rows: int, spec: Spec, info: StoreInfo) -> i
     chunks = -(-rows // info.chunk_rows)
     width = spec.embed_dim if name in ("image", "text") else 1
     data = chunks * info.chunk_rows * width * np.dtype(dtype_of(name, spec.stored_dtype)).itemsize
-    return data + info.range_rows // info.chunk_rows * INDEX_ENTRY_BYTES + INDEX_CHECKSUM_BYTES
+    return data + index_bytes(info)
 
 
 def predicted_size(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from typing import Any
 from extract.run.tracker import progress_key, stop_key
 from store.check.retry import marked
 from store.errors import StoreError
-from store.format.records import StoreInfo, read_store_info, readable_receipt, receipt_key
+from store.format.records import StoreInfo, parse_receipt_key, read_store_info, readable_receipt, receipt_key
 from store.io.location import Location
 from store.io.lock import holder
 
@@ -29,8 +28,6 @@ OLD_S = 90.0
 
 POLL_S = 0.5
 """Seconds between two looks at a run that was asked to stop."""
-
-_RECEIPT = re.compile(r"receipts/([^/]+)/r(\d{6,})\.json")
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -102,9 +99,9 @@ def read_status(store: Location) -> StoreStatus:
         key.removeprefix("specs/").removesuffix(".json"): 0 for key, _ in store.list("specs") if key.endswith(".json")
     }
     for key, _ in store.list("receipts"):
-        match = _RECEIPT.fullmatch(key)
-        if match and match[1] in teachers and int(match[2]) < info.ranges:
-            teachers[match[1]] += 1
+        unit = parse_receipt_key(key)
+        if unit and unit[0] in teachers and unit[1] < info.ranges:
+            teachers[unit[0]] += 1
     for name in teachers:
         teachers[name] -= _short(store, name, info)
     return StoreStatus(

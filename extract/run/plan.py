@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +17,7 @@ from store.format.records import (
     Receipt,
     Spec,
     StoreInfo,
+    parse_receipt_key,
     readable_receipt,
     receipt_key,
     record_bytes,
@@ -26,8 +26,6 @@ from store.io.fetching import fetch_all
 from store.io.location import Location
 
 log = logging.getLogger(__name__)
-
-_RECEIPT = re.compile(r"receipts/([^/]+)/r(\d{6,})\.json")
 
 READ_AT_ONCE = 1000
 """Receipts in memory at a time; the receipt of a range with many bad rows may be large."""
@@ -167,9 +165,9 @@ def _listed(store: Location, info: StoreInfo, specs: Mapping[str, Spec]) -> dict
     """Return the size of each receipt in the store, by unit."""
     found = {}
     for key, size in store.list("receipts"):
-        match = _RECEIPT.fullmatch(key)
-        if match and match[1] in specs and int(match[2]) < info.ranges:
-            found[match[1], int(match[2])] = size
+        unit = parse_receipt_key(key)
+        if unit and unit[0] in specs and unit[1] < info.ranges:
+            found[unit] = size
     return found
 
 

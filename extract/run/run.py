@@ -18,7 +18,8 @@ from store.format.arrays import ZARR_FOLDER
 from store.format.commit import register_teacher
 from store.format.pairs import PairTable
 from store.format.records import read_store_info
-from store.io.location import Folder, Location, locate
+from store.io.folder import Folder
+from store.io.location import Location, locate
 from store.io.lock import exclusive
 
 from .plan import Plan, RangeWork, plan

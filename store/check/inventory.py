@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from store.errors import StoreError
 from store.files import TEMPORARY_SUFFIX
 from store.format.arrays import ARRAY_NAMES, ZARR_FOLDER, shard_key
-from store.format.records import STORE_KEY, StoreInfo, read_store_info, receipt_key, spec_key
-from store.io.location import Folder, Location
+from store.format.records import STORE_KEY, StoreInfo, parse_receipt_key, read_store_info, receipt_key, spec_key
+from store.io.folder import Folder
+from store.io.location import Location
 from store.io.lock import LOCK_KEY
 
 OTHER_FOLDERS = ("index/", "pairs/", "pixels/", "retry/", "runs/")
@@ -21,7 +22,6 @@ ROOT_METADATA = f"{ZARR_FOLDER}/zarr.json"
 
 OTHER_FILES = (STORE_KEY, LOCK_KEY, ROOT_METADATA)
 
-_RECEIPT = re.compile(r"receipts/([^/]+)/r(\d{6,})\.json")
 _SHARD = re.compile(rf"{re.escape(ZARR_FOLDER)}/([^/]+)/[^/]+/c/(\d+)(?:/0)?")
 
 
@@ -30,8 +30,6 @@ class Inventory:
     """Every object of a store at one moment.
 
     Attributes:
-        location: the store's.
-        info: its shape.
         receipts: keys of everything below ``receipts/``.
         sizes: bytes of every object, by key.
         teachers: ids that have a spec, receipts or arrays, sorted.
@@ -57,9 +55,8 @@ class Inventory:
 
     def misplaced_receipts(self) -> list[tuple[str, str, int]]:
         """Return key, teacher and range of receipts of ranges that the store does not have."""
-        matches = ((key, _RECEIPT.fullmatch(key)) for key in self.receipts)
-        found = [(key, match[1], int(match[2])) for key, match in matches if match]
-        return [entry for entry in found if entry[2] >= self.info.ranges]
+        units = ((key, parse_receipt_key(key)) for key in self.receipts)
+        return [(key, *unit) for key, unit in units if unit and unit[1] >= self.info.ranges]
 
     def orphans(self, *, without: Iterable[str] = ()) -> list[tuple[str, str, int]]:
         """Return key, teacher and range of shards that no receipt commits.
@@ -81,7 +78,7 @@ class Inventory:
             for key in self.sizes
             if key not in known
             and not key.startswith(OTHER_FOLDERS)
-            and not _RECEIPT.fullmatch(key)
+            and not parse_receipt_key(key)
             and not _unit_of(key)
         ]
 

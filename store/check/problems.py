@@ -46,10 +46,7 @@ class Finding:
     """One thing that is not as it should be.
 
     Attributes:
-        problem: its kind.
         key: of the object it is about, inside the store.
-        message: what is wrong and what was expected.
-        next: what to do.
         teacher, range, rows: which unit it is about; None where it is about none.
     """
 
@@ -98,10 +95,6 @@ class Report:
     """What ``python -m store verify`` found.
 
     Attributes:
-        store: path or URL.
-        deep: whether the stored bytes were read.
-        rows, ranges: of the store.
-        units: every range of every teacher that was looked at.
         general: findings that belong to no unit.
     """
 

@@ -30,10 +30,6 @@ class QuarantinedRow:
 def quarantined(store: FeatureStore, *, teacher: str | None = None) -> Iterator[QuarantinedRow]:
     """Yield the bad rows of a store, teacher by teacher, in order.
 
-    Args:
-        store: the store.
-        teacher: only this one's.
-
     Raises:
         StoreError: there is no such teacher.
     """

@@ -23,8 +23,6 @@ class Repair:
     """What a repair did, or would do.
 
     Attributes:
-        report: what was found before.
-        receipts: keys of receipts that are deleted.
         objects: keys of objects that are deleted: of the units of those receipts, and those without a receipt.
         unfinished: keys of unfinished writes that are deleted.
         metadata: teachers whose Zarr metadata is written anew; ``""`` for the group that holds them.
@@ -64,11 +62,8 @@ def repair(
     """Delete what keeps an extraction from making damaged units anew, and nothing else.
 
     Args:
-        location: the store's.
-        teacher: mend this one only.
         deep: find damaged bytes too, by reading all of them.
         dry_run: only say what would be done; takes no lock.
-        threads: objects read at once.
 
     Raises:
         StoreError: there is no store, no such teacher, or another program writes to it.

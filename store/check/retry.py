@@ -7,20 +7,17 @@ is made again, and for good if it cannot be made any more.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from store.format.records import RETRY_FOLDER, BadRow, Status, retry_key
+from store.format.records import RETRY_FOLDER, BadRow, Status, parse_receipt_key, retry_key
 from store.io.location import Location
 from store.io.lock import exclusive
 from store.read.reader import FeatureStore
 
 TRANSIENT = (Status.KILLER_ROW, Status.NON_FINITE)
 """What may go well another time: memory that ran out, a device that failed. A damaged image stays one."""
-
-_MARK = re.compile(rf"{RETRY_FOLDER}/([^/]+)/r(\d{{6,}})\.json")
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -34,8 +31,8 @@ class RetryUnit:
 
 def marked(location: Location) -> set[tuple[str, int]]:
     """Return teacher and range of every unit that is to be done again."""
-    matches = (_MARK.fullmatch(key) for key, _ in location.list(RETRY_FOLDER))
-    return {(match[1], int(match[2])) for match in matches if match}
+    units = (parse_receipt_key(key, folder=RETRY_FOLDER) for key, _ in location.list(RETRY_FOLDER))
+    return {unit for unit in units if unit}
 
 
 def find_retries(
@@ -44,9 +41,7 @@ def find_retries(
     """Return the committed units that have bad rows of some statuses.
 
     Args:
-        store: whose receipts are read.
         statuses: of rows that are to be tried again.
-        teachers: only these.
 
     Raises:
         StoreError: there is no such teacher.

@@ -45,12 +45,6 @@ def check_record(
     """Return what is wrong with a unit as far as its receipt and a listing tell.
 
     Args:
-        receipt: the unit's.
-        key: where it lies.
-        teacher: the unit's, by its key.
-        range_id: the unit's, by its key.
-        info: the store's shape.
-        spec_hash: of the teacher's present spec.
         digest: of the pairs from one row to another; None where the pair table cannot be read.
         sizes: bytes of the store's objects by key.
     """
@@ -86,7 +80,6 @@ def check_bytes(location: Location, receipt: Receipt, *, metadata: Mapping[Array
     """Read a unit's objects and return what is wrong with them.
 
     Args:
-        location: the store's.
         receipt: the unit's, of which `check_record` found no damage.
         metadata: the ``zarr.json`` of the teacher's arrays, with which the shards are decoded.
     """
@@ -128,7 +121,6 @@ def check_values(receipt: Receipt, values: Mapping[ArrayName, npt.NDArray[np.gen
     """Return what is wrong with a unit's decoded values.
 
     Args:
-        receipt: the unit's.
         values: image and text (rows, D), similarity and status (rows,).
     """
     keys = {name: shard_key(receipt.teacher, name, receipt.range) for name in ARRAY_NAMES}

@@ -31,8 +31,6 @@ def verify(location: Location, *, teacher: str | None = None, deep: bool = False
     """Check a store.
 
     Args:
-        location: the store's.
-        teacher: look at this one only.
         deep: read every object and check its bytes and values, not just that it is there.
         threads: objects read at once.
 

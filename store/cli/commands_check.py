@@ -16,7 +16,8 @@ from store.check.repair import Repair, remove_teacher
 from store.check.repair import repair as mend
 from store.check.verify import verify as check
 from store.console import ExitCode
-from store.io.location import Folder, locate
+from store.io.folder import Folder
+from store.io.location import locate
 from store.io.lock import LOCK_KEY
 from store.io.lock import unlock as remove_lock
 

@@ -57,8 +57,6 @@ def read_pipeline(path: Path, name: str, model: type[M], *, overrides: Sequence[
 
     Args:
         path: the YAML file, which maps pipeline names to sections; names with a leading ``.`` or ``x-`` hold anchors.
-        name: which pipeline.
-        model: what its sections must be.
         overrides: settings such as ``train.lr=3e-4``, applied before validation. The value is YAML; a number in the
             key is a position in a list.
 
@@ -86,8 +84,6 @@ def read_section(path: Path, model: type[M], *, check: Callable[[M], Iterable[tu
     """Return a file that holds one section and nothing else, validated.
 
     Args:
-        path: the YAML file.
-        model: what it must be.
         check: yields the key path and wording of problems that only the whole shows; asked once each key is right.
 
     Raises:

@@ -49,9 +49,7 @@ def _explain(kind: Any, errors: Iterable[_Located], *, at: KeyPath, tag: Any = N
     """Word pydantic's errors about the value at a key path, which should be of this kind.
 
     Args:
-        kind: a type annotation.
         errors: with the part of their location that lies below the value.
-        at: the value's key path.
         tag: the key that tells a union's members apart, if it is known.
     """
     kind, tag, members = _unwrap(kind, tag)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from store.errors import CorpusError
-from store.io.location import Folder, Location, is_url, locate
+from store.io.folder import Folder
+from store.io.location import Location, is_url, locate
 from store.io.object_file import BLOCK_BYTES, open_object
 
 STAMP_BYTES = 2**16
@@ -25,7 +26,6 @@ class CorpusFile:
     """One file of a corpus.
 
     Attributes:
-        folder: where it lies.
         name: its key there.
     """
 

@@ -25,7 +25,6 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Of an animation the first frame is taken.
 
     Args:
-        data: the file's bytes.
         max_pixels: width times height that is accepted.
 
     Raises:

@@ -103,8 +103,6 @@ class FieldReader:
     """Reads mapped fields of the records of one file, and knows at its end which were never there.
 
     Args:
-        file: its name, for messages.
-        fields: the mapping.
         defaults: candidates by column where the mapping says nothing.
         raw: further paths that must exist, those of rules.
     """

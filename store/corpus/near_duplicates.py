@@ -34,7 +34,6 @@ def first_of_alike(
 
     Args:
         hashes_N: in the order in which the first is kept.
-        max_distance: Hamming distance up to which images are alike.
         known_K: hashes that are kept already.
     """
     bands = np.array_split(np.arange(HASH_BITS, dtype=np.uint64), max_distance + 1)

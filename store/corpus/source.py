@@ -48,12 +48,7 @@ def format_of(file: CorpusFile, corpus: Corpus) -> Format:
 
 
 class Source:
-    """One corpus file, to be read from front to back.
-
-    Args:
-        file: the file.
-        corpus: how to read it.
-    """
+    """One corpus file, to be read from front to back."""
 
     def __init__(self, file: CorpusFile, corpus: Corpus) -> None:
         self._file, self._format = file, format_of(file, corpus)

@@ -12,13 +12,10 @@ class SourcePair:
     """One image of a corpus and its record, before fields are mapped.
 
     Attributes:
-        key: names it within its file.
         record: what the corpus says of it: a tar's ``txt`` and ``json``, or the columns of a table.
-        image: its bytes; None where it has no image.
         uri: path or URL of the file that holds the image; None where it has none.
         member: where in that file: ``offset`` and ``nbytes`` in a tar, ``column`` and ``row`` in a Parquet file; None
             where the file is the image.
-        problems: what is wrong with it, in words.
     """
 
     key: str

@@ -37,8 +37,6 @@ def read_parquet(file: CorpusFile, fields: FieldReader, *, all_columns: bool = F
     """Yield the pairs of a Parquet file in the order of its rows.
 
     Args:
-        file: the file.
-        fields: where the image and the rest are.
         all_columns: read the columns that no field names too.
 
     Raises:
@@ -91,8 +89,6 @@ def read_records(
     """Yield the records of a table as they are, whether or not they have images and captions.
 
     Args:
-        file: the table.
-        kind: what it is.
         header: names of the columns of a CSV without a header line.
 
     Raises:

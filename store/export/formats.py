@@ -40,12 +40,8 @@ class Exported:
     """What an export wrote; the content of ``export.json``.
 
     Attributes:
-        store: path or URL.
         rows: the first and the one after the last.
-        written: how many rows are in the files.
         teachers: by id width, dtype, spec hash, and in how many of the rows there is a feature.
-        files: names inside the folder.
-        skipped: rows that are left out.
     """
 
     format: ExportFormat
@@ -83,12 +79,8 @@ def export(
     """Write a store's rows to a new folder, which appears whole or not at all.
 
     Args:
-        store: the store.
         out: the folder; must not be there yet, or be empty.
-        file_format: what to write.
-        teachers: ids; all of the store's if left out.
         rows: the first row and the one after the last; the store's ends where None.
-        advance: told how many more rows are done.
 
     Raises:
         ConfigError: the folder holds something.

@@ -23,14 +23,7 @@ class Skipped:
 
 
 class Rows:
-    """Some rows of a store under some teachers, read range by range.
-
-    Args:
-        store: the store.
-        teachers: ids.
-        start: the first row.
-        stop: the row after the last.
-    """
+    """Some rows of a store under some teachers, read range by range."""
 
     def __init__(self, store: FeatureStore, *, teachers: list[str], start: int, stop: int) -> None:
         self.store, self.teachers, self.start, self.stop = store, teachers, start, stop

@@ -9,22 +9,19 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 import zarr
-from numcodecs.checksum32 import CRC32C
 from zarr.storage import MemoryStore
 
 from store.errors import StoreError
 from store.io.location import Location
 
 from .records import StoredDtype, StoreInfo
+from .shard_layout import encode_index
 
 Side: TypeAlias = Literal["image", "text"]
 ArrayName: TypeAlias = Literal["image", "text", "similarity", "status"]
 ARRAY_NAMES: tuple[ArrayName, ...] = get_args(ArrayName)
 
 ZARR_FOLDER = "features.zarr"
-
-ABSENT = np.uint64(2**64 - 1)
-"""Offset and bytes of a chunk that is not stored, because all of it lies beyond the rows or is 0."""
 
 
 def dtype_of(name: ArrayName, stored_dtype: StoredDtype) -> str:
@@ -34,13 +31,6 @@ def dtype_of(name: ArrayName, stored_dtype: StoredDtype) -> str:
 
 def create_arrays(location: Location, teacher: str, *, width: int, stored_dtype: StoredDtype, info: StoreInfo) -> None:
     """Create a teacher's arrays (metadata only), or let them grow to the store's rows.
-
-    Args:
-        location: the store's.
-        teacher: its id.
-        width: D of its features.
-        stored_dtype: one of StoredDtype.
-        info: the store's shape.
 
     Raises:
         StoreError: arrays of another shape are there.
@@ -112,25 +102,20 @@ def encode_shard(
     a torn one would fail for ever.
 
     Args:
-        name: which array.
         values: (rows of the range, D) or (rows of the range,); the last range may be short.
         stored_dtype: one of StoredDtype; features are rounded to it.
-        info: the store's shape.
     """
     stored = quantised(values) if dtype_of(name, stored_dtype) == "int8" else values
     little = np.dtype(dtype_of(name, stored_dtype)).newbyteorder("<")
     chunks = -(-len(values) // info.chunk_rows)
     chunk_bytes = info.chunk_rows * math.prod(values.shape[1:]) * little.itemsize
-    index_K2 = np.full((info.range_rows // info.chunk_rows, 2), ABSENT, "<u8")
-    index_K2[:chunks, 0] = np.arange(chunks) * chunk_bytes
-    index_K2[:chunks, 1] = chunk_bytes
-    index = CRC32C(location="end").encode(index_K2)
+    index = encode_index(chunks, chunk_bytes=chunk_bytes, info=info)
     # Not by Zarr, which takes twice the time of writing for it; tests hold the two to the same bytes.
-    shard = np.empty(chunks * chunk_bytes + index.nbytes, np.uint8)
+    shard = np.empty(chunks * chunk_bytes + len(index), np.uint8)
     rows_bytes = stored.size * little.itemsize
     shard[:rows_bytes].view(little).reshape(stored.shape)[...] = stored
     shard[rows_bytes : chunks * chunk_bytes] = 0
-    shard[chunks * chunk_bytes :] = np.asarray(index).view(np.uint8)
+    shard[chunks * chunk_bytes :] = np.frombuffer(index, np.uint8)
     return shard.tobytes()
 
 

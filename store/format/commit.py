@@ -61,11 +61,7 @@ class Circumstances:
 
     Attributes:
         device: e.g. ``cpu``, ``cuda``.
-        batch_size: rows of a forward pass.
-        run_id: of the run that made it.
         attempt: 1 for a first try.
-        timings_s: seconds by stage.
-        versions: of the packages that took part.
     """
 
     device: str
@@ -80,9 +76,6 @@ def register_teacher(location: Location, spec: Spec, *, info: StoreInfo, replace
     """Make a store ready for a teacher's features.
 
     Args:
-        location: the store's.
-        spec: of the teacher.
-        info: the store's shape.
         replace: drop the teacher's features if they are of another spec.
 
     Raises:
@@ -143,12 +136,7 @@ def commit_unit(
 
     Args:
         location: the store's, with the teacher registered.
-        info: the store's shape.
-        spec: of the teacher.
-        range_id: which range.
         pairs: the range's rows of the pair table.
-        features: what the teacher made of them.
-        circumstances: recorded in the receipt.
 
     Raises:
         CorruptChunkError: an object read back is not what was written.

@@ -50,8 +50,6 @@ def write_key_index(
     """Write the key index of a whole pair table.
 
     Args:
-        location: the store's.
-        key_hashes_N: hashes of the keys, by row.
         difference_hashes: of the images, by row, where a rule compares them with pairs that are appended later.
     """
     order_N = np.argsort(key_hashes_N, kind="stable")
@@ -74,7 +72,6 @@ class KeyIndex:
     """The key index of a store, read a row group at a time.
 
     Args:
-        location: the store's.
         rows: of the pair table; an index of fewer belongs to another state of it and is not used.
     """
 

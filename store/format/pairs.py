@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from store.errors import CorpusError, CorruptChunkError, StoreError, StoreNotFoundError
-from store.io.location import Folder, Location
+from store.io.folder import Folder
+from store.io.location import Location
 from store.io.object_file import open_parquet
 
 from .key_index import KeyIndex
@@ -52,12 +53,7 @@ PAIR_SCHEMA = pa.schema(
 
 
 def repeated_keys(count: int, examples: Sequence[str]) -> CorpusError:
-    """Return the error that refuses keys which occur more than once.
-
-    Args:
-        count: how many keys that are.
-        examples: the first few.
-    """
+    """Return the error that refuses keys which occur more than once."""
     shown = ", ".join(repr(key) for key in examples[:5])
     return CorpusError(
         f"keys that occur more than once in the corpus: {count}, for instance {shown}; a key names one pair",
@@ -87,10 +83,7 @@ class PairWriter:
     """Writes the pair table in parts of bounded size, whose row groups are the store's ranges.
 
     Args:
-        location: the store's.
         range_rows: R; every row group but the table's last has R rows.
-        first_part: number of the first part that is written.
-        first_row: number of its first row.
         part_rows: rows of a part, rounded down to whole ranges.
         first_part_rows: rows of the first part that is written, rounded up, if it may be larger.
     """
@@ -164,7 +157,6 @@ class PairTable:
     """The pair table of a store, read in parts.
 
     Args:
-        location: the store's.
         rows: how many rows store.json says there are; what an append that was killed left beyond them is passed over.
     """
 

@@ -89,8 +89,6 @@ class PixelSpec(Record):
     Attributes:
         short_side_px: images whose short side is longer are made so small; none is enlarged.
         resample: filter of the resize, antialiased.
-        format: of the encoded images.
-        options: of the encoder, by Pillow's names.
         keeps_small_originals: an image that need not be made smaller is kept as the file that it is, where that is a
             JPEG or PNG of 8-bit grey or RGB and no larger than it would be encoded again: exact, and fewer bytes.
     """
@@ -124,13 +122,8 @@ class PixelReceipt(Record):
 
     Attributes:
         range: the range's number.
-        start, stop: its rows.
-        spec_hash: of the pixel cache's spec.
-        pairs_digest: of the range's pairs.
         objects: by key inside the store; there is one.
-        status_counts: rows by status name.
         bad_rows: rows without image, and why.
-        timings_s: seconds by stage.
         versions: of the packages and codecs that took part.
     """
 
@@ -173,8 +166,6 @@ def register_pixels(location: Location, spec: PixelSpec, *, replace: bool = Fals
     """Make a store ready for images of a spec.
 
     Args:
-        location: the store's.
-        spec: how images are kept.
         replace: drop the images that are there if they are of another spec.
 
     Raises:
@@ -223,13 +214,7 @@ def commit_pixels(
 
     Args:
         location: the store's, with the spec registered.
-        info: the store's shape.
-        spec: how images are kept.
-        range_id: which range.
         pairs: the range's key, caption and image_sha256, as in the pair table.
-        images: one per row.
-        timings_s: seconds by stage, for the receipt.
-        versions: of what took part, for the receipt.
 
     Raises:
         CorruptChunkError: what is read back is not what was written.
@@ -270,8 +255,6 @@ def encode_range(images: Sequence[SmallImage], *, start: int, chunk_rows: int) -
     """Return the Parquet file of a range's images; the same images give the same bytes.
 
     Args:
-        images: one per row.
-        start: the range's first row.
         chunk_rows: C, rows of a row group.
     """
     columns = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -80,8 +81,6 @@ class Spec(Record):
 
     Attributes:
         embed_dim: D, the width of a feature.
-        weights_sha256: digest of the weights file.
-        architecture: the model's configuration.
         preprocessing: geometry, colour mode, mean and std.
         tokenizer: digest of the tokenizer's files, context length.
         output: which vector of the model it is.
@@ -142,13 +141,9 @@ class Receipt(Record):
 
     Attributes:
         range: the range's number.
-        start, stop: its rows.
-        spec_hash: of the teacher's spec.
-        pairs_digest: of the range's pairs.
         objects: by key inside the store.
         status_counts: rows by status name.
         bad_rows: every row whose status is neither ok nor not applicable.
-        timings_s: seconds by stage.
         versions: of the packages that took part.
         attempt: 1 for a first try.
         truncated_captions: of the ok rows, how many have a caption that the teacher read in part; None where that is
@@ -256,6 +251,8 @@ def read_store_info(location: Location) -> StoreInfo:
         ) from error
 
 
+_UNIT_KEY = re.compile(r"(?P<folder>[^/]+)/(?P<teacher>[^/]+)/r(?P<range>\d{6,})\.json")
+
 STORE_KEY = "store.json"
 """With this record a store begins to exist."""
 
@@ -263,6 +260,12 @@ STORE_KEY = "store.json"
 def receipt_key(teacher: str, range_id: int) -> str:
     """Return the key of a unit's receipt."""
     return f"receipts/{teacher}/r{range_id:06d}.json"
+
+
+def parse_receipt_key(key: str, *, folder: str = "receipts") -> tuple[str, int] | None:
+    """Return teacher and range of a receipt's key, or of a retry mark's; None where it is no such key."""
+    match = _UNIT_KEY.fullmatch(key)
+    return (match["teacher"], int(match["range"])) if match and match["folder"] == folder else None
 
 
 def retry_key(teacher: str, range_id: int) -> str:

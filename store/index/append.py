@@ -43,11 +43,8 @@ def append_corpus(
     the range that was partial has to be done again.
 
     Args:
-        store: its folder or URL.
         corpus: as it was indexed, with more files.
         workers: processes that read corpus files; one per core if left out.
-        part_rows: rows of a part of the pair table.
-        on_file: called with 1 after each new corpus file.
 
     Returns:
         The store's new shape, and the problems of the new files.

@@ -75,12 +75,7 @@ def index_corpus(
     Kill it at any moment and run it again: corpus files that were read before are not read again.
 
     Args:
-        store: the folder or URL to make it in.
-        corpus: which files, how to read them and which pairs to keep.
-        range_rows: R.
-        chunk_rows: C.
         workers: processes that read corpus files; one per core if left out.
-        on_shard: called with 1 after each corpus file.
 
     Returns:
         The store's shape, and the corpus's problems; None in their place if the store was there already.
@@ -123,11 +118,7 @@ def create_store(
     """Write the pair table and, last, store.json, with which the store begins to exist.
 
     Args:
-        location: where to make it.
-        index: the pairs.
         signature: what was indexed, kept in store.json.
-        range_rows: R.
-        chunk_rows: C.
     """
     check_shape(range_rows=range_rows, chunk_rows=chunk_rows)
     info = _info(

@@ -21,15 +21,11 @@ class CurationReport(Record):
 
     Attributes:
         rules: of the corpus, as in its ``keep``.
-        files: corpus files.
         pairs: images with a caption each, before any rule.
         dropped: pairs by the rule that was the first to refuse them, in the order of the rules.
-        rows: pairs that were kept.
         same_image, same_pair: pairs whose image, or image and caption, an earlier pair has; before the rules on them.
         modalities: rows by modality; ``""`` where it is unknown.
         unmapped: images by label, where the modality map has none of their labels.
-        num_problems: pairs that are not as they should be.
-        problems: the first of them.
     """
 
     rules: dict[str, Any] = {}

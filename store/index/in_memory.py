@@ -28,7 +28,6 @@ class CorpusIndex:
     """Pairs found in a corpus.
 
     Attributes:
-        table: of PAIR_SCHEMA.
         root: the folder or URL that the table's uris are relative to.
         problems: one line per pair whose members are not as they should be; such a pair is kept.
     """
@@ -43,10 +42,6 @@ def read_corpus(corpus: Corpus, *, on_file: Callable[[int], object] | None = Non
 
     A pair without image or without caption is kept as a row, unless a rule refuses it: extraction gives it a bad
     status and says why, so that nothing vanishes in silence.
-
-    Args:
-        corpus: which files, and how to read them.
-        on_file: called with 1 after each file.
 
     Raises:
         CorpusError: a file cannot be read, a key occurs twice, or there is no pair at all.

@@ -51,10 +51,7 @@ class FileReport(BaseModel):
     Attributes:
         pairs: images with a caption each, before any rule.
         usable: of those, how many have both.
-        dropped: pairs by the rule that refused them.
         unmapped: labels that the modality map lacks, by how many images have no other.
-        num_problems: pairs that are not as they should be.
-        problems: the first of them, in words.
     """
 
     pairs: int = 0
@@ -84,8 +81,6 @@ class FileIndexer:
     """Turns one corpus file into candidates.
 
     Args:
-        file: the file.
-        corpus: how to read it and which pairs to keep.
         root: the folder that uris become relative to.
     """
 

@@ -40,7 +40,6 @@ class Plan:
         files: in the order of their rows.
         stamps: bytes and version of each file, by uri.
         root: the folder that uris become relative to.
-        corpus: how to read them and which pairs to keep.
     """
 
     files: Sequence[CorpusFile]
@@ -74,9 +73,7 @@ def index_files(
 
     Args:
         location: the store's; they lie in its ``index/``.
-        plan: what to index.
         workers: processes; one per core if left out.
-        on_file: called with 1 for each file that is done.
 
     Returns:
         How to read them, in the order of the files.

@@ -73,10 +73,7 @@ class Merged:
     """Which candidates become rows.
 
     Attributes:
-        report: what was found in all files.
-        hashes: of all candidates.
         keep_N: (N,) whether each becomes a row.
-        part_rows: candidates of each part.
         same_image, same_pair: pairs whose image, or image and caption, an earlier pair has.
     """
 
@@ -117,9 +114,7 @@ def merge(parts: Sequence[ReadPart], keep: Keep, *, known: Known | None = None) 
     """Decide which candidates become rows, in the order of the parts.
 
     Args:
-        parts: the corpus files' candidates.
         keep: rules; those that look at a pair alone were applied before.
-        known: rows that are there already.
 
     Raises:
         CorpusError: a key occurs twice.

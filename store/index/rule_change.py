@@ -35,7 +35,6 @@ class RuleChange:
     """How the rows of a store and those of other rules differ.
 
     Attributes:
-        report: what the other rules find in the corpus.
         added, dropped: how many rows they would have more, and no longer.
         first_added, first_dropped: the first keys of each.
     """
@@ -57,10 +56,7 @@ def rule_change(
     """Index the files of a store under other settings and compare keys; nothing of the store is changed.
 
     Args:
-        store: its folder or URL.
         corpus: the same files, with the settings to try.
-        workers: processes that read corpus files; one per core if left out.
-        on_file: called with 1 after each corpus file.
 
     Raises:
         StoreError: the store was made from other files.

@@ -28,7 +28,6 @@ class Agreement:
     Attributes:
         cka: by place in ``teachers``; None where too few rows are shared or a teacher's features do not vary.
         rows: rows that each two share in the sample; on the diagonal, a teacher's own.
-        sample: rows that were drawn.
         of_rows: rows that could have been: ok under at least two teachers.
     """
 
@@ -50,7 +49,6 @@ def linear_cka(x_ND: npt.NDArray[np.floating[Any]], y_NE: npt.NDArray[np.floatin
     dimensions it is biased upwards.
 
     Args:
-        x_ND: (rows, D) of one teacher.
         y_NE: (rows, E) of the other; the widths may differ.
     """
     x_ND, y_NE = (features - features.mean(axis=0) for features in (x_ND.astype(np.float64), y_NE.astype(np.float64)))
@@ -71,11 +69,8 @@ def agreement(
     """Compare every two teachers on a sample of rows.
 
     Args:
-        store: the store.
-        side: whose features are compared.
         sample: rows that are drawn at most, among those that are ok under at least two teachers. Their features are
             held in memory: sample times the sum of the widths times the bytes of a number.
-        seed: decides the draw.
         advance: told how many more steps are done; there are `steps` of them.
 
     Raises:

@@ -34,7 +34,6 @@ class Kept:
     Attributes:
         feature_pairs: pairs of a row and a teacher that may teach it.
         of_feature_pairs: those that are ok.
-        teachers: feature pairs kept, by teacher and modality.
         rows_by_teachers: at place k the rows that k teachers may teach, from 0 to all teachers.
     """
 
@@ -51,7 +50,6 @@ class Tally:
     Attributes:
         names: of the modalities that occur, `UNKNOWN` last if it does.
         rows: per teacher (M, 7, 2): rows by modality, status, and whether the teacher may teach them.
-        rows_by_teachers: as in `Kept`.
     """
 
     names: tuple[str, ...]

@@ -41,7 +41,6 @@ class PairsDifference:
         rows: of A and of B.
         ranges_equal: how many of A's ranges are the same in both.
         ranges_different: the others, of those that both have.
-        columns: in how many rows each column differs; where the images lie is left out.
         keys_only_in_a, keys_only_in_b: of the whole tables.
     """
 
@@ -85,7 +84,6 @@ class TeacherDifference:
         spec: one line per field that differs.
         rows_only_in_a, rows_only_in_b: rows committed in one alone.
         ranges_equal: A's ranges of which the rows committed in both hold the same values.
-        different: the others.
     """
 
     spec: list[str]
@@ -137,7 +135,6 @@ def diff(a: FeatureStore, b: FeatureStore, *, advance: Callable[[int], object] |
     Args:
         a: one store; results are counted in its ranges.
         b: the other.
-        advance: called with 1 after each teacher that both have.
     """
     ours, theirs = set(a.teachers), set(b.teachers)
     teachers = {}

@@ -33,8 +33,6 @@ class SideStatistics:
         shared_by_inputs: images or captions whose feature is that of another image or caption; None where the pair
             table does not say which are the same.
         constant_dimensions: dimensions that have the same value in all rows.
-        effective_rank: see `effective_rank`.
-        mean_cosine: see `mean_cosine`.
     """
 
     norm_mean: float
@@ -125,10 +123,7 @@ def teacher_statistics(
     """Return one teacher's statistics.
 
     Args:
-        store: the store.
-        teacher: its id.
         sample: rows of which features are read at most, drawn by `draw_rows`. They are held in memory, as float64.
-        seed: decides the draw.
         advance: told how many sides are done; there are two.
 
     Raises:

@@ -36,8 +36,6 @@ class TeacherListing:
 
     Attributes:
         ranges_done: ranges of which every row is committed.
-        rows_missing: rows that are not committed.
-        holes: where they are, in order.
     """
 
     teacher: str

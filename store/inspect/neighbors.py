@@ -38,11 +38,7 @@ def neighbors(
     Memory is bounded by a range of features, whatever the size of the store.
 
     Args:
-        store: the store.
         row: a row that is ok under the teacher.
-        teacher: its id.
-        side: whose features are compared.
-        count: how many rows at most.
         advance: told how many more rows were looked at.
 
     Raises:

@@ -19,7 +19,6 @@ class TeacherProvenance:
     """One teacher.
 
     Attributes:
-        units: committed ranges.
         versions: units by package and version.
         devices: units by device.
         batch_sizes: units by batch size.

@@ -13,9 +13,7 @@ def draw_rows(eligible_N: npt.NDArray[np.bool_], *, chunk_rows: int, rows: int, 
 
     Args:
         eligible_N: (N,) whether a row may be drawn.
-        chunk_rows: C.
         rows: how many are wanted; fewer are drawn where fewer may be, never more.
-        seed: decides the draw.
 
     Returns:
         Rows in ascending order: all that may be drawn if they are not more than wanted.

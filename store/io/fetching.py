@@ -26,7 +26,6 @@ def fetch_all(fetch: Callable[[K], V], keys: Iterable[K]) -> list[V]:
 
     Args:
         fetch: may be called on several threads.
-        keys: what to read.
     """
     todo = list(keys)
     first, quickest_s = [], float("inf")

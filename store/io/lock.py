@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 from store.errors import StoreError
 
-from .location import Folder, Location
+from .folder import Folder
+from .location import Location
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .location import Folder, Location
+from .folder import Folder
+from .location import Location
 
 BLOCK_BYTES = 8 * 2**20
 """Bytes read at a time by `open_object`: large enough that a request to an object storage is mostly transfer."""
@@ -16,10 +17,6 @@ BLOCK_BYTES = 8 * 2**20
 
 class ObjectFile(io.RawIOBase):
     """A read-only view of one object.
-
-    Args:
-        location: the folder.
-        key: of the object.
 
     Raises:
         FileNotFoundError: there is no such object.
@@ -73,11 +70,8 @@ def open_parquet(location: Location, key: str, *, in_blocks: bool = False, **opt
     ``pyarrow.BufferReader``, never as ``io.BytesIO``.
 
     Args:
-        location: the folder.
-        key: of the object.
         in_blocks: read large blocks from an object storage, so that neighbouring columns cost one request; else no byte
             more than is asked for.
-        options: of ``pyarrow.parquet.ParquetFile``.
 
     Raises:
         FileNotFoundError: there is no such object.

@@ -61,8 +61,6 @@ def read_categories(location: Location, column: str, *, rows: int) -> Categories
     """Read one text column of a store's pair table, and nothing else of it.
 
     Args:
-        location: the store's.
-        column: of the pair table.
         rows: N; what lies beyond them is passed over.
 
     Raises:

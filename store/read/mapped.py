@@ -1,10 +1,12 @@
-"""A teacher's features on a local disk as one array over the files of all its store shards.
+"""One side of a teacher's features on a local disk, as one array over the files of its store shards.
 
-The files are mapped beside each other into one stretch of addresses, so that the rows of a window, of however many
-shards, are gathered by one call and copied once, straight out of the operating system's page cache. What nobody
-committed and what is not stored is never mapped there, and reads as zeros.
+The files are mapped next to each other into one range of addresses. One call of NumPy then gathers the rows of a
+window, of however many shards, and copies each row once, out of the operating system's page cache. What nobody
+committed and what is not stored is not mapped, and reads as zeros.
 
-Linux only: elsewhere, and for what does not lie on whole pages, `chunks.py` reads pieces of files.
+Truncating a mapped file kills the process (SIGBUS). Nothing here truncates shards.
+
+Linux only: elsewhere, and for chunks that do not begin on a page, `stored_side.py` reads chunks into a buffer.
 """
 
 from __future__ import annotations
@@ -29,6 +31,12 @@ from .shards import PlainShards
 QUICK_BYTES_PER_S = 1e9
 """Slower than this, rows came from a disk. Out of the page cache they come at five to ten times that."""
 
+MAPS = 8192
+"""Files that one reader maps at most. Linux allows a process 65,530 mappings, and one of these may take two."""
+
+PARTS = 4
+"""Pieces of a shard that are mapped at most; a shard whose chunks lie in more pieces is read instead."""
+
 _MAP_FIXED = 0x10
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
@@ -37,31 +45,43 @@ class MappedFeatures:
     """The rows of one side of one teacher. Used by one thread at a time.
 
     Args:
-        shards: where their bytes lie, on a local disk.
-        info: the store's shape.
-        width: D.
-        dtype: as stored.
+        shards: on a local disk.
+        row_bytes: of a feature as stored.
+        limit: files that are mapped at once; the least recently used one makes room for another.
     """
 
-    def __init__(self, shards: PlainShards, *, info: StoreInfo, width: int, dtype: np.dtype[Any]) -> None:
-        self._shards, self._info = shards, info
-        self._row_bytes = width * dtype.itemsize
-        self._covered = np.zeros(info.ranges, bool)
+    def __init__(self, shards: PlainShards, *, info: StoreInfo, row_bytes: int, limit: int) -> None:
+        self._shards, self._info, self._row_bytes, self._limit = shards, info, row_bytes, limit
+        # The number of the call that used a range last; 0 where it is not mapped.
+        self._used = np.zeros(info.ranges, np.int64)
+        self._calls = 0
         self._memory: mmap.mmap | None = None
         self._waits = False
-        self._rows: npt.NDArray[np.void] = np.empty(0, f"V{self._row_bytes}")
+        self._rows: npt.NDArray[np.void] = np.empty(0, f"V{row_bytes}")
 
     def cover(self, ranges: npt.NDArray[np.int64]) -> bool:
-        """Map some committed ranges, each once. Returns whether all of them could be.
+        """Map some committed ranges that are not mapped yet. Returns whether all of them are mapped now.
 
         Raises:
             CorruptChunkError: the file of one is not as it was committed.
         """
-        todo = ranges[~self._covered[ranges]]
-        return not len(todo) or (self._reserved() and all(self._map(int(number)) for number in todo))
+        if not len(ranges):
+            return True
+        if len(ranges) > self._limit or not self._reserved():
+            return False
+        self._calls += 1
+        todo = ranges[self._used[ranges] == 0]
+        others = np.setdiff1d(np.flatnonzero(self._used), ranges)
+        surplus = max(0, len(others) + len(ranges) - self._limit)
+        for number in others[np.argsort(self._used[others], kind="stable")][:surplus]:
+            self._unmap(int(number))
+        if not all(self._map(int(number)) for number in todo):
+            return False
+        self._used[ranges] = self._calls
+        return True
 
     def take(self, rows_B: npt.NDArray[np.int64], out_BD: npt.NDArray[Any]) -> None:
-        """Copy rows to an array of the stored dtype; rows of ranges that are not covered are zeros."""
+        """Copy rows to an array of the stored dtype; rows of ranges that are not mapped are zeros."""
         if self._memory is None:
             out_BD[:] = 0
             return
@@ -75,7 +95,7 @@ class MappedFeatures:
         self._memory.madvise(mmap.MADV_DONTNEED)
 
     def _read_ahead(self, memory: mmap.mmap, rows_B: npt.NDArray[np.int64]) -> None:
-        """Have the chunks of some rows fetched side by side; by itself the system fetches a row's surroundings only."""
+        """Ask the system to fetch all chunks of some rows now; by itself it fetches a few pages around each row."""
         chunk_bytes = self._info.chunk_rows * self._row_bytes
         wanted = np.zeros(len(self._rows) // self._info.chunk_rows + 1, bool)
         wanted[rows_B // self._info.chunk_rows] = True
@@ -84,7 +104,7 @@ class MappedFeatures:
             memory.madvise(mmap.MADV_WILLNEED, begin, end - begin)
 
     def _reserved(self) -> bool:
-        """Set addresses aside for the whole store; they cost no memory."""
+        """Reserve addresses for the whole store; they cost no memory. Returns False where that is not possible."""
         if self._memory is None:
             chunk_bytes = self._info.chunk_rows * self._row_bytes
             if sys.platform != "linux" or chunk_bytes % mmap.PAGESIZE:
@@ -98,16 +118,22 @@ class MappedFeatures:
         return True
 
     def _map(self, range_id: int) -> bool:
-        begin = range_id * self._info.range_rows * self._row_bytes
         runs = list(_runs(self._shards.offsets(range_id), self._info.chunk_rows * self._row_bytes))
-        if any(offset % mmap.PAGESIZE for _, offset, _ in runs):
+        if len(runs) > PARTS or any(offset % mmap.PAGESIZE for _, offset, _ in runs):
             return False
         with self._shards.opened(range_id) as descriptor:
             for place, offset, nbytes in runs:
-                if not _overlay(self._rows.ctypes.data + begin + place, nbytes, descriptor, offset):
+                if not _overlay(self._address(range_id) + place, nbytes, descriptor, offset):
                     return False
-        self._covered[range_id] = True
+        self._used[range_id] = self._calls
         return True
+
+    def _unmap(self, range_id: int) -> None:
+        _overlay(self._address(range_id), self._info.range_rows * self._row_bytes, None, 0)
+        self._used[range_id] = 0
+
+    def _address(self, range_id: int) -> int:
+        return self._rows.ctypes.data + range_id * self._info.range_rows * self._row_bytes
 
 
 def _runs(offsets_K: npt.NDArray[np.int64], chunk_bytes: int) -> Iterator[tuple[int, int, int]]:
@@ -119,12 +145,14 @@ def _runs(offsets_K: npt.NDArray[np.int64], chunk_bytes: int) -> Iterator[tuple[
             yield first * chunk_bytes, int(offsets_K[first]), (stop - first) * chunk_bytes
 
 
-def _overlay(address: int, nbytes: int, descriptor: int, offset: int) -> bool:
-    """Map a part of a file over addresses that are set aside. False where the system allows no more mappings."""
+def _overlay(address: int, nbytes: int, descriptor: int | None, offset: int) -> bool:
+    """Map a part of a file, or no file, over reserved addresses. False where the system allows no more mappings."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-    found = libc.mmap(address, nbytes, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, descriptor, offset)
+    kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS if descriptor is None else mmap.MAP_SHARED
+    place = -1 if descriptor is None else descriptor
+    found = libc.mmap(address, nbytes, mmap.PROT_READ, kind | _MAP_FIXED, place, offset)
     if found == _MAP_FAILED:
         code = ctypes.get_errno()
         if code in (errno.ENOMEM, errno.ENODEV, errno.EACCES, errno.EPERM):

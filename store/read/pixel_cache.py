@@ -31,8 +31,6 @@ class PixelCache:
     Safe for use from several threads, and may be sent to another process. Ranges without a valid receipt are not there.
 
     Args:
-        location: the store's.
-        info: its shape.
         chunks_kept: chunks held in memory. A reader that mixes the rows of K chunks reads each of them once if K are
             kept, and once per row if fewer are.
 

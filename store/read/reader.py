@@ -99,9 +99,6 @@ class FeatureStore:
 
         Receipts are read anew: what was committed since this store was opened may be among them.
 
-        Args:
-            ranges: by teacher.
-
         Raises:
             IncompleteStoreError: one of them is not committed.
         """
@@ -163,8 +160,6 @@ class FeatureStore:
 
         Args:
             rows: a slice, or row numbers in any order.
-            teacher: its id.
-            side: ``image`` or ``text``.
         """
         array = self._arrays(teacher)[side]
         committed_N = self.committed_rows(teacher)

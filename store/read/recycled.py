@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 SMALLEST_BYTES = 2**20
-"""Of an array that is worth keeping."""
+"""Smaller arrays are not worth keeping."""
 
 
 class RecycledArrays:
@@ -47,17 +47,3 @@ def rounded_up(nbytes: int) -> int:
     """Return a size that others have too: a number from 8 to 16, times a power of two."""
     step = 1 << max(0, nbytes.bit_length() - 4)
     return -(-nbytes // step) * step
-
-
-class Scratch:
-    """A buffer that one thread reads into, as large as the largest piece so far."""
-
-    def __init__(self) -> None:
-        self._bytes = np.empty(0, np.uint8)
-
-    def of(self, rows: int, width: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        """Return room for some rows."""
-        nbytes = rows * width * dtype.itemsize
-        if len(self._bytes) < nbytes:
-            self._bytes = np.empty(nbytes, np.uint8)
-        return self._bytes[:nbytes].view(dtype).reshape(rows, width)

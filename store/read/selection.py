@@ -46,7 +46,6 @@ def available(
     """Apply a selection.
 
     Args:
-        selection: the policy.
         teachers: T of them, in the order of the result's columns.
         status: per teacher (N,), of Status.
         similarity: gives a teacher's, (N,); asked for only where the policy needs it.

@@ -13,26 +13,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numcodecs.checksum32 import CRC32C
 
 from store.errors import CorruptChunkError, LocationError
-from store.format.arrays import ABSENT, ZARR_FOLDER, Side, shard_key
+from store.format.arrays import ZARR_FOLDER, Side, shard_key
 from store.format.records import Receipt, Spec, StoreInfo
-from store.io.location import Folder, Location
-
-CHECKSUM_BYTES = 4
-"""Length of the CRC-32C after the index."""
+from store.format.shard_layout import decode_index, index_bytes
+from store.io.folder import Folder
+from store.io.location import Location
 
 
 def is_plain(location: Location, spec: Spec, side: Side, *, info: StoreInfo) -> bool:
-    """Whether an array's chunks are its values as they lie, which docs/store-format.md asks for.
-
-    Args:
-        location: the store's.
-        spec: of the teacher.
-        side: which array.
-        info: the store's shape.
-    """
+    """Whether an array's chunks are its values as they lie, which docs/store-format.md asks for."""
     try:
         stored = json.loads(location.read(f"{ZARR_FOLDER}/{spec.teacher}/{side}/zarr.json"))
         (sharding,) = stored["codecs"]
@@ -69,18 +60,14 @@ class PlainShards:
     """The store shards of one side of one teacher. Safe for use from several threads.
 
     Args:
-        location: the store's.
-        spec: of the teacher.
-        side: which array.
         receipts: of what is committed, by range.
-        info: the store's shape.
     """
 
     def __init__(
         self, location: Location, spec: Spec, side: Side, *, receipts: Mapping[int, Receipt], info: StoreInfo
     ) -> None:
         self._location, self._teacher, self._side = location, spec.teacher, side
-        self._receipts, self._chunks = receipts, info.range_rows // info.chunk_rows
+        self._receipts, self._info = receipts, info
         self._chunk_bytes = info.chunk_rows * spec.embed_dim * np.dtype(spec.stored_dtype).itemsize
         self._offsets: dict[int, npt.NDArray[np.int64]] = {}
 
@@ -99,25 +86,15 @@ class PlainShards:
         stored = self._receipts[range_id].objects.get(self._key(range_id))
         if stored is None:
             raise self._corrupt(range_id, "is not named by its receipt")
-        data = np.empty(16 * self._chunks + CHECKSUM_BYTES, np.uint8)
-        if stored.nbytes < len(data):
-            raise self._corrupt(range_id, f"has {stored.nbytes} bytes, too few for an index of {self._chunks} chunks")
-        end = stored.nbytes - len(data)
+        end = stored.nbytes - index_bytes(self._info)
+        if end < 0:
+            raise self._corrupt(range_id, f"has {stored.nbytes} bytes, too few for the index of its chunks")
+        data = np.empty(index_bytes(self._info), np.uint8)
         self.read_into(data, range_id, end)
         try:
-            index = np.asarray(CRC32C(location="end").decode(data)).view("<u8").reshape(-1, 2)
-        except RuntimeError as error:
-            raise self._corrupt(range_id, "the index of its chunks does not match its checksum") from error
-        there = (index != ABSENT).any(axis=1)
-        wrong = there & ((index[:, 1] != self._chunk_bytes) | (index[:, 0] > max(end - self._chunk_bytes, 0)))
-        if wrong.any():
-            chunk = int(np.flatnonzero(wrong)[0])
-            raise self._corrupt(
-                range_id,
-                f"chunk {chunk} lies at byte {index[chunk, 0]} with {index[chunk, 1]} bytes; expected "
-                f"{self._chunk_bytes} bytes before byte {end}",
-            )
-        return np.where(there, index[:, 0], ABSENT).astype(np.int64)
+            return decode_index(data, chunk_bytes=self._chunk_bytes, end=end)
+        except ValueError as error:
+            raise self._corrupt(range_id, str(error)) from error
 
     def read_into(self, buffer: npt.NDArray[Any], range_id: int, offset: int) -> None:
         """Fill a buffer with the bytes of a shard from ``offset`` on.

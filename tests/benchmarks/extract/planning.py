@@ -29,7 +29,7 @@ from store.format.records import (
     record_bytes,
     write_record,
 )
-from store.io.location import Folder
+from store.io.folder import Folder
 
 RANGE_ROWS, TEACHERS = 16, 9
 

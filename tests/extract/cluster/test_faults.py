@@ -12,7 +12,7 @@ import pytest
 
 from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
 from extract.run.tracker import stop_key
-from store.io.location import Folder
+from store.io.folder import Folder
 from tests.extract.cluster_cases import Run, progress, receipts
 from tests.s3_server import S3Server, rclone
 

@@ -16,7 +16,8 @@ from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
 from store.faults import KILL_AT
 from store.format.commit import commit_unit
 from store.format.records import receipt_key
-from store.io.location import Folder, locate
+from store.io.folder import Folder
+from store.io.location import locate
 from store.read.reader import FeatureStore
 
 pytestmark = [pytest.mark.fault, pytest.mark.end_to_end]

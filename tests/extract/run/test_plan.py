@@ -14,7 +14,7 @@ from store.corpus.section import Corpus
 from store.format.pairs import PairTable
 from store.format.records import KNOWN_UNITS_KEY, STORE_KEY, read_store_info, receipt_key
 from store.index.append import append_corpus
-from store.io.location import Folder
+from store.io.folder import Folder
 from store.read.reader import FeatureStore
 
 

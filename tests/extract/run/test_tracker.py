@@ -11,7 +11,7 @@ import pytest
 from extract.run.tracker import Outcome, Tracker, progress_key, stop_key
 from store.errors import LocationError
 from store.format.records import BadRow, Receipt, Status, StoredObject
-from store.io.location import Folder
+from store.io.folder import Folder
 
 
 def receipt(teacher, range_id, *, bad=(), **timings):

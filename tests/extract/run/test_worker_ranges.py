@@ -19,7 +19,7 @@ from store import faults
 from store.errors import ExtractionError
 from store.format.pairs import PairTable
 from store.format.records import Status, receipt_key
-from store.io.location import Folder
+from store.io.folder import Folder
 from store.read.reader import FeatureStore
 
 

@@ -18,7 +18,8 @@ from store.errors import StoreError
 from store.format.arrays import ARRAY_NAMES, shard_key
 from store.format.commit import register_teacher
 from store.format.records import Status, receipt_key, spec_key
-from store.io.location import Folder, locate
+from store.io.folder import Folder
+from store.io.location import locate
 from store.io.lock import exclusive
 from store.read.reader import FeatureStore
 from tests.store import damage

@@ -15,7 +15,8 @@ from store.check.verify import verify
 from store.errors import FormatVersionError, LocationError, StoreError, StoreNotFoundError
 from store.format.arrays import ARRAY_NAMES, encode_shard, quantised, shard_key
 from store.format.records import Receipt, Status, read_record, receipt_key, spec_key
-from store.io.location import Folder, locate
+from store.io.folder import Folder
+from store.io.location import locate
 from tests.store import damage
 
 ROOT = Path(__file__).parents[3]

@@ -16,7 +16,7 @@ from store.errors import CorruptChunkError, SpecMismatchError, StoreError
 from store.format.arrays import ARRAY_NAMES, quantised, restored, shard_key
 from store.format.commit import register_teacher
 from store.format.records import Receipt, Spec, Status, read_record, receipt_key, spec_key
-from store.io.location import Folder
+from store.io.folder import Folder
 from store.io.lock import exclusive
 from store.read.reader import FeatureStore
 

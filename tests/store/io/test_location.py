@@ -8,9 +8,11 @@ import pickle
 import pytest
 
 from store.errors import LocationError, StoreError
-from store.io import location as module
-from store.io.location import Folder, Remote, locate
+from store.io import remote as module
+from store.io.folder import Folder
+from store.io.location import locate
 from store.io.lock import LOCK_KEY, exclusive, unlock
+from store.io.remote import Remote
 from tests.s3_server import S3Server, rclone
 
 

@@ -11,7 +11,7 @@ import google_crc32c
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store.errors import CorruptChunkError
@@ -62,6 +62,7 @@ def assert_same_as_zarr(store, reader=None, rows=None):
         np.testing.assert_array_equal(ChunkReader(store).read(rows, teacher=teacher, side=side), expected)
 
 
+@settings(deadline=None)
 @given(spans=row_lists, hinted=st.booleans(), threads=st.integers(1, 3))
 def test_rows_of_any_order_and_number_are_those_that_zarr_reads(spans, hinted, threads):
     store = FeatureStore(FIXTURE / "store")

@@ -15,10 +15,11 @@ from store.errors import StoreError, StoreNotFoundError
 from store.format.arrays import encode_shard, open_arrays, shard_key
 from store.format.pairs import PAIR_SCHEMA, PairWriter
 from store.format.records import StoreInfo, receipt_key
+from store.format.shard_layout import rows_in_order
 from store.io.fetching import SLOW_S, fetch_all
 from store.io.location import locate
 from store.read.categories import categorize, read_categories
-from store.read.columns import COLUMN_DTYPES, rows_of_plain_shard
+from store.read.columns import COLUMN_DTYPES
 from store.read.reader import FeatureStore
 
 INFO = StoreInfo(rows=100, range_rows=24, chunk_rows=6, created_by="test", corpus_root="/", corpus={})
@@ -29,7 +30,7 @@ INFO = StoreInfo(rows=100, range_rows=24, chunk_rows=6, created_by="test", corpu
 def test_a_shard_as_it_is_written_is_taken_at_once(name, rows):
     values = np.random.default_rng(rows).integers(0, 9, rows).astype(COLUMN_DTYPES[name])
     shard = encode_shard(name, values, stored_dtype="float16", info=INFO)
-    found = rows_of_plain_shard(shard, dtype=COLUMN_DTYPES[name], rows=rows, info=INFO)
+    found = rows_in_order(shard, dtype=COLUMN_DTYPES[name], rows=rows, info=INFO)
     assert found.dtype == COLUMN_DTYPES[name]
     assert np.array_equal(found, values)
 
@@ -38,7 +39,7 @@ def test_any_other_shard_is_left_to_zarr():
     shard = encode_shard("status", np.ones(24, np.uint8), stored_dtype="float16", info=INFO)
     swapped = shard[:24] + shard[40:56] + shard[24:40] + shard[56:]
     for data in (b"", shard[:-1], shard[1:], swapped):
-        assert rows_of_plain_shard(data, dtype=np.dtype(np.uint8), rows=24, info=INFO) is None
+        assert rows_in_order(data, dtype=np.dtype(np.uint8), rows=24, info=INFO) is None
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_a_shard_whose_chunks_lie_in_another_order_is_read_all_the_same(two_rang
     shard[16:32], shard[32:48] = shard[32:48], shard[16:32]
     shard[48:52] = crc32c(bytes(shard[16:48])).to_bytes(4, "little")
     path.write_bytes(bytes(shard))
-    assert rows_of_plain_shard(bytes(shard), dtype=np.dtype(np.float32), rows=4, info=two_ranges.info) is None
+    assert rows_in_order(bytes(shard), dtype=np.dtype(np.float32), rows=4, info=two_ranges.info) is None
     assert np.array_equal(FeatureStore(two_ranges.path).similarity("alpha"), expected)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import subprocess
 import sys
 import threading
 
@@ -14,7 +15,7 @@ import pytest
 from store.errors import CorruptChunkError
 from store.format.arrays import shard_key
 from store.format.records import receipt_key
-from store.read import chunks, mapped, teacher_chunks
+from store.read import chunks, mapped, stored_side
 from store.read.chunks import SIDES, Ask, ChunkReader
 from store.read.reader import FeatureStore
 from tests.benchmarks.store.synthetic_store import make_store
@@ -53,18 +54,17 @@ def assert_same_as_zarr(store, rows):
         np.testing.assert_array_equal(features_BD, store.read(rows, teacher=teacher, side=side))
 
 
-def forbid_pieces(monkeypatch):
+def forbid_reading(monkeypatch):
     """Make every way to read but the mapped one fail."""
 
-    def fail(*_):
-        raise AssertionError("a piece was read")
+    def fail(*_, **__):
+        raise AssertionError("a chunk was read")
 
-    monkeypatch.setattr(teacher_chunks.TeacherChunks, "_copy", fail)
-    monkeypatch.setattr(teacher_chunks.TeacherChunks, "_leave_to_zarr", fail)
+    monkeypatch.setattr(stored_side.StoredSide, "read", fail)
 
 
 def test_rows_of_mapped_shards_are_those_that_zarr_reads(store, monkeypatch):
-    forbid_pieces(monkeypatch)
+    forbid_reading(monkeypatch)
     rng = np.random.default_rng(1)
     assert_same_as_zarr(store, rng.permutation(ROWS))
     assert_same_as_zarr(store, rng.integers(0, ROWS, 400))
@@ -72,7 +72,7 @@ def test_rows_of_mapped_shards_are_those_that_zarr_reads(store, monkeypatch):
 
 
 def test_ranges_are_mapped_when_they_are_first_asked_for(store, monkeypatch):
-    forbid_pieces(monkeypatch)
+    forbid_reading(monkeypatch)
     reader = ChunkReader(store)
     for first in (0, 2 * RANGE_ROWS, RANGE_ROWS, 0):
         rows = np.arange(first, first + 20)
@@ -96,7 +96,7 @@ def test_a_range_that_grew_since_it_was_committed_has_only_its_first_rows(store)
 
 
 def test_chunks_in_another_order_and_chunks_left_out_are_mapped_to_their_places(store, monkeypatch):
-    forbid_pieces(monkeypatch)
+    forbid_reading(monkeypatch)
     nowhere, size = 2**64 - 1, mmap.PAGESIZE
     stored = store.location.read(shard_key("whole", "image", 0))
     parts = [stored[begin : begin + size] for begin in range(0, 4 * size, size)]
@@ -109,7 +109,7 @@ def test_chunks_in_another_order_and_chunks_left_out_are_mapped_to_their_places(
     assert found[2 * CHUNK_ROWS :].any(axis=1).all()
 
 
-def test_chunks_that_do_not_begin_with_a_page_are_read_in_pieces(store):
+def test_chunks_that_do_not_begin_with_a_page_are_read_into_a_buffer(store):
     stored = store.location.read(shard_key("whole", "image", 0))
     size = mmap.PAGESIZE
     index = [(8 + number * size, size) for number in range(4)]
@@ -153,13 +153,13 @@ def test_reading_from_a_disk_that_is_slow_gives_the_same_rows(store, monkeypatch
         np.testing.assert_array_equal(reader.read(rows, teacher="half", side="image"), expected)
 
 
-def test_where_the_system_allows_no_more_mappings_pieces_are_read(store, monkeypatch):
+def test_where_the_system_allows_no_more_mappings_chunks_are_read(store, monkeypatch):
     monkeypatch.setattr(mapped, "_overlay", lambda *_: False)
     assert_same_as_zarr(store, np.random.default_rng(3).permutation(ROWS))
 
 
 def test_several_threads_gather_different_sides(store, monkeypatch):
-    forbid_pieces(monkeypatch)
+    forbid_reading(monkeypatch)
     used = set()
     take = mapped.MappedFeatures.take
 
@@ -177,12 +177,62 @@ def test_several_threads_gather_different_sides(store, monkeypatch):
         np.testing.assert_array_equal(found["whole", side], store.read(rows, teacher="whole", side=side))
 
 
-def test_mapped_files_are_let_go_with_the_reader(store):
-    def mappings():
-        return sum("features.zarr" in entry.path for entry in psutil.Process().memory_maps(grouped=False))
+def mappings():
+    return sum("features.zarr" in entry.path for entry in psutil.Process().memory_maps(grouped=False))
 
+
+def test_mapped_files_are_let_go_with_the_reader(store):
     reader = chunks.ChunkReader(store)
     reader.read(np.arange(ROWS), teacher="whole", side="image")
     assert mappings() == store.info.ranges
     del reader
     assert mappings() == 0
+
+
+@pytest.fixture
+def of_many_ranges(tmp_path):
+    """A store of 40 ranges."""
+    shape = {"range_rows": 2 * CHUNK_ROWS, "chunk_rows": CHUNK_ROWS}
+    rows = 40 * shape["range_rows"]
+    list(make_store(tmp_path / "many", rows=rows, widths={"whole": WIDTH}, present={"whole": 1.0}, **shape))
+    return FeatureStore(tmp_path / "many")
+
+
+def test_no_more_files_are_mapped_than_the_bound_however_many_are_asked_for(of_many_ranges, monkeypatch):
+    forbid_reading(monkeypatch)
+    monkeypatch.setattr(stored_side, "MAPS", 16)
+    store, rng = of_many_ranges, np.random.default_rng(5)
+    reader, most = ChunkReader(store), 0
+    for _ in range(30):
+        rows = (rng.permutation(40)[:8, None] * store.info.range_rows + rng.integers(0, 32, 20)).reshape(-1)
+        found = reader.read_many([Ask(teachers=("whole",), rows_B=rows)])
+        for side in SIDES:
+            np.testing.assert_array_equal(found["whole", side], store.read(rows, teacher="whole", side=side))
+        most = max(most, mappings())
+    assert most == 16
+
+
+def test_a_window_of_more_files_than_the_bound_is_read_into_a_buffer(of_many_ranges, monkeypatch):
+    monkeypatch.setattr(stored_side, "MAPS", 16)
+    store, rows = of_many_ranges, np.random.default_rng(6).permutation(of_many_ranges.info.rows)
+    found = ChunkReader(store).read(rows, teacher="whole", side="text")
+    np.testing.assert_array_equal(found, store.read(rows, teacher="whole", side="text"))
+    assert mappings() == 0
+
+
+def test_few_open_files_suffice_for_a_store_of_many_ranges(of_many_ranges):
+    """Mapped or read: no file stays open."""
+    code = (
+        "import resource, sys, numpy as np\n"
+        "from store.read import mapped, stored_side\n"
+        "from store.read.chunks import ChunkReader\n"
+        "from store.read.reader import FeatureStore\n"
+        "store = FeatureStore(sys.argv[1]); store.receipts('whole'); stored_side.MAPS = int(sys.argv[2])\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))\n"
+        "rows = np.arange(store.info.rows)\n"
+        "print(np.linalg.norm(ChunkReader(store).read(rows, teacher='whole', side='image').astype('f4'), axis=1).min())"
+    )
+    for maps in ("8192", "0"):
+        arguments = [sys.executable, "-c", code, of_many_ranges.location.uri, maps]
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        assert float(done.stdout or "nan") > 0.99, done.stderr

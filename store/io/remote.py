@@ -1,0 +1,156 @@
+"""A location that is a prefix of an object storage, through obstore."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from store.errors import LocationError
+
+from .location import Location
+
+if TYPE_CHECKING:
+    import zarr
+    from obstore.store import ObjectStore as RemoteStore
+    from obstore.store import RetryConfig
+
+RETRY: RetryConfig = {
+    "max_retries": 1000,
+    "retry_timeout": timedelta(minutes=3),
+    "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=10), "base": 2},
+}
+"""How long a storage that is away is waited for: by time. obstore's own ten tries are over in two seconds."""
+
+
+@functools.cache
+def _client(root: str, _process: int) -> RemoteStore:
+    """Return the process's client of a bucket: opening one costs a TLS handshake, and none survives a fork."""
+    from obstore.exceptions import BaseError
+    from obstore.store import MemoryStore, from_url
+
+    if root.startswith("memory:"):
+        return MemoryStore()
+    try:
+        if root.startswith("http:"):
+            return from_url(root, client_options={"allow_http": True}, retry_config=RETRY)
+        return from_url(root, retry_config=RETRY)
+    except (BaseError, ValueError) as error:
+        raise LocationError(f"{root}: not a URL that can be opened: {error}") from error
+
+
+class Remote(Location):
+    """A prefix of an object storage, through obstore; credentials come from the usual environment.
+
+    Args:
+        url: e.g. ``s3://bucket/prefix``.
+
+    Attributes:
+        requests: how many of each kind were made through this object.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.uri = url.rstrip("/")
+        scheme, _, rest = self.uri.partition("://")
+        bucket, _, prefix = rest.partition("/")
+        self._root, self._prefix = f"{scheme}://{bucket}", f"{prefix}/" if prefix else ""
+        self.requests: Counter[str] = Counter()
+
+    @property
+    def _store(self) -> RemoteStore:
+        return _client(self._root, os.getpid())
+
+    def read(self, key: str) -> bytes:
+        """GET an object."""
+        with self._request("get", key):
+            return bytes(self._store.get(self._prefix + key).bytes())
+
+    def read_part(self, key: str, offset: int, nbytes: int) -> bytes:
+        """GET a range of an object."""
+        if nbytes == 0:
+            return b""
+        with self._request("get", key):
+            return bytes(self._store.get_range(self._prefix + key, start=offset, length=nbytes))
+
+    def write(self, key: str, data: bytes) -> None:
+        """PUT an object in one request, which storage makes atomic."""
+        with self._request("put", key):
+            self._store.put(self._prefix + key, data, use_multipart=False)
+
+    def create(self, key: str, data: bytes) -> None:
+        """PUT an object on the condition that there is none."""
+        from obstore.exceptions import AlreadyExistsError
+
+        with self._request("put", key):
+            try:
+                self._store.put(self._prefix + key, data, mode="create", use_multipart=False)
+            except AlreadyExistsError as error:
+                raise FileExistsError(self.show(key)) from error
+
+    def size(self, key: str) -> int | None:
+        """HEAD an object."""
+        try:
+            with self._request("head", key):
+                return int(self._store.head(self._prefix + key)["size"])
+        except FileNotFoundError:
+            return None
+
+    def list(self, prefix: str = "") -> list[tuple[str, int]]:
+        """List objects, a thousand per request."""
+        found: list[tuple[str, int]] = []
+        with self._request("list", prefix):
+            for batch in self._store.list(self._prefix + prefix or None, chunk_size=1000):
+                found += [(str(meta["path"])[len(self._prefix) :], int(meta["size"])) for meta in batch]
+        return sorted(found)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """DELETE objects one by one, on threads: not every storage has a request for many."""
+
+        def delete(key: str) -> None:
+            with self._request("delete", key), contextlib.suppress(FileNotFoundError):
+                self._store.delete(self._prefix + key)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(delete, keys))
+
+    def zarr_group(self, folder: str) -> zarr.Group:
+        """Open a prefix as a Zarr group."""
+        import zarr
+        from zarr.storage import ObjectStore
+
+        store = ObjectStore(self._store, read_only=True)
+        with self._request("zarr", folder):
+            return zarr.open_group(store, path=self._prefix + folder, mode="r")
+
+    def under(self, folder: str) -> Remote:
+        """Return a prefix of this one."""
+        return Remote(f"{self.uri}/{folder}")
+
+    @contextlib.contextmanager
+    def _request(self, kind: str, key: str) -> Iterator[None]:
+        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+
+        self.requests[kind] += 1
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except (PermissionDeniedError, UnauthenticatedError) as error:
+            raise LocationError(
+                f"{self.show(key)}: the storage refuses these credentials",
+                hint="they come from the environment, e.g. AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL",
+            ) from error
+        except BaseError as error:
+            raise LocationError(
+                f"{self.show(key)}: the storage failed: {str(error).splitlines()[0]}",
+                hint="what was committed before stays; when the storage answers, run the same command again",
+            ) from error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as the URL."""
+        return Remote, (self.uri,)
