@@ -34,7 +34,7 @@ def check_splits(
     """
     problems = [*_empty(splits, excluded), *_excluded(entry, splits, excluded)]
     if "test" in splits:
-        problems += _classes(entry, splits["test"], allow)
+        problems += [*_classes(entry, splits["test"], allow), *_groups(entry, splits["test"])]
     findings = []
     shared = list(_shared_patients(splits))
     if shared and "shared_patients" not in allow:
@@ -84,6 +84,12 @@ def _classes(entry: DatasetEntry, test: Split, allow: Collection[str]) -> Iterat
             f"{len(without)} of {len(entry.classes)} classes have no test item: {', '.join(without[:SHOWN])}; "
             "a metric over classes is not defined then; allow: [empty_classes] takes the others"
         )
+
+
+def _groups(entry: DatasetEntry, test: Split) -> Iterator[str]:
+    missing = sorted(set(entry.groups) - set(test.groups or ()))
+    if missing:
+        yield f"no test item belongs to the groups {', '.join(missing)}"
 
 
 def _shared_patients(splits: Mapping[SplitName, Split]) -> Iterator[str]:

@@ -55,6 +55,7 @@ class Split:
         name: ``train``, ``val`` or ``test``.
         ids: distinct within the dataset.
         patients: whose item it is; resamples by clusters go by it.
+        groups: the group whose classes each item is classified among.
         targets: (N,) int64, positions among the classes; of a multi-label dataset (N, C) uint8.
         captions, questions, answers: N texts each.
         answer_types: N times ``open`` or ``closed``; where the dataset does not say it, yes or no is closed.
@@ -69,6 +70,7 @@ class Split:
     name: SplitName
     ids: list[str]
     patients: list[str] | None = None
+    groups: list[str] | None = None
     targets: npt.NDArray[Any] | None = None
     captions: list[str] | None = None
     questions: list[str] | None = None

@@ -20,7 +20,7 @@ from .checks import check_splits
 from .entry import DatasetEntry
 from .loaded import LoadedDataset
 from .registry import missing_files
-from .rows import Row, RowReader, as_splits, grouped
+from .rows import Row, RowReader, as_splits, in_bags
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def load_dataset(entry: DatasetEntry, root: Path, *, allow: Collection[str] = ()
             f"{entry.name}: not found below {root}: {', '.join(missing)}", hint=f"{entry.get} ({entry.source})"
         )
     excluded: Counter[str] = Counter()
-    rows = list(grouped(_rows(entry, root, excluded)))
+    rows = list(in_bags(_rows(entry, root, excluded)))
     _require_distinct(entry, rows)
     # The same items in another order of files are the same dataset.
     rows.sort(key=lambda row: (row.split, row.id))

@@ -105,7 +105,8 @@ def _role(address: Address) -> Role:
         return "teacher"
     if address.kind == "checkpoint":
         run = json.loads((Path(address.place) / RECORD).read_text()).get("run", {})
-        return "task_only" if run.get("recipe") == "task_only" else "student"
+        # Stage 1 has no recipe and no teacher either; every other recipe has teachers.
+        return "student" if run.get("recipe") not in (None, "task_only") else "task_only"
     return "other"
 
 

@@ -12,9 +12,17 @@ import numpy as np
 
 from evaluate.metrics.model_ranks import Ranking, rank_models
 from evaluate.metrics.registry import METRICS
-from evaluate.results.record import DIGEST_SHOWN, DatasetFacts, ModelFacts, Result, ResultRecord, SkippedRecord
+from evaluate.results.record import (
+    DIGEST_SHOWN,
+    ORACLE,
+    DatasetFacts,
+    ModelFacts,
+    Result,
+    ResultRecord,
+    SkippedRecord,
+)
 
-ROLE_ORDER = ("student", "task_only", "teacher", "other")
+ROLE_ORDER = ("student", "task_only", "teacher", "oracle", "other")
 """In which roles are listed where ranks do not decide."""
 
 Key = tuple[str, str | None, str | None, int | None, tuple[str, ...]]
@@ -75,9 +83,13 @@ class Board:
         return found if isinstance(found, ResultRecord) else None
 
     def is_best(self, row: int, column: int) -> bool:
-        """Return whether no other model has a better value in a column; one that is alone is not the best."""
-        found = self.result(row, column)
-        others = [self.result(other, column) for other in range(len(self.models)) if other != row]
+        """Return whether no other model has a better value in a column; one that is alone is not the best.
+
+        The oracle does not compete.
+        """
+        found = None if self.models[row].role == ORACLE else self.result(row, column)
+        competing = [other for other, model in enumerate(self.models) if other != row and model.role != ORACLE]
+        others = [self.result(other, column) for other in competing]
         values = [other.value for other in others if other is not None]
         if found is None or not values:
             return False
@@ -115,7 +127,8 @@ def _board(task: str, results: Sequence[Result]) -> Board:
     }
     with_result = {result.model.name for result in results if isinstance(result, ResultRecord)}
     listed = sorted(by_name, key=lambda name: (ROLE_ORDER.index(by_name[name].role), name))
-    ranking = _ranking([name for name in listed if name in with_result], columns, cells)
+    competing = [name for name in listed if name in with_result and by_name[name].role != ORACLE]
+    ranking = _ranking(competing, columns, cells)
     ranked = ranking.models if ranking else []
     # Without a rank those with results come first still.
     order = [

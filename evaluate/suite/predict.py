@@ -17,7 +17,7 @@ from evaluate.config import fillable
 from evaluate.datasets.entry import DatasetEntry
 from evaluate.models.addresses import Address
 from evaluate.models.opening import entry_of
-from evaluate.tasks.group_accuracy import prompt_ensemble
+from evaluate.tasks.prompts import prompt_ensemble
 from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.geometry import fit
 from extract.teacher_files.specs import teacher_spec
@@ -65,6 +65,11 @@ class Prompts:
             raise ConfigError(
                 f"{entry.name} has no classes with prompts: it is for {', '.join(entry.tasks)}",
                 hint="python -m evaluate list --task zero_shot shows datasets that have",
+            )
+        if entry.groups:
+            raise ConfigError(
+                f"{entry.name}: the classes of an image depend on its group, such as its modality",
+                hint="name the classes of one group: --class NAME at least twice",
             )
         if entry.multi_label:
             raise ConfigError(

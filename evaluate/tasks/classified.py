@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from evaluate.metrics.predictions import Predictions
 from evaluate.results.task_result import TaskResult, result_of
 from store.errors import EvaluationError
 
@@ -76,14 +75,9 @@ def classified(
         if len(classes) == 2:
             difference_N = raw if raw.ndim == 1 else raw[:, 1] - raw[:, 0]
             columns[f"margin{suffix}"] = difference_N if number == 1 else -difference_N
-    predictions = Predictions(
-        ids=list(test.ids),
-        clusters=None if test.groups is None else list(test.groups),
-        columns=columns,
-        strata="target",
-    )
     said_N = columns["score"].argmax(axis=1)
     details = {**details, "confusion": confusion(columns["target"], said_N, len(classes))}
+    predictions = test.predictions(columns, strata="target")
     return result_of(task, primary=primary, names=SINGLE_LABEL, predictions=predictions, details=details)
 
 

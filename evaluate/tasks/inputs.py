@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evaluate.metrics.predictions import Predictions
 from store.errors import EvaluationError
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,11 @@ class LabelledFeatures:
             lengths["groups"] = len(self.groups)
         if len(set(lengths.values())) > 1:
             raise EvaluationError(f"the parts of a split differ in length: {lengths}")
+
+    def predictions(self, columns: dict[str, Array], *, strata: str | None = None) -> Predictions:
+        """Return predictions of these items; resamples by clusters take all items of a group together."""
+        clusters = None if self.groups is None else list(self.groups)
+        return Predictions(ids=list(self.ids), clusters=clusters, columns=columns, strata=strata)
 
     def take(self, rows: Array) -> LabelledFeatures:
         """Return some of the items."""

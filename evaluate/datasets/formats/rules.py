@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from string import Formatter
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from store.config.pipeline_file import Section
+from store.corpus.section import Corpus
 
 
 def _relative(pattern: str) -> str:
@@ -77,10 +78,19 @@ class WebDatasetFiles(Section):
 
     Attributes:
         files: the tars.
+        corpus: read this instead, as extraction reads it: files of any kind, wherever they lie. The record then has
+            ``key``, ``json.…`` and the columns.
     """
 
     format: Literal["webdataset"]
-    files: list[Path] = Field(min_length=1)
+    files: list[Path] = []
+    corpus: Corpus | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if bool(self.files) == bool(self.corpus):
+            raise ValueError("the format webdataset needs either files or a corpus")
+        return self
 
 
 class MedMnistFile(Section):
