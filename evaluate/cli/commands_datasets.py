@@ -222,6 +222,6 @@ def _print_summary(entry: DatasetEntry, found: dict[str, Any]) -> None:
         if classes:
             lines.append("  " + ", ".join(f"{label} {count:,}" for label, count in classes.items()))
     lines += [f"left out: {reason}: {count:,}" for reason, count in found["excluded"].items()]
-    lines += [f"note: {finding}" for finding in found["findings"]]
+    lines += [f"note: {caveat}" for caveat in found["caveats"]]
     lines += [f"digest {found['digest'][:16]}, of the splits {found['split_digest'][:16]}"]
     sys.stdout.write("\n".join(lines) + "\n")

@@ -29,9 +29,7 @@ def run_demo(pipeline: EvaluatePipeline, name: str, *, config: Path, dataset: st
     """Run corpus, teachers, extraction, distillation and evaluation, and write ``report.json``.
 
     Args:
-        pipeline: the pipeline's sections.
-        name: its name.
-        config: the file it stands in.
+        config: the file that holds the pipeline.
         dataset: the zero-shot dataset that is reported.
 
     Returns:

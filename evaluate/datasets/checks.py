@@ -21,13 +21,10 @@ SHOWN = 5
 def check_splits(
     entry: DatasetEntry, splits: Mapping[SplitName, Split], excluded: Mapping[str, int], *, allow: Collection[str]
 ) -> tuple[dict[str, int], list[str]]:
-    """Return the duplicates between splits, and the findings in words.
+    """Return the duplicates between splits, and the caveats in words.
 
     Args:
-        entry: the dataset.
-        splits: those that have items.
-        excluded: items left out, by reason.
-        allow: what is not refused, of ``DatasetEntry.allow``.
+        allow: what is not refused, see ``DatasetEntry.allow``.
 
     Raises:
         EvaluationError: says everything that is wrong at once.
@@ -35,22 +32,22 @@ def check_splits(
     problems = [*_empty(splits, excluded), *_excluded(entry, splits, excluded)]
     if "test" in splits:
         problems += [*_classes(entry, splits["test"], allow), *_groups(entry, splits["test"])]
-    findings = []
+    caveats = []
     shared = list(_shared_patients(splits))
     if shared and "shared_patients" not in allow:
         problems.append(f"{'; '.join(shared)}: what is known of a patient in training helps in testing")
     elif shared:
-        findings += shared
+        caveats += shared
     if problems:
         hints = ["python -m evaluate check reads a dataset and says what it has"]
         if shared and "shared_patients" not in allow:
             hints = ["split by patient, or say allow: [shared_patients] in the dataset's file"]
         raise EvaluationError("\n".join(f"{entry.name}: {problem}" for problem in problems), hint=hints[0])
     duplicates = _duplicates(splits)
-    findings += [
+    caveats += [
         f"{count} items of {pair.replace('/', ' and ')} show the same image" for pair, count in duplicates.items()
     ]
-    return duplicates, [*findings, *_counts(entry, splits)]
+    return duplicates, [*caveats, *_counts(entry, splits)]
 
 
 def _empty(splits: Mapping[SplitName, Split], excluded: Mapping[str, int]) -> Iterator[str]:
@@ -138,7 +135,6 @@ def undecodable(split: Split, *, max_pixels: int = MAX_PIXELS) -> dict[int, str]
 
     Args:
         split: its tiles count as its images; a bag with a bad tile is bad.
-        max_pixels: width times height that is decoded.
     """
     found = {}
     for item in range(len(split)):

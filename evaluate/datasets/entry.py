@@ -127,12 +127,11 @@ class Fields(Section):
     Attributes:
         id: names the item; by its place in the files if left out.
         label: the class, as ``classes`` or ``label_map`` has it.
-        split: for ``split: {rule: field}``.
         patient: whose item it is. No patient may be in two splits, and resamples take a patient whole.
-        caption: of retrieval.
-        question, answer, answer_type: of visual question answering.
+        caption: text of retrieval.
+        question, answer, answer_type: columns of visual question answering.
         bag: the slide that a tile belongs to; the items are then the slides.
-        time, event: of survival: how long, and whether the event was seen.
+        time, event: columns of survival: how long, and whether the event was seen.
         group: restricts the classes among which an image is classified, see ``groups``.
     """
 
@@ -171,9 +170,8 @@ class DatasetEntry(Section):
 
     Attributes:
         name: the file's name without ``.yaml``.
-        title: as people call it.
+        title: its usual name.
         modality: one of the nine, ``mixed`` or ``other``.
-        tasks: what it is used for, each with its primary metric.
         source: address of the page of the dataset, or the file here that draws it.
         facts_from: addresses where the facts of this entry are said, if not at the source.
         licence: as the source states it, or ``not stated``.
@@ -182,8 +180,6 @@ class DatasetEntry(Section):
         citation: authors, title, year.
         read: the files, relative to the data root, and how they are read.
         digests: ``md5:...`` or ``sha256:...`` by file, where known.
-        fields: where in a record each column is.
-        split: which items are for training, validation and testing.
         counts: items by split where the source states them; a difference is reported.
         classes: what prompts say of each label, in the order of the scores' columns.
         label_map: further labels and the classes they count as.
@@ -191,15 +187,14 @@ class DatasetEntry(Section):
         keep: by column, the values of the records that are used; the others are counted as ignored.
         one_hot: each class is a column, and one of them is 1.
         multi_label: set where an image may have several classes.
-        positive: of two classes, the one that is looked for.
+        positive: the class that is looked for, of two classes.
         groups: by value of the column ``fields.group``, the classes that its images may have. Accuracy is then counted
             within each group, and the mean over groups stands for the result.
         templates: prompts with ``{label}``, and with ``{group}`` where there are groups.
-        negative_templates: of a multi-label dataset, prompts that say that ``{label}`` is absent.
+        negative_templates: prompts of a multi-label dataset that say that ``{label}`` is absent.
         event_values, censored_values: what the event column has where the event was seen, and where it was not.
         allow: what is usually refused: ``shared_patients`` (in two splits), ``empty_classes`` (no test item).
         max_excluded: share of items that may be unreadable or missing before the dataset is refused.
-        provenance: whose decision each part is.
         notes: what a reader of results should know.
     """
 
@@ -249,7 +244,7 @@ class DatasetEntry(Section):
         """Return the prompts of each class, in order.
 
         Args:
-            negative: those that say that the class is absent; of a multi-label dataset.
+            negative: return those that say that the class is absent; for multi-label datasets.
             group: only the classes of this group, in its order.
         """
         templates = self.negative_templates if negative else self.templates

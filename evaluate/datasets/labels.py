@@ -20,11 +20,7 @@ SHOWN = 8
 
 
 class Labels:
-    """Reads labels, and keeps count of those that the dataset does not list.
-
-    Args:
-        entry: the dataset.
-    """
+    """Reads labels, and keeps count of those that the dataset does not list."""
 
     def __init__(self, entry: DatasetEntry) -> None:
         self._entry = entry

@@ -37,9 +37,7 @@ def load_dataset(entry: DatasetEntry, root: Path, *, allow: Collection[str] = ()
     Every image is read once, for its digest, and not kept.
 
     Args:
-        entry: which dataset.
-        root: the data root.
-        allow: what is not refused, beside what the entry allows: ``shared_patients``, ``empty_classes``.
+        allow: ``shared_patients``, ``empty_classes``: not refused, in addition to what the entry allows.
 
     Raises:
         EvaluationError, CorpusError: files are missing or damaged, or the dataset is not what its entry says.
@@ -57,9 +55,9 @@ def load_dataset(entry: DatasetEntry, root: Path, *, allow: Collection[str] = ()
     # The same items in another order of files are the same dataset.
     rows.sort(key=lambda row: (row.split, row.id))
     splits = as_splits(entry, rows)
-    duplicates, findings = check_splits(entry, splits, excluded, allow=entry.allow)
-    for finding in findings:
-        log.warning("%s: %s", entry.name, finding)
+    duplicates, caveats = check_splits(entry, splits, excluded, allow=entry.allow)
+    for caveat in caveats:
+        log.warning("%s: %s", entry.name, caveat)
     return LoadedDataset(
         entry=entry,
         splits=splits,
@@ -67,7 +65,7 @@ def load_dataset(entry: DatasetEntry, root: Path, *, allow: Collection[str] = ()
         split_digest=_digest([row.split, row.id, *row.digests] for row in rows),
         excluded=dict(excluded),
         duplicates=duplicates,
-        findings=findings,
+        caveats=caveats,
     )
 
 

@@ -28,7 +28,7 @@ class Row:
     """One item; columns as in ``Split``.
 
     Attributes:
-        bag: the slide it is a tile of, None where it is an item itself.
+        bag: the slide that it is a tile of; None if it is an item itself.
         digests: SHA-256 of its images or features.
     """
 
@@ -59,11 +59,7 @@ class Row:
 
 
 class RowReader:
-    """Maps the fields of records.
-
-    Args:
-        entry: the dataset.
-    """
+    """Maps the fields of records."""
 
     def __init__(self, entry: DatasetEntry) -> None:
         self._entry, self._labels = entry, Labels(entry)

@@ -44,9 +44,8 @@ class Metric:
     """A number that says how good predictions are.
 
     Attributes:
-        title: for people.
         function: columns and weights (R, N) to values (R,).
-        higher_is_better: of ranks it is not.
+        higher_is_better: False for ranks.
     """
 
     title: str
@@ -57,7 +56,6 @@ class Metric:
         """Return the metric on every resample; the mean over training seeds where columns hold several.
 
         Args:
-            columns: of the N test items.
             weights_RN: how often each resample holds each item; whole numbers of any dtype.
 
         Returns:

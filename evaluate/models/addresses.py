@@ -27,10 +27,9 @@ class Address:
     """Where a model comes from.
 
     Attributes:
-        name: what its results are called; the last part of the place unless it is given.
-        kind: how the place is read.
+        name: name of its results; the last part of the place unless it is given.
         place: folder, id, ``MODEL/TAG`` or store.
-        teacher: of ``store:`` only, whose features.
+        teacher: whose features, of ``store:`` only.
     """
 
     name: str

@@ -25,10 +25,6 @@ from .encoders import Encoder, ModelEncoder, StoreEncoder
 def facts_of(address: Address, *, teachers: Mapping[str, TeacherEntry]) -> ModelFacts:
     """Return what results say of a model. Its files are digested, but not loaded.
 
-    Args:
-        address: where it is.
-        teachers: those that the pipeline names.
-
     Raises:
         MMKDError: it is not there, or not a model.
     """

@@ -33,10 +33,9 @@ class Column:
     """A test set and the metric that stands for it: numbers of one column are of the same items.
 
     Attributes:
-        dataset: facts of the dataset.
-        metric: name of the primary metric; None where no model has a result.
+        metric: the primary metric; None if no model has a result.
         n: test items; None like metric.
-        title: of the dataset, with what tells it from another column of the same dataset.
+        title: title of the dataset, with what distinguishes it from another column of the same dataset.
         protocol: ``ResultRecord.protocol``; empty like metric.
     """
 
@@ -62,10 +61,9 @@ class Board:
     """All results of a task.
 
     Attributes:
-        task: its name.
         models: best mean rank first; without one, by role and name.
-        columns: by modality and dataset.
-        cells: results by place in models and in columns; a pair that was never evaluated is not there.
+        columns: sorted by modality and dataset.
+        cells: results by place in models and in columns; missing if a pair was never evaluated.
         ranking: over the columns that all models have; None if there is none.
         notes: what a reader must know before comparing.
     """
@@ -205,7 +203,7 @@ def _notes(results: Sequence[Result], columns: Sequence[Column], ranking: Rankin
     repeated = sorted({name for name in names if names.count(name) > 1})
     apart = "evaluated on different splits, items, data, prompts or metrics, which stand in columns of their own"
     notes += [f"{name}: {apart}" for name in repeated]
-    notes += [f"{column.title}: {finding}" for column in columns for finding in column.dataset.findings]
+    notes += [f"{column.title}: {caveat}" for column in columns for caveat in column.dataset.caveats]
     evaluated = sum(column.metric is not None for column in columns)
     if len(digests) > 1 and (ranking is None or ranking.datasets < evaluated):
         ranked = ranking.datasets if ranking else 0

@@ -40,7 +40,6 @@ def results_table(models: Mapping[str, Mapping[str, Any]], *, title: str) -> Tab
 
     Args:
         models: as ``by_group`` returns them.
-        title: above the table.
     """
     modalities = list(next(iter(models.values()))["by_modality"])
     columns = [*modalities, "macro"]

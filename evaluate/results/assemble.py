@@ -22,12 +22,8 @@ def record_of(
     """Return the record of a task's result, with the intervals of all its metrics.
 
     Args:
-        result: numbers and predictions.
-        model: what was evaluated.
         dataset: its split digest decides the resamples.
-        facts: the rest of the record.
-        mode: of the resamples; ``natural_mode`` if left out.
-        resamples: how many.
+        mode: mode of the resamples; ``natural_mode`` if left out.
 
     Raises:
         EvaluationError: the dataset has no split digest, or the mode needs what the predictions lack.

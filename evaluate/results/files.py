@@ -44,9 +44,7 @@ def write_result(folder: Path, record: Result, predictions: Predictions | None =
     """Write a record and its predictions; the record last, so that it never speaks of predictions that are not there.
 
     Args:
-        folder: of all results.
-        record: of one.
-        predictions: of the result's test items; a skipped one has none.
+        predictions: required for a result; a skipped one has none.
 
     Returns:
         The record's path.

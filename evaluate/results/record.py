@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from evaluate.metrics.registry import IN_GROUP, METRICS, metrics_named
 from evaluate.metrics.statistics import Interval, Mode, Resampling
@@ -36,7 +36,7 @@ class ModelFacts(_Part):
     Attributes:
         name: short, unique within a folder of results.
         address: where it came from, e.g. ``teacher:biomedclip``.
-        digest: of all that decides its outputs.
+        digest: of everything that decides its outputs.
     """
 
     name: str = Field(min_length=1)
@@ -50,9 +50,9 @@ class DatasetFacts(_Part):
 
     Attributes:
         provenance: ``official``, ``inferred`` or ``ours``: whose split, classes and prompts.
-        digest: of the data; None only where they are missing.
-        split_digest: of which item is in which split.
-        findings: what a reader of results should know, e.g. that train and test share images.
+        digest: of the data; None only if they are missing.
+        split_digest: of the assignment of items to splits.
+        caveats: what a reader of results should know, e.g. that train and test share images.
     """
 
     name: str = Field(min_length=1)
@@ -62,7 +62,8 @@ class DatasetFacts(_Part):
     licence: str
     digest: str | None
     split_digest: str | None
-    findings: tuple[str, ...] = ()
+    # Records of earlier versions call them findings.
+    caveats: tuple[str, ...] = Field(default=(), validation_alias=AliasChoices("caveats", "findings"))
 
 
 class MetricValue(_Part):
@@ -141,7 +142,6 @@ class RunFacts(_Part):
     Attributes:
         prompts_digest: SHA-256 of all prompts; None for tasks without prompts.
         logit_scale: what the cosines were multiplied by; None for tasks that do not scale them.
-        versions: of the libraries, by name.
         seconds: how long the evaluation took, without the intervals.
         excluded: how many items were left out, by reason.
         overlap: with a training corpus; None if it was not looked for.

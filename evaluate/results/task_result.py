@@ -22,13 +22,11 @@ class TaskResult:
     """What one model reached in one task on one dataset.
 
     Attributes:
-        task: e.g. ``zero_shot``.
         primary: the metric that stands for the result.
         metrics: value by name, see ``metrics_named``, so that each can be computed on resamples. Where a task trains
             with several seeds it is the mean over them.
-        predictions: of every test item.
         seeds: by metric, its value with each training seed; empty if nothing was trained with seeds.
-        details: whatever else is worth keeping, as JSON: classes, confusion, chosen settings, curves.
+        details: further content as JSON: classes, confusion, chosen settings, curves.
     """
 
     task: str
@@ -50,11 +48,7 @@ def result_of(
     """Compute a task's metrics from its predictions.
 
     Args:
-        task: its name.
-        primary: one of names.
-        names: of its metrics, see ``metrics_named``.
-        predictions: of every test item.
-        details: as JSON.
+        names: the task's metrics, see ``metrics_named``.
 
     Raises:
         EvaluationError: the primary metric is none of the task's, or it is undefined on these items.

@@ -26,8 +26,6 @@ def write_oracle(folder: Path, *, dataset: str, request_digest: str) -> ResultRe
     An oracle of the same teachers is left as it is.
 
     Args:
-        folder: of the results.
-        dataset: its name.
         request_digest: only results of this request count.
     """
     found = results_on(folder, task="zero_shot", dataset=dataset)

@@ -23,9 +23,8 @@ class Settings:
     """Settings of a suite.
 
     Attributes:
-        results: folder of the records.
         batch_size: images or texts of a forward pass.
-        threads: that decode images.
+        threads: threads that decode images.
         max_pixels: width times height that is decoded.
         mode: of the resamples; ``natural_mode`` of each task if None.
         official: compute scores and resamples as MMKD-CLIP's released evaluator does.
@@ -54,10 +53,8 @@ class Evaluation:
     """One model on one dataset in one task.
 
     Attributes:
-        address: of the model; None where the dataset brings its features.
-        entry: the dataset.
-        task: one of its tasks.
-        missing: patterns of the dataset's files that are not there.
+        address: None if the dataset brings its features.
+        missing: patterns of the dataset's files that no file matches.
     """
 
     address: Address | None
@@ -78,9 +75,7 @@ def plan(
 
     Args:
         models: at least one, unless every dataset brings its features.
-        entries: the datasets.
         tasks: only these; all if empty.
-        data_root: the folder of the datasets' files.
     """
     chosen = list(entries)
     missing = {entry.name: tuple(missing_files(entry, data_root)) for entry in chosen}

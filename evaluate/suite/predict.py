@@ -33,7 +33,7 @@ class Prompts:
 
     Attributes:
         classes: C names.
-        prompts: of each.
+        prompts: prompts of each class.
     """
 
     classes: Sequence[str]
@@ -91,10 +91,6 @@ def predict_images(
 
     Args:
         images: RGB.
-        address: of a model.
-        prompts: what to tell apart.
-        teachers: those of the pipeline.
-        device: where the model runs.
 
     Raises:
         ConfigError: the address is that of stored features.

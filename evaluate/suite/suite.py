@@ -219,7 +219,7 @@ def _facts_of(entry: DatasetEntry, dataset: LoadedDataset | None) -> DatasetFact
         licence=entry.licence,
         digest=dataset.digest if dataset else None,
         split_digest=dataset.split_digest if dataset else None,
-        findings=tuple(dataset.findings) if dataset else (),
+        caveats=tuple(dataset.caveats) if dataset else (),
     )
 
 

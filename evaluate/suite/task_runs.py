@@ -45,11 +45,11 @@ class Outcome:
     """What came of a task.
 
     Attributes:
-        results: one, or of the linear probe one per amount of training items.
+        results: one; for the linear probe one per amount of training items.
         excluded: test items without an embedding, by reason.
-        prompts_digest: of the prompts, where there are some.
-        logit_scale: that scores were multiplied by, where there is one.
-        skipped: parts of the task that could not be done, by name, and why.
+        prompts_digest: SHA-256 of the prompts, if there are any.
+        logit_scale: the multiplier of the scores, if there is one.
+        skipped: parts of the task that could not be done, by name, with the reason.
     """
 
     results: list[TaskResult]
@@ -63,10 +63,8 @@ def run_task(task: TaskName, encoder: Encoder | None, dataset: LoadedDataset, *,
     """Run a task.
 
     Args:
-        task: one of the dataset's.
-        encoder: the model; None where the dataset brings its own features.
-        dataset: loaded.
-        official: as MMKD-CLIP's released evaluator does: zero-shot scores are the softmax of the cosines themselves.
+        encoder: None if the dataset brings its own features.
+        official: as in MMKD-CLIP's released evaluator, zero-shot scores are the softmax of the unscaled cosines.
 
     Raises:
         EvaluationError: the task cannot be done with this model or these items.

@@ -79,7 +79,6 @@ def refuse_other_models(folder: Path, models: Iterable[ModelFacts]) -> None:
 
     Args:
         folder: of the results; it is created.
-        models: the models to evaluate.
 
     Raises:
         ConfigError: the folder has results of another model under one of the names, or it cannot be a folder.

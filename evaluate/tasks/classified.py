@@ -24,9 +24,7 @@ def check_splits(
     """See that splits can be trained and tested on, and return what a result records of it.
 
     Args:
-        splits: train, test and perhaps val.
-        classes: C names, from the dataset's entry.
-        allow_shared_groups: go on where a patient is in two splits.
+        allow_shared_groups: accept patients that are in two splits, and count them.
 
     Raises:
         EvaluationError: one is empty or of one class (val may be), has labels outside the list, or shares patients.
@@ -55,14 +53,10 @@ def classified(
     """Return the result of one model or of one per training seed.
 
     Args:
-        task: its name.
-        test: what was classified.
         scores: by seed, probabilities (N, C) and what they come from: log-odds of the second of two classes, (N,), or
             outputs (N, C).
         classes: C names.
         positive: which of two classes is the positive one; the second if left out.
-        primary: the metric that stands for the result.
-        details: what else is recorded.
     """
     columns: dict[str, Array] = {"target": test.target.astype(np.int64)}
     if len(classes) == 2:

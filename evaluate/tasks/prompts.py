@@ -23,7 +23,7 @@ def prompt_ensemble(encode_text: EncodeText, prompts: Sequence[Sequence[str]]) -
     This is CLIP's prompt ensembling (Radford et al. 2021, section 3.1.4).
 
     Args:
-        encode_text: captions to embeddings of any length.
+        encode_text: returns embeddings of any length.
         prompts: at least one for each of K classes; the number may differ.
 
     Raises:

@@ -50,8 +50,6 @@ def zero_shot(
         classes: C names, from the dataset's entry.
         logit_scale: the model's, exponentiated.
         official: use the scale 1 instead.
-        positive: which of two classes is the positive one; the second if left out.
-        primary: the metric that stands for the result.
 
     Raises:
         EvaluationError: labels outside the list, one class only, embeddings that are not finite or zero.
@@ -81,10 +79,6 @@ def zero_shot_in_groups(
         group_N: the group of each image.
         groups: by group, the numbers of its K classes.
         class_KE: by group, the embeddings of its classes.
-        classes: C names, from the dataset's entry.
-        logit_scale: the model's, exponentiated.
-        official: use the scale 1 instead.
-        primary: the metric that stands for the result.
 
     Raises:
         EvaluationError: a group has no image, labels outside the list, embeddings that are not finite or zero.
@@ -130,10 +124,6 @@ def zero_shot_labels(
         test: image embeddings (N, E) with targets (N, C) of 0 and 1.
         positive_CE: embeddings of prompts that say that the label is present.
         negative_CE: embeddings of prompts that say that it is absent.
-        labels: C names, from the dataset's entry.
-        logit_scale: the model's, exponentiated.
-        official: use the scale 1 instead.
-        primary: the metric that stands for the result.
 
     Raises:
         EvaluationError: targets are not 0 and 1, no label has both kinds of images, or embeddings cannot be used.

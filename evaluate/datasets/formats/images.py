@@ -20,12 +20,7 @@ from .rules import wild
 
 
 def read_folders(root: Path, pattern: str) -> Iterator[Record]:
-    """Yield the images that a pattern matches, by path; its parts in braces are the record's columns.
-
-    Args:
-        root: the data root.
-        pattern: relative to it.
-    """
+    """Yield the images that a pattern matches, by path; its parts in braces are the record's columns."""
     source, parts = ImageSource(root), path_parts(pattern)
     for path in sorted(root.glob(wild(pattern))):
         name = path.relative_to(root).as_posix()
@@ -51,9 +46,7 @@ def read_webdataset(path: Path, file: str, source: ImageSource) -> Iterator[Reco
     """Yield what a tar holds: ``key``, ``txt`` and ``json``.
 
     Args:
-        path: the tar.
-        file: what it is called below the data root.
-        source: of the data root.
+        file: its path below the data root.
 
     Raises:
         CorpusError: it is cut short, damaged or compressed.

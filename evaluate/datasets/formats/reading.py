@@ -17,10 +17,6 @@ from .tables import images_by_name, read_bags, read_table, read_vqa
 def read_all(rule: ReadRule, root: Path) -> Iterator[Record]:
     """Yield every record of a dataset, in an order that depends on the names of its files alone.
 
-    Args:
-        rule: how the files are read.
-        root: the data root; every file that the rule needs is there.
-
     Raises:
         EvaluationError, CorpusError: a file cannot be read.
     """

@@ -158,7 +158,7 @@ def test_images_that_two_splits_share_are_in_the_record(place, tmp_path):
     write_folders(tmp_path / "data", layout)
     run(place, entry_of(tmp_path, **READ), tmp_path / "r", root=tmp_path / "data")
     (record,) = read_results(tmp_path / "r")
-    assert record.dataset.findings == ("4 items of train and test show the same image",)
+    assert record.dataset.caveats == ("4 items of train and test show the same image",)
 
 
 def test_what_the_caller_allows_the_tasks_do_not_refuse(place, tmp_path):
