@@ -41,9 +41,9 @@ class ZeroShotDataset(Section):
     """A labelled image set whose classes are told by prompts.
 
     Attributes:
-        corpus: which of the pipeline's corpora holds the images; labels come from their ``.json``.
+        corpus: one of the pipeline's corpora; labels come from the ``.json`` of its pairs.
         label: field with the class name.
-        group: field with the group that an image is classified within, e.g. its modality.
+        group: field with the group, such as the modality, whose classes an image is classified among.
         classes: class names by group. They are listed, never inferred from the labels, so that a class without
             images still counts as a wrong answer.
         group_names: how prompts name a group; the group itself if left out.
@@ -62,10 +62,8 @@ class EvaluateSection(Section):
     """What is evaluated.
 
     Attributes:
-        out: folder of the results.
-        zero_shot: datasets by name.
         batch_size: images or prompts of a forward pass.
-        threads: of CPU arithmetic.
+        threads: threads that decode images and compute.
         datasets: folders with datasets of your own, beside those of the registry (docs/datasets.md).
         data_root: where the files of datasets lie; MMKD_DATA, else ``data``, if left out.
     """

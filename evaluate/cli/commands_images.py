@@ -9,16 +9,23 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from evaluate.config import EvaluatePipeline
-from evaluate.datasets.registry import find_dataset, read_registry
+from evaluate.datasets.registry import find_dataset
 from evaluate.models.pipeline_models import DeviceOption, MaybePipelineOption, addresses_of
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, StoreArgument, print_json, wide_console
-from store.config.pipeline_file import read_pipeline
 from store.corpus.decode import decode_image
 from store.errors import ConfigError, PairDecodeError
 from store.read.reader import FeatureStore
 
-from .commands_datasets import AllowOption, DataRootOption, DatasetsOption, PlaceOption, allowed, places
+from .commands_datasets import (
+    AllowOption,
+    DataRootOption,
+    DatasetsOption,
+    PlaceOption,
+    allowed,
+    known_datasets,
+    read_maybe,
+    root_of,
+)
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -44,7 +51,7 @@ def predict(
     """Say which class each image most likely shows, by prompts. Not for medical use."""
     from evaluate.suite.predict import Prompts, predict_images
 
-    loaded = None if pipeline is None else read_pipeline(config, pipeline, EvaluatePipeline)
+    loaded = read_maybe(pipeline, config)
     if (dataset is None) == (class_ is None):
         raise ConfigError(
             "say what to tell apart", hint="--class NAME at least twice, or --dataset NAME of the registry"
@@ -52,7 +59,7 @@ def predict(
     if dataset is not None:
         if template:
             raise ConfigError("--template goes with --class: the dataset has its own prompts")
-        prompts = Prompts.of_dataset(find_dataset(dataset, read_registry(places(datasets, None, pipeline, config)[0])))
+        prompts = Prompts.of_dataset(find_dataset(dataset, known_datasets(loaded, datasets)))
     else:
         prompts = Prompts.of(class_ or [], template or [])
     pictures, names = [], []
@@ -102,9 +109,9 @@ def overlap(
     from evaluate.datasets.loading import load_dataset
     from evaluate.suite.overlap import find_overlap, note_overlap
 
-    folders, root = places(datasets, data_root_, pipeline, config)
-    entry = find_dataset(dataset, read_registry(folders))
-    loaded = load_dataset(entry, root, allow=allowed(allow or []))
+    pipeline_ = read_maybe(pipeline, config)
+    entry = find_dataset(dataset, known_datasets(pipeline_, datasets))
+    loaded = load_dataset(entry, root_of(pipeline_, data_root_), allow=allowed(allow or []))
     opened = FeatureStore(store, corpus_root=corpus_root)
     found = find_overlap(opened, loaded, near=near, threads=threads)
     noted = note_overlap(results, entry.name, found, store=opened.location.uri) if results else 0

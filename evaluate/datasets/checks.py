@@ -21,36 +21,33 @@ SHOWN = 5
 def check_splits(
     entry: DatasetEntry, splits: Mapping[SplitName, Split], excluded: Mapping[str, int], *, allow: Collection[str]
 ) -> tuple[dict[str, int], list[str]]:
-    """Return the duplicates between splits, and the findings in words.
+    """Return the duplicates between splits, and the caveats in words.
 
     Args:
-        entry: the dataset.
-        splits: those that have items.
-        excluded: items left out, by reason.
-        allow: what is not refused, of ``DatasetEntry.allow``.
+        allow: what is not refused, see ``DatasetEntry.allow``.
 
     Raises:
         EvaluationError: says everything that is wrong at once.
     """
     problems = [*_empty(splits, excluded), *_excluded(entry, splits, excluded)]
     if "test" in splits:
-        problems += _classes(entry, splits["test"], allow)
-    findings = []
+        problems += [*_classes(entry, splits["test"], allow), *_groups(entry, splits["test"])]
+    caveats = []
     shared = list(_shared_patients(splits))
     if shared and "shared_patients" not in allow:
         problems.append(f"{'; '.join(shared)}: what is known of a patient in training helps in testing")
     elif shared:
-        findings += shared
+        caveats += shared
     if problems:
         hints = ["python -m evaluate check reads a dataset and says what it has"]
         if shared and "shared_patients" not in allow:
             hints = ["split by patient, or say allow: [shared_patients] in the dataset's file"]
         raise EvaluationError("\n".join(f"{entry.name}: {problem}" for problem in problems), hint=hints[0])
     duplicates = _duplicates(splits)
-    findings += [
+    caveats += [
         f"{count} items of {pair.replace('/', ' and ')} show the same image" for pair, count in duplicates.items()
     ]
-    return duplicates, [*findings, *_counts(entry, splits)]
+    return duplicates, [*caveats, *_counts(entry, splits)]
 
 
 def _empty(splits: Mapping[SplitName, Split], excluded: Mapping[str, int]) -> Iterator[str]:
@@ -84,6 +81,12 @@ def _classes(entry: DatasetEntry, test: Split, allow: Collection[str]) -> Iterat
             f"{len(without)} of {len(entry.classes)} classes have no test item: {', '.join(without[:SHOWN])}; "
             "a metric over classes is not defined then; allow: [empty_classes] takes the others"
         )
+
+
+def _groups(entry: DatasetEntry, test: Split) -> Iterator[str]:
+    missing = sorted(set(entry.groups) - set(test.groups or ()))
+    if missing:
+        yield f"no test item belongs to the groups {', '.join(missing)}"
 
 
 def _shared_patients(splits: Mapping[SplitName, Split]) -> Iterator[str]:
@@ -132,7 +135,6 @@ def undecodable(split: Split, *, max_pixels: int = MAX_PIXELS) -> dict[int, str]
 
     Args:
         split: its tiles count as its images; a bag with a bad tile is bad.
-        max_pixels: width times height that is decoded.
     """
     found = {}
     for item in range(len(split)):

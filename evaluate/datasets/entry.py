@@ -5,13 +5,14 @@ Knows nothing of where the files lie or whether they are there.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from evaluate.config import fillable
+from evaluate.config import TEMPLATE_FIELDS, fillable
 from evaluate.datasets.formats.rules import ReadRule
 from evaluate.metrics.registry import METRICS
 from store.config.pipeline_file import Section, read_section
@@ -56,8 +57,12 @@ NEEDED_FIELDS: dict[TaskName, tuple[str, ...]] = {
 """Columns that a task cannot do without, beside the label of those with classes."""
 
 
+NAME = r"[a-z0-9][a-z0-9_]*"
+"""Name of a dataset that has a file."""
+
+
 def _prompt(template: str) -> str:
-    return fillable(template, fields=("label",))
+    return fillable(template, fields=TEMPLATE_FIELDS)
 
 
 Template = Annotated[str, AfterValidator(_prompt)]
@@ -85,6 +90,18 @@ class ClassText(Section):
     prompts: list[str] = []
 
 
+class Group(Section):
+    """Classes among which the images of one group are classified, such as those of one modality.
+
+    Attributes:
+        name: fills ``{group}`` of the templates; the group itself if left out.
+        classes: labels, all of them keys of the entry's ``classes``.
+    """
+
+    name: str | None = None
+    classes: list[str] = Field(min_length=1)
+
+
 class Provenance(Section):
     """Whose decision each part is: ``official`` of whom it concerns, ``inferred`` from what they published, ``ours``.
 
@@ -110,12 +127,12 @@ class Fields(Section):
     Attributes:
         id: names the item; by its place in the files if left out.
         label: the class, as ``classes`` or ``label_map`` has it.
-        split: for ``split: {rule: field}``.
         patient: whose item it is. No patient may be in two splits, and resamples take a patient whole.
-        caption: of retrieval.
-        question, answer, answer_type: of visual question answering.
+        caption: text of retrieval.
+        question, answer, answer_type: columns of visual question answering.
         bag: the slide that a tile belongs to; the items are then the slides.
-        time, event: of survival: how long, and whether the event was seen.
+        time, event: columns of survival: how long, and whether the event was seen.
+        group: restricts the classes among which an image is classified, see ``groups``.
     """
 
     id: str | None = None
@@ -129,6 +146,7 @@ class Fields(Section):
     bag: str | None = None
     time: str | None = None
     event: str | None = None
+    group: str | None = None
 
 
 class MultiLabel(Section):
@@ -152,9 +170,8 @@ class DatasetEntry(Section):
 
     Attributes:
         name: the file's name without ``.yaml``.
-        title: as people call it.
+        title: its usual name.
         modality: one of the nine, ``mixed`` or ``other``.
-        tasks: what it is used for, each with its primary metric.
         source: address of the page of the dataset, or the file here that draws it.
         facts_from: addresses where the facts of this entry are said, if not at the source.
         licence: as the source states it, or ``not stated``.
@@ -163,8 +180,6 @@ class DatasetEntry(Section):
         citation: authors, title, year.
         read: the files, relative to the data root, and how they are read.
         digests: ``md5:...`` or ``sha256:...`` by file, where known.
-        fields: where in a record each column is.
-        split: which items are for training, validation and testing.
         counts: items by split where the source states them; a difference is reported.
         classes: what prompts say of each label, in the order of the scores' columns.
         label_map: further labels and the classes they count as.
@@ -172,21 +187,22 @@ class DatasetEntry(Section):
         keep: by column, the values of the records that are used; the others are counted as ignored.
         one_hot: each class is a column, and one of them is 1.
         multi_label: set where an image may have several classes.
-        positive: of two classes, the one that is looked for.
-        templates: prompts with ``{label}``.
-        negative_templates: of a multi-label dataset, prompts that say that ``{label}`` is absent.
+        positive: the class that is looked for, of two classes.
+        groups: by value of the column ``fields.group``, the classes that its images may have. Accuracy is then counted
+            within each group, and the mean over groups stands for the result.
+        templates: prompts with ``{label}``, and with ``{group}`` where there are groups.
+        negative_templates: prompts of a multi-label dataset that say that ``{label}`` is absent.
         event_values, censored_values: what the event column has where the event was seen, and where it was not.
         allow: what is usually refused: ``shared_patients`` (in two splits), ``empty_classes`` (no test item).
         max_excluded: share of items that may be unreadable or missing before the dataset is refused.
-        provenance: whose decision each part is.
         notes: what a reader of results should know.
     """
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
+    name: str
     title: str
     modality: Modality
     tasks: dict[TaskName, Task] = Field(min_length=1)
-    source: str = Field(pattern=r"^(https?://|evaluate/)")
+    source: str = Field(pattern=r"^(https?://|evaluate[/.])")
     facts_from: list[str] = []
     licence: str
     access: Literal["open", "registration", "agreement"]
@@ -204,6 +220,7 @@ class DatasetEntry(Section):
     one_hot: bool = False
     multi_label: MultiLabel | None = None
     positive: str | None = None
+    groups: dict[str, Group] = {}
     templates: list[Template] = []
     negative_templates: list[Template] = []
     event_values: list[str] = ["1", "1.0", "true"]
@@ -223,18 +240,21 @@ class DatasetEntry(Section):
         """Position of the positive class, None where there is none."""
         return None if self.positive is None else list(self.classes).index(self.positive)
 
-    def prompts(self, *, negative: bool = False) -> list[list[str]]:
+    def prompts(self, *, negative: bool = False, group: str | None = None) -> list[list[str]]:
         """Return the prompts of each class, in order.
 
         Args:
-            negative: those that say that the class is absent; of a multi-label dataset.
+            negative: return those that say that the class is absent; for multi-label datasets.
+            group: only the classes of this group, in its order.
         """
         templates = self.negative_templates if negative else self.templates
-        own = [text.prompts if isinstance(text, ClassText) and not negative else [] for text in self.classes.values()]
-        return [
-            prompts or [template.format(label=name) for template in templates]
-            for prompts, name in zip(own, self.class_names, strict=True)
-        ]
+        labels = self.classes if group is None else self.groups[group].classes
+        shown = group and (self.groups[group].name or group)
+        found = []
+        for text in (self.classes[label] for label in labels):
+            name, own = (text.name, text.prompts) if isinstance(text, ClassText) else (text, [])
+            found.append((not negative and own) or [each.format(label=name, group=shown) for each in templates])
+        return found
 
 
 def read_entry(path: Path) -> DatasetEntry:
@@ -252,7 +272,10 @@ def _problems(entry: DatasetEntry, stem: str) -> Iterator[tuple[KeyPath, str]]:
     """Yield what is wrong between keys that are each right."""
     if entry.name != stem:
         yield ("name",), f"'{entry.name}' is not the name of the file, '{stem}'"
+    if not re.fullmatch(NAME, entry.name):
+        yield ("name",), f"expected small letters, digits and '_', got '{entry.name}'"
     yield from _label_problems(entry)
+    yield from _group_problems(entry)
     for task, use in entry.tasks.items():
         if use.primary not in METRICS:
             known = suggest(use.primary, METRICS) or f"; expected one of {', '.join(METRICS)}"
@@ -278,7 +301,7 @@ def _label_problems(entry: DatasetEntry) -> Iterator[tuple[KeyPath, str]]:
     by_columns = entry.one_hot or (entry.multi_label is not None and entry.multi_label.by == "columns")
     if labelled and entry.fields.label is None and not by_columns and entry.read.format != "medmnist":
         yield ("tasks", labelled[0]), "needs fields.label"
-    if labelled and len(entry.classes) == 2 and not entry.multi_label and entry.positive is None:
+    if labelled and len(entry.classes) == 2 and not (entry.multi_label or entry.groups) and entry.positive is None:
         yield ("tasks", labelled[0]), "of two classes one is positive: say which with positive:"
     if entry.positive is not None and entry.positive not in entry.classes:
         yield ("positive",), f"'{entry.positive}' is not one of classes{suggest(entry.positive, entry.classes)}"
@@ -294,3 +317,18 @@ def _label_problems(entry: DatasetEntry) -> Iterator[tuple[KeyPath, str]]:
     for part in ("classes", "templates"):
         if getattr(entry, part) and getattr(entry.provenance, part) is None:
             yield ("provenance",), f"missing key '{part}'"
+
+
+def _group_problems(entry: DatasetEntry) -> Iterator[tuple[KeyPath, str]]:
+    if entry.groups and entry.fields.group is None:
+        yield ("groups",), "needs fields.group, the column that says the group"
+    if entry.groups and (entry.multi_label or set(entry.tasks) != {"zero_shot"}):
+        yield ("groups",), "are for zero_shot alone, of images with one class"
+    if not entry.groups and entry.fields.group is not None:
+        yield ("fields", "group"), "needs groups: the classes of each"
+    if not entry.groups and any("{group" in template for template in (*entry.templates, *entry.negative_templates)):
+        yield ("templates",), "{group} needs groups"
+    for group, of in entry.groups.items():
+        for label in of.classes:
+            if label not in entry.classes:
+                yield ("groups", group), f"'{label}' is not one of classes{suggest(label, entry.classes)}"

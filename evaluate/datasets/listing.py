@@ -45,7 +45,7 @@ def summary(dataset: LoadedDataset) -> dict[str, Any]:
         "splits": {name: _split(split, dataset.entry) for name, split in dataset.splits.items()},
         "excluded": dataset.excluded,
         "duplicates": dataset.duplicates,
-        "findings": dataset.findings,
+        "caveats": dataset.caveats,
     }
 
 

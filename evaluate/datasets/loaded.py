@@ -52,23 +52,23 @@ class Split:
     """N items; what a dataset does not have is None.
 
     Attributes:
-        name: ``train``, ``val`` or ``test``.
         ids: distinct within the dataset.
-        patients: whose item it is; resamples by clusters go by it.
+        patients: resamples by clusters use them.
+        groups: the group whose classes each item is classified among.
         targets: (N,) int64, positions among the classes; of a multi-label dataset (N, C) uint8.
         captions, questions, answers: N texts each.
         answer_types: N times ``open`` or ``closed``; where the dataset does not say it, yes or no is closed.
         times: (N,) float64.
         events: (N,) bool, whether the event was seen.
         features: (N, D) float64 of a table; NaN where a value is missing.
-        images: N; items about one image share its digest.
+        images: N; items about the same image share its digest.
         image_digests: N SHA-256 of the images' bytes.
-        bags: N.
     """
 
     name: SplitName
     ids: list[str]
     patients: list[str] | None = None
+    groups: list[str] | None = None
     targets: npt.NDArray[Any] | None = None
     captions: list[str] | None = None
     questions: list[str] | None = None
@@ -122,13 +122,11 @@ class LoadedDataset:
     """A dataset that is there.
 
     Attributes:
-        entry: what the registry says of it.
         splits: those that have items; ``test`` always does.
         digest: SHA-256 of all items: images, labels, texts, times, features, and which split each is in.
         split_digest: SHA-256 of the ids and images of each split.
-        excluded: items left out, by reason.
         duplicates: by two splits, as ``train/test``, how many items of the second have an image of the first.
-        findings: what a reader of results should know, in words.
+        caveats: what a reader of results should know, in words.
     """
 
     entry: DatasetEntry
@@ -137,7 +135,7 @@ class LoadedDataset:
     split_digest: str
     excluded: dict[str, int] = field(default_factory=dict)
     duplicates: dict[str, int] = field(default_factory=dict)
-    findings: list[str] = field(default_factory=list)
+    caveats: list[str] = field(default_factory=list)
 
     @property
     def test(self) -> Split:

@@ -42,7 +42,6 @@ class SlidePlan:
 
     Attributes:
         slides: by split, half of them with a tumour; a patient has two, which need not be alike.
-        tiles: of a slide.
         least, most: share of tumour in a slide that has one; each such slide has at least one tile of it.
         seed: decides every pixel.
         size_px: side of a tile.
@@ -70,8 +69,7 @@ class Slide:
     """One slide before its tiles are drawn.
 
     Attributes:
-        name, patient, split: what it is called.
-        findings: of each tile, in order.
+        findings: one per tile, in order.
     """
 
     name: str

@@ -28,7 +28,6 @@ class Status:
     """Whether a dataset is there.
 
     Attributes:
-        entry: which one.
         missing: patterns that no file matches, relative to the data root.
     """
 
@@ -53,7 +52,7 @@ def read_registry(folders: Iterable[Path] = ()) -> dict[str, DatasetEntry]:
     """Return every dataset by name: those shipped, and those of further folders, which take the place of shipped ones.
 
     Args:
-        folders: each with YAML files; a single file counts too.
+        folders: folders of YAML files, or single files.
 
     Raises:
         ConfigError: files are wrong (every problem of every file at once), or a folder has none.

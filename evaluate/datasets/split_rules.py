@@ -97,9 +97,8 @@ def split_of(rule: SplitRule, *, value: str | None, file: str, keys: dict[By, st
     """Return the split of an item, None where it is left out.
 
     Args:
-        rule: how it is decided.
-        value: of the split column.
-        file: that the item comes from, relative to the data root.
+        value: content of the split column.
+        file: the file that the item comes from, relative to the data root.
         keys: the item's name, its patient and its image's SHA-256.
 
     Raises:

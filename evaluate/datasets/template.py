@@ -134,9 +134,8 @@ def template(name: str, *, format_: str, path: str) -> str:
     """Return a commented dataset file that is valid as it is.
 
     Args:
-        name: of the dataset.
         format_: one of ``formats.rules.FORMATS``.
-        path: where it will lie, for the command in its first line.
+        path: where the file will lie, for the command in its first line.
     """
     if format_ not in FORMATS:
         raise ValueError(f"unknown format {format_!r}")

@@ -31,6 +31,19 @@ def accuracy(columns: Columns, weights_RN: Weights) -> Values:
     return weighted_mean(correct_N, weights_RN)
 
 
+def accuracy_in_group(columns: Columns, weights_RN: Weights, *, group: str) -> Values:
+    """Return the accuracy over the items of one group."""
+    inside_N = columns["group"] == group
+    correct_N = columns["score"].argmax(axis=1) == columns["target"]
+    return weighted_mean(correct_N[inside_N], weights_RN[:, inside_N])
+
+
+def group_accuracy(columns: Columns, weights_RN: Weights) -> Values:
+    """Return the mean over groups of their accuracies; a resample that lacks a group is undefined."""
+    groups = np.unique(columns["group"])
+    return np.asarray(np.mean([accuracy_in_group(columns, weights_RN, group=str(one)) for one in groups], axis=0))
+
+
 def balanced_accuracy(columns: Columns, weights_RN: Weights) -> Values:
     """Return the mean over classes of the share of their items that are right."""
     right_RC, items_RC, _ = _confusion_sums(columns, weights_RN)

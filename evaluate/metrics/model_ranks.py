@@ -28,8 +28,8 @@ class Ranking:
 
     Attributes:
         models: best first.
-        mean_ranks: of each, 1 is the best.
-        datasets: D.
+        mean_ranks: 1 is the best.
+        datasets: their number, D.
         statistic: Friedman's chi-squared, corrected for ties; None for less than three models or two datasets.
         p: of the hypothesis that the models are equal; None like statistic.
         critical_difference: Nemenyi's; models whose mean ranks differ by less are not told apart. None for less than

@@ -42,8 +42,6 @@ class Resampling:
     """What decides the resamples of a test set; nothing in it depends on the model.
 
     Attributes:
-        mode: ``official``, ``stratified``, ``cluster`` or ``plain``.
-        seed: of the generator.
         resamples: R.
     """
 
@@ -60,8 +58,7 @@ class Interval:
         value: on the test set itself; None if it is not defined there.
         low: 2.5th percentile over the resamples; None if no resample defines the metric.
         high: 97.5th percentile.
-        resamples: how many were drawn.
-        failed: on how many of them the metric is not defined; they are left out of the percentiles.
+        failed: number of resamples for which the metric is undefined; the percentiles leave them out.
     """
 
     value: float | None
@@ -79,9 +76,8 @@ class Difference:
         value: on the test set itself.
         low: 2.5th percentile of the differences; None if no resample defines both numbers.
         high: 97.5th percentile.
-        p: two-sided, of the hypothesis that there is no difference; None like low.
-        resamples: how many were drawn.
-        failed: how many of them do not define both numbers.
+        p: two-sided, for the hypothesis of no difference; None like low.
+        failed: number of resamples that do not define both numbers.
     """
 
     value: float
@@ -113,8 +109,7 @@ def weight_blocks(
     Neither the block size nor R changes a resample: the first thousand of ten thousand are those of a thousand.
 
     Args:
-        resampling: mode, seed and R.
-        predictions: of a model; only ids, clusters and strata are looked at.
+        predictions: only ids, clusters and strata are used.
         entries: about how many weights a block has.
 
     Yields:
@@ -236,7 +231,7 @@ def difference(values: tuple[float, float], samples: tuple[Samples, Samples]) ->
 
     Args:
         values: on the test set itself.
-        samples: on the same resamples.
+        samples: on the same resamples for both.
     """
     differences = samples[0] - samples[1]
     kept = differences[np.isfinite(differences)]

@@ -49,11 +49,6 @@ def uno_weights(
     G is that of the training items; where an event and a censoring share a time the event comes first. Times from the
     last training time on count nothing: G may be zero there. That is scikit-survival's
     ``concordance_index_ipcw(tau=last training time)``.
-
-    Args:
-        time_N: test times.
-        train_time: training times.
-        train_event: whether each had the event.
     """
     censored = np.asarray(train_event) == 0
     times = np.unique(np.asarray(train_time)[censored])

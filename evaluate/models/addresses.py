@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal, cast, get_args
 
+from evaluate.results.record import ORACLE
 from store.config.problems import suggest
 from store.errors import ConfigError
 
@@ -26,10 +27,9 @@ class Address:
     """Where a model comes from.
 
     Attributes:
-        name: what its results are called; the last part of the place unless it is given.
-        kind: how the place is read.
+        name: name of its results; the last part of the place unless it is given.
         place: folder, id, ``MODEL/TAG`` or store.
-        teacher: of ``store:`` only, whose features.
+        teacher: whose features, of ``store:`` only.
     """
 
     name: str
@@ -73,10 +73,12 @@ def parse_addresses(texts: list[str]) -> list[Address]:
     """Return several addresses.
 
     Raises:
-        ConfigError: one is wrong, or two have the same name, so that one's results would replace the other's.
+        ConfigError: one is wrong, is called ``oracle``, or two have the same name and would share results.
     """
     addresses = [parse_address(text) for text in texts]
     for place, address in enumerate(addresses):
+        if address.name == ORACLE:
+            raise ConfigError(f"no model may be called {ORACLE}: the best teachers of each group have that name")
         same = [other for other in addresses[:place] if other.name == address.name]
         if same:
             raise ConfigError(

@@ -25,9 +25,7 @@ class CachedEncoder:
     and a changed one is not.
 
     Args:
-        encoder: what computes embeddings that are not there.
-        folder: of the files.
-        max_pixels: part of what decides whether an image can be embedded.
+        max_pixels: decides whether an image can be embedded, and so is part of the key.
     """
 
     def __init__(self, encoder: Encoder, folder: Path, *, max_pixels: int) -> None:

@@ -40,8 +40,7 @@ class ImageSet:
     """Distinct images.
 
     Attributes:
-        images: N, each can be read.
-        digests: N SHA-256 of their bytes.
+        digests: SHA-256 of the bytes of each of the N images.
     """
 
     images: Sequence[Image]
@@ -53,8 +52,8 @@ class Embedded:
     """Embeddings of images.
 
     Attributes:
-        rows: (N, E) float32, unit norm; NaN where there is none.
-        without: why, by position.
+        rows: (N, E) float32, unit norm; NaN for images without an embedding.
+        without: reason, by position.
     """
 
     rows: Embeddings
@@ -69,8 +68,7 @@ class Encoder(Protocol):
     """Something that can be evaluated.
 
     Attributes:
-        facts: what results say of it.
-        logit_scale: multiplier of its cosines, exponentiated.
+        logit_scale: multiplier of the cosines, exponentiated.
     """
 
     facts: ModelFacts
@@ -91,10 +89,8 @@ class ModelEncoder:
     """A model that runs here.
 
     Args:
-        model: it.
-        facts: what results say of it.
         batch_size: images or texts of a forward pass.
-        threads: that decode images.
+        threads: threads that decode images.
         max_pixels: width times height that is decoded.
     """
 
@@ -152,13 +148,7 @@ def _parts(count: int, size: int) -> Iterator[range]:
 
 
 class StoreEncoder:
-    """The features that a teacher left in a store: of images with the same bytes, and of captions with the same words.
-
-    Args:
-        store: open for reading.
-        teacher: whose features.
-        facts: what results say of it.
-    """
+    """The features of a teacher in a store: of images with the same bytes, and of captions with the same words."""
 
     def __init__(self, store: FeatureStore, teacher: str, facts: ModelFacts) -> None:
         self.facts, self._store, self._teacher = facts, store, teacher

@@ -25,10 +25,6 @@ from .encoders import Encoder, ModelEncoder, StoreEncoder
 def facts_of(address: Address, *, teachers: Mapping[str, TeacherEntry]) -> ModelFacts:
     """Return what results say of a model. Its files are digested, but not loaded.
 
-    Args:
-        address: where it is.
-        teachers: those that the pipeline names.
-
     Raises:
         MMKDError: it is not there, or not a model.
     """
@@ -105,7 +101,8 @@ def _role(address: Address) -> Role:
         return "teacher"
     if address.kind == "checkpoint":
         run = json.loads((Path(address.place) / RECORD).read_text()).get("run", {})
-        return "task_only" if run.get("recipe") == "task_only" else "student"
+        # Stage 1 has no recipe and no teacher either; every other recipe has teachers.
+        return "student" if run.get("recipe") not in (None, "task_only") else "task_only"
     return "other"
 
 

@@ -12,9 +12,17 @@ import numpy as np
 
 from evaluate.metrics.model_ranks import Ranking, rank_models
 from evaluate.metrics.registry import METRICS
-from evaluate.results.record import DIGEST_SHOWN, DatasetFacts, ModelFacts, Result, ResultRecord, SkippedRecord
+from evaluate.results.record import (
+    DIGEST_SHOWN,
+    ORACLE,
+    DatasetFacts,
+    ModelFacts,
+    Result,
+    ResultRecord,
+    SkippedRecord,
+)
 
-ROLE_ORDER = ("student", "task_only", "teacher", "other")
+ROLE_ORDER = ("student", "task_only", "teacher", "oracle", "other")
 """In which roles are listed where ranks do not decide."""
 
 Key = tuple[str, str | None, str | None, int | None, tuple[str, ...]]
@@ -25,10 +33,9 @@ class Column:
     """A test set and the metric that stands for it: numbers of one column are of the same items.
 
     Attributes:
-        dataset: facts of the dataset.
-        metric: name of the primary metric; None where no model has a result.
+        metric: the primary metric; None if no model has a result.
         n: test items; None like metric.
-        title: of the dataset, with what tells it from another column of the same dataset.
+        title: title of the dataset, with what distinguishes it from another column of the same dataset.
         protocol: ``ResultRecord.protocol``; empty like metric.
     """
 
@@ -54,10 +61,9 @@ class Board:
     """All results of a task.
 
     Attributes:
-        task: its name.
         models: best mean rank first; without one, by role and name.
-        columns: by modality and dataset.
-        cells: results by place in models and in columns; a pair that was never evaluated is not there.
+        columns: sorted by modality and dataset.
+        cells: results by place in models and in columns; missing if a pair was never evaluated.
         ranking: over the columns that all models have; None if there is none.
         notes: what a reader must know before comparing.
     """
@@ -75,9 +81,13 @@ class Board:
         return found if isinstance(found, ResultRecord) else None
 
     def is_best(self, row: int, column: int) -> bool:
-        """Return whether no other model has a better value in a column; one that is alone is not the best."""
-        found = self.result(row, column)
-        others = [self.result(other, column) for other in range(len(self.models)) if other != row]
+        """Return whether no other model has a better value in a column; one that is alone is not the best.
+
+        The oracle does not compete.
+        """
+        found = None if self.models[row].role == ORACLE else self.result(row, column)
+        competing = [other for other, model in enumerate(self.models) if other != row and model.role != ORACLE]
+        others = [self.result(other, column) for other in competing]
         values = [other.value for other in others if other is not None]
         if found is None or not values:
             return False
@@ -115,7 +125,8 @@ def _board(task: str, results: Sequence[Result]) -> Board:
     }
     with_result = {result.model.name for result in results if isinstance(result, ResultRecord)}
     listed = sorted(by_name, key=lambda name: (ROLE_ORDER.index(by_name[name].role), name))
-    ranking = _ranking([name for name in listed if name in with_result], columns, cells)
+    competing = [name for name in listed if name in with_result and by_name[name].role != ORACLE]
+    ranking = _ranking(competing, columns, cells)
     ranked = ranking.models if ranking else []
     # Without a rank those with results come first still.
     order = [
@@ -192,7 +203,7 @@ def _notes(results: Sequence[Result], columns: Sequence[Column], ranking: Rankin
     repeated = sorted({name for name in names if names.count(name) > 1})
     apart = "evaluated on different splits, items, data, prompts or metrics, which stand in columns of their own"
     notes += [f"{name}: {apart}" for name in repeated]
-    notes += [f"{column.title}: {finding}" for column in columns for finding in column.dataset.findings]
+    notes += [f"{column.title}: {caveat}" for column in columns for caveat in column.dataset.caveats]
     evaluated = sum(column.metric is not None for column in columns)
     if len(digests) > 1 and (ranking is None or ranking.datasets < evaluated):
         ranked = ranking.datasets if ranking else 0

@@ -52,8 +52,6 @@ class Comparison:
     """Two models on all test sets that they share.
 
     Attributes:
-        first, second: names of the models.
-        rows: one per task and test set.
         means: by task, the mean difference over its datasets.
         signed_rank_p: by task, of Wilcoxon's test over its datasets; None where there are too few.
         left_out: what only one of them has, or what cannot be compared, with the reason.
@@ -75,9 +73,8 @@ class Evidence:
     """The primary metric of results on their resamples, computed once each.
 
     Args:
-        folder: of the results.
-        resamples: of each test set, instead of as many as its record has.
-        done: told after each result; for progress.
+        resamples: number of resamples of each test set, in place of the number in its record.
+        done: called after each result, for progress.
     """
 
     def __init__(self, folder: Path, *, resamples: int, done: Callable[[int], None] | None = None) -> None:
@@ -142,12 +139,6 @@ def enough_resamples(results: Sequence[Result], tests: int) -> int:
 
 def compare(results: Sequence[Result], first: str, second: str, *, evidence: Evidence) -> Comparison:
     """Compare two models.
-
-    Args:
-        results: of all models.
-        first: a model's name.
-        second: another's.
-        evidence: the resamples of these results.
 
     Raises:
         EvaluationError: one of the models has no result, or they share no test set.

@@ -25,9 +25,8 @@ class ByModality:
     """Means of one task's primary metrics over the datasets of each modality.
 
     Attributes:
-        task: its name.
-        means: by model and modality; only over test sets that all models have.
-        left_out: how many test sets are not in the means: not all models have them, or less is better of their metric.
+        means: by model and modality, over the test sets that all models have.
+        left_out: number of test sets without a place in the means: some model lacks them, or less is better.
     """
 
     task: str
@@ -40,10 +39,7 @@ class Contents:
     """All that the page shows.
 
     Attributes:
-        results: the records.
-        boards: one per task.
         comparisons: of each student with each teacher that it shares a test set with.
-        modalities: one per task.
     """
 
     results: list[Result]

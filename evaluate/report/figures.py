@@ -31,12 +31,10 @@ def figure(
 
     Args:
         name: unique on the page.
-        title: what it shows.
         caption: how to read it.
-        description: what is to be seen in it, for who does not see it.
+        description: what the drawing shows, for readers who do not see it.
         height: of the drawing, in its units.
         drawing: SVG elements within WIDTH by height.
-        table: the same numbers.
         beside: show the table too, beside the drawing where there is room.
     """
     svg = tag(

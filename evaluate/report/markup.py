@@ -24,7 +24,6 @@ def tag(name: str, /, *children: Child, **attributes: Attribute) -> Markup:
     """Return an element.
 
     Args:
-        name: of the element.
         children: texts, which are escaped, elements, and lists of both; None is nothing.
         attributes: ``class_`` is class, ``aria_label`` is aria-label; True is a bare
             attribute, None and False are none.

@@ -26,8 +26,7 @@ def render(contents: Contents, *, title: str) -> str:
     """Return the page as a text.
 
     Args:
-        contents: what it shows.
-        title: above it, and of the browser's window.
+        title: heading of the page and title of the browser's window.
     """
     style, script = ((HERE / name).read_text() for name in ("report.css", "report.js"))
     sections = [

@@ -55,7 +55,6 @@ def radar(name: str, *, title: str, values: Mapping[str, Interval], best: Mappin
 
     Args:
         name: unique on the page.
-        title: of whom, in what.
         values: by modality, between low and 1.
         best: by modality, the largest value of any model.
         low: the value at the centre.

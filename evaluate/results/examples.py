@@ -51,7 +51,7 @@ class Candidate(_Part):
         text: a caption or answer; the image's id where an image was found.
         correct: whether it belongs to the query.
         score: what it was ranked by.
-        thumbnail_jpeg_base64: of the image, where an image was found.
+        thumbnail_jpeg_base64: set if an image was found.
     """
 
     text: str
@@ -64,14 +64,12 @@ class Example(_Part):
     """One test item.
 
     Attributes:
-        id: of the test item.
-        kind: ``failure`` for an item that was got wrong, ``retrieval`` for a query with what was found.
-        target: what is right: a class, an answer, the caption.
-        predicted: what the model said.
-        correct: whether that is right.
-        question: what was asked about the image, if anything was; of a search by text the text.
+        kind: ``failure`` for a wrong answer, ``retrieval`` for a query with its candidates.
+        target: the right class, answer or caption.
+        predicted: the model's class or answer, or the first candidate.
+        question: question about the image; for a search by text the text.
         candidates: what was found, best first.
-        thumbnail_jpeg_base64: of the item's image; None where the item is a text.
+        thumbnail_jpeg_base64: the item's image; None if the item is a text.
     """
 
     id: str

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from evaluate.metrics.registry import METRICS
+from evaluate.metrics.registry import IN_GROUP, METRICS, metrics_named
 from evaluate.metrics.statistics import Interval, Mode, Resampling
 from store.errors import EvaluationError
 
@@ -19,7 +19,9 @@ FORMAT: Literal[1] = 1
 DIGEST_SHOWN = 8
 """Characters of a digest that are printed; the record has all."""
 
-Role = Literal["teacher", "student", "task_only", "other"]
+Role = Literal["teacher", "student", "task_only", "oracle", "other"]
+ORACLE: Literal["oracle"] = "oracle"
+"""Name and role of the result that takes the best teacher of each group; no model may have this name."""
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -34,7 +36,7 @@ class ModelFacts(_Part):
     Attributes:
         name: short, unique within a folder of results.
         address: where it came from, e.g. ``teacher:biomedclip``.
-        digest: of all that decides its outputs.
+        digest: of everything that decides its outputs.
     """
 
     name: str = Field(min_length=1)
@@ -48,9 +50,9 @@ class DatasetFacts(_Part):
 
     Attributes:
         provenance: ``official``, ``inferred`` or ``ours``: whose split, classes and prompts.
-        digest: of the data; None only where they are missing.
-        split_digest: of which item is in which split.
-        findings: what a reader of results should know, e.g. that train and test share images.
+        digest: of the data; None only if they are missing.
+        split_digest: of the assignment of items to splits.
+        caveats: what a reader of results should know, e.g. that train and test share images.
     """
 
     name: str = Field(min_length=1)
@@ -60,7 +62,8 @@ class DatasetFacts(_Part):
     licence: str
     digest: str | None
     split_digest: str | None
-    findings: tuple[str, ...] = ()
+    # Records of earlier versions call them findings.
+    caveats: tuple[str, ...] = Field(default=(), validation_alias=AliasChoices("caveats", "findings"))
 
 
 class MetricValue(_Part):
@@ -133,6 +136,27 @@ class Overlap(_Part):
     store: str
 
 
+class RunFacts(_Part):
+    """What is known of a result beside its numbers, its model and its dataset.
+
+    Attributes:
+        prompts_digest: SHA-256 of all prompts; None for tasks without prompts.
+        logit_scale: what the cosines were multiplied by; None for tasks that do not scale them.
+        seconds: how long the evaluation took, without the intervals.
+        excluded: how many items were left out, by reason.
+        overlap: with a training corpus; None if it was not looked for.
+        request_digest: of prompts, metric and resamples, see ``suite.up_to_date.request_digest``.
+    """
+
+    prompts_digest: str | None
+    logit_scale: float | None
+    versions: dict[str, str]
+    seconds: float = Field(ge=0)
+    excluded: dict[str, Count]
+    overlap: Overlap | None
+    request_digest: str | None = None
+
+
 class _Record(_Part):
     format: Literal[1] = FORMAT
     model: ModelFacts
@@ -146,12 +170,11 @@ class SkippedRecord(_Record):
     skipped: str = Field(min_length=1)
 
 
-class ResultRecord(_Record):
+class ResultRecord(RunFacts, _Record):
     """A result.
 
     Attributes:
         predictions_digest: SHA-256 of the Parquet file beside the record.
-        request_digest: of prompts, metric and resamples, see ``kept_results.request_digest``.
     """
 
     n: int = Field(gt=0)
@@ -159,15 +182,8 @@ class ResultRecord(_Record):
     metrics: dict[str, MetricValue]
     bootstrap: Bootstrap
     seeds: dict[str, SeedValues]
-    prompts_digest: str | None
-    logit_scale: float | None
-    versions: dict[str, str]
-    seconds: float = Field(ge=0)
-    excluded: dict[str, Count]
-    overlap: Overlap | None
     details: dict[str, Any]
     predictions_digest: str | None = None
-    request_digest: str | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -175,7 +191,7 @@ class ResultRecord(_Record):
             raise ValueError(f"the primary metric {self.primary!r} is not among {', '.join(self.metrics)}")
         if self.metrics[self.primary].value is None:
             raise ValueError(f"the primary metric {self.primary!r} has no value; that is a skipped result")
-        unknown = sorted({*self.metrics, *self.seeds} - set(METRICS))
+        unknown = sorted(name for name in {*self.metrics, *self.seeds} - set(METRICS) if not name.startswith(IN_GROUP))
         if unknown:
             raise ValueError(f"no such metric: {', '.join(unknown)}")
         if self.dataset.digest is None or self.dataset.split_digest is None:
@@ -210,7 +226,7 @@ class ResultRecord(_Record):
         """Return a metric as it may be quoted: with all that a reader needs to judge it."""
         metric, seeds = self.metrics[name], self.seeds.get(name)
         parts = [
-            f"{METRICS[name].title} {metric}",
+            f"{metrics_named([name])[name].title} {metric}",
             f"95 % of {metric.resamples:,} {self.bootstrap.mode} resamples",
             f"n = {self.n:,}",
             seeds_in_words(seeds),

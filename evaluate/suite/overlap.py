@@ -39,11 +39,11 @@ class Found:
     """What a store shares with the test items of a dataset.
 
     Attributes:
-        items: test items.
-        exact: ids of items whose image has the bytes of a row's.
-        near: ids of further items that look like a row's image; empty where that was not looked for.
-        unreadable: images of the store that could not be compared.
-        pairs: some (id, key) of both kinds, to look at.
+        items: number of test items.
+        exact: ids of items whose image has the same bytes as a row's.
+        near: ids of further items that look like a row's image; empty if that was not looked for.
+        unreadable: number of images of the store that could not be compared.
+        pairs: some (id, key) of both kinds, as examples.
     """
 
     items: int
@@ -57,10 +57,9 @@ def find_overlap(store: FeatureStore, dataset: LoadedDataset, *, near: bool = Tr
     """Compare all test images of a dataset with all images of a store.
 
     Args:
-        store: whose corpus a student was, or will be, trained on.
-        dataset: loaded; its tiles count where its items are slides.
-        near: look for images that look alike too, which reads every image of the store.
-        threads: that decode images.
+        store: its corpus is what a student was, or will be, trained on.
+        dataset: if its items are slides, their tiles are compared.
+        near: also look for images that look alike, which reads every image of the store.
 
     Raises:
         EvaluationError: the items of the dataset are no images.

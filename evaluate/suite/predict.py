@@ -17,7 +17,7 @@ from evaluate.config import fillable
 from evaluate.datasets.entry import DatasetEntry
 from evaluate.models.addresses import Address
 from evaluate.models.opening import entry_of
-from evaluate.tasks.group_accuracy import prompt_ensemble
+from evaluate.tasks.prompts import prompt_ensemble
 from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.geometry import fit
 from extract.teacher_files.specs import teacher_spec
@@ -33,7 +33,7 @@ class Prompts:
 
     Attributes:
         classes: C names.
-        prompts: of each.
+        prompts: prompts of each class.
     """
 
     classes: Sequence[str]
@@ -66,6 +66,11 @@ class Prompts:
                 f"{entry.name} has no classes with prompts: it is for {', '.join(entry.tasks)}",
                 hint="python -m evaluate list --task zero_shot shows datasets that have",
             )
+        if entry.groups:
+            raise ConfigError(
+                f"{entry.name}: the classes of an image depend on its group, such as its modality",
+                hint="name the classes of one group: --class NAME at least twice",
+            )
         if entry.multi_label:
             raise ConfigError(
                 f"{entry.name}: an image may show several of its classes, and shares that sum to one would deny it",
@@ -86,10 +91,6 @@ def predict_images(
 
     Args:
         images: RGB.
-        address: of a model.
-        prompts: what to tell apart.
-        teachers: those of the pipeline.
-        device: where the model runs.
 
     Raises:
         ConfigError: the address is that of stored features.

@@ -68,9 +68,8 @@ def retrieval_examples(
     """Return what is found for some images, drawn by a seed.
 
     Args:
-        image_NE: of the distinct images.
-        text_ME: of every item's caption.
-        split: the items.
+        image_NE: embeddings of the distinct images.
+        text_ME: embeddings of every item's caption.
         item_of_image: an item of each image.
     """
     captions = split.captions or []

@@ -7,23 +7,24 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
-from evaluate.datasets.entry import TaskName
+from evaluate.datasets.entry import DatasetEntry, TaskName
 from evaluate.datasets.loaded import LoadedDataset, Split
 from evaluate.models.encoders import Embeddings, Encoder
 from evaluate.results.task_result import TaskResult
 from evaluate.tasks.cohort import Cohort, by_patient
 from evaluate.tasks.diagnosis import diagnose_by_abmil, diagnose_by_mean
-from evaluate.tasks.group_accuracy import prompt_ensemble
+from evaluate.tasks.inputs import LabelledFeatures
 from evaluate.tasks.linear_probe import Probe, linear_probe
+from evaluate.tasks.prompts import prompt_ensemble
 from evaluate.tasks.questions import Questions
 from evaluate.tasks.retrieval import retrieval
 from evaluate.tasks.survival import survival_abmil, survival_cox
 from evaluate.tasks.vqa import Head, answer_questions
-from evaluate.tasks.zero_shot import zero_shot, zero_shot_labels
+from evaluate.tasks.zero_shot import zero_shot, zero_shot_in_groups, zero_shot_labels
 from store.errors import EvaluationError
 
 from .split_embeddings import Embedder, targets_of
@@ -33,16 +34,22 @@ SHOTS = (1, 2, 4, 8, 16)
 FRACTIONS = (0.01, 0.1)
 
 
+class _ZeroShot(TypedDict):
+    logit_scale: float
+    official: bool
+    primary: str
+
+
 @dataclass(kw_only=True, slots=True)
 class Outcome:
     """What came of a task.
 
     Attributes:
-        results: one, or of the linear probe one per amount of training items.
+        results: one; for the linear probe one per amount of training items.
         excluded: test items without an embedding, by reason.
-        prompts_digest: of the prompts, where there are some.
-        logit_scale: that scores were multiplied by, where there is one.
-        skipped: parts of the task that could not be done, by name, and why.
+        prompts_digest: SHA-256 of the prompts, if there are any.
+        logit_scale: the multiplier of the scores, if there is one.
+        skipped: parts of the task that could not be done, by name, with the reason.
     """
 
     results: list[TaskResult]
@@ -56,10 +63,8 @@ def run_task(task: TaskName, encoder: Encoder | None, dataset: LoadedDataset, *,
     """Run a task.
 
     Args:
-        task: one of the dataset's.
-        encoder: the model; None where the dataset brings its own features.
-        dataset: loaded.
-        official: as MMKD-CLIP's released evaluator does: zero-shot scores are the softmax of the cosines themselves.
+        encoder: None if the dataset brings its own features.
+        official: as in MMKD-CLIP's released evaluator, zero-shot scores are the softmax of the unscaled cosines.
 
     Raises:
         EvaluationError: the task cannot be done with this model or these items.
@@ -71,39 +76,40 @@ def run_task(task: TaskName, encoder: Encoder | None, dataset: LoadedDataset, *,
 
 def _zero_shot(embedder: Embedder, dataset: LoadedDataset, *, official: bool) -> Outcome:
     entry, encoder = dataset.entry, embedder.encoder
-    prompts = entry.prompts()
-    digest, class_CE = _digest(prompts), prompt_ensemble(encoder.embed_texts, prompts)
+    prompts: Any = entry.prompts()
+    if entry.groups:
+        prompts = {group: entry.prompts(group=group) for group in entry.groups}
+    elif entry.multi_label:
+        prompts = [prompts, entry.prompts(negative=True)]
+    # Before the images: a store that lacks the prompts need not read them.
+    of_group = {group: prompt_ensemble(encoder.embed_texts, prompts[group]) for group in entry.groups}
+    sides = [] if of_group else prompts if entry.multi_label else [prompts]
+    of_all = [prompt_ensemble(encoder.embed_texts, own) for own in sides]
     split, image_NE = embedder.split(dataset.test)
-    known: dict[str, Any] = {
-        "ids": split.ids,
-        "clusters": split.patients,
-        "logit_scale": encoder.logit_scale,
-        "official": official,
-        "primary": entry.tasks["zero_shot"].primary,
-    }
-    if entry.multi_label:
-        negative = entry.prompts(negative=True)
-        digest = _digest([prompts, negative])
-        result = zero_shot_labels(
-            image_NE,
-            targets_of(split),
-            positive_CE=class_CE,
-            negative_CE=prompt_ensemble(encoder.embed_texts, negative),
-            labels=entry.class_names,
-            **known,
-        )
+    test = LabelledFeatures(ids=split.ids, features=image_NE, target=targets_of(split), groups=split.patients)
+    how = _ZeroShot(logit_scale=encoder.logit_scale, official=official, primary=entry.tasks["zero_shot"].primary)
+    classes = entry.class_names
+    if entry.groups:
+        numbers = {label: number for number, label in enumerate(entry.classes)}
+        groups = {group: [numbers[label] for label in of.classes] for group, of in entry.groups.items()}
+        group_N = split.groups or []
+        result = zero_shot_in_groups(test, group_N=group_N, groups=groups, class_KE=of_group, classes=classes, **how)
+    elif entry.multi_label:
+        result = zero_shot_labels(test, positive_CE=of_all[0], negative_CE=of_all[1], labels=classes, **how)
     else:
-        result = zero_shot(
-            image_NE,
-            targets_of(split),
-            class_CE=class_CE,
-            classes=entry.class_names,
-            positive=None if entry.positive_index is None else entry.class_names[entry.positive_index],
-            **known,
-        )
-        result = _with_examples(result, wrong_classes(result, split, entry.class_names))
-    scale = result.details["logit_scale"]
-    return Outcome(results=[result], excluded=embedder.excluded, prompts_digest=digest, logit_scale=scale)
+        result = zero_shot(test, class_CE=of_all[0], classes=classes, positive=_positive(entry), **how)
+    if not entry.multi_label:
+        result = _with_examples(result, wrong_classes(result, split, classes))
+    return Outcome(
+        results=[result],
+        excluded=embedder.excluded,
+        prompts_digest=hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
+        logit_scale=result.details["logit_scale"],
+    )
+
+
+def _positive(entry: DatasetEntry) -> str | None:
+    return None if entry.positive_index is None else entry.class_names[entry.positive_index]
 
 
 def _linear_probe(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
@@ -116,7 +122,7 @@ def _linear_probe(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
         raise EvaluationError(f"{entry.name}: a linear probe needs a train and a test split")
     outcome = Outcome(results=[], excluded=embedder.excluded)
     shared = "shared_patients" in entry.allow
-    positive = None if entry.positive_index is None else entry.class_names[entry.positive_index]
+    positive = _positive(entry)
     amounts = [{}, *({"fraction": fraction} for fraction in FRACTIONS), *({"shots": shots} for shots in SHOTS)]
     for amount in amounts:
         probe = Probe(**amount, positive=positive, allow_shared_groups=shared)  # type: ignore[arg-type]
@@ -206,7 +212,7 @@ def _diagnosis(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
     dataset.require("train")
     bags = {name: embedder.bags(split) for name, split in dataset.splits.items()}
     shared, primary = "shared_patients" in entry.allow, entry.tasks["diagnosis"].primary
-    positive = None if entry.positive_index is None else entry.class_names[entry.positive_index]
+    positive = _positive(entry)
     known: dict[str, Any] = {"classes": entry.class_names, "val": bags.get("val"), "primary": primary}
     probe = Probe(positive=positive, allow_shared_groups=shared)
     by_mean = diagnose_by_mean(bags["train"], bags["test"], probe=probe, **known)
@@ -216,10 +222,6 @@ def _diagnosis(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
 
 def _with_examples(result: TaskResult, examples: Sequence[dict[str, Any]]) -> TaskResult:
     return replace(result, details={**result.details, "examples": list(examples)})
-
-
-def _digest(prompts: Any) -> str:
-    return hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
 
 
 RUNS: dict[TaskName, Callable[[Embedder, LoadedDataset], Outcome]] = {

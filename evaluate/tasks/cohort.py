@@ -82,11 +82,7 @@ def by_patient(
     """Put the slides of each patient into one bag.
 
     Args:
-        slides: a bag (P, D) each.
-        patients: whose each is.
-        time: of each slide's patient.
-        event: of each slide's patient.
-        sites: of each slide's patient.
+        slides: one bag (P, D) each; the other arguments have one value per slide.
 
     Raises:
         EvaluationError: slides of one patient disagree about time, event or site.

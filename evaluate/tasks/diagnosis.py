@@ -43,12 +43,9 @@ def diagnose_by_mean(
     """Classify slides by logistic regression on the mean of their patches' features.
 
     Args:
-        train: features are bags; so are those of val and test.
-        test: what is counted.
-        classes: C names, from the dataset's entry.
+        train: features are bags, as in val and test.
         val: chooses C.
-        probe: how; all training slides if left out.
-        primary: the metric that stands for the result.
+        probe: all training slides if left out.
 
     Raises:
         EvaluationError: what ``linear_probe`` refuses, and bags that are empty or not finite.
@@ -82,15 +79,10 @@ def diagnose_by_abmil(
     """Classify slides by ABMIL; of the epochs the one with the smallest validation loss is kept.
 
     Args:
-        train: features are bags; so are those of val and test.
-        test: what is counted, with all patches of every slide.
-        classes: C names, from the dataset's entry.
-        val: when to stop; without it all epochs are made.
-        settings: of the network.
+        train: features are bags, as in val and test.
+        test: scored with all patches of every slide.
+        val: decides when to stop; without it all epochs are run.
         seeds: one network each.
-        positive: which of two classes is the positive one; the second if left out.
-        allow_shared_groups: go on where a patient is in two splits.
-        primary: the metric that stands for the result.
 
     Raises:
         EvaluationError: a split is empty or of one class, labels are outside the list, bags are empty or not finite, a

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evaluate.metrics.predictions import Predictions
 from store.errors import EvaluationError
 
 log = logging.getLogger(__name__)
@@ -27,9 +28,9 @@ class LabelledFeatures:
 
     Attributes:
         ids: N names.
-        features: (N, D), or where an item has several patches a list of N arrays (P, D), P being of each its own.
-        target: (N,) class numbers from 0.
-        groups: N patients, slides or images that items belong to, or None if that is not known.
+        features: (N, D); for items of several patches a list of N arrays (P, D), each with its own P.
+        target: (N,) class numbers from 0; for several labels (N, C) of 0 and 1.
+        groups: the patient, slide or image that each item belongs to; None if that is not known.
     """
 
     ids: Sequence[str]
@@ -44,6 +45,11 @@ class LabelledFeatures:
             lengths["groups"] = len(self.groups)
         if len(set(lengths.values())) > 1:
             raise EvaluationError(f"the parts of a split differ in length: {lengths}")
+
+    def predictions(self, columns: dict[str, Array], *, strata: str | None = None) -> Predictions:
+        """Return predictions of these items; resamples by clusters take all items of a group together."""
+        clusters = None if self.groups is None else list(self.groups)
+        return Predictions(ids=list(self.ids), clusters=clusters, columns=columns, strata=strata)
 
     def take(self, rows: Array) -> LabelledFeatures:
         """Return some of the items."""
@@ -60,8 +66,7 @@ def check_features(features_ND: Array, *, what: str) -> None:
     """See that features are a matrix with rows, all of them finite.
 
     Args:
-        features_ND: any float dtype.
-        what: what they are, for the message, e.g. ``train features``.
+        what: names them in the message, e.g. ``train features``.
 
     Raises:
         EvaluationError: they are not.
@@ -77,11 +82,6 @@ def check_features(features_ND: Array, *, what: str) -> None:
 
 def unit_norm(features_ND: Array, *, what: str, dtype: npt.DTypeLike = np.float32) -> Array:
     """Return rows of length 1.
-
-    Args:
-        features_ND: any float dtype.
-        what: for the message.
-        dtype: of the result.
 
     Raises:
         EvaluationError: they are not a finite matrix, or a row is zero, so that it points nowhere.
@@ -127,10 +127,8 @@ def check_target(target_N: Array, classes: Sequence[str], *, what: str, several:
     """See that every label is one of the dataset's classes, and return the classes that no item has.
 
     Args:
-        target_N: class numbers.
         classes: names, as the dataset's entry lists them; never taken from the labels.
-        what: which split, for messages.
-        several: at least two classes are needed.
+        several: require at least two classes.
 
     Raises:
         EvaluationError: a label is outside the list, or only one class is there.
@@ -162,9 +160,8 @@ def check_disjoint(
     """See that no patient (slide, image) is in two splits; return how many each two share, where told to allow it.
 
     Args:
-        splits: by name, its groups, or None if they are not known.
-        what: what they are called, for the message.
-        allow_shared: go on, and only count.
+        splits: groups by split; None if they are not known.
+        allow_shared: do not refuse, only count.
 
     Raises:
         EvaluationError: two splits share some.

@@ -24,11 +24,11 @@ class Questions:
 
     Attributes:
         ids: N names.
-        image: (N, E) embeddings of each question's image; one with several questions is there several times.
-        question: (N, E) embeddings of the questions' texts.
-        answers: N right answers.
-        images: N names of images (or patients): all questions of one stay together.
-        closed: (N,) whether yes or no, or another choice that the question names; by the answer if None.
+        image: (N, E) embeddings; an image with several questions is repeated.
+        question: (N, E) embeddings.
+        images: N names of images (or patients): all questions of one stay in the same split.
+        closed: (N,) whether the answer is yes, no or another choice that the question names; decided by the answer if
+            None.
     """
 
     ids: Sequence[str]
@@ -76,8 +76,7 @@ def fused(split: Questions, *, what: str) -> npt.NDArray[np.float32]:
     u and v are scaled to the length sqrt(E): their entries, and those of product and difference, are then all near 1.
 
     Args:
-        split: of which u are the images' embeddings, v the questions'.
-        what: for messages.
+        split: u are the embeddings of its images, v those of its questions.
     """
     width = np.sqrt(split.image.shape[1])
     u_NE = width * unit_norm(split.image, what=f"{what} image embeddings")

@@ -58,13 +58,10 @@ def retrieval(
     """Rank all texts for every image, and all images for every text.
 
     Args:
-        image_NE: embeddings of images, of any length.
-        text_embedding: of every text, duplicates included.
-        texts: captions.
+        image_NE: embeddings of any length.
+        text_embedding: embeddings of every text, duplicates included.
         image_of_text: the row of each text's image; an image may have several texts.
-        image_ids: N names.
-        clusters: patient of each image, or None: then each image is its own, and a text goes with its first image.
-        primary: the metric that stands for the result.
+        clusters: patient of each image; if None, each image is its own cluster, and a text belongs to its first image.
 
     Raises:
         EvaluationError: an image without a text, a text without an image, embeddings that are not finite or zero.

@@ -43,7 +43,6 @@ class CrossValidation:
     """How patients are split where the dataset has no split of its own.
 
     Attributes:
-        folds: how many.
         seed: of the split, the same for all models.
     """
 
@@ -57,10 +56,8 @@ def survival_cox(
     """Predict survival by a ridge Cox model of each patient's mean feature.
 
     Args:
-        cohort: patients.
-        split: folds; or the rows of training and of test patients, where the dataset says who is which.
-        penalizer: lifelines', which standardizes features itself.
-        primary: the metric that stands for the result.
+        split: cross-validation; or rows of training and of test patients.
+        penalizer: as lifelines defines it; it standardizes features itself.
 
     Raises:
         EvaluationError: too few events, or the model finds no solution.
@@ -87,12 +84,10 @@ def survival_abmil(
     """Predict survival by ABMIL whose outputs are the hazards of a few spans of time.
 
     Args:
-        cohort: patients.
-        split: folds; or the rows of training and of test patients, where the dataset says who is which.
-        settings: of the network; all epochs are made.
+        split: cross-validation; or rows of training and of test patients.
+        settings: all epochs are run.
         bins: K, bounded by quantiles of the training events' times.
-        seeds: of training; each fold is trained with each.
-        primary: the metric that stands for the result.
+        seeds: training seeds; each fold is trained with each.
 
     Raises:
         EvaluationError: too few events.
@@ -165,8 +160,6 @@ def kaplan_meier(time_N: Array, event_N: Array, high_N: npt.NDArray[np.bool_]) -
     """Return the survival curves of patients of high and of low risk, and the log-rank test between them.
 
     Args:
-        time_N: of test patients.
-        event_N: whether each had the event.
         high_N: whether each patient's risk is above the median of the patients that its model was trained on.
     """
     curves: dict[str, Any] = {}

@@ -43,16 +43,12 @@ class Head:
 
     Attributes:
         hidden: width of its one hidden layer.
-        dropout: before and after it.
-        lr: AdamW's learning rate.
-        weight_decay: AdamW's.
-        batch: questions of a step.
+        dropout: before and after that layer.
+        batch: questions per step.
         epochs: at most.
         patience: epochs without a better validation accuracy before it stops.
-        val_share: of the training images, held out where there is no validation split.
-        seeds: one head each.
-        device: of torch.
-        allow_shared_images: go on where an image is in two splits.
+        val_share: share of the training images that is held out if there is no validation split.
+        allow_shared_images: accept images that are in two splits.
     """
 
     hidden: int = 512
@@ -81,11 +77,8 @@ def answer_questions(
     An answer that training never saw cannot be given, and counts as wrong.
 
     Args:
-        train: what heads learn from, and where the vocabulary comes from.
-        test: what is counted.
-        val: when to stop; a share of the training images, another for each seed, if left out.
-        head: how; the defaults if left out.
-        primary: the metric that stands for the result.
+        train: the heads learn from it, and its answers are the vocabulary.
+        val: decides when to stop; if left out, a share of the training images, another one for each seed.
 
     Raises:
         EvaluationError: a split is empty, an image is in two splits, an answer is empty, embeddings are not finite.

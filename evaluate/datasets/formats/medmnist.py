@@ -23,8 +23,7 @@ class NpzImages:
     In order it costs one pass of decompression; going back begins again at the array's start. Safe for several threads.
 
     Args:
-        path: the npz.
-        name: of the array, (N, H, W) or (N, H, W, 3) uint8.
+        name: name of the array, (N, H, W) or (N, H, W, 3) uint8.
 
     Raises:
         EvaluationError: it is no such array.
@@ -57,9 +56,7 @@ class ArrayImage:
     """One image of an array.
 
     Attributes:
-        images: the array.
         name: the file and the array, for ``place``.
-        row: which image.
     """
 
     images: NpzImages
@@ -80,8 +77,7 @@ def read_medmnist(path: Path, file: str) -> Iterator[Record]:
     """Yield the items of an npz: ``label`` is a text of digits, or a list of them where an image has several.
 
     Args:
-        path: the npz.
-        file: what it is called below the data root.
+        file: its path below the data root.
 
     Raises:
         EvaluationError: it is no MedMNIST file.

@@ -31,9 +31,8 @@ class StoredImage:
     """An image file, or a part of a tar or of a Parquet file.
 
     Attributes:
-        source: fetches it.
         uri: relative to the source's root.
-        member: where in that file; None where the file is the image.
+        member: position in that file, see ``ImageSource.fetch``; None if the file is the image.
     """
 
     source: ImageSource
@@ -55,8 +54,7 @@ class BagFile:
     """Features of the tiles of one slide.
 
     Attributes:
-        path: of the file, or of the folder of a Zarr.
-        array: within it.
+        path: a file, or the folder of a Zarr store.
     """
 
     path: Path
@@ -114,13 +112,10 @@ class Record:
     """One item of a dataset, before its columns are mapped.
 
     Attributes:
-        id: names it by its place in the files.
-        file: that it comes from, relative to the data root.
-        values: what the files say of it.
-        image: where its image lies.
-        sha256: of the image's bytes, where reading it brought them along.
-        bag: where its features lie.
-        problem: why it has no image or no bag, in words that are the same for all such items.
+        id: names the item by its place in the files.
+        file: the file that it comes from, relative to the data root.
+        sha256: digest of the image's bytes; None if they were not read.
+        problem: why it has no image or no bag, in the same words for all such items.
     """
 
     id: str

@@ -35,13 +35,10 @@ class Abmil:
         hidden: H.
         attention: width of the attention's own layer.
         dropout: after the first layer and before the last.
-        lr: AdamW's learning rate.
-        weight_decay: AdamW's.
-        batch: bags of a step.
-        epochs: at most, or exactly where there is no validation.
+        batch: bags per step.
+        epochs: at most; exactly if there is no validation.
         patience: epochs without a better validation score before it stops.
-        max_patches: of a bag in training, drawn anew in every epoch; every patch counts when bags are scored.
-        device: of torch.
+        max_patches: patches of a bag in training, drawn anew in every epoch; scoring uses every patch.
     """
 
     hidden: int = 128
@@ -60,9 +57,8 @@ class GatedAttention(torch.nn.Module):
     """The network.
 
     Args:
-        bags: of training, for the mean and spread of every feature.
+        bags: training bags, for the mean and spread of every feature.
         outputs: K.
-        settings: how it is made.
     """
 
     mean_D: torch.Tensor
@@ -102,12 +98,9 @@ def train_abmil(
     """Train the network on bags.
 
     Args:
-        bags: N arrays (P, D), P being of each its own.
-        loss: of outputs and bag numbers.
-        outputs: K.
-        settings: how.
-        seed: of weights, order, dropout and drawn patches.
-        validate: the network's score on other bags, higher is better.
+        bags: N arrays (P, D), each with its own P.
+        seed: decides weights, order, dropout and drawn patches.
+        validate: returns the network's score on other bags, higher is better.
 
     Raises:
         TrainingDivergedError: the loss is not finite.

@@ -19,8 +19,8 @@ class Stopped:
 
     Attributes:
         best_epoch: from 1; its weights are kept.
-        epochs: how many were made.
-        best: validation score of the best, None without validation.
+        epochs: number of epochs that were run.
+        best: best validation score; None without validation.
     """
 
     best_epoch: int
@@ -47,11 +47,9 @@ def train_until_no_better(
     """Train, and keep the weights of the epoch with the highest score.
 
     Args:
-        model: what is trained.
-        epoch: makes one epoch and returns its mean loss.
-        validate: the score, higher is better; without it all epochs are made and the last weights kept.
-        epochs: at most.
-        patience: stop after so many epochs without a better score.
+        epoch: runs one epoch and returns its mean loss.
+        validate: returns the score, higher is better; without it all epochs are run and the last weights are kept.
+        patience: stop after this number of epochs without a better score.
 
     Raises:
         TrainingDivergedError: a loss is not finite.

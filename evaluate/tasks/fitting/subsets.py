@@ -26,10 +26,7 @@ def fraction_rows(
     a small fraction then has few patients, as it would if few had been collected.
 
     Args:
-        target_N: class numbers.
         fraction: above 0, up to 1.
-        seed: of the draw.
-        groups: N patients.
 
     Raises:
         EvaluationError: the fraction is not one.
@@ -49,12 +46,6 @@ def shot_rows(
     """Return the rows of so many items of every class, sorted, and the classes that have fewer: number to count.
 
     Where groups are known, each item of a class is of another group as long as there are any.
-
-    Args:
-        target_N: class numbers.
-        shots: items of a class.
-        seed: of the draw.
-        groups: N patients.
 
     Raises:
         EvaluationError: there is no such number of shots.

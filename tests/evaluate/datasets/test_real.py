@@ -66,7 +66,7 @@ def test_vqa_rad_split_by_image_shares_none_and_the_official_split_shares_all(lo
     assert sum(len(split) for split in by_image.splits.values()) == 3515
     assert len(official.test) == 451
     assert official.duplicates == {"train/test": 451}
-    assert "203 patients are in train and in test" in official.findings[0]
+    assert "203 patients are in train and in test" in official.caveats[0]
     questions = {str(each["qid"]): each for each in json.loads((ROOT / "vqa_rad/qa.json").read_text())}
     for item in (0, 100):
         stated = questions[by_image.test.ids[item]]

@@ -93,7 +93,7 @@ def test_results_of_two_versions_of_a_model_are_noted():
 
 def test_what_was_found_in_a_dataset_is_noted_beside_its_numbers():
     found = record("mmkd", "lungs")
-    known = found.dataset.model_copy(update={"findings": ("1 items of train and test show the same image",)})
+    known = found.dataset.model_copy(update={"caveats": ("1 items of train and test show the same image",)})
     (board,) = boards([found.model_copy(update={"dataset": known}), record("mmkd", "skins")])
     assert board.notes == ["Lungs: 1 items of train and test show the same image"]
     assert "- Lungs: 1 items of train and test show the same image" in as_markdown([board])
