@@ -26,7 +26,7 @@ from evaluate.results.record import ORACLE, ResultRecord
 from evaluate.suite.plan import Settings, plan
 from evaluate.suite.suite import Suite
 from extract.corpora.phantom.catalog import FINDINGS, MODALITIES
-from extract.corpora.phantom.corpus import write_corpus
+from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
 from extract.teacher_files.model_folder import WEIGHTS_NAME
 from store.errors import ConfigError, EvaluationError, WeightsNotFoundError
 from tests.evaluate.dataset_files import entry_of, image_bytes, write_tar
@@ -52,7 +52,7 @@ OPTIMIZATION = {"steps": 1, "batch_size": 2, "lr": 1e-3}
 def place(tmp_path_factory):
     """A folder with a corpus of 72 labelled pairs and three models of random weights."""
     folder = tmp_path_factory.mktemp("evaluation")
-    write_corpus(folder / "corpus", rows=72, seed=9, split="test", size_px=80)
+    write_corpus(folder / "corpus", PhantomSettings(rows=72, seed=9, split="test", size_px=80))
     captions = [f"{modality} with {name}" for modality, names in CLASSES.items() for name in names]
     for seed, name in enumerate(["teacher", "distilled", "task_only"]):
         student = begin_model(folder / name, ModelSection(**MODEL), captions, seed=seed)
