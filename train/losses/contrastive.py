@@ -62,11 +62,9 @@ def _widen_scale(scale: Tensor | float) -> Tensor | float:
     return widen(scale) if isinstance(scale, Tensor) else scale
 
 
-def require_equal_shapes(one: Tensor, other: Tensor, mask_B: Tensor | None = None) -> None:
-    """Raise ValueError unless both are (rows, width) of one shape, and the mask, if any, is (rows,) bool."""
+def require_equal_shapes(one: Tensor, other: Tensor) -> None:
+    """Raise ValueError unless both are (rows, width) of one shape."""
     if one.ndim != 2 or one.shape != other.shape:
         raise ValueError(
             f"expected two (rows, width) tensors of equal shape, got {(*one.shape,)} and {(*other.shape,)}"
         )
-    if mask_B is not None and (mask_B.dtype != torch.bool or mask_B.shape != one.shape[:1]):
-        raise ValueError(f"expected a bool mask of shape ({len(one)},), got {mask_B.dtype} {(*mask_B.shape,)}")

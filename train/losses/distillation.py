@@ -26,52 +26,21 @@ CORRECTED_INTERACTIVE_SCALE = 1 / 0.07
 """Logit scale that the released code evidently meant, 14.29: the exponential of the parameter."""
 
 
-def feature_loss(
-    student_BD: Tensor, teacher_BD: Tensor, mask_B: Tensor | None = None, *, across: Across = ALONE
-) -> Tensor:
+def feature_loss(student_BD: Tensor, teacher_BD: Tensor, *, across: Across = ALONE) -> Tensor:
     """Return the mean squared error between unit-norm embeddings and teacher features, over all elements.
 
-    With r the norm of a feature, the squared distance of a row is 1 + r^2 - 2 r cos: the gradient grows with r.
+    With r the norm of a feature, the squared distance of a row is 1 + r^2 - 2 r cos: the gradient grows with r. Without
+    any row the loss is 0.
 
     Args:
         student_BD: student's embeddings of one side; L2-normalised here.
         teacher_BD: projected features of the same rows; taken as given, because the paper does not normalise them.
-        mask_B: bool, True where the row has a feature; None means everywhere. Other rows may hold anything, NaN
-            included, and do not affect value or gradient. Without any True row the loss is 0.
         across: ranks whose rows count too.
     """
-    require_equal_shapes(student_BD, teacher_BD, mask_B)
+    require_equal_shapes(student_BD, teacher_BD)
     with no_autocast(student_BD):
-        student_BD, teacher_BD = _kept(student_BD, mask_B), _kept(teacher_BD, mask_B)
         total = (unit(student_BD) - widen(teacher_BD)).square().sum()
         return across.mean(total, student_BD.numel())
-
-
-def interactive_loss(
-    image_BE: Tensor,
-    text_BE: Tensor,
-    teacher_image_BD: Tensor,
-    teacher_text_BD: Tensor,
-    scale: Tensor | float,
-    *,
-    mask_B: Tensor | None = None,
-    across: Across = ALONE,
-) -> Tensor:
-    """Return the interactive contrastive loss: student images against teacher texts, and the reverse.
-
-    Args:
-        image_BE, text_BE: student's embeddings; L2-normalised here.
-        teacher_image_BD, teacher_text_BD: projected features, taken as given.
-        scale: multiplier of the products; ``PAPER_INTERACTIVE_SCALE`` is the released code's.
-        mask_B: bool, True where the row has features; the others are neither queries nor candidates, as if they were
-            not in the batch.
-        across: ranks whose rows are candidates too.
-    """
-    require_equal_shapes(image_BE, teacher_text_BD, mask_B)
-    student = _kept(image_BE, mask_B), _kept(text_BE, mask_B)
-    teacher = _kept(teacher_image_BD, mask_B), _kept(teacher_text_BD, mask_B)
-    total, count = interactive_sum(*student, *teacher, scale, across=across)
-    return across.mean(total, count)
 
 
 def interactive_sum(
@@ -83,7 +52,16 @@ def interactive_sum(
     *,
     across: Across = ALONE,
 ) -> tuple[Tensor, int]:
-    """Return the summed cross entropies of this rank, and their count; `interactive_loss` is their mean."""
+    """Return the interactive contrastive loss of this rank as a sum of cross entropies, and their count.
+
+    It contrasts student images with teacher texts, and the reverse.
+
+    Args:
+        image_BE, text_BE: student's embeddings; L2-normalised here.
+        teacher_image_BD, teacher_text_BD: projected features, taken as given.
+        scale: multiplier of the products; ``PAPER_INTERACTIVE_SCALE`` is the released code's.
+        across: ranks whose rows are candidates too.
+    """
     require_equal_shapes(image_BE, teacher_text_BD)
     require_equal_shapes(text_BE, teacher_image_BD)
     with no_autocast(image_BE):
@@ -98,8 +76,3 @@ def relation_sum(student_BN: Tensor, teacher_BN: Tensor) -> Tensor:
     """Return the summed divergence KL(softmax of the teacher's logits || softmax of the student's) of all rows."""
     student_BN, teacher_BN = student_BN.log_softmax(dim=1), teacher_BN.log_softmax(dim=1)
     return functional.kl_div(student_BN, teacher_BN, reduction="sum", log_target=True)
-
-
-def _kept(rows_BD: Tensor, mask_B: Tensor | None) -> Tensor:
-    """Drop the rows that are False, so that NaN in them takes part in no arithmetic."""
-    return rows_BD if mask_B is None else rows_BD[mask_B]

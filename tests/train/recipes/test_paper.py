@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from tests.train.losses.test_loss import LOGIT_SCALE, drawn_inputs, golden_inputs, numpy_paper_terms
 from train.data.targets import Targets, TeacherTargets
-from train.losses.distillation import CORRECTED_INTERACTIVE_SCALE, interactive_loss
+from train.losses.distillation import CORRECTED_INTERACTIVE_SCALE
 from train.losses.objective import Given
 from train.recipe_sections import PaperRecipe
 from train.recipes.paper import PaperObjective
@@ -136,8 +136,12 @@ def test_interactive_scale_is_the_released_constant_or_the_meant_value_or_learne
     objective = objective_of(width=5, interactive_scale=setting)
     given = given_of((teacher_image, teacher_text, range(6)), rows=6)
     terms = objective(image, text, torch.tensor(7.0), given)
-    expected = interactive_loss(image, text, teacher_image, teacher_text, scale)
-    assert terms["interactive_loss"].item() == pytest.approx(expected.item(), abs=1e-6)
+    expected = numpy_paper_terms(
+        *(part.detach().numpy() for part in (image, text, teacher_image, teacher_text)),
+        logit_scale=7.0,
+        interactive_scale=float(scale),
+    )[2]
+    assert terms["interactive_loss"].item() == pytest.approx(expected, abs=1e-6)
     terms["interactive_loss"].requires_grad_().backward()
     gradients = [parameter.grad.item() for parameter in objective.parameters()]
     assert len(gradients) == (setting == "learned")
