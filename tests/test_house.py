@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import importlib.util
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -109,6 +111,23 @@ def test_what_the_document_of_the_interface_names_is_importable_and_loads_neithe
 def test_nothing_but_the_interface_is_an_attribute_of_the_store():
     with pytest.raises(AttributeError, match="no attribute 'reader'"):
         _ = store.reader
+
+
+def test_every_dependency_is_imported_by_a_package():
+    """What only tests import belongs to the dev extra."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.match(r"[\w-]+", text)[0].lower().replace("_", "-") for text in project["dependencies"]}
+    imported = set()
+    for path in (path for name in PROGRAMS for path in (ROOT / name).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.partition(".")[0])
+    owners = importlib.metadata.packages_distributions()
+    used = {owner.lower().replace("_", "-") for name in imported for owner in owners.get(name, ())}
+    # torch.utils.tensorboard imports tensorboard.
+    assert declared - used == {"tensorboard"}
 
 
 DOCUMENTS = [path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")) if path.name != "CHANGELOG.md"]
