@@ -10,8 +10,6 @@ from extract.teacher_files.entry import TeacherEntry
 from store.config.pipeline_file import Section
 from store.pipeline import Pipeline
 
-__all__ = ["ExtractPipeline", "ExtractSection", "TeacherEntry"]
-
 
 class ExtractSection(Section):
     """How extraction runs.

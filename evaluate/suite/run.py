@@ -13,7 +13,7 @@ import torch
 
 from evaluate.config import EvaluatePipeline, ZeroShotDataset
 from evaluate.tasks.group_accuracy import Embeddings, ZeroShotResult, class_embeddings, classify
-from extract.config import TeacherEntry
+from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.geometry import Geometry, Preprocessing
 from extract.teacher_files.model_folder import read_model_folder
 from extract.teacher_files.specs import teacher_spec

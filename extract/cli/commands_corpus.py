@@ -58,8 +58,8 @@ def phantom(
     settings = PhantomSettings(
         rows=rows, seed=seed, modality=modality, others=others, size_px=size_px, split=split, key_prefix=out.name
     )
-    summary = write_corpus(out, settings)
-    log.info("%s: %d pairs%s", out, rows, " exist already" if summary.reused else "")
+    written = write_corpus(out, settings)
+    log.info("%s: %d pairs%s", out, rows, "" if written else " exist already")
 
 
 def _draw_corpora(pipeline: ExtractPipeline, names: list[str] | None) -> None:
@@ -74,8 +74,8 @@ def _draw_corpora(pipeline: ExtractPipeline, names: list[str] | None) -> None:
     for name, corpus in drawn.items():
         if corpus.phantom and (not names or name in names):
             settings = PhantomSettings(key_prefix=name, **corpus.phantom.model_dump())
-            summary = write_corpus(Path(corpus.files[0]).parent, settings)
-            log.info("corpus %s: %d pairs%s", name, corpus.phantom.rows, " exist already" if summary.reused else "")
+            written = write_corpus(Path(corpus.files[0]).parent, settings)
+            log.info("corpus %s: %d pairs%s", name, corpus.phantom.rows, "" if written else " exist already")
 
 
 def index(

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from extract.config import ExtractSection, TeacherEntry
+from extract.config import ExtractSection
+from extract.teacher_files.entry import TeacherEntry
 from store.corpus.image_source import ImageSource
 from store.format.pairs import PairTable
 from store.format.records import Spec, read_store_info

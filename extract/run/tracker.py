@@ -20,7 +20,7 @@ from store.errors import ExtractionError, MMKDError
 from store.format.records import Receipt, Status
 from store.io.location import Location
 
-from .stages import SHARED_STAGES
+from .stages import SHARED_STAGES, seconds_of_range
 
 log = logging.getLogger(__name__)
 
@@ -109,13 +109,10 @@ class Tracker:
             rows = receipt.stop - receipt.start - receipt.status_counts.get("not_applicable", 0)
             self.outcome.rows_seen += rows
             self._rows[receipt.teacher] += rows
-            self._stage_seconds["write"] += receipt.timings_s.get("write", 0.0)
             for bad in receipt.bad_rows:
                 self.outcome.bad_rows[f"{Status(bad.status).name.lower()}: {bad.reason}"] += 1
-        if receipts:
-            for stage, seconds in receipts[-1].timings_s.items():
-                if stage != "write":
-                    self._stage_seconds[stage] += seconds
+        for stage, seconds in seconds_of_range(receipts).items():
+            self._stage_seconds[stage] += seconds
         self._check_bad_fraction()
 
     def workers(self, *, ready: int, starting: int, busy: int) -> None:
