@@ -35,11 +35,9 @@ class PixelOutcome:
     """What filling the cache did.
 
     Attributes:
-        ranges: number of ranges of the store.
         found: ranges that were committed before.
         done: ranges that this call committed, with ``nbytes`` bytes.
         bad_rows: rows of these without image, by reason.
-        seconds: wall time.
     """
 
     ranges: int

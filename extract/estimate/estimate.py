@@ -25,10 +25,8 @@ class Estimate:
     Attributes:
         units, committed: units of the complete store, and how many it has.
         teachers: units to do, by teacher.
-        size: what is written.
         rates: the hours follow from them; None without probe and profile.
-        worker_hours: of all workers together.
-        hours: until the run ends, with ``workers`` workers.
+        worker_hours, hours: of all workers together, and until the run ends.
         cost: worker hours times the price; None without a price.
         replaced: teachers whose stored features have another spec; ``run`` refuses them without ``--replace``.
     """
@@ -60,7 +58,6 @@ def estimate(
     Args:
         probe_s: seconds to run a worker for; 0 for no hours.
         profile: JSON of ``python -m extract teachers --profile``, in place of a probe.
-        price_per_hour: price of one worker.
         corpus_root: where the images lie, if the corpus moved.
 
     Raises:

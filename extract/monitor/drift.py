@@ -94,7 +94,6 @@ def drift(
 
     Args:
         rows: how many rows to draw at most.
-        seed: decides which rows.
         root: where the images lie.
         min_cosine: replaces the default, which depends on how features are computed and stored.
 

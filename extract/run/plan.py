@@ -124,8 +124,7 @@ class Plan:
 
     Attributes:
         work: ranges with something missing, in order.
-        units: number of units in the complete store.
-        committed: number of units with a valid receipt.
+        units, committed: number of units in the complete store, and of those with a valid receipt.
         known: the valid receipts; a run keeps it in the store for the next plan.
     """
 
@@ -136,11 +135,7 @@ class Plan:
 
 
 def plan(store: Location, *, info: StoreInfo, pairs: PairTable, specs: Mapping[str, Spec]) -> Plan:
-    """Find the units that have no valid receipt or are marked to be done again. Writes nothing.
-
-    Args:
-        specs: the specs of the wanted teachers, by name.
-    """
+    """Find the units that have no valid receipt or are marked to be done again. Writes nothing."""
     known, again = KnownUnits.read(store), marked(store)
     hashes = {name: spec.hash for name, spec in specs.items()}
     listed = _listed(store, info, specs)

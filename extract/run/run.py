@@ -44,8 +44,6 @@ def run(
     """Complete a store.
 
     Args:
-        pipeline: names the teachers and the store.
-        execute: does the ranges.
         replace: teachers whose stored features may be dropped if they have another spec.
         corpus_root: where the images lie, if the corpus moved since it was indexed.
 

@@ -44,9 +44,7 @@ class Outcome:
         failed: the last error of each range that was given up.
         bad_rows: number of rows without feature in the run's units, by reason.
         rows_seen: rows of the run's units that could have features.
-        seconds: wall time.
         workers: most workers that were ready at one time.
-        stopped: whether the run was asked to stop.
     """
 
     units: int
@@ -64,7 +62,6 @@ class Tracker:
     """Counts committed units and reports progress.
 
     Args:
-        outcome: receives the counts.
         max_bad_fraction: `note` ends the run if a larger share of rows is bad.
         on_receipt: called with every receipt.
     """

@@ -87,14 +87,9 @@ def read_released(source: Path) -> dict[str, Released]:
 
 
 def compare(reading: str, image_ND: Array, text_ND: Array, released: Mapping[str, Released], name: str) -> Verdict:
-    """Compare features of the same pairs.
+    """Compare our features, unit norm and in the order of the released ones, with those released for a teacher.
 
-    Args:
-        reading: what they were computed by.
-        image_ND: ours, unit norm, in the order of the released ones.
-        text_ND: likewise.
-        released: of all teachers, so that a mix-up is recognised.
-        name: the teacher in question.
+    The features of the other teachers show whether two were mixed up.
     """
     theirs = released[name]
     if image_ND.shape[1] != theirs.image_ND.shape[1]:
@@ -142,10 +137,6 @@ def examine(
     name: str, entry: TeacherEntry, released: Mapping[str, Released], *, device: str = "cpu", max_pixels: int
 ) -> list[Verdict]:
     """Compare a teacher with its released features; if it fails, try its variants until one passes.
-
-    Args:
-        released: the features of all teachers.
-        max_pixels: largest width times height that is decoded.
 
     Returns:
         One verdict per reading, the configured one first.

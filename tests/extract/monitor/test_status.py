@@ -102,7 +102,7 @@ def test_the_latest_run_is_shown_with_its_age_and_the_holder_of_the_store(store)
         found = read_status(store)
     assert found.lock.startswith("process ")
     assert (found.progress.run_id, found.progress.state, found.progress.silent) == (RUN, "running", False)
-    assert 4 < found.progress.age_s < 60
+    assert 5 <= found.progress.age_s < 3600
     assert found.as_json()["run"]["actors"] == {"ready": 2, "starting": 0, "busy": 1}
 
 
