@@ -199,7 +199,7 @@ class Driver:
             "busy": self._fleet.count("busy"),
         }
         self._tracker.workers(**counts)
-        self._metrics.workers(**counts)
+        self._metrics.workers(counts)
 
     def _warn_if_there_is_no_room(self) -> None:
         if room(self._spec) == 0:

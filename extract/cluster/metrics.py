@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ray.util.metrics import Counter, Gauge
 
@@ -35,7 +35,7 @@ class RunMetrics:
             if seconds > 0:  # a counter refuses zero
                 self._seconds.inc(seconds, {"stage": stage})
 
-    def workers(self, **counts: int) -> None:
+    def workers(self, counts: Mapping[str, int]) -> None:
         """Record how many workers are in each state."""
         for state, count in counts.items():
             self._workers.set(count, {"state": state})

@@ -48,7 +48,7 @@ class Failure(Enum):
 def failure_of(error: BaseException) -> tuple[Failure, str]:
     """Return what an exception in a worker means, and its reason in one line.
 
-    After a CRASH the worker's process is of no more use. An error that names the user's mistake is raised again.
+    After a CRASH the worker's process cannot be used any longer. An `MMKDError`, the user's mistake, is raised again.
     """
     if isinstance(error, MMKDError):
         raise error

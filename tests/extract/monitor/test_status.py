@@ -214,7 +214,7 @@ def test_a_run_that_was_killed_is_not_taken_for_the_program_that_writes_now(stor
             stop(store, wait_s=5)
         command("status", str(store))
     assert not store.exists(stop_key(RUN))
-    assert "it holds the store no more: it was killed" in capsys.readouterr().out
+    assert "it no longer holds the store: it was killed" in capsys.readouterr().out
 
 
 def test_a_run_of_this_process_says_of_itself_what_status_reads(tmp_path, corpus, teachers, write_pipeline, prepare):
