@@ -102,7 +102,8 @@ def drift(
         IncompleteStoreError: nothing is committed.
     """
     specs = {name: _same_spec(store, pipeline, name) for name in teachers}
-    drawn = draw(_committed_by_any(store, teachers), rows=rows, seed=seed)
+    committed_N = np.logical_or.reduce([store.committed_rows(name) for name in teachers])
+    drawn = draw(committed_N, rows=rows, seed=seed)
     if not len(drawn):
         raise IncompleteStoreError(
             f"{store.location}: holds no features yet of {', '.join(teachers)}", hint="python -m extract run"
@@ -156,13 +157,6 @@ def _same_spec(store: FeatureStore, pipeline: ExtractPipeline, name: str) -> Spe
             hint=f"python -m extract run --replace {name} makes them anew; or put the old teacher back",
         )
     return spec
-
-
-def _committed_by_any(store: FeatureStore, teachers: Sequence[str]) -> npt.NDArray[np.bool_]:
-    committed_N = np.zeros(store.info.rows, np.bool_)
-    for name in teachers:
-        committed_N |= store.committed_rows(name)
-    return committed_N
 
 
 def _compare(

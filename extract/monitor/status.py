@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from extract.run.plan import listed_receipts
 from extract.run.tracker import progress_key, stop_key
 from store.check.retry import marked
 from store.errors import StoreError
@@ -29,8 +29,6 @@ OLD_S = 90.0
 
 POLL_S = 0.5
 """Seconds between two looks at a run that was asked to stop."""
-
-_RECEIPT = re.compile(r"receipts/([^/]+)/r(\d{6,})\.json")
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -98,20 +96,14 @@ def read_status(store: Location) -> StoreStatus:
         StoreNotFoundError: no store is there.
     """
     info = read_store_info(store)
-    teachers = {
-        key.removeprefix("specs/").removesuffix(".json"): 0 for key, _ in store.list("specs") if key.endswith(".json")
-    }
-    for key, _ in store.list("receipts"):
-        match = _RECEIPT.fullmatch(key)
-        if match and match[1] in teachers and int(match[2]) < info.ranges:
-            teachers[match[1]] += 1
-    for name in teachers:
-        teachers[name] -= _short(store, name, info)
+    keys = [key for key, _ in store.list("specs") if key.endswith(".json")]
+    names = [key.removeprefix("specs/").removesuffix(".json") for key in keys]
+    committed = Counter(name for name, _ in listed_receipts(store, info, names))
     return StoreStatus(
         store=str(store),
         rows=info.rows,
         ranges=info.ranges,
-        teachers=teachers,
+        teachers={name: committed[name] - _short(store, name, info) for name in names},
         retries=Counter(name for name, _ in marked(store)),
         lock=holder(store),
         progress=latest_progress(store),
@@ -163,7 +155,7 @@ class Stopped:
     lock: str | None
 
 
-def stop(store: Location, *, wait_s: float, sleep: Callable[[float], None] = time.sleep) -> Stopped:
+def stop(store: Location, *, wait_s: float) -> Stopped:
     """Ask the run that works on a store to stop, and wait until it has. The run may be on another machine.
 
     Args:
@@ -200,4 +192,4 @@ def stop(store: Location, *, wait_s: float, sleep: Callable[[float], None] = tim
             return Stopped(run_id=run.run_id, outcome=outcome, seconds=waited, progress=now, lock=None)
         if waited >= wait_s:
             return Stopped(run_id=run.run_id, outcome="silent", seconds=waited, progress=now, lock=lock)
-        sleep(POLL_S)
+        time.sleep(POLL_S)

@@ -13,7 +13,7 @@ from store.format.records import Receipt, read_store_info, readable_receipt, rec
 
 from .plan import RangeWork
 from .run_spec import RunSpec
-from .schedule import Failure, Limits, Schedule, Task
+from .schedule import Failure, Schedule, Task
 from .tracker import Tracker
 
 log = logging.getLogger(__name__)
@@ -39,15 +39,9 @@ class Dispatch:
         on_receipts: Callable[[Sequence[Receipt]], object] = len,
     ) -> None:
         self._spec, self._tracker, self._on_receipts = spec, tracker, on_receipts
-        settings, info = spec.settings, read_store_info(spec.store)
-        limits = Limits(
-            attempts=settings.attempts,
-            stall_s=settings.stall_timeout_s,
-            range_s=settings.range_timeout_s,
-            max_killers=settings.max_killer_rows,
-        )
+        info = read_store_info(spec.store)
         rows = {item.range_id: range(*info.bounds(item.range_id)) for item in work}
-        self.schedule = Schedule(work, rows=rows, limits=limits)
+        self.schedule = Schedule(work, rows=rows, settings=spec.settings)
 
     def done(self, worker: str, receipts: Sequence[Receipt], *, now: float) -> None:
         """Count a task that a worker did."""

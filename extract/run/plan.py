@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -138,7 +138,7 @@ def plan(store: Location, *, info: StoreInfo, pairs: PairTable, specs: Mapping[s
     """Find the units that have no valid receipt or are marked to be done again. Writes nothing."""
     known, again = KnownUnits.read(store), marked(store)
     hashes = {name: spec.hash for name, spec in specs.items()}
-    listed = _listed(store, info, specs)
+    listed = listed_receipts(store, info, specs)
     valid = {
         unit
         for unit, size in listed.items()
@@ -158,12 +158,12 @@ def plan(store: Location, *, info: StoreInfo, pairs: PairTable, specs: Mapping[s
     return Plan(work=work, units=units, committed=units - sum(len(item.teachers) for item in work), known=known)
 
 
-def _listed(store: Location, info: StoreInfo, specs: Mapping[str, Spec]) -> dict[Unit, int]:
-    """Return the size of each receipt in the store, by unit."""
+def listed_receipts(store: Location, info: StoreInfo, teachers: Collection[str]) -> dict[Unit, int]:
+    """Return the sizes of some teachers' receipts, by unit."""
     found = {}
     for key, size in store.list("receipts"):
         match = _RECEIPT.fullmatch(key)
-        if match and match[1] in specs and int(match[2]) < info.ranges:
+        if match and match[1] in teachers and int(match[2]) < info.ranges:
             found[match[1], int(match[2])] = size
     return found
 

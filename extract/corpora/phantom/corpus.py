@@ -9,7 +9,7 @@ import re
 import tarfile
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +120,7 @@ def _number(text: str) -> int:
 
 
 def _parameters(settings: PhantomSettings) -> dict[str, Any]:
-    named = {name: getattr(settings, name) for name in settings.__slots__}
-    return {"generator_version": GENERATOR_VERSION, **named}
+    return {"generator_version": GENERATOR_VERSION, **asdict(settings)}
 
 
 def _is_complete(out: Path, settings: PhantomSettings) -> bool:
