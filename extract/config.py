@@ -12,7 +12,7 @@ from store.pipeline import Pipeline
 
 
 class ExtractSection(Section):
-    """How extraction runs.
+    """Settings of an extraction.
 
     Attributes:
         batch_size: rows of a forward pass.

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True, slots=True)
 class PixelOutcome:
-    """What filling the cache did.
+    """The result of filling the cache.
 
     Attributes:
         found: ranges that were committed before.

@@ -1,4 +1,4 @@
-"""What a run would take: units, bytes, objects, hours, cost. Reads the store and writes nothing to it."""
+"""Estimates units, bytes, objects, hours and cost of a run. Reads the store and writes nothing to it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .size import Size, predicted_size
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Estimate:
-    """What a run would do.
+    """The work and the cost of a run that was not started yet.
 
     Attributes:
         units, committed: units of the complete store, and how many it has.
         teachers: units to do, by teacher.
         rates: the hours follow from them; None without probe and profile.
-        worker_hours, hours: of all workers together, and until the run ends.
+        worker_hours, hours: hours of all workers together, and hours until the run ends.
         cost: worker hours times the price; None without a price.
         replaced: teachers whose stored features have another spec; ``run`` refuses them without ``--replace``.
     """

@@ -1,4 +1,4 @@
-"""How fast a worker runs its teachers, by a probe or by a profile, and the hours that follow."""
+"""A worker's speed with its teachers, from a probe or a profile, and the hours that follow from it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROFILE_HINT = "python -m extract teachers --profile --json > FILE measures them
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class TeacherRate:
-    """How many distinct images and distinct captions one teacher encodes per second in one worker."""
+    """Distinct images and distinct captions that one teacher encodes per second in one worker."""
 
     images_per_s: float
     captions_per_s: float
@@ -32,7 +32,7 @@ class TeacherRate:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Rates:
-    """How fast one worker is.
+    """The speed of one worker.
 
     Attributes:
         shared_s: seconds per row beside the teachers: waiting for images, writing.

@@ -1,4 +1,4 @@
-"""How fast teachers are on this device, how much memory they take, and how long a corpus would take them."""
+"""Measures speed and memory of teachers on this device, and computes hours for a corpus."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Profile:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Settings:
-    """How a profile measures.
+    """Settings of a profile.
 
     Attributes:
         threads: CPU threads of a forward pass; set for the process.

@@ -34,7 +34,7 @@ UNIT_ROWS = 8192
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class SideDrift:
-    """How far one side's features lie from the stored ones.
+    """Differences between one side's new and stored features.
 
     Attributes:
         min_cosine, p1_cosine, median_cosine: cosines of the stored and the new feature of each row.
@@ -53,7 +53,7 @@ class SideDrift:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class TeacherDrift:
-    """How one teacher's features compare.
+    """Differences between one teacher's new and stored features.
 
     Attributes:
         rows: number of rows that were compared: ok in the store and now.

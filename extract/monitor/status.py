@@ -58,7 +58,7 @@ class Progress:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class StoreStatus:
-    """How far a store is.
+    """The progress of a store.
 
     Attributes:
         teachers: number of committed units by teacher.
@@ -90,7 +90,7 @@ class StoreStatus:
 
 
 def read_status(store: Location) -> StoreStatus:
-    """Return how far a store is.
+    """Return the progress of a store.
 
     Raises:
         StoreNotFoundError: no store is there.
@@ -138,7 +138,7 @@ def read_progress(store: Location, run_id: str) -> Progress | None:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Stopped:
-    """What became of a request to stop.
+    """The result of a request to stop.
 
     Attributes:
         run_id: the run's id; None if no run ever wrote its progress.

@@ -1,6 +1,6 @@
-"""What happens when a worker ends a task: both drivers report to `Dispatch`, which tells the schedule and the tracker.
+"""Handles the end of a task for both drivers: they report to `Dispatch`, which tells the schedule and the tracker.
 
-The schedule decides; here its decisions meet the store, the log and the run's counts.
+The schedule decides; `Dispatch` reads receipts, logs, and counts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Dispatch:
-    """A run's ranges and what became of them.
+    """A run's ranges and their results.
 
     Args:
         work: ranges with something missing, in order.

@@ -1,4 +1,4 @@
-"""What is left to do: one listing of receipts, compared with specs and pairs. Imports neither torch nor Ray."""
+"""Finds what is left to do: compares a listing of receipts with specs and pairs. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class RangeWork:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Plan:
-    """What a run has to do.
+    """The work of a run.
 
     Attributes:
         work: ranges with something missing, in order.

@@ -1,4 +1,4 @@
-"""What a run is to do, as every worker process is told it; and loading the teachers accordingly."""
+"""The specification of a run, which every worker process receives, and the worker that follows from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The queue of a run: what is done next, and what a failure means. Knows neither Ray nor a clock nor a store."""
+"""The queue of a run: chooses the next task and decides what a failure means. Knows no Ray, no clock and no store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .killers import KillerSearch
 from .plan import RangeWork
 
 MAX_LOSSES = 10
-"""How often a range may lose its worker's node or be preempted before that counts as an attempt. The bound exists
+"""A range may lose its worker's node or be preempted so often before that counts as an attempt. The bound exists
 because a range's rows may take whole nodes down."""
 
 PROBE_S = 300.0
@@ -36,7 +36,7 @@ RESTART_S, MAX_DOUBLINGS = 2.0, 6
 
 
 class Failure(Enum):
-    """How a task failed."""
+    """The kind of a task's failure."""
 
     ERROR = auto()
     """An exception; the worker lives."""
@@ -87,7 +87,7 @@ class _Running:
 
 @dataclass(slots=True)
 class _History:
-    """What went wrong with a range so far."""
+    """A range's failures so far."""
 
     losses: int = 0
     search: KillerSearch | None = None
@@ -128,7 +128,7 @@ class Schedule:
 
     @property
     def outstanding(self) -> int:
-        """How many tasks could be at work now."""
+        """Number of tasks that could be at work now."""
         return len(self._running) + (0 if self._stopping else len(self._waiting))
 
     @property

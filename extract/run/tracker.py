@@ -35,7 +35,7 @@ REASONS_TOLD = 20
 
 @dataclass(kw_only=True, slots=True)
 class Outcome:
-    """What a run did.
+    """The results of a run.
 
     Attributes:
         units: number of units in the complete store.

@@ -42,7 +42,7 @@ class Released:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Verdict:
-    """How one reading of a teacher compares.
+    """The comparison of one reading of a teacher.
 
     Attributes:
         reading: `OWN` or a variant's name.

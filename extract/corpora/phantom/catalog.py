@@ -13,7 +13,7 @@ from store.errors import CorpusError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """What an image shows.
+    """A finding that an image shows.
 
     Attributes:
         name: canonical noun phrase, the class name of zero-shot prompts; unique over all modalities.
