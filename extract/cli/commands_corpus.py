@@ -145,7 +145,7 @@ def append(
     with progress(len(files), label="append", noun="files") as advance:
         info, problems = append_corpus(location, corpus, workers=workers, on_file=advance)
     _warn(problems, len(problems))
-    log.info("%s: %d rows more, %d in all; extract run goes on with them", location, info.rows - before.rows, info.rows)
+    log.info("%s: %d rows more, %d in all; extract run does them next", location, info.rows - before.rows, info.rows)
 
 
 def _corpus_of(pipeline: ExtractPipeline) -> Corpus:

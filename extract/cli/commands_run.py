@@ -192,7 +192,7 @@ def status(
     config: ConfigOption = PIPELINES_FILE,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how far a store is and what its run does, on whatever machine that is. Needs only the store."""
+    """Say how far a store is and what its run does, on any machine. Needs only the store."""
     from extract.monitor.status import read_status
 
     found = read_status(locate(store_of(store, config, pipeline)))
@@ -252,7 +252,7 @@ def stop(
     wait: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to wait.")] = 120.0,
     as_json: JsonOption = False,
 ) -> int:
-    """Ask a store's run to stop, on whatever machine it is, and wait until it has. What is committed stays."""
+    """Ask a store's run to stop, on any machine, and wait until it has. What is committed stays."""
     from extract.monitor.status import stop as stop_run
 
     place = locate(store_of(store, config, pipeline))

@@ -54,11 +54,7 @@ class Driver:
     """Gives ranges to actors until all are done or given up."""
 
     def __init__(
-        self,
-        spec: RunSpec,
-        work: Sequence[RangeWork],
-        tracker: Tracker,
-        clock: Callable[[], float] = time.monotonic,
+        self, spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._spec, self._tracker, self._clock = spec, tracker, clock
         self._fleet, self._metrics, self._restarts = Fleet(spec), RunMetrics(spec.run_id), Restarts()

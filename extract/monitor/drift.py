@@ -60,7 +60,7 @@ class TeacherDrift:
         threshold: cosine that every row must reach.
         sides: by ``image`` and ``text``; empty if no row could be compared.
         lost: rows that are ok in the store and bad now.
-        gained: rows that are bad in the store and ok now; ``retry`` would mend them.
+        gained: rows that are bad in the store and ok now; ``retry`` and ``run`` would repair them.
     """
 
     teacher: str
@@ -154,7 +154,7 @@ def _same_spec(store: FeatureStore, pipeline: ExtractPipeline, name: str) -> Spe
         raise SpecMismatchError(
             f"{store.location} holds features of another {name} than the pipeline's, so that nothing is compared:\n"
             f"  {changes}",
-            hint=f"python -m extract run --replace {name} makes them anew; or put the old teacher back",
+            hint=f"python -m extract run --replace {name} makes them again; or put the old teacher back",
         )
     return spec
 

@@ -13,15 +13,7 @@ from pydantic import BaseModel, Field
 from store.check.retry import marked
 from store.errors import StoreError
 from store.format.pairs import PairTable, pairs_digest
-from store.format.records import (
-    KNOWN_UNITS_KEY,
-    Receipt,
-    Spec,
-    StoreInfo,
-    readable_receipt,
-    receipt_key,
-    record_bytes,
-)
+from store.format.records import KNOWN_UNITS_KEY, Receipt, Spec, StoreInfo, readable_receipt, receipt_key, record_bytes
 from store.io.fetching import fetch_all
 from store.io.location import Location
 

@@ -35,11 +35,7 @@ Execute = Callable[[RunSpec, Sequence[RangeWork], Tracker], None]
 
 
 def run(
-    pipeline: ExtractPipeline,
-    *,
-    execute: Execute,
-    replace: Collection[str] = (),
-    corpus_root: Path | None = None,
+    pipeline: ExtractPipeline, *, execute: Execute, replace: Collection[str] = (), corpus_root: Path | None = None
 ) -> Outcome:
     """Complete a store.
 

@@ -30,7 +30,7 @@ MIN_ROWS_FOR_BAD_FRACTION = 100
 """The share of bad rows can end a run only after so many rows; the first few rows of a good corpus may be bad."""
 
 REASONS_TOLD = 20
-"""Most reasons of bad rows in a run's progress; every bad row may have a reason of its own."""
+"""Most reasons of bad rows in a run's progress; every bad row may have another reason."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -217,7 +217,7 @@ class Tracker:
             raise ExtractionError(
                 f"{bad} of {seen} feature pairs are bad, more than extract.max_bad_fraction = {limit} allows; "
                 f"most often:\n{reasons}",
-                hint="what is committed stays; index a mended corpus into a new store, or raise the bound with "
+                hint="what is committed stays; index a repaired corpus into a new store, or raise the bound with "
                 "--set extract.max_bad_fraction=...",
             )
 

@@ -97,7 +97,7 @@ def compare(reading: str, image_ND: Array, text_ND: Array, released: Mapping[str
         return Verdict(reading=reading, image={}, text={}, passed=False, note=note)
     cosines_2N = [np.sum(ours * unit(other), axis=1) for ours, other in _sides(image_ND, text_ND, theirs)]
     image, text = (dict(zip(theirs.keys, map(float, side), strict=True)) for side in cosines_2N)
-    # A comparison with NaN is false: a feature that is none does not pass.
+    # A comparison with NaN is false, so a feature with NaN does not pass.
     passed = all(value > PASS_COSINE for side in (image, text) for value in side.values())
     note = "" if passed else _explain(image_ND, text_ND, released, name)
     return Verdict(reading=reading, image=image, text=text, passed=passed, note=note)
@@ -157,13 +157,7 @@ def examine(
 
 
 def _judge(
-    reading: str,
-    name: str,
-    entry: TeacherEntry,
-    released: Mapping[str, Released],
-    *,
-    device: str,
-    max_pixels: int,
+    reading: str, name: str, entry: TeacherEntry, released: Mapping[str, Released], *, device: str, max_pixels: int
 ) -> Verdict:
     theirs = released[name]
     teacher = load_teacher(teacher_spec(name, entry), entry, device=device)

@@ -36,12 +36,7 @@ MODALITIES: dict[str, tuple[str, ...]] = {
         "B-mode sonogram",
         "abdominal sonography scan",
     ),
-    "fundus": (
-        "fundus photograph",
-        "color photograph of the retina",
-        "retinal fundus image",
-        "ophthalmoscopic view",
-    ),
+    "fundus": ("fundus photograph", "color photograph of the retina", "retinal fundus image", "ophthalmoscopic view"),
     "oct": ("macular OCT scan", "optical coherence tomography scan", "retinal OCT image", "OCT cross section"),
     "histopathology": (
         "histopathology slide",
