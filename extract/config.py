@@ -10,11 +10,9 @@ from extract.teacher_files.entry import TeacherEntry
 from store.config.pipeline_file import Section
 from store.pipeline import Pipeline
 
-__all__ = ["ExtractPipeline", "ExtractSection", "TeacherEntry"]
-
 
 class ExtractSection(Section):
-    """How extraction runs.
+    """Settings of an extraction.
 
     Attributes:
         batch_size: rows of a forward pass.

@@ -38,7 +38,7 @@ def phantom(
     *,
     out: Annotated[Path | None, typer.Option(help="Folder to write the tars to.")] = None,
     rows: Annotated[int, typer.Option(help="Number of pairs.")] = 900,
-    seed: Annotated[int, typer.Option(help="Decides every pixel and word.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed that decides every pixel and word.")] = 0,
     modality: Annotated[str | None, typer.Option(help="Draw this modality only.")] = None,
     others: Annotated[float, typer.Option(help="With --modality: share of rows from the other modalities.")] = 0.0,
     size_px: Annotated[int, typer.Option("--size", help="Side of the images in pixels.")] = 64,
@@ -58,8 +58,8 @@ def phantom(
     settings = PhantomSettings(
         rows=rows, seed=seed, modality=modality, others=others, size_px=size_px, split=split, key_prefix=out.name
     )
-    summary = write_corpus(out, settings)
-    log.info("%s: %d pairs%s", out, rows, " exist already" if summary.reused else "")
+    written = write_corpus(out, settings)
+    log.info("%s: %d pairs%s", out, rows, "" if written else " exist already")
 
 
 def _draw_corpora(pipeline: ExtractPipeline, names: list[str] | None) -> None:
@@ -74,8 +74,8 @@ def _draw_corpora(pipeline: ExtractPipeline, names: list[str] | None) -> None:
     for name, corpus in drawn.items():
         if corpus.phantom and (not names or name in names):
             settings = PhantomSettings(key_prefix=name, **corpus.phantom.model_dump())
-            summary = write_corpus(Path(corpus.files[0]).parent, settings)
-            log.info("corpus %s: %d pairs%s", name, corpus.phantom.rows, " exist already" if summary.reused else "")
+            written = write_corpus(Path(corpus.files[0]).parent, settings)
+            log.info("corpus %s: %d pairs%s", name, corpus.phantom.rows, "" if written else " exist already")
 
 
 def index(
@@ -145,7 +145,7 @@ def append(
     with progress(len(files), label="append", noun="files") as advance:
         info, problems = append_corpus(location, corpus, workers=workers, on_file=advance)
     _warn(problems, len(problems))
-    log.info("%s: %d rows more, %d in all; extract run goes on with them", location, info.rows - before.rows, info.rows)
+    log.info("%s: %d rows more, %d in all; extract run does them next", location, info.rows - before.rows, info.rows)
 
 
 def _corpus_of(pipeline: ExtractPipeline) -> Corpus:

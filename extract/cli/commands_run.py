@@ -119,7 +119,7 @@ def run(
     for reason, count in outcome.bad_rows.most_common(10):
         log.warning("%d feature pairs are missing: %s", count, reason)
     if outcome.stopped:
-        log.warning("stopped as was asked: %s", RESUMES)
+        log.warning("stopped as requested: %s", RESUMES)
         raise typer.Exit(ExitCode.INTERRUPTED)
     if outcome.failed:
         for range_id, error in outcome.failed.items():
@@ -192,7 +192,7 @@ def status(
     config: ConfigOption = PIPELINES_FILE,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how far a store is and what its run does, on whatever machine that is. Needs only the store."""
+    """Say how far a store is and what its run does, on any machine. Needs only the store."""
     from extract.monitor.status import read_status
 
     found = read_status(locate(store_of(store, config, pipeline)))
@@ -212,7 +212,7 @@ def _status_lines(found: StoreStatus) -> list[str]:
         lines.append(f"  {name}: {units:,} of {found.ranges:,} ({units / max(1, found.ranges):.0%}){again}")
     lines.append(f"written to by {found.lock}" if found.lock else "nobody writes to it")
     if found.progress is None:
-        return [*lines, "no run has said how far it is"]
+        return [*lines, "no run has written its progress"]
     return [*lines, *_run_lines(found.progress, locked=found.progress.holds(found.lock))]
 
 
@@ -221,9 +221,9 @@ def _run_lines(run: Progress, *, locked: bool) -> list[str]:
     ago = f"last sign of life {_duration(run.age_s)} ago"
     lines = [f"run {run.run_id} on {said.get('host')} (process {said.get('pid')}): {run.state}, {ago}"]
     if run.state == "running" and not locked:
-        lines.append("  it holds the store no more: it was killed; `python -m extract run` goes on where it was")
+        lines.append("  it no longer holds the store: it was killed; `python -m extract run` goes on where it was")
     elif run.silent:
-        lines.append("  that is long: it is cut off, hangs or is dead; `python -m extract stop` asks it to end")
+        lines.append("  that is long ago: it is cut off, hangs or is dead; `python -m extract stop` asks it to end")
     done = said.get("found", 0) + said.get("done", 0)
     lines.append(f"  {done:,} of {said.get('units', 0):,} units, {said.get('done', 0):,} of them by this run")
     lines += [f"  {name}: {rate:,.1f} rows/s" for name, rate in (said.get("rows_per_s") or {}).items()]
@@ -252,18 +252,18 @@ def stop(
     wait: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to wait.")] = 120.0,
     as_json: JsonOption = False,
 ) -> int:
-    """Ask a store's run to stop, on whatever machine it is, and wait until it has. What is committed stays."""
+    """Ask a store's run to stop, on any machine, and wait until it has. What is committed stays."""
     from extract.monitor.status import stop as stop_run
 
     place = locate(store_of(store, config, pipeline))
     done = stop_run(place, wait_s=wait)
     messages = {
         "nothing": "no run works on this store: nothing to stop",
-        "dead": f"run {done.run_id} is dead: it says that it runs, but holds the store no more",
+        "dead": f"run {done.run_id} is dead: its progress says running, but it no longer holds the store",
         "stopped": f"run {done.run_id} stopped after {done.seconds:.1f} s; what it committed stays",
-        "ended": f"run {done.run_id} came to its end before it was stopped",
-        "silent": f"run {done.run_id} has not stopped within {done.seconds:.0f} s; {done.lock} has it; the wish stays. "
-        f"On object storage a run that was killed leaves its lock: python -m store unlock {place}",
+        "ended": f"run {done.run_id} ended before it was stopped",
+        "silent": f"run {done.run_id} has not stopped within {done.seconds:.0f} s; {done.lock} holds the store; the "
+        f"request stays. On object storage a run that was killed leaves its lock: python -m store unlock {place}",
     }
     if as_json:
         print_json({"run_id": done.run_id, "outcome": done.outcome, "seconds": done.seconds, "lock": done.lock})

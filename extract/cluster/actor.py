@@ -17,7 +17,7 @@ CONTROL = "control"
 
 
 class RangeActor:
-    """Holds the teachers in a process of its own.
+    """Holds the teachers in a separate process.
 
     Call ``place`` and ``steps`` in the concurrency group CONTROL, so that they answer while a range is at work.
     """

@@ -54,11 +54,7 @@ class Driver:
     """Gives ranges to actors until all are done or given up."""
 
     def __init__(
-        self,
-        spec: RunSpec,
-        work: Sequence[RangeWork],
-        tracker: Tracker,
-        clock: Callable[[], float] = time.monotonic,
+        self, spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._spec, self._tracker, self._clock = spec, tracker, clock
         self._fleet, self._metrics, self._restarts = Fleet(spec), RunMetrics(spec.run_id), Restarts()
@@ -199,7 +195,7 @@ class Driver:
             "busy": self._fleet.count("busy"),
         }
         self._tracker.workers(**counts)
-        self._metrics.workers(**counts)
+        self._metrics.workers(counts)
 
     def _warn_if_there_is_no_room(self) -> None:
         if room(self._spec) == 0:

@@ -15,7 +15,7 @@ from extract.run.schedule import Task
 from .actor import CONTROL, start_actor
 
 Stage = Literal["placing", "loading", "idle", "busy", "lost"]
-"""What an actor does: wait for room on a node, load its teachers, wait for a task, do one; or it is unreachable."""
+"""An actor waits for room on a node, loads its teachers, waits for a task, does one, or is unreachable."""
 
 Kind = Literal["place", "load", "run", "steps", "inquest"]
 """A kind of call to an actor; an inquest asks an unreachable one whether it is alive."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ray.util.metrics import Counter, Gauge
 
+from extract.run.stages import seconds_of_range
 from store.format.records import Receipt
 
 
@@ -30,16 +31,11 @@ class RunMetrics:
             self._rows.inc(max(1, receipt.stop - receipt.start), tags)
             if receipt.bad_rows:
                 self._bad.inc(len(receipt.bad_rows), tags)
-            self._inc("write", receipt.timings_s.get("write", 0.0))
-        for stage, seconds in receipts[-1].timings_s.items() if receipts else ():
-            if stage != "write":
-                self._inc(stage, seconds)
+        for stage, seconds in seconds_of_range(receipts).items():
+            if seconds > 0:  # a counter refuses zero
+                self._seconds.inc(seconds, {"stage": stage})
 
-    def workers(self, **counts: int) -> None:
+    def workers(self, counts: Mapping[str, int]) -> None:
         """Record how many workers are in each state."""
         for state, count in counts.items():
             self._workers.set(count, {"state": state})
-
-    def _inc(self, stage: str, seconds: float) -> None:
-        if seconds > 0:  # a counter refuses zero
-            self._seconds.inc(seconds, {"stage": stage})

@@ -33,14 +33,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True, slots=True)
 class PixelOutcome:
-    """What filling the cache did.
+    """The result of filling the cache.
 
     Attributes:
-        ranges: number of ranges of the store.
         found: ranges that were committed before.
         done: ranges that this call committed, with ``nbytes`` bytes.
         bad_rows: rows of these without image, by reason.
-        seconds: wall time.
     """
 
     ranges: int

@@ -53,7 +53,7 @@ NORM_TOLERANCE = 1e-3
 """The released features have unit norm in float32; a larger deviation means another kind of file."""
 
 DEFAULT_PIXELS = Pixels()
-"""How images are stored by default."""
+"""The default kind of stored images."""
 
 Features = dict[str, npt.NDArray[np.float32]]
 

@@ -1,4 +1,4 @@
-"""What a run would take: units, bytes, objects, hours, cost. Reads the store and writes nothing to it."""
+"""Estimates units, bytes, objects, hours and cost of a run. Reads the store and writes nothing to it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,13 @@ from .size import Size, predicted_size
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Estimate:
-    """What a run would do.
+    """The work and the cost of a run that was not started yet.
 
     Attributes:
         units, committed: units of the complete store, and how many it has.
         teachers: units to do, by teacher.
-        size: what is written.
         rates: the hours follow from them; None without probe and profile.
-        worker_hours: of all workers together.
-        hours: until the run ends, with ``workers`` workers.
+        worker_hours, hours: hours of all workers together, and hours until the run ends.
         cost: worker hours times the price; None without a price.
         replaced: teachers whose stored features have another spec; ``run`` refuses them without ``--replace``.
     """
@@ -60,7 +58,6 @@ def estimate(
     Args:
         probe_s: seconds to run a worker for; 0 for no hours.
         profile: JSON of ``python -m extract teachers --profile``, in place of a probe.
-        price_per_hour: price of one worker.
         corpus_root: where the images lie, if the corpus moved.
 
     Raises:

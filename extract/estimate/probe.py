@@ -1,4 +1,4 @@
-"""How fast a worker is here: runs the real one over some rows for a bounded time. Writes nothing to the store."""
+"""Measures a worker's speed here: runs it over some rows for a bounded time. Writes nothing to the store."""
 
 from __future__ import annotations
 

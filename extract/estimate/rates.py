@@ -1,4 +1,4 @@
-"""How fast a worker runs its teachers, by a probe or by a profile, and the hours that follow."""
+"""A worker's speed with its teachers, from a probe or a profile, and the hours that follow from it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROFILE_HINT = "python -m extract teachers --profile --json > FILE measures them
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class TeacherRate:
-    """How many distinct images and distinct captions one teacher encodes per second in one worker."""
+    """Distinct images and distinct captions that one teacher encodes per second in one worker."""
 
     images_per_s: float
     captions_per_s: float
@@ -32,15 +32,14 @@ class TeacherRate:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Rates:
-    """How fast one worker is.
+    """The speed of one worker.
 
     Attributes:
         shared_s: seconds per row beside the teachers: waiting for images, writing.
         decoded_per_s: images per second that one thread decodes and fits, if a profile says it.
         bad_row_bytes: bytes of bad rows in a receipt, per row of its range.
         source: ``probe``, or the profile's file.
-        rows: number of rows that were probed; 0 with a profile.
-        seconds: duration of the probe.
+        rows, seconds: number of rows that were probed, and duration of the probe.
         timings_s: seconds by stage of one unit of the probe.
     """
 
@@ -106,9 +105,7 @@ def predicted_hours(
 def rates_of_profile(path: Path, *, teachers: Iterable[str]) -> Rates:
     """Return the rates that ``python -m extract teachers --profile --json`` measured.
 
-    Args:
-        path: its JSON: by teacher, or by teacher under ``teachers``, ``images_per_s`` and ``captions_per_s``.
-        teachers: the teachers whose rates are needed.
+    Its JSON has ``images_per_s`` and ``captions_per_s`` by teacher, at the top or under ``teachers``.
 
     Raises:
         ConfigError: it is no JSON, or lacks the rates of the named teachers.

@@ -40,7 +40,7 @@ def scratch_run(
 
     Args:
         specs: the specs of the teachers to run.
-        pairs: rows of a pair table, with distinct keys; they are numbered anew.
+        pairs: rows of a pair table, with distinct keys; they get new row numbers.
         root: where their images lie.
         range_rows: rows that a worker does at once.
     """

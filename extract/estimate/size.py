@@ -1,4 +1,4 @@
-"""How many objects and bytes a run writes: store shards by their format, JSON by writing examples to memory."""
+"""Predicts the objects and bytes of a run: store shards by their format, JSON by writing examples to memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXAMPLE_S = dict.fromkeys((*THREAD_STAGES, *SHARED_STAGES), 1.2345)
 """Seconds by stage in a receipt, where no probe says them; only their number of digits counts."""
 
 LONG_RUN_ID = RUN_ID.ljust(len("20260101T000000-012345"), "-")
-"""As long as the id of a run."""
+"""An id of the same length as a run's."""
 
 RUN_OBJECTS = 3
 """A run's report, its progress, and the known units for the next plan."""

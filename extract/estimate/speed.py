@@ -1,4 +1,4 @@
-"""How fast teachers are on this device, how much memory they take, and how long a corpus would take them."""
+"""Measures speed and memory of teachers on this device, and computes hours for a corpus."""
 
 from __future__ import annotations
 
@@ -67,12 +67,9 @@ class Profile:
 
     Attributes:
         device: the name of the GPU, or the processor.
-        threads: CPU threads of a forward pass.
-        batch_size: rows of a forward pass.
         rows: hours are for so many rows, each with an image and a caption of its own.
         not_profiled: the reason, by teacher.
         decoded_per_s: JPEGs that one thread decodes and fits to every geometry, per second of processor time.
-        parameter_bytes: of all teachers.
         resident_bytes: memory held with all teachers loaded, beyond what was held before the first.
         decode_hours: hours for one thread to decode the rows' images.
         hours: hours for all teachers and each image decoded once; see `seconds_per_row`.
@@ -95,12 +92,11 @@ class Profile:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Settings:
-    """How a profile measures.
+    """Settings of a profile.
 
     Attributes:
         threads: CPU threads of a forward pass; set for the process.
         decode_threads: threads that decode beside a GPU.
-        batch_size: rows of a forward pass.
         seconds: least duration of each measurement; it may be exceeded by one batch.
         rows: number of rows that hours are for.
         random_weights: give random weights to teachers whose weights are not here.
@@ -138,10 +134,7 @@ def settings_of(
 def profile(
     entries: Mapping[str, TeacherEntry], settings: Settings, *, advance: Callable[[int], None] = lambda _: None
 ) -> Profile:
-    """Load teachers one after the other, keep them, and measure each.
-
-    Args:
-        advance: called after each teacher.
+    """Load teachers one after the other, keep them, and measure each; call ``advance`` after each.
 
     Raises:
         WeightsNotFoundError: none can be profiled.

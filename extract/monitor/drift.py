@@ -34,7 +34,7 @@ UNIT_ROWS = 8192
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class SideDrift:
-    """How far one side's features lie from the stored ones.
+    """Differences between one side's new and stored features.
 
     Attributes:
         min_cosine, p1_cosine, median_cosine: cosines of the stored and the new feature of each row.
@@ -53,14 +53,14 @@ class SideDrift:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class TeacherDrift:
-    """How one teacher's features compare.
+    """Differences between one teacher's new and stored features.
 
     Attributes:
         rows: number of rows that were compared: ok in the store and now.
         threshold: cosine that every row must reach.
         sides: by ``image`` and ``text``; empty if no row could be compared.
         lost: rows that are ok in the store and bad now.
-        gained: rows that are bad in the store and ok now; ``retry`` would mend them.
+        gained: rows that are bad in the store and ok now; ``retry`` and ``run`` would repair them.
     """
 
     teacher: str
@@ -94,7 +94,6 @@ def drift(
 
     Args:
         rows: how many rows to draw at most.
-        seed: decides which rows.
         root: where the images lie.
         min_cosine: replaces the default, which depends on how features are computed and stored.
 
@@ -103,7 +102,8 @@ def drift(
         IncompleteStoreError: nothing is committed.
     """
     specs = {name: _same_spec(store, pipeline, name) for name in teachers}
-    drawn = draw(_committed_by_any(store, teachers), rows=rows, seed=seed)
+    committed_N = np.logical_or.reduce([store.committed_rows(name) for name in teachers])
+    drawn = draw(committed_N, rows=rows, seed=seed)
     if not len(drawn):
         raise IncompleteStoreError(
             f"{store.location}: holds no features yet of {', '.join(teachers)}", hint="python -m extract run"
@@ -154,16 +154,9 @@ def _same_spec(store: FeatureStore, pipeline: ExtractPipeline, name: str) -> Spe
         raise SpecMismatchError(
             f"{store.location} holds features of another {name} than the pipeline's, so that nothing is compared:\n"
             f"  {changes}",
-            hint=f"python -m extract run --replace {name} makes them anew; or put the old teacher back",
+            hint=f"python -m extract run --replace {name} makes them again; or put the old teacher back",
         )
     return spec
-
-
-def _committed_by_any(store: FeatureStore, teachers: Sequence[str]) -> npt.NDArray[np.bool_]:
-    committed_N = np.zeros(store.info.rows, np.bool_)
-    for name in teachers:
-        committed_N |= store.committed_rows(name)
-    return committed_N
 
 
 def _compare(

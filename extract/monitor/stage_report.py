@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from extract.run.stages import THREAD_STAGES
+from extract.run.stages import THREAD_STAGES, seconds_of_range
 from store.errors import IncompleteStoreError
 from store.format.records import Receipt
 from store.io.location import Location
@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 Bound = Literal["decode", "forward", "write", "waiting"]
 
 FORWARD_STAGES, WAIT_STAGE, WRITE_STAGE = ("forward_image", "forward_text"), "wait_for_images", "write"
-READ_STAGES = ("read",)
-"""Those of THREAD_STAGES that wait for bytes. THREAD_STAGES are in no sum; they say what the teachers waited for."""
+READ_STAGE = "read"
+"""The one of THREAD_STAGES that waits for bytes."""
 
 ADVICE: dict[Bound, str] = {
     "decode": "the teachers wait for images to be decoded and fitted: raise extract.decode_threads, or give each "
@@ -114,16 +114,17 @@ def read_runs(location: Location, run_ids: Iterable[str]) -> dict[str, RunTime]:
 def summarize(receipts: Sequence[Receipt], runs: Mapping[str, RunTime]) -> StageReport:
     """Return where the time of some receipts went; ``runs`` may lack some of their runs."""
     stages, rows = _stages(receipts)
-    reading, preparing = (_sum(stages, names) for names in (READ_STAGES, THREAD_STAGES))
-    waited = stages.get(WAIT_STAGE, 0.0)
-    for_bytes = waited * reading / preparing if preparing else 0.0
-    forward, write = _sum(stages, FORWARD_STAGES), stages.get(WRITE_STAGE, 0.0)
+    shown = dict(sorted(stages.items()))
+    waited, write = stages[WAIT_STAGE], stages[WRITE_STAGE]
+    forward = sum(stages[name] for name in FORWARD_STAGES)
+    # The decoding threads' seconds are in no sum; they say what the teachers waited for.
+    preparing = sum(stages[name] for name in THREAD_STAGES)
+    for_bytes = waited * stages[READ_STAGE] / preparing if preparing else 0.0
     known = {WAIT_STAGE, WRITE_STAGE, *FORWARD_STAGES, *THREAD_STAGES}
     other = sum(seconds for stage, seconds in stages.items() if stage not in known)
     run_ids = sorted({receipt.run_id for receipt in receipts})
     worker_s = sum(runs[run].seconds * runs[run].workers for run in run_ids) if set(run_ids) <= set(runs) else None
-    busy = waited + forward + write + other
-    idle = max(0.0, worker_s - busy) if worker_s is not None else 0.0
+    idle = max(0.0, worker_s - waited - forward - write - other) if worker_s is not None else 0.0
     bound: dict[Bound, float] = {
         "decode": waited - for_bytes,
         "forward": forward,
@@ -135,7 +136,7 @@ def summarize(receipts: Sequence[Receipt], runs: Mapping[str, RunTime]) -> Stage
         runs=run_ids,
         rows=rows,
         units=len(receipts),
-        stages_s=dict(sorted(stages.items())),
+        stages_s=shown,
         bound_s=bound,
         other_s=other,
         worker_s=worker_s,
@@ -144,24 +145,13 @@ def summarize(receipts: Sequence[Receipt], runs: Mapping[str, RunTime]) -> Stage
     )
 
 
-def _sum(stages: Mapping[str, float], names: Iterable[str]) -> float:
-    return sum(stages.get(name, 0.0) for name in names)
-
-
-def _stages(receipts: Sequence[Receipt]) -> tuple[Mapping[str, float], int]:
-    """Return seconds by stage, and the number of rows, of the receipts' ranges.
-
-    A range's teachers share its stages, and each receipt has their seconds up to its commit: the largest counts.
-    Each unit has a ``write`` of its own.
-    """
-    together: dict[tuple[str, int, int], list[Receipt]] = defaultdict(list)
+def _stages(receipts: Sequence[Receipt]) -> tuple[defaultdict[str, float], int]:
+    """Return seconds by stage, and the number of rows, of the receipts' ranges."""
+    attempts: dict[tuple[str, int, int], list[Receipt]] = defaultdict(list)
     for receipt in receipts:
-        together[receipt.run_id, receipt.range, receipt.attempt].append(receipt)
+        attempts[receipt.run_id, receipt.range, receipt.attempt].append(receipt)
     stages: defaultdict[str, float] = defaultdict(float)
-    rows = 0
-    for group in together.values():
-        rows += group[0].stop - group[0].start
-        for stage in {stage for receipt in group for stage in receipt.timings_s}:
-            values = [receipt.timings_s.get(stage, 0.0) for receipt in group]
-            stages[stage] += sum(values) if stage == WRITE_STAGE else max(values)
-    return stages, rows
+    for group in attempts.values():
+        for stage, seconds in seconds_of_range(group).items():
+            stages[stage] += seconds
+    return stages, sum(group[0].stop - group[0].start for group in attempts.values())

@@ -9,15 +9,16 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from extract.run.plan import listed_receipts
 from extract.run.tracker import progress_key, stop_key
 from store.check.retry import marked
 from store.errors import StoreError
-from store.format.records import StoreInfo, parse_receipt_key, read_store_info, readable_receipt, receipt_key
+from store.format.records import StoreInfo, read_store_info, readable_receipt, receipt_key
 from store.io.location import Location
 from store.io.lock import holder
 
@@ -57,7 +58,7 @@ class Progress:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class StoreStatus:
-    """How far a store is.
+    """The progress of a store.
 
     Attributes:
         teachers: number of committed units by teacher.
@@ -89,26 +90,20 @@ class StoreStatus:
 
 
 def read_status(store: Location) -> StoreStatus:
-    """Return how far a store is.
+    """Return the progress of a store.
 
     Raises:
         StoreNotFoundError: no store is there.
     """
     info = read_store_info(store)
-    teachers = {
-        key.removeprefix("specs/").removesuffix(".json"): 0 for key, _ in store.list("specs") if key.endswith(".json")
-    }
-    for key, _ in store.list("receipts"):
-        unit = parse_receipt_key(key)
-        if unit and unit[0] in teachers and unit[1] < info.ranges:
-            teachers[unit[0]] += 1
-    for name in teachers:
-        teachers[name] -= _short(store, name, info)
+    keys = [key for key, _ in store.list("specs") if key.endswith(".json")]
+    names = [key.removeprefix("specs/").removesuffix(".json") for key in keys]
+    committed = Counter(name for name, _ in listed_receipts(store, info, names))
     return StoreStatus(
         store=str(store),
         rows=info.rows,
         ranges=info.ranges,
-        teachers=teachers,
+        teachers={name: committed[name] - _short(store, name, info) for name in names},
         retries=Counter(name for name, _ in marked(store)),
         lock=holder(store),
         progress=latest_progress(store),
@@ -143,7 +138,7 @@ def read_progress(store: Location, run_id: str) -> Progress | None:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Stopped:
-    """What became of a request to stop.
+    """The result of a request to stop.
 
     Attributes:
         run_id: the run's id; None if no run ever wrote its progress.
@@ -160,7 +155,7 @@ class Stopped:
     lock: str | None
 
 
-def stop(store: Location, *, wait_s: float, sleep: Callable[[float], None] = time.sleep) -> Stopped:
+def stop(store: Location, *, wait_s: float) -> Stopped:
     """Ask the run that works on a store to stop, and wait until it has. The run may be on another machine.
 
     Args:
@@ -197,4 +192,4 @@ def stop(store: Location, *, wait_s: float, sleep: Callable[[float], None] = tim
             return Stopped(run_id=run.run_id, outcome=outcome, seconds=waited, progress=now, lock=None)
         if waited >= wait_s:
             return Stopped(run_id=run.run_id, outcome="silent", seconds=waited, progress=now, lock=lock)
-        sleep(POLL_S)
+        time.sleep(POLL_S)

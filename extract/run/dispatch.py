@@ -1,6 +1,6 @@
-"""What happens when a worker ends a task: both drivers report to `Dispatch`, which tells the schedule and the tracker.
+"""Handles the end of a task for both drivers: they report to `Dispatch`, which tells the schedule and the tracker.
 
-The schedule decides; here its decisions meet the store, the log and the run's counts.
+The schedule decides; `Dispatch` reads receipts, logs, and counts.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from store.format.records import Receipt, read_store_info, readable_receipt, rec
 
 from .plan import RangeWork
 from .run_spec import RunSpec
-from .schedule import Failure, Limits, Schedule, Task
+from .schedule import Failure, Schedule, Task
 from .tracker import Tracker
 
 log = logging.getLogger(__name__)
 
 
 class Dispatch:
-    """A run's ranges and what became of them.
+    """A run's ranges and their results.
 
     Args:
         work: ranges with something missing, in order.
@@ -39,15 +39,9 @@ class Dispatch:
         on_receipts: Callable[[Sequence[Receipt]], object] = len,
     ) -> None:
         self._spec, self._tracker, self._on_receipts = spec, tracker, on_receipts
-        settings, info = spec.settings, read_store_info(spec.store)
-        limits = Limits(
-            attempts=settings.attempts,
-            stall_s=settings.stall_timeout_s,
-            range_s=settings.range_timeout_s,
-            max_killers=settings.max_killer_rows,
-        )
+        info = read_store_info(spec.store)
         rows = {item.range_id: range(*info.bounds(item.range_id)) for item in work}
-        self.schedule = Schedule(work, rows=rows, limits=limits)
+        self.schedule = Schedule(work, rows=rows, settings=spec.settings)
 
     def done(self, worker: str, receipts: Sequence[Receipt], *, now: float) -> None:
         """Count a task that a worker did."""

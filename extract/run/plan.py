@@ -1,9 +1,9 @@
-"""What is left to do: one listing of receipts, compared with specs and pairs. Imports neither torch nor Ray."""
+"""Finds what is left to do: compares a listing of receipts with specs and pairs. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -118,12 +118,11 @@ class RangeWork:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Plan:
-    """What a run has to do.
+    """The work of a run.
 
     Attributes:
         work: ranges with something missing, in order.
-        units: number of units in the complete store.
-        committed: number of units with a valid receipt.
+        units, committed: number of units in the complete store, and of those with a valid receipt.
         known: the valid receipts; a run keeps it in the store for the next plan.
     """
 
@@ -134,14 +133,10 @@ class Plan:
 
 
 def plan(store: Location, *, info: StoreInfo, pairs: PairTable, specs: Mapping[str, Spec]) -> Plan:
-    """Find the units that have no valid receipt or are marked to be done again. Writes nothing.
-
-    Args:
-        specs: the specs of the wanted teachers, by name.
-    """
+    """Find the units that have no valid receipt or are marked to be done again. Writes nothing."""
     known, again = KnownUnits.read(store), marked(store)
     hashes = {name: spec.hash for name, spec in specs.items()}
-    listed = _listed(store, info, specs)
+    listed = listed_receipts(store, info, specs)
     valid = {
         unit
         for unit, size in listed.items()
@@ -161,12 +156,12 @@ def plan(store: Location, *, info: StoreInfo, pairs: PairTable, specs: Mapping[s
     return Plan(work=work, units=units, committed=units - sum(len(item.teachers) for item in work), known=known)
 
 
-def _listed(store: Location, info: StoreInfo, specs: Mapping[str, Spec]) -> dict[Unit, int]:
-    """Return the size of each receipt in the store, by unit."""
+def listed_receipts(store: Location, info: StoreInfo, teachers: Collection[str]) -> dict[Unit, int]:
+    """Return the sizes of some teachers' receipts, by unit."""
     found = {}
     for key, size in store.list("receipts"):
         unit = parse_receipt_key(key)
-        if unit and unit[0] in specs and unit[1] < info.ranges:
+        if unit and unit[0] in teachers and unit[1] < info.ranges:
             found[unit] = size
     return found
 

@@ -36,17 +36,11 @@ Execute = Callable[[RunSpec, Sequence[RangeWork], Tracker], None]
 
 
 def run(
-    pipeline: ExtractPipeline,
-    *,
-    execute: Execute,
-    replace: Collection[str] = (),
-    corpus_root: Path | None = None,
+    pipeline: ExtractPipeline, *, execute: Execute, replace: Collection[str] = (), corpus_root: Path | None = None
 ) -> Outcome:
     """Complete a store.
 
     Args:
-        pipeline: names the teachers and the store.
-        execute: does the ranges.
         replace: teachers whose stored features may be dropped if they have another spec.
         corpus_root: where the images lie, if the corpus moved since it was indexed.
 

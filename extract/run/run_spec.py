@@ -1,4 +1,4 @@
-"""What a run is to do, as every worker process is told it; and loading the teachers accordingly."""
+"""The specification of a run, which every worker process receives, and the worker that follows from it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from extract.config import ExtractSection, TeacherEntry
+from extract.config import ExtractSection
+from extract.teacher_files.entry import TeacherEntry
 from store.corpus.image_source import ImageSource
 from store.format.pairs import PairTable
 from store.format.records import Spec, read_store_info
@@ -41,20 +42,24 @@ def build_worker(spec: RunSpec) -> Worker:
 
     from extract.teachers.loading import load_teacher
 
+    from .decoding import Decoder
     from .worker import Worker
 
     # The number of threads decides the order of sums and with it the last bits of a feature.
     torch.set_num_threads(spec.settings.threads_per_worker)
     info, device = read_store_info(spec.store), spec.settings.device
+    decoder = Decoder(
+        images=ImageSource(spec.corpus_root),
+        batch_size=spec.settings.batch_size,
+        threads=spec.settings.decode_threads,
+        max_pixels=spec.max_pixels,
+    )
     return Worker(
         store=spec.store,
         info=info,
         pairs=PairTable(spec.store, rows=info.rows),
-        images=ImageSource(spec.corpus_root),
+        decoder=decoder,
         teachers={name: load_teacher(one, spec.entries[name], device=device) for name, one in spec.specs.items()},
-        batch_size=spec.settings.batch_size,
-        decode_threads=spec.settings.decode_threads,
-        max_pixels=spec.max_pixels,
         device=device,
         run_id=spec.run_id,
     )

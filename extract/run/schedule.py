@@ -1,4 +1,4 @@
-"""The queue of a run: what is done next, and what a failure means. Knows neither Ray nor a clock nor a store."""
+"""The queue of a run: chooses the next task and decides what a failure means. Knows no Ray, no clock and no store."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from extract.config import ExtractSection
 from store.errors import ExtractionError, MMKDError
 
 from .killers import KillerSearch
 from .plan import RangeWork
 
 MAX_LOSSES = 10
-"""How often a range may lose its worker's node or be preempted before that counts as an attempt. The bound exists
+"""A range may lose its worker's node or be preempted so often before that counts as an attempt. The bound exists
 because a range's rows may take whole nodes down."""
 
 PROBE_S = 300.0
@@ -35,7 +36,7 @@ RESTART_S, MAX_DOUBLINGS = 2.0, 6
 
 
 class Failure(Enum):
-    """How a task failed."""
+    """The kind of a task's failure."""
 
     ERROR = auto()
     """An exception; the worker lives."""
@@ -48,7 +49,7 @@ class Failure(Enum):
 def failure_of(error: BaseException) -> tuple[Failure, str]:
     """Return what an exception in a worker means, and its reason in one line.
 
-    After a CRASH the worker's process is of no more use. An error that names the user's mistake is raised again.
+    After a CRASH the worker's process cannot be used any longer. An `MMKDError`, the user's mistake, is raised again.
     """
     if isinstance(error, MMKDError):
         raise error
@@ -76,22 +77,6 @@ class Task:
     probe: range | None = None
 
 
-@dataclass(kw_only=True, frozen=True, slots=True)
-class Limits:
-    """When a task has taken too long, and how often a range is tried.
-
-    Attributes:
-        stall_s: seconds without a sign of progress.
-        range_s: seconds for a whole range; None for no bound.
-        max_killers: how many rows of one range may be left out because they kill.
-    """
-
-    attempts: int
-    stall_s: float
-    range_s: float | None = None
-    max_killers: int = 16
-
-
 @dataclass(slots=True)
 class _Running:
     task: Task
@@ -102,7 +87,7 @@ class _Running:
 
 @dataclass(slots=True)
 class _History:
-    """What went wrong with a range so far."""
+    """A range's failures so far."""
 
     losses: int = 0
     search: KillerSearch | None = None
@@ -122,9 +107,9 @@ class Schedule:
         given_up: the last error of each range that was given up.
     """
 
-    def __init__(self, work: Sequence[RangeWork], *, rows: Mapping[int, range], limits: Limits) -> None:
+    def __init__(self, work: Sequence[RangeWork], *, rows: Mapping[int, range], settings: ExtractSection) -> None:
         self._waiting = deque(Task(range_id=item.range_id, teachers=item.teachers) for item in work)
-        self._rows, self._limits = rows, limits
+        self._rows, self._settings = rows, settings
         self._running: dict[str, _Running] = {}
         self._histories: dict[int, _History] = {}
         self._seconds_per_row: deque[float] = deque(maxlen=100)
@@ -143,7 +128,7 @@ class Schedule:
 
     @property
     def outstanding(self) -> int:
-        """How many tasks could be at work now."""
+        """Number of tasks that could be at work now."""
         return len(self._running) + (0 if self._stopping else len(self._waiting))
 
     @property
@@ -179,8 +164,8 @@ class Schedule:
         found = {}
         for worker, running in self._running.items():
             bound = self._bound_s(running.task)
-            if now - running.last_step > self._limits.stall_s:
-                found[worker] = f"no sign of progress for {self._limits.stall_s:.0f} s"
+            if now - running.last_step > self._settings.stall_timeout_s:
+                found[worker] = f"no sign of progress for {self._settings.stall_timeout_s:.0f} s"
             elif bound is not None and now - running.since > bound:
                 found[worker] = f"not done within {bound:.0f} s"
         return found
@@ -214,12 +199,12 @@ class Schedule:
             self._probe_failed(task, history, failure, why)
         elif task.killers:
             self._give_up(task, f"{why}, without {len(task.killers)} rows of which workers died")
-        elif task.attempt < self._limits.attempts:
+        elif task.attempt < self._settings.attempts:
             self._waiting.append(Task(range_id=task.range_id, teachers=task.teachers, attempt=task.attempt + 1))
         elif failure is Failure.ERROR:
             self._give_up(task, why)
         else:
-            history.search = KillerSearch(self._rows[task.range_id], max_killers=self._limits.max_killers)
+            history.search = KillerSearch(self._rows[task.range_id], max_killers=self._settings.max_killer_rows)
             self._go_on_searching(task, history.search)
         return task
 
@@ -231,13 +216,14 @@ class Schedule:
         self._go_on_searching(task, history.search)
 
     def _go_on_searching(self, task: Task, search: KillerSearch) -> None:
-        rows, attempts = search.next(), self._limits.attempts
+        rows, attempts = search.next(), self._settings.attempts
         if rows is not None:
             probe = Task(range_id=task.range_id, teachers=task.teachers, attempt=task.attempt, probe=rows)
             self._waiting.append(probe)
         elif search.gave_up:
             self._give_up(
-                task, f"workers died of it {attempts} times, and of more than {self._limits.max_killers} of its rows"
+                task,
+                f"workers died of it {attempts} times, and of more than {self._settings.max_killer_rows} of its rows",
             )
         elif not search.killers:
             self._give_up(task, f"workers died of it {attempts} times, and of none of its rows alone")
@@ -259,12 +245,12 @@ class Schedule:
 
     def _bound_s(self, task: Task) -> float | None:
         if task.probe is None:
-            return self._limits.range_s
+            return self._settings.range_timeout_s
         if not self._seconds_per_row:
-            return self._limits.range_s
+            return self._settings.range_timeout_s
         usual_s = statistics.median(self._seconds_per_row) * len(task.probe)
         bound = max(PROBE_S, TIMES_MEDIAN * usual_s)
-        return bound if self._limits.range_s is None else min(bound, self._limits.range_s)
+        return bound if self._settings.range_timeout_s is None else min(bound, self._settings.range_timeout_s)
 
 
 class Restarts:

@@ -6,7 +6,9 @@ import contextlib
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+
+from store.format.records import Receipt
 
 THREAD_STAGES = ("read", "decode", "fit")
 """Stages of the decoding threads; their seconds are added up and overlap with each other and with the stages below."""
@@ -50,3 +52,13 @@ class Clock:
         stages = {stage: seconds[stage] for stage in (*THREAD_STAGES, *SHARED_STAGES)}
         stages["other"] = wall - seconds["write"] - sum(stages[stage] for stage in SHARED_STAGES)
         return {stage: round(value, 4) for stage, value in stages.items()}
+
+
+def seconds_of_range(receipts: Sequence[Receipt]) -> dict[str, float]:
+    """Return the seconds by stage of one attempt at a range, from its receipts.
+
+    The teachers share all stages except ``write``. Each receipt has their seconds up to its commit: the largest counts.
+    """
+    names = dict.fromkeys(stage for receipt in receipts for stage in receipt.timings_s)
+    values = {stage: [receipt.timings_s.get(stage, 0.0) for receipt in receipts] for stage in names}
+    return {stage: sum(of) if stage == "write" else max(of) for stage, of in values.items()}

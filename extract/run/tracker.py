@@ -20,7 +20,7 @@ from store.errors import ExtractionError, MMKDError
 from store.format.records import Receipt, Status
 from store.io.location import Location
 
-from .stages import SHARED_STAGES
+from .stages import SHARED_STAGES, seconds_of_range
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +30,12 @@ MIN_ROWS_FOR_BAD_FRACTION = 100
 """The share of bad rows can end a run only after so many rows; the first few rows of a good corpus may be bad."""
 
 REASONS_TOLD = 20
-"""Most reasons of bad rows in a run's progress; every bad row may have a reason of its own."""
+"""Most reasons of bad rows in a run's progress; every bad row may have another reason."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Outcome:
-    """What a run did.
+    """The results of a run.
 
     Attributes:
         units: number of units in the complete store.
@@ -44,9 +44,7 @@ class Outcome:
         failed: the last error of each range that was given up.
         bad_rows: number of rows without feature in the run's units, by reason.
         rows_seen: rows of the run's units that could have features.
-        seconds: wall time.
         workers: most workers that were ready at one time.
-        stopped: whether the run was asked to stop.
     """
 
     units: int
@@ -64,7 +62,6 @@ class Tracker:
     """Counts committed units and reports progress.
 
     Args:
-        outcome: receives the counts.
         max_bad_fraction: `note` ends the run if a larger share of rows is bad.
         on_receipt: called with every receipt.
     """
@@ -109,13 +106,10 @@ class Tracker:
             rows = receipt.stop - receipt.start - receipt.status_counts.get("not_applicable", 0)
             self.outcome.rows_seen += rows
             self._rows[receipt.teacher] += rows
-            self._stage_seconds["write"] += receipt.timings_s.get("write", 0.0)
             for bad in receipt.bad_rows:
                 self.outcome.bad_rows[f"{Status(bad.status).name.lower()}: {bad.reason}"] += 1
-        if receipts:
-            for stage, seconds in receipts[-1].timings_s.items():
-                if stage != "write":
-                    self._stage_seconds[stage] += seconds
+        for stage, seconds in seconds_of_range(receipts).items():
+            self._stage_seconds[stage] += seconds
         self._check_bad_fraction()
 
     def workers(self, *, ready: int, starting: int, busy: int) -> None:
@@ -223,7 +217,7 @@ class Tracker:
             raise ExtractionError(
                 f"{bad} of {seen} feature pairs are bad, more than extract.max_bad_fraction = {limit} allows; "
                 f"most often:\n{reasons}",
-                hint="what is committed stays; index a mended corpus into a new store, or raise the bound with "
+                hint="what is committed stays; index a repaired corpus into a new store, or raise the bound with "
                 "--set extract.max_bad_fraction=...",
             )
 

@@ -8,13 +8,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from extract.teachers.base import FrozenTeacher
-from store.corpus.image_source import ImageSource
 from store.format.commit import Circumstances, UnitFeatures, commit_unit, committed_receipt
 from store.format.pairs import PairTable, pairs_digest, strings
 from store.format.records import Receipt, Status, StoreInfo
@@ -33,10 +33,8 @@ class Worker:
     """Runs teachers over ranges of a store.
 
     Attributes:
-        batch_size: rows of a forward pass. Batches are counted from the range's first image, so that results do not
-            depend on which worker does which range.
-        decode_threads: threads that read and decode.
-        max_pixels: largest width times height that is decoded.
+        decoder: counts its batches from the range's first image, so that features do not depend on which worker does
+            which range.
         device, run_id: for the receipts.
         on_step: called many times in a range, to show progress.
         teacher_s: seconds so far by teacher and stage.
@@ -45,11 +43,8 @@ class Worker:
     store: Location
     info: StoreInfo
     pairs: PairTable
-    images: ImageSource
+    decoder: Decoder
     teachers: dict[str, FrozenTeacher]
-    batch_size: int
-    decode_threads: int
-    max_pixels: int
     device: str
     run_id: str
     on_step: Callable[[], object] = int
@@ -76,8 +71,14 @@ class Worker:
         left_out = {row - start: reason for row, reason in (killers or {}).items()}
         features = self._features(pairs, teachers, left_out, clock)
         for teacher in teachers:
-            # All teachers of a range share its stages, so each of its receipts has them.
-            circumstances = self._circumstances(teacher, clock, attempt)
+            circumstances = Circumstances(
+                device=self.device,
+                batch_size=self._batch_size(teacher).rows,
+                run_id=self.run_id,
+                attempt=attempt,
+                timings_s=clock.timings(),
+                versions={package: importlib.metadata.version(package) for package in PACKAGES},
+            )
             with clock("write"):
                 found[teacher.name] = commit_unit(
                     self.store,
@@ -142,31 +143,23 @@ class Worker:
         count = len(distinct.firsts_K)
         bad: dict[int, str] = {}
         image_KD = {teacher.name: np.zeros((count, teacher.embed_dim), np.float32) for teacher in teachers}
-        decoder = Decoder(
-            images=self.images,
-            batch_size=self.batch_size,
-            threads=self.decode_threads,
-            max_pixels=self.max_pixels,
-        )
         shown = {image for row, image in enumerate(distinct.of_row_N.tolist()) if row not in left_out}
-        batches = decoder.batches(
+        batches = self.decoder.batches(
             pairs.take(distinct.firsts_K),
             {teacher.geometry for teacher in teachers},
             leave_out={*range(count)} - shown,
             bad=bad,
             clock=clock,
         )
+
+        def encode(teacher: FrozenTeacher, batch_BHWC: npt.NDArray[np.uint8], rows: slice) -> npt.NDArray[np.float32]:
+            with self._stage("forward_image", teacher, clock):
+                return teacher.encode_image(batch_BHWC[rows])
+
         for first, pixels in batches:
             for teacher in teachers:
                 batch_BHWC = pixels[teacher.geometry]
-
-                def encode(
-                    rows: slice, teacher: FrozenTeacher = teacher, batch_BHWC: npt.NDArray[np.uint8] = batch_BHWC
-                ) -> npt.NDArray[np.float32]:
-                    with self._stage("forward_image", teacher, clock):
-                        return teacher.encode_image(batch_BHWC[rows])
-
-                parts = self._batch_size(teacher).over(len(batch_BHWC), encode)
+                parts = self._batch_size(teacher).over(len(batch_BHWC), partial(encode, teacher, batch_BHWC))
                 image_KD[teacher.name][first : first + len(batch_BHWC)] = np.concatenate(parts)
         return image_KD, bad
 
@@ -202,17 +195,7 @@ class Worker:
         self.teacher_s[teacher.name, stage] += time.perf_counter() - began
 
     def _batch_size(self, teacher: FrozenTeacher) -> BatchSize:
-        return self._batch_sizes.setdefault(teacher.name, BatchSize(self.batch_size, teacher=teacher.name))
-
-    def _circumstances(self, teacher: FrozenTeacher, clock: Clock, attempt: int) -> Circumstances:
-        return Circumstances(
-            device=self.device,
-            batch_size=self._batch_size(teacher).rows,
-            run_id=self.run_id,
-            attempt=attempt,
-            timings_s=clock.timings(),
-            versions={name: importlib.metadata.version(name) for name in PACKAGES},
-        )
+        return self._batch_sizes.setdefault(teacher.name, BatchSize(self.decoder.batch_size, teacher=teacher.name))
 
 
 def _status(

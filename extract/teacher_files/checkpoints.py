@@ -120,7 +120,7 @@ def checked_logit_scale(log_scale: float, *, teacher: str) -> float:
     """Return a model's multiplier of cosines from the logarithm that checkpoints hold.
 
     Raises:
-        TeacherError: it is none that a CLIP model can have learned.
+        TeacherError: no CLIP model can have learned it.
     """
     if not math.isfinite(log_scale) or not 0 <= log_scale <= math.log(MAX_LOGIT_SCALE):
         raise TeacherError(

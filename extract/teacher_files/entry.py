@@ -105,7 +105,7 @@ class Variant(Choices):
 
 
 class TeacherEntry(Choices):
-    """Where a teacher's model lies, how it is loaded and what may be done with it.
+    """A teacher in pipelines.yaml: the place of its model, its loading and its licence.
 
     Attributes:
         embed_dim: width of its features; checked against the model.

@@ -24,8 +24,8 @@ from store.errors import TeacherError, WeightsNotFoundError
 from store.files import sha256_file
 from store.io.weight_files import check_plausible
 
-from .convert import convert
 from .entry import TeacherEntry, Wanted
+from .states import convert
 from .weights import CONVERTED_NAME, RECORD_NAME, weight_names
 
 log = logging.getLogger(__name__)

@@ -79,7 +79,7 @@ class Weights:
         if sha256_file(self.paths[0]) != self.conversion.sha256:
             raise TeacherError(
                 f"{self.paths[0]}: not the file that {RECORD_NAME} beside it was written for",
-                hint="it is damaged or was replaced; delete it, and fetch makes it anew from the authors' file",
+                hint="it is damaged or was replaced; delete it, and fetch makes it again from the authors' file",
             )
         return combined({name: file.sha256 for name, file in self.conversion.files.items()})
 

@@ -1,4 +1,4 @@
-"""What all families share: loading, normalising, autocast, unit norm. A family adds its model and its tokenizer."""
+"""The common part of all families: loading, normalising, autocast, unit norm. A family adds model and tokenizer."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Released:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Verdict:
-    """How one reading of a teacher compares.
+    """The comparison of one reading of a teacher.
 
     Attributes:
         reading: `OWN` or a variant's name.
@@ -87,14 +87,9 @@ def read_released(source: Path) -> dict[str, Released]:
 
 
 def compare(reading: str, image_ND: Array, text_ND: Array, released: Mapping[str, Released], name: str) -> Verdict:
-    """Compare features of the same pairs.
+    """Compare our features, unit norm and in the order of the released ones, with those released for a teacher.
 
-    Args:
-        reading: what they were computed by.
-        image_ND: ours, unit norm, in the order of the released ones.
-        text_ND: likewise.
-        released: of all teachers, so that a mix-up is recognised.
-        name: the teacher in question.
+    The features of the other teachers show whether two were mixed up.
     """
     theirs = released[name]
     if image_ND.shape[1] != theirs.image_ND.shape[1]:
@@ -102,7 +97,7 @@ def compare(reading: str, image_ND: Array, text_ND: Array, released: Mapping[str
         return Verdict(reading=reading, image={}, text={}, passed=False, note=note)
     cosines_2N = [np.sum(ours * unit(other), axis=1) for ours, other in _sides(image_ND, text_ND, theirs)]
     image, text = (dict(zip(theirs.keys, map(float, side), strict=True)) for side in cosines_2N)
-    # A comparison with NaN is false: a feature that is none does not pass.
+    # A comparison with NaN is false, so a feature with NaN does not pass.
     passed = all(value > PASS_COSINE for side in (image, text) for value in side.values())
     note = "" if passed else _explain(image_ND, text_ND, released, name)
     return Verdict(reading=reading, image=image, text=text, passed=passed, note=note)
@@ -143,10 +138,6 @@ def examine(
 ) -> list[Verdict]:
     """Compare a teacher with its released features; if it fails, try its variants until one passes.
 
-    Args:
-        released: the features of all teachers.
-        max_pixels: largest width times height that is decoded.
-
     Returns:
         One verdict per reading, the configured one first.
 
@@ -166,13 +157,7 @@ def examine(
 
 
 def _judge(
-    reading: str,
-    name: str,
-    entry: TeacherEntry,
-    released: Mapping[str, Released],
-    *,
-    device: str,
-    max_pixels: int,
+    reading: str, name: str, entry: TeacherEntry, released: Mapping[str, Released], *, device: str, max_pixels: int
 ) -> Verdict:
     theirs = released[name]
     teacher = load_teacher(teacher_spec(name, entry), entry, device=device)

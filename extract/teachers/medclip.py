@@ -25,10 +25,7 @@ SWIN_NAMES = (
     ("attention.self.key.", "attention.k_proj."),
     ("attention.self.value.", "attention.v_proj."),
     ("attention.output.dense.", "attention.o_proj."),
-    (
-        "attention.self.relative_position_bias_table",
-        "attention.relative_position_bias.relative_position_bias_table",
-    ),
+    ("attention.self.relative_position_bias_table", "attention.relative_position_bias.relative_position_bias_table"),
     ("intermediate.dense.", "mlp.fc1."),
     ("output.dense.", "mlp.fc2."),
 )

@@ -25,7 +25,7 @@ from .base import FrozenTeacher
 
 
 class OpenClipTeacher(FrozenTeacher):
-    """An open_clip model: of family ``open_clip`` or ``open_clip_file``."""
+    """An open_clip model, of family ``open_clip`` or ``open_clip_file``."""
 
     @classmethod
     def architecture(cls, spec: Spec, entry: TeacherEntry) -> nn.Module:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,14 @@ def make_teacher(folder, *, embed_dim, captions, preprocess=None, seed=0, image_
     )
     save_weights(begin_model(folder, section, captions, seed=seed), folder)
     return folder
+
+
+@pytest.fixture
+def ticking(monkeypatch):
+    """Every look at a clock takes a millisecond: times are numbers of looks, whatever else the machine does."""
+    ticks = itertools.count()
+    for name in ("perf_counter", "monotonic"):
+        monkeypatch.setattr(time, name, lambda: next(ticks) / 1000)
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,7 @@ class Drawing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pose:
-    """Where the anatomy lies in the picture: ``matrix @ point + offset``."""
+    """The position of the anatomy in the picture: ``matrix @ point + offset``."""
 
     matrix: npt.NDArray[np.float64]
     offset: npt.NDArray[np.float64]
@@ -78,7 +78,7 @@ def _circle(num_points: int) -> Points:
 
 
 _FADING = np.tile(1 / np.arange(1, 5), 2)
-"""How much weaker each higher wave of a blob's outline is."""
+"""Factors that weaken each higher wave of a blob's outline."""
 
 
 @functools.cache

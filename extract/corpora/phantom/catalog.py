@@ -13,7 +13,7 @@ from store.errors import CorpusError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """What an image shows.
+    """A finding that an image shows.
 
     Attributes:
         name: canonical noun phrase, the class name of zero-shot prompts; unique over all modalities.
@@ -36,12 +36,7 @@ MODALITIES: dict[str, tuple[str, ...]] = {
         "B-mode sonogram",
         "abdominal sonography scan",
     ),
-    "fundus": (
-        "fundus photograph",
-        "color photograph of the retina",
-        "retinal fundus image",
-        "ophthalmoscopic view",
-    ),
+    "fundus": ("fundus photograph", "color photograph of the retina", "retinal fundus image", "ophthalmoscopic view"),
     "oct": ("macular OCT scan", "optical coherence tomography scan", "retinal OCT image", "OCT cross section"),
     "histopathology": (
         "histopathology slide",

@@ -9,7 +9,7 @@ import re
 import tarfile
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +29,6 @@ MANIFEST = "phantom.json"
 
 JPEG_QUALITY = 90
 """High enough that speckle survives; about 2 kB for 64 px."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PhantomSummary:
-    """What ``write_corpus`` left on disk.
-
-    Attributes:
-        tars: names of the corpus shards.
-        num_bytes: size of all tars.
-        modalities: number of pairs by modality id.
-        reused: whether the corpus existed already and nothing was written.
-    """
-
-    tars: tuple[str, ...]
-    num_bytes: int
-    modalities: dict[str, int]
-    reused: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,8 +99,8 @@ class PhantomSettings:
         return choices[order[place]], done
 
 
-def write_corpus(out: Path, settings: PhantomSettings) -> PhantomSummary:
-    """Write a phantom corpus into a folder, or leave alone one with the same settings.
+def write_corpus(out: Path, settings: PhantomSettings) -> bool:
+    """Write a phantom corpus into a folder; return False if one with the same settings is there and complete.
 
     A row depends only on the seed, the modality setting, the split and its number, so a smaller corpus has the first
     rows of a larger one. Findings take turns within their modality, modalities take turns within the corpus.
@@ -125,20 +108,11 @@ def write_corpus(out: Path, settings: PhantomSettings) -> PhantomSummary:
     Raises:
         CorpusError: the folder holds a corpus with other settings.
     """
-    manifest = _reusable(out, settings)
-    if manifest is not None:
-        return _summary(manifest, reused=True)
+    if _is_complete(out, settings):
+        return False
     out.mkdir(parents=True, exist_ok=True)
-    return _summary(_write(out, settings), reused=False)
-
-
-def _summary(manifest: dict[str, Any], *, reused: bool) -> PhantomSummary:
-    return PhantomSummary(
-        tars=tuple(tar["name"] for tar in manifest["tars"]),
-        num_bytes=sum(tar["bytes"] for tar in manifest["tars"]),
-        modalities=manifest["modalities"],
-        reused=reused,
-    )
+    _write(out, settings)
+    return True
 
 
 def _number(text: str) -> int:
@@ -146,17 +120,15 @@ def _number(text: str) -> int:
 
 
 def _parameters(settings: PhantomSettings) -> dict[str, Any]:
-    named = {name: getattr(settings, name) for name in settings.__slots__}
-    return {"generator_version": GENERATOR_VERSION, **named}
+    return {"generator_version": GENERATOR_VERSION, **asdict(settings)}
 
 
-def _reusable(out: Path, settings: PhantomSettings) -> dict[str, Any] | None:
-    """Return the manifest of a complete corpus with these settings; None if one must be written."""
+def _is_complete(out: Path, settings: PhantomSettings) -> bool:
     try:
-        manifest: dict[str, Any] = json.loads((out / MANIFEST).read_text())
+        manifest = json.loads((out / MANIFEST).read_text())
         found, tars = manifest["parameters"], [(out / tar["name"], tar["bytes"]) for tar in manifest["tars"]]
     except FileNotFoundError:
-        return None
+        return False
     except (ValueError, KeyError, TypeError) as error:
         raise CorpusError(
             f"{out / MANIFEST} is not a phantom corpus's record: {error}",
@@ -170,11 +142,10 @@ def _reusable(out: Path, settings: PhantomSettings) -> dict[str, Any] | None:
             f"{out} holds a phantom corpus with other parameters: {listed}",
             hint="give another --out or remove the folder",
         )
-    complete = all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in tars)
-    return manifest if complete else None
+    return all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in tars)
 
 
-def _write(out: Path, settings: PhantomSettings) -> dict[str, Any]:
+def _write(out: Path, settings: PhantomSettings) -> None:
     (out / MANIFEST).unlink(missing_ok=True)
     tars, modalities = [], Counter[str]()
     for number, start in enumerate(range(0, settings.rows, settings.shard_rows)):
@@ -190,7 +161,6 @@ def _write(out: Path, settings: PhantomSettings) -> dict[str, Any]:
     drawn = {name: modalities[name] for name in MODALITIES if modalities[name]}
     manifest = {"parameters": _parameters(settings), "rows": settings.rows, "modalities": drawn, "tars": tars}
     _replace(out / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
-    return manifest
 
 
 def _tar(settings: PhantomSettings, shard: range, modalities: Counter[str]) -> bytes:

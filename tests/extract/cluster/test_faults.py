@@ -100,7 +100,7 @@ def test_a_run_that_is_asked_to_stop_finishes_what_is_in_work_and_refuses_a_seco
         Folder(store).write(stop_key(said["run_id"]), b"")
         code, log = run.end()
     assert code == 3, log
-    assert "stopped as was asked: what was committed stays; run the same command again to go on" in log
+    assert "stopped as requested: what was committed stays; run the same command again to go on" in log
     kept, said = receipts(store), progress(store)
     assert 0 < len(kept) < UNITS
     assert (said["state"], said["found"], said["done"]) == ("stopped", 0, len(kept))

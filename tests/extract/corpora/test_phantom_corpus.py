@@ -27,6 +27,10 @@ def members(out):
     return dict(pairs)
 
 
+def manifest(folder):
+    return json.loads((folder / "phantom.json").read_text())
+
+
 def subjects(out):
     records = [json.loads(pair["json"]) for pair in members(out).values()]
     return [(record["modality"], record["finding"]) for record in records]
@@ -51,9 +55,7 @@ def test_a_corpus_begins_with_every_smaller_one(tmp_path, setting):
 
 
 def test_each_key_has_an_image_a_caption_and_a_record(tmp_path):
-    summary = write_corpus(
-        tmp_path, PhantomSettings(rows=10, seed=0, shard_rows=4, size_px=48, split="val", key_prefix="demo")
-    )
+    write_corpus(tmp_path, PhantomSettings(rows=10, seed=0, shard_rows=4, size_px=48, split="val", key_prefix="demo"))
     pairs = members(tmp_path)
     assert list(pairs) == [f"demo-{row:06d}" for row in range(10)]
     for row, pair in enumerate(pairs.values()):
@@ -64,23 +66,23 @@ def test_each_key_has_an_image_a_caption_and_a_record(tmp_path):
         assert record["finding"] in {finding.name for finding in FINDINGS[record["modality"]]}
         fixed = {"split": "val", "source": "MMKD phantom", "license": "CC0-1.0", "seed": 0, "index": row}
         assert record == {"modality": record["modality"], "finding": record["finding"], **fixed}
-    assert summary.tars == ("phantom-000000.tar", "phantom-000001.tar", "phantom-000002.tar")
-    assert summary.num_bytes == sum(path.stat().st_size for path in tmp_path.glob("*.tar"))
+    tars = manifest(tmp_path)["tars"]
+    assert [tar["name"] for tar in tars] == ["phantom-000000.tar", "phantom-000001.tar", "phantom-000002.tar"]
+    assert sum(tar["bytes"] for tar in tars) == sum(path.stat().st_size for path in tmp_path.glob("*.tar"))
 
 
 def test_modalities_and_findings_take_turns(tmp_path):
-    summary = write_corpus(tmp_path, PhantomSettings(rows=108, seed=3, size_px=32))
+    write_corpus(tmp_path, PhantomSettings(rows=108, seed=3, size_px=32))
     counts = Counter(subjects(tmp_path))
-    assert summary.modalities == dict.fromkeys(summary.modalities, 12)
-    assert set(summary.modalities) == set(MODALITIES)
+    assert manifest(tmp_path)["modalities"] == dict.fromkeys(MODALITIES, 12)
     assert counts == {(m, f.name): 12 // len(FINDINGS[m]) for m in FINDINGS for f in FINDINGS[m]}
 
 
 def test_one_modality_is_drawn_with_its_share_of_others(tmp_path):
-    alone = write_corpus(tmp_path / "alone", PhantomSettings(rows=8, seed=3, size_px=32, modality="ct"))
-    mixed = write_corpus(tmp_path / "mixed", PhantomSettings(rows=80, seed=3, size_px=32, modality="ct", others=0.2))
-    assert alone.modalities == {"ct": 8}
-    assert mixed.modalities == {"ct": 64, **{name: 2 for name in MODALITIES if name != "ct"}}
+    write_corpus(tmp_path / "alone", PhantomSettings(rows=8, seed=3, size_px=32, modality="ct"))
+    write_corpus(tmp_path / "mixed", PhantomSettings(rows=80, seed=3, size_px=32, modality="ct", others=0.2))
+    assert manifest(tmp_path / "alone")["modalities"] == {"ct": 8}
+    assert manifest(tmp_path / "mixed")["modalities"] == {"ct": 64, **{name: 2 for name in MODALITIES if name != "ct"}}
     findings = Counter(finding for modality, finding in subjects(tmp_path / "mixed") if modality == "ct")
     assert set(findings.values()) == {16}
 
@@ -93,17 +95,16 @@ def test_splits_of_one_seed_share_no_image(tmp_path):
 
 
 def test_a_complete_corpus_is_reused_and_an_incomplete_one_redone(tmp_path):
-    written = write_corpus(tmp_path, PhantomSettings(rows=9, seed=1, shard_rows=4, size_px=32))
+    assert write_corpus(tmp_path, PhantomSettings(rows=9, seed=1, shard_rows=4, size_px=32))
     before = digests(tmp_path)
-    assert json.loads((tmp_path / "phantom.json").read_text())["tars"][0]["sha256"] == before["phantom-000000.tar"]
+    written = manifest(tmp_path)
+    assert written["tars"][0]["sha256"] == before["phantom-000000.tar"]
     times = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    reused = write_corpus(tmp_path, PhantomSettings(rows=9, seed=1, shard_rows=4, size_px=32))
-    assert reused.reused
-    assert not written.reused
-    assert (reused.tars, reused.num_bytes, reused.modalities) == (written.tars, written.num_bytes, written.modalities)
+    assert not write_corpus(tmp_path, PhantomSettings(rows=9, seed=1, shard_rows=4, size_px=32))
+    assert manifest(tmp_path) == written
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     (tmp_path / "phantom-000001.tar").write_bytes(b"torn")
-    assert not write_corpus(tmp_path, PhantomSettings(rows=9, seed=1, shard_rows=4, size_px=32)).reused
+    assert write_corpus(tmp_path, PhantomSettings(rows=9, seed=1, shard_rows=4, size_px=32))
     assert digests(tmp_path) == before
 
 

@@ -84,7 +84,7 @@ def test_predicted_bytes_and_objects_are_those_that_a_run_writes(
 
 def test_bad_rows_make_receipts_larger_as_the_probe_says(uneven, tmp_path):
     before = files_of(tmp_path / "store")
-    found = estimate(uneven, probe_s=5.0)
+    found = estimate(uneven, probe_s=600.0)
     assert found.rates.rows == 150
     run(uneven, execute=execute_here)
     written = {path: content for path, content in files_of(tmp_path / "store").items() if path not in before}
@@ -101,7 +101,7 @@ def test_what_is_committed_is_not_planned_again(uneven, tmp_path):
     store = tmp_path / "store"
     (store / receipt_key("wide", 2)).unlink()
     before = files_of(store)
-    one = estimate(uneven, probe_s=5.0)
+    one = estimate(uneven, probe_s=600.0)
     assert (one.committed, dict(one.teachers)) == (5, {"small": 0, "wide": 1})
     assert files_of(store) == before
     run(uneven, execute=execute_here)

@@ -86,6 +86,7 @@ def test_time_of_the_workers_that_is_in_no_receipt_is_waiting():
     assert unknown.bound_s["waiting"] == pytest.approx(0.5)
 
 
+@pytest.mark.usefixtures("ticking")
 def test_the_stages_of_a_real_run_add_up_to_the_time_its_worker_took(tmp_path, long_pipeline, prepare, capsys):
     pipeline = prepare(long_pipeline(tmp_path, range_rows=256))
     walls = []

@@ -102,7 +102,7 @@ def test_the_latest_run_is_shown_with_its_age_and_the_holder_of_the_store(store)
         found = read_status(store)
     assert found.lock.startswith("process ")
     assert (found.progress.run_id, found.progress.state, found.progress.silent) == (RUN, "running", False)
-    assert 4 < found.progress.age_s < 60
+    assert 5 <= found.progress.age_s < 3600
     assert found.as_json()["run"]["actors"] == {"ready": 2, "starting": 0, "busy": 1}
 
 
@@ -214,7 +214,7 @@ def test_a_run_that_was_killed_is_not_taken_for_the_program_that_writes_now(stor
             stop(store, wait_s=5)
         command("status", str(store))
     assert not store.exists(stop_key(RUN))
-    assert "it holds the store no more: it was killed" in capsys.readouterr().out
+    assert "it no longer holds the store: it was killed" in capsys.readouterr().out
 
 
 def test_a_run_of_this_process_says_of_itself_what_status_reads(tmp_path, corpus, teachers, write_pipeline, prepare):

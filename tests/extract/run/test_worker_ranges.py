@@ -125,6 +125,7 @@ def test_a_range_counts_as_committed_by_a_run_when_all_its_units_are(
     run(pipeline, execute=execute)
 
 
+@pytest.mark.usefixtures("ticking")
 def test_progress_is_shown_many_times_in_a_range_and_its_stages_are_its_time(with_worker):
     seen = {}
 
