@@ -1,4 +1,4 @@
-"""What the four programs' command lines share: exit codes, error lines, logging, progress.
+"""Exit codes, error lines, logging and progress of the four programs' command lines.
 
 Logs and progress go to stderr, data to stdout.
 """
@@ -25,17 +25,16 @@ from .errors import ConfigError, MMKDError
 log = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL_S = 30.0
-"""Without a terminal a line this often shows that work goes on, and keeps a job's log short."""
+"""Seconds between two lines of progress where there is no terminal; keeps a job's log short."""
 
 CTRL_C = 130
-"""What recent versions of Typer return after Ctrl-C (a shell's code for it); older ones raise Abort."""
-
+"""Recent versions of Typer return this after Ctrl-C, as shells do; older ones raise Abort."""
 
 RESUMES = "what was committed stays; run the same command again to go on"
-"""Said after an interruption by a program that says nothing else."""
+"""The default text after an interruption."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""A write to a full disk fails with one of these, often without naming the file."""
+"""Error numbers of a write to a full disk; the error often names no file."""
 
 
 class ExitCode(IntEnum):
@@ -45,15 +44,15 @@ class ExitCode(IntEnum):
     BAD_INPUT = 1
     WRONG_USAGE = 2
     INTERRUPTED = 3
-    QUARANTINED = 4
+    INCOMPLETE = 4
 
 
 def main(app: typer.Typer, *, program: str, interrupted: str = RESUMES) -> None:
     """Run a Typer application and leave the process with the documented exit code.
 
     Args:
-        program: how the program is called, for usage lines, e.g. ``python -m store``.
-        interrupted: what stays after Ctrl-C, and what to do next.
+        program: the command in usage lines, e.g. ``python -m store``.
+        interrupted: printed after Ctrl-C: which results stay, and what to do next.
     """
     # Recent versions of Typer bring their own copy of Click, older ones raise the click package's exceptions.
     click_exceptions = importlib.import_module(typer.BadParameter.__module__)
@@ -74,7 +73,7 @@ def main(app: typer.Typer, *, program: str, interrupted: str = RESUMES) -> None:
     except MMKDError as error:
         sys.stderr.write(render_error(error))
         code = ExitCode.BAD_INPUT
-    except BrokenPipeError:  # whoever read the output has enough, as in `| head`
+    except BrokenPipeError:  # the reader of the output closed it, as `| head` does
         code = ExitCode.BAD_INPUT
     except OSError as error:
         if not _is_of_the_system(error):
@@ -90,18 +89,18 @@ def main(app: typer.Typer, *, program: str, interrupted: str = RESUMES) -> None:
 
 
 def _flush_stdout() -> None:
-    """Write what is still buffered now: the interpreter would do it on exit, and report a failure as its own."""
+    """Write buffered output now: on exit the interpreter would do it, and report a failure in its own way."""
     try:
         sys.stdout.flush()
     except OSError:
-        # The rest stays buffered and is flushed again on exit; there it goes nowhere.
+        # The rest stays buffered; on exit the interpreter writes it to nowhere.
         with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         raise
 
 
 def _is_of_the_system(error: OSError) -> bool:
-    """Return whether an error is the operating system's about a file or a full disk, and not one that code made up."""
+    """Return whether the operating system raised an error, about a file or a full disk; another OSError is a bug."""
     return error.strerror is not None and (isinstance(error.filename, str | bytes) or error.errno in FULL)
 
 
@@ -109,7 +108,7 @@ def _log_to_stderr() -> None:
     level = (os.environ.get("MMKD_LOG") or "INFO").upper()
     if level not in logging.getLevelNamesMapping():
         raise ConfigError(f"MMKD_LOG: expected DEBUG, INFO, WARNING or ERROR, got '{level}'")
-    # Libraries log their every step at INFO (open_clip, with nine teachers, by the page): theirs begins at WARNING.
+    # Libraries log too much at INFO (open_clip: pages of it for nine teachers), so they log from WARNING on.
     for package in ("store", "extract", "train", "evaluate"):
         logging.getLogger(package).setLevel(level)
     logging.basicConfig(
@@ -131,7 +130,7 @@ def render_os_error(error: OSError) -> str:
 
     MMKD_LOG=DEBUG shows where it was raised.
     """
-    # Of a rename, the second name is the one that the user knows.
+    # The error of a rename has two names, of which the user knows the second.
     name = error.filename if error.filename2 is None else error.filename2
     place = "" if name is None else f"{os.fsdecode(name)}: "
     hint = "hint: make room on that disk, then run the same command again\n" if error.errno in FULL else ""
@@ -147,13 +146,13 @@ def _interrupt(_signum: int, _frame: FrameType | None) -> None:
 def without_root_warnings() -> Iterator[None]:
     """Drop warnings of libraries that log on the root logger itself, as open_clip does.
 
-    It warns of every model that is built without weights: they are loaded afterwards, every one.
+    It warns of each model that is built without weights, but here weights are always loaded afterwards.
     """
 
     def serious(record: logging.LogRecord) -> bool:
         return record.levelno > logging.WARNING
 
-    # A filter of the root logger concerns what is logged there, and no other library's records.
+    # A filter of the root logger applies only to what is logged on it directly.
     root = logging.getLogger()
     root.addFilter(serious)
     try:
@@ -169,9 +168,9 @@ def progress(
     """Show how far a loop has come: a bar on a terminal, a line every 30 s elsewhere.
 
     Args:
-        label: what is being done, e.g. ``extract``.
-        noun: what is counted, e.g. ``units``.
-        details: says more of how the work goes; shown behind the rest.
+        label: names the work, e.g. ``extract``.
+        noun: the things that are counted, e.g. ``units``.
+        details: returns more text, shown at the end of the line.
 
     Yields:
         A function that is told how many more things are done.

@@ -1,4 +1,4 @@
-"""A place for tests to harm the program, by the environment: at a named step of a write, or at a named pair."""
+"""Hooks by which tests kill or break the program: at a step of a write or at a pair that the environment names."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ KILL_AT = "MMKD_KILL_AT"
 
 MISBEHAVE_AT = "MMKD_MISBEHAVE_AT"
 """Environment variable: ``exit:KEY`` ends the process at the image of that pair, ``hang:KEY`` never returns from it, as
-a decoder of damaged images may do; ``device:KEY`` fails there and at all that follows in the process, as a GPU does
-after a fault; several with commas between them.
+a decoder of damaged images may do. ``device:KEY`` fails there and at each later image of the process, as a GPU does
+after a fault. Commas separate several of them.
 """
 
 _reached: Counter[str] = Counter()
@@ -21,7 +21,7 @@ _broken = threading.Event()
 
 
 def reached(step: str) -> None:
-    """Say that a step of a write is reached; nothing happens unless the environment names it."""
+    """Mark a step of a write; does nothing unless the environment names this step."""
     wanted = os.environ.get(KILL_AT)
     if wanted is None:
         return
@@ -32,7 +32,7 @@ def reached(step: str) -> None:
 
 
 def misbehave(key: str) -> None:
-    """Say that the image of a pair is about to be decoded; nothing happens unless the environment names the pair."""
+    """Mark that a pair's image is about to be decoded; does nothing unless the environment names the pair."""
     wanted = os.environ.get(MISBEHAVE_AT)
     if wanted is None:
         return

@@ -1,4 +1,4 @@
-"""Writing files so that a kill or a power cut leaves the old one or the new one, and digests of files."""
+"""Writes files so that a kill or a power cut leaves the old file or the new one, and computes digests of files."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from .faults import reached
 
 TEMPORARY_SUFFIX = ".tmp"
-"""Files that end so are unfinished writes; whoever owns the store may delete them."""
+"""Files with this suffix are unfinished writes; the holder of the store's lock may delete them."""
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace a file whole: written beside it, forced to disk, renamed over it."""
     make_folder(path.parent)
-    # The process id tells whose it is when one is found; the token keeps threads apart.
+    # The process id says who left a file; the token keeps threads apart.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     try:
         with temporary.open("wb") as file:
@@ -33,7 +33,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, each forced to disk in the one that holds it: a file in it is lost with it."""
+    """Make a folder and its parents, and force the entry of each to disk: a lost entry loses all files below it."""
     missing = []
     while not folder.is_dir():
         missing.append(folder)

@@ -159,7 +159,7 @@ def _run(evaluations: list[Evaluation], settings: Settings, *, as_json: bool) ->
     else:
         _print(records, settings.results)
     if all(isinstance(record, SkippedRecord) for record in records):
-        raise typer.Exit(ExitCode.QUARANTINED)
+        raise typer.Exit(ExitCode.INCOMPLETE)
 
 
 def _tasks(names: list[str] | None) -> list[TaskName]:

@@ -124,7 +124,7 @@ def run(
     if outcome.failed:
         for range_id, error in outcome.failed.items():
             log.error("range %d was given up: %s", range_id, error)
-        raise typer.Exit(ExitCode.QUARANTINED)
+        raise typer.Exit(ExitCode.INCOMPLETE)
 
 
 def plan(

@@ -1,4 +1,4 @@
-"""What lies in a store: one listing, sorted into units, their objects, and what belongs to nothing."""
+"""One listing of a store, sorted into units, their objects, and objects that belong to nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Inventory:
     teachers: tuple[str, ...]
 
     def check_name(self, teacher: str) -> None:
-        """Refuse a teacher of which nothing is there.
+        """Refuse a teacher of which the store holds nothing.
 
         Raises:
             StoreError: the message suggests the names that are close.
@@ -115,7 +115,7 @@ def unit_keys(teacher: str, range_id: int) -> list[str]:
 
 
 def unfinished_writes(location: Location) -> list[str]:
-    """Return the keys of what killed writers left half written; object storage keeps no such thing."""
+    """Return the keys of unfinished writes of killed writers; object storage keeps none."""
     if not isinstance(location, Folder):
         return []
     found = (path for path in location.path.rglob(f".*{TEMPORARY_SUFFIX}") if path.is_file())

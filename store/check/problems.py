@@ -1,4 +1,4 @@
-"""What a check of a store found, as plain values that print as text and as JSON."""
+"""The problems that a check of a store found; they print as text and as JSON."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, Literal
 from store.format.records import Receipt
 
 
-class Problem(StrEnum):
-    """Kinds of findings; the text is what JSON holds."""
+class Kind(StrEnum):
+    """Kinds of problems; JSON holds the text."""
 
     PAIR_TABLE = "pair-table"
     SPEC = "spec"
@@ -34,23 +34,23 @@ class Problem(StrEnum):
     STRAY = "stray"
 
 
-NOTES = frozenset({Problem.OUTGROWN, Problem.ORPHAN, Problem.UNFINISHED, Problem.STRAY})
-"""Problems that harm nothing: what they name reads as missing or is not read at all."""
+NOTES = frozenset({Kind.OUTGROWN, Kind.ORPHAN, Kind.UNFINISHED, Kind.STRAY})
+"""Kinds that do no harm: such an object reads as missing or is not read at all."""
 
 UnitState = Literal["verified", "damaged", "missing", "outgrown"]
 """Outgrown: committed before rows were appended to its range; what it holds is valid."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
-class Finding:
-    """One thing that is not as it should be.
+class Problem:
+    """One thing in a store that is wrong.
 
     Attributes:
         key: of the object it is about, inside the store.
         teacher, range, rows: which unit it is about; None where it is about none.
     """
 
-    problem: Problem
+    kind: Kind
     key: str
     message: str
     next: str
@@ -61,7 +61,7 @@ class Finding:
     @property
     def severity(self) -> Literal["damage", "note"]:
         """Whether committed data are concerned."""
-        return "note" if self.problem in NOTES else "damage"
+        return "note" if self.kind in NOTES else "damage"
 
     def __str__(self) -> str:
         """Return severity, place, what is wrong and what to do, on two lines."""
@@ -77,7 +77,7 @@ class Finding:
 
 @dataclass(kw_only=True, slots=True)
 class UnitCheck:
-    """What was found about one range of one teacher.
+    """The state of one range of one teacher.
 
     Attributes:
         receipt: None where it is missing or cannot be read.
@@ -87,7 +87,7 @@ class UnitCheck:
     range: int
     state: UnitState
     receipt: Receipt | None = None
-    findings: list[Finding] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -95,7 +95,7 @@ class Report:
     """What ``python -m store verify`` found.
 
     Attributes:
-        general: findings that belong to no unit.
+        general: problems that belong to no unit.
     """
 
     store: str
@@ -103,18 +103,18 @@ class Report:
     rows: int
     ranges: int
     units: list[UnitCheck]
-    general: list[Finding]
+    general: list[Problem]
 
     @property
-    def findings(self) -> list[Finding]:
-        """All findings, damage first."""
-        found = [*self.general, *(finding for unit in self.units for finding in unit.findings)]
-        return sorted(found, key=lambda finding: finding.severity)
+    def problems(self) -> list[Problem]:
+        """All problems, damage first."""
+        found = [*self.general, *(problem for unit in self.units for problem in unit.problems)]
+        return sorted(found, key=lambda problem: problem.severity)
 
     @property
     def valid(self) -> bool:
         """Whether all that is committed is as it was committed."""
-        return not any(finding.severity == "damage" for finding in self.findings)
+        return not any(problem.severity == "damage" for problem in self.problems)
 
     @property
     def complete(self) -> bool:
@@ -138,5 +138,5 @@ class Report:
             "rows": self.rows,
             "ranges": self.ranges,
             "teachers": self.counts(),
-            "findings": [finding.as_json() for finding in self.findings],
+            "problems": [problem.as_json() for problem in self.problems],
         }

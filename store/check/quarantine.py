@@ -1,4 +1,4 @@
-"""The rows that have no feature, and why, from the receipts."""
+"""Lists the rows that have no feature, and why, from the receipts."""
 
 from __future__ import annotations
 

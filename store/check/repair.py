@@ -1,4 +1,4 @@
-"""Mending a store: what is damaged loses its receipt, so that the next extraction makes exactly that anew."""
+"""Repairs a store: deletes the receipts of damaged units, so that the next extraction makes exactly these anew."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from store.io.location import Location
 from store.io.lock import exclusive
 
 from .inventory import ROOT_METADATA, metadata_keys, take_inventory, unfinished_writes
-from .problems import Finding, Problem, Report, UnitCheck
+from .problems import Kind, Problem, Report, UnitCheck
 from .verify import THREADS, verify
 
-_FOREIGN = frozenset({Problem.OTHER_SPEC, Problem.OTHER_PAIRS})
+_FOREIGN = frozenset({Kind.OTHER_SPEC, Kind.OTHER_PAIRS})
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Repair:
     objects: list[str]
     unfinished: list[str]
     metadata: list[str]
-    left: list[Finding]
+    left: list[Problem]
 
     def as_json(self) -> dict[str, Any]:
         """Return the same as plain JSON values; docs/store.md describes them."""
@@ -47,7 +47,7 @@ class Repair:
             "objects": self.objects,
             "unfinished": self.unfinished,
             "metadata": self.metadata,
-            "left": [finding.as_json() for finding in self.left],
+            "left": [problem.as_json() for problem in self.left],
         }
 
 
@@ -59,7 +59,7 @@ def repair(
     dry_run: bool = False,
     threads: int = THREADS,
 ) -> Repair:
-    """Delete what keeps an extraction from making damaged units anew, and nothing else.
+    """Delete receipts and objects of damaged units, so that an extraction makes them anew, and nothing else.
 
     Args:
         deep: find damaged bytes too, by reading all of them.
@@ -84,44 +84,44 @@ def repair(
 def _plan(location: Location, *, teacher: str | None, deep: bool, dry_run: bool, threads: int) -> Repair:
     report = verify(location, teacher=teacher, deep=deep, threads=threads)
     inventory = take_inventory(location)
-    by_problem: dict[Problem, list[Finding]] = {problem: [] for problem in Problem}
-    for finding in report.general:
-        by_problem[finding.problem].append(finding)
-    left = [*by_problem[Problem.PAIR_TABLE], *by_problem[Problem.SPEC]]
-    receipts = [finding.key for finding in by_problem[Problem.RECEIPT_WRONG]]
+    by_kind: dict[Kind, list[Problem]] = {kind: [] for kind in Kind}
+    for problem in report.general:
+        by_kind[problem.kind].append(problem)
+    left = [*by_kind[Kind.PAIR_TABLE], *by_kind[Kind.SPEC]]
+    receipts = [problem.key for problem in by_kind[Kind.RECEIPT_WRONG]]
     for unit in report.units:
         if unit.state != "damaged":
             continue
         foreign = _left_alone(unit, report.units)
         left += foreign
-        if unit.findings and not foreign:
+        if unit.problems and not foreign:
             receipts.append(receipt_key(unit.teacher, unit.range))
     return Repair(
         report=report,
         dry_run=dry_run,
         receipts=receipts,
         objects=[key for key, name, _ in inventory.orphans(without=receipts) if teacher in (None, name)],
-        unfinished=[finding.key for finding in by_problem[Problem.UNFINISHED]],
-        metadata=[finding.teacher or "" for finding in by_problem[Problem.ARRAYS]],
+        unfinished=[problem.key for problem in by_kind[Kind.UNFINISHED]],
+        metadata=[problem.teacher or "" for problem in by_kind[Kind.ARRAYS]],
         left=left,
     )
 
 
-def _left_alone(unit: UnitCheck, units: Iterable[UnitCheck]) -> list[Finding]:
-    """Return the findings that accuse a unit of another spec or other pairs, if the accuser is the likelier culprit.
+def _left_alone(unit: UnitCheck, units: Iterable[UnitCheck]) -> list[Problem]:
+    """Return the problems of another spec or other pairs, if the spec or the pair table is probably what is wrong.
 
-    Where not one unit agrees with the spec, or with the pair table, that file was exchanged rather than all the others.
-    Deleting the receipts would then lose features that a copy of the one file makes valid again.
+    If no unit at all agrees with the spec or the pair table, this one file was exchanged. Deleting the receipts would
+    then lose features that a copy of the file makes valid again.
     """
-    accused = [finding for finding in unit.findings if finding.problem in _FOREIGN]
-    problems = {finding.problem for finding in accused}
-    teachers = {unit.teacher} if Problem.OTHER_SPEC in problems else None
+    accused = [problem for problem in unit.problems if problem.kind in _FOREIGN]
+    kinds = {problem.kind for problem in accused}
+    teachers = {unit.teacher} if Kind.OTHER_SPEC in kinds else None
     agreeing = (
         other
         for other in units
         if (teachers is None or other.teacher in teachers)
         and other.receipt is not None
-        and not any(finding.problem in _FOREIGN | {Problem.RECEIPT_WRONG} for finding in other.findings)
+        and not any(problem.kind in _FOREIGN | {Kind.RECEIPT_WRONG} for problem in other.problems)
     )
     return [] if any(agreeing) else accused
 
@@ -136,13 +136,13 @@ def _write_metadata(location: Location, teachers: Iterable[str]) -> None:
             continue
         spec = read_record(location, spec_key(teacher), Spec)
         location.delete(metadata_keys(teacher))
-        create_arrays(location, teacher, width=spec.embed_dim, stored_dtype=spec.stored_dtype, info=info)
+        create_arrays(location, spec, info=info)
 
 
 def remove_teacher(location: Location, teacher: str) -> int:
     """Delete a teacher's receipts, spec and arrays, in this order, and return how many objects that were.
 
-    Killed between two of them, the store has a teacher of whom nothing counts as committed; the same call ends it.
+    After a kill in between, nothing of the teacher counts as committed; the same call completes the deletion.
 
     Raises:
         StoreError: there is no store, no such teacher, or another program writes to it.

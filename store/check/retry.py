@@ -1,7 +1,7 @@
-"""Units that are to be done again though they are committed: marks, which the next extraction honours and removes.
+"""Marks committed units that the next extraction is to do again; it removes the marks.
 
-A mark leaves the unit as it is. Dropping its receipt instead would take its good rows away from readers until the unit
-is made again, and for good if it cannot be made any more.
+A mark does not change the unit. Deleting its receipt instead would take its good rows from readers until the unit is
+made again, and for ever if it cannot be made again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from store.io.lock import exclusive
 from store.read.reader import FeatureStore
 
 TRANSIENT = (Status.KILLER_ROW, Status.NON_FINITE)
-"""What may go well another time: memory that ran out, a device that failed. A damaged image stays one."""
+"""Statuses that a second try may mend: memory ran out, a device failed. A damaged image stays damaged."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -39,9 +39,6 @@ def find_retries(
     store: FeatureStore, *, statuses: Collection[Status], teachers: Iterable[str] | None = None
 ) -> list[RetryUnit]:
     """Return the committed units that have bad rows of some statuses.
-
-    Args:
-        statuses: of rows that are to be tried again.
 
     Raises:
         StoreError: there is no such teacher.

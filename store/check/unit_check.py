@@ -1,4 +1,4 @@
-"""One unit against its receipt: first what a listing tells, then the stored bytes. Knows nothing of other units."""
+"""Checks one unit against its receipt: first by a listing, then by the stored bytes. Knows nothing of other units."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from store.format.records import Receipt, Status, StoreInfo
 from store.io.location import Location
 
 from .inventory import unit_keys
-from .problems import Problem
+from .problems import Kind
 
 NORM_TOLERANCE = 1e-3
 """How far a stored feature's length may be from 1: float16 rounds each number by a relative 2**-11 (4.9e-4) at most."""
@@ -27,8 +27,8 @@ SIMILARITY_TOLERANCE = 2e-3
 
 BLOCK_ROWS = 1024
 
-Found = tuple[Problem, str, str]
-"""A problem, the key of the object, and what is wrong."""
+Found = tuple[Kind, str, str]
+"""The kind of problem, the key of the object, and what is wrong."""
 
 
 def check_record(
@@ -42,37 +42,34 @@ def check_record(
     digest: Callable[[int, int], str | None],
     sizes: Mapping[str, int],
 ) -> list[Found]:
-    """Return what is wrong with a unit as far as its receipt and a listing tell.
+    """Return what is wrong with a unit according to its receipt and a listing.
 
     Args:
         digest: of the pairs from one row to another; None where the pair table cannot be read.
-        sizes: bytes of the store's objects by key.
     """
     start, stop = info.bounds(range_id)
     named = (receipt.teacher, receipt.range, receipt.start)
     if named != (teacher, range_id, start) or not start < receipt.stop <= stop:
         is_of = f"{receipt.teacher}, range {receipt.range}, rows {receipt.start} to {receipt.stop - 1}"
-        return [(Problem.RECEIPT_WRONG, key, f"the receipt is of {is_of}")]
+        return [(Kind.RECEIPT_WRONG, key, f"the receipt is of {is_of}")]
     if sorted(receipt.objects) != sorted(unit_keys(teacher, range_id)):
-        return [(Problem.RECEIPT_WRONG, key, f"the receipt names other objects: {', '.join(sorted(receipt.objects))}")]
+        return [(Kind.RECEIPT_WRONG, key, f"the receipt names other objects: {', '.join(sorted(receipt.objects))}")]
     if receipt.spec_hash != spec_hash:
         hashes = f"{receipt.spec_hash[:8]}, the teacher's spec has {spec_hash[:8]}"
-        return [(Problem.OTHER_SPEC, key, f"the receipt is of a spec with hash {hashes}")]
+        return [(Kind.OTHER_SPEC, key, f"the receipt is of a spec with hash {hashes}")]
     if digest(start, receipt.stop) not in (None, receipt.pairs_digest):
-        return [(Problem.OTHER_PAIRS, key, "the receipt is of other keys, captions or images than the pair table's")]
+        return [(Kind.OTHER_PAIRS, key, "the receipt is of other keys, captions or images than the pair table's")]
     found: list[Found] = []
     for name, stored in receipt.objects.items():
         size = sizes.get(name)
         if size is None:
-            found.append(
-                (Problem.OBJECT_MISSING, name, f"the object is missing; the receipt has {stored.nbytes:,} bytes")
-            )
+            found.append((Kind.OBJECT_MISSING, name, f"the object is missing; the receipt has {stored.nbytes:,} bytes"))
         elif size != stored.nbytes:
             problem = f"the object has {size:,} bytes, the receipt {stored.nbytes:,}"
-            found.append((Problem.OBJECT_SIZE, name, problem))
+            found.append((Kind.OBJECT_SIZE, name, problem))
     if not found and receipt.stop < stop:
         problem = f"committed up to row {receipt.stop - 1}, before rows were appended; what is there is valid"
-        return [(Problem.OUTGROWN, key, problem)]
+        return [(Kind.OUTGROWN, key, problem)]
     return found
 
 
@@ -80,7 +77,6 @@ def check_bytes(location: Location, receipt: Receipt, *, metadata: Mapping[Array
     """Read a unit's objects and return what is wrong with them.
 
     Args:
-        receipt: the unit's, of which `check_record` found no damage.
         metadata: the ``zarr.json`` of the teacher's arrays, with which the shards are decoded.
     """
     objects: dict[ArrayName, bytes] = {}
@@ -90,12 +86,12 @@ def check_bytes(location: Location, receipt: Receipt, *, metadata: Mapping[Array
         try:
             objects[name] = location.read(key)
         except FileNotFoundError:
-            found.append((Problem.OBJECT_MISSING, key, "the object is missing"))
+            found.append((Kind.OBJECT_MISSING, key, "the object is missing"))
             continue
         digest = hashlib.sha256(objects[name]).hexdigest()
         if digest != receipt.objects[key].sha256:
             problem = f"the bytes are not those that were committed: SHA-256 {digest[:8]}, the receipt has "
-            found.append((Problem.OBJECT_BYTES, key, problem + receipt.objects[key].sha256[:8]))
+            found.append((Kind.OBJECT_BYTES, key, problem + receipt.objects[key].sha256[:8]))
     if found:
         return found
     values: dict[ArrayName, npt.NDArray[np.generic]] = {}
@@ -105,12 +101,12 @@ def check_bytes(location: Location, receipt: Receipt, *, metadata: Mapping[Array
             values[name] = _decode(key, data, metadata[name], slice(receipt.start, receipt.stop))
         # Codecs raise nearly anything on bytes that are not theirs.
         except Exception as error:  # noqa: BLE001
-            found.append((Problem.UNDECODABLE, key, f"the shard cannot be decoded: {type(error).__name__}: {error}"))
+            found.append((Kind.UNDECODABLE, key, f"the shard cannot be decoded: {type(error).__name__}: {error}"))
     return found or check_values(receipt, values)
 
 
 def _decode(key: str, data: bytes, metadata: bytes, rows: slice) -> npt.NDArray[np.generic]:
-    # From memory, so that what is decoded is what was digested, and each object is read once.
+    # From memory, so that the bytes that are decoded are those that were digested.
     shard = key[key.index("/c/") + 1 :]
     objects = {"zarr.json": cpu.Buffer.from_bytes(metadata), shard: cpu.Buffer.from_bytes(data)}
     array = zarr.open_array(MemoryStore(objects), mode="r")
@@ -131,26 +127,24 @@ def check_values(receipt: Receipt, values: Mapping[ArrayName, npt.NDArray[np.gen
     found: list[Found] = []
     if counted != receipt.status_counts:
         found.append(
-            (Problem.STATUS, keys["status"], f"rows by status: {counted}, the receipt has {receipt.status_counts}")
+            (Kind.STATUS, keys["status"], f"rows by status: {counted}, the receipt has {receipt.status_counts}")
         )
     bad = np.flatnonzero(~np.isin(status, (Status.OK, Status.NOT_APPLICABLE))) + receipt.start
     if bad.tolist() != sorted(row.row for row in receipt.bad_rows):
-        found.append((Problem.STATUS, keys["status"], "rows that have no feature are not those that the receipt names"))
+        found.append((Kind.STATUS, keys["status"], "rows that have no feature are not those that the receipt names"))
     ok = status == Status.OK
     norms: dict[Side, npt.NDArray[np.float32]] = {}
     for side in get_args(Side):
         norms[side] = np.sqrt(_products(values[side], values[side]))
         wrong = ok & ~_has_right_length(values[side], norms[side])
-        found += _rows(Problem.NORM, keys[side], wrong, receipt.start, "features are not of unit norm")
+        found += _rows(Kind.NORM, keys[side], wrong, receipt.start, "features are not of unit norm")
         wrong = ~ok & (norms[side] != 0)
-        found += _rows(Problem.NOT_ZERO, keys[side], wrong, receipt.start, "no feature, but numbers other than 0")
+        found += _rows(Kind.NOT_ZERO, keys[side], wrong, receipt.start, "no feature, but numbers other than 0")
     stored = values["similarity"].astype(np.float32)
     wrong = ok & ~_is_cosine(stored, values["image"], values["text"], norms)
+    found += _rows(Kind.SIMILARITY, keys["similarity"], wrong, receipt.start, "similarity is not the features' cosine")
     found += _rows(
-        Problem.SIMILARITY, keys["similarity"], wrong, receipt.start, "similarity is not the features' cosine"
-    )
-    found += _rows(
-        Problem.NOT_ZERO, keys["similarity"], ~ok & (stored != 0), receipt.start, "no feature, but a similarity"
+        Kind.NOT_ZERO, keys["similarity"], ~ok & (stored != 0), receipt.start, "no feature, but a similarity"
     )
     return found
 
@@ -190,6 +184,6 @@ def _products(left: npt.NDArray[np.generic], right: npt.NDArray[np.generic]) -> 
     return products
 
 
-def _rows(problem: Problem, key: str, where: npt.NDArray[np.bool_], start: int, what: str) -> list[Found]:
+def _rows(kind: Kind, key: str, where: npt.NDArray[np.bool_], start: int, what: str) -> list[Found]:
     rows = np.flatnonzero(where) + start
-    return [(problem, key, f"{what}: {len(rows)} rows, the first is row {rows[0]}")] if len(rows) else []
+    return [(kind, key, f"{what}: {len(rows)} rows, the first is row {rows[0]}")] if len(rows) else []

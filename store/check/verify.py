@@ -1,4 +1,4 @@
-"""Checking a store against its receipts: what is committed must be there as it was committed."""
+"""Checks a store against its receipts: committed objects must be there unchanged."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from store.console import progress
 from store.errors import CorruptChunkError, FormatVersionError, LocationError, StoreError
 from store.format.arrays import ARRAY_NAMES, ZARR_FOLDER, ArrayName, dtype_of, open_arrays
 from store.format.pairs import PairTable, pairs_digest
-from store.format.records import Receipt, Spec, read_record, receipt_key, spec_key
+from store.format.records import R, Receipt, Spec, read_record, receipt_key, spec_key
 from store.io.location import Location
 
 from .inventory import ROOT_METADATA, Inventory, metadata_keys, take_inventory, unfinished_writes
-from .problems import Finding, Problem, Report, UnitCheck
+from .problems import Kind, Problem, Report, UnitCheck
 from .unit_check import Found, check_bytes, check_record
 
 THREADS = 8
@@ -64,7 +64,7 @@ class _Check:
         self._inventory, self._location, self._info = inventory, inventory.location, inventory.info
         self._threads = threads
         self.units: list[UnitCheck] = []
-        self.general: list[Finding] = []
+        self.general: list[Problem] = []
         self._digests: dict[tuple[int, int], str | None] = {}
         self._pairs = self._open_pairs()
 
@@ -78,14 +78,24 @@ class _Check:
             return None
 
     def _table_damage(self, message: str, rows: tuple[int, int] | None = None) -> None:
+        step = "restore pairs/ from a copy: rows never change, and without them no feature has a meaning"
+        self._note(Kind.PAIR_TABLE, "pairs", message, step, rows=rows)
+
+    def _note(
+        self,
+        kind: Kind,
+        key: str,
+        message: str,
+        step: str,
+        *,
+        teacher: str | None = None,
+        range_id: int | None = None,
+        rows: tuple[int, int] | None = None,
+    ) -> None:
+        if range_id is not None and range_id < self._info.ranges:
+            rows = self._info.bounds(range_id)
         self.general.append(
-            Finding(
-                problem=Problem.PAIR_TABLE,
-                key="pairs",
-                rows=rows,
-                message=message,
-                next="restore pairs/ from a copy: rows never change, and without them no feature has a meaning",
-            )
+            Problem(kind=kind, key=key, message=message, next=step, teacher=teacher, range=range_id, rows=rows)
         )
 
     def _digest(self, start: int, stop: int) -> str | None:
@@ -121,34 +131,39 @@ class _Check:
 
     def teacher(self, name: str, *, deep: bool) -> None:
         """Check everything that belongs to one teacher."""
-        spec, damage = self._spec(name)
+        spec = self._read(spec_key(name), Spec)
         listed = set(self._inventory.receipts)
         ranges = [k for k in range(self._info.ranges) if receipt_key(name, k) in listed]
-        if spec is None:
-            if ranges or damage:
-                self.general.append(_spec_finding(self._location, name, damage))
+        if not isinstance(spec, Spec):
+            if ranges or spec:
+                again = f"python -m store rm-teacher {self._location} {name} and extract it again"
+                message = spec or "there are receipts, but no spec that says what the features are of"
+                step = f"restore the spec from a copy, or {again}"
+                self._note(Kind.SPEC, spec_key(name), message, step, teacher=name)
                 self.units += [UnitCheck(teacher=name, range=k, state="damaged") for k in ranges]
             return
         problem = self._arrays(name, spec)
         if problem:
             self._arrays_damage(name, metadata_keys(name)[0], problem)
         with progress(len(ranges), label=f"receipts of {name}", noun="receipts") as advance:
-            receipts = list(_on_threads(lambda k: self._receipt(name, k), ranges, self._threads, advance))
+            keys = [receipt_key(name, k) for k in ranges]
+            receipts = list(_on_threads(lambda key: self._read(key, Receipt), keys, self._threads, advance))
         committed = dict(zip(ranges, receipts, strict=True))
         units = [self._unit(spec, k, committed.get(k)) for k in range(self._info.ranges)]
         if deep and not problem:
             self._read_units(name, [unit for unit in units if unit.state in ("verified", "outgrown")])
         self.units += units
 
-    def _spec(self, name: str) -> tuple[Spec | None, str | None]:
+    def _read(self, key: str, model: type[R]) -> R | str | None:
+        """Return a record, or what is wrong with it; None where there is none."""
         try:
-            return read_record(self._location, spec_key(name), Spec), None
+            return read_record(self._location, key, model)
         except FileNotFoundError:
-            return None, None
+            return None
         except (FormatVersionError, LocationError):
             raise
         except StoreError as error:
-            return None, str(error)
+            return str(error)
 
     def _arrays(self, name: str, spec: Spec) -> str:
         """Compare a teacher's Zarr metadata with the shape that store and spec give them."""
@@ -164,7 +179,7 @@ class _Check:
 
     def _arrays_damage(self, teacher: str | None, key: str, message: str) -> None:
         step = f"python -m store repair {self._location} writes the metadata anew and leaves the shards alone"
-        self.general.append(Finding(problem=Problem.ARRAYS, teacher=teacher, key=key, message=message, next=step))
+        self._note(Kind.ARRAYS, key, message, step, teacher=teacher)
 
     def _misshapen(self, name: ArrayName, array: object, spec: Spec) -> str | None:
         tail = (spec.embed_dim,) if name in ("image", "text") else ()
@@ -181,23 +196,13 @@ class _Check:
             return None
         return f"{name} has shape {shape}, shards {found[0]}, chunks {found[1]}, dtype {found[2]}; expected {expected}"
 
-    def _receipt(self, name: str, range_id: int) -> Receipt | str | None:
-        try:
-            return read_record(self._location, receipt_key(name, range_id), Receipt)
-        except FileNotFoundError:  # deleted since the listing
-            return None
-        except (FormatVersionError, LocationError):
-            raise
-        except StoreError as error:
-            return str(error)
-
     def _unit(self, spec: Spec, range_id: int, receipt: Receipt | str | None) -> UnitCheck:
         unit = UnitCheck(teacher=spec.teacher, range=range_id, state="missing")
         if receipt is None:
             return unit
         key = receipt_key(spec.teacher, range_id)
         if isinstance(receipt, str):
-            self._add(unit, [(Problem.RECEIPT_UNREADABLE, key, receipt)])
+            self._add(unit, [(Kind.RECEIPT_UNREADABLE, key, receipt)])
             return unit
         unit.receipt, unit.state = receipt, "verified"
         found = check_record(
@@ -214,12 +219,12 @@ class _Check:
         return unit
 
     def _add(self, unit: UnitCheck, found: Iterable[Found]) -> None:
-        for problem, key, message in found:
-            unit.state = "outgrown" if problem == Problem.OUTGROWN else "damaged"
-            step = "python -m extract run" if problem == Problem.OUTGROWN else _repair(self._location)
-            unit.findings.append(
-                Finding(
-                    problem=problem,
+        for kind, key, message in found:
+            unit.state = "outgrown" if kind == Kind.OUTGROWN else "damaged"
+            step = "python -m extract run" if kind == Kind.OUTGROWN else _repair(self._location)
+            unit.problems.append(
+                Problem(
+                    kind=kind,
                     teacher=unit.teacher,
                     range=unit.range,
                     rows=self._info.bounds(unit.range),
@@ -249,41 +254,22 @@ class _Check:
         for key, name, range_id in self._inventory.misplaced_receipts():
             if teacher in (None, name):
                 message = "a receipt of a range beyond the store's last"
-                self._general(Problem.RECEIPT_WRONG, key, message, repair, unit=(name, range_id))
+                self._note(Kind.RECEIPT_WRONG, key, message, repair, teacher=name, range_id=range_id)
         for key, name, range_id in self._inventory.orphans():
             if teacher in (None, name):
                 message = "no receipt commits this object, so it reads as missing; a running extraction may yet do so"
-                self._general(Problem.ORPHAN, key, message, repair, unit=(name, range_id))
+                self._note(Kind.ORPHAN, key, message, repair, teacher=name, range_id=range_id)
         if teacher is not None:
             return
         for key in unfinished_writes(self._location):
-            self._general(Problem.UNFINISHED, key, "an unfinished write of a program that runs or was killed", repair)
+            self._note(Kind.UNFINISHED, key, "an unfinished write of a program that runs or was killed", repair)
         for key in self._inventory.strays():
             message = "nothing in a store has this name; no program reads it"
-            self._general(Problem.STRAY, key, message, "delete it, or leave it: it does no harm")
-
-    def _general(
-        self, problem: Problem, key: str, message: str, step: str, *, unit: tuple[str | None, int | None] = (None, None)
-    ) -> None:
-        teacher, range_id = unit
-        rows = self._info.bounds(range_id) if range_id is not None and range_id < self._info.ranges else None
-        self.general.append(
-            Finding(problem=problem, key=key, teacher=teacher, range=range_id, rows=rows, message=message, next=step)
-        )
+            self._note(Kind.STRAY, key, message, "delete it, or leave it: it does no harm")
 
 
 def _repair(location: Location) -> str:
     return f"python -m store repair {location}, then python -m extract run"
-
-
-def _spec_finding(location: Location, teacher: str, damage: str | None) -> Finding:
-    return Finding(
-        problem=Problem.SPEC,
-        teacher=teacher,
-        key=spec_key(teacher),
-        message=damage or "there are receipts, but no spec that says what the features are of",
-        next=f"restore the spec from a copy, or python -m store rm-teacher {location} {teacher} and extract it again",
-    )
 
 
 def _on_threads(

@@ -1,4 +1,4 @@
-"""``python -m store verify``, ``repair``, ``rm-teacher``, ``unlock``: can a store be trusted, and mending it."""
+"""``python -m store verify``, ``repair``, ``rm-teacher``, ``unlock``: check a store and repair it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from store.check.inventory import take_inventory
-from store.check.problems import Finding, Problem, Report
+from store.check.problems import Kind, Problem, Report
 from store.check.repair import Repair, remove_teacher
 from store.check.repair import repair as mend
 from store.check.verify import verify as check
@@ -91,7 +91,7 @@ def unlock(store: StoreArgument) -> None:
     """Remove the lock that a killed writer left on object storage; make sure first that it no longer runs."""
     location = locate(store)
     if isinstance(location, Folder):
-        # Deleted under its holder, the file would let a second one in.
+        # Deleting the file while it is locked would let a second writer in.
         sys.stdout.write(f"{location.show(LOCK_KEY)}: the lock of a folder ends with its holder; nothing to remove\n")
         return
     holder = remove_lock(location)
@@ -108,15 +108,15 @@ def _print_report(report: Report) -> None:
         for teacher, states in counts.items():
             table.add_row(teacher, *(f"{count:,}" for count in states.values()))
         Console().print(table)
-    _print_findings(report.findings)
+    _print_problems(report.problems)
     sys.stdout.write(_verdict(report) + "\n")
 
 
 def _verdict(report: Report) -> str:
     states = [unit.state for unit in report.units]
     missing = len(states) - states.count("verified") - states.count("damaged")
-    damage = sum(finding.severity == "damage" for finding in report.findings)
-    parts = ["valid" if report.valid else f"damaged: {damage} findings, {states.count('damaged')} units"]
+    damage = sum(problem.severity == "damage" for problem in report.problems)
+    parts = ["valid" if report.valid else f"damaged: {damage} problems, {states.count('damaged')} units"]
     if not states:
         parts.append("no teacher was ever registered")
     elif missing:
@@ -126,12 +126,12 @@ def _verdict(report: Report) -> str:
     return "; ".join(parts)
 
 
-def _print_findings(findings: list[Finding]) -> None:
-    orphans = [finding for finding in findings if finding.problem == Problem.ORPHAN]
-    # A running extraction has four of them per unit in work.
-    single = [finding for finding in findings if finding.problem != Problem.ORPHAN or finding is orphans[0]]
-    for finding in single[:SHOWN]:
-        sys.stdout.write(f"{finding}\n")
+def _print_problems(problems: list[Problem]) -> None:
+    orphans = [problem for problem in problems if problem.kind == Kind.ORPHAN]
+    # A running extraction has four of them per unit that it is writing.
+    single = [problem for problem in problems if problem.kind != Kind.ORPHAN or problem is orphans[0]]
+    for problem in single[:SHOWN]:
+        sys.stdout.write(f"{problem}\n")
     if len(single) > SHOWN:
         sys.stdout.write(f"... and {len(single) - SHOWN} more; --json has all\n")
     if orphans[1:]:
@@ -147,7 +147,7 @@ def _print_repair(done: Repair) -> None:
     _print_keys(f"{write} Zarr metadata anew", [teacher or "(the group)" for teacher in done.metadata])
     if done.left:
         sys.stdout.write("left alone:\n")
-        _print_findings(done.left)
+        _print_problems(done.left)
     if nothing:
         sys.stdout.write("nothing to repair\n")
     elif done.receipts and not done.dry_run:

@@ -1,4 +1,4 @@
-"""``python -m store quarantine``, ``diff``, ``export``: what is in a store, beside another, and outside of one."""
+"""``python -m store quarantine``, ``diff``, ``export``: list bad rows, compare two stores, write other files."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def export(
         )
     _warn_of_skipped(done.skipped)
     if as_json:
-        print_json(done.as_json())
+        print_json(asdict(done))
     else:
         names = ", ".join(done.teachers) or "no teacher"
         sys.stdout.write(f"{out}: {done.written:,} rows with {names} in {len(done.files)} files ({file_format})\n")

@@ -1,4 +1,4 @@
-"""``python -m store ls``, ``coverage``, ``select``, ``provenance``: what a store has, without reading a feature."""
+"""``python -m store coverage``, ``select``, ``provenance``: what a store has, without reading a feature."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from rich.text import Text
 
 from store.config.pipeline_file import read_pipeline
 from store.inspect.coverage import Kept, coverage, kept, tally
-from store.inspect.listing import TeacherListing, list_teachers
 from store.inspect.provenance import Provenance, architecture_in_short, in_short
 from store.inspect.provenance import provenance as find_provenance
 from store.pipeline import Pipeline
@@ -26,7 +25,7 @@ from store.read.selection import Selection
 from .options import PIPELINES_FILE, ConfigOption, JsonOption, StoreArgument, print_json, wide_console
 
 SHOWN = 20
-"""Holes of a teacher, and runs, that are printed as text; JSON has all."""
+"""Runs that are printed as text; JSON has all."""
 
 PolicyPipelineOption = Annotated[
     str | None, typer.Option("--pipeline", help="Apply the select: of this pipeline; all ok rows if left out.")
@@ -42,31 +41,9 @@ class _PolicyFile(RootModel[Selection]):
 
 def add_commands(app: typer.Typer) -> None:
     """Add this module's commands to a program."""
-    app.command("ls", epilog="Example: python -m store ls runs/demo/store")(list_)
     app.command("coverage", epilog="Example: python -m store coverage runs/demo/store --pipeline demo")(coverage_)
     app.command(epilog="Example: python -m store select runs/demo/store --pipeline demo")(select)
     app.command(epilog="Example: python -m store provenance runs/demo/store")(provenance)
-
-
-def list_(store: StoreArgument, *, as_json: JsonOption = False) -> None:
-    """Show the teachers: spec, width, dtype, ranges done, and the rows that are not committed."""
-    listings = list_teachers(FeatureStore(store))
-    if as_json:
-        print_json([asdict(listing) for listing in listings])
-        return
-    table = Table("teacher", "spec", "width", "dtype", "ranges", "rows missing")
-    for listing in listings:
-        table.add_row(
-            listing.teacher,
-            listing.spec_hash[:8],
-            str(listing.width),
-            listing.dtype,
-            f"{listing.ranges_done:,}/{listing.ranges:,}",
-            f"{listing.rows_missing:,}",
-        )
-    wide_console().print(table if listings else "no teacher was ever registered")
-    for listing in listings:
-        _print_holes(listing)
 
 
 def coverage_(
@@ -127,14 +104,6 @@ def _selection(pipeline: str | None, config: Path, file: Path | None) -> Selecti
     if file:
         return read_pipeline(file, "select", _PolicyFile).root
     return read_pipeline(config, pipeline, Pipeline).select if pipeline else "all"
-
-
-def _print_holes(listing: TeacherListing) -> None:
-    if not listing.holes:
-        return
-    shown = ", ".join(str(hole) for hole in listing.holes[:SHOWN])
-    more = f", ... and {len(listing.holes) - SHOWN:,} more; --json has all" if len(listing.holes) > SHOWN else ""
-    sys.stdout.write(f"{listing.teacher} lacks {shown}{more}\n")
 
 
 def _print_kept(found: Kept) -> None:

@@ -2,93 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from store.errors import StoreError
-from store.inspect.summary import StoreSummary, describe_row, summarize
-from store.read.reader import FeatureStore
-
-from . import commands_check, commands_data, commands_features, commands_look
-from .options import JsonOption, StoreArgument, print_json
+from . import commands_check, commands_data, commands_features, commands_info, commands_look
 
 app = typer.Typer(help="Look into a feature store, check it, mend it.", no_args_is_help=True, add_completion=False)
 
-
-@app.callback()
-def _program() -> None:
-    """Look into a feature store, check it, mend it."""
-
-
-@app.command(epilog="Example: python -m store info runs/demo/store")
-def info(store: StoreArgument, *, as_json: JsonOption = False) -> None:
-    """Show rows, ranges, teachers with width, dtype and spec, rows ok, bad and missing, and bytes on disk."""
-    summary = summarize(FeatureStore(store))
-    if as_json:
-        print_json(summary.as_json())
-    else:
-        _print_summary(summary)
-
-
-@app.command(epilog="Example: python -m store row runs/demo/store 17")
-def row(
-    store: StoreArgument,
-    row: Annotated[str, typer.Argument(help="A row number, or a key.")],
-    *,
-    as_json: JsonOption = False,
-    key: Annotated[bool, typer.Option("--key", help="The argument is a key even if it is all digits.")] = False,
-    image: Annotated[Path | None, typer.Option(help="Write the pair's image file here.")] = None,
-) -> None:
-    """Show one pair: caption, modality, source, and per teacher status, norms and similarity."""
-    opened = FeatureStore(store)
-    number = int(row) if row.isdecimal() and not key else opened.pairs.row_of(row)
-    if number >= opened.info.rows:
-        raise StoreError(f"{store}: row {number} is beyond the last row, {opened.info.rows - 1}")
-    described = describe_row(opened, number)
-    if image:
-        image.write_bytes(opened.images.fetch(described["uri"], described["member"]))
-    if as_json:
-        print_json(described)
-        return
-    console = Console()
-    for name, value in described.items():
-        if name != "teachers":
-            console.print(Text(f"{name:13} {value}"))
-    table = Table("teacher", "status", "image norm", "text norm", "similarity", "reason")
-    for name, entry in described["teachers"].items():
-        numbers = (f"{entry[field]:.4f}" for field in ("image_norm", "text_norm", "similarity"))
-        table.add_row(name, entry["status"], *numbers, Text(entry["reason"] or ""))
-    console.print(table)
-
-
-def _print_summary(summary: StoreSummary) -> None:
-    console = Console()
-    console.print(Text(f"store          {summary.path} (format version {summary.version})"))
-    console.print(f"rows           {summary.rows:,} in {summary.ranges:,} ranges of {summary.range_rows:,}")
-    console.print(f"feature pairs  {summary.feature_pairs:,}")
-    console.print(f"on disk        {summary.bytes_on_disk / 1e6:,.1f} MB")
-    console.print(Text(f"corpus         {summary.corpus_root}"))
-    console.print(f"complete       {'yes' if summary.complete else 'no'}")
-    table = Table("teacher", "width", "dtype", "spec", "ranges", "ok", "bad", "not applicable", "missing")
-    for name, teacher in summary.teachers.items():
-        counts = (teacher.rows_ok, teacher.rows_bad, teacher.rows_not_applicable, teacher.rows_missing)
-        table.add_row(
-            name,
-            str(teacher.width),
-            teacher.dtype,
-            teacher.spec_hash[:8],
-            f"{teacher.ranges_done}/{summary.ranges}",
-            *(f"{count:,}" for count in counts),
-        )
-    console.print(table)
-
-
-commands_check.add_commands(app)
-commands_data.add_commands(app)
-commands_look.add_commands(app)
-commands_features.add_commands(app)
+for commands in (commands_info, commands_check, commands_data, commands_look, commands_features):
+    commands.add_commands(app)

@@ -1,11 +1,10 @@
-"""Reads one pipeline of a YAML file into a pydantic model and says every problem at once, by file, line and key.
+"""Reads one pipeline of a YAML file into a pydantic model and reports every problem at once, by file, line and key.
 
 Knows no program's sections.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -107,13 +106,13 @@ def _validated(
     problems: list[tuple[float, str]],
     settings: Sequence[_Setting],
 ) -> M:
-    """Return what lies at a key path of a file as a model, or say all problems, those found before included."""
+    """Return the value at a key path of a file as a model, or raise all problems, those found before included."""
     for line, at, first in tree.duplicates:
         problems.append(
             (line, f"{path}:{line}: {'.'.join(at[len(prefix) :] or at)}: duplicate key, first on line {first}")
         )
     try:
-        # As JSON, strict validation takes a list for a tuple and text for an enum, but still no '3' for 3.
+        # In JSON mode strict validation accepts a list as a tuple and text as an enum, but still not '3' as 3.
         valid = model.model_validate_json(json.dumps(values), context={"folder": path.parent.absolute()})
     except ValidationError as invalid:
         for at, text in explain(invalid, model):
@@ -139,11 +138,6 @@ def dump_resolved(model: BaseModel) -> str:
     return json.dumps(model.model_dump(), default=plain, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
 
 
-def config_digest(model: BaseModel) -> str:
-    """Return the sha256 of `dump_resolved`, in hex; it depends on where relative paths led."""
-    return hashlib.sha256(dump_resolved(model).encode()).hexdigest()
-
-
 def _load(path: Path, *, expected: str, hint: str | None = None) -> Tree:
     try:
         tree = parse(path.read_bytes())
@@ -165,7 +159,7 @@ class _Setting(NamedTuple):
     value: Any
 
     def explains(self, at: KeyPath, *, in_file: bool) -> bool:
-        """Return whether this setting made what lies at a key path, or at least a part of it that the file lacks."""
+        """Return whether this setting gave the value at a key path, or a part of it that the file lacks."""
         return at[: len(self.at)] == self.at or (not in_file and self.at[: len(at)] == at)
 
 

@@ -1,4 +1,4 @@
-"""Words what pydantic finds wrong, by key path: one sentence per problem, with what was probably meant."""
+"""Turns pydantic's errors into one sentence per problem, with its key path and a suggestion."""
 
 from __future__ import annotations
 
@@ -49,7 +49,6 @@ def _explain(kind: Any, errors: Iterable[_Located], *, at: KeyPath, tag: Any = N
     """Word pydantic's errors about the value at a key path, which should be of this kind.
 
     Args:
-        errors: with the part of their location that lies below the value.
         tag: the key that tells a union's members apart, if it is known.
     """
     kind, tag, members = _unwrap(kind, tag)

@@ -24,7 +24,6 @@ class Tree(NamedTuple):
     Attributes:
         data: dicts, lists and scalars; None for an empty text.
         duplicates: line, key path and first line of every key that its mapping already has.
-        root: the nodes behind the data, with merge keys resolved.
     """
 
     data: Any

@@ -1,4 +1,4 @@
-"""Which files a corpus has, by patterns of paths and URLs, and how a changed one is known."""
+"""Finds the files of a corpus by patterns of paths and URLs, and tells whether a file changed."""
 
 from __future__ import annotations
 
@@ -18,16 +18,12 @@ from store.io.location import Location, is_url, locate
 from store.io.object_file import BLOCK_BYTES, open_object
 
 STAMP_BYTES = 2**16
-"""Bytes from the beginning and the end of a remote file that tell whether it changed; a local one has a time."""
+"""Bytes at the beginning and at the end of a remote file that are compared; a local file has a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class CorpusFile:
-    """One file of a corpus.
-
-    Attributes:
-        name: its key there.
-    """
+    """One file of a corpus."""
 
     folder: Location
     name: str
@@ -45,8 +41,8 @@ class CorpusFile:
     def stamp(self) -> tuple[int, int]:
         """Return its bytes, and a number that changes with its content.
 
-        Of a local file that is the time in nanoseconds; of a remote one a digest of its two ends, since not every
-        storage tells a version.
+        For a local file it is the time in nanoseconds; for a remote one a digest of its first and last bytes, because
+        not every storage has versions.
 
         Raises:
             CorpusError: the file is not there.
@@ -135,7 +131,7 @@ def common_root(files: Sequence[CorpusFile]) -> str:
     """
     folders = [file.folder.uri.split("/") for file in files]
     shared = posixpath.commonprefix(folders)
-    # "s3:", "" and the bucket are no folders that anything could be relative to.
+    # "s3:", "" and the bucket are not folders.
     least = 3 if any(is_url(file.folder.uri) for file in files) else 1
     if len(shared) < least:
         shown = ", ".join(sorted({"/".join(parts[:3]) for parts in folders})[:3])

@@ -1,10 +1,9 @@
-"""Rules that choose pairs while a corpus is indexed: what they are, and which one refuses a pair."""
+"""Rules that choose pairs while a corpus is indexed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -33,7 +32,7 @@ class Bounds(Section):
 
 
 class LabelRule(Section):
-    """What a field must say or must not say, upper and lower case alike.
+    """Values that a field must have or must not have, whatever their case.
 
     Attributes:
         field: a column of the pair table (``modality``, ``split``, ...) or a dotted path.
@@ -59,7 +58,7 @@ class ImageRule(Section):
 
 
 class Keep(Section):
-    """Rules that a pair must all pass, in this order; each counts what it is the first to refuse.
+    """Rules that a pair must pass, in this order; the first rule that refuses a pair counts it.
 
     Attributes:
         labels: what fields must say.
@@ -88,91 +87,71 @@ class Keep(Section):
 
     def names(self) -> list[str]:
         """Return the rules in use by name, in the order in which they are applied."""
-        rules = [rule.name for rule in pair_rules(self)]
+        rules = [name for name, _ in pair_rules(self)]
         rules += [f"duplicates: {self.duplicates}"] if self.duplicates else []
         return rules + ([f"near_duplicates: {self.near_duplicates}"] if self.near_duplicates is not None else [])
 
 
-@dataclass(kw_only=True, frozen=True, slots=True)
-class Candidate:
-    """One pair as the rules see it.
+Row: TypeAlias = Mapping[str, Any]
+"""A pair's columns of the pair table."""
 
-    Attributes:
-        row: its columns of the pair table.
-        raw: texts at the paths of label rules.
-    """
+Raw: TypeAlias = Mapping[str, Sequence[str]]
+"""A pair's texts at the paths of label rules."""
 
-    row: Mapping[str, Any]
-    raw: Mapping[str, Sequence[str]]
-
-
-@dataclass(kw_only=True, frozen=True, slots=True)
-class PairRule:
-    """A rule that looks at one pair alone.
-
-    Attributes:
-        name: for the report.
-        passes: whether it keeps the pair.
-    """
-
-    name: str
-    passes: Callable[[Candidate], bool]
+PairRule: TypeAlias = tuple[str, Callable[[Row, Raw], bool]]
+"""The name of a rule that looks at one pair alone, and whether it keeps a pair."""
 
 
 def pair_rules(keep: Keep) -> list[PairRule]:
     """Return the rules that look at one pair alone, in the order in which they are applied."""
-    rules = [PairRule(name=f"labels: {rule.field}", passes=_label(rule)) for rule in keep.labels]
+    rules: list[PairRule] = [(f"labels: {rule.field}", _label(rule)) for rule in keep.labels]
     if keep.known_modality:
-        rules.append(PairRule(name="known_modality", passes=lambda pair: pair.row["modality"] is not None))
+        rules.append(("known_modality", lambda row, _: row["modality"] is not None))
     if keep.caption_words:
         words = keep.caption_words
-        rules.append(PairRule(name="caption_words", passes=lambda pair: words.hold(len(_caption(pair).split()))))
+        rules.append(("caption_words", lambda row, _: words.hold(len((row["caption"] or "").split()))))
     if keep.caption_characters:
         length = keep.caption_characters
-        rules.append(PairRule(name="caption_characters", passes=lambda pair: length.hold(len(_caption(pair)))))
+        rules.append(("caption_characters", lambda row, _: length.hold(len(row["caption"] or ""))))
     if keep.language:
-        rules.append(PairRule(name=f"language: {keep.language}", passes=lambda pair: is_english(_caption(pair))))
+        rules.append((f"language: {keep.language}", lambda row, _: is_english(row["caption"] or "")))
     if keep.image:
-        rules.append(PairRule(name="image", passes=_size(keep.image)))
+        rules.append(("image", _size(keep.image)))
     if keep.licenses is not None:
         allowed = {_fold(name) for name in keep.licenses}
-        rules.append(PairRule(name="licenses", passes=lambda pair: _fold(pair.row["license"] or "") in allowed))
+        rules.append(("licenses", lambda row, _: _fold(row["license"] or "") in allowed))
     return rules
 
 
-def first_refusal(rules: Sequence[PairRule], pair: Candidate) -> str | None:
+def first_refusal(rules: Sequence[PairRule], row: Row, raw: Raw) -> str | None:
     """Return the name of the first rule that refuses a pair, None if all keep it."""
-    return next((rule.name for rule in rules if not rule.passes(pair)), None)
-
-
-def _caption(pair: Candidate) -> str:
-    return pair.row["caption"] or ""
+    return next((name for name, keeps in rules if not keeps(row, raw)), None)
 
 
 def _fold(text: str) -> str:
     return text.strip().casefold()
 
 
-def _label(rule: LabelRule) -> Callable[[Candidate], bool]:
+def _label(rule: LabelRule) -> Callable[[Row, Raw], bool]:
     include, exclude = ({_fold(name) for name in names} for names in (rule.include, rule.exclude))
 
-    def passes(pair: Candidate) -> bool:
+    def keeps(row: Row, raw: Raw) -> bool:
         if rule.field in MAPPED:
-            value = pair.row[rule.field]
+            value = row[rule.field]
             found = {_fold(value)} if value is not None else set()
         else:
-            found = {_fold(value) for value in pair.raw[rule.field]}
+            found = {_fold(value) for value in raw[rule.field]}
         return (not include or bool(found & include)) and not found & exclude
 
-    return passes
+    return keeps
 
 
-def _size(rule: ImageRule) -> Callable[[Candidate], bool]:
-    def passes(pair: Candidate) -> bool:
-        width, height = pair.row["width"], pair.row["height"]
+def _size(rule: ImageRule) -> Callable[[Row, Raw], bool]:
+    def keeps(row: Row, _: Raw) -> bool:
+        width, height = row["width"], row["height"]
         if not width or not height:
             return False
         shorter, longer = sorted((width, height))
         return rule.side_px.hold(shorter) and (rule.max_aspect is None or longer <= rule.max_aspect * shorter)
 
-    return passes
+    return keeps

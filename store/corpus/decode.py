@@ -10,22 +10,19 @@ from PIL import Image, UnidentifiedImageError
 from store.errors import PairDecodeError
 
 MAX_PIXELS = 64_000_000
-"""Width times height that is decoded at most (192 MB as RGB): beyond it a row is bad, and memory does not run out."""
+"""Largest width times height that is decoded (192 MB as RGB); a larger image makes a bad row."""
 
-# Pillow warns at 89 and raises at 179 megapixels, by a module constant. The bound below is checked before any pixel is
-# decoded and is stricter, so Pillow's would only add a warning that names no row.
+# Pillow warns at 89 and raises at 179 megapixels. Our bound is stricter and is checked before any pixel is decoded;
+# Pillow's would only add a warning that names no row.
 Image.MAX_IMAGE_PIXELS = None
 
 
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image file to RGB.
 
-    Palette, grey, CMYK and alpha images become RGB as Pillow's ``convert("RGB")`` has it, which is what the teachers'
-    authors call; 16-bit grey keeps its upper eight bits, where Pillow's own conversion would clip to white.
-    Of an animation the first frame is taken.
-
-    Args:
-        max_pixels: width times height that is accepted.
+    Palette, grey, CMYK and alpha images are converted by Pillow's ``convert("RGB")``, as the teachers' authors do.
+    16-bit grey keeps its upper eight bits; Pillow's own conversion would clip it to white. The first frame of an
+    animation is used.
 
     Raises:
         PairDecodeError: no image, cut short, or larger than the bound.
@@ -51,7 +48,7 @@ def image_size(data: bytes) -> tuple[int, int] | None:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.size
-    except Exception:  # noqa: BLE001 - whatever is wrong with the file, the worker will say it with the row
+    except Exception:  # noqa: BLE001 - the worker reports what is wrong with the file
         return None
 
 

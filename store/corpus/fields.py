@@ -1,4 +1,4 @@
-"""From a record of a corpus to the columns of the pair table: dotted paths and a map of values."""
+"""Maps a record of a corpus to the columns of the pair table, by dotted paths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from store.config.problems import suggest
 from store.errors import CorpusError
 
 Record = Mapping[str, Any]
-"""What a corpus says of one pair; a tar's has ``txt`` and ``json``, a table's its columns."""
+"""One pair's data in a corpus: ``txt`` and ``json`` of a tar, or the columns of a table."""
 
 NAMES_SHOWN = 12
 """How many of a record's names an error lists."""
@@ -22,8 +22,8 @@ NAMES_SHOWN = 12
 class Fields(Section):
     """Where in a record the columns of the pair table are, as dotted paths.
 
-    A path leads through mappings and over lists; a number in it is a position in a list. A path that ends with ``?``
-    may be missing from every record of a file; another that is, is an error.
+    A path leads through mappings and over lists; a number in it is a position in a list. A path that no record of a
+    file has is an error, unless it ends with ``?``.
 
     Attributes:
         key: names the pair.
@@ -50,7 +50,7 @@ TAR_DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "source": ("json.source",),
     "license": ("json.license",),
 }
-"""Where a tar's records have what no mapping names."""
+"""Paths in a tar's records that are used where no mapping is given."""
 
 TABLE_DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "key": ("key", "__key__", "id", "image_id"),
@@ -61,11 +61,11 @@ TABLE_DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "source": ("source",),
     "license": ("license", "licence"),
 }
-"""The same for the columns of Parquet and CSV and the names of JSON lines."""
+"""The same for columns of Parquet and CSV and names of JSON lines."""
 
 
 def values_at(node: Any, path: Sequence[str]) -> list[Any] | None:
-    """Return what a path leads to, as a flat list without nulls; None where it leads nowhere."""
+    """Return the values at a path, as a flat list without nulls; None where the path does not exist."""
     if isinstance(node, list) and not (path and path[0].isdecimal()):
         found = [values_at(item, path) for item in node]
         present = [values for values in found if values is not None]
@@ -100,7 +100,7 @@ def as_text(value: object) -> str | None:
 
 
 class FieldReader:
-    """Reads mapped fields of the records of one file, and knows at its end which were never there.
+    """Reads mapped fields of the records of one file, and reports fields that no record had.
 
     Args:
         defaults: candidates by column where the mapping says nothing.
@@ -133,17 +133,16 @@ class FieldReader:
             CorpusError: names the file, the field, the columns and the nearest one.
         """
         for path, name in self._missing.items():
-            parts = _split(path)
-            from_json_file = parts[0] == "json" and "json_file" in self._paths
-            if parts[0] not in columns and ".".join(parts) not in columns and not from_json_file:
+            if not self._is_in(_split(path), columns):
                 raise self._unknown(name, path, columns)
 
     def has_candidate(self, name: str, columns: Sequence[str]) -> bool:
         """Whether one of a table's columns may hold a column's field."""
-        return any(
-            path[0] in columns or ".".join(path) in columns or (path[0] == "json" and "json_file" in self._paths)
-            for path in self._paths.get(name, ())
-        )
+        return any(self._is_in(path, columns) for path in self._paths.get(name, ()))
+
+    def _is_in(self, path: tuple[str, ...], columns: Sequence[str]) -> bool:
+        from_json_file = path[0] == "json" and "json_file" in self._paths
+        return path[0] in columns or ".".join(path) in columns or from_json_file
 
     def find(self, record: Record, name: str) -> tuple[str, list[Any]] | None:
         """Return the path of a column's field and its values, None where the record has none of its paths."""
@@ -167,7 +166,7 @@ class FieldReader:
         return [text for text in map(as_text, values_at(record, self._raw[path]) or ()) if text is not None]
 
     def note(self, record: Record) -> None:
-        """Take notice of a record, before its fields are read."""
+        """Note which fields a record has, before its fields are read."""
         if self._first is None:
             self._first = record
         if self._missing:
@@ -176,7 +175,7 @@ class FieldReader:
             }
 
     def finish(self) -> None:
-        """Refuse a mapping that no record of the file had.
+        """Refuse a mapping to a path that no record of the file had.
 
         Raises:
             CorpusError: names the file, the field, what the records have, and the nearest name.

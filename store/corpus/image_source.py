@@ -1,12 +1,12 @@
-"""From a row of the pair table back to its image's bytes."""
+"""Reads the bytes of a row's image from the corpus."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,10 @@ from store.io.object_file import open_parquet
 from .corpus_files import resolve_uri
 
 GROUPS_KEPT = 4
-"""Row groups of images kept in memory: threads that read neighbouring rows meet in one or two."""
+"""Row groups of images kept in memory; threads that read neighbouring rows share one or two."""
+
+FILES_OPEN = 64
+"""Parquet files that are open at most; the least recently used one is closed. Many systems allow a process 256."""
 
 
 class ImageSource:
@@ -34,15 +37,17 @@ class ImageSource:
     def __init__(self, root: str | os.PathLike[str] | Location) -> None:
         self._root = locate(root)
         self._folders: dict[str, Location] = {}
-        self._groups: OrderedDict[tuple[str, str, int], pa.ChunkedArray] = OrderedDict()
-        self._parquets: dict[str, _Parquet] = {}
+        # Not through self: a cycle would keep files open until Python's garbage collector comes by.
+        parquet = self._parquet = lru_cache(FILES_OPEN)(_Parquet)
+        self._group = lru_cache(GROUPS_KEPT)(
+            lambda location, name, column, group: parquet(location, name).read(group, column)
+        )
         self._lock = threading.Lock()
 
     def fetch(self, uri: str | None, member: Mapping[str, Any] | None, *, sha256: str | None = None) -> bytes:
         """Return the bytes of one image.
 
         Args:
-            uri: the table's column.
             member: the table's column, as a dictionary: ``offset`` and ``nbytes`` in a tar, ``column`` and ``row`` in a
                 Parquet file, or None where the file at the uri is the image.
             sha256: the table's column, which the bytes are compared with; not compared if left out.
@@ -55,7 +60,7 @@ class ImageSource:
             raise PairDecodeError("the corpus has no image for this key (missing member)")
         data = self._read(uri, member)
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-            # Not a bad row: another image's features would be stored, or a good image called bad for ever.
+            # An error and no bad row: the pair is good, its file is wrong.
             raise CorpusError(
                 f"{uri}: an image is not the one that was indexed; the file was changed or cut short since",
                 hint="put the corpus back as it was, or index the changed one into a new store",
@@ -85,31 +90,21 @@ class ImageSource:
         return self._folders.setdefault(folder, locate(folder or "/")), name
 
     def _from_parquet(self, location: Location, name: str, column: str, row: int) -> bytes:
-        uri = location.show(name)
         with self._lock:
             # Under the lock, so that a group that several threads want is read once; reading it is the whole work.
-            if uri not in self._parquets:
-                self._parquets[uri] = _Parquet(location, name)
-            parquet = self._parquets[uri]
-            group, position = parquet.place(row)
-            key = (uri, column, group)
-            if key not in self._groups:
-                self._groups[key] = parquet.read(group, column)
-                if len(self._groups) > GROUPS_KEPT:
-                    self._groups.popitem(last=False)
-            self._groups.move_to_end(key)
-            values = self._groups[key]
+            group, position = self._parquet(location, name).place(row)
+            values = self._group(location, name, column, group)
         data = values[position].as_py()
         if not isinstance(data, bytes):
-            raise PairDecodeError(f"{uri}: column {column!r} holds no image in row {row}")
+            raise PairDecodeError(f"{location.show(name)}: column {column!r} holds no image in row {row}")
         return data
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel as the root."""
+        """Pickle the root alone."""
         return {"root": self._root.uri}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Begin anew elsewhere."""
+        """Open the source again in the other process."""
         self.__init__(state["root"])  # type: ignore[misc]
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 HASH_BITS = 64
 
 MAX_DISTANCE = 8
-"""Largest bound that the search takes: with more bits apart, the bands that must be equal become too narrow."""
+"""Largest distance that the search accepts: beyond it the bands that must be equal become too narrow."""
 
 
 def difference_hash(image: Image.Image) -> int:

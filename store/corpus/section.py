@@ -25,7 +25,7 @@ class Phantom(Section):
     """
 
     rows: int = Field(gt=0)
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**64)
     modality: str | None = None
     others: float = Field(default=0.0, ge=0, lt=1)
     split: str = "train"

@@ -1,4 +1,4 @@
-"""A corpus file of any kind as a sequence of pairs; which kind it is, its name says."""
+"""Reads a corpus file of any kind as a sequence of pairs; its name or the corpus says the kind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .corpus_files import CorpusFile
 from .fields import TABLE_DEFAULTS, TAR_DEFAULTS, FieldReader
 from .section import Corpus
 from .source_pair import SourcePair
-from .tables import read_csv, read_jsonl, read_parquet
+from .tables import read_table
 from .webdataset import read_tar
 
 Format = Literal["tar", "parquet", "jsonl", "csv"]
@@ -27,7 +27,7 @@ SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "csv",
 }
-"""By the end of the name; a compressed tar is refused by its reader, which says what to do."""
+"""Kinds by the end of a name. The tar reader refuses a compressed tar and says what to do."""
 
 
 def format_of(file: CorpusFile, corpus: Corpus) -> Format:
@@ -58,27 +58,17 @@ class Source:
     def pairs(self, *, all_columns: bool = False) -> Iterator[SourcePair]:
         """Yield the file's pairs in order.
 
-        Args:
-            all_columns: of Parquet, read the columns that no field names too.
-
         Raises:
             CorpusError: the file cannot be read, or no record has a field that is mapped.
         """
-        for pair in self._read(all_columns=all_columns):
+        if self._format == "tar":
+            found = self._tar_pairs()
+        else:
+            found = read_table(self._file, self._format, self.fields, all_columns=all_columns)
+        for pair in found:
             self.fields.note(pair.record)
             yield pair
         self.fields.finish()
-
-    def _read(self, *, all_columns: bool) -> Iterator[SourcePair]:
-        match self._format:
-            case "tar":
-                yield from self._tar_pairs()
-            case "parquet":
-                yield from read_parquet(self._file, self.fields, all_columns=all_columns)
-            case "jsonl":
-                yield from read_jsonl(self._file, self.fields)
-            case "csv":
-                yield from read_csv(self._file, self.fields)
 
     def _tar_pairs(self) -> Iterator[SourcePair]:
         for pair in read_tar(self._file):

@@ -1,4 +1,4 @@
-"""What every kind of corpus file yields: one image with what its record says."""
+"""One image of a corpus file with its record; every kind of corpus file yields these."""
 
 from __future__ import annotations
 

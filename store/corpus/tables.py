@@ -1,4 +1,4 @@
-"""Parquet, JSON lines and CSV as corpora: records with an image in a column, or with its path or URL."""
+"""Reads Parquet, JSON lines and CSV: records with an image in a column, or with its path or URL."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import csv
 import io
 import json
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from store.errors import CorpusError
 from store.io.location import locate
@@ -22,74 +21,54 @@ from .fields import FieldReader
 from .source_pair import SourcePair
 
 FETCH_THREADS = 8
-"""Images that are fetched at a time: they are small, and a server's answer takes longer than the transfer."""
+"""Images fetched at once: they are small, and a server's answer takes longer than the transfer."""
 
 FETCH_AHEAD = 64
-"""Records in work at a time, which bounds memory."""
+"""Records in memory at once."""
 
 PARQUET_BATCH_ROWS = 64
 """Rows of a Parquet file held as Python values at a time, with their images."""
 
+TableFormat: TypeAlias = Literal["parquet", "csv", "jsonl"]
+
 csv.field_size_limit(2**24)
 
 
-def read_parquet(file: CorpusFile, fields: FieldReader, *, all_columns: bool = False) -> Iterator[SourcePair]:
-    """Yield the pairs of a Parquet file in the order of its rows.
+def read_table(
+    file: CorpusFile, kind: TableFormat, fields: FieldReader, *, all_columns: bool = False
+) -> Iterator[SourcePair]:
+    """Yield the pairs of a table in the order of its rows.
 
     Args:
-        all_columns: read the columns that no field names too.
+        all_columns: of Parquet, read the columns that no field names too.
 
     Raises:
-        CorpusError: it is no Parquet file, or lacks a column.
+        CorpusError: it cannot be read, or lacks a column.
     """
-    try:
-        parquet = open_parquet(file.folder, file.name)
-        columns = parquet.schema_arrow.names
+
+    def choose(columns: list[str]) -> list[str]:
         _require(file, fields, columns)
-        wanted = columns if all_columns else [name for name in columns if name in fields.names()]
-        yield from _pairs(file, fields, _rows(parquet, wanted))
-    except FileNotFoundError as error:
-        raise CorpusError(f"{file.uri}: no such corpus file") from error
-    except pa.ArrowException as error:
-        raise CorpusError(
-            f"{file.uri}: cannot be read as Parquet: {error}",
-            hint="if the download was cut short fetch the file again; another format is named with format:",
-        ) from error
+        return columns if all_columns else [name for name in columns if name in fields.names()]
 
-
-def read_csv(file: CorpusFile, fields: FieldReader) -> Iterator[SourcePair]:
-    """Yield the pairs of a CSV file with a header line; tabs part the fields of a ``.tsv``, an empty one is null.
-
-    Raises:
-        CorpusError: a line does not fit the header, or a column is missing.
-    """
-    with _text(file) as lines:
-        reader = csv.reader(lines, delimiter="\t" if file.name.endswith(".tsv") else ",")
-        try:
-            header = next(reader, [])
-            _require(file, fields, header)
-            yield from _pairs(file, fields, _csv_records(file, reader, header))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise CorpusError(f"{file.uri}:{reader.line_num}: not CSV in UTF-8: {error}") from error
-
-
-def read_jsonl(file: CorpusFile, fields: FieldReader) -> Iterator[SourcePair]:
-    """Yield the pairs of a file with one JSON object per line.
-
-    Raises:
-        CorpusError: a line is something else.
-    """
-    with _text(file) as lines:
-        yield from _pairs(file, fields, _json_records(file, lines))
+    yield from _pairs(file, fields, read_records(file, kind, choose=choose))
 
 
 def read_records(
-    file: CorpusFile, kind: Literal["parquet", "csv", "jsonl"], *, header: Sequence[str] | None = None
+    file: CorpusFile,
+    kind: TableFormat,
+    *,
+    header: Sequence[str] | None = None,
+    choose: Callable[[list[str]], list[str]] = lambda columns: columns,
 ) -> Iterator[dict[str, Any]]:
     """Yield the records of a table as they are, whether or not they have images and captions.
 
+    The first line of a CSV is its header, and an empty field is null; in a ``.tsv`` tabs separate the fields. JSON
+    lines are one object per line.
+
     Args:
         header: names of the columns of a CSV without a header line.
+        choose: is given the columns of a Parquet or CSV file before any row is read; may refuse them, and returns
+            those of a Parquet file that are needed.
 
     Raises:
         CorpusError: it cannot be read.
@@ -97,9 +76,16 @@ def read_records(
     if kind == "parquet":
         try:
             parquet = open_parquet(file.folder, file.name)
-            yield from _rows(parquet, parquet.schema_arrow.names)
+            columns = choose(parquet.schema_arrow.names)
+            for batch in parquet.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=columns, use_threads=False):
+                yield from batch.to_pylist()
+        except FileNotFoundError as error:
+            raise CorpusError(f"{file.uri}: no such corpus file") from error
         except pa.ArrowException as error:
-            raise CorpusError(f"{file.uri}: cannot be read as Parquet: {error}") from error
+            raise CorpusError(
+                f"{file.uri}: cannot be read as Parquet: {error}",
+                hint="if the download was cut short fetch the file again; another format is named with format:",
+            ) from error
         return
     with _text(file) as lines:
         if kind == "jsonl":
@@ -107,14 +93,11 @@ def read_records(
             return
         reader = csv.reader(lines, delimiter="\t" if file.name.endswith(".tsv") else ",")
         try:
-            yield from _csv_records(file, reader, list(header) if header else next(reader, []))
+            names = list(header) if header else next(reader, [])
+            choose(names)
+            yield from _csv_records(file, reader, names)
         except (csv.Error, UnicodeDecodeError) as error:
             raise CorpusError(f"{file.uri}:{reader.line_num}: not CSV in UTF-8: {error}") from error
-
-
-def _rows(parquet: pq.ParquetFile, columns: list[str]) -> Iterator[dict[str, Any]]:
-    for batch in parquet.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=columns, use_threads=False):
-        yield from batch.to_pylist()
 
 
 def _csv_records(file: CorpusFile, reader: Any, header: list[str]) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""WebDataset tars read once to learn where each pair's members lie; afterwards bytes are read by offset."""
+"""Reads WebDataset tars once and notes the offset of each member, by which images are read later."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read_tar(source: CorpusFile) -> Iterator[SourcePair]:
 def _members(tar: tarfile.TarFile, source: CorpusFile) -> Iterator[SourcePair]:
     pair: SourcePair | None = None
     for member in tar:
-        # tarfile keeps every member it has seen, for lookups that are not made here: of 100,000, 100 MB.
+        # tarfile keeps every member for lookups that are not made here: 100 MB for 100,000 members.
         tar.members = []  # type: ignore[attr-defined]
         if not member.isfile():
             continue
@@ -59,7 +59,7 @@ def _members(tar: tarfile.TarFile, source: CorpusFile) -> Iterator[SourcePair]:
 
 
 def _require_end(file: BinaryIO) -> int:
-    """Refuse a tar cut at the border of a member, which tarfile would read to there without a word."""
+    """Refuse a tar that was cut between two members; tarfile would read it without an error."""
     nbytes = file.seek(0, 2)
     file.seek(max(0, nbytes - END_BYTES))
     if file.read() != bytes(END_BYTES):
@@ -69,7 +69,7 @@ def _require_end(file: BinaryIO) -> int:
 
 
 def _require_end_at(file: BinaryIO, offset: int, nbytes: int) -> None:
-    """Refuse a damaged header, which tarfile takes for the archive's end without a word."""
+    """Refuse a damaged header; tarfile takes it for the end of the archive, without an error."""
     file.seek(min(offset, nbytes))
     if any(file.read(tarfile.BLOCKSIZE)):
         raise tarfile.ReadError(f"what stands at byte {offset} is no member's header, so the file is damaged")

@@ -1,4 +1,4 @@
-"""Writing a store's rows to files that need none of these programs to be read: Parquet, npz, WebDataset."""
+"""Writes a store's rows to files that other programs can read: Parquet, npz, WebDataset."""
 
 from __future__ import annotations
 
@@ -52,10 +52,6 @@ class Exported:
     files: list[str]
     skipped: list[Skipped]
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the same as plain JSON values."""
-        return asdict(self)
-
 
 Writer = Callable[[Rows, Path, Callable[[int], object]], list[Skipped]]
 """Writes rows to a folder, tells how many more are done, and returns those that it left out."""
@@ -106,7 +102,7 @@ def export(
         files=sorted(path.name for path in partial.iterdir()),
         skipped=skipped,
     )
-    (partial / RECORD).write_text(json.dumps(exported.as_json(), indent=1) + "\n")
+    (partial / RECORD).write_text(json.dumps(asdict(exported), indent=1) + "\n")
     if out.exists():
         out.rmdir()
     partial.rename(out)

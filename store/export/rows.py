@@ -15,7 +15,7 @@ from store.read.reader import FeatureStore
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Skipped:
-    """A row that is not in an export because its image is not to be had."""
+    """A row that is not in an export because its image cannot be read."""
 
     row: int
     key: str

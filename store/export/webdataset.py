@@ -31,8 +31,8 @@ _SAFE_KEY = re.compile(r"[^/.][^.]*")
 def write_tars(rows: Rows, folder: Path, advance: Callable[[int], object]) -> list[Skipped]:
     """Write one ``NNNNNN.tar`` per range: KEY.jpg (or as the image is), KEY.txt, KEY.json, KEY.TEACHER.image.npy, ...
 
-    Where a teacher has no feature of a row there is no member; ``KEY.json`` says why. Where the image is not to be had
-    the pair is left out.
+    Where a teacher has no feature of a row there is no member; ``KEY.json`` says why. A pair whose image cannot be read
+    is left out.
 
     Raises:
         CorpusError: not one image of the first range is where the store says, so the corpus is elsewhere.
@@ -40,9 +40,12 @@ def write_tars(rows: Rows, folder: Path, advance: Callable[[int], object]) -> li
     skipped: list[Skipped] = []
     with ThreadPoolExecutor(8) as pool:
         for range_id, start, stop in rows.blocks():
-            # Beside its image a pair carries little, so that the window of images is what bounds the memory.
+            # The rest of a pair is small, so the window of images bounds the memory.
             pairs = rows.pairs(start, stop).to_pylist()
-            values = {teacher: _values(rows, teacher, start, stop) for teacher in rows.teachers}
+            values = {
+                teacher: {name: rows.values(teacher, name, start, stop) for name in ARRAY_NAMES}
+                for teacher in rows.teachers
+            }
             elsewhere: list[CorpusError] = []
             with tarfile.open(folder / f"{range_id:06d}.tar", "w") as tar:
                 for position, image in enumerate(_images(rows, pool, pairs)):
@@ -51,7 +54,11 @@ def write_tars(rows: Rows, folder: Path, advance: Callable[[int], object]) -> li
                         skipped.append(Skipped(row=pair["row"], key=pair["key"], reason=str(image)))
                         elsewhere += [] if isinstance(image, PairDecodeError) else [image]
                     else:
-                        _add(tar, pair, image, {teacher: _at(arrays, position) for teacher, arrays in values.items()})
+                        at = {
+                            teacher: {name: array[position] for name, array in arrays.items()}
+                            for teacher, arrays in values.items()
+                        }
+                        _add(tar, pair, image, at)
             if len(elsewhere) == len(pairs) == len(skipped):
                 raise elsewhere[0]
             advance(stop - start)
@@ -81,16 +88,8 @@ def _suffix(data: bytes) -> str:
         raise PairDecodeError(f"not an image that Pillow knows (it begins with {data[:8]!r})") from error
 
 
-def _values(rows: Rows, teacher: str, start: int, stop: int) -> dict[str, Any]:
-    return {name: rows.values(teacher, name, start, stop) for name in ARRAY_NAMES}
-
-
-def _at(arrays: dict[str, Any], position: int) -> dict[str, Any]:
-    return {name: values[position] for name, values in arrays.items()}
-
-
 def _add(tar: tarfile.TarFile, pair: dict[str, Any], image: tuple[str, bytes], teachers: dict[str, Any]) -> None:
-    # In WebDataset a key ends at the first dot of the base name; one that has dots of its own would be cut there.
+    # In WebDataset a key ends at the first dot of the base name, so a key with dots would be cut.
     folder, slash, base = pair["key"].rpartition("/")
     safe = _SAFE_KEY.fullmatch(base) and not pair["key"].startswith("/") and ".." not in folder.split("/")
     name = f"{folder}{slash}{base}" if safe else f"row{pair['row']:09d}"

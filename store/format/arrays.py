@@ -14,7 +14,7 @@ from zarr.storage import MemoryStore
 from store.errors import StoreError
 from store.io.location import Location
 
-from .records import StoredDtype, StoreInfo
+from .records import Spec, StoredDtype, StoreInfo
 from .shard_layout import encode_index
 
 Side: TypeAlias = Literal["image", "text"]
@@ -29,20 +29,20 @@ def dtype_of(name: ArrayName, stored_dtype: StoredDtype) -> str:
     return {"similarity": "float32", "status": "uint8"}.get(name, stored_dtype)
 
 
-def create_arrays(location: Location, teacher: str, *, width: int, stored_dtype: StoredDtype, info: StoreInfo) -> None:
+def create_arrays(location: Location, spec: Spec, *, info: StoreInfo) -> None:
     """Create a teacher's arrays (metadata only), or let them grow to the store's rows.
 
     Raises:
         StoreError: arrays of another shape are there.
     """
-    for key, data in _metadata(teacher, width=width, stored_dtype=stored_dtype, info=info).items():
+    for key, data in _metadata(spec, info).items():
         name, expected = key.split("/")[-2], json.loads(data).get("shape")
         shape = _stored_shape(location, key)
         if expected is None and location.exists(key):
             continue
         if shape is not None and (shape[1:] != expected[1:] or shape[0] > info.rows):
             raise StoreError(
-                f"{location}: {teacher}/{name} has shape {tuple(shape)}, expected {tuple(expected)}",
+                f"{location}: {spec.teacher}/{name} has shape {tuple(shape)}, expected {tuple(expected)}",
                 hint="python -m extract run --replace TEACHER drops a teacher's features and makes them anew",
             )
         if shape != expected or shape is None:
@@ -57,12 +57,23 @@ def write_root(location: Location) -> None:
     location.write(f"{ZARR_FOLDER}/zarr.json", bytes(objects["zarr.json"].to_bytes()))
 
 
-def _metadata(teacher: str, *, width: int, stored_dtype: StoredDtype, info: StoreInfo) -> dict[str, bytes]:
-    """Return Zarr's metadata objects by key; made in memory, because Zarr would also write groups above the store."""
+def _metadata(spec: Spec, info: StoreInfo) -> dict[str, bytes]:
+    """Return Zarr's metadata objects by key, made in memory: Zarr would also write groups above the store."""
     objects: dict[str, zarr.core.buffer.Buffer] = {}
-    group = zarr.create_group(MemoryStore(objects)).create_group(teacher)
+    group = zarr.create_group(MemoryStore(objects)).create_group(spec.teacher)
     for name in ARRAY_NAMES:
-        _create(group, name, rows=info.rows, width=width, dtype=dtype_of(name, stored_dtype), info=info)
+        tail = (spec.embed_dim,) if name in ("image", "text") else ()
+        # No compressor: CLIP features in float16 hardly compress, and a reader may take a chunk's bytes as they lie.
+        group.create_array(
+            name,
+            shape=(info.rows, *tail),
+            shards=(info.range_rows, *tail),
+            chunks=(info.chunk_rows, *tail),
+            dtype=dtype_of(name, spec.stored_dtype),
+            compressors=None,
+            fill_value=0,
+            config={"write_empty_chunks": True},
+        )
     return {f"{ZARR_FOLDER}/{key}": bytes(value.to_bytes()) for key, value in objects.items()}
 
 
@@ -74,32 +85,12 @@ def _stored_shape(location: Location, key: str) -> list[int] | None:
     return shape
 
 
-def _shape(name: ArrayName, rows: int, width: int) -> tuple[int, ...]:
-    return (rows, width) if name in ("image", "text") else (rows,)
-
-
-def _create(group: zarr.Group, name: ArrayName, *, rows: int, width: int, dtype: str, info: StoreInfo) -> zarr.Array:
-    tail = _shape(name, rows, width)[1:]
-    # No compressor: CLIP features in float16 hardly compress, and a reader may take a chunk's bytes as they lie.
-    return group.create_array(
-        name,
-        shape=(rows, *tail),
-        shards=(info.range_rows, *tail),
-        chunks=(info.chunk_rows, *tail),
-        dtype=dtype,
-        compressors=None,
-        fill_value=0,
-        config={"write_empty_chunks": True},
-    )
-
-
 def encode_shard(
     name: ArrayName, values: npt.NDArray[np.generic], *, stored_dtype: StoredDtype, info: StoreInfo
 ) -> bytes:
     """Return the bytes that Zarr stores for one whole shard.
 
-    They are made in memory and put in place by the caller: writing through Zarr would read the old shard first, so that
-    a torn one would fail for ever.
+    The caller writes them: Zarr would read the old shard first, and fail for ever on a torn one.
 
     Args:
         values: (rows of the range, D) or (rows of the range,); the last range may be short.
@@ -110,7 +101,7 @@ def encode_shard(
     chunks = -(-len(values) // info.chunk_rows)
     chunk_bytes = info.chunk_rows * math.prod(values.shape[1:]) * little.itemsize
     index = encode_index(chunks, chunk_bytes=chunk_bytes, info=info)
-    # Not by Zarr, which takes twice the time of writing for it; tests hold the two to the same bytes.
+    # Zarr takes twice as long as the write itself; tests check that the bytes are the same.
     shard = np.empty(chunks * chunk_bytes + len(index), np.uint8)
     rows_bytes = stored.size * little.itemsize
     shard[:rows_bytes].view(little).reshape(stored.shape)[...] = stored
@@ -122,7 +113,7 @@ def encode_shard(
 def quantised(features_ND: npt.NDArray[np.generic]) -> npt.NDArray[np.int8]:
     """Round features to 8 bits with a scale per row, so that each row's largest entry becomes 127 or -127.
 
-    The scale need not be kept: features have unit norm, and so has what :func:`restored` makes of them.
+    The scale need not be stored: features have unit norm, and `restored` gives them unit norm again.
     """
     values_ND = features_ND.astype(np.float32)
     largest_N1 = np.abs(values_ND).max(axis=1, keepdims=True, initial=0)

@@ -1,10 +1,11 @@
-"""Committing a unit: whole shards, then the receipt, so that a kill between any two steps loses one unit at most."""
+"""Commits a unit: whole shards, then the receipt, so that a kill between any two steps loses one unit at most."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -16,17 +17,18 @@ from store.errors import CorruptChunkError, SpecMismatchError, StoreError
 from store.faults import reached
 from store.io.location import Location
 
-from .arrays import ARRAY_NAMES, ZARR_FOLDER, ArrayName, create_arrays, encode_shard, shard_key
+from .arrays import ZARR_FOLDER, ArrayName, create_arrays, encode_shard, shard_key
 from .pairs import pairs_digest
 from .records import (
     BadRow,
+    Committed,
     Receipt,
     Spec,
     Status,
     StoredObject,
     StoreInfo,
     read_record,
-    readable_receipt,
+    readable_record,
     receipt_key,
     retry_key,
     spec_key,
@@ -39,7 +41,7 @@ TEACHER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 @dataclass(kw_only=True, slots=True)
 class UnitFeatures:
-    """What one teacher made of one range, row by row.
+    """One teacher's features of one range.
 
     Attributes:
         image, text: (rows, D) float32, unit norm where the status is ok.
@@ -57,12 +59,7 @@ class UnitFeatures:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Circumstances:
-    """How a unit came about; recorded in its receipt, never part of the data.
-
-    Attributes:
-        device: e.g. ``cpu``, ``cuda``.
-        attempt: 1 for a first try.
-    """
+    """How a unit was made; recorded in its receipt, never part of the data."""
 
     device: str
     batch_size: int
@@ -89,7 +86,7 @@ def register_teacher(location: Location, spec: Spec, *, info: StoreInfo, replace
     if location.exists(key):
         stored = read_record(location, key, Spec)
         if stored.hash == spec.hash:
-            _create_arrays(location, spec, info)
+            create_arrays(location, spec, info=info)
             return
         if not replace:
             changes = "\n  ".join(spec.difference(stored))
@@ -98,28 +95,29 @@ def register_teacher(location: Location, spec: Spec, *, info: StoreInfo, replace
                 hint=f"--replace {spec.teacher} drops the stored features and makes them anew; "
                 "or list the new one under a name of its own",
             )
-        # Receipts go first: from here on nothing of the old spec counts as committed, whatever happens next.
+        # Receipts are deleted first: from here on nothing of the old spec counts as committed.
         location.delete_below(receipts)
         location.delete([key])
     if not location.list(receipts):
-        # Arrays without spec and receipts are what a replacement that was interrupted left behind.
+        # An interrupted replacement left arrays without spec and receipts.
         location.delete_below(f"{ZARR_FOLDER}/{spec.teacher}")
-    _create_arrays(location, spec, info)
+    create_arrays(location, spec, info=info)
     write_record(location, key, spec)
-
-
-def _create_arrays(location: Location, spec: Spec, info: StoreInfo) -> None:
-    create_arrays(location, spec.teacher, width=spec.embed_dim, stored_dtype=spec.stored_dtype, info=info)
 
 
 def committed_receipt(
     location: Location, teacher: str, range_id: int, *, spec_hash: str, digest: str
 ) -> Receipt | None:
     """Return a unit's receipt if it is valid for this spec and these pairs, else None."""
-    receipt = readable_receipt(location, receipt_key(teacher, range_id))
-    if receipt is None:
-        return None
-    return receipt if (receipt.spec_hash, receipt.pairs_digest) == (spec_hash, digest) else None
+    return valid_receipt(location, receipt_key(teacher, range_id), Receipt, spec_hash=spec_hash, digest=digest)
+
+
+def valid_receipt(
+    location: Location, key: str, model: type[Committed], *, spec_hash: str, digest: str
+) -> Committed | None:
+    """Return the receipt at a key if it is valid for this spec and these pairs, else None."""
+    receipt = readable_record(location, key, model)
+    return receipt if receipt and (receipt.spec_hash, receipt.pairs_digest) == (spec_hash, digest) else None
 
 
 def commit_unit(
@@ -144,8 +142,7 @@ def commit_unit(
     began = time.perf_counter()
     digest = pairs_digest(pairs)
     receipt_at = receipt_key(spec.teacher, range_id)
-    # Asked before it is read: a receipt that comes later is one of the same unit, by a worker that did not wait for
-    # this one, and is not to be deleted.
+    # Asked before the receipt is read: one that appears later is another worker's commit of this unit, and must stay.
     outdated = location.exists(receipt_at)
     existing = committed_receipt(location, spec.teacher, range_id, spec_hash=spec.hash, digest=digest)
     mark = retry_key(spec.teacher, range_id)
@@ -157,36 +154,60 @@ def commit_unit(
         shard_key(spec.teacher, name, range_id): encode_shard(name, values, stored_dtype=spec.stored_dtype, info=info)
         for name, values in _arrays(features).items()
     }
-    reached("commit.begin")
-    if outdated:
-        location.delete([receipt_at])
-    stored = {key: put_object(location, key, data) for key, data in objects.items()}
-    timings_s = circumstances.timings_s | {"write": round(time.perf_counter() - began, 4)}
-    reached("commit.objects")
     start, stop = info.bounds(range_id)
-    receipt = Receipt(
-        teacher=spec.teacher,
-        range=range_id,
-        start=start,
-        stop=stop,
-        spec_hash=spec.hash,
-        pairs_digest=digest,
-        objects=stored,
-        status_counts=_status_counts(features.status),
-        bad_rows=_bad_rows(features, start=start, keys=pairs["key"].to_pylist()),
-        timings_s=timings_s,
-        versions=circumstances.versions,
-        device=circumstances.device,
-        batch_size=circumstances.batch_size,
-        run_id=circumstances.run_id,
-        attempt=circumstances.attempt,
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        truncated_captions=_count_truncated(features),
-    )
-    write_record(location, receipt_at, receipt)
+
+    def describe(stored: dict[str, StoredObject]) -> Receipt:
+        return Receipt(
+            teacher=spec.teacher,
+            range=range_id,
+            start=start,
+            stop=stop,
+            spec_hash=spec.hash,
+            pairs_digest=digest,
+            objects=stored,
+            status_counts=status_counts(features.status),
+            bad_rows=bad_rows(features.status, features.reasons, start=start, keys=pairs["key"].to_pylist()),
+            timings_s=circumstances.timings_s | {"write": round(time.perf_counter() - began, 4)},
+            versions=circumstances.versions,
+            device=circumstances.device,
+            batch_size=circumstances.batch_size,
+            run_id=circumstances.run_id,
+            attempt=circumstances.attempt,
+            finished=timestamp(),
+            truncated_captions=_count_truncated(features),
+        )
+
+    receipt = commit_objects(location, receipt_at, objects, describe, outdated=outdated)
     if again:
         location.delete([mark])
     reached("commit.done")
+    return receipt
+
+
+def commit_objects(
+    location: Location,
+    receipt_at: str,
+    objects: Mapping[str, bytes],
+    describe: Callable[[dict[str, StoredObject]], Committed],
+    *,
+    outdated: bool,
+) -> Committed:
+    """Write the objects of a unit, and last the receipt that commits them.
+
+    Args:
+        describe: makes the receipt of the objects that were written.
+        outdated: a receipt is there already. It is deleted first, or it would vouch for a mixture of old and new.
+
+    Raises:
+        CorruptChunkError: an object read back is not what was written.
+    """
+    reached("commit.begin")
+    if outdated:
+        location.delete([receipt_at])
+    stored = {key: _put_object(location, key, data) for key, data in objects.items()}
+    reached("commit.objects")
+    receipt = describe(stored)
+    write_record(location, receipt_at, receipt)
     return receipt
 
 
@@ -216,16 +237,10 @@ def _count_truncated(features: UnitFeatures) -> int | None:
 def _arrays(features: UnitFeatures) -> dict[ArrayName, npt.NDArray[np.generic]]:
     # Features are unit norm, so the product of the unrounded vectors is their cosine.
     similarity = np.einsum("nd,nd->n", features.image, features.text).astype(np.float32)
-    values: dict[ArrayName, npt.NDArray[np.generic]] = {
-        "image": features.image,
-        "text": features.text,
-        "similarity": similarity,
-        "status": features.status,
-    }
-    return {name: values[name] for name in ARRAY_NAMES}
+    return {"image": features.image, "text": features.text, "similarity": similarity, "status": features.status}
 
 
-def put_object(location: Location, key: str, data: bytes) -> StoredObject:
+def _put_object(location: Location, key: str, data: bytes) -> StoredObject:
     """Write an object, read it back and return what a receipt says of it.
 
     Raises:
@@ -241,19 +256,32 @@ def put_object(location: Location, key: str, data: bytes) -> StoredObject:
     return StoredObject(nbytes=len(data), sha256=digest)
 
 
-def _status_counts(status: npt.NDArray[np.uint8]) -> dict[str, int]:
+def status_counts(status: npt.NDArray[np.uint8]) -> dict[str, int]:
+    """Return the number of rows by status name."""
     values, counts = np.unique(status, return_counts=True)
     return {Status(value).name.lower(): int(count) for value, count in zip(values, counts, strict=True)}
 
 
-def _bad_rows(features: UnitFeatures, *, start: int, keys: list[str]) -> list[BadRow]:
-    fine = np.isin(features.status, (Status.OK, Status.NOT_APPLICABLE))
+def bad_rows(
+    status: npt.NDArray[np.uint8], reasons: Mapping[int, str], *, start: int, keys: Sequence[str]
+) -> list[BadRow]:
+    """Return the rows of a range that have no feature and should have one.
+
+    Args:
+        reasons: by position in the range.
+    """
+    fine = np.isin(status, (Status.OK, Status.NOT_APPLICABLE))
     return [
         BadRow(
-            row=start + int(position),
+            row=start + position,
             key=keys[position],
-            status=Status(int(features.status[position])),
-            reason=features.reasons.get(int(position), "no reason was given"),
+            status=Status(int(status[position])),
+            reason=reasons.get(position, "no reason was given"),
         )
-        for position in np.flatnonzero(~fine)
+        for position in np.flatnonzero(~fine).tolist()
     ]
+
+
+def timestamp() -> str:
+    """Return the present time in UTC, to the second, as receipts have it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""From a key to its row without reading the pair table: hashes of all keys, sorted, in a file beside it."""
+"""Finds the row of a key without reading the pair table: a file of the sorted hashes of all keys."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class KeyIndex:
     """The key index of a store, read a row group at a time.
 
     Args:
-        rows: of the pair table; an index of fewer belongs to another state of it and is not used.
+        rows: of the pair table; an index of fewer rows is out of date and is not used.
     """
 
     def __init__(self, location: Location, *, rows: int) -> None:

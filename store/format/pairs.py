@@ -1,4 +1,4 @@
-"""The pair table: which pair is which row, where its image lies, what its caption says."""
+"""The pair table: the key, caption and place of the image of each row."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from store.io.folder import Folder
 from store.io.location import Location
 from store.io.object_file import open_parquet
 
-from .key_index import KeyIndex
+from .key_index import KeyIndex, hash_texts
 from .records import StoreInfo
 
 MEMBER = pa.struct([("offset", pa.int64()), ("nbytes", pa.int64()), ("column", pa.string()), ("row", pa.int64())])
@@ -104,7 +104,7 @@ class PairWriter:
         self._room = self._part_rows if first_part_rows is None else range_rows * -(-first_part_rows // range_rows)
         self._waiting: list[pa.Table] = []
         self._waiting_rows = 0
-        # A part that exists and grows is replaced last: until then the store reads as before.
+        # The first part may exist and grow, so it is written last: until then the store reads as before.
         self._first_part, self._first_bytes = first_part, b""
 
     def add(self, table: pa.Table) -> None:
@@ -157,7 +157,7 @@ class PairTable:
     """The pair table of a store, read in parts.
 
     Args:
-        rows: how many rows store.json says there are; what an append that was killed left beyond them is passed over.
+        rows: as store.json says; rows beyond them, left by an append that was killed, are ignored.
     """
 
     def __init__(self, location: Location, *, rows: int) -> None:
@@ -200,10 +200,19 @@ class PairTable:
         groups = self._groups[first : last + 1]
         parts = [_row_group(file, group, names, use_threads=self._use_threads) for file, group, _ in groups]
         begin = int(self._ends[first - 1]) if first else 0
-        # A store whose first parts are older than Parquet corpora has a member of two fields.
+        # The first parts of an old store, from before Parquet corpora, have a member of two fields.
         wanted = pa.schema([PAIR_SCHEMA.field(name) for name in names])
         parts = [part.select(names).cast(wanted) for part in parts]
         return pa.concat_tables(parts).slice(start - begin, stop - start)
+
+    def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield columns of the whole table, some rows at a time."""
+        for start in range(0, self._rows, PART_ROWS):
+            yield self.read(start, min(start + PART_ROWS, self._rows), columns)
+
+    def key_hashes(self) -> npt.NDArray[np.uint64]:
+        """Return (N,) the hashes of all keys."""
+        return np.concatenate([hash_texts(table["key"].to_pylist()) for table in self.blocks(["key"])])
 
     def row_of(self, key: str) -> int:
         """Return the row of a key.
@@ -220,7 +229,7 @@ class PairTable:
         raise StoreError(f"no pair has the key {key!r}")
 
     def _search(self, key: str) -> int:
-        """Look through the whole table, for a store without key index."""
+        """Search the whole table, for a store without key index."""
         end = 0
         for file, group, rows_in_group in self._groups:
             found = pc.index(_row_group(file, group, ["key"], use_threads=False)["key"], key).as_py()
@@ -248,9 +257,9 @@ def only_caption(pairs: PairTable, info: StoreInfo) -> str | None:
 
 
 def pairs_digest(table: pa.Table) -> str:
-    """Return the digest of what features depend on in a range of pairs: keys, captions, image content.
+    """Return the digest of a range's keys, captions and image contents, on which features depend.
 
-    Where the images lie is left out on purpose: a corpus that moved is the same corpus.
+    The places of the images are left out on purpose: a corpus that moved is the same corpus.
     """
     digest = hashlib.sha256()
     for pair in table.select(["key", "caption", "image_sha256"]).to_pylist():

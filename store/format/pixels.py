@@ -1,7 +1,7 @@
-"""The pixel cache: a store's images again, small and re-encoded, so that training needs no corpus. Format and commit.
+"""Format and commit of the pixel cache: small copies of a store's images, so that training needs no corpus.
 
 One Parquet object per range, its row groups the store's chunks; as with features, the receipt is the commit.
-`pixel_cache` reads it, ``extract/corpora/fill_pixel_cache.py`` makes it.
+``store/read/pixel_cache.py`` reads it, ``extract/corpora/fill_pixel_cache.py`` makes it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Annotated, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, model_validator
@@ -22,19 +22,9 @@ from store.config.pipeline_file import Section
 from store.errors import SpecMismatchError
 from store.io.location import Location
 
-from .commit import put_object
+from .commit import bad_rows, commit_objects, status_counts, timestamp, valid_receipt
 from .pairs import pairs_digest
-from .records import (
-    VERSION,
-    BadRow,
-    Record,
-    Status,
-    StoredObject,
-    StoreInfo,
-    read_record,
-    readable_record,
-    write_record,
-)
+from .records import VERSION, RangeReceipt, Record, Status, StoredObject, StoreInfo, read_record, write_record
 
 PIXEL_SPEC_KEY = "pixels/spec.json"
 """With this record a store's pixel cache begins to exist."""
@@ -84,13 +74,12 @@ def pixel_receipt_key(range_id: int) -> str:
 
 
 class PixelSpec(Record):
-    """``pixels/spec.json``: everything that decides how an image is kept.
+    """``pixels/spec.json``: everything that decides the bytes of an image.
 
     Attributes:
-        short_side_px: images whose short side is longer are made so small; none is enlarged.
         resample: filter of the resize, antialiased.
-        keeps_small_originals: an image that need not be made smaller is kept as the file that it is, where that is a
-            JPEG or PNG of 8-bit grey or RGB and no larger than it would be encoded again: exact, and fewer bytes.
+        keeps_small_originals: the file of an image that need not be made smaller is kept as it is, if it is a JPEG or
+            PNG of 8-bit grey or RGB and no larger than the image encoded again.
     """
 
     version: int = VERSION
@@ -117,28 +106,8 @@ class PixelSpec(Record):
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
-class PixelReceipt(Record):
-    """``pixels/receipts/r000123.json``: the commit of the images of one range.
-
-    Attributes:
-        range: the range's number.
-        objects: by key inside the store; there is one.
-        bad_rows: rows without image, and why.
-        versions: of the packages and codecs that took part.
-    """
-
-    version: int = VERSION
-    range: int
-    start: int
-    stop: int
-    spec_hash: str
-    pairs_digest: str
-    objects: dict[str, StoredObject]
-    status_counts: dict[str, int]
-    bad_rows: list[BadRow]
-    timings_s: dict[str, float]
-    versions: dict[str, str]
-    finished: str
+class PixelReceipt(RangeReceipt):
+    """``pixels/receipts/r000123.json``: the commit of the images of one range, which are one object."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -148,7 +117,6 @@ class SmallImage:
     Attributes:
         data: the encoded file; None where there is none.
         width, height: in pixels, of what is kept.
-        reason: why there is none.
     """
 
     data: bytes | None = None
@@ -181,7 +149,7 @@ def register_pixels(location: Location, spec: PixelSpec, *, replace: bool = Fals
                 f"  {_shown(spec)} here, {_shown(stored)} there",
                 hint="--replace drops the stored images and makes them anew; or change pixels: in the pipeline",
             )
-        # Receipts go first: from here on none of the old images counts as committed, whatever happens next.
+        # Receipts are deleted first: from here on none of the old images counts as committed.
         location.delete_below(PIXEL_RECEIPTS)
         location.delete([PIXEL_SPEC_KEY])
     location.delete_below("pixels")
@@ -195,8 +163,7 @@ def _shown(spec: PixelSpec) -> str:
 
 def committed_pixels(location: Location, range_id: int, *, spec: PixelSpec, digest: str) -> PixelReceipt | None:
     """Return the receipt of a range's images if it is valid for this spec and these pairs, else None."""
-    receipt = readable_record(location, pixel_receipt_key(range_id), PixelReceipt)
-    return receipt if receipt and (receipt.spec_hash, receipt.pairs_digest) == (spec.hash, digest) else None
+    return valid_receipt(location, pixel_receipt_key(range_id), PixelReceipt, spec_hash=spec.hash, digest=digest)
 
 
 def commit_pixels(
@@ -213,7 +180,6 @@ def commit_pixels(
     """Write the images of one range and return their receipt; what is already committed is left alone.
 
     Args:
-        location: the store's, with the spec registered.
         pairs: the range's key, caption and image_sha256, as in the pair table.
 
     Raises:
@@ -224,39 +190,30 @@ def commit_pixels(
     if existing:
         return existing
     start, stop = info.bounds(range_id)
-    data = encode_range(images, start=start, chunk_rows=info.chunk_rows)
-    location.delete([pixel_receipt_key(range_id)])
-    key = pixels_key(range_id)
-    stored = put_object(location, key, data)
-    bad_rows = [
-        BadRow(row=start + position, key=name, status=image.status, reason=image.reason)
-        for position, (image, name) in enumerate(zip(images, pairs["key"].to_pylist(), strict=True))
-        if image.data is None
-    ]
-    counts = {"ok": len(images) - len(bad_rows), "bad_image": len(bad_rows)}
-    receipt = PixelReceipt(
-        range=range_id,
-        start=start,
-        stop=stop,
-        spec_hash=spec.hash,
-        pairs_digest=digest,
-        objects={key: stored},
-        status_counts={name: count for name, count in counts.items() if count},
-        bad_rows=bad_rows,
-        timings_s=timings_s,
-        versions=versions,
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    write_record(location, pixel_receipt_key(range_id), receipt)
-    return receipt
+    status = np.array([image.status for image in images], np.uint8)
+
+    def describe(stored: dict[str, StoredObject]) -> PixelReceipt:
+        reasons = {position: image.reason for position, image in enumerate(images)}
+        return PixelReceipt(
+            range=range_id,
+            start=start,
+            stop=stop,
+            spec_hash=spec.hash,
+            pairs_digest=digest,
+            objects=stored,
+            status_counts=status_counts(status),
+            bad_rows=bad_rows(status, reasons, start=start, keys=pairs["key"].to_pylist()),
+            timings_s=timings_s,
+            versions=versions,
+            finished=timestamp(),
+        )
+
+    objects = {pixels_key(range_id): encode_range(images, start=start, chunk_rows=info.chunk_rows)}
+    return commit_objects(location, pixel_receipt_key(range_id), objects, describe, outdated=True)
 
 
 def encode_range(images: Sequence[SmallImage], *, start: int, chunk_rows: int) -> bytes:
-    """Return the Parquet file of a range's images; the same images give the same bytes.
-
-    Args:
-        chunk_rows: C, rows of a row group.
-    """
+    """Return the Parquet file of a range's images; the same images give the same bytes."""
     columns = {
         "row": range(start, start + len(images)),
         "image": [image.data for image in images],
@@ -266,7 +223,7 @@ def encode_range(images: Sequence[SmallImage], *, start: int, chunk_rows: int) -
     }
     table = pa.table([pa.array(columns[field.name], field.type) for field in PIXEL_SCHEMA], schema=PIXEL_SCHEMA)
     buffer = io.BytesIO()
-    # Nothing is gained by compressing what is compressed, nor by statistics of it, which would repeat whole images.
+    # Images are compressed already, and statistics of them would repeat whole images.
     pq.write_table(
         table,
         buffer,

@@ -1,4 +1,4 @@
-"""The store's JSON records: what store.json, a spec and a receipt hold, and how each is read and written."""
+"""The store's JSON records: store.json, specs and receipts, and how to read and write them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VERSION = 1
 
 
 StoredDtype: TypeAlias = Literal["float16", "float32", "int8"]
-"""What features are stored as; docs/benchmarks.md says what each costs in bytes and in cosine."""
+"""Types in which features are stored; docs/benchmarks.md gives the cost of each in bytes and in cosine."""
 
 
 class Status(IntEnum):
@@ -38,7 +38,7 @@ class Status(IntEnum):
 
 
 class Record(BaseModel):
-    """A JSON file of the store. Unknown fields are kept out, so that a typo in a hand-written store shows."""
+    """A JSON file of the store. Unknown fields are errors, so that a typo in a hand-written store is noticed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,7 +51,7 @@ class StoreInfo(Record):
         range_rows: R, rows of a store shard.
         chunk_rows: C, rows of a chunk; divides R.
         corpus_root: the folder that the pair table's uris are relative to.
-        corpus: what was indexed, so that indexing the same again is seen to be done.
+        corpus: what was indexed; a second index of the same corpus then has nothing to do.
     """
 
     format: Literal["mmkd-feature-store"] = "mmkd-feature-store"
@@ -65,7 +65,7 @@ class StoreInfo(Record):
 
     @property
     def ranges(self) -> int:
-        """How many ranges the rows fill, the last one perhaps in part."""
+        """Number of ranges; the last one may be partial."""
         return -(-self.rows // self.range_rows)
 
     def bounds(self, range_id: int) -> tuple[int, int]:
@@ -84,7 +84,7 @@ class Spec(Record):
         preprocessing: geometry, colour mode, mean and std.
         tokenizer: digest of the tokenizer's files, context length.
         output: which vector of the model it is.
-        notes: what is worth knowing but changes no feature: logit scale, where the weights came from, licence.
+        notes: facts that change no feature: logit scale, origin of the weights, licence.
     """
 
     teacher: str
@@ -130,28 +130,23 @@ class BadRow(Record):
 
 
 class StoredObject(Record):
-    """An object that a unit wrote, as it must be found."""
+    """An object that a unit wrote."""
 
     nbytes: int
     sha256: str
 
 
-class Receipt(Record):
-    """``receipts/<teacher>/r000123.json``: the commit of one unit.
+class RangeReceipt(Record):
+    """The commit of what was made of one range.
 
     Attributes:
-        range: the range's number.
+        start, stop: the range's rows.
         objects: by key inside the store.
         status_counts: rows by status name.
         bad_rows: every row whose status is neither ok nor not applicable.
-        versions: of the packages that took part.
-        attempt: 1 for a first try.
-        truncated_captions: of the ok rows, how many have a caption that the teacher read in part; None where that is
-            not known, and then left out of the file.
     """
 
     version: int = VERSION
-    teacher: str
     range: int
     start: int
     stop: int
@@ -162,22 +157,35 @@ class Receipt(Record):
     bad_rows: list[BadRow]
     timings_s: dict[str, float]
     versions: dict[str, str]
+    finished: str
+
+
+class Receipt(RangeReceipt):
+    """``receipts/<teacher>/r000123.json``: the commit of one unit.
+
+    Attributes:
+        attempt: 1 for a first try.
+        truncated_captions: how many of the ok rows have a caption that the teacher read in part; None where that is not
+            known, and then left out of the file.
+    """
+
+    teacher: str
     device: str
     batch_size: int
     run_id: str
     attempt: int = 1
-    finished: str
     truncated_captions: int | None = None
 
     @model_serializer(mode="wrap")
-    def _leave_out_unknown(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _in_order(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = serialize(self)
-        if self.truncated_captions is None:
-            del content["truncated_captions"]
-        return content
+        last = {name: content.pop(name) for name in ("finished", "truncated_captions")}
+        content = {"version": content["version"], "teacher": content["teacher"]} | content | last
+        return {name: value for name, value in content.items() if value is not None}
 
 
 R = TypeVar("R", bound=Record)
+Committed = TypeVar("Committed", bound=RangeReceipt)
 
 
 def write_record(location: Location, key: str, record: Record) -> None:
@@ -219,7 +227,7 @@ def readable_receipt(location: Location, key: str) -> Receipt | None:
 
 
 def readable_record(location: Location, key: str, model: type[R]) -> R | None:
-    """Return a receipt; None if there is none, or what lies there is none, which is then said.
+    """Return a receipt; None where there is none. One that cannot be read counts as none, with a warning.
 
     Raises:
         FormatVersionError: it was written in another version of the format.
@@ -269,14 +277,14 @@ def parse_receipt_key(key: str, *, folder: str = "receipts") -> tuple[str, int] 
 
 
 def retry_key(teacher: str, range_id: int) -> str:
-    """Return the key of the mark by which a unit is done again; see store/check/retry.py."""
+    """Return the key of the mark that has a unit done again; see store/check/retry.py."""
     return f"{RETRY_FOLDER}/{teacher}/r{range_id:06d}.json"
 
 
 RETRY_FOLDER = "retry"
 
 KNOWN_UNITS_KEY = "runs/committed.json"
-"""What extraction found committed, for its next plan. It holds for one pair table: who makes another deletes it."""
+"""Units that extraction found committed, kept for its next plan. Code that writes another pair table deletes it."""
 
 
 def spec_key(teacher: str) -> str:

@@ -1,4 +1,4 @@
-"""New corpus files of a store as new rows behind the old ones, which stay as they are."""
+"""Appends the pairs of new corpus files as rows behind the old ones, which never change."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ from .curation_report import read_report, report_of, write_report
 from .indexing import INDEX_FOLDER, Plan, index_files
 from .merge import Known, Merged, merge, write_rows
 
-ROWS_AT_A_TIME = 131_072
-
 _NONE = np.empty(0, np.uint64)
 
 
@@ -39,8 +37,8 @@ def append_corpus(
 ) -> tuple[StoreInfo, list[str]]:
     """Add the pairs of corpus files that were not there when a store was made, as rows behind its last one.
 
-    Old rows stay as they are. The store is the old one until store.json is rewritten, which is last; of extraction only
-    the range that was partial has to be done again.
+    Old rows never change. store.json is rewritten last; until then the store reads as before. Extraction has to repeat
+    only the range that was partial.
 
     Args:
         corpus: as it was indexed, with more files.
@@ -61,8 +59,8 @@ def append_corpus(
     with exclusive(location):
         pairs, index = PairTable(location, rows=info.rows), KeyIndex(location, rows=info.rows)
         parts = index_files(location, plan, workers=workers, on_file=on_file)
-        old_keys, old_differences = _old_hashes(pairs, index, rows=info.rows)
-        merged = merge(parts, corpus.keep, known=_known(pairs, old_keys, old_differences, rows=info.rows))
+        old_keys, old_differences = _old_hashes(pairs, index)
+        merged = merge(parts, corpus.keep, known=_known(pairs, old_keys, old_differences))
         writer = _writer_at_end(location, pairs, info, part_rows=part_rows)
         modalities = write_rows(parts, merged, writer)
         rows = writer.close()
@@ -113,24 +111,19 @@ def new_files(location: Location, info: StoreInfo, corpus: Corpus) -> Plan:
     return Plan(files=fresh, stamps=plan.stamps, root=plan.root, corpus=corpus)
 
 
-def _old_hashes(pairs: PairTable, index: KeyIndex, *, rows: int) -> tuple[npt.NDArray[np.uint64], pa.Array | None]:
+def _old_hashes(pairs: PairTable, index: KeyIndex) -> tuple[npt.NDArray[np.uint64], pa.Array | None]:
     """Return the key hashes of the old rows and the difference hashes of their images, if they were kept."""
     table = index.read()
     if table is not None:
         differences = table["difference_hash"].combine_chunks()
         return table["key_hash"].to_numpy(), None if differences.null_count == len(differences) else differences
-    hashes = [
-        hash_texts(pairs.read(start, min(start + ROWS_AT_A_TIME, rows), ["key"])["key"].to_pylist())
-        for start in range(0, rows, ROWS_AT_A_TIME)
-    ]
-    return np.concatenate(hashes), None
+    return pairs.key_hashes(), None
 
 
-def _known(pairs: PairTable, keys: npt.NDArray[np.uint64], differences: pa.Array | None, *, rows: int) -> Known:
+def _known(pairs: PairTable, keys: npt.NDArray[np.uint64], differences: pa.Array | None) -> Known:
     images, both = [_NONE], [_NONE]
-    for start in range(0, rows, ROWS_AT_A_TIME):
-        table = pairs.read(start, min(start + ROWS_AT_A_TIME, rows), ["image_sha256", "caption"])
-        table = table.filter(table["image_sha256"].is_valid())
+    for block in pairs.blocks(["image_sha256", "caption"]):
+        table = block.filter(block["image_sha256"].is_valid())
         digests, captions = table["image_sha256"].to_pylist(), table["caption"].to_pylist()
         images.append(np.array([int(digest[:16], 16) for digest in digests], np.uint64))
         both.append(hash_texts(f"{digest} {text or ''}" for digest, text in zip(digests, captions, strict=True)))
@@ -152,7 +145,7 @@ def _has(pairs: PairTable, key: str) -> bool:
 
 
 def _writer_at_end(location: Location, pairs: PairTable, info: StoreInfo, *, part_rows: int) -> PairWriter:
-    """Return a writer that goes on after the old rows; a last part that is not full is taken up into its rewriting."""
+    """Return a writer that continues after the old rows; it rewrites a last part that is not full."""
     first_row, number = pairs.last_part()
     stale = [key for key, _ in location.list("pairs") if key > part_key(number) and key.startswith("pairs/part-")]
     location.delete(stale)  # left by an append that was killed

@@ -1,4 +1,4 @@
-"""Making a new store: its pair table and store.json, or seeing that it is already there."""
+"""Makes a new store, the pair table first and store.json last; an equal store that exists is left alone."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def check_shape(*, range_rows: int, chunk_rows: int) -> None:
 
 
 def plan_of(files: Sequence[CorpusFile], corpus: Corpus, *, root: str | None = None) -> Plan:
-    """Return what to index: files and the folder that their uris become relative to."""
-    # Relative to their common folder: a moved corpus is the same one, and files of several folders may share a name.
+    """Return a plan: the files, and the folder that their uris become relative to."""
+    # Relative to the common folder: a corpus that moved stays the same, and files of several folders may share a name.
     root = root if root is not None else common_root(files)
     return Plan(files=files, stamps={file.uri: file.stamp() for file in files}, root=root, corpus=corpus)
 
 
 def plan_for(info: StoreInfo, files: Sequence[CorpusFile], corpus: Corpus) -> Plan:
-    """Return what to index of the corpus of a store, with the root that its uris are relative to.
+    """Return the plan for the corpus of a store that exists.
 
-    That is the store's own root, which new files may lie beside; or, if the corpus moved, the folder where it is now.
+    Its root is the store's own, which new files may lie beside; or, if the corpus moved, the folder where it is now.
     """
     plans = (plan_of(files, corpus, root=root) for root in (info.corpus_root, common_root(files)))
     indexed = info.corpus.get("files", {})
@@ -54,9 +54,13 @@ def plan_for(info: StoreInfo, files: Sequence[CorpusFile], corpus: Corpus) -> Pl
 
 
 def signature_of(plan: Plan) -> dict[str, Any]:
-    """Return what tells a corpus from another in store.json: its files and the settings that decide its rows."""
+    """Return the identity of a corpus in store.json: its files and the settings that decide its rows."""
     files = {relative_uri(file.uri, plan.root): list(plan.stamps[file.uri]) for file in plan.files}
-    settings = settings_of(plan.corpus)
+    return _signature(files, plan.corpus)
+
+
+def _signature(files: dict[str, Any], corpus: Corpus) -> dict[str, Any]:
+    settings = settings_of(corpus)
     signature = {"files": files, "qualify_keys": settings.pop("qualify_keys")}
     return signature | ({"settings": settings} if settings else {})
 
@@ -115,11 +119,7 @@ def index_corpus(
 def create_store(
     location: Location, index: CorpusIndex, *, signature: dict[str, Any], range_rows: int, chunk_rows: int
 ) -> StoreInfo:
-    """Write the pair table and, last, store.json, with which the store begins to exist.
-
-    Args:
-        signature: what was indexed, kept in store.json.
-    """
+    """Write the pair table and, last, store.json, with which the store begins to exist."""
     check_shape(range_rows=range_rows, chunk_rows=chunk_rows)
     info = _info(
         index.table.num_rows,
@@ -169,9 +169,7 @@ def settings_changed(store: str | os.PathLike[str] | Location, corpus: Corpus) -
     existing = existing_store(locate(store))
     if existing is None or "files" not in existing.corpus:
         return False
-    settings = settings_of(corpus)
-    signature = {"files": existing.corpus["files"], "qualify_keys": settings.pop("qualify_keys")}
-    return existing.corpus != signature | ({"settings": settings} if settings else {})
+    return existing.corpus != _signature(existing.corpus["files"], corpus)
 
 
 def existing_store(location: Location) -> StoreInfo | None:

@@ -1,4 +1,4 @@
-"""What indexing found and what each rule refused, as a record in the store and as a table on the screen."""
+"""The report of an index, with the pairs that each rule refused: a record in the store and a table as text."""
 
 from __future__ import annotations
 
@@ -42,19 +42,13 @@ class CurationReport(Record):
 
     def plus(self, other: CurationReport) -> CurationReport:
         """Return the report of both, with this one's rules."""
-        return CurationReport(
-            rules=self.rules,
-            files=self.files + other.files,
-            pairs=self.pairs + other.pairs,
-            dropped=_sum(self.dropped, other.dropped),
-            rows=self.rows + other.rows,
-            same_image=self.same_image + other.same_image,
-            same_pair=self.same_pair + other.same_pair,
-            modalities=_sum(self.modalities, other.modalities),
-            unmapped=_sum(self.unmapped, other.unmapped),
-            num_problems=self.num_problems + other.num_problems,
-            problems=[*self.problems, *other.problems][:PROBLEMS_KEPT],
-        )
+        sums: dict[str, Any] = {
+            name: getattr(self, name) + getattr(other, name)
+            for name in ("files", "pairs", "rows", "same_image", "same_pair", "num_problems")
+        }
+        for name in ("dropped", "modalities", "unmapped"):
+            sums[name] = _sum(getattr(self, name), getattr(other, name))
+        return self.model_copy(update={**sums, "problems": [*self.problems, *other.problems][:PROBLEMS_KEPT]})
 
 
 def report_of(merged: Merged, corpus: Corpus, *, files: int, modalities: dict[str | None, int]) -> CurationReport:

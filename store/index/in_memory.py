@@ -1,4 +1,4 @@
-"""A corpus as pairs in memory: for what is small or is read once, such as the pairs of a stage-1 training."""
+"""Reads a corpus into memory: for one that is small or read once, such as the pairs of a stage-1 training."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class CorpusIndex:
 def read_corpus(corpus: Corpus, *, on_file: Callable[[int], object] | None = None) -> CorpusIndex:
     """Read a corpus once and return the table of its pairs, by the rules of its ``keep``.
 
-    A pair without image or without caption is kept as a row, unless a rule refuses it: extraction gives it a bad
-    status and says why, so that nothing vanishes in silence.
+    A pair without image or without caption is a row too, unless a rule refuses it: extraction gives it a bad status and
+    a reason, so that no pair is lost silently.
 
     Raises:
         CorpusError: a file cannot be read, a key occurs twice, or there is no pair at all.

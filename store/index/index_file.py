@@ -1,4 +1,4 @@
-"""One corpus file to candidates for the pair table: fields mapped, rules applied that look at a pair alone."""
+"""Turns one corpus file into candidates for the pair table: maps fields and applies rules on single pairs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from store.corpus.corpus_files import CorpusFile, relative_uri
-from store.corpus.curation import Candidate, first_refusal, pair_rules
+from store.corpus.curation import first_refusal, pair_rules
 from store.corpus.decode import decode_image, image_size
 from store.corpus.fields import FieldReader, as_text
 from store.corpus.near_duplicates import difference_hash
@@ -40,7 +40,7 @@ BATCH_ROWS = 4096
 """Candidates held as Python values at a time."""
 
 PROBLEMS_KEPT = 100
-"""Problems of one file that are kept in words; all are counted."""
+"""Problems of one file whose text is kept; all are counted."""
 
 REPORT_KEY = "mmkd_file_report"
 
@@ -78,11 +78,7 @@ class FileReport(BaseModel):
 
 
 class FileIndexer:
-    """Turns one corpus file into candidates.
-
-    Args:
-        root: the folder that uris become relative to.
-    """
+    """Turns one corpus file into candidates."""
 
     def __init__(self, file: CorpusFile, corpus: Corpus, *, root: str) -> None:
         self._file, self._corpus, self._root = file, corpus, root
@@ -144,7 +140,7 @@ class FileIndexer:
         return rows
 
     def _without_nul(self, pair: SourcePair, caption: str | None) -> str | None:
-        """Return a caption without NUL characters, which no text has and which end one in many a program."""
+        """Return a caption without NUL characters, at which many programs end a text."""
         if caption is None or "\0" not in caption:
             return caption
         self.report.note(
@@ -155,7 +151,7 @@ class FileIndexer:
     def _keep(self, row: dict[str, Any], raw: Mapping[str, list[str]]) -> bool:
         self.report.pairs += 1
         self.report.usable += bool(row["uri"] is not None and row["caption"])
-        refusal = first_refusal(self._rules, Candidate(row=row, raw=raw))
+        refusal = first_refusal(self._rules, row, raw)
         if refusal is not None:
             self.report.dropped[refusal] += 1
         return refusal is None
@@ -185,7 +181,7 @@ class FileIndexer:
 
 
 def _captions(fields: FieldReader, record: dict[str, Any]) -> list[str | None]:
-    """Return a record's captions: the one it has, empty or missing though it be, or those of a list."""
+    """Return a record's captions: one, which may be empty or None, or those of a list."""
     texts = [text for text in map(as_text, fields.values(record, "caption") or ()) if text is not None]
     if len(texts) > 1:
         texts = list(dict.fromkeys(text for text in texts if text)) or texts[:1]

@@ -1,4 +1,4 @@
-"""Corpus files to candidates, several at a time; what is done stays, so that a killed index goes on from there."""
+"""Turns corpus files into candidates, several at a time; candidates stay, so that a killed index resumes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PARALLEL_BYTES = 64 * 2**20
 """Corpora smaller than this are indexed in this process: starting others would take longer."""
 
 CANDIDATES_VERSION = 1
-"""Changes when other candidates are made of the same files, so that older ones are not taken for them."""
+"""Changes when the same files give other candidates, so that older candidates are not used."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -62,7 +62,7 @@ def settings_of(corpus: Corpus) -> dict[str, Any]:
 
 
 def default_workers() -> int:
-    """Return how many processes index a corpus if nobody says: one per core that this process may use."""
+    """Return the default number of processes that index a corpus: one per core that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -115,7 +115,7 @@ def _make(location: Location, key: str, file: CorpusFile, corpus: Corpus, root: 
 
 
 def _begin_worker() -> None:
-    # Ctrl-C reaches the whole group; the parent ends the pool, and a traceback per process would hide its message.
+    # Ctrl-C reaches all processes. The parent ends the pool; a traceback of each would hide its message.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -123,6 +123,6 @@ def _begin_worker() -> None:
 
 
 def _end_with(sentinel: int) -> None:
-    """End this process when its parent does: a pool's workers would wait for a killed parent for ever."""
+    """End this process when its parent ends; a worker of a pool would wait for ever for a killed parent."""
     wait([sentinel])
     os._exit(1)

@@ -1,10 +1,10 @@
-"""Candidates of all corpus files to the rows of the pair table: duplicates found, rows numbered, parts written."""
+"""Turns the candidates of all corpus files into rows: finds duplicates, numbers rows, writes the pair table."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,9 @@ from .index_file import REPORT_KEY, FileReport
 KEYS_COMPARED = 100_000
 """Rows with a repeated hash whose keys are read, to tell repeated keys from keys that only hash alike."""
 
-HASHES = ("group", "key_hash", "image_hash", "pair_hash", "difference_hash")
+_HASHED = ("key", "image", "pair", "difference")
+
+HASHES = ("group", *(f"{name}_hash" for name in _HASHED))
 
 ReadPart = Callable[[], bytes]
 """Returns the candidates of one corpus file, as `FileIndexer.part` wrote them."""
@@ -29,7 +31,7 @@ ReadPart = Callable[[], bytes]
 
 @dataclass(kw_only=True, slots=True)
 class Hashes:
-    """What duplicates are found by, of a run of rows; 40 bytes a row, so that all rows fit into memory.
+    """Hashes that find duplicates, 40 bytes a row, so that those of all rows fit into memory.
 
     Attributes:
         group: number of the image; rows of one image are adjacent.
@@ -48,23 +50,13 @@ class Hashes:
     @classmethod
     def of(cls, table: pa.Table) -> Hashes:
         """Take them from candidates."""
-
-        def numbers(name: str) -> npt.NDArray[np.uint64]:
-            values: npt.NDArray[np.uint64] = pc.fill_null(table[name], 0).to_numpy()
-            return values
-
-        def valid(name: str) -> npt.NDArray[np.bool_]:
-            values: npt.NDArray[np.bool_] = table[name].is_valid().to_numpy()
-            return values
-
         return cls(
             group=table["group"].to_numpy(),
-            key=numbers("key_hash"),
-            image=numbers("image_hash"),
-            pair=numbers("pair_hash"),
-            difference=numbers("difference_hash"),
-            has_image=valid("image_hash"),
-            has_difference=valid("difference_hash"),
+            **{
+                name: pc.fill_null(table[f"{name}_hash"], 0).to_numpy()
+                for name in ("key", "image", "pair", "difference")
+            },
+            **{f"has_{name}": table[f"{name}_hash"].is_valid().to_numpy() for name in ("image", "difference")},
         )
 
 
@@ -83,34 +75,29 @@ class Merged:
     part_rows: list[int]
     same_image: int = 0
     same_pair: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-
-
-def _none() -> npt.NDArray[np.uint64]:
-    return np.empty(0, np.uint64)
-
-
-def _no_key(_key: str) -> bool:
-    return False
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Known:
-    """What a table has already, with which new rows are compared.
+    """Rows that a table has already, with which new rows are compared.
 
     Attributes:
         key, image, pair, difference: hashes that occur in it.
-        has_key: whether it has a key itself.
     """
 
-    key: npt.NDArray[np.uint64] = field(default_factory=_none)
-    image: npt.NDArray[np.uint64] = field(default_factory=_none)
-    pair: npt.NDArray[np.uint64] = field(default_factory=_none)
-    difference: npt.NDArray[np.uint64] = field(default_factory=_none)
-    has_key: Callable[[str], bool] = _no_key
+    key: npt.NDArray[np.uint64]
+    image: npt.NDArray[np.uint64]
+    pair: npt.NDArray[np.uint64]
+    difference: npt.NDArray[np.uint64]
+    has_key: Callable[[str], bool]
 
 
-def merge(parts: Sequence[ReadPart], keep: Keep, *, known: Known | None = None) -> Merged:
+_EMPTY = np.empty(0, np.uint64)
+
+NOTHING = Known(key=_EMPTY, image=_EMPTY, pair=_EMPTY, difference=_EMPTY, has_key=lambda _: False)
+
+
+def merge(parts: Sequence[ReadPart], keep: Keep, *, known: Known = NOTHING) -> Merged:
     """Decide which candidates become rows, in the order of the parts.
 
     Args:
@@ -119,31 +106,26 @@ def merge(parts: Sequence[ReadPart], keep: Keep, *, known: Known | None = None) 
     Raises:
         CorpusError: a key occurs twice.
     """
-    known = known or Known()
-    report, columns, part_rows, groups = FileReport(), [], [], 0
+    report, tables, groups = FileReport(), [], 0
     for read in parts:
         file = pq.ParquetFile(pa.BufferReader(read()))
         report.add(FileReport.model_validate_json(file.metadata.metadata[REPORT_KEY.encode()]))
-        hashes = Hashes.of(file.read(columns=list(HASHES)))
-        last = int(hashes.group[-1]) + 1 if len(hashes.group) else 0
-        hashes.group = hashes.group + groups
-        groups += last
-        columns.append(hashes)
-        part_rows.append(len(hashes.key))
-    names = ("group", "key", "image", "pair", "difference", "has_image", "has_difference")
-    joined = Hashes(**{name: np.concatenate([getattr(one, name) for one in columns]) for name in names})
-    merged = Merged(report=report, hashes=joined, keep_N=np.ones(len(joined.key), bool), part_rows=part_rows)
+        table = file.read(columns=list(HASHES))
+        tables.append(table.set_column(0, "group", pc.add(table["group"], groups)))
+        groups += table["group"][-1].as_py() + 1 if table.num_rows else 0
+    hashes = Hashes.of(pa.concat_tables(tables))
+    part_rows = [table.num_rows for table in tables]
+    merged = Merged(report=report, hashes=hashes, keep_N=np.ones(len(hashes.key), bool), part_rows=part_rows)
     _find_duplicates(merged, keep, known)
     if keep.near_duplicates is not None:
         _find_near_duplicates(merged, keep.near_duplicates, known)
-    report.dropped += merged.dropped
     _refuse_repeated_keys(parts, merged, known)
     return merged
 
 
 def _find_duplicates(merged: Merged, keep: Keep, known: Known) -> None:
     hashes = merged.hashes
-    # An image's rows count as one: several captions of one image are no duplicates of each other.
+    # The rows of one image count once: its captions are not duplicates of each other.
     groups_G, first_row_G, group_of_N = np.unique(hashes.group, return_index=True, return_inverse=True)
     image_again_G = hashes.has_image[first_row_G] & _seen_before(hashes.image[first_row_G], known.image)
     image_again_N = image_again_G[group_of_N] if len(groups_G) else np.zeros(0, bool)
@@ -151,7 +133,7 @@ def _find_duplicates(merged: Merged, keep: Keep, known: Known) -> None:
     merged.same_image, merged.same_pair = int(image_again_N.sum()), int(pair_again_N.sum())
     if keep.duplicates:
         refused_N = image_again_N if keep.duplicates == "image" else pair_again_N
-        merged.dropped[f"duplicates: {keep.duplicates}"] = int(refused_N.sum())
+        merged.report.dropped[f"duplicates: {keep.duplicates}"] = int(refused_N.sum())
         merged.keep_N &= ~refused_N
 
 
@@ -169,7 +151,7 @@ def _find_near_duplicates(merged: Merged, max_distance: int, known: Known) -> No
     differences_G = hashes.difference[asked_N][first_row_G]
     kept_G = first_of_alike(differences_G, max_distance=max_distance, known_K=known.difference)
     refused_N = asked_N & np.isin(hashes.group, groups_G[~kept_G])
-    merged.dropped[f"near_duplicates: {max_distance}"] = int(refused_N.sum())
+    merged.report.dropped[f"near_duplicates: {max_distance}"] = int(refused_N.sum())
     merged.keep_N &= ~refused_N
 
 
@@ -181,18 +163,24 @@ def _refuse_repeated_keys(parts: Sequence[ReadPart], merged: Merged, known: Know
     if not again_K.any():
         return
     suspects = positions_K[np.isin(keys_K, keys_K[again_K])][:KEYS_COMPARED]
-    counts: Counter[str] = Counter()
-    start = 0
-    for read, rows in zip(parts, merged.part_rows, strict=True):
-        here = suspects[(suspects >= start) & (suspects < start + rows)] - start
-        if len(here):
-            keys = pq.ParquetFile(pa.BufferReader(read())).read(columns=["key"])["key"]
-            counts.update(keys.take(pa.array(here)).to_pylist())
-        start += rows
+    counts = Counter(keys_at(parts, merged, suspects))
     repeated = [key for key, count in counts.items() if count > 1 or known.has_key(key)]
     if repeated:
         complete = len(suspects) < KEYS_COMPARED
         raise repeated_keys(len(repeated) if complete else len(np.unique(keys_K[again_K])), repeated)
+
+
+def keys_at(parts: Sequence[ReadPart], merged: Merged, positions: npt.NDArray[np.int64]) -> list[str]:
+    """Return the keys of some candidates, by their ascending positions among all."""
+    keys: list[str] = []
+    start = 0
+    for read, rows in zip(parts, merged.part_rows, strict=True):
+        here = positions[(positions >= start) & (positions < start + rows)] - start
+        if len(here):
+            column = pq.ParquetFile(pa.BufferReader(read())).read(columns=["key"])["key"]
+            keys += column.take(pa.array(here)).to_pylist()
+        start += rows
+    return keys
 
 
 def write_rows(parts: Sequence[ReadPart], merged: Merged, writer: PairWriter) -> Counter[str | None]:

@@ -1,4 +1,4 @@
-"""What other rules would make of a store that is there: rows they would add or drop; the store is left alone."""
+"""Which rows other rules would add to a store or drop from it; the store is not changed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from store.corpus.corpus_files import corpus_files, relative_uri
 from store.corpus.section import Corpus
 from store.errors import StoreError
-from store.format.key_index import hash_texts
 from store.format.pairs import PairTable
 from store.format.records import StoreInfo, read_store_info
 from store.io.location import Location, locate
@@ -23,11 +19,9 @@ from store.io.location import Location, locate
 from .create import plan_for
 from .curation_report import CurationReport, report_of
 from .indexing import INDEX_FOLDER, index_files
-from .merge import Merged, ReadPart, merge
+from .merge import Merged, ReadPart, keys_at, merge
 
 KEYS_SHOWN = 10
-
-ROWS_AT_A_TIME = 131_072
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -35,8 +29,7 @@ class RuleChange:
     """How the rows of a store and those of other rules differ.
 
     Attributes:
-        added, dropped: how many rows they would have more, and no longer.
-        first_added, first_dropped: the first keys of each.
+        added, dropped: how many rows the other rules would add and drop.
     """
 
     report: CurationReport
@@ -54,9 +47,6 @@ def rule_change(
     on_file: Callable[[int], object] | None = None,
 ) -> RuleChange:
     """Index the files of a store under other settings and compare keys; nothing of the store is changed.
-
-    Args:
-        corpus: the same files, with the settings to try.
 
     Raises:
         StoreError: the store was made from other files.
@@ -85,12 +75,7 @@ def _compare(
     location: Location, info: StoreInfo, parts: Sequence[ReadPart], merged: Merged, corpus: Corpus
 ) -> RuleChange:
     pairs = PairTable(location, rows=info.rows)
-    old_N = np.concatenate(
-        [
-            hash_texts(pairs.read(start, min(start + ROWS_AT_A_TIME, info.rows), ["key"])["key"].to_pylist())
-            for start in range(0, info.rows, ROWS_AT_A_TIME)
-        ]
-    )
+    old_N = pairs.key_hashes()
     new_N = merged.hashes.key
     added_N = merged.keep_N & ~np.isin(new_N, old_N)
     dropped_N = ~np.isin(old_N, new_N[merged.keep_N])
@@ -99,18 +84,6 @@ def _compare(
         report=report_of(merged, corpus, files=len(parts), modalities={}),
         added=int(added_N.sum()),
         dropped=int(dropped_N.sum()),
-        first_added=_keys_at(parts, merged, np.flatnonzero(added_N)[:KEYS_SHOWN]),
+        first_added=keys_at(parts, merged, np.flatnonzero(added_N)[:KEYS_SHOWN]),
         first_dropped=[pairs.read(int(row), int(row) + 1, ["key"])["key"][0].as_py() for row in first],
     )
-
-
-def _keys_at(parts: Sequence[ReadPart], merged: Merged, positions: npt.NDArray[np.int64]) -> list[str]:
-    keys: list[str] = []
-    start = 0
-    for read, rows in zip(parts, merged.part_rows, strict=True):
-        here = positions[(positions >= start) & (positions < start + rows)] - start
-        if len(here):
-            column = pq.ParquetFile(pa.BufferReader(read())).read(columns=["key"])["key"]
-            keys += column.take(pa.array(here)).to_pylist()
-        start += rows
-    return keys

@@ -1,4 +1,4 @@
-"""How alike teachers see the same rows: linear centred kernel alignment (CKA) of each two."""
+"""How similar two teachers' features of the same rows are: linear centred kernel alignment (CKA)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from store.read.reader import FeatureStore
 from .sampling import draw_rows
 
 CONSTANT = 1e-12
-"""Variance, summed over the dimensions of unit-norm features, below which they are all the same but for rounding."""
+"""Features whose variance, summed over dimensions, is below this are all the same up to rounding."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""How many rows each teacher has per modality, and how many of them a selection lets it teach."""
+"""Counts each teacher's rows per modality, and those of them that a selection lets it teach."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy.typing as npt
 from store.format.records import Status
 from store.read.categories import read_categories
 from store.read.reader import FeatureStore
-from store.read.selection import Selection, available_by_teacher
+from store.read.selection import Selection, available
 
 UNKNOWN = "(unknown)"
-"""Name of the pairs without modality. No modality may be called so: YAML and JSON take a text for a key."""
+"""Name for pairs without modality, as a key in YAML and JSON; no modality may have this name."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -65,17 +65,17 @@ def tally(store: FeatureStore, selection: Selection) -> Tally:
     """
     modality = read_categories(store.location, "modality", rows=store.info.rows)
     status = {teacher: store.status(teacher) for teacher in store.teachers}
-    available = available_by_teacher(selection, status=status, similarity=store.similarity, modality=lambda: modality)
+    may_teach = available(selection, status=status, similarity=store.similarity, modality=lambda: modality)
     shape = (len(modality.names) + 1, len(Status), 2)
     # Unknown, the code -1, becomes the first; one count of all three, because each costs a pass over all rows.
     place_N = (modality.codes_N.astype(np.int64) + 1) * (shape[1] * shape[2])
     there = np.bincount(modality.codes_N + 1, minlength=shape[0]) > 0
     rows = {}
     for teacher, status_N in status.items():
-        counts = np.bincount(place_N + (2 * status_N + available[teacher]), minlength=np.prod(shape))
+        counts = np.bincount(place_N + (2 * status_N + may_teach[teacher]), minlength=np.prod(shape))
         rows[teacher] = np.roll(counts.reshape(shape)[there], -int(there[0]), axis=0)
     teachers_N = np.zeros(store.info.rows, np.uint16)
-    for may_teach_N in available.values():
+    for may_teach_N in may_teach.values():
         teachers_N += may_teach_N.astype(np.uint16)
     return Tally(
         names=(*modality.names, UNKNOWN) if there[0] else modality.names,

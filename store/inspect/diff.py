@@ -1,4 +1,4 @@
-"""What distinguishes two stores: shape, pairs, specs, committed rows, and the features of rows committed in both."""
+"""Compares two stores: shape, pairs, specs, committed rows, and the features of rows committed in both."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXAMPLES = 10
 _SIDES: tuple[Side, ...] = get_args(Side)
 
 _PLACES = ("row", "uri", "member")
-"""Columns that say where a pair is and not what it is."""
+"""Columns with the place of a pair, which are not compared."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -38,7 +38,6 @@ class PairsDifference:
     """How two pair tables differ in the rows that both have, and in their keys.
 
     Attributes:
-        rows: of A and of B.
         ranges_equal: how many of A's ranges are the same in both.
         ranges_different: the others, of those that both have.
         keys_only_in_a, keys_only_in_b: of the whole tables.
@@ -63,7 +62,6 @@ class RangeDifference:
 
     Attributes:
         range: its number in A.
-        rows: the first and the one after the last.
         status: in how many rows it differs; features are compared where both are ok.
         max_abs: largest difference of image, text and similarity.
         min_cosine: smallest cosine of A's and B's image and text feature of a row; None where no row is ok in both.
@@ -104,7 +102,6 @@ class Difference:
 
     Attributes:
         shape: rows, range_rows and chunk_rows of A and B; the last two are no data.
-        teachers: those that both have.
     """
 
     a: str

@@ -1,4 +1,4 @@
-"""Numbers that show what is wrong with a teacher's features: norms, cosines, duplicates, collapse."""
+"""Statistics of a teacher's features that show faults: norms, cosines, duplicates, collapse."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from store.read.reader import FeatureStore
 from .sampling import draw_rows
 
 PERCENTS = (1, 5, 25, 50, 75, 95, 99)
-"""Of which the similarity is given."""
+"""Percentiles of the similarity that are given."""
 
 INPUT: dict[Side, str] = {"image": "image_sha256", "text": "caption"}
 """The pair table's column that says which inputs are the same."""
@@ -32,7 +32,6 @@ class SideStatistics:
         duplicates: rows whose feature is, bit by bit, that of an earlier row.
         shared_by_inputs: images or captions whose feature is that of another image or caption; None where the pair
             table does not say which are the same.
-        constant_dimensions: dimensions that have the same value in all rows.
     """
 
     norm_mean: float
@@ -71,7 +70,7 @@ class TeacherStatistics:
 
 
 def effective_rank(features_ND: npt.NDArray[np.floating[Any]]) -> float:
-    """Return over how many dimensions features are spread: from 0 (all the same) to min(N - 1, D) (evenly).
+    """Return the effective number of dimensions of features: from 0 (all the same) to min(N - 1, D) (evenly spread).
 
     ``exp(-sum p log p)`` of the singular values of the features, centred over the rows, divided by their sum (Roy and
     Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007).
@@ -104,7 +103,6 @@ def duplicates(features_ND: npt.NDArray[np.generic], inputs_N: npt.NDArray[np.in
     """Return how many rows repeat an earlier one, and how many inputs have the feature of another input.
 
     Args:
-        features_ND: one row per pair.
         inputs_N: which image or caption each row is of, -1 where that is not known.
     """
     whole_ND = np.ascontiguousarray(features_ND)

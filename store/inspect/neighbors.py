@@ -1,4 +1,4 @@
-"""The rows whose features lie nearest to one row's, by exact search range by range."""
+"""Finds the rows whose features are nearest to one row's, by exact search range by range."""
 
 from __future__ import annotations
 
@@ -39,7 +39,6 @@ def neighbors(
 
     Args:
         row: a row that is ok under the teacher.
-        advance: told how many more rows were looked at.
 
     Raises:
         StoreError: there is no such teacher, or the row has no feature under it.

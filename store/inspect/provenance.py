@@ -1,4 +1,4 @@
-"""What a store's features were made from, and with what: specs, versions, devices, runs."""
+"""The origin of a store's features: specs, versions, devices, runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TeacherProvenance:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Run:
-    """What one run committed that is still there.
+    """The units of one run that are still there.
 
     Attributes:
         first, last: when it finished its first and its last unit, ISO 8601.

@@ -1,4 +1,4 @@
-"""Which rows stand for a store where reading all of them would take too long."""
+"""Draws a sample of rows, for stores whose rows take too long to read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 def draw_rows(eligible_N: npt.NDArray[np.bool_], *, chunk_rows: int, rows: int, seed: int) -> npt.NDArray[np.int64]:
     """Draw about ``rows`` of some rows, in whole chunks.
 
-    A chunk is the unit of reading: rows drawn one by one from a large store would mean to read nearly all of it.
+    A chunk is the unit of reading: rows drawn one by one would touch nearly every chunk of a large store.
 
     Args:
         eligible_N: (N,) whether a row may be drawn.
@@ -27,7 +27,7 @@ def draw_rows(eligible_N: npt.NDArray[np.bool_], *, chunk_rows: int, rows: int, 
     per_chunk = np.bincount(chunk_of, minlength=len(order))[order]
     enough = int(np.searchsorted(np.cumsum(per_chunk), rows)) + 1
     drawn = candidates[np.isin(chunk_of, order[:enough])]
-    # The last chunk that was drawn gives only what is still wanted.
+    # Only as many rows of the last chunk are kept as are still wanted.
     last = drawn[drawn // chunk_rows == order[enough - 1]]
     surplus = len(drawn) - rows
     return np.setdiff1d(drawn, last[len(last) - surplus :]) if surplus else drawn

@@ -1,4 +1,4 @@
-"""What is inside a store, as plain values that print as text and as JSON."""
+"""A summary of a store, of its teachers and of one row."""
 
 from __future__ import annotations
 
@@ -6,14 +6,40 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from store.format.records import Status
 from store.read.reader import FeatureStore
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
+class Hole:
+    """Rows side by side that are not committed.
+
+    Attributes:
+        rows: the first, and the one after the last.
+        ranges: the ranges that they lie in: the first, and the one after the last.
+    """
+
+    rows: tuple[int, int]
+    ranges: tuple[int, int]
+
+    def __str__(self) -> str:
+        """Name ranges and rows, the last ones included."""
+        (first, after), (start, stop) = self.ranges, self.rows
+        ranges = f"range {first}" if after == first + 1 else f"ranges {first}-{after - 1}"
+        rows = f"row {start}" if stop == start + 1 else f"rows {start}-{stop - 1}"
+        return f"{ranges} ({rows})"
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
 class TeacherSummary:
-    """One teacher's share of a store; rows are counted from receipts."""
+    """One teacher's share of a store, from its spec and receipts.
+
+    Attributes:
+        ranges_done: ranges of which every row is committed.
+        holes: rows that are not committed, in order.
+    """
 
     width: int
     dtype: str
@@ -23,11 +49,12 @@ class TeacherSummary:
     rows_bad: int
     rows_not_applicable: int
     rows_missing: int
+    holes: tuple[Hole, ...]
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class StoreSummary:
-    """What ``python -m store info`` prints."""
+    """What ``python -m store info`` prints, and ``ls`` in part."""
 
     path: str
     version: int
@@ -42,8 +69,11 @@ class StoreSummary:
     teachers: dict[str, TeacherSummary]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the same as plain JSON values."""
-        return asdict(self)
+        """Return the same as plain JSON values, without the holes, which ``ls`` has."""
+        content = asdict(self)
+        for teacher in content["teachers"].values():
+            del teacher["holes"]
+        return content
 
 
 def summarize(store: FeatureStore) -> StoreSummary:
@@ -52,8 +82,8 @@ def summarize(store: FeatureStore) -> StoreSummary:
     Raises:
         StoreError: the pair table is missing, cannot be opened, or lacks rows.
     """
-    store.pairs.last_part()  # A store whose rows cannot be read is not one to be called complete.
-    teachers = {name: _teacher(store, name) for name in store.teachers}
+    store.pairs.last_part()  # A store whose rows cannot be read is not complete.
+    teachers = summarize_teachers(store)
     return StoreSummary(
         path=str(store.location),
         version=store.info.version,
@@ -69,22 +99,38 @@ def summarize(store: FeatureStore) -> StoreSummary:
     )
 
 
+def intervals(marked_N: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Return the longest runs of marked places, each as its first and the one after its last, in order."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], marked_N, [False]])))
+    return [(int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def summarize_teachers(store: FeatureStore) -> dict[str, TeacherSummary]:
+    """Summarize a store's teachers from specs and receipts alone."""
+    return {name: _teacher(store, name) for name in store.teachers}
+
+
 def _teacher(store: FeatureStore, name: str) -> TeacherSummary:
-    spec, receipts = store.spec(name), store.receipts(name).values()
+    spec, info, receipts = store.spec(name), store.info, store.receipts(name).values()
+    holes = [
+        Hole(rows=(start, stop), ranges=(start // info.range_rows, (stop - 1) // info.range_rows + 1))
+        for start, stop in intervals(~store.committed_rows(name))
+    ]
     counts = {
         status: sum(receipt.status_counts.get(status.name.lower(), 0) for receipt in receipts) for status in Status
     }
-    committed = sum(receipt.stop - receipt.start for receipt in receipts)
+    missing = sum(hole.rows[1] - hole.rows[0] for hole in holes)
     ok, skipped = counts[Status.OK], counts[Status.NOT_APPLICABLE]
     return TeacherSummary(
         width=spec.embed_dim,
         dtype=spec.stored_dtype,
         spec_hash=spec.hash,
-        ranges_done=len(receipts),
+        ranges_done=sum(receipt.stop == info.bounds(receipt.range)[1] for receipt in receipts),
         rows_ok=ok,
-        rows_bad=committed - ok - skipped,
+        rows_bad=info.rows - missing - ok - skipped,
         rows_not_applicable=skipped,
-        rows_missing=store.info.rows - committed,
+        rows_missing=missing,
+        holes=tuple(holes),
     )
 
 

@@ -11,11 +11,11 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 TRIED = 3
-"""Reads that are timed first; the quickest decides, because any may be held up."""
+"""Reads that are timed first; the quickest one decides, because any of them may be delayed."""
 
 SLOW_S = 1e-3
-"""Seconds of a read from which on threads pay. A file in the page cache takes 0.03 ms, and three times that on threads,
-which hinder each other; an object storage takes 30 ms, a shared file system 1 to 10.
+"""Threads pay off where a read takes longer than this, in seconds. A file in the page cache takes 0.03 ms, and three
+times that on threads, which hinder each other; an object storage takes 30 ms, a shared file system 1 to 10.
 """
 
 THREADS = 16

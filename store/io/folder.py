@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from store.errors import LocationError
+from store.faults import reached
 from store.files import sync_folder, write_atomic
 
 from .location import Location
@@ -65,7 +66,7 @@ class Folder(Location):
         while folders:
             folder = folders.pop()
             start = f"{folder}/" if folder else ""
-            # scandir and not walk: a listing of many receipts is most of what planning takes.
+            # scandir and not walk: listing many receipts takes most of the time of planning.
             with contextlib.suppress(OSError), os.scandir(self.path / folder) as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
@@ -83,6 +84,7 @@ class Folder(Location):
             path = self.path / key
             with self._access(key):
                 path.unlink(missing_ok=True)
+            reached("delete.done")
             for folder in path.parents:
                 changed.add(folder)
                 if folder == self.path:
@@ -91,7 +93,7 @@ class Folder(Location):
                     folder.rmdir()
                 except OSError:  # not empty, or gone already
                     break
-        # What is written next may rely on it, and a receipt must not come back after a power cut.
+        # A receipt that was deleted must not come back after a power cut.
         for folder in changed:
             with contextlib.suppress(FileNotFoundError):
                 sync_folder(folder)
@@ -122,5 +124,5 @@ class Folder(Location):
             ) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel as the path."""
+        """Pickle the path alone."""
         return Folder, (self.path,)

@@ -21,16 +21,17 @@ log = logging.getLogger(__name__)
 LOCK_KEY = "writer.lock"
 
 LOOKS, LOOK_S = 10, 0.02
-"""Who only asks for a folder's holder has its lock for a moment, which is not to turn a writer away."""
+"""Tries of a writer, and the seconds between them: `holder` takes a folder's lock for a moment."""
 
 
 @contextlib.contextmanager
 def exclusive(location: Location) -> Iterator[None]:
     """Hold a store for writing.
 
-    In a folder the lock ends with its holder, however that ends. On object storage it is an object that is created on
-    the condition that there is none; a holder that is killed leaves it behind: ``python -m store unlock`` removes it.
-    Where the storage ignores that condition, which is tried, a warning says that nothing keeps a second writer out.
+    In a folder the operating system releases the lock when its holder ends, in whatever way. On object storage the lock
+    is an object that is created on the condition that there is none. A holder that is killed leaves it behind, and
+    ``python -m store unlock`` removes it. If the storage ignores the condition, which is tried, a warning says that
+    nothing keeps a second writer out.
 
     Raises:
         StoreError: another program holds it; the message names it.
@@ -40,31 +41,35 @@ def exclusive(location: Location) -> Iterator[None]:
 
 
 def unlock(location: Location) -> str | None:
-    """Remove the lock that a killed writer left on object storage and return whose it was, None if there is none."""
+    """Remove the lock that a killed writer left on object storage. Returns its holder, None if there is no lock."""
     try:
-        holder = location.read(LOCK_KEY).decode(errors="replace")
+        found = _written(location)
     except FileNotFoundError:
         return None
     location.delete([LOCK_KEY])
-    return holder
+    return found
 
 
 def holder(location: Location) -> str | None:
-    """Return who writes to a store now, None if nobody does; of object storage, whose lock is there."""
+    """Return who writes to a store now, None if nobody does; on object storage, who left a lock."""
     if not isinstance(location, Folder):
         try:
-            return location.read(LOCK_KEY).decode(errors="replace").strip() or "unknown"
+            return _written(location)
         except FileNotFoundError:
             return None
     try:
         with (location.path / LOCK_KEY).open() as file:
-            # Shared, so that two who only ask do not take each other for a writer.
+            # Shared, so that two calls of this function do not take each other for a writer.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return None
     except BlockingIOError:
-        return location.read(LOCK_KEY).decode(errors="replace").strip() or "unknown"
+        return _written(location)
     return None
+
+
+def _written(location: Location) -> str:
+    return location.read(LOCK_KEY).decode(errors="replace").strip() or "unknown"
 
 
 def _holder() -> str:
@@ -72,9 +77,7 @@ def _holder() -> str:
 
 
 def _refused(location: Location, holder: str, hint: str) -> StoreError:
-    return StoreError(
-        f"{location}: another program is writing to this store ({holder.strip() or 'unknown'})", hint=hint
-    )
+    return StoreError(f"{location}: another program is writing to this store ({holder})", hint=hint)
 
 
 @contextlib.contextmanager
@@ -88,9 +91,8 @@ def _folder_lock(folder: Folder) -> Iterator[None]:
                 if look < LOOKS - 1:
                     time.sleep(LOOK_S)
                     continue
-                file.seek(0)
                 hint = "wait for it or stop it; what it has committed stays"
-                raise _refused(folder, file.read(), hint) from error
+                raise _refused(folder, _written(folder), hint) from error
         file.truncate(0)
         file.write(_holder())
         file.flush()
@@ -104,7 +106,7 @@ def _object_lock(location: Location) -> Iterator[None]:
         location.create(LOCK_KEY, mine)
     except FileExistsError as error:
         hint = f"wait for it; if it was killed, python -m store unlock {location}"
-        raise _refused(location, location.read(LOCK_KEY).decode(errors="replace"), hint) from error
+        raise _refused(location, _written(location), hint) from error
     try:
         _try_condition(location, mine)
         yield

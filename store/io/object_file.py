@@ -1,4 +1,4 @@
-"""An object of a location as a file that can be read and sought in, so that no format's reader needs it whole."""
+"""An object of a location as a seekable file, so that no reader of a format needs the whole object in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .folder import Folder
 from .location import Location
 
 BLOCK_BYTES = 8 * 2**20
-"""Bytes read at a time by `open_object`: large enough that a request to an object storage is mostly transfer."""
+"""Bytes that `open_object` reads at a time: enough that most of a request's time is transfer."""
 
 
 class ObjectFile(io.RawIOBase):
@@ -30,11 +30,11 @@ class ObjectFile(io.RawIOBase):
         self._location, self._key, self._position, self.nbytes = location, key, 0, nbytes
 
     def readable(self) -> bool:
-        """Say yes."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Say yes."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -64,10 +64,9 @@ def open_object(location: Location, key: str) -> BinaryIO:
 def open_parquet(location: Location, key: str, *, in_blocks: bool = False, **options: Any) -> pq.ParquetFile:
     """Open a Parquet object, of which then only what is asked for is read.
 
-    In a folder Arrow reads the file itself. Elsewhere it reads through Python, and nothing ahead of what is asked for;
-    read it with ``use_threads=False``. A thread of Arrow's that lets go of a Python object when the program ends aborts
-    it ("terminate called without an active exception"); for the same reason bytes are given to Arrow as
-    ``pyarrow.BufferReader``, never as ``io.BytesIO``.
+    In a folder Arrow reads the file itself. Elsewhere it reads through Python; then call it with ``use_threads=False``.
+    If a thread of Arrow releases a Python object while the program ends, the program aborts ("terminate called without
+    an active exception"). For the same reason Arrow gets bytes as ``pyarrow.BufferReader``, never as ``io.BytesIO``.
 
     Args:
         in_blocks: read large blocks from an object storage, so that neighbouring columns cost one request; else no byte

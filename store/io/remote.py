@@ -25,7 +25,7 @@ RETRY: RetryConfig = {
     "retry_timeout": timedelta(minutes=3),
     "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=10), "base": 2},
 }
-"""How long a storage that is away is waited for: by time. obstore's own ten tries are over in two seconds."""
+"""Requests to a storage that does not answer are repeated for three minutes; obstore's ten tries take two seconds."""
 
 
 @functools.cache
@@ -152,5 +152,5 @@ class Remote(Location):
             ) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel as the URL."""
+        """Pickle the URL alone."""
         return Remote, (self.uri,)

@@ -1,6 +1,6 @@
-"""Files of models as they come from elsewhere: what is no such file, and what a checkpoint's pickle may ask for.
+"""Model files from elsewhere: refuses files that hold no weights, and lists what a checkpoint's pickle may load.
 
-Without torch: the programs that load weights open the file themselves.
+Knows no torch: the programs that load weights open the files themselves.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from store.errors import TeacherError
 
-# Training programs pickle numpy scalars (losses, metrics) beside the tensors. These names build numbers, no more.
+# Training programs pickle NumPy scalars (losses, metrics) beside the tensors. These names can only build numbers.
 NUMPY_SCALARS: list[Any] = [
     (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]  # noqa: SLF001
     (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),  # type: ignore[attr-defined]  # noqa: SLF001
@@ -31,14 +31,14 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
 )
-"""What a tokenizer may be made of: what a spec digests, and what travels with an exported model."""
+"""Files that a tokenizer may have: a spec has their digest, and an exported model has copies."""
 
 UNREADABLE = (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, OSError, IndexError)
-"""What torch raises on damaged archives."""
+"""Exceptions that torch raises on damaged archives."""
 
 
 def check_plausible(path: Path) -> None:
-    """Refuse what is saved in place of weights when a download goes wrong.
+    """Refuse a file that a failed download left in place of weights.
 
     Raises:
         TeacherError: the file is empty, a Git-LFS pointer, or a page of text.
@@ -88,5 +88,5 @@ def unreadable(path: Path, reason: Exception) -> TeacherError:
 
 
 def first_line(reason: Exception) -> str:
-    """Return what an error of a library says, in one line."""
+    """Return the first line of a library's error."""
     return (str(reason).strip().splitlines() or ["no reason given"])[0][:200]

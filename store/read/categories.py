@@ -1,4 +1,4 @@
-"""A column of few distinct texts, such as the modality, as numbers: a text per row costs a second at 2.9 M rows."""
+"""A column of few distinct texts, such as the modality, as numbers; one text per row takes a second at 2.9 M rows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Categories:
     def among(self, names: Iterable[str]) -> npt.NDArray[np.bool_]:
         """Return (N,) whether each row's text is one of some."""
         wanted = {*names}
-        # The last place is that of the code -1.
+        # Code -1 picks the last place.
         return np.array([*(name in wanted for name in self.names), False])[self.codes_N]
 
 
@@ -49,7 +49,7 @@ def categorize(texts: Sequence[str | None] | pa.Array | pa.ChunkedArray) -> Cate
         column = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
     found = column.dictionary.to_pylist()
     codes_N = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    # A dictionary may hold what only rows beyond these have.
+    # The dictionary may hold texts of rows beyond these.
     occurs = np.bincount(codes_N + 1, minlength=len(found) + 1)[1:] > 0
     names = sorted(name for name, used in zip(found, occurs, strict=True) if used)
     place = {name: code for code, name in enumerate(names)}

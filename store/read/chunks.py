@@ -72,19 +72,6 @@ class ChunkReader:
         """
         return self._read([(teacher, side, Ask(teachers=(teacher,), rows_B=rows_B))])[teacher, side]
 
-    def read_range(self, range_id: int, *, teacher: str, side: Side) -> Features:
-        """Return the features of a whole range, as `FeatureStore.read` does, at the speed of reading a file.
-
-        Raises:
-            CorruptChunkError: the unit is committed, but not what is stored.
-        """
-        start, stop = self._store.info.bounds(range_id)
-        stored = self._side(teacher, side)
-        out_BD = self._arrays.empty((stop - start, stored.width), stored.dtype)
-        if stored.copy_range(range_id, out_BD):
-            return out_BD
-        return self.read(np.arange(start, stop), teacher=teacher, side=side)
-
     def read_many(self, asks: Sequence[Ask]) -> Found:
         """Return features of both sides by teacher and side, (B, D) each; zeros where the status is not ok.
 

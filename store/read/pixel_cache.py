@@ -1,11 +1,11 @@
-"""Reading a store's pixel cache: images by row, a chunk at a time."""
+"""Reads a store's pixel cache: images by row, a chunk at a time."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from concurrent.futures import Future
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,22 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from store.errors import CorruptChunkError, IncompleteStoreError, PairDecodeError
+from store.errors import CorruptChunkError, IncompleteStoreError, LocationError, PairDecodeError
 from store.format.pixels import PIXEL_RECEIPTS, PIXEL_SCHEMA, PIXEL_SPEC_KEY, PixelReceipt, PixelSpec, pixels_key
-from store.format.records import StoreInfo, read_record, readable_record
+from store.format.records import StoreInfo, read_record
 from store.io.location import Location
 from store.io.object_file import open_parquet
+
+from .receipts import committed_rows, read_receipts
 
 HINT = "python -m extract pixels --pipeline NAME makes them"
 
 CHUNKS_KEPT = 8
 """Chunks of images held in memory (about 4 MB each at 256 rows): enough for rows that are read in order."""
+
+
+FILES_OPEN = 64
+"""Files of ranges that are open at most; the least recently used one is closed. Many systems allow a process 256."""
 
 
 class PixelCache:
@@ -46,30 +52,23 @@ class PixelCache:
             raise IncompleteStoreError(f"{location}: the store holds no images of its own", hint=HINT) from error
         self._lock = threading.Lock()
         self._chunks: OrderedDict[tuple[int, int], Future[pa.ChunkedArray]] = OrderedDict()
-        self._files: dict[int, _RangeFile] = {}
+        self._file = lru_cache(FILES_OPEN)(_RangeFile)
 
     @cached_property
     def receipts(self) -> dict[int, PixelReceipt]:
         """Receipts of the present spec, by range; read once."""
-        keys = [key for key, _ in self.location.list(PIXEL_RECEIPTS) if key.endswith(".json")]
-        # On threads, because each is a request where the store is an object storage.
-        with ThreadPoolExecutor(16) as pool:
-            found = list(pool.map(lambda key: readable_record(self.location, key, PixelReceipt), keys))
-        return {receipt.range: receipt for receipt in found if receipt and receipt.spec_hash == self.spec.hash}
+        return read_receipts(self.location, PIXEL_RECEIPTS, PixelReceipt, spec_hash=self.spec.hash)
 
     @cached_property
     def _reasons(self) -> dict[int, str]:
         return {bad.row: bad.reason for receipt in self.receipts.values() for bad in receipt.bad_rows}
 
     def committed_rows(self) -> npt.NDArray[np.bool_]:
-        """Return (N,) whether each row's image was dealt with: it is there, or known to be bad."""
-        committed_N = np.zeros(self._info.rows, dtype=bool)
-        for receipt in self.receipts.values():
-            committed_N[receipt.start : receipt.stop] = True
-        return committed_N
+        """Return (N,) whether each row's image is stored or known to be bad."""
+        return committed_rows(self.receipts.values(), rows=self._info.rows)
 
     def is_complete(self) -> bool:
-        """Whether every row was dealt with."""
+        """Whether every row's image is stored or known to be bad."""
         return bool(self.committed_rows().all())
 
     def fetch(self, row: int) -> bytes:
@@ -99,7 +98,8 @@ class PixelCache:
             receipt = self._receipt(row)
             end, rows = min(stop, receipt.stop), self._info.chunk_rows
             first, last = (row - receipt.start) // rows, (end - 1 - receipt.start) // rows
-            chunks = [self._file(receipt.range).read(chunk, PIXEL_SCHEMA.names) for chunk in range(first, last + 1)]
+            file = self._range_file(receipt)
+            chunks = [file.read(chunk, PIXEL_SCHEMA.names) for chunk in range(first, last + 1)]
             parts.append(pa.concat_tables(chunks).slice(row - receipt.start - first * rows, end - row))
             row = end
         return pa.concat_tables(parts)
@@ -121,9 +121,9 @@ class PixelCache:
             if len(self._chunks) > self._chunks_kept:
                 self._chunks.popitem(last=False)
         if found is None:
-            # Outside the lock: others read other chunks meanwhile, and wait here only for this one.
+            # Outside the lock, so that other threads can read other chunks meanwhile.
             try:
-                reading.set_result(self._file(range_id).read(chunk, ["image"])["image"])
+                reading.set_result(self._range_file(self.receipts[range_id]).read(chunk, ["image"])["image"])
             except BaseException as error:
                 with self._lock:
                     self._chunks.pop(key, None)
@@ -131,26 +131,23 @@ class PixelCache:
                 raise
         return reading.result()
 
-    def _file(self, range_id: int) -> _RangeFile:
-        with self._lock:
-            if range_id not in self._files:
-                self._files[range_id] = _RangeFile(self.location, self.receipts[range_id])
-            return self._files[range_id]
+    def _range_file(self, receipt: PixelReceipt) -> _RangeFile:
+        return self._file(self.location, receipt.range, receipt.stop - receipt.start)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel as the place."""
+        """Pickle the place alone."""
         return {"location": self.location, "info": self._info, "chunks_kept": self._chunks_kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Begin anew elsewhere."""
+        """Open the cache again in the other process."""
         self.__init__(**state)  # type: ignore[misc]
 
 
 class _RangeFile:
     """The Parquet file of one range, opened when it is first read."""
 
-    def __init__(self, location: Location, receipt: PixelReceipt) -> None:
-        self._location, self._receipt, self._key = location, receipt, pixels_key(receipt.range)
+    def __init__(self, location: Location, range_id: int, rows: int) -> None:
+        self._location, self._rows, self._key = location, rows, pixels_key(range_id)
         self._lock = threading.Lock()
         self._opened: pq.ParquetFile | None = None
 
@@ -161,18 +158,20 @@ class _RangeFile:
                 if self._opened is None:
                     self._opened = self._open()
                 return self._opened.read_row_group(chunk, columns=columns, use_threads=False)
-        except (FileNotFoundError, pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowInvalid, OSError) as error:
+            if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
+                # The disk or this process's limits, which says nothing about what is stored.
+                raise LocationError(f"{self._location.show(self._key)}: {error}") from error
             raise self._corrupt(f"cannot be read: {error}") from error
 
     def _open(self) -> pq.ParquetFile:
         file = open_parquet(self._location, self._key)
-        rows = self._receipt.stop - self._receipt.start
-        if file.metadata.num_rows != rows:
-            raise self._corrupt(f"has {file.metadata.num_rows} rows, its receipt says {rows}")
+        if file.metadata.num_rows != self._rows:
+            raise self._corrupt(f"has {file.metadata.num_rows} rows, its receipt says {self._rows}")
         return file
 
     def _corrupt(self, what: str) -> CorruptChunkError:
         return CorruptChunkError(
             f"{self._location.show(self._key)}: {what}",
-            hint=f"delete pixels/receipts/r{self._receipt.range:06d}.json in the store; then {HINT}",
+            hint=f"restore it from a copy; without one move the folder pixels/ out of the store, then {HINT} anew",
         )

@@ -1,12 +1,10 @@
-"""Reading a feature store: receipts say what is there, arrays hold it."""
+"""Reads a feature store: receipts say which features are committed, arrays hold them."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import gc
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -19,13 +17,13 @@ from store.corpus.image_source import ImageSource
 from store.errors import IncompleteStoreError, StoreError
 from store.format.arrays import ArrayName, Side, open_arrays, restored
 from store.format.pairs import PairTable
-from store.format.records import Receipt, Spec, read_record, read_store_info, readable_receipt, spec_key
-from store.io.fetching import fetch_all
+from store.format.records import Receipt, Spec, read_record, read_store_info, spec_key
 from store.io.location import Location, locate
 
 from .categories import read_categories
 from .columns import read_column
 from .pixel_cache import PixelCache
+from .receipts import committed_rows, read_receipts
 from .selection import Selection, available
 
 
@@ -87,17 +85,14 @@ class FeatureStore:
     def receipts(self, teacher: str) -> dict[int, Receipt]:
         """Return a teacher's receipts of its present spec, by range; read once per open store."""
         if teacher not in self._receipts:
-            spec_hash = self.spec(teacher).hash
-            keys = [key for key, _ in self.location.list(f"receipts/{teacher}") if key.endswith(".json")]
-            with _without_collection():
-                found = fetch_all(lambda key: readable_receipt(self.location, key), keys)
-            self._receipts[teacher] = {r.range: r for r in found if r is not None and r.spec_hash == spec_hash}
+            spec_hash, folder = self.spec(teacher).hash, f"receipts/{teacher}"
+            self._receipts[teacher] = read_receipts(self.location, folder, Receipt, spec_hash=spec_hash)
         return self._receipts[teacher]
 
     def as_of(self, ranges: Mapping[str, Collection[int]]) -> FeatureStore:
         """Return the store as it was when only some ranges of these teachers were committed.
 
-        Receipts are read anew: what was committed since this store was opened may be among them.
+        Receipts are read again, because ranges may have been committed since this store was opened.
 
         Raises:
             IncompleteStoreError: one of them is not committed.
@@ -125,15 +120,11 @@ class FeatureStore:
 
     def is_complete(self, teacher: str) -> bool:
         """Whether every row of a teacher is committed."""
-        # Rows, not ranges: after an append the receipt of the last range may cover only its first rows.
         return bool(self.committed_rows(teacher).all())
 
     def committed_rows(self, teacher: str) -> npt.NDArray[np.bool_]:
         """Return (N,) whether each row lies in a committed range of a teacher."""
-        committed_N = np.zeros(self.info.rows, dtype=bool)
-        for receipt in self.receipts(teacher).values():
-            committed_N[receipt.start : receipt.stop] = True
-        return committed_N
+        return committed_rows(self.receipts(teacher).values(), rows=self.info.rows)
 
     def status(self, teacher: str) -> npt.NDArray[np.uint8]:
         """Return a teacher's status of all rows, (N,) uint8; missing where nothing is committed."""
@@ -168,7 +159,7 @@ class FeatureStore:
             features_BD[~committed_N[rows]] = 0
             return features_BD
         picked_B = np.arange(self.info.rows)[rows]
-        # Ascending and distinct, so that each chunk is read once whatever order is asked for.
+        # Ascending and distinct, so that each chunk is read once, in whatever order rows are asked for.
         distinct, place_B = np.unique(picked_B[committed_N[picked_B]], return_inverse=True)
         read_KD = restored(np.asarray(array.oindex[distinct, :]))
         features_BD = np.zeros((len(picked_B), read_KD.shape[1]), read_KD.dtype)
@@ -180,7 +171,7 @@ class FeatureStore:
         return read_categories(self.location, "modality", rows=self.info.rows).texts()
 
     def available(self, selection: Selection = "all", *, teachers: list[str] | None = None) -> npt.NDArray[np.bool_]:
-        """Return which teachers' features a selection lets each row use, (N, T) in the order of ``teachers``.
+        """Return (N, T), in the order of ``teachers``: whether a selection lets a teacher teach a row.
 
         Args:
             selection: as in the pipeline's ``select:``.
@@ -189,23 +180,11 @@ class FeatureStore:
         names = self.teachers if teachers is None else teachers
         if not names:
             return np.zeros((self.info.rows, 0), dtype=bool)
-        return available(
+        by_teacher = available(
             selection,
-            teachers=names,
             status={name: self.status(name) for name in names},
             # Callables, because not every policy looks at them.
             similarity=self.similarity,
             modality=lambda: read_categories(self.location, "modality", rows=self.info.rows),
         )
-
-
-@contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
-    """Hold Python's garbage collector back: with 3,000 receipts of 20 bad rows it takes three quarters of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+        return np.stack([*by_teacher.values()], axis=1)

@@ -1,6 +1,6 @@
 """Large arrays whose memory is used again once nobody holds them.
 
-Fresh memory is given by the operating system page by page as it is written to, which takes longer than to fill it.
+The operating system gives fresh memory page by page as it is written, which takes longer than filling it.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class RecycledArrays:
         self._sizes.add(size)
         spare = self._spare.setdefault(size, [])
         memory = spare.pop() if spare else np.empty(size, np.uint8)
-        # Through a buffer, so that views lean on this array and not on the memory behind it: they keep it alive.
+        # Through a buffer, so that views refer to this array, and keep it alive, and not to the memory behind it.
         array = np.frombuffer(memory.data, np.uint8)
         weakref.finalize(array, spare.append, memory).atexit = False
         return array[:nbytes].view(dtype).reshape(shape)
 
     def trim(self) -> None:
-        """Let go of spare memory of sizes that were not asked for since the last time."""
+        """Free spare memory of sizes that were not asked for since the last call."""
         for size in self._spare.keys() - self._sizes:
             del self._spare[size]
         self._sizes = set()

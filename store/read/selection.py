@@ -1,4 +1,4 @@
-"""Selection: which (row, teacher) count as available for training. A policy over the store, never a deletion."""
+"""Selection: which teachers may teach which rows in training. It never changes the store."""
 
 from __future__ import annotations
 
@@ -38,39 +38,20 @@ Selection = Literal["all"] | dict[str, TeacherSelection]
 def available(
     selection: Selection,
     *,
-    teachers: Sequence[str],
-    status: Mapping[str, npt.NDArray[np.uint8]],
-    similarity: Callable[[str], npt.NDArray[np.float32]],
-    modality: Callable[[], Categories],
-) -> npt.NDArray[np.bool_]:
-    """Apply a selection.
-
-    Args:
-        teachers: T of them, in the order of the result's columns.
-        status: per teacher (N,), of Status.
-        similarity: gives a teacher's, (N,); asked for only where the policy needs it.
-        modality: gives that of N rows; asked for only where the policy has rules.
-
-    Returns:
-        (N, T) availability.
-
-    Raises:
-        ConfigError: the policy names a teacher or a modality that the store does not have.
-    """
-    by_teacher = available_by_teacher(
-        selection, status={teacher: status[teacher] for teacher in teachers}, similarity=similarity, modality=modality
-    )
-    return np.stack([*by_teacher.values()], axis=1)
-
-
-def available_by_teacher(
-    selection: Selection,
-    *,
     status: Mapping[str, npt.NDArray[np.uint8]],
     similarity: Callable[[str], npt.NDArray[np.float32]],
     modality: Callable[[], Categories],
 ) -> dict[str, npt.NDArray[np.bool_]]:
-    """Apply a selection; as `available`, but (N,) per teacher, in the order of ``status``."""
+    """Return (N,) by teacher, in the order of ``status``: whether the selection lets it teach each row.
+
+    Args:
+        status: by teacher (N,), of Status.
+        similarity: returns a teacher's, (N,); called only where the policy needs it.
+        modality: returns that of N rows; called only where the policy has rules.
+
+    Raises:
+        ConfigError: the policy names a teacher or a modality that the store does not have.
+    """
     ok = {teacher: status_N == Status.OK for teacher, status_N in status.items()}
     if selection == "all":
         return ok

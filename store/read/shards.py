@@ -1,4 +1,4 @@
-"""The bytes of a teacher's store shards, without Zarr: where each chunk lies, and reading it.
+"""Reads the bytes of a teacher's store shards without Zarr.
 
 Only for arrays as `arrays.py` makes them; `is_plain` tells.
 """
@@ -17,8 +17,7 @@ import numpy.typing as npt
 from store.errors import CorruptChunkError, LocationError
 from store.format.arrays import ZARR_FOLDER, Side, shard_key
 from store.format.records import Receipt, Spec, StoreInfo
-from store.format.shard_layout import decode_index, index_bytes
-from store.io.folder import Folder
+from store.format.shard_layout import chunks_of, decode_index, index_bytes
 from store.io.location import Location
 
 
@@ -88,7 +87,9 @@ class PlainShards:
             raise self._corrupt(range_id, "is not named by its receipt")
         end = stored.nbytes - index_bytes(self._info)
         if end < 0:
-            raise self._corrupt(range_id, f"has {stored.nbytes} bytes, too few for the index of its chunks")
+            raise self._corrupt(
+                range_id, f"has {stored.nbytes} bytes, too few for an index of {chunks_of(self._info)} chunks"
+            )
         data = np.empty(index_bytes(self._info), np.uint8)
         self.read_into(data, range_id, end)
         try:
@@ -103,26 +104,15 @@ class PlainShards:
             CorruptChunkError: the shard is not there, or ends before.
             LocationError: the disk or the storage fails.
         """
-        key = self._key(range_id)
         view = buffer.data.cast("B")
         try:
-            read = self._read(key, view, offset)
+            data = self._location.read_part(self._key(range_id), offset, len(view))
         except FileNotFoundError as error:
             raise self._corrupt(range_id, "is committed, but not there") from error
-        if read < len(view):
-            raise self._corrupt(range_id, f"ends at byte {offset + read}, expected {len(view)} bytes from {offset} on")
-
-    def _read(self, key: str, view: memoryview, offset: int) -> int:
-        if not isinstance(self._location, Folder):
-            data = self._location.read_part(key, offset, len(view))
-            view[: len(data)] = data
-            return len(data)
-        with self._open(key) as descriptor:
-            read = 0
-            # One call reads 2 GiB at most, and an interrupted one less than it was asked for.
-            while read < len(view) and (got := os.preadv(descriptor, [view[read:]], offset + read)):
-                read += got
-            return read
+        if len(data) < len(view):
+            end = offset + len(data)
+            raise self._corrupt(range_id, f"ends at byte {end}, expected {len(view)} bytes from {offset} on")
+        view[:] = data
 
     @contextmanager
     def opened(self, range_id: int) -> Iterator[int]:
@@ -134,26 +124,18 @@ class PlainShards:
         """
         key = self._key(range_id)
         try:
-            with self._open(key) as descriptor:
-                found, expected = os.fstat(descriptor).st_size, self._receipts[range_id].objects[key].nbytes
-                if found != expected:
-                    raise self._corrupt(range_id, f"has {found} bytes, expected {expected}")
-                yield descriptor
+            descriptor = os.open(f"{self._location.uri}/{key}", os.O_RDONLY)
         except FileNotFoundError as error:
             raise self._corrupt(range_id, "is committed, but not there") from error
-
-    @contextmanager
-    def _open(self, key: str) -> Iterator[int]:
-        try:
-            descriptor = os.open(f"{self._location.uri}/{key}", os.O_RDONLY)
-            try:
-                yield descriptor
-            finally:
-                os.close(descriptor)
-        except FileNotFoundError:
-            raise
         except OSError as error:
             raise LocationError(f"{self._location.show(key)}: {error.strerror or error}") from error
+        try:
+            found, expected = os.fstat(descriptor).st_size, self._receipts[range_id].objects[key].nbytes
+            if found != expected:
+                raise self._corrupt(range_id, f"has {found} bytes, expected {expected}")
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def _key(self, range_id: int) -> str:
         return shard_key(self._teacher, self._side, range_id)

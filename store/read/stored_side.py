@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from store.format.arrays import Side, restored
+from store.format.shard_layout import chunks_of
 from store.io.fetching import SLOW_S
 from store.io.folder import Folder
 
@@ -121,17 +122,6 @@ class StoredSide:
         }
         return slow
 
-    def copy_range(self, range_id: int, out_BD: npt.NDArray[Any]) -> bool:
-        """Fill an array with a range at once, if the range is whole and its chunks lie in order."""
-        whole = self._stops[range_id] == self._info.bounds(range_id)[1]
-        if not whole or self._shards is None or self._dtype == np.int8:
-            return False
-        offsets = self._shards.offsets(range_id)[: -(-len(out_BD) // self._info.chunk_rows)]
-        if offsets[0] < 0 or (np.diff(offsets) != self._chunk_bytes).any():
-            return False
-        self._shards.read_into(out_BD, range_id, int(offsets[0]))
-        return True
-
     def _fill(
         self,
         shards: PlainShards,
@@ -140,7 +130,7 @@ class StoredSide:
         pool: ThreadPoolExecutor,
     ) -> bool:
         """Read chunks into a buffer, those that lie one after the other at once. Returns whether that was slow."""
-        ranges_K, places_K = np.divmod(chunks_K, self._info.range_rows // self._info.chunk_rows)
+        ranges_K, places_K = np.divmod(chunks_K, chunks_of(self._info))
         read_K = np.ones(len(chunks_K), bool)
         for number, chunk in enumerate(chunks_K.tolist()):
             if chunk in self._kept:

@@ -136,7 +136,7 @@ def test_pairs_and_images_are_as_known(store):
 
 def test_it_is_valid_to_the_last_byte_by_the_program_and_by_the_document():
     report = verify(locate(STORE), deep=True)
-    assert report.findings == []
+    assert report.problems == []
     assert report.counts() == {
         "alpha": {"verified": 3, "outgrown": 0, "missing": 0, "damaged": 0},
         "beta": {"verified": 2, "outgrown": 0, "missing": 1, "damaged": 0},

@@ -87,7 +87,7 @@ def read_speeds(out: Path, store: FeatureStore) -> dict[tuple[str, ...], Measure
     reader = ChunkReader(store)
 
     def chunks() -> list[Any]:
-        return [reader.read_range(number, teacher=teacher, side="image").shape for number in range(len(spans))]
+        return [reader.read(rows, teacher=teacher, side="image").shape for rows in spans]
 
     def through_zarr() -> list[Any]:
         slices = (slice(rows[0], rows[-1] + 1) for rows in spans)

@@ -71,7 +71,7 @@ def test_just_the_damaged_unit_is_deleted_and_made_anew(store, kind):
     assert done.left == []
     assert set(before) - set(damage.contents(store.location)) == UNIT_1
     after = verify(store.location, deep=True)
-    assert after.findings == []
+    assert after.problems == []
     assert [unit.state for unit in after.units] == ["verified", "missing", "verified", *["verified"] * 3]
     assert FeatureStore(store.location).status("alpha").tolist() == [1] * 4 + [Status.MISSING] * 4 + [1] * 2
 
@@ -147,7 +147,7 @@ def test_an_exchanged_pair_table_costs_no_receipt(store):
     done = repair(store.location)
     assert damage.contents(store.location) == before
     assert done.receipts == []
-    assert {str(finding.problem) for finding in done.left} == {"other-pairs"}
+    assert {str(problem.kind) for problem in done.left} == {"other-pairs"}
     assert len(done.left) == 6
     store.location.write(damage.TABLE, table)
     assert verify(store.location, deep=True).complete
@@ -158,9 +158,9 @@ def test_an_exchanged_spec_costs_no_receipt(store):
     damage.edit_json(store.location, spec_key("alpha"), weights_sha256="00" * 32)
     done = repair(store.location, deep=True)
     assert done.receipts == []
-    assert {(finding.teacher, str(finding.problem)) for finding in done.left} == {("alpha", "other-spec")}
+    assert {(problem.teacher, str(problem.kind)) for problem in done.left} == {("alpha", "other-spec")}
     store.location.delete([spec_key("alpha")])
-    assert [str(finding.problem) for finding in repair(store.location).left] == ["spec"]
+    assert [str(problem.kind) for problem in repair(store.location).left] == ["spec"]
     store.location.write(spec_key("alpha"), spec)
     assert verify(store.location, deep=True).complete
 
@@ -169,7 +169,7 @@ def test_a_pair_table_that_cannot_be_read_is_left_and_the_rest_is_repaired(store
     store.location.write(damage.TABLE, b"no table")
     store.location.delete([shard_key("alpha", "image", 1)])
     done = repair(store.location)
-    assert [str(finding.problem) for finding in done.left] == ["pair-table"]
+    assert [str(problem.kind) for problem in done.left] == ["pair-table"]
     assert done.receipts == [RECEIPT_1]
 
 

@@ -51,13 +51,13 @@ def states(report, teacher="alpha"):
 
 
 def problems(report):
-    return [(str(found.problem), found.teacher, found.range, found.rows, found.key) for found in report.findings]
+    return [(str(found.kind), found.teacher, found.range, found.rows, found.key) for found in report.problems]
 
 
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_store_as_it_was_written_is_valid_and_what_is_missing_is_counted(location, deep):
     report = verify(location, deep=deep)
-    assert report.findings == []
+    assert report.problems == []
     assert report.valid
     assert not report.complete
     assert report.counts()["alpha"] == {"verified": 3, "outgrown": 0, "missing": 0, "damaged": 0}
@@ -101,8 +101,8 @@ def test_damage_to_one_unit_is_named_and_leaves_the_others_verified(location, ki
     assert states(report) == ["verified", "damaged", "verified"]
     assert states(report, "beta") == ["verified", "missing", "missing"]
     assert not report.valid
-    assert report.findings[0].severity == "damage"
-    assert "store repair" in report.findings[0].next
+    assert report.problems[0].severity == "damage"
+    assert "store repair" in report.problems[0].next
 
 
 @pytest.mark.parametrize("name", ARRAY_NAMES)
@@ -164,7 +164,7 @@ def test_values_that_no_writer_should_have_committed_are_found(full, spoil, expe
     spoil(full.location, full.info, full.features(0))
     assert verify(full.location).valid
     report = verify(full.location, deep=True)
-    found = {(str(finding.problem), finding.key.split("/")[2], finding.message) for finding in report.findings}
+    found = {(str(problem.kind), problem.key.split("/")[2], problem.message) for problem in report.problems}
     if None in {message for *_, message in expected}:
         found = {(*start, None) for *start, _ in found}
     assert found == expected
@@ -174,7 +174,7 @@ def test_values_that_no_writer_should_have_committed_are_found(full, spoil, expe
 @pytest.mark.parametrize("spoil", [other_status, unknown_status])
 def test_a_status_that_the_receipt_does_not_have_is_found(full, spoil):
     spoil(full.location, full.info, full.features(0))
-    found = {str(finding.problem) for finding in verify(full.location, deep=True).findings}
+    found = {str(problem.kind) for problem in verify(full.location, deep=True).problems}
     assert found == {"status", "not-zero"}
 
 
@@ -183,7 +183,7 @@ def test_features_where_the_receipt_has_none_are_found(full):
     damage.commit_values(full.location, "image", 1, features.image, full.info)
     report = verify(full.location, deep=True)
     assert problems(report) == [("not-zero", "alpha", 1, (4, 8), IMAGE_1)]
-    assert "2 rows, the first is row 5" in report.findings[0].message
+    assert "2 rows, the first is row 5" in report.problems[0].message
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
@@ -193,13 +193,13 @@ def test_features_stored_otherwise_are_checked_by_their_own_rule(units, dtype):
     features.status[1] = Status.BAD_IMAGE
     units.commit(0, spec=spec)
     units.commit(1, spec=spec, features=features)
-    assert verify(units.location, deep=True).findings == []
+    assert verify(units.location, deep=True).problems == []
     values = np.roll(units.features(0).image, 1, axis=0)
     damage.commit_bytes(
         units.location, "alpha", "image", 0, encode_shard("image", values, stored_dtype=dtype, info=units.info)
     )
     report = verify(units.location, deep=True)
-    assert [(str(finding.problem), finding.range) for finding in report.findings] == [("similarity", 0)]
+    assert [(str(problem.kind), problem.range) for problem in report.problems] == [("similarity", 0)]
     receipt = read_record(units.location, receipt_key("alpha", 1), Receipt)
     halved = {
         "image": features.image / 2 if dtype == "float32" else np.rint(features.image * 60).astype(np.int8),
@@ -232,12 +232,12 @@ def test_files_that_belong_to_nothing_are_told_of(full):
     (full.path / "notes.txt").write_text("mine")
     (full.path / "features.zarr/alpha/image/c/1/.0.77.abcd.tmp").write_bytes(b"half")
     report = verify(full.location)
-    assert [(str(finding.problem), finding.key) for finding in report.findings] == [
+    assert [(str(problem.kind), problem.key) for problem in report.problems] == [
         ("unfinished", "features.zarr/alpha/image/c/1/.0.77.abcd.tmp"),
         ("stray", "notes.txt"),
     ]
     assert report.valid
-    assert verify(full.location, teacher="alpha").findings == []
+    assert verify(full.location, teacher="alpha").problems == []
 
 
 @pytest.mark.parametrize("how", ["deleted", "garbled"])
@@ -250,7 +250,7 @@ def test_a_teacher_without_its_spec_is_damaged_where_there_are_receipts(location
     assert problems(report) == [("spec", "alpha", None, None, spec_key("alpha"))]
     assert states(report) == ["damaged"] * 3
     assert states(report, "beta") == ["verified", "missing", "missing"]
-    assert "rm-teacher" in report.findings[0].next
+    assert "rm-teacher" in report.problems[0].next
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_arrays_that_cannot_be_opened_are_damage(location, file, how):
     report = verify(location, deep=True)
     assert problems(report) == [("arrays", "alpha", None, None, "features.zarr/alpha/zarr.json")]
     assert not report.valid
-    assert "writes the metadata anew" in report.findings[0].next
+    assert "writes the metadata anew" in report.problems[0].next
 
 
 def test_the_group_of_all_teachers_is_looked_at(location):
@@ -286,7 +286,7 @@ def test_a_pair_table_of_another_length_or_none_at_all_is_damage(location):
     table = location.read(damage.TABLE)
     damage.edit_json(location, "store.json", rows=11)
     report = verify(location)
-    assert "the pair table has 10 rows, store.json says 11" in report.findings[0].message
+    assert "the pair table has 10 rows, store.json says 11" in report.problems[0].message
     damage.edit_json(location, "store.json", rows=10)
     for broken in (table[:-20], b"", b"PAR1" + bytes(50) + b"PAR1"):
         location.write(damage.TABLE, broken)
@@ -362,7 +362,7 @@ def test_the_command_says_what_is_damaged_and_ends_with_one(full):
     assert (done.returncode, done.stderr) == (1, "")
     assert f"damage: alpha, range 1, rows 4 to 7, {IMAGE_1}: the bytes are not those that were committed" in done.stdout
     assert f"next: python -m store repair {full.path}, then python -m extract run" in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("damaged: 1 findings, 1 units")
+    assert done.stdout.splitlines()[-1].startswith("damaged: 1 problems, 1 units")
 
 
 LOADED = """
@@ -392,7 +392,7 @@ def test_the_command_gives_the_documented_json(full):
     done = run("verify", full.path, "--teacher", "alpha", "--json")
     assert done.returncode == 1
     report = json.loads(done.stdout)
-    (finding,) = report.pop("findings")
+    (problem,) = report.pop("problems")
     assert report == {
         "store": str(full.path),
         "deep": False,
@@ -402,13 +402,13 @@ def test_the_command_gives_the_documented_json(full):
         "ranges": 3,
         "teachers": {"alpha": {"verified": 2, "outgrown": 0, "missing": 0, "damaged": 1}},
     }
-    assert finding == {
+    assert problem == {
         "severity": "damage",
-        "problem": "object-missing",
+        "kind": "object-missing",
         "teacher": "alpha",
         "range": 1,
         "rows": [4, 8],
         "key": IMAGE_1,
-        "message": finding["message"],
-        "next": finding["next"],
+        "message": problem["message"],
+        "next": problem["next"],
     }

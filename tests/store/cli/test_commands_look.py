@@ -19,9 +19,9 @@ from store.errors import ConfigError, StoreError
 from store.format.records import Status
 from store.inspect.agreement import linear_cka
 from store.inspect.coverage import kept, tally
-from store.inspect.listing import intervals, list_teachers
 from store.inspect.neighbors import neighbors
 from store.inspect.provenance import architecture_in_short, in_short, provenance
+from store.inspect.summary import intervals, summarize_teachers
 from store.io.location import locate
 from store.read.reader import FeatureStore
 from store.read.selection import TeacherSelection
@@ -104,9 +104,10 @@ def test_holes_that_touch_are_one_and_an_outgrown_range_is_not_done(units):
     units.commit(2)
     path = units.path / "store.json"
     path.write_text(json.dumps({**json.loads(path.read_bytes()), "rows": 13}))
-    (listing,) = list_teachers(FeatureStore(units.path))
-    assert [str(hole) for hole in listing.holes] == ["ranges 0-1 (rows 0-7)", "ranges 2-3 (rows 10-12)"]
-    assert (listing.ranges_done, listing.ranges, listing.rows_missing) == (0, 4, 11)
+    opened = FeatureStore(units.path)
+    (found,) = summarize_teachers(opened).values()
+    assert [str(hole) for hole in found.holes] == ["ranges 0-1 (rows 0-7)", "ranges 2-3 (rows 10-12)"]
+    assert (found.ranges_done, opened.info.ranges, found.rows_missing) == (0, 4, 11)
 
 
 def test_a_store_without_teachers_is_looked_at_too(units, look):
@@ -344,7 +345,7 @@ TEACHERS, RECEIPTS, PARTS, RANGES = 2, 5, 1, 3
 @pytest.mark.parametrize(
     ("act", "bound"),
     [
-        (list_teachers, {"get": 1 + 2 * TEACHERS + RECEIPTS, "list": 1 + TEACHERS}),
+        (summarize_teachers, {"get": 1 + 2 * TEACHERS + RECEIPTS, "list": 1 + TEACHERS}),
         (provenance, {"get": 1 + 2 * TEACHERS + RECEIPTS, "list": 1 + TEACHERS}),
         (
             lambda store: tally(store, "all"),

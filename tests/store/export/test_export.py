@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tarfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -150,7 +151,7 @@ def test_a_corpus_that_is_elsewhere_ends_the_export_and_leaves_no_folder(full, t
 def test_the_record_says_what_the_files_hold(full, tmp_path):
     done = export(FeatureStore(full.location), out=tmp_path / "out", file_format=ExportFormat.NPZ, rows=(None, 6))
     record = json.loads((tmp_path / "out/export.json").read_text())
-    assert record == json.loads(json.dumps(done.as_json()))
+    assert record == json.loads(json.dumps(asdict(done)))
     assert (record["format"], record["rows"], record["written"], record["skipped"]) == ("npz", [0, 6], 6, [])
     assert record["teachers"] == {
         "alpha": {"width": 6, "dtype": "float16", "spec_hash": full.spec().hash, "rows_ok": 5},

@@ -96,7 +96,7 @@ def test_the_book_imports_nothing_of_the_repository():
 def test_a_store_built_by_the_document_is_valid_to_the_last_byte(booked):
     path, _ = booked
     report = verify(locate(path), deep=True)
-    assert report.findings == []
+    assert report.problems == []
     assert report.counts()["alpha"] == {"verified": 3, "outgrown": 0, "missing": 0, "damaged": 0}
     assert report.counts()["gamma"] == {"verified": 2, "outgrown": 0, "missing": 1, "damaged": 0}
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,9 +26,9 @@ from store.format.pixels import (
     pixels_key,
     register_pixels,
 )
-from store.format.records import STORE_KEY, Status, write_record
+from store.format.records import STORE_KEY, Status, StoreInfo, write_record
 from store.io.location import locate
-from store.read.pixel_cache import PixelCache
+from store.read.pixel_cache import FILES_OPEN, PixelCache
 from store.read.reader import FeatureStore
 
 SPEC = PixelSpec.of(Pixels())
@@ -194,7 +197,7 @@ def test_an_object_that_is_not_what_was_committed_is_an_error_that_names_it(fill
         filled.location.write(pixels_key(0), data[:-30] if damage == "cut" else filled.location.read(pixels_key(2)))
     with pytest.raises(CorruptChunkError, match=r"pixels/r000000\.parquet") as caught:
         cache_of(filled).fetch(1)
-    assert "pixels/receipts/r000000.json" in caught.value.hint
+    assert "restore it from a copy; without one move the folder pixels/ out of the store" in caught.value.hint
 
 
 def test_a_failed_read_is_tried_again(filled):
@@ -267,3 +270,47 @@ def test_a_spec_survives_its_file(units):
 def test_a_section_that_asks_for_what_there_is_not_is_refused(section):
     with pytest.raises(ValidationError):
         Pixels(**section)
+
+
+@pytest.fixture
+def of_many_ranges(tmp_path):
+    """A pixel cache of 100 ranges of one row."""
+    info = StoreInfo(rows=100, range_rows=1, chunk_rows=1, created_by="test", corpus_root="/nowhere", corpus={})
+    location = locate(tmp_path / "many")
+    write_record(location, STORE_KEY, info)
+    register_pixels(location, SPEC)
+    for row in range(100):
+        commit_pixels(
+            location,
+            info=info,
+            spec=SPEC,
+            range_id=row,
+            pairs=pa.table({"key": [str(row)], "caption": [""], "image_sha256": [""]}),
+            images=[SmallImage(data=b"%d" % row, width=1, height=1)],
+            timings_s={},
+            versions={},
+        )
+    return PixelCache(location, info=info)
+
+
+def test_no_more_files_are_open_than_the_bound_however_many_ranges_are_read(of_many_ranges):
+    for row in (*range(100), *range(0, 100, 7)):
+        assert of_many_ranges.fetch(row) == b"%d" % row
+    assert sum("/many/pixels/" in file.path for file in psutil.Process().open_files()) == FILES_OPEN
+
+
+def test_a_process_that_may_open_few_files_reads_many_ranges_and_is_not_told_that_they_are_damaged(of_many_ranges):
+    code = (
+        "import resource, sys\n"
+        "from store.errors import LocationError\n"
+        "from store.read.reader import FeatureStore\n"
+        "cache = FeatureStore(sys.argv[1]).pixels\n"
+        "cache.receipts, cache.fetch(0)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]),) * 2)\n"
+        "try: print(sum(int(cache.fetch(row)) for row in range(100)))\n"
+        "except LocationError as error: print(error)\n"
+    )
+    for limit, expected in ((128, "4950"), (24, "Too many open files")):
+        arguments = [sys.executable, "-c", code, of_many_ranges.location.uri, str(limit)]
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        assert expected in done.stdout, done.stderr

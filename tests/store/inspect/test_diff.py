@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from store.format.arrays import create_arrays
-from store.format.records import Status, read_store_info, receipt_key, spec_key
+from store.format.records import Spec, Status, read_record, read_store_info, receipt_key, spec_key
 from store.inspect.diff import Keys, diff
 from store.io.location import locate
 from store.read.reader import FeatureStore
@@ -98,7 +98,7 @@ def test_ranges_committed_in_one_alone_are_counted_in_rows(full, other):
 def test_a_store_with_appended_rows_is_compared_where_both_have_rows(full, other):
     damage.append_pairs(other, 2)
     for teacher in ("alpha", "beta"):
-        create_arrays(other, teacher, width=6, stored_dtype="float16", info=read_store_info(other))
+        create_arrays(other, read_record(other, spec_key(teacher), Spec), info=read_store_info(other))
     found = compare(full, other)
     assert not found.equal
     assert found.shape["rows"] == (10, 12)

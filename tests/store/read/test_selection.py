@@ -20,13 +20,13 @@ TEACHERS = ["alpha", "beta"]
 
 
 def available(selection, *, teachers, status, similarity, modality):
-    return apply(
+    found = apply(
         selection,
-        teachers=teachers,
-        status=status,
+        status={name: status[name] for name in teachers},
         similarity=similarity.__getitem__,
         modality=lambda: categorize(modality.tolist()),
     )
+    return np.stack([*found.values()], axis=1)
 
 
 @pytest.fixture
