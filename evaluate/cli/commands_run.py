@@ -11,7 +11,7 @@ from rich.table import Table
 from evaluate.config import EvaluatePipeline
 from evaluate.datasets.entry import TASKS, DatasetEntry, TaskName
 from evaluate.datasets.registry import SHIPPED, find_dataset, status
-from evaluate.metrics.statistics import RESAMPLES, Mode
+from evaluate.metrics.bootstrap import RESAMPLES, Mode
 from evaluate.models.pipeline_models import DeviceOption, MaybePipelineOption, ModelOption, addresses_of
 from evaluate.report.table import by_group, results_table
 from evaluate.results.files import results_on
@@ -62,11 +62,13 @@ def run(
     results: ResultsOption = None,
     allow: AllowOption = None,
     overlap_with: Annotated[str | None, typer.Option("--overlap", help="A store to look for test images in.")] = None,
-    mode: Annotated[str | None, typer.Option(help="Of resamples: official, stratified, cluster or plain.")] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="Mode of the resamples: official, stratified, cluster or plain.")
+    ] = None,
     official: Annotated[
         bool, typer.Option("--official", help="Zero-shot scores and resamples as MMKD-CLIP's released evaluator does.")
     ] = False,
-    resamples: Annotated[int, typer.Option(min=1, help="Of each interval.")] = RESAMPLES,
+    resamples: Annotated[int, typer.Option(min=1, help="Number of resamples of each interval.")] = RESAMPLES,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images of a forward pass; evaluate.batch_size or 256 if left out.")
     ] = None,
@@ -80,7 +82,7 @@ def run(
         bool, typer.Option("--skip-existing", hidden=True)
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", hidden=True)] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate models on datasets, those of a pipeline or of the registry, in all their tasks.

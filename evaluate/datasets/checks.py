@@ -1,4 +1,4 @@
-"""What must hold of a dataset before a number is computed on it, and what its readers should know."""
+"""Checks of a dataset: what is refused, and the caveats for readers of its results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .loaded import Split
 from .split_rules import SPLITS, SplitName
 
 SHOWN = 5
-"""Names that a message lists."""
+"""Number of names that a message lists."""
 
 
 def check_splits(
@@ -98,7 +98,7 @@ def _shared_patients(splits: Mapping[SplitName, Split]) -> Iterator[str]:
 
 
 def _duplicates(splits: Mapping[SplitName, Split]) -> dict[str, int]:
-    """Return how many items of the later of two splits have an image that the earlier has too."""
+    """Return, for pairs of splits, how many items of the later split show an image of the earlier one."""
     found = {}
     digests = {name: _digests(split) for name, split in splits.items()}
     for one, other in combinations([name for name in SPLITS if name in splits], 2):
@@ -134,7 +134,7 @@ def undecodable(split: Split, *, max_pixels: int = MAX_PIXELS) -> dict[int, str]
     """Return the items whose image cannot be decoded, with the reason; each image is read once.
 
     Args:
-        split: its tiles count as its images; a bag with a bad tile is bad.
+        split: the images of bags are their tiles; one bad tile makes a bag bad.
     """
     found = {}
     for item in range(len(split)):

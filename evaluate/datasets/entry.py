@@ -1,7 +1,4 @@
-"""What the registry says of one evaluation dataset: one YAML file, validated.
-
-Knows nothing of where the files lie or whether they are there.
-"""
+"""One evaluation dataset as its YAML file describes it, validated; it does not know where the files are."""
 
 from __future__ import annotations
 
@@ -54,7 +51,7 @@ NEEDED_FIELDS: dict[TaskName, tuple[str, ...]] = {
     "vqa": ("question", "answer"),
     "survival": ("time", "event"),
 }
-"""Columns that a task cannot do without, beside the label of those with classes."""
+"""Columns that a task needs, in addition to the label of tasks with classes."""
 
 
 NAME = r"[a-z0-9][a-z0-9_]*"
@@ -79,7 +76,7 @@ class Task(Section):
 
 
 class ClassText(Section):
-    """What prompts say of a class.
+    """The words of a class in prompts.
 
     Attributes:
         name: fills ``{label}`` of the templates.
@@ -103,11 +100,11 @@ class Group(Section):
 
 
 class Provenance(Section):
-    """Whose decision each part is: ``official`` of whom it concerns, ``inferred`` from what they published, ``ours``.
+    """Who decided each part: ``official`` (the authors concerned), ``inferred`` (from what they published), ``ours``.
 
     Attributes:
-        choice: that the dataset is evaluated at all: ``official`` where MMKD-CLIP's code names it, ``inferred`` where
-            the catalogue of UniMed-CLIP does, from which that code was forked.
+        choice: to evaluate the dataset at all: ``official`` if MMKD-CLIP's code names it, ``inferred`` if the catalogue
+            of UniMed-CLIP does, from which that code was forked.
         classes: which labels there are, by the dataset's authors.
         split: which images are for testing.
         templates: how prompts are worded.
@@ -122,7 +119,7 @@ class Provenance(Section):
 
 
 class Fields(Section):
-    """Where in a record each column is, as a dotted path; what is left out has no such column.
+    """Dotted path of each column in a record; columns that are left out do not exist.
 
     Attributes:
         id: names the item; by its place in the files if left out.
@@ -150,7 +147,7 @@ class Fields(Section):
 
 
 class MultiLabel(Section):
-    """How a record says which of the classes it has, where it may have several or none.
+    """How a record states its classes if it may have several or none.
 
     Attributes:
         by: ``list``: the label is a list of classes; ``text``: a text of classes; ``columns``: each class is a column.
@@ -232,7 +229,7 @@ class DatasetEntry(Section):
 
     @property
     def class_names(self) -> list[str]:
-        """What prompts call the classes, in order."""
+        """Names of the classes in prompts, in order."""
         return [text.name if isinstance(text, ClassText) else text for text in self.classes.values()]
 
     @property
@@ -269,7 +266,7 @@ def read_entry(path: Path) -> DatasetEntry:
 
 
 def _problems(entry: DatasetEntry, stem: str) -> Iterator[tuple[KeyPath, str]]:
-    """Yield what is wrong between keys that are each right."""
+    """Yield contradictions between keys that are each valid."""
     if entry.name != stem:
         yield ("name",), f"'{entry.name}' is not the name of the file, '{stem}'"
     if not re.fullmatch(NAME, entry.name):

@@ -1,4 +1,4 @@
-"""What ``python -m evaluate list`` and ``check`` print: datasets as plain values, the same as text and as JSON."""
+"""Datasets as plain values, which ``python -m evaluate list`` and ``check`` print as text or JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .registry import Status
 
 
 def listing(status: Status, root: Path) -> dict[str, Any]:
-    """Return one dataset of the registry as JSON has it."""
+    """Return one dataset of the registry as JSON values."""
     entry = status.entry
     return {
         "name": entry.name,
@@ -37,7 +37,7 @@ def listing(status: Status, root: Path) -> dict[str, Any]:
 
 
 def summary(dataset: LoadedDataset) -> dict[str, Any]:
-    """Return what a loaded dataset holds as JSON has it."""
+    """Return the contents of a loaded dataset as JSON values."""
     return {
         "name": dataset.entry.name,
         "digest": dataset.digest,
@@ -77,7 +77,7 @@ def _split(split: Split, entry: DatasetEntry) -> dict[str, Any]:
 
 
 def deep_problems(dataset: LoadedDataset, root: Path) -> Iterator[str]:
-    """Yield what reading every byte finds: files with another digest than the entry says, images that do not decode."""
+    """Yield problems found by reading every byte: files with unexpected digests, images that do not decode."""
     for name, stated in dataset.entry.digests.items():
         kind, _, digest = stated.partition(":")
         with (root / name).open("rb") as file:

@@ -18,7 +18,7 @@ from store.files import write_atomic
 from .boards import Board, boards
 
 FORMAT = 1
-"""Of leaderboard.json."""
+"""Version of leaderboard.json."""
 
 CSV_FIELDS = (
     *("task", "model", "role", "mean_rank", "dataset", "modality", "provenance", "metric", "value", "low", "high"),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from evaluate.metrics.bootstrap import Interval
 from evaluate.metrics.model_ranks import Ranking
+from evaluate.metrics.paired_tests import Difference
 from evaluate.metrics.registry import METRICS
-from evaluate.metrics.statistics import Difference, Interval
 
 from .comparison import Comparison, Verdict
 from .figures import WIDTH, figure, in_words, line, points, short, table, words

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evaluate.datasets.entry import DatasetEntry, TaskName
 from evaluate.datasets.registry import missing_files
-from evaluate.metrics.statistics import RESAMPLES, Mode
+from evaluate.metrics.bootstrap import RESAMPLES, Mode
 from evaluate.models.addresses import Address
 from extract.teacher_files.entry import TeacherEntry
 from store.corpus.decode import MAX_PIXELS

@@ -1,4 +1,4 @@
-"""A model's embeddings of a dataset's items, split by split; items without one are left out and counted.
+"""A model's embeddings of a dataset's items by split; items without an embedding are left out and counted.
 
 Axes: N items, E embedding width.
 """
@@ -57,7 +57,7 @@ class Embedder:
         return split.take(np.flatnonzero(good_N)), found.rows[image_N[good_N]]
 
     def labelled(self, name: SplitName) -> LabelledFeatures | None:
-        """Return a split with its class numbers, None where the dataset has no such split."""
+        """Return a split with its class numbers; None if the dataset has no such split."""
         if name not in self._dataset.splits:
             return None
         split, rows_NE = self.split(self._dataset.splits[name])
@@ -101,7 +101,7 @@ class Embedder:
         where = "" if split.name == "test" else f"{split.name}: "
         self.excluded.update(f"{where}{what}{why}" for why in reasons)
         entry = self._dataset.entry
-        # What a store has no feature of is no fault of the dataset.
+        # A feature that a store lacks is not a fault of the dataset.
         unreadable = Counter(f"{what}{why}" for why in reasons if why != NOT_STORED)
         if unreadable.total() > entry.max_excluded * of:
             listed = ", ".join(f"{why}: {count}" for why, count in unreadable.most_common(3))

@@ -1,4 +1,4 @@
-"""One model on one dataset in one task: embeddings of the splits, then the task, then a few items worth looking at."""
+"""Runs one task with one model on one dataset: embeddings of the splits, the task, a few example items."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _ZeroShot(TypedDict):
 
 @dataclass(kw_only=True, slots=True)
 class Outcome:
-    """What came of a task.
+    """The results of one task.
 
     Attributes:
         results: one; for the linear probe one per amount of training items.
@@ -133,7 +133,7 @@ def _linear_probe(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
         except EvaluationError as error:
             if not amount:
                 raise
-            # A class with three images has no sixteen shots; the other amounts stand.
+            # A class with three images has no sixteen shots; the other amounts remain.
             outcome.skipped[probe.name] = str(error)
     return outcome
 
@@ -187,7 +187,7 @@ def _questions(encoder: Encoder, split: Split, image_NE: Embeddings) -> Question
 
 
 def _survival(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
-    """Cross-validate over all patients: the splits of a small cohort would leave too few events to test on."""
+    """Cross-validate over all patients: the test split of a small cohort would have too few events."""
     parts = [embedder.features(split) for split in dataset.splits.values()]
     bags = [rows for _, features in parts for rows in features]
     splits = [split for split, _ in parts]

@@ -1,4 +1,4 @@
-"""Results that are there already: which are up to date, which must not be lost, and whose they are."""
+"""Existing results: which are up to date, which must be kept, and which model they belong to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.datasets.entry import DatasetEntry, TaskName
-from evaluate.metrics.statistics import Mode
+from evaluate.metrics.bootstrap import Mode
 from evaluate.results.files import read_result, result_path
 from evaluate.results.record import ModelFacts, ResultRecord, SkippedRecord
 from store.corpus.decode import MAX_PIXELS
@@ -18,7 +18,7 @@ from store.errors import ConfigError
 from .plan import Settings
 
 UNREAD = "unread"
-"""Digest of the model of a dataset that brings its features, where that is not there."""
+"""Model digest of a dataset that brings its own features but could not be read."""
 
 
 def resampling_mode(task: TaskName, settings: Settings) -> Mode | None:
@@ -51,7 +51,7 @@ def request_digest(entry: DatasetEntry, task: TaskName, settings: Settings) -> s
 
 
 def kept_result(folder: Path, *, model: str, task: str, dataset: str) -> ResultRecord | None:
-    """Return a result with its predictions; None where there is none, or a skipped one.
+    """Return the record of a result whose predictions exist; None if there is none, or only a skipped one.
 
     Raises:
         EvaluationError: the record is damaged.

@@ -146,7 +146,7 @@ def _means(split: LabelledFeatures) -> LabelledFeatures:
 
 
 def _check_widths(train: LabelledFeatures, test: LabelledFeatures, val: LabelledFeatures | None) -> None:
-    """See that all bags can be used, and that those of all splits have the same width."""
+    """Check that all bags can be used, and that those of all splits have the same width."""
     splits = {"train": train, "test": test} | ({"val": val} if val else {})
     widths = {name: check_bags(list(split.features), what=name) for name, split in splits.items()}
     if len(set(widths.values())) > 1:

@@ -38,7 +38,7 @@ SEEDS = (0, 1, 2, 3, 4)
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Probe:
-    """How the regression is trained.
+    """Training of the regression.
 
     Attributes:
         fraction: share of the training items of each class.

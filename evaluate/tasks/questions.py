@@ -1,4 +1,4 @@
-"""Questions about images as arrays, and what a head sees of them.
+"""Questions about images as arrays, and the input of a head.
 
 Axes: N questions, E embedding width.
 """
@@ -39,7 +39,7 @@ class Questions:
     closed: Array | None = None
 
     def __post_init__(self) -> None:
-        """See that everything has the same length, and that embeddings can be compared."""
+        """Check that everything has the same length, and that embeddings can be compared."""
         names = ("ids", "image", "question", "answers", "images")
         lengths = {name: len(getattr(self, name)) for name in names}
         if self.closed is not None:

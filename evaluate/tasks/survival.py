@@ -40,7 +40,7 @@ Risks = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64], int], tuple[Arra
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class CrossValidation:
-    """How patients are split where the dataset has no split of its own.
+    """Cross-validation of patients.
 
     Attributes:
         seed: of the split, the same for all models.
@@ -197,7 +197,7 @@ def _folds(cohort: Cohort, split: CrossValidation | Fold) -> list[Fold]:
 
 
 def _said_of(split: CrossValidation | Fold, *, by_site: bool) -> dict[str, Any]:
-    """Return what is recorded of how patients were split."""
+    """Return the record of how patients were split."""
     if isinstance(split, CrossValidation):
         return {"kind": "folds", "folds": split.folds, "seed": split.seed, "by_site": by_site}
     return {"kind": "given"}

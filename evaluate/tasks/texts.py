@@ -1,4 +1,4 @@
-"""When two texts are the same for a task."""
+"""When two texts count as the same."""
 
 from __future__ import annotations
 

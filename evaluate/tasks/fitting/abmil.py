@@ -24,12 +24,12 @@ Loss = Callable[[torch.Tensor, npt.NDArray[np.int64]], torch.Tensor]
 """From outputs (B, K) and the numbers of their bags to a mean loss."""
 
 PATCHES = 16_384
-"""Patches that are scored together: 64 MiB of hidden activations 1,024 wide."""
+"""Patches that are scored together: 64 MiB of hidden activations of width 1,024."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Abmil:
-    """How the network is made and trained.
+    """Architecture and training of the network.
 
     Attributes:
         hidden: H.

@@ -8,10 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from evaluate.metrics.bootstrap import Interval
 from evaluate.metrics.predictions import Predictions
 from evaluate.results.examples import THUMBNAIL_PX, Example, thumbnail
 from evaluate.results.files import read_predictions, read_result, read_results, result_path, write_result
-from evaluate.results.record import FORMAT, MetricValue, SeedValues
+from evaluate.results.record import FORMAT, SeedValues
 from store.errors import EvaluationError, FormatVersionError
 from tests.evaluate.synthetic import jpeg_bytes, model_facts, predictions, skipped, write_all, zero_shot
 
@@ -106,7 +107,7 @@ def test_seeds_stand_apart_from_the_interval():
 
 
 def test_a_number_without_an_interval_says_so():
-    assert str(MetricValue(value=0.5, low=None, high=None, resamples=10, failed=10)) == (
+    assert str(Interval(value=0.5, low=None, high=None, resamples=10, failed=10)) == (
         "0.500 [no interval: all 10 resamples failed]"
     )
 

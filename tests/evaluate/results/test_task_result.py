@@ -53,7 +53,8 @@ def all_results():
     two = CrossValidation(folds=2)
     few = Probe(shots=2, seeds=(0, 1))
     pair = {"classes": CLASSES}
-    yield zero_shot(FEATURES, TARGET, class_CE=FEATURES[:2], ids=IDS, logit_scale=10.0, **pair)
+    test = LabelledFeatures(ids=IDS, features=FEATURES, target=TARGET)
+    yield zero_shot(test, class_CE=FEATURES[:2], logit_scale=10.0, **pair)
     yield linear_probe(labelled("train"), labelled("test"), probe=few, **pair)
     numbers = np.arange(ITEMS)
     yield retrieval(FEATURES, FEATURES, texts=IDS, image_of_text=numbers, image_ids=IDS)
