@@ -17,6 +17,7 @@ from evaluate.results.record import (
     ORACLE,
     DatasetFacts,
     ModelFacts,
+    Overlap,
     Result,
     ResultRecord,
     SkippedRecord,
@@ -92,6 +93,11 @@ class Board:
         if found is None or not values:
             return False
         return found.value >= max(values) if self.columns[column].higher_is_better else found.value <= min(values)
+
+    def overlaps(self, column: int) -> list[Overlap | None]:
+        """Return the different overlaps that the results of a column state; None for one that was not looked for."""
+        found = [self.result(row, column) for row in range(len(self.models))]
+        return list({repr(one.overlap): one.overlap for one in found if one is not None}.values())
 
     def mean_rank(self, row: int) -> float | None:
         """Return a model's mean rank; None for one that is not ranked."""
