@@ -13,18 +13,21 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluate.config import EvaluatePipeline
-from evaluate.datasets.entry import TASKS, DatasetEntry, read_entry
+from evaluate.datasets.checks import deep_problems
+from evaluate.datasets.entry import DatasetEntry, read_entry
 from evaluate.datasets.formats.rules import FORMATS
-from evaluate.datasets.listing import deep_problems, listing, summary
 from evaluate.datasets.loading import load_dataset
 from evaluate.datasets.pipeline_sets import pipeline_sets
 from evaluate.datasets.registry import Status, data_root, find_dataset, read_registry, status
+from evaluate.datasets.task_kinds import TASKS
 from evaluate.datasets.template import template
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, print_json, wide_console
 from store.config.pipeline_file import read_pipeline
 from store.config.problems import suggest
 from store.errors import ConfigError, EvaluationError
 from store.files import write_atomic
+
+from .listing import listing, summary
 
 DataRootOption = Annotated[
     Path | None, typer.Option("--data-root", help="Folder of the datasets' files; MMKD_DATA or data if left out.")

@@ -9,8 +9,9 @@ import typer
 from rich.table import Table
 
 from evaluate.config import EvaluatePipeline
-from evaluate.datasets.entry import TASKS, DatasetEntry, TaskName
+from evaluate.datasets.entry import DatasetEntry
 from evaluate.datasets.registry import SHIPPED, find_dataset, status
+from evaluate.datasets.task_kinds import known_task
 from evaluate.metrics.bootstrap import RESAMPLES, Mode
 from evaluate.models.pipeline_models import DeviceOption, MaybePipelineOption, ModelOption, addresses_of
 from evaluate.report.table import by_group, results_table
@@ -18,7 +19,6 @@ from evaluate.results.files import results_on
 from evaluate.results.record import Result, ResultRecord, SkippedRecord
 from evaluate.suite.plan import Evaluation, Settings, brings_features, plan
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, SetOption, print_json, wide_console
-from store.config.problems import suggest
 from store.console import ExitCode
 from store.corpus.decode import MAX_PIXELS
 from store.errors import ConfigError
@@ -138,7 +138,7 @@ def _evaluations(
     models: list[str] | None,
     loaded: EvaluatePipeline | None,
     *,
-    tasks: list[TaskName],
+    tasks: list[str],
     root: Path,
 ) -> list[Evaluation]:
     addresses = [] if models is None and all(map(brings_features, entries)) else addresses_of(models, loaded)
@@ -164,11 +164,11 @@ def _run(evaluations: list[Evaluation], settings: Settings, *, as_json: bool) ->
         raise typer.Exit(ExitCode.QUARANTINED)
 
 
-def _tasks(names: list[str] | None) -> list[TaskName]:
-    unknown = [name for name in names or [] if name not in TASKS]
-    if unknown:
-        raise ConfigError(f"no task {unknown[0]!r}{suggest(unknown[0], TASKS)}; there are {', '.join(TASKS)}")
-    return cast("list[TaskName]", names or [])
+def _tasks(names: list[str] | None) -> list[str]:
+    try:
+        return [known_task(name) for name in names or []]
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _mode(name: str | None) -> Mode | None:

@@ -18,9 +18,7 @@ from store.config.yaml_tree import KeyPath
 from store.errors import ConfigError
 
 from .split_rules import SplitRule
-
-TaskName = Literal["zero_shot", "linear_probe", "retrieval", "vqa", "survival", "diagnosis"]
-TASKS: tuple[TaskName, ...] = ("zero_shot", "linear_probe", "retrieval", "vqa", "survival", "diagnosis")
+from .task_kinds import TASKS, TaskName
 
 Modality = Literal[
     "xray", "ct", "mri", "ultrasound", "fundus", "oct", "histopathology", "dermatology", "endoscopy", "mixed", "other"
@@ -39,20 +37,6 @@ MODALITIES: tuple[Modality, ...] = (
 """The nine modalities that MMKD-CLIP's authors name. ``mixed`` is several of them, ``other`` none (cells, say)."""
 
 Origin = Literal["official", "inferred", "ours"]
-
-LABELLED: frozenset[str] = frozenset({"zero_shot", "linear_probe", "diagnosis"})
-"""Tasks whose targets are classes."""
-
-TRAINED: frozenset[str] = frozenset({"linear_probe", "vqa", "survival", "diagnosis"})
-"""Tasks that train something."""
-
-NEEDED_FIELDS: dict[TaskName, tuple[str, ...]] = {
-    "retrieval": ("caption",),
-    "vqa": ("question", "answer"),
-    "survival": ("time", "event"),
-}
-"""Columns that a task needs, in addition to the label of tasks with classes."""
-
 
 NAME = r"[a-z0-9][a-z0-9_]*"
 """Name of a dataset that has a file."""
@@ -228,6 +212,11 @@ class DatasetEntry(Section):
     notes: str | None = None
 
     @property
+    def labelled(self) -> bool:
+        """Whether a task of the dataset has classes as targets."""
+        return any(TASKS[task].labelled for task in self.tasks)
+
+    @property
     def class_names(self) -> list[str]:
         """Names of the classes in prompts, in order."""
         return [text.name if isinstance(text, ClassText) else text for text in self.classes.values()]
@@ -277,9 +266,9 @@ def _problems(entry: DatasetEntry, stem: str) -> Iterator[tuple[KeyPath, str]]:
         if use.primary not in METRICS:
             known = suggest(use.primary, METRICS) or f"; expected one of {', '.join(METRICS)}"
             yield ("tasks", task, "primary"), f"'{use.primary}' is no metric{known}"
-        if task in TRAINED and entry.split.rule == "all_test":
+        if TASKS[task].trains and entry.split.rule == "all_test":
             yield ("tasks", task), "needs items for training; by split, all are for testing"
-        for field in NEEDED_FIELDS.get(task, ()):
+        for field in TASKS[task].fields:
             if getattr(entry.fields, field) is None:
                 yield ("tasks", task), f"needs fields.{field}"
     if entry.split.rule == "field" and entry.fields.split is None and entry.read.format != "medmnist":
@@ -292,7 +281,7 @@ def _problems(entry: DatasetEntry, stem: str) -> Iterator[tuple[KeyPath, str]]:
 
 
 def _label_problems(entry: DatasetEntry) -> Iterator[tuple[KeyPath, str]]:
-    labelled = [task for task in entry.tasks if task in LABELLED]
+    labelled = [task for task in entry.tasks if TASKS[task].labelled]
     if labelled and len(entry.classes) < (1 if entry.multi_label else 2):
         yield ("tasks", labelled[0]), f"needs classes: at least two, there are {len(entry.classes)}"
     by_columns = entry.one_hot or (entry.multi_label is not None and entry.multi_label.by == "columns")

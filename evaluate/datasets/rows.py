@@ -14,10 +14,11 @@ from evaluate.datasets.formats.rules import BagFiles, SurvivalFiles
 from store.corpus.fields import as_text, values_at
 from store.errors import EvaluationError
 
-from .entry import LABELLED, NEEDED_FIELDS, DatasetEntry
+from .entry import DatasetEntry
 from .labels import YES_NO, Labels
 from .loaded import Bag, Split
 from .split_rules import SPLITS, By, SplitName, split_of
+from .task_kinds import TASKS
 
 MISSING = frozenset({"", "?", "na", "n/a", "nan", "none", "null"})
 """Texts, in lower case, that stand for a missing number."""
@@ -64,8 +65,8 @@ class RowReader:
     def __init__(self, entry: DatasetEntry) -> None:
         self._entry, self._labels = entry, Labels(entry)
         self._paths = {name: path.split(".") for name, path in entry.fields.model_dump().items() if path}
-        self._labelled = bool(LABELLED & set(entry.tasks))
-        self._needed = [name for task in entry.tasks for name in NEEDED_FIELDS.get(task, ())]
+        self._labelled = entry.labelled
+        self._needed = [name for task in entry.tasks for name in TASKS[task].fields]
         self._seen: set[str] = set()
         self._names: list[str] = []
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evaluate.datasets.entry import DatasetEntry, TaskName
+from evaluate.datasets.entry import DatasetEntry
 from evaluate.datasets.registry import missing_files
+from evaluate.datasets.task_kinds import TASKS
 from evaluate.metrics.bootstrap import RESAMPLES, Mode
 from evaluate.models.addresses import Address
 from extract.teacher_files.entry import TeacherEntry
@@ -59,8 +60,13 @@ class Evaluation:
 
     address: Address | None
     entry: DatasetEntry
-    task: TaskName
+    task: str
     missing: tuple[str, ...] = ()
+
+    @property
+    def first_result(self) -> str:
+        """The result that the task always has; some tasks have further ones."""
+        return TASKS[self.task].first_result or self.task
 
     @property
     def model(self) -> str:
@@ -69,7 +75,7 @@ class Evaluation:
 
 
 def plan(
-    models: Sequence[Address], entries: Iterable[DatasetEntry], *, tasks: Sequence[TaskName], data_root: Path
+    models: Sequence[Address], entries: Iterable[DatasetEntry], *, tasks: Sequence[str], data_root: Path
 ) -> list[Evaluation]:
     """Return the evaluations, model by model, so that each model is loaded once.
 

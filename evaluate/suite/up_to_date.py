@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from evaluate.datasets.entry import DatasetEntry, TaskName
+from evaluate.datasets.entry import DatasetEntry
 from evaluate.metrics.bootstrap import Mode
 from evaluate.results.files import read_result, result_path
 from evaluate.results.record import ModelFacts, ResultRecord, SkippedRecord
@@ -21,12 +21,12 @@ UNREAD = "unread"
 """Model digest of a dataset that brings its own features but could not be read."""
 
 
-def resampling_mode(task: TaskName, settings: Settings) -> Mode | None:
+def resampling_mode(task: str, settings: Settings) -> Mode | None:
     """Return the requested mode of the resamples; None for ``natural_mode``."""
     return "official" if settings.official and task == "zero_shot" else settings.mode
 
 
-def request_digest(entry: DatasetEntry, task: TaskName, settings: Settings) -> str:
+def request_digest(entry: DatasetEntry, task: str, settings: Settings) -> str:
     """Return the SHA-256 of what decides a result apart from the model and the data.
 
     The entry counts with its prompts, positive class and primary metric; its items have a digest of their own.

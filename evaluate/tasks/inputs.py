@@ -6,6 +6,8 @@ Axes: N items, D feature width, P patches of a bag, C labels.
 from __future__ import annotations
 
 import logging
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -183,3 +185,9 @@ def check_disjoint(
     for which, count in shared.items():
         log.warning("%d %s are in both %s; this was allowed", count, what, which)
     return shared
+
+
+def normalised(text: str) -> str:
+    """Return a text as it is compared with others: without case, punctuation and superfluous spaces."""
+    kept = re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold())
+    return kept.strip()

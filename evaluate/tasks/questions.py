@@ -14,8 +14,7 @@ import numpy.typing as npt
 from evaluate.datasets.labels import YES_NO
 from store.errors import EvaluationError
 
-from .inputs import Array, unit_norm
-from .texts import normalised
+from .inputs import Array, normalised, unit_norm
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -50,17 +49,6 @@ class Questions:
             raise EvaluationError(
                 f"images are embedded as {self.image.shape[1:]}, questions as {self.question.shape[1:]}"
             )
-
-    def take(self, rows: npt.NDArray[np.int64]) -> Questions:
-        """Return some of the questions."""
-        return Questions(
-            ids=[self.ids[int(row)] for row in rows],
-            image=self.image[rows],
-            question=self.question[rows],
-            answers=[self.answers[int(row)] for row in rows],
-            images=[self.images[int(row)] for row in rows],
-            closed=None if self.closed is None else self.closed[rows],
-        )
 
     @property
     def is_closed(self) -> npt.NDArray[np.bool_]:

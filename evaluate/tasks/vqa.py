@@ -24,9 +24,8 @@ from evaluate.results.task_result import TaskResult, result_of
 from evaluate.tasks.fitting.early_stopping import Stopped, seeded, train_until_no_better
 from store.errors import EvaluationError
 
-from .inputs import Array, check_disjoint
+from .inputs import Array, check_disjoint, normalised
 from .questions import Questions, fused
-from .texts import normalised
 
 log = logging.getLogger(__name__)
 

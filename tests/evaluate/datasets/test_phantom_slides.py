@@ -28,7 +28,7 @@ def test_the_share_of_tumour_is_the_planned_one():
     assert (min(shares), max(shares)) == (0.1, 0.4)
     # The share is uniform: its mean lies within three standard errors of the middle, 3 * 0.3 / sqrt(12 * 100).
     assert np.mean(shares) == pytest.approx(0.25, abs=0.026)
-    assert len({frozenset(slide.caveats) for slide in slides}) > 2
+    assert len({frozenset(slide.findings) for slide in slides}) > 2
 
 
 def test_two_slides_of_a_patient_need_not_be_alike():
@@ -67,7 +67,7 @@ def test_a_tile_says_what_was_drawn(tmp_path):
     for name, slide in slides.items():
         if slide.split == "test":
             drawn = [record["finding"] for record in records if record["slide"] == name]
-            assert tuple(drawn) == slide.caveats
+            assert tuple(drawn) == slide.findings
             assert drawn.count(TUMOR) / len(drawn) == slide.share
 
 

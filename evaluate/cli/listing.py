@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .checks import undecodable
-from .entry import DatasetEntry
-from .loaded import LoadedDataset, Split
-from .registry import Status
+from evaluate.datasets.entry import DatasetEntry
+from evaluate.datasets.loaded import LoadedDataset, Split
+from evaluate.datasets.registry import Status
 
 
 def listing(status: Status, root: Path) -> dict[str, Any]:
     """Return one dataset of the registry as JSON values."""
     entry = status.entry
-    return {
-        "name": entry.name,
-        "title": entry.title,
-        "modality": entry.modality,
+    plain = {"name", "title", "modality", "licence", "access", "get", "source", "citation", "notes"}
+    return entry.model_dump(include=plain) | {
         "tasks": {task: use.primary for task, use in entry.tasks.items()},
         "classes": len(entry.classes),
-        "licence": entry.licence,
-        "access": entry.access,
         "provenance": entry.provenance.model_dump(exclude_none=True),
         "present": status.present,
         "missing": [str(root / pattern) for pattern in status.missing],
-        "get": entry.get,
-        "source": entry.source,
-        "citation": entry.citation,
-        "notes": entry.notes,
     }
 
 
@@ -74,19 +63,3 @@ def _split(split: Split, entry: DatasetEntry) -> dict[str, Any]:
         found["features"] = split.features.shape[1]
         found["missing_values"] = int(np.isnan(split.features).sum())
     return found
-
-
-def deep_problems(dataset: LoadedDataset, root: Path) -> Iterator[str]:
-    """Yield problems found by reading every byte: files with unexpected digests, images that do not decode."""
-    for name, stated in dataset.entry.digests.items():
-        kind, _, digest = stated.partition(":")
-        with (root / name).open("rb") as file:
-            found = hashlib.file_digest(file, kind).hexdigest()
-        if found != digest:
-            yield f"{name}: its {kind} is {found}, the entry says {digest}"
-    for split in dataset.splits.values():
-        bad = undecodable(split)
-        for item, reason in list(bad.items())[:5]:
-            yield f"{split.name}: {split.ids[item]}: {reason}"
-        if len(bad) > 5:
-            yield f"{split.name}: {len(bad)} images in all cannot be decoded"
