@@ -196,11 +196,12 @@ def _survival(embedder: Embedder) -> Outcome:
     splits = [split for split, _ in parts]
     time, event = (np.concatenate([getattr(split, name) for split in splits]) for name in ("times", "events"))
     patients = [name for split in splits for name in (split.patients or split.ids)]
-    known: dict[str, Any] = {"time": time, "event": event.astype(np.int64)}
+    event = event.astype(np.int64)
     if len(set(patients)) < len(patients):
-        cohort = by_patient([np.atleast_2d(bag) for bag in bags], patients=patients, **known)
+        cohort = by_patient([np.atleast_2d(bag) for bag in bags], patients=patients, time=time, event=event)
     else:
-        cohort = Cohort(ids=patients, features=np.stack(bags) if bags[0].ndim == 1 else bags, **known)
+        features = np.stack(bags) if bags[0].ndim == 1 else bags
+        cohort = Cohort(ids=patients, features=features, time=time, event=event)
     primary = dataset.entry.tasks["survival"].primary
     outcome = Outcome(results=[survival_cox(cohort, primary=primary)], excluded=embedder.excluded)
     try:
@@ -216,10 +217,19 @@ def _diagnosis(embedder: Embedder) -> Outcome:
     bags = {name: embedder.bags(split) for name, split in dataset.splits.items()}
     shared, primary = "shared_patients" in entry.allow, entry.tasks["diagnosis"].primary
     positive = _positive(entry)
-    known: dict[str, Any] = {"classes": entry.class_names, "val": bags.get("val"), "primary": primary}
     probe = Probe(positive=positive, allow_shared_groups=shared)
-    by_mean = diagnose_by_mean(bags["train"], bags["test"], probe=probe, **known)
-    by_abmil = diagnose_by_abmil(bags["train"], bags["test"], positive=positive, allow_shared_groups=shared, **known)
+    by_mean = diagnose_by_mean(
+        bags["train"], bags["test"], classes=entry.class_names, val=bags.get("val"), probe=probe, primary=primary
+    )
+    by_abmil = diagnose_by_abmil(
+        bags["train"],
+        bags["test"],
+        classes=entry.class_names,
+        val=bags.get("val"),
+        positive=positive,
+        allow_shared_groups=shared,
+        primary=primary,
+    )
     return Outcome(results=[by_mean, by_abmil], excluded=embedder.excluded)
 
 

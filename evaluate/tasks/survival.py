@@ -78,16 +78,14 @@ def survival_abmil(
     split: CrossValidation | Fold | None = None,
     settings: Abmil = SURVIVAL_ABMIL,
     bins: int = 4,
-    seeds: Sequence[int] = (0,),
     primary: str = "harrell_c",
 ) -> TaskResult:
     """Predict survival by ABMIL whose outputs are the hazards of a few spans of time.
 
     Args:
         split: cross-validation; or rows of training and of test patients.
-        settings: all epochs are run.
+        settings: all epochs are run; each fold is trained with each seed.
         bins: K, bounded by quantiles of the training events' times.
-        seeds: training seeds; each fold is trained with each.
 
     Raises:
         EvaluationError: too few events.
@@ -108,8 +106,8 @@ def survival_abmil(
         found = [outputs_of(model, [bags[row] for row in rows], device=settings.device) for rows in (train, test)]
         return discrete_risk(found[0]), discrete_risk(found[1])
 
-    said = {"training_seeds": [int(seed) for seed in seeds], "bins": bins, "settings": asdict(settings)}
-    run = _Run(risks=risks, split=split or CrossValidation(), seeds=seeds, said=said)
+    said = {"training_seeds": [int(seed) for seed in settings.seeds], "bins": bins, "settings": asdict(settings)}
+    run = _Run(risks=risks, split=split or CrossValidation(), seeds=settings.seeds, said=said)
     return _cross_validated("survival_abmil", cohort, run, primary=primary)
 
 

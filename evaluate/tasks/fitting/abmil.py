@@ -38,6 +38,7 @@ class Abmil:
         batch: bags per step.
         epochs: at most; exactly if there is no validation.
         patience: epochs without a better validation score before it stops.
+        seeds: one network each.
         max_patches: patches of a bag in training, drawn anew in every epoch; scoring uses every patch.
     """
 
@@ -50,6 +51,7 @@ class Abmil:
     epochs: int = 100
     patience: int = 10
     max_patches: int = 2048
+    seeds: Sequence[int] = (0,)
     device: str = "cpu"
 
 
