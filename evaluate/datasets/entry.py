@@ -50,7 +50,7 @@ Template = Annotated[str, AfterValidator(_prompt)]
 
 
 class Task(Section):
-    """How a dataset is used for one task.
+    """The use of a dataset for one task.
 
     Attributes:
         primary: the metric that stands for the result, a name in ``evaluate.metrics.METRICS``.
@@ -89,10 +89,10 @@ class Provenance(Section):
     Attributes:
         choice: to evaluate the dataset at all: ``official`` if MMKD-CLIP's code names it, ``inferred`` if the catalogue
             of UniMed-CLIP does, from which that code was forked.
-        classes: which labels there are, by the dataset's authors.
-        split: which images are for testing.
-        templates: how prompts are worded.
-        metrics: which metric stands for the result.
+        classes: the list of labels, by the dataset's authors.
+        split: the assignment of images to splits.
+        templates: the wording of the prompts.
+        metrics: the choice of the primary metric.
     """
 
     choice: Origin
@@ -108,7 +108,7 @@ class Fields(Section):
     Attributes:
         id: names the item; by its place in the files if left out.
         label: the class, as ``classes`` or ``label_map`` has it.
-        patient: whose item it is. No patient may be in two splits, and resamples take a patient whole.
+        patient: the patient of the item. No patient may be in two splits, and resamples take a patient whole.
         caption: text of retrieval.
         question, answer, answer_type: columns of visual question answering.
         bag: the slide that a tile belongs to; the items are then the slides.
@@ -137,7 +137,7 @@ class MultiLabel(Section):
         by: ``list``: the label is a list of classes; ``text``: a text of classes; ``columns``: each class is a column.
         separator: between the classes of a text.
         none: values that mean none of the classes.
-        yes: what a column has where the class is present.
+        yes: values of a column that mean that the class is present.
     """
 
     by: Literal["list", "text", "columns"]
@@ -162,10 +162,10 @@ class DatasetEntry(Section):
         read: the files, relative to the data root, and how they are read.
         digests: ``md5:...`` or ``sha256:...`` by file, where known.
         counts: items by split where the source states them; a difference is reported.
-        classes: what prompts say of each label, in the order of the scores' columns.
+        classes: name or prompts of each label, in the order of the scores' columns.
         label_map: further labels and the classes they count as.
         ignore_labels: labels whose items are left out, and counted.
-        keep: by column, the values of the records that are used; the others are counted as ignored.
+        keep: by column, the values of the records that are used; all others are counted as ignored.
         one_hot: each class is a column, and one of them is 1.
         multi_label: set where an image may have several classes.
         positive: the class that is looked for, of two classes.
@@ -173,8 +173,8 @@ class DatasetEntry(Section):
             within each group, and the mean over groups stands for the result.
         templates: prompts with ``{label}``, and with ``{group}`` where there are groups.
         negative_templates: prompts of a multi-label dataset that say that ``{label}`` is absent.
-        event_values, censored_values: what the event column has where the event was seen, and where it was not.
-        allow: what is usually refused: ``shared_patients`` (in two splits), ``empty_classes`` (no test item).
+        event_values, censored_values: values of the event column if the event was seen, and if it was not.
+        allow: what is not refused: ``shared_patients`` (in two splits), ``empty_classes`` (without test item).
         max_excluded: share of items that may be unreadable or missing before the dataset is refused.
         notes: what a reader of results should know.
     """
@@ -244,7 +244,7 @@ class DatasetEntry(Section):
 
 
 def read_entry(path: Path) -> DatasetEntry:
-    """Return the dataset that a YAML file describes.
+    """Read the YAML file of a dataset.
 
     Raises:
         ConfigError: with one ``file:line: key: problem`` per line.

@@ -125,7 +125,7 @@ class LoadedDataset:
         splits: the splits that have items; ``test`` always does.
         digest: SHA-256 of all items: images, labels, texts, times, features, and which split each is in.
         split_digest: SHA-256 of the ids and images of each split.
-        duplicates: by two splits, as ``train/test``, how many items of the second have an image of the first.
+        duplicates: by pair of splits, such as ``train/test``: how many items of the second show an image of the first.
         caveats: what a reader of results should know, in words.
     """
 

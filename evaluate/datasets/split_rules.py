@@ -41,7 +41,7 @@ class FieldSplit(_Carving):
     """A column names the split.
 
     Attributes:
-        values: what the column's values mean; their usual spellings are known.
+        values: meaning of the column's values; usual spellings are known.
         ignore: values whose items are left out, and counted.
     """
 
@@ -67,7 +67,7 @@ class DigestSplit(Section):
     """A digest decides: the same on every machine, whatever else the dataset contains.
 
     Attributes:
-        by: what is kept together: equal images, a patient, or nothing but the item.
+        by: what stays together: equal images, a patient, or nothing but the item.
         salt: changed to draw another split.
         train, val: their shares; the rest is for testing.
     """

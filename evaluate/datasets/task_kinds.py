@@ -12,7 +12,7 @@ from store.config.problems import suggest
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskKind:
-    """What a task needs of a dataset.
+    """The needs of a task.
 
     Attributes:
         labelled: its targets are classes.

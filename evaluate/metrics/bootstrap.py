@@ -55,7 +55,6 @@ class Interval(RecordPart):
         value: on the test set itself; None if it is not defined there.
         low: 2.5th percentile over the resamples; None if no resample defines the metric.
         high: 97.5th percentile.
-        resamples: how many were drawn.
         failed: number of resamples for which the metric is undefined; the percentiles leave them out.
     """
 
@@ -126,13 +125,13 @@ def weight_blocks(
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class _Draw:
-    """What is drawn: things (items, or clusters of items) in groups, each thing out of its group.
+    """The things to draw (items, or clusters of items) in groups; each is drawn from its group.
 
     Attributes:
         order: numbers of the things, group by group.
-        starts: where in order the group of each draw begins.
-        sizes: how many things that group has.
-        groups: where each group begins in order, and its size.
+        starts: position in order where the group of each draw begins.
+        sizes: size of that group.
+        groups: begin of each group in order, and its size.
         thing_of_N: the cluster of each item; None where the things are the items.
     """
 

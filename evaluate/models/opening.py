@@ -50,15 +50,6 @@ def open_encoder(
 ) -> Encoder:
     """Load a model, or open a store.
 
-    Args:
-        address: where it is.
-        facts: as `facts_of` returned them.
-        teachers: those that the pipeline names.
-        batch_size: images or texts of a forward pass.
-        threads: that decode images.
-        max_pixels: width times height that is decoded.
-        device: where a model runs.
-
     Raises:
         MMKDError: it cannot be loaded.
     """

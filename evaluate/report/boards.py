@@ -66,7 +66,6 @@ class Board:
         columns: sorted by modality and dataset.
         cells: results by place in models and in columns; missing if a pair was never evaluated.
         ranking: over the columns that all models have; None if there is none.
-        notes: what a reader must know before comparing.
     """
 
     task: str

@@ -29,7 +29,7 @@ class DatasetDifference:
 
     Attributes:
         first, second: their numbers, each with its own interval.
-        difference: by how much the first model is better; where less is better, by how much less it has.
+        difference: positive if the first model is better, also where less is better.
         p_holm: the difference's p, adjusted for all tests of the comparison.
         verdict: of the first model, by p_holm.
     """
@@ -54,8 +54,8 @@ class Comparison:
 
     Attributes:
         means: by task, the mean difference over its datasets.
-        signed_rank_p: by task, of Wilcoxon's test over its datasets; None where there are too few.
-        left_out: what only one of them has, or what cannot be compared, with the reason.
+        signed_rank_p: by task, p of Wilcoxon's test over its datasets; None if there are too few.
+        left_out: test sets that only one model has or that cannot be compared, with the reason.
     """
 
     first: str

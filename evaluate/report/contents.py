@@ -39,7 +39,7 @@ class Contents:
     """Everything that the page shows.
 
     Attributes:
-        comparisons: of each student with each teacher that it shares a test set with.
+        comparisons: each student with each teacher that it shares a test set with.
     """
 
     results: list[Result]

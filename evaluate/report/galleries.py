@@ -1,4 +1,4 @@
-"""What the report shows of single results: confusion of classes, failures, what a search found."""
+"""Parts of the report about single results: confusion of classes, failures, results of searches."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from evaluate.results.examples import Example, examples_in
 from evaluate.results.record import ResultRecord
 
 MOST_CLASSES = 16
-"""Of a matrix that is shown whole; for more classes the most frequent confusions are listed."""
+"""Classes of a matrix that is shown whole; for more the most frequent confusions are listed."""
 MOST_PAIRS = 12
 MOST_EXAMPLES = 12
-"""Of a result."""
+"""Examples of one result that are shown."""
 
 
 def confusion(record: ResultRecord) -> dict[str, Any] | None:

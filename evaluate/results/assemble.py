@@ -1,4 +1,4 @@
-"""From a task's result to its record: the intervals of all metrics."""
+"""Turns the result of a task into its record: adds the intervals of all metrics."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class SeedValues(RecordPart):
 
 
 class Overlap(RecordPart):
-    """How many test images occur in a training corpus."""
+    """Numbers of test images that occur in a training corpus."""
 
     exact: Count
     near: Count
@@ -92,9 +92,9 @@ class RunFacts(RecordPart):
 
     Attributes:
         prompts_digest: SHA-256 of all prompts; None for tasks without prompts.
-        logit_scale: what the cosines were multiplied by; None for tasks that do not scale them.
-        seconds: how long the evaluation took, without the intervals.
-        excluded: how many items were left out, by reason.
+        logit_scale: multiplier of the cosines; None for tasks that do not scale them.
+        seconds: duration of the evaluation without the intervals.
+        excluded: number of items that were left out, by reason.
         overlap: with a training corpus; None if it was not looked for.
         request_digest: of prompts, metric and resamples, see ``suite.up_to_date.request_digest``.
     """

@@ -36,7 +36,7 @@ AHEAD = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """What a store shares with the test items of a dataset.
+    """The images that a store shares with the test items of a dataset.
 
     Attributes:
         items: number of test items.

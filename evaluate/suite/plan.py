@@ -1,4 +1,4 @@
-"""Which evaluations a suite runs, and with which settings. No file is opened."""
+"""The evaluations that a suite runs, and its settings. No file is opened."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from store.corpus.decode import MAX_PIXELS
 from store.read.reader import FeatureStore
 
 OWN_FEATURES = "own-features"
-"""Name of the model of a dataset that brings its features."""
+"""Name of the model in results of datasets that bring their features."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,9 +27,8 @@ class Settings:
         batch_size: images or texts of a forward pass.
         threads: threads that decode images.
         max_pixels: width times height that is decoded.
-        mode: of the resamples; ``natural_mode`` of each task if None.
+        mode: mode of the resamples; ``natural_mode`` of each task if None.
         official: compute scores and resamples as MMKD-CLIP's released evaluator does.
-        allow: what datasets are not refused for.
         again: evaluate again what has a result of the same model, data, prompts, metric and resamples.
         overlap: look for the images of this store among the test images.
     """
@@ -70,7 +69,7 @@ class Evaluation:
 
     @property
     def model(self) -> str:
-        """What the results are called."""
+        """Name of the model in the results."""
         return OWN_FEATURES if self.address is None else self.address.name
 
 
@@ -99,5 +98,5 @@ def plan(
 
 
 def brings_features(entry: DatasetEntry) -> bool:
-    """Whether a dataset has features instead of images, so that no model takes part."""
+    """Return whether a dataset has features instead of images, so that it needs no model."""
     return entry.read.format in {"bags", "survival_table"}

@@ -245,4 +245,4 @@ RUNS: dict[str, Callable[[Embedder], Outcome]] = {
     "survival": _survival,
     "diagnosis": _diagnosis,
 }
-"""How each task of ``datasets.task_kinds.TASKS`` is run."""
+"""The function that runs each task of ``datasets.task_kinds.TASKS``."""

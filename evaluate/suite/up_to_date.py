@@ -78,7 +78,7 @@ def refuse_other_models(folder: Path, models: Iterable[ModelFacts]) -> None:
     A model that was trained again in the same place, or that was moved, replaces its own results.
 
     Args:
-        folder: of the results; it is created.
+        folder: folder of the results; it is created.
 
     Raises:
         ConfigError: the folder has results of another model under one of the names, or it cannot be a folder.

@@ -56,7 +56,7 @@ def classified(
         scores: by seed, probabilities (N, C) and what they come from: log-odds of the second of two classes, (N,), or
             outputs (N, C).
         classes: C names.
-        positive: which of two classes is the positive one; the second if left out.
+        positive: the positive one of two classes; the second if left out.
     """
     columns: dict[str, Array] = {"target": test.target.astype(np.int64)}
     if len(classes) == 2:

@@ -35,7 +35,7 @@ SURVIVAL_ABMIL = Abmil(
 well patients are ordered."""
 
 Risks = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64], int], tuple[Array, Array]]
-"""From training and test rows and a seed to the risks of both."""
+"""Maps training rows, test rows and a seed to the risks of both."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -43,7 +43,7 @@ class CrossValidation:
     """Cross-validation of patients.
 
     Attributes:
-        seed: of the split, the same for all models.
+        seed: decides the split; the same for all models.
     """
 
     folds: int = 5
@@ -113,7 +113,7 @@ def survival_abmil(
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class _Run:
-    """What is to be cross-validated."""
+    """The model to cross-validate, and how."""
 
     risks: Risks
     split: CrossValidation | Fold

@@ -19,17 +19,7 @@ from evaluate.results.task_result import result_of
 from evaluate.suite.task_runs import RUNS, Outcome
 from store.errors import ConfigError
 from tests.evaluate.dataset_files import FOLDER_FIELDS, FOLDERS, folder_dataset, image_bytes, write_entry, write_folders
-from train.config import ModelSection
-from train.models.model_folder import begin_model, save_weights
-
-MODEL = {
-    "vocabulary": 100,
-    "config": {
-        "embed_dim": 32,
-        "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "image_size": 64, "head_width": 32},
-        "text_cfg": {"context_length": 16, "width": 32, "heads": 2, "layers": 1},
-    },
-}
+from tests.evaluate.tiny_model import write_model
 
 
 def above_median(image_NE, *, ids, primary):
@@ -64,7 +54,7 @@ def test_every_task_has_a_run():
 
 
 def test_a_task_that_is_in_the_tables_runs_and_is_reported_like_the_others(tmp_path, task):
-    save_weights(begin_model(tmp_path / "m", ModelSection(**MODEL), ["a cat", "a dog"], seed=1), tmp_path / "m")
+    write_model(tmp_path / "m")
     images = {f"drawn/test/cat/p{number}-0.png": image_bytes(number, size=(70, 66)) for number in range(6)}
     write_folders(tmp_path / "data", images)
     tasks = {"above_median": {"primary": "above"}}

@@ -21,7 +21,7 @@ from evaluate.tasks.inputs import Array
 from .early_stopping import Stopped, seeded, train_until_no_better
 
 Loss = Callable[[torch.Tensor, npt.NDArray[np.int64]], torch.Tensor]
-"""From outputs (B, K) and the numbers of their bags to a mean loss."""
+"""Maps outputs (B, K) and the numbers of their bags to a mean loss."""
 
 PATCHES = 16_384
 """Patches that are scored together: 64 MiB of hidden activations of width 1,024."""
