@@ -82,6 +82,17 @@ def test_a_run_prints_its_records_and_leaves_them(place, tmp_path):
     assert (tmp_path / "m/zero_shot/drawn.parquet").is_file()
 
 
+def test_what_is_there_is_evaluated_only_if_it_is_asked_again_also_by_older_names(place, tmp_path, monkeypatch):
+    evaluated = []
+    monkeypatch.setattr("evaluate.suite.suite.run_task", lambda *a, **k: evaluated.append(1) or run_task(*a, **k))
+    from evaluate.suite.task_runs import run_task
+
+    options = ["--model", f"local-dir:{place / 'model'}", *run_options(place), "--results", tmp_path]
+    for more, times in (([], 1), ([], 1), (["--skip-existing"], 1), (["--again"], 2), (["--overwrite"], 3)):
+        assert call("run", *options, "--resamples", "50", *more).exit_code == 0
+        assert len(evaluated) == times
+
+
 def test_a_pipeline_brings_its_models_datasets_and_folders(place):
     options = ["--pipeline", "p", "--config", place / "pipelines.yaml", "--resamples", "50", "--json"]
     done = call("run", *options, "--dataset", "drawn")

@@ -42,6 +42,16 @@ def test_a_record_is_read_as_it_was_written(written, tmp_path):
         assert back.columns[name].dtype == column.dtype
 
 
+def test_a_record_of_an_earlier_version_that_calls_caveats_findings_is_read(written):
+    path, _, _ = written
+
+    def rename(content):
+        del content["dataset"]["caveats"]
+        content["dataset"]["findings"] = ["1 items of train and test show the same image"]
+
+    assert read_result(changed(path, rename)).dataset.caveats == ("1 items of train and test show the same image",)
+
+
 def test_predictions_of_every_kind_survive(tmp_path):
     record, _ = zero_shot("mmkd", "lungs", count=9)
     given = Predictions(
