@@ -1,4 +1,4 @@
-"""The section of pipelines.yaml that evaluation owns; it reads and checks all the others too."""
+"""The section of pipelines.yaml for evaluation, which reads and checks all other sections too."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ TEMPLATE_FIELDS = ("group", "label")
 
 
 def fillable(template: str, *, fields: Sequence[str] = TEMPLATE_FIELDS) -> str:
-    """Return a prompt template that names the label, and nothing but these fields.
+    """Return a prompt template if it names the label, and no other fields than these.
 
     Raises:
-        ValueError: it is none; says why.
+        ValueError: it is not such a template; the message says why.
     """
     try:
         named = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
@@ -38,7 +38,7 @@ def fillable(template: str, *, fields: Sequence[str] = TEMPLATE_FIELDS) -> str:
 
 
 class ZeroShotDataset(Section):
-    """A labelled image set whose classes are told by prompts.
+    """A labelled image set for zero-shot classification.
 
     Attributes:
         corpus: one of the pipeline's corpora; labels come from the ``.json`` of its pairs.
@@ -59,7 +59,7 @@ class ZeroShotDataset(Section):
 
 
 class EvaluateSection(Section):
-    """What is evaluated.
+    """Settings of evaluation.
 
     Attributes:
         batch_size: images or prompts of a forward pass.
@@ -79,6 +79,6 @@ class EvaluateSection(Section):
 class EvaluatePipeline(ExtractPipeline, TrainPipeline):
     """A pipeline as evaluation reads it."""
 
-    # Said again, because of two parents pydantic takes a field from the first, where it is still unchecked.
+    # Repeated, because with two parents pydantic takes a field from the first, where it is not checked yet.
     train: TrainSection
     evaluate: EvaluateSection

@@ -13,12 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluate.config import EvaluatePipeline
-from evaluate.datasets.entry import TASKS, DatasetEntry, read_entry
+from evaluate.datasets.checks import deep_problems
+from evaluate.datasets.entry import DatasetEntry, read_entry
 from evaluate.datasets.formats.rules import FORMATS
-from evaluate.datasets.listing import deep_problems, listing, summary
 from evaluate.datasets.loading import load_dataset
 from evaluate.datasets.pipeline_sets import pipeline_sets
 from evaluate.datasets.registry import Status, data_root, find_dataset, read_registry, status
+from evaluate.datasets.task_kinds import TASKS
 from evaluate.datasets.template import template
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, print_json, wide_console
 from store.config.pipeline_file import read_pipeline
@@ -26,8 +27,10 @@ from store.config.problems import suggest
 from store.errors import ConfigError, EvaluationError
 from store.files import write_atomic
 
+from .listing import listing, summary
+
 DataRootOption = Annotated[
-    Path | None, typer.Option("--data-root", help="Where files lie; MMKD_DATA or data if left out.")
+    Path | None, typer.Option("--data-root", help="Folder of the datasets' files; MMKD_DATA or data if left out.")
 ]
 DatasetsOption = Annotated[
     list[Path] | None, typer.Option("--datasets", help="A folder or file with datasets of your own; may be repeated.")
@@ -58,10 +61,10 @@ def list_(
     config: ConfigOption = PIPELINES_FILE,
     task: Annotated[str | None, typer.Option(help="Only datasets for this task.")] = None,
     modality: Annotated[str | None, typer.Option(help="Only datasets of this modality.")] = None,
-    present: Annotated[bool, typer.Option("--present", help="Only datasets that are there.")] = False,
+    present: Annotated[bool, typer.Option("--present", help="Only datasets whose files are present.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show every dataset: tasks, modality, licence, and whether it is there or what to fetch and where to put it."""
+    """Show every dataset: tasks, modality, licence, and whether it is present or what to fetch."""
     loaded = read_maybe(pipeline, config)
     root = root_of(loaded, data_root_)
     chosen = _chosen(read_registry(folders_of(loaded, datasets)).values(), task, modality)
@@ -108,7 +111,7 @@ def check(
     deep: Annotated[bool, typer.Option("--deep", help="Compare digests of files, and decode every image.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Read a dataset as an evaluation would: its splits, classes, duplicates, and what is wrong with it."""
+    """Read a dataset as an evaluation does: its splits, classes, duplicates and problems."""
     loaded_pipeline = read_maybe(pipeline, config)
     root = root_of(loaded_pipeline, data_root_)
     is_file = dataset.endswith((".yaml", ".yml")) or "/" in dataset
@@ -172,7 +175,7 @@ def root_of(loaded: EvaluatePipeline | None, option: Path | None) -> Path:
 
 
 def allowed(names: list[str]) -> list[str]:
-    """Return what is not refused.
+    """Return the names of what is not refused.
 
     Raises:
         ConfigError: nothing is refused under such a name.

@@ -1,4 +1,4 @@
-"""``python -m evaluate predict``, ``overlap``: a user's images, and those that a store and a dataset share."""
+"""``python -m evaluate predict``, ``overlap``: a user's own images, and images that a store and a dataset share."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def add_commands(app: typer.Typer) -> None:
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     *,
-    model: Annotated[str, typer.Option(help="As run takes it.")],
-    class_: Annotated[list[str] | None, typer.Option("--class", help="What to tell apart; may be repeated.")] = None,
+    model: Annotated[str, typer.Option(help="An address or name, as for run.")],
+    class_: Annotated[list[str] | None, typer.Option("--class", help="A class to tell apart; may be repeated.")] = None,
     template: Annotated[list[str] | None, typer.Option(help="Prompts with {label}; may be repeated.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Take classes and prompts of this dataset.")] = None,
     datasets: DatasetsOption = None,
@@ -90,7 +90,7 @@ def predict(
 
 def overlap(
     store: StoreArgument,
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Of the registry, or of --datasets.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset of the registry or of --datasets.")],
     *,
     datasets: DatasetsOption = None,
     data_root_: DataRootOption = None,
@@ -98,14 +98,14 @@ def overlap(
     config: ConfigOption = PIPELINES_FILE,
     allow: AllowOption = None,
     corpus_root: Annotated[Path | None, typer.Option(help="Where the store's corpus lies now, if it moved.")] = None,
-    near: Annotated[bool, typer.Option(help="Look for images that look alike too.")] = True,
-    threads: Annotated[int, typer.Option(min=1, help="That decode images.")] = 2,
+    near: Annotated[bool, typer.Option(help="Also look for images that look alike.")] = True,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2,
     results: Annotated[
         Path | None, typer.Option("--results", help="Note the counts in the results of this dataset there.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Count the test images that a store's corpus has too: the same bytes, or the same look."""
+    """Count the test images that also occur in a store's corpus: the same bytes, or a similar look."""
     from evaluate.datasets.loading import load_dataset
     from evaluate.suite.overlap import find_overlap, note_overlap
 

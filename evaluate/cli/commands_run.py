@@ -9,16 +9,16 @@ import typer
 from rich.table import Table
 
 from evaluate.config import EvaluatePipeline
-from evaluate.datasets.entry import TASKS, DatasetEntry, TaskName
+from evaluate.datasets.entry import DatasetEntry
 from evaluate.datasets.registry import SHIPPED, find_dataset, status
-from evaluate.metrics.statistics import RESAMPLES, Mode
+from evaluate.datasets.task_kinds import known_task
+from evaluate.metrics.bootstrap import RESAMPLES, Mode
 from evaluate.models.pipeline_models import DeviceOption, MaybePipelineOption, ModelOption, addresses_of
 from evaluate.report.table import by_group, results_table
 from evaluate.results.files import results_on
 from evaluate.results.record import Result, ResultRecord, SkippedRecord
 from evaluate.suite.plan import Evaluation, Settings, brings_features, plan
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, SetOption, print_json, wide_console
-from store.config.problems import suggest
 from store.console import ExitCode
 from store.corpus.decode import MAX_PIXELS
 from store.errors import ConfigError
@@ -62,11 +62,13 @@ def run(
     results: ResultsOption = None,
     allow: AllowOption = None,
     overlap_with: Annotated[str | None, typer.Option("--overlap", help="A store to look for test images in.")] = None,
-    mode: Annotated[str | None, typer.Option(help="Of resamples: official, stratified, cluster or plain.")] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="Mode of the resamples: official, stratified, cluster or plain.")
+    ] = None,
     official: Annotated[
         bool, typer.Option("--official", help="Zero-shot scores and resamples as MMKD-CLIP's released evaluator does.")
     ] = False,
-    resamples: Annotated[int, typer.Option(min=1, help="Of each interval.")] = RESAMPLES,
+    resamples: Annotated[int, typer.Option(min=1, help="Number of resamples of each interval.")] = RESAMPLES,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images of a forward pass; evaluate.batch_size or 256 if left out.")
     ] = None,
@@ -80,7 +82,7 @@ def run(
         bool, typer.Option("--skip-existing", hidden=True)
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", hidden=True)] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate models on datasets, those of a pipeline or of the registry, in all their tasks.
@@ -136,7 +138,7 @@ def _evaluations(
     models: list[str] | None,
     loaded: EvaluatePipeline | None,
     *,
-    tasks: list[TaskName],
+    tasks: list[str],
     root: Path,
 ) -> list[Evaluation]:
     addresses = [] if models is None and all(map(brings_features, entries)) else addresses_of(models, loaded)
@@ -162,11 +164,11 @@ def _run(evaluations: list[Evaluation], settings: Settings, *, as_json: bool) ->
         raise typer.Exit(ExitCode.INCOMPLETE)
 
 
-def _tasks(names: list[str] | None) -> list[TaskName]:
-    unknown = [name for name in names or [] if name not in TASKS]
-    if unknown:
-        raise ConfigError(f"no task {unknown[0]!r}{suggest(unknown[0], TASKS)}; there are {', '.join(TASKS)}")
-    return cast("list[TaskName]", names or [])
+def _tasks(names: list[str] | None) -> list[str]:
+    try:
+        return [known_task(name) for name in names or []]
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _mode(name: str | None) -> Mode | None:

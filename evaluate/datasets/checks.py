@@ -1,21 +1,23 @@
-"""What must hold of a dataset before a number is computed on it, and what its readers should know."""
+"""Checks of a dataset: what is refused, and the caveats for readers of its results."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 
 from store.corpus.decode import MAX_PIXELS, decode_image
 from store.errors import EvaluationError, PairDecodeError
 
-from .entry import LABELLED, DatasetEntry
-from .loaded import Split
+from .entry import DatasetEntry
+from .loaded import LoadedDataset, Split
 from .split_rules import SPLITS, SplitName
 
 SHOWN = 5
-"""Names that a message lists."""
+"""Number of names that a message lists."""
 
 
 def check_splits(
@@ -67,7 +69,7 @@ def _excluded(entry: DatasetEntry, splits: Mapping[SplitName, Split], excluded: 
 
 
 def _classes(entry: DatasetEntry, test: Split, allow: Collection[str]) -> Iterator[str]:
-    if test.targets is None or not LABELLED & set(entry.tasks):
+    if test.targets is None or not entry.labelled:
         return
     counts_C = (
         test.targets.sum(axis=0) if test.targets.ndim == 2 else np.bincount(test.targets, minlength=len(entry.classes))
@@ -98,7 +100,7 @@ def _shared_patients(splits: Mapping[SplitName, Split]) -> Iterator[str]:
 
 
 def _duplicates(splits: Mapping[SplitName, Split]) -> dict[str, int]:
-    """Return how many items of the later of two splits have an image that the earlier has too."""
+    """Return, for pairs of splits, how many items of the later split show an image of the earlier one."""
     found = {}
     digests = {name: _digests(split) for name, split in splits.items()}
     for one, other in combinations([name for name in SPLITS if name in splits], 2):
@@ -134,7 +136,7 @@ def undecodable(split: Split, *, max_pixels: int = MAX_PIXELS) -> dict[int, str]
     """Return the items whose image cannot be decoded, with the reason; each image is read once.
 
     Args:
-        split: its tiles count as its images; a bag with a bad tile is bad.
+        split: the images of bags are their tiles; one bad tile makes a bag bad.
     """
     found = {}
     for item in range(len(split)):
@@ -146,3 +148,19 @@ def undecodable(split: Split, *, max_pixels: int = MAX_PIXELS) -> dict[int, str]
                 found[item] = str(error)
                 break
     return found
+
+
+def deep_problems(dataset: LoadedDataset, root: Path) -> Iterator[str]:
+    """Yield problems found by reading every byte: files with unexpected digests, images that do not decode."""
+    for name, stated in dataset.entry.digests.items():
+        kind, _, digest = stated.partition(":")
+        with (root / name).open("rb") as file:
+            found = hashlib.file_digest(file, kind).hexdigest()
+        if found != digest:
+            yield f"{name}: its {kind} is {found}, the entry says {digest}"
+    for split in dataset.splits.values():
+        bad = undecodable(split)
+        for item, reason in list(bad.items())[:SHOWN]:
+            yield f"{split.name}: {split.ids[item]}: {reason}"
+        if len(bad) > SHOWN:
+            yield f"{split.name}: {len(bad)} images in all cannot be decoded"

@@ -1,7 +1,4 @@
-"""What the registry says of one evaluation dataset: one YAML file, validated.
-
-Knows nothing of where the files lie or whether they are there.
-"""
+"""One evaluation dataset as its YAML file describes it, validated; it does not know where the files are."""
 
 from __future__ import annotations
 
@@ -21,9 +18,7 @@ from store.config.yaml_tree import KeyPath
 from store.errors import ConfigError
 
 from .split_rules import SplitRule
-
-TaskName = Literal["zero_shot", "linear_probe", "retrieval", "vqa", "survival", "diagnosis"]
-TASKS: tuple[TaskName, ...] = ("zero_shot", "linear_probe", "retrieval", "vqa", "survival", "diagnosis")
+from .task_kinds import TASKS, TaskName
 
 Modality = Literal[
     "xray", "ct", "mri", "ultrasound", "fundus", "oct", "histopathology", "dermatology", "endoscopy", "mixed", "other"
@@ -43,20 +38,6 @@ MODALITIES: tuple[Modality, ...] = (
 
 Origin = Literal["official", "inferred", "ours"]
 
-LABELLED: frozenset[str] = frozenset({"zero_shot", "linear_probe", "diagnosis"})
-"""Tasks whose targets are classes."""
-
-TRAINED: frozenset[str] = frozenset({"linear_probe", "vqa", "survival", "diagnosis"})
-"""Tasks that train something."""
-
-NEEDED_FIELDS: dict[TaskName, tuple[str, ...]] = {
-    "retrieval": ("caption",),
-    "vqa": ("question", "answer"),
-    "survival": ("time", "event"),
-}
-"""Columns that a task cannot do without, beside the label of those with classes."""
-
-
 NAME = r"[a-z0-9][a-z0-9_]*"
 """Name of a dataset that has a file."""
 
@@ -69,7 +50,7 @@ Template = Annotated[str, AfterValidator(_prompt)]
 
 
 class Task(Section):
-    """How a dataset is used for one task.
+    """The use of a dataset for one task.
 
     Attributes:
         primary: the metric that stands for the result, a name in ``evaluate.metrics.METRICS``.
@@ -79,7 +60,7 @@ class Task(Section):
 
 
 class ClassText(Section):
-    """What prompts say of a class.
+    """The words of a class in prompts.
 
     Attributes:
         name: fills ``{label}`` of the templates.
@@ -103,15 +84,15 @@ class Group(Section):
 
 
 class Provenance(Section):
-    """Whose decision each part is: ``official`` of whom it concerns, ``inferred`` from what they published, ``ours``.
+    """Who decided each part: ``official`` (the authors concerned), ``inferred`` (from what they published), ``ours``.
 
     Attributes:
-        choice: that the dataset is evaluated at all: ``official`` where MMKD-CLIP's code names it, ``inferred`` where
-            the catalogue of UniMed-CLIP does, from which that code was forked.
-        classes: which labels there are, by the dataset's authors.
-        split: which images are for testing.
-        templates: how prompts are worded.
-        metrics: which metric stands for the result.
+        choice: to evaluate the dataset at all: ``official`` if MMKD-CLIP's code names it, ``inferred`` if the catalogue
+            of UniMed-CLIP does, from which that code was forked.
+        classes: the list of labels, by the dataset's authors.
+        split: the assignment of images to splits.
+        templates: the wording of the prompts.
+        metrics: the choice of the primary metric.
     """
 
     choice: Origin
@@ -122,12 +103,12 @@ class Provenance(Section):
 
 
 class Fields(Section):
-    """Where in a record each column is, as a dotted path; what is left out has no such column.
+    """Dotted path of each column in a record; columns that are left out do not exist.
 
     Attributes:
         id: names the item; by its place in the files if left out.
         label: the class, as ``classes`` or ``label_map`` has it.
-        patient: whose item it is. No patient may be in two splits, and resamples take a patient whole.
+        patient: the patient of the item. No patient may be in two splits, and resamples take a patient whole.
         caption: text of retrieval.
         question, answer, answer_type: columns of visual question answering.
         bag: the slide that a tile belongs to; the items are then the slides.
@@ -150,13 +131,13 @@ class Fields(Section):
 
 
 class MultiLabel(Section):
-    """How a record says which of the classes it has, where it may have several or none.
+    """How a record states its classes if it may have several or none.
 
     Attributes:
         by: ``list``: the label is a list of classes; ``text``: a text of classes; ``columns``: each class is a column.
         separator: between the classes of a text.
         none: values that mean none of the classes.
-        yes: what a column has where the class is present.
+        yes: values of a column that mean that the class is present.
     """
 
     by: Literal["list", "text", "columns"]
@@ -181,10 +162,10 @@ class DatasetEntry(Section):
         read: the files, relative to the data root, and how they are read.
         digests: ``md5:...`` or ``sha256:...`` by file, where known.
         counts: items by split where the source states them; a difference is reported.
-        classes: what prompts say of each label, in the order of the scores' columns.
+        classes: name or prompts of each label, in the order of the scores' columns.
         label_map: further labels and the classes they count as.
         ignore_labels: labels whose items are left out, and counted.
-        keep: by column, the values of the records that are used; the others are counted as ignored.
+        keep: by column, the values of the records that are used; all others are counted as ignored.
         one_hot: each class is a column, and one of them is 1.
         multi_label: set where an image may have several classes.
         positive: the class that is looked for, of two classes.
@@ -192,8 +173,8 @@ class DatasetEntry(Section):
             within each group, and the mean over groups stands for the result.
         templates: prompts with ``{label}``, and with ``{group}`` where there are groups.
         negative_templates: prompts of a multi-label dataset that say that ``{label}`` is absent.
-        event_values, censored_values: what the event column has where the event was seen, and where it was not.
-        allow: what is usually refused: ``shared_patients`` (in two splits), ``empty_classes`` (no test item).
+        event_values, censored_values: values of the event column if the event was seen, and if it was not.
+        allow: what is not refused: ``shared_patients`` (in two splits), ``empty_classes`` (without test item).
         max_excluded: share of items that may be unreadable or missing before the dataset is refused.
         notes: what a reader of results should know.
     """
@@ -231,8 +212,13 @@ class DatasetEntry(Section):
     notes: str | None = None
 
     @property
+    def labelled(self) -> bool:
+        """Whether a task of the dataset has classes as targets."""
+        return any(TASKS[task].labelled for task in self.tasks)
+
+    @property
     def class_names(self) -> list[str]:
-        """What prompts call the classes, in order."""
+        """Names of the classes in prompts, in order."""
         return [text.name if isinstance(text, ClassText) else text for text in self.classes.values()]
 
     @property
@@ -258,7 +244,7 @@ class DatasetEntry(Section):
 
 
 def read_entry(path: Path) -> DatasetEntry:
-    """Return the dataset that a YAML file describes.
+    """Read the YAML file of a dataset.
 
     Raises:
         ConfigError: with one ``file:line: key: problem`` per line.
@@ -269,7 +255,7 @@ def read_entry(path: Path) -> DatasetEntry:
 
 
 def _problems(entry: DatasetEntry, stem: str) -> Iterator[tuple[KeyPath, str]]:
-    """Yield what is wrong between keys that are each right."""
+    """Yield contradictions between keys that are each valid."""
     if entry.name != stem:
         yield ("name",), f"'{entry.name}' is not the name of the file, '{stem}'"
     if not re.fullmatch(NAME, entry.name):
@@ -280,9 +266,9 @@ def _problems(entry: DatasetEntry, stem: str) -> Iterator[tuple[KeyPath, str]]:
         if use.primary not in METRICS:
             known = suggest(use.primary, METRICS) or f"; expected one of {', '.join(METRICS)}"
             yield ("tasks", task, "primary"), f"'{use.primary}' is no metric{known}"
-        if task in TRAINED and entry.split.rule == "all_test":
+        if TASKS[task].trains and entry.split.rule == "all_test":
             yield ("tasks", task), "needs items for training; by split, all are for testing"
-        for field in NEEDED_FIELDS.get(task, ()):
+        for field in TASKS[task].fields:
             if getattr(entry.fields, field) is None:
                 yield ("tasks", task), f"needs fields.{field}"
     if entry.split.rule == "field" and entry.fields.split is None and entry.read.format != "medmnist":
@@ -295,7 +281,7 @@ def _problems(entry: DatasetEntry, stem: str) -> Iterator[tuple[KeyPath, str]]:
 
 
 def _label_problems(entry: DatasetEntry) -> Iterator[tuple[KeyPath, str]]:
-    labelled = [task for task in entry.tasks if task in LABELLED]
+    labelled = [task for task in entry.tasks if TASKS[task].labelled]
     if labelled and len(entry.classes) < (1 if entry.multi_label else 2):
         yield ("tasks", labelled[0]), f"needs classes: at least two, there are {len(entry.classes)}"
     by_columns = entry.one_hot or (entry.multi_label is not None and entry.multi_label.by == "columns")

@@ -1,4 +1,4 @@
-"""From what a record says to the classes of its dataset. Pure."""
+"""Maps the labels of records to the classes of a dataset. Pure."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ YES_NO = frozenset({"yes", "no"})
 """Answers, in lower case, of questions that count as closed where the dataset does not say which are."""
 
 SHOWN = 8
-"""Unlisted labels that an error names."""
+"""Number of unlisted labels that an error names."""
 
 
 class Labels:
-    """Reads labels, and keeps count of those that the dataset does not list."""
+    """Reads labels, and counts those that the dataset does not list."""
 
     def __init__(self, entry: DatasetEntry) -> None:
         self._entry = entry
@@ -32,7 +32,7 @@ class Labels:
         self._unknown: Counter[tuple[str, str | None]] = Counter()
 
     def target(self, values: Mapping[str, Any], group: str | None = None) -> int | tuple[int, ...] | None:
-        """Return the position of the class, or of all that the record has; None where its label is to be ignored.
+        """Return the position of the class, or of all that the record has; None if its label is to be ignored.
 
         A label that is not listed, or not in its group, counts as the first class: ``finish`` refuses the dataset.
         """

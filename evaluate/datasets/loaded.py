@@ -1,4 +1,4 @@
-"""A dataset in memory, but for its images and its bags of features: what the tasks are given."""
+"""A dataset in memory; its images and its bags of features are read on demand."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Bag:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
-    """N items; what a dataset does not have is None.
+    """N items of a dataset; columns that it does not have are None.
 
     Attributes:
         ids: distinct within the dataset.
@@ -57,7 +57,7 @@ class Split:
         groups: the group whose classes each item is classified among.
         targets: (N,) int64, positions among the classes; of a multi-label dataset (N, C) uint8.
         captions, questions, answers: N texts each.
-        answer_types: N times ``open`` or ``closed``; where the dataset does not say it, yes or no is closed.
+        answer_types: N times ``open`` or ``closed``; if the dataset does not say, yes and no are closed.
         times: (N,) float64.
         events: (N,) bool, whether the event was seen.
         features: (N, D) float64 of a table; NaN where a value is missing.
@@ -86,7 +86,7 @@ class Split:
         return len(self.ids)
 
     def image_bytes(self, item: int) -> bytes:
-        """Return the bytes of an item's image, for ``store.images.decode_image``."""
+        """Return the bytes of an item's image, for ``store.corpus.decode.decode_image``."""
         if self.images is None:
             raise EvaluationError("the items of this dataset are no images")
         return self.images[item].read()
@@ -119,13 +119,13 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedDataset:
-    """A dataset that is there.
+    """A dataset that was read and checked.
 
     Attributes:
-        splits: those that have items; ``test`` always does.
+        splits: the splits that have items; ``test`` always does.
         digest: SHA-256 of all items: images, labels, texts, times, features, and which split each is in.
         split_digest: SHA-256 of the ids and images of each split.
-        duplicates: by two splits, as ``train/test``, how many items of the second have an image of the first.
+        duplicates: by pair of splits, such as ``train/test``: how many items of the second show an image of the first.
         caveats: what a reader of results should know, in words.
     """
 
@@ -139,7 +139,7 @@ class LoadedDataset:
 
     @property
     def test(self) -> Split:
-        """The items that results are about."""
+        """The test split."""
         return self.splits["test"]
 
     def require(self, name: SplitName) -> Split:

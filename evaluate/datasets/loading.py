@@ -1,4 +1,4 @@
-"""From a registry entry and a data root to a dataset in memory; images and bags stay where they are."""
+"""Reads a dataset: labels and texts into memory, images and bags only for their digests."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ DIGEST_THREADS = 8
 """Images read at a time: a disk or a network file system answers several as fast as one."""
 
 DIGEST_AHEAD = 256
-"""Records whose images are read together, which bounds memory."""
+"""Records whose images are read together; bounds memory."""
 
 
 def load_dataset(entry: DatasetEntry, root: Path, *, allow: Collection[str] = ()) -> LoadedDataset:
-    """Read a dataset's labels and texts, digest its images, split it, and see that it can be evaluated.
+    """Read a dataset's labels and texts, digest its images, split it, and check that it can be evaluated.
 
     Every image is read once, for its digest, and not kept.
 

@@ -1,4 +1,4 @@
-"""From records to the columns of a split: fields mapped, labels and numbers read, tiles gathered into bags."""
+"""Turns records into the columns of a split: maps fields, reads labels and numbers, gathers tiles into bags."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from evaluate.datasets.formats.rules import BagFiles, SurvivalFiles
 from store.corpus.fields import as_text, values_at
 from store.errors import EvaluationError
 
-from .entry import LABELLED, NEEDED_FIELDS, DatasetEntry
+from .entry import DatasetEntry
 from .labels import YES_NO, Labels
 from .loaded import Bag, Split
 from .split_rules import SPLITS, By, SplitName, split_of
+from .task_kinds import TASKS
 
 MISSING = frozenset({"", "?", "na", "n/a", "nan", "none", "null"})
-"""Texts, in lower case, that tables have for a number that is not known."""
+"""Texts, in lower case, that stand for a missing number."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -50,7 +51,7 @@ class Row:
     digests: tuple[str, ...] = ()
 
     def content(self) -> list[Any]:
-        """Return all that decides a result, as JSON has it."""
+        """Return everything that decides a result, as JSON values."""
         texts = [self.caption, self.question, self.answer, self.answer_type]
         numbers = [self.time, self.event, None if self.features is None else list(map(repr, self.features))]
         target = list(self.target) if isinstance(self.target, tuple) else self.target
@@ -64,13 +65,13 @@ class RowReader:
     def __init__(self, entry: DatasetEntry) -> None:
         self._entry, self._labels = entry, Labels(entry)
         self._paths = {name: path.split(".") for name, path in entry.fields.model_dump().items() if path}
-        self._labelled = bool(LABELLED & set(entry.tasks))
-        self._needed = [name for task in entry.tasks for name in NEEDED_FIELDS.get(task, ())]
+        self._labelled = entry.labelled
+        self._needed = [name for task in entry.tasks for name in TASKS[task].fields]
         self._seen: set[str] = set()
         self._names: list[str] = []
 
     def row(self, record: Record, digest: str | None) -> Row | str:
-        """Return a record as a row, or why it is left out: words that are the same for all such records.
+        """Return a record as a row, or the reason why it is left out, in the same words for all such records.
 
         Raises:
             EvaluationError: its split or a number is not what it should be.
@@ -219,7 +220,7 @@ def in_bags(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def as_splits(entry: DatasetEntry, rows: Iterable[Row]) -> dict[SplitName, Split]:
-    """Return the splits that have items, columns of each."""
+    """Return the splits that have items."""
     by_split: dict[SplitName, list[Row]] = {name: [] for name in SPLITS}
     for row in rows:
         by_split[row.split].append(row)

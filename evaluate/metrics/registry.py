@@ -19,7 +19,7 @@ Columns that metrics read:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -31,17 +31,14 @@ from store.errors import EvaluationError
 
 from . import classification, survival
 from . import retrieval as ranks
-
-Columns = Mapping[str, npt.NDArray[Any]]
-Weights = npt.NDArray[Any]
-Values = npt.NDArray[np.float64]
+from .predictions import Columns, Samples, Weights
 
 SEED_COLUMN = re.compile(r"^(?P<column>.+)\.(?P<seed>\d+)$")
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Metric:
-    """A number that says how good predictions are.
+    """A number that measures how good predictions are.
 
     Attributes:
         function: columns and weights (R, N) to values (R,).
@@ -49,10 +46,10 @@ class Metric:
     """
 
     title: str
-    function: Callable[[Columns, Weights], Values]
+    function: Callable[[Columns, Weights], Samples]
     higher_is_better: bool = True
 
-    def __call__(self, columns: Columns, weights_RN: Weights) -> Values:
+    def __call__(self, columns: Columns, weights_RN: Weights) -> Samples:
         """Return the metric on every resample; the mean over training seeds where columns hold several.
 
         Args:

@@ -1,4 +1,4 @@
-"""What is evaluated, as it is written on the command line: ``KIND:PLACE``, or ``NAME=KIND:PLACE``."""
+"""Addresses of models on the command line: ``KIND:PLACE``, or ``NAME=KIND:PLACE``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORMS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Address:
-    """Where a model comes from.
+    """The address of a model.
 
     Attributes:
         name: name of its results; the last part of the place unless it is given.
@@ -44,10 +44,10 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """Return what an address means; nothing is looked up.
+    """Parse an address; nothing is looked up.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not an address.
     """
     given, sign, rest = text.partition("=")
     # A path may hold the sign; the kind stands before any path.

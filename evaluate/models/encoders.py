@@ -1,4 +1,4 @@
-"""What embeds images and texts: a model, or the features that a teacher left in a store.
+"""Encoders of images and texts: a model that runs here, or the stored features of a teacher.
 
 Axes: N images or texts, E embedding width.
 """
@@ -32,7 +32,7 @@ from store.read.reader import FeatureStore
 Embeddings = npt.NDArray[np.float32]
 
 NOT_STORED = "not in the store"
-"""Why an image has no embedding where features are read and not computed."""
+"""Reason for an image without embedding if features are read and not computed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +65,7 @@ class Embedded:
 
 
 class Encoder(Protocol):
-    """Something that can be evaluated.
+    """A model that can be evaluated.
 
     Attributes:
         logit_scale: multiplier of the cosines, exponentiated.
@@ -81,7 +81,7 @@ class Encoder(Protocol):
         """Return unit-norm embeddings, (N, E).
 
         Raises:
-            EvaluationError: it cannot embed these.
+            EvaluationError: it cannot embed these texts.
         """
 
 
@@ -138,7 +138,7 @@ class ModelEncoder:
 
 
 def short_reason(error: PairDecodeError) -> str:
-    """Return an error's message without what differs from image to image: numbers, and all after a colon or bracket."""
+    """Return an error's message without what differs between images: numbers, and all after a colon or bracket."""
     return re.sub(r"\d+", "N", re.split(r" \(|:", str(error))[0])
 
 
@@ -181,7 +181,7 @@ class StoreEncoder:
         status_R = self._store.status(self._teacher)
         rows = np.flatnonzero((found_R >= 0) & (status_R == Status.OK))
         first_D = np.full(len(distinct), -1, np.int64)
-        # Backwards, so that the first row of a value is the one that stays.
+        # In reverse order, so that the first row of each value remains.
         first_D[found_R[rows[::-1]]] = rows[::-1]
         place = {value: number for number, value in enumerate(distinct.to_pylist())}
         return first_D[[place[value] for value in wanted]]

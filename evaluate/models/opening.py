@@ -1,4 +1,4 @@
-"""From an address to an encoder: which files, which role, which digest; weights are loaded last."""
+"""Opens models by their address: files, role and digest first, weights last."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .encoders import Encoder, ModelEncoder, StoreEncoder
 
 
 def facts_of(address: Address, *, teachers: Mapping[str, TeacherEntry]) -> ModelFacts:
-    """Return what results say of a model. Its files are digested, but not loaded.
+    """Return name, role and digest of a model. Its files are read for the digest, but not loaded.
 
     Raises:
-        MMKDError: it is not there, or not a model.
+        MMKDError: it is missing, or not a model.
     """
     if address.kind == "store":
         store, teacher = FeatureStore(address.place), str(address.teacher)
-        # Of which rows features are there is part of what can be evaluated.
+        # The digest includes which rows have features: they decide what can be evaluated.
         parts = [store.spec(teacher).hash, sorted(receipt.pairs_digest for receipt in store.receipts(teacher).values())]
         digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         return ModelFacts(name=address.name, address=address.text, role="teacher", digest=digest)
@@ -50,15 +50,6 @@ def open_encoder(
 ) -> Encoder:
     """Load a model, or open a store.
 
-    Args:
-        address: where it is.
-        facts: as `facts_of` returned them.
-        teachers: those that the pipeline names.
-        batch_size: images or texts of a forward pass.
-        threads: that decode images.
-        max_pixels: width times height that is decoded.
-        device: where a model runs.
-
     Raises:
         MMKDError: it cannot be loaded.
     """
@@ -70,7 +61,7 @@ def open_encoder(
 
 
 def entry_of(address: Address, *, teachers: Mapping[str, TeacherEntry]) -> TeacherEntry:
-    """Return how a model is loaded, in the words of a teacher's entry: students are loaded by the same code.
+    """Return the entry by which a model is loaded; students are loaded by the same code as teachers.
 
     Raises:
         ConfigError: there is no such teacher, model or tag.

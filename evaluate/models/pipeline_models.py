@@ -1,4 +1,4 @@
-"""Which models a command line means: addresses, or names of a pipeline's teachers and students."""
+"""The models that a command line names: addresses, or a pipeline's teachers and students."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .addresses import Address, parse_addresses
 log = logging.getLogger(__name__)
 
 MaybePipelineOption = Annotated[
-    str | None, typer.Option("--pipeline", help="Whose teachers, students, datasets and folders are meant.")
+    str | None, typer.Option("--pipeline", help="The pipeline with the teachers, students, datasets and folders.")
 ]
 ModelOption = Annotated[
     list[str] | None,
     typer.Option(
         "--model",
         help="NAME of the pipeline, or checkpoint:RUN, local-dir:DIR, teacher:NAME, open_clip:MODEL/TAG, "
-        "store:STORE#TEACHER, each with NAME= before it if results are to be called so; may be repeated. "
+        "store:STORE#TEACHER; NAME= before an address names the results; may be repeated. "
         "All of the pipeline if left out.",
     ),
 ]

@@ -1,4 +1,4 @@
-"""Results of many models side by side: one board per task, and only what can be compared in one column.
+"""Results of many models side by side: one board per task; only comparable results share a column.
 
 Pure functions of records.
 """
@@ -17,20 +17,21 @@ from evaluate.results.record import (
     ORACLE,
     DatasetFacts,
     ModelFacts,
+    Overlap,
     Result,
     ResultRecord,
     SkippedRecord,
 )
 
 ROLE_ORDER = ("student", "task_only", "teacher", "oracle", "other")
-"""In which roles are listed where ranks do not decide."""
+"""Order of the roles where ranks do not decide."""
 
 Key = tuple[str, str | None, str | None, int | None, tuple[str, ...]]
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Column:
-    """A test set and the metric that stands for it: numbers of one column are of the same items.
+    """A test set and its primary metric; all numbers of a column are of the same items.
 
     Attributes:
         metric: the primary metric; None if no model has a result.
@@ -47,12 +48,12 @@ class Column:
 
     @property
     def key(self) -> Key:
-        """What makes numbers comparable: dataset, split, metric, number of items, their data and the prompts."""
+        """Everything that makes numbers comparable: dataset, split, metric, number of items, data and prompts."""
         return self.dataset.name, self.dataset.split_digest, self.metric, self.n, self.protocol
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether more is better; of ranks it is not."""
+        """Whether more is better; False for ranks."""
         return self.metric is None or METRICS[self.metric].higher_is_better
 
 
@@ -65,7 +66,6 @@ class Board:
         columns: sorted by modality and dataset.
         cells: results by place in models and in columns; missing if a pair was never evaluated.
         ranking: over the columns that all models have; None if there is none.
-        notes: what a reader must know before comparing.
     """
 
     task: str
@@ -76,7 +76,7 @@ class Board:
     notes: list[str]
 
     def result(self, row: int, column: int) -> ResultRecord | None:
-        """Return a result, None where it was skipped or never tried."""
+        """Return a result; None if it was skipped or never tried."""
         found = self.cells.get((row, column))
         return found if isinstance(found, ResultRecord) else None
 
@@ -93,6 +93,11 @@ class Board:
             return False
         return found.value >= max(values) if self.columns[column].higher_is_better else found.value <= min(values)
 
+    def overlaps(self, column: int) -> list[Overlap | None]:
+        """Return the different overlaps that the results of a column state; None for one that was not looked for."""
+        found = [self.result(row, column) for row in range(len(self.models))]
+        return list({repr(one.overlap): one.overlap for one in found if one is not None}.values())
+
     def mean_rank(self, row: int) -> float | None:
         """Return a model's mean rank; None for one that is not ranked."""
         name = self.models[row].name
@@ -102,7 +107,7 @@ class Board:
 
 
 def boards(results: Sequence[Result]) -> list[Board]:
-    """Return the board of each task; of few-shot probes the one with fewer shots first."""
+    """Return the board of each task; few-shot probes are sorted by their shots."""
     tasks = sorted({result.task for result in results}, key=_task_order)
     return [_board(task, [one for one in results if one.task == task]) for task in tasks]
 
@@ -114,7 +119,7 @@ def _task_order(task: str) -> tuple[str, int]:
 
 def _board(task: str, results: Sequence[Result]) -> Board:
     columns = _columns(results)
-    # Records of one model may be of several versions of it: the notes say so.
+    # A model's records may be of several versions of it, which the notes mention.
     by_name = {result.model.name: result.model for result in results}
     cells = {
         (model, place): result
@@ -128,7 +133,7 @@ def _board(task: str, results: Sequence[Result]) -> Board:
     competing = [name for name in listed if name in with_result and by_name[name].role != ORACLE]
     ranking = _ranking(competing, columns, cells)
     ranked = ranking.models if ranking else []
-    # Without a rank those with results come first still.
+    # Models without a rank follow; those with results come first.
     order = [
         *ranked,
         *sorted(set(listed) - set(ranked), key=lambda name: (name not in with_result, listed.index(name))),

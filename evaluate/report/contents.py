@@ -1,4 +1,4 @@
-"""What the report shows, computed from a folder of results: boards, comparisons with teachers, means by modality."""
+"""The contents of the report, computed from a folder of results: boards, comparisons, means by modality."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluate.metrics.statistics import Interval, interval
+from evaluate.metrics.bootstrap import Interval, interval
 from evaluate.results.files import read_results
 from evaluate.results.record import Result, ResultRecord
 from store.console import progress
@@ -17,7 +17,7 @@ from .boards import Board, boards
 from .comparison import Comparison, Evidence, compare, enough_resamples, of_model, shared
 
 COMPARED_ROLES = ("student", "task_only")
-"""Of the models that are compared with each teacher."""
+"""Roles of the models that are compared with each teacher."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -36,10 +36,10 @@ class ByModality:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Contents:
-    """All that the page shows.
+    """Everything that the page shows.
 
     Attributes:
-        comparisons: of each student with each teacher that it shares a test set with.
+        comparisons: each student with each teacher that it shares a test set with.
     """
 
     results: list[Result]
@@ -73,7 +73,7 @@ def gather(folder: Path) -> Contents:
 
 
 def _pairs(results: Sequence[Result]) -> list[tuple[str, str, int]]:
-    """Return students with teachers that they can be compared with, and on how many test sets."""
+    """Return pairs of student and teacher, and the number of test sets that they share."""
     roles = {result.model.name: result.model.role for result in results}
     ours = sorted((COMPARED_ROLES.index(role), name) for name, role in roles.items() if role in COMPARED_ROLES)
     theirs = sorted(name for name, role in roles.items() if role == "teacher")

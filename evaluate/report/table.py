@@ -12,10 +12,10 @@ from evaluate.metrics.registry import IN_GROUP
 from evaluate.results.record import Result, ResultRecord
 
 ROLES = ("teacher", "oracle", "other", "task_only", "student")
-"""In the order in which they are shown."""
+"""Order of the rows."""
 
 HEADING_CHARS = 4
-"""Columns are headed by the first letters of a modality: nine of them and the names then fit 80 characters."""
+"""Letters of a modality in the heading of its column: nine modalities then fit 80 characters."""
 
 
 def by_group(results: Iterable[Result]) -> dict[str, dict[str, Any]]:

@@ -1,12 +1,12 @@
-"""From a task's result to its record: the intervals of all metrics."""
+"""Turns the result of a task into its record: adds the intervals of all metrics."""
 
 from __future__ import annotations
 
+from evaluate.metrics.bootstrap import RESAMPLES, Mode, interval, natural_mode, resampled, resampling_for
 from evaluate.metrics.registry import metrics_named
-from evaluate.metrics.statistics import RESAMPLES, Mode, interval, natural_mode, resampled, resampling_for
 from store.errors import EvaluationError
 
-from .record import Bootstrap, DatasetFacts, MetricValue, ModelFacts, ResultRecord, RunFacts, SeedValues
+from .record import DatasetFacts, ModelFacts, ResultRecord, RunFacts, SeedValues
 from .task_result import TaskResult
 
 
@@ -41,8 +41,8 @@ def record_of(
         dataset=dataset,
         n=len(predictions.ids),
         primary=result.primary,
-        metrics={name: MetricValue.of(interval(value, samples[name])) for name, value in result.metrics.items()},
-        bootstrap=Bootstrap(mode=resampling.mode, seed=resampling.seed, resamples=resampling.resamples),
+        metrics={name: interval(value, samples[name]) for name, value in result.metrics.items()},
+        bootstrap=resampling,
         seeds={name: SeedValues.of(values) for name, values in result.seeds.items()},
         details=result.details,
     )

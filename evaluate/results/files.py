@@ -24,7 +24,7 @@ LONGEST_NAME = 200
 
 
 def result_path(folder: Path, *, model: str, task: str, dataset: str) -> Path:
-    """Return where the record of a result lies.
+    """Return the path of a result's record.
 
     Raises:
         EvaluationError: a name cannot be that of a file.
@@ -41,7 +41,7 @@ def _file_name(name: str) -> str:
 
 
 def write_result(folder: Path, record: Result, predictions: Predictions | None = None) -> Path:
-    """Write a record and its predictions; the record last, so that it never speaks of predictions that are not there.
+    """Write a record and its predictions; the record last, so that its predictions always exist.
 
     Args:
         predictions: required for a result; a skipped one has none.

@@ -1,4 +1,4 @@
-"""The record of one result, and of one that could not be had: what it says. How it is kept, ``records`` knows."""
+"""The record of one result, or of the reason why there is none."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import statistics
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
+from evaluate.metrics.bootstrap import Interval, RecordPart, Resampling
 from evaluate.metrics.registry import IN_GROUP, METRICS, metrics_named
-from evaluate.metrics.statistics import Interval, Mode, Resampling
 from store.errors import EvaluationError
 
 from .examples import examples_in
 
 FORMAT: Literal[1] = 1
-"""Of the records that this program writes and reads."""
+"""Version of the records that this program writes and reads."""
 DIGEST_SHOWN = 8
-"""Characters of a digest that are printed; the record has all."""
+"""Number of characters of a digest that are printed; the record has all."""
 
 Role = Literal["teacher", "student", "task_only", "oracle", "other"]
 ORACLE: Literal["oracle"] = "oracle"
@@ -25,13 +25,8 @@ ORACLE: Literal["oracle"] = "oracle"
 Count = Annotated[int, Field(ge=0)]
 
 
-class _Part(BaseModel):
-    # Strict: a number in quotes in a record that someone edited is a mistake, and NaN is no JSON.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class ModelFacts(_Part):
-    """What was evaluated.
+class ModelFacts(RecordPart):
+    """The model that was evaluated.
 
     Attributes:
         name: short, unique within a folder of results.
@@ -45,8 +40,8 @@ class ModelFacts(_Part):
     digest: str = Field(min_length=1)
 
 
-class DatasetFacts(_Part):
-    """On what.
+class DatasetFacts(RecordPart):
+    """The dataset that it was evaluated on.
 
     Attributes:
         provenance: ``official``, ``inferred`` or ``ours``: whose split, classes and prompts.
@@ -66,39 +61,8 @@ class DatasetFacts(_Part):
     caveats: tuple[str, ...] = Field(default=(), validation_alias=AliasChoices("caveats", "findings"))
 
 
-class MetricValue(_Part):
-    """A number and its interval; see ``statistics.Interval``."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    resamples: int = Field(gt=0)
-    failed: Count
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if (self.low is None) != (self.high is None) or (self.low is None) != (self.failed >= self.resamples):
-            raise ValueError("an interval has both ends, or none where every resample failed")
-        if self.low is not None and self.high is not None and self.low > self.high:
-            raise ValueError(f"the interval's low end {self.low} is above its high end {self.high}")
-        return self
-
-    @classmethod
-    def of(cls, found: Interval) -> Self:
-        """Return the record of an interval."""
-        names = ("value", "low", "high", "resamples", "failed")
-        return cls(**{name: getattr(found, name) for name in names})
-
-    def __str__(self) -> str:
-        """Return the number, never without its interval."""
-        value = "undefined" if self.value is None else f"{self.value:.3f}"
-        if self.low is None or self.high is None:
-            return f"{value} [no interval: all {self.resamples:,} resamples failed]"
-        return f"{value} [{self.low:.3f}, {self.high:.3f}]"
-
-
-class SeedValues(_Part):
-    """A metric with each training seed: how much training varies, which is not how sure the test set makes a number.
+class SeedValues(RecordPart):
+    """A metric for each training seed: the variation of training, not the uncertainty due to the test set.
 
     Attributes:
         sd: sample standard deviation (n - 1); None for a single seed.
@@ -110,40 +74,27 @@ class SeedValues(_Part):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
-        """Return the record of some values."""
+        """Return values with their mean and standard deviation."""
         sd = statistics.stdev(values) if len(values) > 1 else None
         return cls(values=list(values), mean=statistics.fmean(values), sd=sd)
 
 
-class Bootstrap(_Part):
-    """Which resamples the intervals come from."""
-
-    mode: Mode
-    seed: Count
-    resamples: int = Field(gt=0)
-
-    @property
-    def resampling(self) -> Resampling:
-        """The same as the statistics take it."""
-        return Resampling(mode=self.mode, seed=self.seed, resamples=self.resamples)
-
-
-class Overlap(_Part):
-    """How many test images occur in a training corpus."""
+class Overlap(RecordPart):
+    """Numbers of test images that occur in a training corpus."""
 
     exact: Count
     near: Count
     store: str
 
 
-class RunFacts(_Part):
-    """What is known of a result beside its numbers, its model and its dataset.
+class RunFacts(RecordPart):
+    """Further facts about a result, beside its numbers, model and dataset.
 
     Attributes:
         prompts_digest: SHA-256 of all prompts; None for tasks without prompts.
-        logit_scale: what the cosines were multiplied by; None for tasks that do not scale them.
-        seconds: how long the evaluation took, without the intervals.
-        excluded: how many items were left out, by reason.
+        logit_scale: multiplier of the cosines; None for tasks that do not scale them.
+        seconds: duration of the evaluation without the intervals.
+        excluded: number of items that were left out, by reason.
         overlap: with a training corpus; None if it was not looked for.
         request_digest: of prompts, metric and resamples, see ``suite.up_to_date.request_digest``.
     """
@@ -157,7 +108,7 @@ class RunFacts(_Part):
     request_digest: str | None = None
 
 
-class _Record(_Part):
+class _Record(RecordPart):
     format: Literal[1] = FORMAT
     model: ModelFacts
     task: str = Field(min_length=1)
@@ -165,7 +116,7 @@ class _Record(_Part):
 
 
 class SkippedRecord(_Record):
-    """A result that is not there: its reason, and no number."""
+    """The reason why there is no result."""
 
     skipped: str = Field(min_length=1)
 
@@ -179,8 +130,8 @@ class ResultRecord(RunFacts, _Record):
 
     n: int = Field(gt=0)
     primary: str
-    metrics: dict[str, MetricValue]
-    bootstrap: Bootstrap
+    metrics: dict[str, Interval]
+    bootstrap: Resampling
     seeds: dict[str, SeedValues]
     details: dict[str, Any]
     predictions_digest: str | None = None
@@ -206,24 +157,24 @@ class ResultRecord(RunFacts, _Record):
     def value(self) -> float:
         """The primary metric."""
         value = self.metrics[self.primary].value
-        assert value is not None  # noqa: S101 - the validator has seen to it
+        assert value is not None  # noqa: S101 - the validator guarantees it
         return value
 
     @property
     def split_digest(self) -> str:
-        """Which test set; two results with the same one can be compared item by item."""
-        assert self.dataset.split_digest is not None  # noqa: S101 - the validator has seen to it
+        """Digest of the test set; two results with the same digest can be compared item by item."""
+        assert self.dataset.split_digest is not None  # noqa: S101 - the validator guarantees it
         return self.dataset.split_digest
 
     @property
     def protocol(self) -> tuple[str, ...]:
-        """What was asked of every item, in words with digests: results that differ in it cannot be compared."""
+        """Data, prompts and kind of scores, in words with digests; results that differ in them cannot be compared."""
         said = [f"data {self.dataset.digest}"]
         said += [f"prompts {self.prompts_digest}"] if self.prompts_digest else []
         return (*said, "official scores") if self.details.get("official") else tuple(said)
 
     def cite(self, name: str) -> str:
-        """Return a metric as it may be quoted: with all that a reader needs to judge it."""
+        """Return a metric as it may be quoted: with everything that a reader needs to judge it."""
         metric, seeds = self.metrics[name], self.seeds.get(name)
         parts = [
             f"{metrics_named([name])[name].title} {metric}",
@@ -242,7 +193,7 @@ Result = ResultRecord | SkippedRecord
 
 
 def seeds_in_words(seeds: SeedValues | None) -> str:
-    """Return how a metric varies over training seeds, in a few words."""
+    """Return the variation of a metric over training seeds, in a few words."""
     if seeds is None:
         return "no training seeds"
     if seeds.sd is None:

@@ -1,4 +1,4 @@
-"""What a task hands on: its numbers, and the predictions that they can be computed from again.
+"""The result of a task: its numbers, and the predictions from which they can be computed again.
 
 Axes: N test items, C classes, R resamples.
 """
@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evaluate.metrics.predictions import Predictions
-from evaluate.metrics.registry import Columns, Metric, metrics_named, seed_views
+from evaluate.metrics.predictions import Columns, Predictions
+from evaluate.metrics.registry import Metric, metrics_named, seed_views
 from store.errors import EvaluationError
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class TaskResult:
-    """What one model reached in one task on one dataset.
+    """The result of one model in one task on one dataset.
 
     Attributes:
         primary: the metric that stands for the result.

@@ -1,4 +1,4 @@
-"""Which images of an evaluation dataset a training corpus has too: the same bytes, or the same look.
+"""Images that an evaluation dataset shares with a training corpus: the same bytes, or a similar look.
 
 Axes: N test images, R rows of a store.
 """
@@ -36,7 +36,7 @@ AHEAD = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """What a store shares with the test items of a dataset.
+    """The images that a store shares with the test items of a dataset.
 
     Attributes:
         items: number of test items.
@@ -92,7 +92,7 @@ def find_overlap(store: FeatureStore, dataset: LoadedDataset, *, near: bool = Tr
 def nearest_within(
     hash_N: npt.NDArray[np.uint64], hash_R: npt.NDArray[np.uint64], *, bits: int
 ) -> npt.NDArray[np.int64]:
-    """Return the nearest of R hashes for each of N, -1 where none is within a Hamming distance.
+    """Return the nearest of R hashes for each of N; -1 if none is within a Hamming distance.
 
     Every pair is compared, in blocks, so that memory is bounded.
     """
@@ -149,7 +149,7 @@ def _hashes(
 
 
 def _store_hashes(store: FeatureStore, threads: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
-    """Return the hash of each row's image; out of the pixel cache where the store has one, else out of the corpus."""
+    """Return the hash of each row's image, from the pixel cache if the store has one, else from the corpus."""
     return _hashes(_store_reads(store), store.info.rows, threads, "hash the store's images")
 
 
@@ -170,7 +170,7 @@ def _store_reads(store: FeatureStore) -> Iterator[Read]:
 
 
 def note_overlap(folder: Path, dataset: str, found: Found, *, store: str) -> int:
-    """Put the counts into the records of a dataset's results. Returns how many there are."""
+    """Put the counts into the records of a dataset's results; return the number of changed records."""
     noted = Overlap(exact=len(found.exact), near=len(found.near), store=store)
     records = [
         record

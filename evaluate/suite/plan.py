@@ -1,4 +1,4 @@
-"""Which evaluations a suite runs, and with which settings. No file is opened."""
+"""The evaluations that a suite runs, and its settings. No file is opened."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evaluate.datasets.entry import DatasetEntry, TaskName
+from evaluate.datasets.entry import DatasetEntry
 from evaluate.datasets.registry import missing_files
-from evaluate.metrics.statistics import RESAMPLES, Mode
+from evaluate.datasets.task_kinds import TASKS
+from evaluate.metrics.bootstrap import RESAMPLES, Mode
 from evaluate.models.addresses import Address
 from extract.teacher_files.entry import TeacherEntry
 from store.corpus.decode import MAX_PIXELS
 from store.read.reader import FeatureStore
 
 OWN_FEATURES = "own-features"
-"""Name of the model of a dataset that brings its features."""
+"""Name of the model in results of datasets that bring their features."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,9 +27,8 @@ class Settings:
         batch_size: images or texts of a forward pass.
         threads: threads that decode images.
         max_pixels: width times height that is decoded.
-        mode: of the resamples; ``natural_mode`` of each task if None.
+        mode: mode of the resamples; ``natural_mode`` of each task if None.
         official: compute scores and resamples as MMKD-CLIP's released evaluator does.
-        allow: what datasets are not refused for.
         again: evaluate again what has a result of the same model, data, prompts, metric and resamples.
         overlap: look for the images of this store among the test images.
     """
@@ -59,17 +59,22 @@ class Evaluation:
 
     address: Address | None
     entry: DatasetEntry
-    task: TaskName
+    task: str
     missing: tuple[str, ...] = ()
 
     @property
+    def first_result(self) -> str:
+        """The result that the task always has; some tasks have further ones."""
+        return TASKS[self.task].first_result or self.task
+
+    @property
     def model(self) -> str:
-        """What the results are called."""
+        """Name of the model in the results."""
         return OWN_FEATURES if self.address is None else self.address.name
 
 
 def plan(
-    models: Sequence[Address], entries: Iterable[DatasetEntry], *, tasks: Sequence[TaskName], data_root: Path
+    models: Sequence[Address], entries: Iterable[DatasetEntry], *, tasks: Sequence[str], data_root: Path
 ) -> list[Evaluation]:
     """Return the evaluations, model by model, so that each model is loaded once.
 
@@ -93,5 +98,5 @@ def plan(
 
 
 def brings_features(entry: DatasetEntry) -> bool:
-    """Whether a dataset has features instead of images, so that no model takes part."""
+    """Return whether a dataset has features instead of images, so that it needs no model."""
     return entry.read.format in {"bags", "survival_table"}

@@ -1,4 +1,4 @@
-"""Images of the user's own, classified by prompts.
+"""Classifies a user's own images by prompts.
 
 Axes: N images, C classes.
 """
@@ -29,7 +29,7 @@ TEMPLATE = "{label}"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompts:
-    """What to tell apart.
+    """Classes to tell apart, with their prompts.
 
     Attributes:
         classes: C names.
@@ -44,7 +44,7 @@ class Prompts:
         """Return prompts of templates that all classes share.
 
         Raises:
-            ConfigError: there are fewer than two classes, one is there twice, or a template is none.
+            ConfigError: there are fewer than two classes, one is repeated, or a template is not valid.
         """
         if len(set(classes)) < max(2, len(classes)):
             raise ConfigError(f"expected at least two different classes, got {', '.join(classes)}")
@@ -73,7 +73,7 @@ class Prompts:
             )
         if entry.multi_label:
             raise ConfigError(
-                f"{entry.name}: an image may show several of its classes, and shares that sum to one would deny it",
+                f"{entry.name}: an image may show several of its classes, and shares that sum to one do not allow that",
                 hint="ask for one at a time: --class 'no edema' --class edema",
             )
         return cls(classes=entry.class_names, prompts=entry.prompts())
@@ -87,7 +87,7 @@ def predict_images(
     teachers: Mapping[str, TeacherEntry],
     device: str = "cpu",
 ) -> npt.NDArray[np.float64]:
-    """Return each class's share for each image, (N, C): the softmax of the scaled cosines.
+    """Return the share of each class for each image, (N, C): the softmax of the scaled cosines.
 
     Args:
         images: RGB.

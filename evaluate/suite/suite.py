@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 
-from evaluate.datasets.entry import DatasetEntry, Origin, TaskName
+from evaluate.datasets.entry import DatasetEntry, Origin
 from evaluate.datasets.loaded import LoadedDataset
 from evaluate.datasets.loading import load_dataset
 from evaluate.models.addresses import Address
@@ -27,16 +27,6 @@ from .task_runs import run_task
 from .up_to_date import UNREAD, kept_result, refuse_other_models, request_digest, resampling_mode, still_true
 
 log = logging.getLogger(__name__)
-
-FIRST_RESULT: dict[TaskName, str] = {
-    "zero_shot": "zero_shot",
-    "linear_probe": "linear_probe",
-    "retrieval": "retrieval",
-    "vqa": "vqa",
-    "survival": "survival_cox",
-    "diagnosis": "diagnosis_mean",
-}
-"""The result that a task always has; some have further ones."""
 
 LIBRARIES = ("torch", "open_clip_torch", "numpy", "scikit-learn", "scipy", "lifelines", "pillow")
 
@@ -73,7 +63,7 @@ class Suite:
         Raises:
             MMKDError: the model cannot be found or loaded, or the store of ``overlap`` cannot be read.
         """
-        facts, first = self._facts(evaluation), FIRST_RESULT[evaluation.task]
+        facts, first = self._facts(evaluation), evaluation.first_result
         if evaluation.missing:
             reason = f"not found below {self._settings.data_root}: {', '.join(evaluation.missing)}"
             return [self._skip(evaluation, facts, reason, first)]
@@ -184,7 +174,7 @@ class Suite:
 
     def _existing(self, evaluation: Evaluation, facts: ModelFacts, dataset: LoadedDataset) -> ResultRecord | None:
         found = kept_result(
-            self._settings.results, model=facts.name, task=FIRST_RESULT[evaluation.task], dataset=evaluation.entry.name
+            self._settings.results, model=facts.name, task=evaluation.first_result, dataset=evaluation.entry.name
         )
         if found is None or (self._settings.overlap is not None and found.overlap is None):
             return None

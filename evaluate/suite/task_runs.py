@@ -1,4 +1,4 @@
-"""One model on one dataset in one task: embeddings of the splits, then the task, then a few items worth looking at."""
+"""Runs one task with one model on one dataset: embeddings of the splits, the task, a few example items."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from evaluate.datasets.entry import DatasetEntry, TaskName
+from evaluate.datasets.entry import DatasetEntry
 from evaluate.datasets.loaded import LoadedDataset, Split
 from evaluate.models.encoders import Embeddings, Encoder
 from evaluate.results.task_result import TaskResult
@@ -42,7 +42,7 @@ class _ZeroShot(TypedDict):
 
 @dataclass(kw_only=True, slots=True)
 class Outcome:
-    """What came of a task.
+    """The results of one task.
 
     Attributes:
         results: one; for the linear probe one per amount of training items.
@@ -59,7 +59,7 @@ class Outcome:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-def run_task(task: TaskName, encoder: Encoder | None, dataset: LoadedDataset, *, official: bool = False) -> Outcome:
+def run_task(task: str, encoder: Encoder | None, dataset: LoadedDataset, *, official: bool = False) -> Outcome:
     """Run a task.
 
     Args:
@@ -69,13 +69,11 @@ def run_task(task: TaskName, encoder: Encoder | None, dataset: LoadedDataset, *,
     Raises:
         EvaluationError: the task cannot be done with this model or these items.
     """
-    if task == "zero_shot":
-        return _zero_shot(Embedder(encoder, dataset), dataset, official=official)
-    return RUNS[task](Embedder(encoder, dataset), dataset)
+    return RUNS[task](Embedder(encoder, dataset, official=official))
 
 
-def _zero_shot(embedder: Embedder, dataset: LoadedDataset, *, official: bool) -> Outcome:
-    entry, encoder = dataset.entry, embedder.encoder
+def _zero_shot(embedder: Embedder) -> Outcome:
+    entry, encoder = embedder.dataset.entry, embedder.encoder
     prompts: Any = entry.prompts()
     if entry.groups:
         prompts = {group: entry.prompts(group=group) for group in entry.groups}
@@ -85,9 +83,11 @@ def _zero_shot(embedder: Embedder, dataset: LoadedDataset, *, official: bool) ->
     of_group = {group: prompt_ensemble(encoder.embed_texts, prompts[group]) for group in entry.groups}
     sides = [] if of_group else prompts if entry.multi_label else [prompts]
     of_all = [prompt_ensemble(encoder.embed_texts, own) for own in sides]
-    split, image_NE = embedder.split(dataset.test)
+    split, image_NE = embedder.split(embedder.dataset.test)
     test = LabelledFeatures(ids=split.ids, features=image_NE, target=targets_of(split), groups=split.patients)
-    how = _ZeroShot(logit_scale=encoder.logit_scale, official=official, primary=entry.tasks["zero_shot"].primary)
+    how = _ZeroShot(
+        logit_scale=encoder.logit_scale, official=embedder.official, primary=entry.tasks["zero_shot"].primary
+    )
     classes = entry.class_names
     if entry.groups:
         numbers = {label: number for number, label in enumerate(entry.classes)}
@@ -112,8 +112,8 @@ def _positive(entry: DatasetEntry) -> str | None:
     return None if entry.positive_index is None else entry.class_names[entry.positive_index]
 
 
-def _linear_probe(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
-    entry = dataset.entry
+def _linear_probe(embedder: Embedder) -> Outcome:
+    dataset, entry = embedder.dataset, embedder.dataset.entry
     if entry.multi_label:
         raise EvaluationError(f"{entry.name}: a linear probe of several labels per image is not defined here")
     dataset.require("train")
@@ -133,12 +133,13 @@ def _linear_probe(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
         except EvaluationError as error:
             if not amount:
                 raise
-            # A class with three images has no sixteen shots; the other amounts stand.
+            # A class with three images has no sixteen shots; the other amounts remain.
             outcome.skipped[probe.name] = str(error)
     return outcome
 
 
-def _retrieval(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
+def _retrieval(embedder: Embedder) -> Outcome:
+    dataset = embedder.dataset
     split, image_NE = embedder.split(dataset.test)
     texts = split.captions or []
     first, image_of_text = split.distinct_images()
@@ -157,7 +158,8 @@ def _retrieval(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
     return Outcome(results=[result], excluded=embedder.excluded)
 
 
-def _vqa(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
+def _vqa(embedder: Embedder) -> Outcome:
+    dataset = embedder.dataset
     asked = {name: embedder.split(dataset.splits[name]) for name in dataset.splits}
     questions = {name: _questions(embedder.encoder, split, rows_NE) for name, (split, rows_NE) in asked.items()}
     dataset.require("train")
@@ -186,18 +188,20 @@ def _questions(encoder: Encoder, split: Split, image_NE: Embeddings) -> Question
     )
 
 
-def _survival(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
-    """Cross-validate over all patients: the splits of a small cohort would leave too few events to test on."""
+def _survival(embedder: Embedder) -> Outcome:
+    """Cross-validate over all patients: the test split of a small cohort would have too few events."""
+    dataset = embedder.dataset
     parts = [embedder.features(split) for split in dataset.splits.values()]
     bags = [rows for _, features in parts for rows in features]
     splits = [split for split, _ in parts]
     time, event = (np.concatenate([getattr(split, name) for split in splits]) for name in ("times", "events"))
     patients = [name for split in splits for name in (split.patients or split.ids)]
-    known: dict[str, Any] = {"time": time, "event": event.astype(np.int64)}
+    event = event.astype(np.int64)
     if len(set(patients)) < len(patients):
-        cohort = by_patient([np.atleast_2d(bag) for bag in bags], patients=patients, **known)
+        cohort = by_patient([np.atleast_2d(bag) for bag in bags], patients=patients, time=time, event=event)
     else:
-        cohort = Cohort(ids=patients, features=np.stack(bags) if bags[0].ndim == 1 else bags, **known)
+        features = np.stack(bags) if bags[0].ndim == 1 else bags
+        cohort = Cohort(ids=patients, features=features, time=time, event=event)
     primary = dataset.entry.tasks["survival"].primary
     outcome = Outcome(results=[survival_cox(cohort, primary=primary)], excluded=embedder.excluded)
     try:
@@ -207,16 +211,25 @@ def _survival(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
     return outcome
 
 
-def _diagnosis(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
-    entry = dataset.entry
+def _diagnosis(embedder: Embedder) -> Outcome:
+    dataset, entry = embedder.dataset, embedder.dataset.entry
     dataset.require("train")
     bags = {name: embedder.bags(split) for name, split in dataset.splits.items()}
     shared, primary = "shared_patients" in entry.allow, entry.tasks["diagnosis"].primary
     positive = _positive(entry)
-    known: dict[str, Any] = {"classes": entry.class_names, "val": bags.get("val"), "primary": primary}
     probe = Probe(positive=positive, allow_shared_groups=shared)
-    by_mean = diagnose_by_mean(bags["train"], bags["test"], probe=probe, **known)
-    by_abmil = diagnose_by_abmil(bags["train"], bags["test"], positive=positive, allow_shared_groups=shared, **known)
+    by_mean = diagnose_by_mean(
+        bags["train"], bags["test"], classes=entry.class_names, val=bags.get("val"), probe=probe, primary=primary
+    )
+    by_abmil = diagnose_by_abmil(
+        bags["train"],
+        bags["test"],
+        classes=entry.class_names,
+        val=bags.get("val"),
+        positive=positive,
+        allow_shared_groups=shared,
+        primary=primary,
+    )
     return Outcome(results=[by_mean, by_abmil], excluded=embedder.excluded)
 
 
@@ -224,10 +237,12 @@ def _with_examples(result: TaskResult, examples: Sequence[dict[str, Any]]) -> Ta
     return replace(result, details={**result.details, "examples": list(examples)})
 
 
-RUNS: dict[TaskName, Callable[[Embedder, LoadedDataset], Outcome]] = {
+RUNS: dict[str, Callable[[Embedder], Outcome]] = {
+    "zero_shot": _zero_shot,
     "linear_probe": _linear_probe,
     "retrieval": _retrieval,
     "vqa": _vqa,
     "survival": _survival,
     "diagnosis": _diagnosis,
 }
+"""The function that runs each task of ``datasets.task_kinds.TASKS``."""

@@ -1,4 +1,4 @@
-"""Results that are there already: which are up to date, which must not be lost, and whose they are."""
+"""Existing results: which are up to date, which must be kept, and which model they belong to."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from evaluate.datasets.entry import DatasetEntry, TaskName
-from evaluate.metrics.statistics import Mode
+from evaluate.datasets.entry import DatasetEntry
+from evaluate.metrics.bootstrap import Mode
 from evaluate.results.files import read_result, result_path
 from evaluate.results.record import ModelFacts, ResultRecord, SkippedRecord
 from store.corpus.decode import MAX_PIXELS
@@ -18,15 +18,15 @@ from store.errors import ConfigError
 from .plan import Settings
 
 UNREAD = "unread"
-"""Digest of the model of a dataset that brings its features, where that is not there."""
+"""Model digest of a dataset that brings its own features but could not be read."""
 
 
-def resampling_mode(task: TaskName, settings: Settings) -> Mode | None:
+def resampling_mode(task: str, settings: Settings) -> Mode | None:
     """Return the requested mode of the resamples; None for ``natural_mode``."""
     return "official" if settings.official and task == "zero_shot" else settings.mode
 
 
-def request_digest(entry: DatasetEntry, task: TaskName, settings: Settings) -> str:
+def request_digest(entry: DatasetEntry, task: str, settings: Settings) -> str:
     """Return the SHA-256 of what decides a result apart from the model and the data.
 
     The entry counts with its prompts, positive class and primary metric; its items have a digest of their own.
@@ -51,7 +51,7 @@ def request_digest(entry: DatasetEntry, task: TaskName, settings: Settings) -> s
 
 
 def kept_result(folder: Path, *, model: str, task: str, dataset: str) -> ResultRecord | None:
-    """Return a result with its predictions; None where there is none, or a skipped one.
+    """Return the record of a result whose predictions exist; None if there is none, or only a skipped one.
 
     Raises:
         EvaluationError: the record is damaged.
@@ -78,7 +78,7 @@ def refuse_other_models(folder: Path, models: Iterable[ModelFacts]) -> None:
     A model that was trained again in the same place, or that was moved, replaces its own results.
 
     Args:
-        folder: of the results; it is created.
+        folder: folder of the results; it is created.
 
     Raises:
         ConfigError: the folder has results of another model under one of the names, or it cannot be a folder.

@@ -1,4 +1,4 @@
-"""What all classifications of items into one of several classes have in common: checks before, predictions after.
+"""The common part of all classifications into one of several classes: checks before, predictions after.
 
 Axes: N items, C classes.
 """
@@ -21,13 +21,13 @@ SINGLE_LABEL = ("auroc", "balanced_accuracy", "accuracy", "macro_f1", "average_p
 def check_splits(
     splits: Mapping[str, LabelledFeatures], classes: Sequence[str], *, allow_shared_groups: bool
 ) -> dict[str, Any]:
-    """See that splits can be trained and tested on, and return what a result records of it.
+    """Check that splits can be trained and tested on, and return what a result records about them.
 
     Args:
         allow_shared_groups: accept patients that are in two splits, and count them.
 
     Raises:
-        EvaluationError: one is empty or of one class (val may be), has labels outside the list, or shares patients.
+        EvaluationError: a split is empty or of one class (val may be), has labels outside the list, or shares patients.
     """
     missing = {
         name: check_target(split.target, classes, what=name, several=name != "val") for name, split in splits.items()
@@ -56,7 +56,7 @@ def classified(
         scores: by seed, probabilities (N, C) and what they come from: log-odds of the second of two classes, (N,), or
             outputs (N, C).
         classes: C names.
-        positive: which of two classes is the positive one; the second if left out.
+        positive: the positive one of two classes; the second if left out.
     """
     columns: dict[str, Array] = {"target": test.target.astype(np.int64)}
     if len(classes) == 2:

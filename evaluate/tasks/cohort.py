@@ -38,7 +38,7 @@ class Cohort:
     sites: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        """See that survival can be told of them at all."""
+        """Check that survival can be predicted for them."""
         lengths = {name: len(getattr(self, name)) for name in ("ids", "features", "time", "event")}
         if self.sites is not None:
             lengths["sites"] = len(self.sites)
@@ -131,7 +131,7 @@ def survival_folds(cohort: Cohort, *, folds: int, seed: int) -> list[Fold]:
 
 
 def check_fold(cohort: Cohort, train: npt.NDArray[np.int64], test: npt.NDArray[np.int64], *, name: str) -> None:
-    """See that a model can be trained on one part of the patients and tested on another.
+    """Check that a model can be trained on one part of the patients and tested on another.
 
     Raises:
         EvaluationError: a part has no event, or no two test patients of whom one is known to have lived longer.

@@ -1,4 +1,4 @@
-"""What tasks take, and the checks that all of them make: a number from bad input would be wrong in silence.
+"""Inputs of tasks and their common checks: bad input would give wrong numbers without an error.
 
 Axes: N items, D feature width, P patches of a bag, C labels.
 """
@@ -6,6 +6,8 @@ Axes: N items, D feature width, P patches of a bag, C labels.
 from __future__ import annotations
 
 import logging
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +41,7 @@ class LabelledFeatures:
     groups: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        """See that everything has the same length."""
+        """Check that everything has the same length."""
         lengths = {"ids": len(self.ids), "features": len(self.features), "target": len(self.target)}
         if self.groups is not None:
             lengths["groups"] = len(self.groups)
@@ -63,13 +65,13 @@ class LabelledFeatures:
 
 
 def check_features(features_ND: Array, *, what: str) -> None:
-    """See that features are a matrix with rows, all of them finite.
+    """Check that features are a matrix with rows, all of them finite.
 
     Args:
         what: names them in the message, e.g. ``train features``.
 
     Raises:
-        EvaluationError: they are not.
+        EvaluationError: they are not a finite matrix.
     """
     if features_ND.ndim != 2 or not features_ND.size:
         raise EvaluationError(f"{what}: a matrix (items, width) is expected, not the shape {features_ND.shape}")
@@ -90,7 +92,7 @@ def unit_norm(features_ND: Array, *, what: str, dtype: npt.DTypeLike = np.float3
         check_features(features_ND, what=what)
     unit_ND = features_ND.astype(dtype)
     length_N = np.sqrt(np.einsum("nd,nd->n", unit_ND, unit_ND))
-    if not np.isfinite(length_N).all():  # one look at the lengths costs a fraction of one at every value
+    if not np.isfinite(length_N).all():  # checking the lengths is much cheaper than checking every value
         check_features(features_ND, what=what)
         raise EvaluationError(f"{what}: values are too large for {np.dtype(dtype)}: {np.abs(features_ND).max():g}")
     zero = np.flatnonzero(length_N == 0)
@@ -104,10 +106,10 @@ def unit_norm(features_ND: Array, *, what: str, dtype: npt.DTypeLike = np.float3
 
 
 def check_bags(bags: Sequence[Array], *, what: str) -> int:
-    """See that every bag has patches, all of one width and finite, and return that width.
+    """Check that every bag has patches, all of one width and finite, and return that width.
 
     Raises:
-        EvaluationError: one does not.
+        EvaluationError: a bag is empty or not finite, or widths differ.
     """
     if not len(bags):
         raise EvaluationError(f"{what}: there is no bag")
@@ -124,7 +126,7 @@ def check_bags(bags: Sequence[Array], *, what: str) -> int:
 
 
 def check_target(target_N: Array, classes: Sequence[str], *, what: str, several: bool = True) -> list[str]:
-    """See that every label is one of the dataset's classes, and return the classes that no item has.
+    """Check that every label is one of the dataset's classes, and return the classes that no item has.
 
     Args:
         classes: names, as the dataset's entry lists them; never taken from the labels.
@@ -157,7 +159,7 @@ def check_target(target_N: Array, classes: Sequence[str], *, what: str, several:
 def check_disjoint(
     splits: Mapping[str, Sequence[str] | None], *, what: str = "groups", allow_shared: bool = False
 ) -> dict[str, int]:
-    """See that no patient (slide, image) is in two splits; return how many each two share, where told to allow it.
+    """Check that no patient (slide, image) is in two splits; return how many each two share, where told to allow it.
 
     Args:
         splits: groups by split; None if they are not known.
@@ -183,3 +185,9 @@ def check_disjoint(
     for which, count in shared.items():
         log.warning("%d %s are in both %s; this was allowed", count, what, which)
     return shared
+
+
+def normalised(text: str) -> str:
+    """Return a text as it is compared with others: without case, punctuation and superfluous spaces."""
+    kept = re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold())
+    return kept.strip()

@@ -38,7 +38,7 @@ SEEDS = (0, 1, 2, 3, 4)
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Probe:
-    """How the regression is trained.
+    """Training of the regression.
 
     Attributes:
         fraction: share of the training items of each class.
@@ -46,7 +46,7 @@ class Probe:
         seeds: each draws its own training items. Without a draw nothing is random, and one model is trained.
         strengths: values of C, of which validation chooses by log-loss.
         without_validation: ``formula`` takes C = D * classes / 100 (UNI's), ``folds`` chooses by cross-validation.
-        positive: which of two classes is the positive one; the second if left out.
+        positive: the positive one of two classes; the second if left out.
         allow_shared_groups: accept patients that are in two splits.
     """
 

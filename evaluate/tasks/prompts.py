@@ -1,4 +1,4 @@
-"""From prompts to one embedding per class.
+"""Turns the prompts of classes into one embedding per class.
 
 Axes: E embedding width, K classes, P prompts.
 """

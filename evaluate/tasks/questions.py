@@ -1,4 +1,4 @@
-"""Questions about images as arrays, and what a head sees of them.
+"""Questions about images as arrays, and the input of a head.
 
 Axes: N questions, E embedding width.
 """
@@ -14,8 +14,7 @@ import numpy.typing as npt
 from evaluate.datasets.labels import YES_NO
 from store.errors import EvaluationError
 
-from .inputs import Array, unit_norm
-from .texts import normalised
+from .inputs import Array, normalised, unit_norm
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -39,7 +38,7 @@ class Questions:
     closed: Array | None = None
 
     def __post_init__(self) -> None:
-        """See that everything has the same length, and that embeddings can be compared."""
+        """Check that everything has the same length, and that embeddings can be compared."""
         names = ("ids", "image", "question", "answers", "images")
         lengths = {name: len(getattr(self, name)) for name in names}
         if self.closed is not None:
@@ -50,17 +49,6 @@ class Questions:
             raise EvaluationError(
                 f"images are embedded as {self.image.shape[1:]}, questions as {self.question.shape[1:]}"
             )
-
-    def take(self, rows: npt.NDArray[np.int64]) -> Questions:
-        """Return some of the questions."""
-        return Questions(
-            ids=[self.ids[int(row)] for row in rows],
-            image=self.image[rows],
-            question=self.question[rows],
-            answers=[self.answers[int(row)] for row in rows],
-            images=[self.images[int(row)] for row in rows],
-            closed=None if self.closed is None else self.closed[rows],
-        )
 
     @property
     def is_closed(self) -> npt.NDArray[np.bool_]:

@@ -20,8 +20,7 @@ from evaluate.metrics.retrieval import RECALL_AT
 from evaluate.results.task_result import TaskResult, result_of
 from store.errors import EvaluationError
 
-from .inputs import Array, unit_norm
-from .texts import normalised
+from .inputs import Array, normalised, unit_norm
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +175,7 @@ def _pair_cosines(image_NE: Array, text_ME: Array, pair_image: Numbers, pair_tex
 def _check(
     image_NE: Array, text_embedding: Array, texts: Sequence[str], image_of_text: Numbers, image_ids: Sequence[str]
 ) -> None:
-    """See that images and texts belong together."""
+    """Check that images and texts belong together."""
     if not len(image_NE) or not len(texts):
         raise EvaluationError(f"retrieval needs images and texts; there are {len(image_NE)} and {len(texts)}")
     if len(image_ids) != len(image_NE):

@@ -35,15 +35,15 @@ SURVIVAL_ABMIL = Abmil(
 well patients are ordered."""
 
 Risks = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64], int], tuple[Array, Array]]
-"""From training and test rows and a seed to the risks of both."""
+"""Maps training rows, test rows and a seed to the risks of both."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class CrossValidation:
-    """How patients are split where the dataset has no split of its own.
+    """Cross-validation of patients.
 
     Attributes:
-        seed: of the split, the same for all models.
+        seed: decides the split; the same for all models.
     """
 
     folds: int = 5
@@ -78,16 +78,14 @@ def survival_abmil(
     split: CrossValidation | Fold | None = None,
     settings: Abmil = SURVIVAL_ABMIL,
     bins: int = 4,
-    seeds: Sequence[int] = (0,),
     primary: str = "harrell_c",
 ) -> TaskResult:
     """Predict survival by ABMIL whose outputs are the hazards of a few spans of time.
 
     Args:
         split: cross-validation; or rows of training and of test patients.
-        settings: all epochs are run.
+        settings: all epochs are run; each fold is trained with each seed.
         bins: K, bounded by quantiles of the training events' times.
-        seeds: training seeds; each fold is trained with each.
 
     Raises:
         EvaluationError: too few events.
@@ -108,14 +106,14 @@ def survival_abmil(
         found = [outputs_of(model, [bags[row] for row in rows], device=settings.device) for rows in (train, test)]
         return discrete_risk(found[0]), discrete_risk(found[1])
 
-    said = {"training_seeds": [int(seed) for seed in seeds], "bins": bins, "settings": asdict(settings)}
-    run = _Run(risks=risks, split=split or CrossValidation(), seeds=seeds, said=said)
+    said = {"training_seeds": [int(seed) for seed in settings.seeds], "bins": bins, "settings": asdict(settings)}
+    run = _Run(risks=risks, split=split or CrossValidation(), seeds=settings.seeds, said=said)
     return _cross_validated("survival_abmil", cohort, run, primary=primary)
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class _Run:
-    """What is to be cross-validated."""
+    """The model to cross-validate, and how."""
 
     risks: Risks
     split: CrossValidation | Fold
@@ -197,7 +195,7 @@ def _folds(cohort: Cohort, split: CrossValidation | Fold) -> list[Fold]:
 
 
 def _said_of(split: CrossValidation | Fold, *, by_site: bool) -> dict[str, Any]:
-    """Return what is recorded of how patients were split."""
+    """Return the record of how patients were split."""
     if isinstance(split, CrossValidation):
         return {"kind": "folds", "folds": split.folds, "seed": split.seed, "by_site": by_site}
     return {"kind": "given"}

@@ -1,7 +1,7 @@
 """Visual question answering: frozen encoders and a small head over the answers seen in training.
 
-The published recipes train far heavier heads; what MMKD-CLIP's authors did is not known. This one asks what the frozen
-embeddings hold, the same for every model.
+The published recipes train far larger heads; the protocol of MMKD-CLIP's authors is not known. This one measures what
+the frozen embeddings contain, in the same way for every model.
 
 Axes: N questions, E embedding width, V answers of the vocabulary, B questions of a batch.
 """
@@ -24,9 +24,8 @@ from evaluate.results.task_result import TaskResult, result_of
 from evaluate.tasks.fitting.early_stopping import Stopped, seeded, train_until_no_better
 from store.errors import EvaluationError
 
-from .inputs import Array, check_disjoint
+from .inputs import Array, check_disjoint, normalised
 from .questions import Questions, fused
-from .texts import normalised
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ Data = tuple[Array, Array]
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Head:
-    """How the head is made and trained.
+    """Architecture and training of the head.
 
     Attributes:
         hidden: width of its one hidden layer.
@@ -113,7 +112,7 @@ def answer_questions(
 
 
 def _check(splits: dict[str, Questions], *, allow_shared: bool) -> dict[str, int]:
-    """See that every split has questions, and no two an image in common; return how many they share where allowed."""
+    """Check that every split has questions, and no two an image in common; return how many they share where allowed."""
     for name, split in splits.items():
         if not len(split.ids):
             raise EvaluationError(f"the {name} split has no question")
@@ -193,7 +192,7 @@ def _has_questions(name: str, closed_N: npt.NDArray[np.bool_]) -> bool:
 def _details(
     train: Questions, test: Questions, vocabulary: list[str], targets: dict[str, Array], stops: Sequence[Stopped]
 ) -> dict[str, Any]:
-    """Return what is worth knowing beside the accuracies, above all what no head could exceed or need fall below."""
+    """Return further numbers, above all an upper and a lower bound of any head's accuracy."""
     closed_N, target_N = test.is_closed, targets["test"]
     kinds = {"overall": np.ones(len(target_N), bool), "open": ~closed_N, "closed": closed_N}
     unseen = int((target_N == UNSEEN).sum())

@@ -23,9 +23,9 @@ import psutil
 import sklearn
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
+from evaluate.metrics.bootstrap import Resampling, resampled, weight_blocks
 from evaluate.metrics.predictions import Predictions
 from evaluate.metrics.registry import METRICS
-from evaluate.metrics.statistics import Resampling, resampled, weight_blocks
 from evaluate.tasks.inputs import LabelledFeatures
 from evaluate.tasks.retrieval import retrieval
 from evaluate.tasks.zero_shot import zero_shot

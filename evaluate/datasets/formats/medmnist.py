@@ -18,15 +18,15 @@ from .record import Record
 
 
 class NpzImages:
-    """One array of images in an npz, of which an image is read at a time.
+    """An array of images in an npz that is read image by image.
 
-    In order it costs one pass of decompression; going back begins again at the array's start. Safe for several threads.
+    Reading in order decompresses the array once; going back starts again at its beginning. Thread-safe.
 
     Args:
         name: name of the array, (N, H, W) or (N, H, W, 3) uint8.
 
     Raises:
-        EvaluationError: it is no such array.
+        EvaluationError: it is not such an array.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -65,7 +65,7 @@ class ArrayImage:
 
     @property
     def place(self) -> str:
-        """Say where it lies."""
+        """Return its location."""
         return f"{self.name} {self.row}"
 
     def read(self) -> bytes:

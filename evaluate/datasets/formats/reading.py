@@ -1,4 +1,4 @@
-"""From a dataset's rule to its records, whatever the format."""
+"""Reads the records of a dataset in any format."""
 
 from __future__ import annotations
 

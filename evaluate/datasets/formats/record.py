@@ -1,4 +1,4 @@
-"""What every reader yields: one item as its files have it, and where its image or its features lie."""
+"""One item as readers yield it, and the location of its image or features."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from store.errors import EvaluationError
 
 
 class Image(Protocol):
-    """An image that lies somewhere."""
+    """An image that can be read."""
 
     @property
     def place(self) -> str:
-        """Say where it lies; the same text for the same image."""
+        """Return its location; the same text for the same image."""
 
     def read(self) -> bytes:
-        """Return its file's bytes, for ``store.images.decode_image``."""
+        """Return its file's bytes, for ``store.corpus.decode.decode_image``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class StoredImage:
 
     @property
     def place(self) -> str:
-        """Say where it lies."""
+        """Return its location."""
         return self.uri if self.member is None else f"{self.uri} {sorted(self.member.items())}"
 
     def read(self) -> bytes:
@@ -62,7 +62,7 @@ class BagFile:
 
     @property
     def place(self) -> str:
-        """Say where they lie."""
+        """Return their location."""
         return f"{self.path} {self.array}"
 
     def read(self) -> npt.NDArray[np.float32]:

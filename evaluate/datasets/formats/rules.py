@@ -1,4 +1,4 @@
-"""How the files of a dataset are read, as its YAML file says it. Paths are relative to the data root."""
+"""Rules for reading the files of a dataset (``read:``). Paths are relative to the data root."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def wild(pattern: str) -> str:
 
 
 def needed_patterns(rule: ReadRule) -> list[str]:
-    """Return patterns of which each must match a file, if the dataset is there."""
+    """Return the patterns that must each match a file if the dataset is present."""
     found = [wild(pattern) for pattern in rule.files]
     if isinstance(rule, VqaFiles):
         found += rule.images or [wild(rule.image)]

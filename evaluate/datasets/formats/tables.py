@@ -121,7 +121,7 @@ def read_vqa(root: Path, path: Path, rule: VqaFiles, images: Mapping[str, Record
     """Yield questions with their images.
 
     Args:
-        images: by name, see ``images_by_name``; empty where they are files of their own.
+        images: by name, see ``images_by_name``; empty if they are files of their own.
     """
     if not rule.images:
         yield from read_table(root, path, image=[rule.image])

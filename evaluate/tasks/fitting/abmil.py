@@ -21,15 +21,15 @@ from evaluate.tasks.inputs import Array
 from .early_stopping import Stopped, seeded, train_until_no_better
 
 Loss = Callable[[torch.Tensor, npt.NDArray[np.int64]], torch.Tensor]
-"""From outputs (B, K) and the numbers of their bags to a mean loss."""
+"""Maps outputs (B, K) and the numbers of their bags to a mean loss."""
 
 PATCHES = 16_384
-"""Patches that are scored together: 64 MiB of hidden activations 1,024 wide."""
+"""Patches that are scored together: 64 MiB of hidden activations of width 1,024."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Abmil:
-    """How the network is made and trained.
+    """Architecture and training of the network.
 
     Attributes:
         hidden: H.
@@ -38,6 +38,7 @@ class Abmil:
         batch: bags per step.
         epochs: at most; exactly if there is no validation.
         patience: epochs without a better validation score before it stops.
+        seeds: one network each.
         max_patches: patches of a bag in training, drawn anew in every epoch; scoring uses every patch.
     """
 
@@ -50,6 +51,7 @@ class Abmil:
     epochs: int = 100
     patience: int = 10
     max_patches: int = 2048
+    seeds: Sequence[int] = (0,)
     device: str = "cpu"
 
 

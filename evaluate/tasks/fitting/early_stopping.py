@@ -1,4 +1,4 @@
-"""Training a small head until validation no longer gets better. The only place that seeds torch."""
+"""Trains a small head until validation no longer improves. This is the only place that seeds torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from store.errors import TrainingDivergedError
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Stopped:
-    """How a training ended.
+    """The end of a training.
 
     Attributes:
         best_epoch: from 1; its weights are kept.
@@ -30,7 +30,7 @@ class Stopped:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Have torch's weights and dropout follow from a seed, and leave its generator as it was."""
+    """Seed torch's weights and dropout within this context, and restore its generator afterwards."""
     with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
         torch.manual_seed(seed)
         yield

@@ -29,7 +29,7 @@ def fraction_rows(
         fraction: above 0, up to 1.
 
     Raises:
-        EvaluationError: the fraction is not one.
+        EvaluationError: the fraction is not above 0 and at most 1.
     """
     if not 0 < fraction <= 1:
         raise EvaluationError(f"a fraction of the training split must be above 0 and at most 1, not {fraction}")
@@ -48,7 +48,7 @@ def shot_rows(
     Where groups are known, each item of a class is of another group as long as there are any.
 
     Raises:
-        EvaluationError: there is no such number of shots.
+        EvaluationError: there is less than one shot.
     """
     if shots < 1:
         raise EvaluationError(f"the number of shots must be at least 1, not {shots}")

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluate.datasets.checks import undecodable
-from evaluate.datasets.listing import deep_problems
+from evaluate.datasets.checks import deep_problems, undecodable
 from evaluate.datasets.loading import load_dataset
 from evaluate.datasets.registry import missing_files, read_registry
 from store.corpus.decode import decode_image

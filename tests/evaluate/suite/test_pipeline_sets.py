@@ -30,18 +30,9 @@ from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
 from extract.teacher_files.model_folder import WEIGHTS_NAME
 from store.errors import ConfigError, EvaluationError, WeightsNotFoundError
 from tests.evaluate.dataset_files import entry_of, image_bytes, write_tar
-from train.config import ModelSection
-from train.models.model_folder import begin_model, save_weights
+from tests.evaluate.tiny_model import MODEL, write_model
 from train.runtime.run_folder import RECORD
 
-MODEL = {
-    "vocabulary": 300,
-    "config": {
-        "embed_dim": 32,
-        "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "image_size": 64, "head_width": 32},
-        "text_cfg": {"context_length": 24, "width": 32, "heads": 2, "layers": 1},
-    },
-}
 CLASSES = {modality: [finding.name for finding in FINDINGS[modality]] for modality in MODALITIES}
 TEMPLATES = ["{group} showing {label}", "{label} seen on {group}"]
 RECIPES = {"distilled": "improved", "task_only": "task_only"}
@@ -55,10 +46,7 @@ def place(tmp_path_factory):
     write_corpus(folder / "corpus", PhantomSettings(rows=72, seed=9, split="test", size_px=80))
     captions = [f"{modality} with {name}" for modality, names in CLASSES.items() for name in names]
     for seed, name in enumerate(["teacher", "distilled", "task_only"]):
-        student = begin_model(folder / name, ModelSection(**MODEL), captions, seed=seed)
-        with torch.no_grad():  # as in evaluation: batch statistics are of the images, not of nothing
-            student.model.train().encode_image(torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(seed)))
-        save_weights(student, folder / name)
+        write_model(folder / name, captions, seed=seed)
     for name, recipe in RECIPES.items():
         (folder / name / RECORD).write_text(json.dumps({"run": {"recipe": recipe}}))
     return folder

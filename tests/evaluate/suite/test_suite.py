@@ -24,18 +24,8 @@ from evaluate.suite.suite import Suite
 from extract.corpora.phantom.catalog import FINDINGS
 from store.errors import ConfigError, EvaluationError, WeightsNotFoundError
 from tests.evaluate.dataset_files import BASE, write_entry
-from train.config import ModelSection
-from train.models.model_folder import begin_model, save_weights
+from tests.evaluate.tiny_model import write_model
 
-SIZE = 64
-MODEL = {
-    "vocabulary": 300,
-    "config": {
-        "embed_dim": 32,
-        "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "image_size": SIZE, "head_width": 32},
-        "text_cfg": {"context_length": 24, "width": 32, "heads": 2, "layers": 1},
-    },
-}
 NAMES = sorted({finding.name for findings in FINDINGS.values() for finding in findings})
 """More than test items, in words that the model's vocabulary has."""
 SPLITS = {"train": 40, "val": 12, "test": 24}
@@ -45,10 +35,7 @@ SPLITS = {"train": 40, "val": 12, "test": 24}
 def place(tmp_path_factory):
     """A model with random weights, and a data root with a table of images, questions and captions."""
     folder = tmp_path_factory.mktemp("suite")
-    student = begin_model(folder / "model", ModelSection(**MODEL), NAMES, seed=1)
-    with torch.no_grad():
-        student.model.train().encode_image(torch.randn(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)))
-    save_weights(student, folder / "model")
+    write_model(folder / "model", NAMES)
     write_data(folder / "data")
     return folder
 
@@ -220,8 +207,7 @@ def test_what_is_there_is_left_alone_and_a_changed_model_is_not(place, entry, ca
         (same,) = run(place, entry, "again", tasks=("zero_shot",))
     assert "is there already" in caplog.text
     assert path.read_bytes() == before
-    other = begin_model(place / "other/model", ModelSection(**MODEL), ["a cat", "a dog"], seed=2)
-    save_weights(other, place / "other/model")
+    write_model(place / "other/model", seed=2)
     (changed,) = run(place, entry, "again", tasks=("zero_shot",), model="other/model")
     assert changed.model.digest != same.model.digest
     assert path.read_bytes() != before

@@ -14,10 +14,8 @@ from evaluate.results.record import ResultRecord, SkippedRecord
 from evaluate.suite.plan import Settings, plan
 from evaluate.suite.suite import Suite
 from store.errors import ConfigError, TeacherError
-from tests.evaluate.cli.test_commands_run import MODEL
 from tests.evaluate.dataset_files import entry_of, image_bytes, write_entry, write_folders
-from train.config import ModelSection
-from train.models.model_folder import begin_model, save_weights
+from tests.evaluate.tiny_model import write_model
 
 READ = {
     "read": {"format": "folders", "files": ["drawn/{split}/{label}/{patient}-*.png"]},
@@ -31,8 +29,7 @@ def place(tmp_path_factory):
     """Two models, eight images of six patients."""
     folder = tmp_path_factory.mktemp("kept")
     for seed, name in enumerate(("model", "other/model")):
-        drawn = begin_model(folder / name, ModelSection(**MODEL), ["a cat", "a dog"], seed=seed)
-        save_weights(drawn, folder / name)
+        write_model(folder / name, seed=seed)
     labels = ("cat", "dog")
     write_folders(
         folder / "data",

@@ -1,4 +1,4 @@
-"""How sure a number is: resamples of the test items, intervals, paired differences, correction for many tests.
+"""Resamples of the test items and percentile intervals.
 
 Pure functions of arrays and seeds. docs/statistics.md has the formulas and their sources.
 
@@ -9,49 +9,46 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from statsmodels.stats.multitest import multipletests
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from store.errors import EvaluationError
 
-from .predictions import Predictions
+from .predictions import Predictions, Samples, Weights
 from .registry import Metric
 
 Mode = Literal["official", "stratified", "cluster", "plain"]
-MODES: tuple[Mode, ...] = get_args(Mode)
 
 RESAMPLES = 1000
 LEVEL = 0.95
-"""Of all intervals; the tests' alpha is the rest to 1."""
+"""Confidence level of all intervals; alpha of the tests is 1 - LEVEL."""
 OFFICIAL_SEED = 42
-"""What MMKD-CLIP's released evaluation draws with, for every dataset and model."""
+"""Seed of MMKD-CLIP's released evaluation, for every dataset and model."""
 BLOCK_ENTRIES = 1 << 22
-"""Weights of a block: 32 MiB, of which a metric makes a few copies. Larger blocks are no faster."""
-
-Weights = npt.NDArray[np.float64]
-Samples = npt.NDArray[np.float64]
+"""Weights per block: 32 MiB, of which a metric makes a few copies. Larger blocks are no faster."""
 
 
-@dataclass(kw_only=True, frozen=True, slots=True)
-class Resampling:
-    """What decides the resamples of a test set; nothing in it depends on the model.
+class RecordPart(BaseModel):
+    """A part of a result's record."""
 
-    Attributes:
-        resamples: R.
-    """
+    # Strict: a number in quotes in a record that someone edited is a mistake, and NaN is no JSON.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Resampling(RecordPart):
+    """Everything that decides the resamples of a test set; nothing in it depends on the model."""
 
     mode: Mode
-    seed: int
-    resamples: int = RESAMPLES
+    seed: int = Field(ge=0)
+    resamples: int = Field(default=RESAMPLES, gt=0)
 
 
-@dataclass(kw_only=True, frozen=True, slots=True)
-class Interval:
+class Interval(RecordPart):
     """A number with its interval.
 
     Attributes:
@@ -64,28 +61,23 @@ class Interval:
     value: float | None
     low: float | None
     high: float | None
-    resamples: int
-    failed: int
+    resamples: int = Field(gt=0)
+    failed: int = Field(ge=0)
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.low is None) != (self.high is None) or (self.low is None) != (self.failed >= self.resamples):
+            raise ValueError("an interval has both ends, or none where every resample failed")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"the interval's low end {self.low} is above its high end {self.high}")
+        return self
 
-@dataclass(kw_only=True, frozen=True, slots=True)
-class Difference:
-    """A number of one model minus the same of another, on the same resamples.
-
-    Attributes:
-        value: on the test set itself.
-        low: 2.5th percentile of the differences; None if no resample defines both numbers.
-        high: 97.5th percentile.
-        p: two-sided, for the hypothesis of no difference; None like low.
-        failed: number of resamples that do not define both numbers.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    p: float | None
-    resamples: int
-    failed: int
+    def __str__(self) -> str:
+        """Return the number, never without its interval."""
+        value = "undefined" if self.value is None else f"{self.value:.3f}"
+        if self.low is None or self.high is None:
+            return f"{value} [no interval: all {self.resamples:,} resamples failed]"
+        return f"{value} [{self.low:.3f}, {self.high:.3f}]"
 
 
 def resampling_for(mode: Mode, *, split_digest: str, resamples: int = RESAMPLES) -> Resampling:
@@ -133,13 +125,13 @@ def weight_blocks(
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class _Draw:
-    """What is drawn: things (items, or clusters of items) in groups, each thing out of its group.
+    """The things to draw (items, or clusters of items) in groups; each is drawn from its group.
 
     Attributes:
         order: numbers of the things, group by group.
-        starts: where in order the group of each draw begins.
-        sizes: how many things that group has.
-        groups: where each group begins in order, and its size.
+        starts: position in order where the group of each draw begins.
+        sizes: size of that group.
+        groups: begin of each group in order, and its size.
         thing_of_N: the cluster of each item; None where the things are the items.
     """
 
@@ -213,7 +205,7 @@ def resampled(predictions: Predictions, metrics: Mapping[str, Metric], resamplin
 
 def interval(value: float, samples: Samples) -> Interval:
     """Return a value with the percentile interval of its resamples; those that are not finite count as failed."""
-    low, high = _percentiles(samples)
+    low, high = percentiles(samples)
     return Interval(
         value=value if math.isfinite(value) else None,
         low=low,
@@ -223,54 +215,11 @@ def interval(value: float, samples: Samples) -> Interval:
     )
 
 
-def difference(values: tuple[float, float], samples: tuple[Samples, Samples]) -> Difference:
-    """Return how much the first number exceeds the second.
-
-    The p-value inverts the percentile interval: twice the smaller share of resamples on one side of zero, where the
-    test set itself counts as one more resample (Davison and Hinkley, 1997, section 4.2).
-
-    Args:
-        values: on the test set itself.
-        samples: on the same resamples for both.
-    """
-    differences = samples[0] - samples[1]
-    kept = differences[np.isfinite(differences)]
-    low, high = _percentiles(differences)
-    p = None
-    if len(kept):
-        sides = np.sum(kept <= 0), np.sum(kept >= 0)
-        p = min(1.0, 2 * (1 + int(min(sides))) / (len(kept) + 1))
-    return Difference(
-        value=values[0] - values[1],
-        low=low,
-        high=high,
-        p=p,
-        resamples=len(differences),
-        failed=len(differences) - len(kept),
-    )
-
-
-def _percentiles(samples: Samples) -> tuple[float | None, float | None]:
+def percentiles(samples: Samples) -> tuple[float | None, float | None]:
+    """Return the 2.5th and the 97.5th percentile of the values that are finite; None if none is."""
     kept = samples[np.isfinite(samples)]
     if not len(kept):
         return None, None
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(kept, [tail, 100 - tail])
     return float(low), float(high)
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return p-values adjusted for there being several of them (Holm, 1979); None is no test and stays None."""
-    known = [p for p in p_values if p is not None]
-    adjusted = iter(multipletests(known, method="holm")[1].tolist() if known else [])
-    return [None if p is None else float(next(adjusted)) for p in p_values]
-
-
-def resamples_to_decide(tests: int, *, at_least: int = RESAMPLES) -> int:
-    """Return how many resamples let one of several tests be significant after Holm's correction, in whole thousands.
-
-    The smallest p-value of R resamples is 2 / (R + 1). Its adjusted value, times the number of tests, must stay at half
-    of alpha or below: with 1,000 resamples no difference on 58 datasets could ever count.
-    """
-    needed = math.ceil(2 * tests / ((1 - LEVEL) / 2))
-    return max(at_least, math.ceil(needed / 1000) * 1000)

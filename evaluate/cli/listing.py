@@ -1,43 +1,32 @@
-"""What ``python -m evaluate list`` and ``check`` print: datasets as plain values, the same as text and as JSON."""
+"""Datasets as plain values, which ``python -m evaluate list`` and ``check`` print as text or JSON."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .checks import undecodable
-from .entry import DatasetEntry
-from .loaded import LoadedDataset, Split
-from .registry import Status
+from evaluate.datasets.entry import DatasetEntry
+from evaluate.datasets.loaded import LoadedDataset, Split
+from evaluate.datasets.registry import Status
 
 
 def listing(status: Status, root: Path) -> dict[str, Any]:
-    """Return one dataset of the registry as JSON has it."""
+    """Return one dataset of the registry as JSON values."""
     entry = status.entry
-    return {
-        "name": entry.name,
-        "title": entry.title,
-        "modality": entry.modality,
+    plain = {"name", "title", "modality", "licence", "access", "get", "source", "citation", "notes"}
+    return entry.model_dump(include=plain) | {
         "tasks": {task: use.primary for task, use in entry.tasks.items()},
         "classes": len(entry.classes),
-        "licence": entry.licence,
-        "access": entry.access,
         "provenance": entry.provenance.model_dump(exclude_none=True),
         "present": status.present,
         "missing": [str(root / pattern) for pattern in status.missing],
-        "get": entry.get,
-        "source": entry.source,
-        "citation": entry.citation,
-        "notes": entry.notes,
     }
 
 
 def summary(dataset: LoadedDataset) -> dict[str, Any]:
-    """Return what a loaded dataset holds as JSON has it."""
+    """Return the contents of a loaded dataset as JSON values."""
     return {
         "name": dataset.entry.name,
         "digest": dataset.digest,
@@ -74,19 +63,3 @@ def _split(split: Split, entry: DatasetEntry) -> dict[str, Any]:
         found["features"] = split.features.shape[1]
         found["missing_values"] = int(np.isnan(split.features).sum())
     return found
-
-
-def deep_problems(dataset: LoadedDataset, root: Path) -> Iterator[str]:
-    """Yield what reading every byte finds: files with another digest than the entry says, images that do not decode."""
-    for name, stated in dataset.entry.digests.items():
-        kind, _, digest = stated.partition(":")
-        with (root / name).open("rb") as file:
-            found = hashlib.file_digest(file, kind).hexdigest()
-        if found != digest:
-            yield f"{name}: its {kind} is {found}, the entry says {digest}"
-    for split in dataset.splits.values():
-        bad = undecodable(split)
-        for item, reason in list(bad.items())[:5]:
-            yield f"{split.name}: {split.ids[item]}: {reason}"
-        if len(bad) > 5:
-            yield f"{split.name}: {len(bad)} images in all cannot be decoded"

@@ -9,19 +9,17 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
-from evaluate.metrics.predictions import Predictions
-from evaluate.metrics.registry import METRICS
-from evaluate.metrics.statistics import (
+from evaluate.metrics.bootstrap import (
     Resampling,
-    difference,
-    holm,
     interval,
     natural_mode,
     resampled,
-    resamples_to_decide,
     resampling_for,
     weight_blocks,
 )
+from evaluate.metrics.paired_tests import difference, holm, resamples_to_decide
+from evaluate.metrics.predictions import Predictions
+from evaluate.metrics.registry import METRICS
 from store.errors import EvaluationError
 
 CLASSES = 3
