@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 import store
 from evaluate.config import EvaluatePipeline
-from store.config.pipeline_file import read_pipeline
+from store.config.pipeline_file import Section, read_pipeline
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("store", "extract", "train", "evaluate")
@@ -128,6 +129,27 @@ def test_every_dependency_is_imported_by_a_package():
     used = {owner.lower().replace("_", "-") for name in imported for owner in owners.get(name, ())}
     # torch.utils.tensorboard imports tensorboard.
     assert declared - used == {"tensorboard"}
+
+
+def sections_below(model):
+    """Yield every section that a pipeline may hold, however it is nested."""
+    yield model
+    for field in model.model_fields.values():
+        todo = [field.annotation]
+        while todo:
+            kind = todo.pop()
+            todo += get_args(kind)
+            if isinstance(kind, type) and issubclass(kind, Section):
+                yield from sections_below(kind)
+
+
+def test_every_key_of_a_pipeline_is_described():
+    """The document is the only description of keys: a section's docstring has none."""
+    text = (ROOT / "docs/pipelines.md").read_text()
+    described = {word for code in re.findall(r"`([^`\n]+)`", text) for word in re.findall(r"\w+", code)}
+    keys = {key for section in sections_below(EvaluatePipeline) for key in section.model_fields}
+    assert len(keys) > 100
+    assert keys - described == set()
 
 
 DOCUMENTS = [path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")) if path.name != "CHANGELOG.md"]

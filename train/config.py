@@ -1,4 +1,4 @@
-"""The sections of pipelines.yaml that the trainer owns."""
+"""The sections of pipelines.yaml that the trainer owns; docs/pipelines.md describes every key."""
 
 from __future__ import annotations
 
@@ -13,17 +13,7 @@ from .recipe_sections import ImprovedRecipe, PaperRecipe
 
 
 class ModelSection(Section):
-    """The model to train; give ``config`` or ``init``.
-
-    Attributes:
-        config: an open_clip ``model_cfg``, for a model that starts from random weights.
-        preprocess: an open_clip ``preprocess_cfg``: mean, std, interpolation; open_clip's defaults where left out.
-        init: a model folder to start from (config, weights and tokenizer), or ``NAME/TAG`` of an open_clip model whose
-            weights are on this machine.
-        vision_from: ``NAME/TAG`` of an open_clip model, or ``NAME/FILE``, whose image tower replaces the random one.
-        vocabulary: learn a WordPiece vocabulary of this size from the training captions; without it the text tower's
-            own tokenizer is used.
-    """
+    """The model to train; give ``config`` or ``init``."""
 
     config: dict[str, Any] | None = None
     preprocess: dict[str, Any] = {}
@@ -41,30 +31,7 @@ class ModelSection(Section):
 
 
 class Optimization(Section):
-    """How a model is trained; defaults are the released stage-1 values (docs/training.md).
-
-    Attributes:
-        steps: optimizer updates.
-        batch_size: pairs of a step.
-        lr: peak of AdamW's learning rate.
-        warmup_steps: linear warm-up; cosine to 0 follows.
-        weight_decay: on matrices only.
-        grad_clip: largest norm of the gradients; they are not clipped if left out.
-        logit_scale_init: initial multiplier of the cosines; the model's own if left out.
-        crop_scale: smallest share of the image that a random resized crop keeps; 1 turns cropping off.
-        precision: of the towers; losses are always float32. fp16 scales the loss, bf16 does not need it.
-        accumulate: number of parts of a batch, each with a loss of its own; their gradients are averaged.
-        cached_rows: gradient caching: a process passes so many pairs through the towers at a time; the loss covers all.
-        ema: decay of a moving average of the weights, which is then validated and exported.
-        gradient_checkpointing: recompute activations in the backward pass; less memory, more time.
-        seed: decides weights, order, crops and teacher choice.
-        threads: CPU threads of torch.
-        image_workers: processes that read and decode images; 0 uses threads of this process.
-        log_every: steps between lines of metrics.
-        validate_every: steps between validations; no validation if left out.
-        checkpoint_every: steps between checkpoints; an interruption writes one too.
-        checkpoints_kept: older ones are deleted.
-    """
+    """How a model is trained; defaults are the released stage-1 values (docs/training.md)."""
 
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=1)
@@ -106,13 +73,7 @@ class Optimization(Section):
 
 
 class ValidationSection(Section):
-    """Pairs that are not trained on, for validation during training.
-
-    Attributes:
-        split: validate on the pairs of this split of the pair table; give it or ``holdout``.
-        holdout: share of the images that are kept out of training, chosen by their digest.
-        max_rows: pairs at most, evenly spread over the table; each is retrieved among all others.
-    """
+    """Pairs that are not trained on, for validation during training."""
 
     split: str | None = None
     holdout: float | None = Field(default=None, gt=0, lt=1)
@@ -128,13 +89,7 @@ class ValidationSection(Section):
 
 
 class PretrainRun(Section):
-    """Stage 1: CLIP pretraining on pairs.
-
-    Attributes:
-        corpus: one of the pipeline's corpora; the pairs of the pipeline's store if left out.
-        images: of the store's pairs: from the ``corpus``, or the store's own ``pixels``.
-        window_blocks: as for a student.
-    """
+    """Stage 1: CLIP pretraining on pairs."""
 
     corpus: str | None = None
     images: Literal["corpus", "pixels"] = "corpus"
@@ -152,13 +107,7 @@ class PretrainRun(Section):
 
 
 class ProjectSection(Section):
-    """The paper's projections, fitted on cached features.
-
-    Attributes:
-        latent_dim: the student's width.
-        hidden_dim: width of the auto-encoder's inner layers.
-        max_rows: rows of the store that take part at most, drawn at random.
-    """
+    """The paper's projections, fitted on cached features."""
 
     out: ConfigPath
     latent_dim: int = Field(gt=0)
@@ -171,14 +120,7 @@ class ProjectSection(Section):
 
 
 class StudentRun(Section):
-    """Stage 2: a student trained on the store's pairs.
-
-    Attributes:
-        recipe: ``paper`` and ``improved`` distil; ``task_only`` trains on the same pairs and batches without any
-            teacher.
-        images: ``corpus``, or the store's own ``pixels`` (``python -m extract pixels``), which need no corpus.
-        window_blocks: store chunks whose rows are mixed; bounds the memory.
-    """
+    """Stage 2: a student trained on the store's pairs."""
 
     recipe: Literal["paper", "improved", "task_only"]
     paper: PaperRecipe = PaperRecipe()

@@ -1,4 +1,4 @@
-"""The recipes of pipelines.yaml."""
+"""The recipes of pipelines.yaml; docs/pipelines.md describes every key."""
 
 from __future__ import annotations
 
@@ -13,18 +13,6 @@ class PaperRecipe(Section):
     """The released MMKD-CLIP loss: task + feature_weight x feature + interactive_weight x interactive.
 
     The defaults are the released configuration; each switch corrects one of its known defects.
-
-    Attributes:
-        target_norm: ``none`` takes projected features as they are, with norms that differ between teachers; ``l2``
-            normalises them.
-        interactive_scale: ``log`` multiplies by ln(1/0.07) as the released code does; ``exp`` by 1/0.07, which was
-            evidently meant; ``learned`` starts at 1/0.07 and is trained.
-        teacher_sampling: ``uniform_one`` draws one of a row's available teachers in each epoch; ``all`` uses all.
-        feature_dtype: ``bf16`` rounds projected features before they are compared; ``fp32`` does not.
-        local_loss: on several ranks, each computes the losses of its own rows; otherwise each computes all.
-        gather_with_grad: embeddings of other ranks carry a gradient. ``false`` would lose the gradient or make it too
-            small, so it is refused.
-        shuffle: ``false`` uses one order for all epochs, as the released stage 2 does in a single process.
     """
 
     feature_weight: float = Field(default=50.0, ge=0)
@@ -56,20 +44,6 @@ class ImprovedRecipe(Section):
     """Distillation from all available teachers of a row, each in a space of its own; a weight of 0 leaves a term out.
 
     Not shown to be better than the paper's recipe.
-
-    Attributes:
-        feature_weight: of the term in which a head per teacher and side predicts the teacher's features.
-        relational_weight: of the term in which images should be as similar to texts as for each teacher.
-        interactive_weight: of the term that contrasts predictions with a teacher's features of the other side.
-        heads: ``linear``, or ``mlp``: norm, linear, GELU, linear.
-        phi_s: predict features in coordinates in which each dimension has standard deviation 1.
-        distance: between prediction and feature: ``cos_smooth_l1`` (0.9 and 0.1), ``mse``, ``cos``, or ``angular``
-            (squared angle).
-        balance: weights of the teachers: ``uniform``; ``dispersion``, larger where features lie close together;
-            ``uncertainty``, learned; ``unic_drop``, which keeps the worst teacher of a row, and each other one with
-            probability 1/2.
-        statistics_rows: features per teacher that PHI-S and dispersion are fitted to, once per run.
-        logit_scales: of teachers whose spec states none.
     """
 
     feature_weight: float = Field(default=1.0, ge=0)
