@@ -1,4 +1,7 @@
-"""The section of pipelines.yaml for evaluation, which reads and checks all other sections too."""
+"""The section of pipelines.yaml for evaluation, which reads and checks all other sections too.
+
+docs/pipelines.md describes every key.
+"""
 
 from __future__ import annotations
 
@@ -38,17 +41,7 @@ def fillable(template: str, *, fields: Sequence[str] = TEMPLATE_FIELDS) -> str:
 
 
 class ZeroShotDataset(Section):
-    """A labelled image set for zero-shot classification.
-
-    Attributes:
-        corpus: one of the pipeline's corpora; labels come from the ``.json`` of its pairs.
-        label: field with the class name.
-        group: field with the group, such as the modality, whose classes an image is classified among.
-        classes: class names by group. They are listed, never inferred from the labels, so that a class without
-            images still counts as a wrong answer.
-        group_names: how prompts name a group; the group itself if left out.
-        templates: prompts with ``{group}`` and ``{label}``.
-    """
+    """A labelled image set for zero-shot classification."""
 
     corpus: str
     label: str
@@ -59,14 +52,7 @@ class ZeroShotDataset(Section):
 
 
 class EvaluateSection(Section):
-    """Settings of evaluation.
-
-    Attributes:
-        batch_size: images or prompts of a forward pass.
-        threads: threads that decode images and compute.
-        datasets: folders with datasets of your own, beside those of the registry (docs/datasets.md).
-        data_root: where the files of datasets lie; MMKD_DATA, else ``data``, if left out.
-    """
+    """Settings of evaluation."""
 
     out: ConfigPath
     zero_shot: dict[str, ZeroShotDataset] = Field(min_length=1)

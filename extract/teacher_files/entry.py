@@ -1,4 +1,7 @@
-"""A teacher's entry in pipelines.yaml: where its files lie and come from, and the choices of its family."""
+"""A teacher's entry in pipelines.yaml: where its files lie and come from, and the choices of its family.
+
+docs/pipelines.md describes every key.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +27,7 @@ FAMILY_OPTIONS: dict[str, frozenset[str]] = {
 
 
 class Download(Section):
-    """Files of a teacher, as their authors publish them.
-
-    Attributes:
-        repo: repository on the Hugging Face Hub.
-        revision: branch, tag or commit.
-        url: a zip file elsewhere, instead of ``repo``.
-        files: names in the repository or in the zip file.
-        optional: names of files that are fetched if they exist.
-        into: subfolder of the teacher's folder.
-        sha256: known digests, by name.
-    """
+    """Files of a teacher, as their authors publish them."""
 
     repo: str | None = None
     kind: Literal["model", "dataset"] = "model"
@@ -71,17 +64,7 @@ class Wanted:
 
 
 class Choices(Section):
-    """Settings that a teacher's authors leave open.
-
-    Attributes:
-        checkpoint: name of the weights file, where the family does not fix it.
-        quick_gelu: whether the model has QuickGELU, instead of what its configuration says.
-        heads: heads of PMC-CLIP's attention pooling; 8 in its authors' notebook, 32 in their training code.
-        text_feature: PMC-CLIP's text feature: BERT's ``pooler`` output (notebook) or ``cls`` (training code).
-        vision: MedCLIP's image tower.
-        precision: precision of the forward passes, by autocast; weights stay float32.
-        compile: backend of ``torch.compile`` for the towers; ``eager`` traces and compiles nothing.
-    """
+    """Settings that a teacher's authors leave open."""
 
     checkpoint: str | None = None
     quick_gelu: bool | None = None
@@ -105,18 +88,7 @@ class Variant(Choices):
 
 
 class TeacherEntry(Choices):
-    """A teacher in pipelines.yaml: the place of its model, its loading and its licence.
-
-    Attributes:
-        embed_dim: width of its features; checked against the model.
-        family: how it is loaded; docs/teachers.md says what each family needs.
-        source: where the weights come from, for people; as ``download`` says if left out.
-        licence: licence of the weights, for people and for the student's model card.
-        architecture: name of an open_clip model.
-        config: an open_clip ``model_cfg`` instead; for PMC-CLIP and MedCLIP other sizes of the image tower.
-        preprocess: an open_clip ``preprocess_cfg``.
-        download: where ``extract fetch`` finds the files.
-    """
+    """A teacher in pipelines.yaml: the place of its model, its loading and its licence."""
 
     folder: ConfigPath
     embed_dim: int = Field(gt=0)
