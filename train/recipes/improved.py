@@ -23,10 +23,9 @@ from store.read.chunks import SIDES
 from train.data.targets import Targets
 from train.losses.balance import SideBalance, dispersion_weights
 from train.losses.contrastive import contrast, contrast_sum, no_autocast, unit
-from train.losses.distance import Coordinates, distances
 from train.losses.distillation import CORRECTED_INTERACTIVE_SCALE, relation_sum
 from train.losses.gather import Across, Gathered, common_dtype
-from train.losses.heads import TeacherHeads
+from train.losses.heads import Coordinates, TeacherHeads, distances
 from train.losses.objective import MAX_LOGIT_SCALE, Given, Objective
 from train.recipe_sections import ImprovedRecipe
 
