@@ -1,4 +1,7 @@
-"""The section of pipelines.yaml that evaluation owns; it reads and checks all the others too."""
+"""The section of pipelines.yaml for evaluation, which reads and checks all other sections too.
+
+docs/pipelines.md describes every key.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ TEMPLATE_FIELDS = ("group", "label")
 
 
 def fillable(template: str, *, fields: Sequence[str] = TEMPLATE_FIELDS) -> str:
-    """Return a prompt template that names the label, and nothing but these fields.
+    """Return a prompt template if it names the label, and no other fields than these.
 
     Raises:
-        ValueError: it is none; says why.
+        ValueError: it is not such a template; the message says why.
     """
     try:
         named = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
@@ -38,17 +41,7 @@ def fillable(template: str, *, fields: Sequence[str] = TEMPLATE_FIELDS) -> str:
 
 
 class ZeroShotDataset(Section):
-    """A labelled image set whose classes are told by prompts.
-
-    Attributes:
-        corpus: which of the pipeline's corpora holds the images; labels come from their ``.json``.
-        label: field with the class name.
-        group: field with the group that an image is classified within, e.g. its modality.
-        classes: class names by group. They are listed, never inferred from the labels, so that a class without
-            images still counts as a wrong answer.
-        group_names: how prompts name a group; the group itself if left out.
-        templates: prompts with ``{group}`` and ``{label}``.
-    """
+    """A labelled image set for zero-shot classification."""
 
     corpus: str
     label: str
@@ -59,16 +52,7 @@ class ZeroShotDataset(Section):
 
 
 class EvaluateSection(Section):
-    """What is evaluated.
-
-    Attributes:
-        out: folder of the results.
-        zero_shot: datasets by name.
-        batch_size: images or prompts of a forward pass.
-        threads: of CPU arithmetic.
-        datasets: folders with datasets of your own, beside those of the registry (docs/datasets.md).
-        data_root: where the files of datasets lie; MMKD_DATA, else ``data``, if left out.
-    """
+    """Settings of evaluation."""
 
     out: ConfigPath
     zero_shot: dict[str, ZeroShotDataset] = Field(min_length=1)
@@ -81,6 +65,6 @@ class EvaluateSection(Section):
 class EvaluatePipeline(ExtractPipeline, TrainPipeline):
     """A pipeline as evaluation reads it."""
 
-    # Said again, because of two parents pydantic takes a field from the first, where it is still unchecked.
+    # Repeated, because with two parents pydantic takes a field from the first, where it is not checked yet.
     train: TrainSection
     evaluate: EvaluateSection

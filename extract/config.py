@@ -1,4 +1,4 @@
-"""The sections of pipelines.yaml that extraction owns."""
+"""The sections of pipelines.yaml that extraction owns; docs/pipelines.md describes every key."""
 
 from __future__ import annotations
 
@@ -10,28 +10,9 @@ from extract.teacher_files.entry import TeacherEntry
 from store.config.pipeline_file import Section
 from store.pipeline import Pipeline
 
-__all__ = ["ExtractPipeline", "ExtractSection", "TeacherEntry"]
-
 
 class ExtractSection(Section):
-    """How extraction runs.
-
-    Attributes:
-        batch_size: rows of a forward pass.
-        workers: processes that hold all teachers, one per GPU or CPU slot; 0 for as many as the cluster has room for,
-            which grows and shrinks with it.
-        threads_per_worker: threads of a worker's CPU arithmetic; pinned, because it decides the last bits.
-        decode_threads: threads of a worker that read and decode images.
-        device: where the teachers run.
-        attempts: how often a range is tried before it is left out.
-        max_bad_fraction: stop when more than this share of the rows extracted in this run is bad.
-        start_timeout_s: how long a run waits for a first worker that gets a place in the cluster.
-        load_timeout_s: how long a worker may take to load its teachers.
-        stall_timeout_s: a worker that shows no progress, or does not answer, for so long is killed.
-        range_timeout_s: a worker that takes longer than this for one range is killed; None for no bound.
-        max_killer_rows: rows of one range that may be left out because a process dies of them.
-        progress_interval_s: between two writes of a run's progress, and two looks whether it is to stop.
-    """
+    """Settings of an extraction."""
 
     batch_size: int = Field(default=256, gt=0)
     workers: int = Field(default=1, ge=0)

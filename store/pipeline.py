@@ -1,4 +1,4 @@
-"""The sections of pipelines.yaml that more than one program reads."""
+"""The sections of pipelines.yaml that more than one program reads; docs/pipelines.md describes every key."""
 
 from __future__ import annotations
 
@@ -15,13 +15,7 @@ from store.read.selection import Selection
 
 
 class StoreSection(Section):
-    """The feature store.
-
-    Attributes:
-        range_rows: R, rows of a store shard, the unit of writing.
-        chunk_rows: C, rows of a chunk, the unit of reading; divides R.
-        dtype: what features are stored as. int8 halves the bytes and costs up to 1e-3 of cosine (docs/benchmarks.md).
-    """
+    """The feature store."""
 
     path: ConfigPath
     corpus: str
@@ -31,14 +25,7 @@ class StoreSection(Section):
 
 
 class Pipeline(Section):
-    """One named pipeline; each program narrows the sections that it owns.
-
-    Attributes:
-        max_pixels: width times height of an image that is decoded at most.
-        teachers, extract: read by extract.
-        train: read by train.
-        evaluate: read by evaluate.
-    """
+    """One named pipeline; each program narrows the sections that it owns."""
 
     corpora: dict[str, Corpus]
     store: StoreSection

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import importlib.util
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 import store
 from evaluate.config import EvaluatePipeline
-from store.config.pipeline_file import read_pipeline
+from store.config.pipeline_file import Section, read_pipeline
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("store", "extract", "train", "evaluate")
@@ -109,6 +112,59 @@ def test_what_the_document_of_the_interface_names_is_importable_and_loads_neithe
 def test_nothing_but_the_interface_is_an_attribute_of_the_store():
     with pytest.raises(AttributeError, match="no attribute 'reader'"):
         _ = store.reader
+
+
+def test_every_dependency_is_imported_by_a_package():
+    """What only tests import belongs to the dev extra."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.match(r"[\w-]+", text)[0].lower().replace("_", "-") for text in project["dependencies"]}
+    imported = set()
+    for path in (path for name in PROGRAMS for path in (ROOT / name).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.partition(".")[0])
+    owners = importlib.metadata.packages_distributions()
+    used = {owner.lower().replace("_", "-") for name in imported for owner in owners.get(name, ())}
+    # torch.utils.tensorboard imports tensorboard.
+    assert declared - used == {"tensorboard"}
+
+
+def sections_below(model):
+    """Yield every section that a pipeline may hold, however it is nested."""
+    yield model
+    for field in model.model_fields.values():
+        todo = [field.annotation]
+        while todo:
+            kind = todo.pop()
+            todo += get_args(kind)
+            if isinstance(kind, type) and issubclass(kind, Section):
+                yield from sections_below(kind)
+
+
+def test_every_key_of_a_pipeline_is_described():
+    """The document is the only description of keys: a section's docstring has none."""
+    text = (ROOT / "docs/pipelines.md").read_text()
+    described = {word for code in re.findall(r"`([^`\n]+)`", text) for word in re.findall(r"\w+", code)}
+    keys = {key for section in sections_below(EvaluatePipeline) for key in section.model_fields}
+    assert len(keys) > 100
+    assert keys - described == set()
+
+
+DOCUMENTS = [path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")) if path.name != "CHANGELOG.md"]
+PLACE = re.compile(r"\b((?:store|extract|train|evaluate|tests)/[a-z\d_/]+\.py)\b(?:: (\w+)(?:\.(\w+))?)?")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_module_and_name_that_a_document_mentions_is_there(document):
+    wrong = []
+    for place in PLACE.finditer(document.read_text()):
+        path, names = ROOT / place[1], [name for name in place.groups()[1:] if name]
+        defined = path.read_text() if path.is_file() else ""
+        wrong += [place[0]] if not all(re.search(rf"\b(def|class) {name}\b", defined) for name in names) else []
+        wrong += [] if path.is_file() else [place[0]]
+    assert wrong == []
 
 
 def test_ray_ships_neither_runs_nor_weights():

@@ -1,4 +1,4 @@
-"""The sections of pipelines.yaml that the trainer owns."""
+"""The sections of pipelines.yaml that the trainer owns; docs/pipelines.md describes every key."""
 
 from __future__ import annotations
 
@@ -13,17 +13,7 @@ from .recipe_sections import ImprovedRecipe, PaperRecipe
 
 
 class ModelSection(Section):
-    """The model to train; give ``config`` or ``init``.
-
-    Attributes:
-        config: an open_clip ``model_cfg``, for a model that starts from random weights.
-        preprocess: an open_clip ``preprocess_cfg``: mean, std, interpolation; open_clip's defaults where left out.
-        init: a model folder to start from (config, weights and tokenizer), or ``NAME/TAG`` of an open_clip model whose
-            weights are on this machine.
-        vision_from: ``NAME/TAG`` of an open_clip model, or ``NAME/FILE``, whose image tower replaces the random one.
-        vocabulary: learn a WordPiece vocabulary of this size from the training captions; without it the text tower's
-            own tokenizer is used.
-    """
+    """The model to train; give ``config`` or ``init``."""
 
     config: dict[str, Any] | None = None
     preprocess: dict[str, Any] = {}
@@ -41,34 +31,7 @@ class ModelSection(Section):
 
 
 class Optimization(Section):
-    """How a model is trained; defaults are the released stage-1 values (training.md A2 of the design).
-
-    Attributes:
-        steps: optimizer updates.
-        batch_size: pairs of a step.
-        lr: peak learning rate of AdamW.
-        warmup_steps: linear warm-up; cosine to 0 follows.
-        weight_decay: on matrices only.
-        beta1, beta2, eps: of AdamW.
-        grad_clip: norm that gradients are cut to; none if left out.
-        logit_scale_init: multiplier of the cosines to start from; the model's own if left out.
-        crop_scale: smallest share of the image that a random resized crop keeps; 1 turns cropping off.
-        precision: of the towers; losses are always float32. fp16 scales the loss, bf16 does not need it.
-        accumulate: parts that a batch is worked on in, each with a loss of its own, whose gradients are averaged.
-        cached_rows: gradient caching: the towers see so many pairs of a process at a time, the loss sees all.
-        ema: decay of a moving average of the weights, which is then what is validated and exported.
-        compile: compile the towers with torch.compile.
-        gradient_checkpointing: compute activations anew in the backward pass; less memory, more time.
-        seed: decides weights, order, crops and teacher choice.
-        threads: of CPU arithmetic.
-        image_workers: processes that read and decode images; with 0, threads of this one do.
-        device: where the model is trained.
-        log_every: steps between lines of metrics.
-        validate_every: steps between two looks at held-out pairs; none if left out.
-        checkpoint_every: steps between checkpoints; there is one after an interruption too.
-        checkpoints_kept: how many; older ones are deleted.
-        tensorboard: write metrics for TensorBoard too.
-    """
+    """How a model is trained; defaults are the released stage-1 values (docs/training.md)."""
 
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=1)
@@ -87,7 +50,7 @@ class Optimization(Section):
     ema: float | None = Field(default=None, gt=0, lt=1)
     compile: bool = False
     gradient_checkpointing: bool = False
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**64)
     threads: int = Field(default=1, gt=0)
     image_workers: int = Field(default=0, ge=0)
     device: Literal["cpu", "cuda"] = "cpu"
@@ -110,13 +73,7 @@ class Optimization(Section):
 
 
 class ValidationSection(Section):
-    """Pairs that are not trained on, to see what a model is worth while it is trained.
-
-    Attributes:
-        split: the pairs of this split of the pair table; or else
-        holdout: share of the images that are held out of training, chosen by their digest.
-        max_rows: pairs at most, evenly over the table; each is looked for among all others.
-    """
+    """Pairs that are not trained on, for validation during training."""
 
     split: str | None = None
     holdout: float | None = Field(default=None, gt=0, lt=1)
@@ -132,17 +89,7 @@ class ValidationSection(Section):
 
 
 class PretrainRun(Section):
-    """Stage 1: CLIP pretraining on pairs.
-
-    Attributes:
-        corpus: which of the pipeline's corpora; the pairs of the pipeline's store if left out.
-        images: of the store's pairs: the ``corpus``'s, or the store's own ``pixels``.
-        out: folder of the trained model.
-        model: what is trained.
-        optimization: how.
-        validation: which pairs ``optimization.validate_every`` looks at.
-        window_blocks: of the store's chunks, as for a student.
-    """
+    """Stage 1: CLIP pretraining on pairs."""
 
     corpus: str | None = None
     images: Literal["corpus", "pixels"] = "corpus"
@@ -160,15 +107,7 @@ class PretrainRun(Section):
 
 
 class ProjectSection(Section):
-    """The paper's projections, fitted on cached features.
-
-    Attributes:
-        out: file of the projections.
-        latent_dim: the student's width.
-        hidden_dim: of the auto-encoder's inner layers.
-        steps, batch_size, lr, seed: of the fit.
-        max_rows: rows of the store that take part, drawn at random when there are more.
-    """
+    """The paper's projections, fitted on cached features."""
 
     out: ConfigPath
     latent_dim: int = Field(gt=0)
@@ -176,24 +115,12 @@ class ProjectSection(Section):
     steps: int = Field(gt=0)
     batch_size: int = Field(default=256, gt=1)
     lr: float = Field(default=1e-3, gt=0)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**64)
     max_rows: int = Field(default=100_000, gt=1)
 
 
 class StudentRun(Section):
-    """Stage 2: a student trained on the store's pairs.
-
-    Attributes:
-        recipe: ``paper`` and ``improved`` distil; ``task_only`` trains on the same pairs and batches without any
-            teacher.
-        paper, improved: the recipe's numbers.
-        out: folder of the trained model.
-        model: what is trained.
-        optimization: how.
-        validation: which pairs ``optimization.validate_every`` looks at.
-        images: ``corpus``, or the store's own ``pixels`` (``python -m extract pixels``), which need no corpus.
-        window_blocks: store chunks whose rows are mixed; bounds what is held in memory.
-    """
+    """Stage 2: a student trained on the store's pairs."""
 
     recipe: Literal["paper", "improved", "task_only"]
     paper: PaperRecipe = PaperRecipe()
@@ -207,13 +134,7 @@ class StudentRun(Section):
 
 
 class TrainSection(Section):
-    """Everything that is trained.
-
-    Attributes:
-        pretrain: stage-1 runs by name.
-        project: the projections.
-        students: stage-2 runs by name.
-    """
+    """Everything that is trained."""
 
     pretrain: dict[str, PretrainRun] = {}
     project: ProjectSection | None = None

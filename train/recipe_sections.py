@@ -1,4 +1,4 @@
-"""The recipes of pipelines.yaml: what a student is distilled with."""
+"""The recipes of pipelines.yaml; docs/pipelines.md describes every key."""
 
 from __future__ import annotations
 
@@ -12,20 +12,7 @@ from store.config.pipeline_file import Section
 class PaperRecipe(Section):
     """The released MMKD-CLIP loss: task + feature_weight x feature + interactive_weight x interactive.
 
-    The defaults are the released configuration; each switch repairs one of its oddities.
-
-    Attributes:
-        feature_weight, interactive_weight: of the two terms that come from teachers.
-        target_norm: ``none`` takes projected features as they are, of lengths that differ between teachers; ``l2``
-            gives them length 1.
-        interactive_scale: ``log`` multiplies by ln(1/0.07) as the released code does; ``exp`` by 1/0.07, which it
-            evidently meant; ``learned`` begins there and is trained.
-        teacher_sampling: ``uniform_one`` draws one of a row's available teachers in each epoch; ``all`` uses all.
-        feature_dtype: ``bf16`` rounds projected features before they are compared; ``fp32`` does not.
-        local_loss: on several ranks, each computes the losses of its own rows; otherwise each computes all.
-        gather_with_grad: whether embeddings of other ranks carry a gradient; without it, it is missing or too small,
-            so false is refused.
-        shuffle: the released stage 2 goes through the pairs in one order when it runs in a single process; false does.
+    The defaults are the released configuration; each switch corrects one of its known defects.
     """
 
     feature_weight: float = Field(default=50.0, ge=0)
@@ -57,18 +44,6 @@ class ImprovedRecipe(Section):
     """Distillation from all available teachers of a row, each in a space of its own; a weight of 0 leaves a term out.
 
     Not shown to be better than the paper's recipe.
-
-    Attributes:
-        feature_weight: of the term in which a head per teacher and side predicts the teacher's features.
-        relational_weight: of the term in which images should be as similar to texts as each teacher finds them.
-        interactive_weight: of the term that contrasts predictions with a teacher's features of the other side.
-        heads: ``linear``, or ``mlp``: norm, linear, GELU, linear.
-        phi_s: predict features in coordinates in which each dimension has standard deviation 1.
-        distance: of a prediction: ``cos_smooth_l1`` (0.9 and 0.1), ``mse``, ``cos``, or ``angular`` (squared angle).
-        balance: how much teachers count: ``uniform``; ``dispersion``, more where features lie close together;
-            ``uncertainty``, learned; ``unic_drop``, the worst teacher of a row, and others every second time.
-        statistics_rows: features of a teacher that PHI-S and dispersion are fitted to, once per run.
-        logit_scales: of teachers whose spec does not say it.
     """
 
     feature_weight: float = Field(default=1.0, ge=0)
@@ -83,10 +58,10 @@ class ImprovedRecipe(Section):
 
     @property
     def uses_heads(self) -> bool:
-        """Whether a term looks at heads."""
+        """True if a term uses heads."""
         return self.feature_weight > 0 or self.interactive_weight > 0
 
     @property
     def uses_statistics(self) -> bool:
-        """Whether something has to be fitted to the teachers' features."""
+        """True if statistics must be fitted to the teachers' features."""
         return (self.uses_heads and self.phi_s) or (self.feature_weight > 0 and self.balance == "dispersion")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,11 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluate.config import EvaluatePipeline
-from evaluate.datasets.entry import TASKS, DatasetEntry, read_entry
+from evaluate.datasets.checks import deep_problems
+from evaluate.datasets.entry import DatasetEntry, read_entry
 from evaluate.datasets.formats.rules import FORMATS
-from evaluate.datasets.listing import deep_problems, listing, summary
 from evaluate.datasets.loading import load_dataset
+from evaluate.datasets.pipeline_sets import pipeline_sets
 from evaluate.datasets.registry import Status, data_root, find_dataset, read_registry, status
+from evaluate.datasets.task_kinds import TASKS
 from evaluate.datasets.template import template
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, print_json, wide_console
 from store.config.pipeline_file import read_pipeline
@@ -25,8 +27,10 @@ from store.config.problems import suggest
 from store.errors import ConfigError, EvaluationError
 from store.files import write_atomic
 
+from .listing import listing, summary
+
 DataRootOption = Annotated[
-    Path | None, typer.Option("--data-root", help="Where files lie; MMKD_DATA or data if left out.")
+    Path | None, typer.Option("--data-root", help="Folder of the datasets' files; MMKD_DATA or data if left out.")
 ]
 DatasetsOption = Annotated[
     list[Path] | None, typer.Option("--datasets", help="A folder or file with datasets of your own; may be repeated.")
@@ -57,13 +61,13 @@ def list_(
     config: ConfigOption = PIPELINES_FILE,
     task: Annotated[str | None, typer.Option(help="Only datasets for this task.")] = None,
     modality: Annotated[str | None, typer.Option(help="Only datasets of this modality.")] = None,
-    present: Annotated[bool, typer.Option("--present", help="Only datasets that are there.")] = False,
+    present: Annotated[bool, typer.Option("--present", help="Only datasets whose files are present.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show every dataset: tasks, modality, licence, and whether it is there or what to fetch and where to put it."""
-    folders, root = places(datasets, data_root_, pipeline, config)
-    entries = read_registry(folders)
-    chosen = _chosen(entries.values(), task, modality)
+    """Show every dataset: tasks, modality, licence, and whether it is present or what to fetch."""
+    loaded = read_maybe(pipeline, config)
+    root = root_of(loaded, data_root_)
+    chosen = _chosen(read_registry(folders_of(loaded, datasets)).values(), task, modality)
     found = [status(entry, root) for entry in chosen]
     found = [each for each in found if each.present or not present]
     if as_json:
@@ -107,10 +111,11 @@ def check(
     deep: Annotated[bool, typer.Option("--deep", help="Compare digests of files, and decode every image.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Read a dataset as an evaluation would: its splits, classes, duplicates, and what is wrong with it."""
-    folders, root = places(datasets, data_root_, pipeline, config)
+    """Read a dataset as an evaluation does: its splits, classes, duplicates and problems."""
+    loaded_pipeline = read_maybe(pipeline, config)
+    root = root_of(loaded_pipeline, data_root_)
     is_file = dataset.endswith((".yaml", ".yml")) or "/" in dataset
-    entry = read_entry(Path(dataset)) if is_file else find_dataset(dataset, read_registry(folders))
+    entry = read_entry(Path(dataset)) if is_file else find_dataset(dataset, known_datasets(loaded_pipeline, datasets))
     loaded = load_dataset(entry, root, allow=allowed(allow or []))
     problems = list(deep_problems(loaded, root)) if deep else []
     found = summary(loaded) | ({"problems": problems} if deep else {})
@@ -146,21 +151,31 @@ def phantom_slides(
     )
 
 
-def places(
-    datasets: list[Path] | None, root: Path | None, pipeline: str | None, config: Path
-) -> tuple[list[Path], Path]:
-    """Return the folders of the user's own datasets and the data root: by options, else by the pipeline."""
-    folders = list(datasets or [])
-    if pipeline is None:
-        return folders, data_root(root)
-    section = read_pipeline(config, pipeline, EvaluatePipeline).evaluate
-    folders = [*map(Path, section.datasets), *folders]
-    stated = Path(section.data_root) if root is None and section.data_root else root
-    return folders, data_root(stated)
+def read_maybe(
+    pipeline: str | None, config: Path, *, overrides: Sequence[str] | None = None
+) -> EvaluatePipeline | None:
+    """Return a pipeline, None if none is named."""
+    return None if pipeline is None else read_pipeline(config, pipeline, EvaluatePipeline, overrides=overrides or [])
+
+
+def folders_of(loaded: EvaluatePipeline | None, option: list[Path] | None) -> list[Path]:
+    """Return the folders of the user's own datasets: those of the pipeline, then those of the option."""
+    return [*map(Path, loaded.evaluate.datasets if loaded else []), *(option or [])]
+
+
+def known_datasets(loaded: EvaluatePipeline | None, option: list[Path] | None) -> dict[str, DatasetEntry]:
+    """Return every dataset by name: the registry, the user's own folders, and the sets of the pipeline itself."""
+    return read_registry(folders_of(loaded, option)) | (pipeline_sets(loaded) if loaded else {})
+
+
+def root_of(loaded: EvaluatePipeline | None, option: Path | None) -> Path:
+    """Return the data root: that of the option, else of the pipeline, else the default."""
+    stated = loaded.evaluate.data_root if loaded else None
+    return data_root(option or (Path(stated) if stated else None))
 
 
 def allowed(names: list[str]) -> list[str]:
-    """Return what is not refused.
+    """Return the names of what is not refused.
 
     Raises:
         ConfigError: nothing is refused under such a name.
@@ -210,6 +225,6 @@ def _print_summary(entry: DatasetEntry, found: dict[str, Any]) -> None:
         if classes:
             lines.append("  " + ", ".join(f"{label} {count:,}" for label, count in classes.items()))
     lines += [f"left out: {reason}: {count:,}" for reason, count in found["excluded"].items()]
-    lines += [f"note: {finding}" for finding in found["findings"]]
+    lines += [f"note: {caveat}" for caveat in found["caveats"]]
     lines += [f"digest {found['digest'][:16]}, of the splits {found['split_digest'][:16]}"]
     sys.stdout.write("\n".join(lines) + "\n")

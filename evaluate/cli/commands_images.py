@@ -1,4 +1,4 @@
-"""``python -m evaluate predict``, ``overlap``: a user's images, and those that a store and a dataset share."""
+"""``python -m evaluate predict``, ``overlap``: a user's own images, and images that a store and a dataset share."""
 
 from __future__ import annotations
 
@@ -9,16 +9,23 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from evaluate.config import EvaluatePipeline
-from evaluate.datasets.registry import find_dataset, read_registry
+from evaluate.datasets.registry import find_dataset
 from evaluate.models.pipeline_models import DeviceOption, MaybePipelineOption, addresses_of
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, StoreArgument, print_json, wide_console
-from store.config.pipeline_file import read_pipeline
 from store.corpus.decode import decode_image
 from store.errors import ConfigError, PairDecodeError
 from store.read.reader import FeatureStore
 
-from .commands_datasets import AllowOption, DataRootOption, DatasetsOption, PlaceOption, allowed, places
+from .commands_datasets import (
+    AllowOption,
+    DataRootOption,
+    DatasetsOption,
+    PlaceOption,
+    allowed,
+    known_datasets,
+    read_maybe,
+    root_of,
+)
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -31,8 +38,8 @@ def add_commands(app: typer.Typer) -> None:
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     *,
-    model: Annotated[str, typer.Option(help="As run takes it.")],
-    class_: Annotated[list[str] | None, typer.Option("--class", help="What to tell apart; may be repeated.")] = None,
+    model: Annotated[str, typer.Option(help="An address or name, as for run.")],
+    class_: Annotated[list[str] | None, typer.Option("--class", help="A class to tell apart; may be repeated.")] = None,
     template: Annotated[list[str] | None, typer.Option(help="Prompts with {label}; may be repeated.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Take classes and prompts of this dataset.")] = None,
     datasets: DatasetsOption = None,
@@ -44,7 +51,7 @@ def predict(
     """Say which class each image most likely shows, by prompts. Not for medical use."""
     from evaluate.suite.predict import Prompts, predict_images
 
-    loaded = None if pipeline is None else read_pipeline(config, pipeline, EvaluatePipeline)
+    loaded = read_maybe(pipeline, config)
     if (dataset is None) == (class_ is None):
         raise ConfigError(
             "say what to tell apart", hint="--class NAME at least twice, or --dataset NAME of the registry"
@@ -52,7 +59,7 @@ def predict(
     if dataset is not None:
         if template:
             raise ConfigError("--template goes with --class: the dataset has its own prompts")
-        prompts = Prompts.of_dataset(find_dataset(dataset, read_registry(places(datasets, None, pipeline, config)[0])))
+        prompts = Prompts.of_dataset(find_dataset(dataset, known_datasets(loaded, datasets)))
     else:
         prompts = Prompts.of(class_ or [], template or [])
     pictures, names = [], []
@@ -83,7 +90,7 @@ def predict(
 
 def overlap(
     store: StoreArgument,
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Of the registry, or of --datasets.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset of the registry or of --datasets.")],
     *,
     datasets: DatasetsOption = None,
     data_root_: DataRootOption = None,
@@ -91,20 +98,20 @@ def overlap(
     config: ConfigOption = PIPELINES_FILE,
     allow: AllowOption = None,
     corpus_root: Annotated[Path | None, typer.Option(help="Where the store's corpus lies now, if it moved.")] = None,
-    near: Annotated[bool, typer.Option(help="Look for images that look alike too.")] = True,
-    threads: Annotated[int, typer.Option(min=1, help="That decode images.")] = 2,
+    near: Annotated[bool, typer.Option(help="Also look for images that look alike.")] = True,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2,
     results: Annotated[
         Path | None, typer.Option("--results", help="Note the counts in the results of this dataset there.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Count the test images that a store's corpus has too: the same bytes, or the same look."""
+    """Count the test images that also occur in a store's corpus: the same bytes, or a similar look."""
     from evaluate.datasets.loading import load_dataset
     from evaluate.suite.overlap import find_overlap, note_overlap
 
-    folders, root = places(datasets, data_root_, pipeline, config)
-    entry = find_dataset(dataset, read_registry(folders))
-    loaded = load_dataset(entry, root, allow=allowed(allow or []))
+    pipeline_ = read_maybe(pipeline, config)
+    entry = find_dataset(dataset, known_datasets(pipeline_, datasets))
+    loaded = load_dataset(entry, root_of(pipeline_, data_root_), allow=allowed(allow or []))
     opened = FeatureStore(store, corpus_root=corpus_root)
     found = find_overlap(opened, loaded, near=near, threads=threads)
     noted = note_overlap(results, entry.name, found, store=opened.location.uri) if results else 0

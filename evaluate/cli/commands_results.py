@@ -1,4 +1,4 @@
-"""``python -m evaluate compare``, ``leaderboard``, ``report``: what results say side by side."""
+"""``python -m evaluate compare``, ``leaderboard``, ``report``: results side by side."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from store.console import progress
 from store.errors import EvaluationError
 from store.files import write_atomic
 
-if TYPE_CHECKING:  # what computes is imported where it is needed, so that --help stays fast
+if TYPE_CHECKING:  # heavy imports are made where they are needed, so that --help stays fast
     from evaluate.metrics.model_ranks import Ranking
-    from evaluate.metrics.statistics import Difference
+    from evaluate.metrics.paired_tests import Difference
     from evaluate.report.comparison import Comparison
     from evaluate.results.record import Result
 
@@ -138,7 +138,7 @@ def _compare_all(found: list[Result], *, as_json: bool) -> None:
 
 
 def _diagram(ranking: Ranking) -> str:
-    """Return a critical-difference diagram of letters: models that share a bar are not told apart."""
+    """Return a critical-difference diagram as text: models that share a bar are not told apart."""
     width = max(len(name) for name in ranking.models)
     lines = []
     for place, (name, mean) in enumerate(zip(ranking.models, ranking.mean_ranks, strict=True)):
@@ -164,7 +164,7 @@ def report(
     *,
     results: ResultsOption = RESULTS,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The page; report.html in DIR if left out.")] = None,
-    title: Annotated[str, typer.Option(help="Above the page.")] = "Evaluation",
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Evaluation",
 ) -> None:
     """Write all results as one HTML page that needs no network and no other file."""
     from evaluate.report.contents import gather

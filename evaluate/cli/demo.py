@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.config import EvaluatePipeline
+from evaluate.report.table import by_group
+from evaluate.results.files import results_on
+from evaluate.results.record import ORACLE
 from store.errors import MMKDError
 from store.files import write_atomic
 from store.inspect.summary import summarize
@@ -26,9 +29,7 @@ def run_demo(pipeline: EvaluatePipeline, name: str, *, config: Path, dataset: st
     """Run corpus, teachers, extraction, distillation and evaluation, and write ``report.json``.
 
     Args:
-        pipeline: the pipeline's sections.
-        name: its name.
-        config: the file it stands in.
+        config: the file that holds the pipeline.
         dataset: the zero-shot dataset that is reported.
 
     Returns:
@@ -48,13 +49,14 @@ def run_demo(pipeline: EvaluatePipeline, name: str, *, config: Path, dataset: st
         ),
         "evaluate": _stage("evaluate", [["evaluate", "run", *chosen, "--dataset", dataset]]),
     }
-    results = json.loads((Path(pipeline.evaluate.out) / f"{dataset}.json").read_text())
+    results = results_on(Path(pipeline.evaluate.out) / "results", task="zero_shot", dataset=dataset)
+    models = {*pipeline.teachers, *students, ORACLE}
     summary = summarize(FeatureStore(pipeline.store.path))
     report = {
         "rows": summary.rows,
         "feature_pairs": summary.feature_pairs,
         "store": pipeline.store.path,
-        "models": results["models"],
+        "models": by_group(one for one in results if one.model.name in models),
         "seconds": seconds,
     }
     write_atomic(Path(pipeline.evaluate.out) / "report.json", (json.dumps(report, indent=1) + "\n").encode())

@@ -1,56 +1,55 @@
-"""What must hold of a dataset before a number is computed on it, and what its readers should know."""
+"""Checks of a dataset: what is refused, and the caveats for readers of its results."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 
 from store.corpus.decode import MAX_PIXELS, decode_image
 from store.errors import EvaluationError, PairDecodeError
 
-from .entry import LABELLED, DatasetEntry
-from .loaded import Split
+from .entry import DatasetEntry
+from .loaded import LoadedDataset, Split
 from .split_rules import SPLITS, SplitName
 
 SHOWN = 5
-"""Names that a message lists."""
+"""Number of names that a message lists."""
 
 
 def check_splits(
     entry: DatasetEntry, splits: Mapping[SplitName, Split], excluded: Mapping[str, int], *, allow: Collection[str]
 ) -> tuple[dict[str, int], list[str]]:
-    """Return the duplicates between splits, and the findings in words.
+    """Return the duplicates between splits, and the caveats in words.
 
     Args:
-        entry: the dataset.
-        splits: those that have items.
-        excluded: items left out, by reason.
-        allow: what is not refused, of ``DatasetEntry.allow``.
+        allow: what is not refused, see ``DatasetEntry.allow``.
 
     Raises:
         EvaluationError: says everything that is wrong at once.
     """
     problems = [*_empty(splits, excluded), *_excluded(entry, splits, excluded)]
     if "test" in splits:
-        problems += _classes(entry, splits["test"], allow)
-    findings = []
+        problems += [*_classes(entry, splits["test"], allow), *_groups(entry, splits["test"])]
+    caveats = []
     shared = list(_shared_patients(splits))
     if shared and "shared_patients" not in allow:
         problems.append(f"{'; '.join(shared)}: what is known of a patient in training helps in testing")
     elif shared:
-        findings += shared
+        caveats += shared
     if problems:
         hints = ["python -m evaluate check reads a dataset and says what it has"]
         if shared and "shared_patients" not in allow:
             hints = ["split by patient, or say allow: [shared_patients] in the dataset's file"]
         raise EvaluationError("\n".join(f"{entry.name}: {problem}" for problem in problems), hint=hints[0])
     duplicates = _duplicates(splits)
-    findings += [
+    caveats += [
         f"{count} items of {pair.replace('/', ' and ')} show the same image" for pair, count in duplicates.items()
     ]
-    return duplicates, [*findings, *_counts(entry, splits)]
+    return duplicates, [*caveats, *_counts(entry, splits)]
 
 
 def _empty(splits: Mapping[SplitName, Split], excluded: Mapping[str, int]) -> Iterator[str]:
@@ -70,7 +69,7 @@ def _excluded(entry: DatasetEntry, splits: Mapping[SplitName, Split], excluded: 
 
 
 def _classes(entry: DatasetEntry, test: Split, allow: Collection[str]) -> Iterator[str]:
-    if test.targets is None or not LABELLED & set(entry.tasks):
+    if test.targets is None or not entry.labelled:
         return
     counts_C = (
         test.targets.sum(axis=0) if test.targets.ndim == 2 else np.bincount(test.targets, minlength=len(entry.classes))
@@ -86,6 +85,12 @@ def _classes(entry: DatasetEntry, test: Split, allow: Collection[str]) -> Iterat
         )
 
 
+def _groups(entry: DatasetEntry, test: Split) -> Iterator[str]:
+    missing = sorted(set(entry.groups) - set(test.groups or ()))
+    if missing:
+        yield f"no test item belongs to the groups {', '.join(missing)}"
+
+
 def _shared_patients(splits: Mapping[SplitName, Split]) -> Iterator[str]:
     for one, other in combinations([name for name in SPLITS if name in splits], 2):
         shared = sorted(set(splits[one].patients or ()) & set(splits[other].patients or ()))
@@ -95,7 +100,7 @@ def _shared_patients(splits: Mapping[SplitName, Split]) -> Iterator[str]:
 
 
 def _duplicates(splits: Mapping[SplitName, Split]) -> dict[str, int]:
-    """Return how many items of the later of two splits have an image that the earlier has too."""
+    """Return, for pairs of splits, how many items of the later split show an image of the earlier one."""
     found = {}
     digests = {name: _digests(split) for name, split in splits.items()}
     for one, other in combinations([name for name in SPLITS if name in splits], 2):
@@ -131,8 +136,7 @@ def undecodable(split: Split, *, max_pixels: int = MAX_PIXELS) -> dict[int, str]
     """Return the items whose image cannot be decoded, with the reason; each image is read once.
 
     Args:
-        split: its tiles count as its images; a bag with a bad tile is bad.
-        max_pixels: width times height that is decoded.
+        split: the images of bags are their tiles; one bad tile makes a bag bad.
     """
     found = {}
     for item in range(len(split)):
@@ -144,3 +148,19 @@ def undecodable(split: Split, *, max_pixels: int = MAX_PIXELS) -> dict[int, str]
                 found[item] = str(error)
                 break
     return found
+
+
+def deep_problems(dataset: LoadedDataset, root: Path) -> Iterator[str]:
+    """Yield problems found by reading every byte: files with unexpected digests, images that do not decode."""
+    for name, stated in dataset.entry.digests.items():
+        kind, _, digest = stated.partition(":")
+        with (root / name).open("rb") as file:
+            found = hashlib.file_digest(file, kind).hexdigest()
+        if found != digest:
+            yield f"{name}: its {kind} is {found}, the entry says {digest}"
+    for split in dataset.splits.values():
+        bad = undecodable(split)
+        for item, reason in list(bad.items())[:SHOWN]:
+            yield f"{split.name}: {split.ids[item]}: {reason}"
+        if len(bad) > SHOWN:
+            yield f"{split.name}: {len(bad)} images in all cannot be decoded"

@@ -1,17 +1,15 @@
-"""What the registry says of one evaluation dataset: one YAML file, validated.
-
-Knows nothing of where the files lie or whether they are there.
-"""
+"""One evaluation dataset as its YAML file describes it, validated; it does not know where the files are."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from evaluate.config import fillable
+from evaluate.config import TEMPLATE_FIELDS, fillable
 from evaluate.datasets.formats.rules import ReadRule
 from evaluate.metrics.registry import METRICS
 from store.config.pipeline_file import Section, read_section
@@ -20,9 +18,7 @@ from store.config.yaml_tree import KeyPath
 from store.errors import ConfigError
 
 from .split_rules import SplitRule
-
-TaskName = Literal["zero_shot", "linear_probe", "retrieval", "vqa", "survival", "diagnosis"]
-TASKS: tuple[TaskName, ...] = ("zero_shot", "linear_probe", "retrieval", "vqa", "survival", "diagnosis")
+from .task_kinds import TASKS, TaskName
 
 Modality = Literal[
     "xray", "ct", "mri", "ultrasound", "fundus", "oct", "histopathology", "dermatology", "endoscopy", "mixed", "other"
@@ -42,29 +38,19 @@ MODALITIES: tuple[Modality, ...] = (
 
 Origin = Literal["official", "inferred", "ours"]
 
-LABELLED: frozenset[str] = frozenset({"zero_shot", "linear_probe", "diagnosis"})
-"""Tasks whose targets are classes."""
-
-TRAINED: frozenset[str] = frozenset({"linear_probe", "vqa", "survival", "diagnosis"})
-"""Tasks that train something."""
-
-NEEDED_FIELDS: dict[TaskName, tuple[str, ...]] = {
-    "retrieval": ("caption",),
-    "vqa": ("question", "answer"),
-    "survival": ("time", "event"),
-}
-"""Columns that a task cannot do without, beside the label of those with classes."""
+NAME = r"[a-z0-9][a-z0-9_]*"
+"""Name of a dataset that has a file."""
 
 
 def _prompt(template: str) -> str:
-    return fillable(template, fields=("label",))
+    return fillable(template, fields=TEMPLATE_FIELDS)
 
 
 Template = Annotated[str, AfterValidator(_prompt)]
 
 
 class Task(Section):
-    """How a dataset is used for one task.
+    """The use of a dataset for one task.
 
     Attributes:
         primary: the metric that stands for the result, a name in ``evaluate.metrics.METRICS``.
@@ -74,7 +60,7 @@ class Task(Section):
 
 
 class ClassText(Section):
-    """What prompts say of a class.
+    """The words of a class in prompts.
 
     Attributes:
         name: fills ``{label}`` of the templates.
@@ -85,16 +71,28 @@ class ClassText(Section):
     prompts: list[str] = []
 
 
-class Provenance(Section):
-    """Whose decision each part is: ``official`` of whom it concerns, ``inferred`` from what they published, ``ours``.
+class Group(Section):
+    """Classes among which the images of one group are classified, such as those of one modality.
 
     Attributes:
-        choice: that the dataset is evaluated at all: ``official`` where MMKD-CLIP's code names it, ``inferred`` where
-            the catalogue of UniMed-CLIP does, from which that code was forked.
-        classes: which labels there are, by the dataset's authors.
-        split: which images are for testing.
-        templates: how prompts are worded.
-        metrics: which metric stands for the result.
+        name: fills ``{group}`` of the templates; the group itself if left out.
+        classes: labels, all of them keys of the entry's ``classes``.
+    """
+
+    name: str | None = None
+    classes: list[str] = Field(min_length=1)
+
+
+class Provenance(Section):
+    """Who decided each part: ``official`` (the authors concerned), ``inferred`` (from what they published), ``ours``.
+
+    Attributes:
+        choice: to evaluate the dataset at all: ``official`` if MMKD-CLIP's code names it, ``inferred`` if the catalogue
+            of UniMed-CLIP does, from which that code was forked.
+        classes: the list of labels, by the dataset's authors.
+        split: the assignment of images to splits.
+        templates: the wording of the prompts.
+        metrics: the choice of the primary metric.
     """
 
     choice: Origin
@@ -105,17 +103,17 @@ class Provenance(Section):
 
 
 class Fields(Section):
-    """Where in a record each column is, as a dotted path; what is left out has no such column.
+    """Dotted path of each column in a record; columns that are left out do not exist.
 
     Attributes:
         id: names the item; by its place in the files if left out.
         label: the class, as ``classes`` or ``label_map`` has it.
-        split: for ``split: {rule: field}``.
-        patient: whose item it is. No patient may be in two splits, and resamples take a patient whole.
-        caption: of retrieval.
-        question, answer, answer_type: of visual question answering.
+        patient: the patient of the item. No patient may be in two splits, and resamples take a patient whole.
+        caption: text of retrieval.
+        question, answer, answer_type: columns of visual question answering.
         bag: the slide that a tile belongs to; the items are then the slides.
-        time, event: of survival: how long, and whether the event was seen.
+        time, event: columns of survival: how long, and whether the event was seen.
+        group: restricts the classes among which an image is classified, see ``groups``.
     """
 
     id: str | None = None
@@ -129,16 +127,17 @@ class Fields(Section):
     bag: str | None = None
     time: str | None = None
     event: str | None = None
+    group: str | None = None
 
 
 class MultiLabel(Section):
-    """How a record says which of the classes it has, where it may have several or none.
+    """How a record states its classes if it may have several or none.
 
     Attributes:
         by: ``list``: the label is a list of classes; ``text``: a text of classes; ``columns``: each class is a column.
         separator: between the classes of a text.
         none: values that mean none of the classes.
-        yes: what a column has where the class is present.
+        yes: values of a column that mean that the class is present.
     """
 
     by: Literal["list", "text", "columns"]
@@ -152,9 +151,8 @@ class DatasetEntry(Section):
 
     Attributes:
         name: the file's name without ``.yaml``.
-        title: as people call it.
+        title: its usual name.
         modality: one of the nine, ``mixed`` or ``other``.
-        tasks: what it is used for, each with its primary metric.
         source: address of the page of the dataset, or the file here that draws it.
         facts_from: addresses where the facts of this entry are said, if not at the source.
         licence: as the source states it, or ``not stated``.
@@ -163,30 +161,29 @@ class DatasetEntry(Section):
         citation: authors, title, year.
         read: the files, relative to the data root, and how they are read.
         digests: ``md5:...`` or ``sha256:...`` by file, where known.
-        fields: where in a record each column is.
-        split: which items are for training, validation and testing.
         counts: items by split where the source states them; a difference is reported.
-        classes: what prompts say of each label, in the order of the scores' columns.
+        classes: name or prompts of each label, in the order of the scores' columns.
         label_map: further labels and the classes they count as.
         ignore_labels: labels whose items are left out, and counted.
-        keep: by column, the values of the records that are used; the others are counted as ignored.
+        keep: by column, the values of the records that are used; all others are counted as ignored.
         one_hot: each class is a column, and one of them is 1.
         multi_label: set where an image may have several classes.
-        positive: of two classes, the one that is looked for.
-        templates: prompts with ``{label}``.
-        negative_templates: of a multi-label dataset, prompts that say that ``{label}`` is absent.
-        event_values, censored_values: what the event column has where the event was seen, and where it was not.
-        allow: what is usually refused: ``shared_patients`` (in two splits), ``empty_classes`` (no test item).
+        positive: the class that is looked for, of two classes.
+        groups: by value of the column ``fields.group``, the classes that its images may have. Accuracy is then counted
+            within each group, and the mean over groups stands for the result.
+        templates: prompts with ``{label}``, and with ``{group}`` where there are groups.
+        negative_templates: prompts of a multi-label dataset that say that ``{label}`` is absent.
+        event_values, censored_values: values of the event column if the event was seen, and if it was not.
+        allow: what is not refused: ``shared_patients`` (in two splits), ``empty_classes`` (without test item).
         max_excluded: share of items that may be unreadable or missing before the dataset is refused.
-        provenance: whose decision each part is.
         notes: what a reader of results should know.
     """
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
+    name: str
     title: str
     modality: Modality
     tasks: dict[TaskName, Task] = Field(min_length=1)
-    source: str = Field(pattern=r"^(https?://|evaluate/)")
+    source: str = Field(pattern=r"^(https?://|evaluate[/.])")
     facts_from: list[str] = []
     licence: str
     access: Literal["open", "registration", "agreement"]
@@ -204,6 +201,7 @@ class DatasetEntry(Section):
     one_hot: bool = False
     multi_label: MultiLabel | None = None
     positive: str | None = None
+    groups: dict[str, Group] = {}
     templates: list[Template] = []
     negative_templates: list[Template] = []
     event_values: list[str] = ["1", "1.0", "true"]
@@ -214,8 +212,13 @@ class DatasetEntry(Section):
     notes: str | None = None
 
     @property
+    def labelled(self) -> bool:
+        """Whether a task of the dataset has classes as targets."""
+        return any(TASKS[task].labelled for task in self.tasks)
+
+    @property
     def class_names(self) -> list[str]:
-        """What prompts call the classes, in order."""
+        """Names of the classes in prompts, in order."""
         return [text.name if isinstance(text, ClassText) else text for text in self.classes.values()]
 
     @property
@@ -223,22 +226,25 @@ class DatasetEntry(Section):
         """Position of the positive class, None where there is none."""
         return None if self.positive is None else list(self.classes).index(self.positive)
 
-    def prompts(self, *, negative: bool = False) -> list[list[str]]:
+    def prompts(self, *, negative: bool = False, group: str | None = None) -> list[list[str]]:
         """Return the prompts of each class, in order.
 
         Args:
-            negative: those that say that the class is absent; of a multi-label dataset.
+            negative: return those that say that the class is absent; for multi-label datasets.
+            group: only the classes of this group, in its order.
         """
         templates = self.negative_templates if negative else self.templates
-        own = [text.prompts if isinstance(text, ClassText) and not negative else [] for text in self.classes.values()]
-        return [
-            prompts or [template.format(label=name) for template in templates]
-            for prompts, name in zip(own, self.class_names, strict=True)
-        ]
+        labels = self.classes if group is None else self.groups[group].classes
+        shown = group and (self.groups[group].name or group)
+        found = []
+        for text in (self.classes[label] for label in labels):
+            name, own = (text.name, text.prompts) if isinstance(text, ClassText) else (text, [])
+            found.append((not negative and own) or [each.format(label=name, group=shown) for each in templates])
+        return found
 
 
 def read_entry(path: Path) -> DatasetEntry:
-    """Return the dataset that a YAML file describes.
+    """Read the YAML file of a dataset.
 
     Raises:
         ConfigError: with one ``file:line: key: problem`` per line.
@@ -249,17 +255,20 @@ def read_entry(path: Path) -> DatasetEntry:
 
 
 def _problems(entry: DatasetEntry, stem: str) -> Iterator[tuple[KeyPath, str]]:
-    """Yield what is wrong between keys that are each right."""
+    """Yield contradictions between keys that are each valid."""
     if entry.name != stem:
         yield ("name",), f"'{entry.name}' is not the name of the file, '{stem}'"
+    if not re.fullmatch(NAME, entry.name):
+        yield ("name",), f"expected small letters, digits and '_', got '{entry.name}'"
     yield from _label_problems(entry)
+    yield from _group_problems(entry)
     for task, use in entry.tasks.items():
         if use.primary not in METRICS:
             known = suggest(use.primary, METRICS) or f"; expected one of {', '.join(METRICS)}"
             yield ("tasks", task, "primary"), f"'{use.primary}' is no metric{known}"
-        if task in TRAINED and entry.split.rule == "all_test":
+        if TASKS[task].trains and entry.split.rule == "all_test":
             yield ("tasks", task), "needs items for training; by split, all are for testing"
-        for field in NEEDED_FIELDS.get(task, ()):
+        for field in TASKS[task].fields:
             if getattr(entry.fields, field) is None:
                 yield ("tasks", task), f"needs fields.{field}"
     if entry.split.rule == "field" and entry.fields.split is None and entry.read.format != "medmnist":
@@ -272,13 +281,13 @@ def _problems(entry: DatasetEntry, stem: str) -> Iterator[tuple[KeyPath, str]]:
 
 
 def _label_problems(entry: DatasetEntry) -> Iterator[tuple[KeyPath, str]]:
-    labelled = [task for task in entry.tasks if task in LABELLED]
+    labelled = [task for task in entry.tasks if TASKS[task].labelled]
     if labelled and len(entry.classes) < (1 if entry.multi_label else 2):
         yield ("tasks", labelled[0]), f"needs classes: at least two, there are {len(entry.classes)}"
     by_columns = entry.one_hot or (entry.multi_label is not None and entry.multi_label.by == "columns")
     if labelled and entry.fields.label is None and not by_columns and entry.read.format != "medmnist":
         yield ("tasks", labelled[0]), "needs fields.label"
-    if labelled and len(entry.classes) == 2 and not entry.multi_label and entry.positive is None:
+    if labelled and len(entry.classes) == 2 and not (entry.multi_label or entry.groups) and entry.positive is None:
         yield ("tasks", labelled[0]), "of two classes one is positive: say which with positive:"
     if entry.positive is not None and entry.positive not in entry.classes:
         yield ("positive",), f"'{entry.positive}' is not one of classes{suggest(entry.positive, entry.classes)}"
@@ -294,3 +303,18 @@ def _label_problems(entry: DatasetEntry) -> Iterator[tuple[KeyPath, str]]:
     for part in ("classes", "templates"):
         if getattr(entry, part) and getattr(entry.provenance, part) is None:
             yield ("provenance",), f"missing key '{part}'"
+
+
+def _group_problems(entry: DatasetEntry) -> Iterator[tuple[KeyPath, str]]:
+    if entry.groups and entry.fields.group is None:
+        yield ("groups",), "needs fields.group, the column that says the group"
+    if entry.groups and (entry.multi_label or set(entry.tasks) != {"zero_shot"}):
+        yield ("groups",), "are for zero_shot alone, of images with one class"
+    if not entry.groups and entry.fields.group is not None:
+        yield ("fields", "group"), "needs groups: the classes of each"
+    if not entry.groups and any("{group" in template for template in (*entry.templates, *entry.negative_templates)):
+        yield ("templates",), "{group} needs groups"
+    for group, of in entry.groups.items():
+        for label in of.classes:
+            if label not in entry.classes:
+                yield ("groups", group), f"'{label}' is not one of classes{suggest(label, entry.classes)}"

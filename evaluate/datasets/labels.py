@@ -1,4 +1,4 @@
-"""From what a record says to the classes of its dataset. Pure."""
+"""Maps the labels of records to the classes of a dataset. Pure."""
 
 from __future__ import annotations
 
@@ -16,28 +16,25 @@ YES_NO = frozenset({"yes", "no"})
 """Answers, in lower case, of questions that count as closed where the dataset does not say which are."""
 
 SHOWN = 8
-"""Unlisted labels that an error names."""
+"""Number of unlisted labels that an error names."""
 
 
 class Labels:
-    """Reads labels, and keeps count of those that the dataset does not list.
-
-    Args:
-        entry: the dataset.
-    """
+    """Reads labels, and counts those that the dataset does not list."""
 
     def __init__(self, entry: DatasetEntry) -> None:
         self._entry = entry
         self._places = {name: place for place, name in enumerate(entry.classes)}
         self._places |= {label: self._places[name] for label, name in entry.label_map.items()}
+        self._groups = {name: {self._places[label] for label in of.classes} for name, of in entry.groups.items()}
         # Of MedMNIST the reader knows the column.
         self._path = (entry.fields.label or "label").split(".")
-        self._unknown: Counter[str] = Counter()
+        self._unknown: Counter[tuple[str, str | None]] = Counter()
 
-    def target(self, values: Mapping[str, Any]) -> int | tuple[int, ...] | None:
-        """Return the position of the class, or of all that the record has; None where its label is to be ignored.
+    def target(self, values: Mapping[str, Any], group: str | None = None) -> int | tuple[int, ...] | None:
+        """Return the position of the class, or of all that the record has; None if its label is to be ignored.
 
-        A label that is not listed is counted, and taken for the first class: ``finish`` refuses the dataset.
+        A label that is not listed, or not in its group, counts as the first class: ``finish`` refuses the dataset.
         """
         rule = self._entry.multi_label
         if self._entry.one_hot:
@@ -46,7 +43,7 @@ class Labels:
         if rule is None:
             found = _texts(values, self._path)
             label = found[0] if found else ""
-            return None if label in self._entry.ignore_labels else self._place(label)
+            return None if label in self._entry.ignore_labels else self._place(label, group)
         labels = [label for label in self._several(values, rule) if label not in rule.none]
         if any(label in self._entry.ignore_labels for label in labels):
             return None
@@ -60,9 +57,9 @@ class Labels:
         """
         if not self._unknown:
             return
-        shown = ", ".join(f"{label!r} ({count})" for label, count in self._unknown.most_common(SHOWN))
+        shown = ", ".join(f"{_shown(*key)} ({count})" for key, count in self._unknown.most_common(SHOWN))
         more = ", ..." if len(self._unknown) > SHOWN else ""
-        nearest = suggest(self._unknown.most_common(1)[0][0], self._entry.classes)
+        nearest = suggest(self._unknown.most_common(1)[0][0][0], self._entry.classes)
         raise EvaluationError(
             f"{self._entry.name}: {self._unknown.total()} labels are not among its classes: {shown}{more}{nearest}",
             hint=f"list them in {self._entry.name}.yaml: under classes, label_map or ignore_labels",
@@ -81,11 +78,16 @@ class Labels:
             raise EvaluationError(f"{self._entry.name}: no column for the class {missing[0]!r}; there are {known}")
         return [name for name in self._entry.classes if (as_text(values[name]) or "").lower() in yes]
 
-    def _place(self, label: str) -> int:
-        if label not in self._places:
-            self._unknown[label] += 1
+    def _place(self, label: str, group: str | None = None) -> int:
+        place = self._places.get(label)
+        if place is None or (self._groups and place not in self._groups.get(group or "", ())):
+            self._unknown[label, group] += 1
             return 0
-        return self._places[label]
+        return place
+
+
+def _shown(label: str, group: str | None) -> str:
+    return repr(label) if group is None else f"{label!r} in group {group!r}"
 
 
 def _texts(values: Mapping[str, Any], path: list[str]) -> list[str]:

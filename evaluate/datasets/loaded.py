@@ -1,4 +1,4 @@
-"""A dataset in memory, but for its images and its bags of features: what the tasks are given."""
+"""A dataset in memory; its images and its bags of features are read on demand."""
 
 from __future__ import annotations
 
@@ -49,26 +49,26 @@ class Bag:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
-    """N items; what a dataset does not have is None.
+    """N items of a dataset; columns that it does not have are None.
 
     Attributes:
-        name: ``train``, ``val`` or ``test``.
         ids: distinct within the dataset.
-        patients: whose item it is; resamples by clusters go by it.
+        patients: resamples by clusters use them.
+        groups: the group whose classes each item is classified among.
         targets: (N,) int64, positions among the classes; of a multi-label dataset (N, C) uint8.
         captions, questions, answers: N texts each.
-        answer_types: N times ``open`` or ``closed``; where the dataset does not say it, yes or no is closed.
+        answer_types: N times ``open`` or ``closed``; if the dataset does not say, yes and no are closed.
         times: (N,) float64.
         events: (N,) bool, whether the event was seen.
         features: (N, D) float64 of a table; NaN where a value is missing.
-        images: N; items about one image share its digest.
+        images: N; items about the same image share its digest.
         image_digests: N SHA-256 of the images' bytes.
-        bags: N.
     """
 
     name: SplitName
     ids: list[str]
     patients: list[str] | None = None
+    groups: list[str] | None = None
     targets: npt.NDArray[Any] | None = None
     captions: list[str] | None = None
     questions: list[str] | None = None
@@ -86,7 +86,7 @@ class Split:
         return len(self.ids)
 
     def image_bytes(self, item: int) -> bytes:
-        """Return the bytes of an item's image, for ``store.images.decode_image``."""
+        """Return the bytes of an item's image, for ``store.corpus.decode.decode_image``."""
         if self.images is None:
             raise EvaluationError("the items of this dataset are no images")
         return self.images[item].read()
@@ -119,16 +119,14 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedDataset:
-    """A dataset that is there.
+    """A dataset that was read and checked.
 
     Attributes:
-        entry: what the registry says of it.
-        splits: those that have items; ``test`` always does.
+        splits: the splits that have items; ``test`` always does.
         digest: SHA-256 of all items: images, labels, texts, times, features, and which split each is in.
         split_digest: SHA-256 of the ids and images of each split.
-        excluded: items left out, by reason.
-        duplicates: by two splits, as ``train/test``, how many items of the second have an image of the first.
-        findings: what a reader of results should know, in words.
+        duplicates: by pair of splits, such as ``train/test``: how many items of the second show an image of the first.
+        caveats: what a reader of results should know, in words.
     """
 
     entry: DatasetEntry
@@ -137,11 +135,11 @@ class LoadedDataset:
     split_digest: str
     excluded: dict[str, int] = field(default_factory=dict)
     duplicates: dict[str, int] = field(default_factory=dict)
-    findings: list[str] = field(default_factory=list)
+    caveats: list[str] = field(default_factory=list)
 
     @property
     def test(self) -> Split:
-        """The items that results are about."""
+        """The test split."""
         return self.splits["test"]
 
     def require(self, name: SplitName) -> Split:

@@ -1,4 +1,4 @@
-"""From a registry entry and a data root to a dataset in memory; images and bags stay where they are."""
+"""Reads a dataset: labels and texts into memory, images and bags only for their digests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .checks import check_splits
 from .entry import DatasetEntry
 from .loaded import LoadedDataset
 from .registry import missing_files
-from .rows import Row, RowReader, as_splits, grouped
+from .rows import Row, RowReader, as_splits, in_bags
 
 log = logging.getLogger(__name__)
 
@@ -28,18 +28,16 @@ DIGEST_THREADS = 8
 """Images read at a time: a disk or a network file system answers several as fast as one."""
 
 DIGEST_AHEAD = 256
-"""Records whose images are read together, which bounds memory."""
+"""Records whose images are read together; bounds memory."""
 
 
 def load_dataset(entry: DatasetEntry, root: Path, *, allow: Collection[str] = ()) -> LoadedDataset:
-    """Read a dataset's labels and texts, digest its images, split it, and see that it can be evaluated.
+    """Read a dataset's labels and texts, digest its images, split it, and check that it can be evaluated.
 
     Every image is read once, for its digest, and not kept.
 
     Args:
-        entry: which dataset.
-        root: the data root.
-        allow: what is not refused, beside what the entry allows: ``shared_patients``, ``empty_classes``.
+        allow: ``shared_patients``, ``empty_classes``: not refused, in addition to what the entry allows.
 
     Raises:
         EvaluationError, CorpusError: files are missing or damaged, or the dataset is not what its entry says.
@@ -52,14 +50,14 @@ def load_dataset(entry: DatasetEntry, root: Path, *, allow: Collection[str] = ()
             f"{entry.name}: not found below {root}: {', '.join(missing)}", hint=f"{entry.get} ({entry.source})"
         )
     excluded: Counter[str] = Counter()
-    rows = list(grouped(_rows(entry, root, excluded)))
+    rows = list(in_bags(_rows(entry, root, excluded)))
     _require_distinct(entry, rows)
     # The same items in another order of files are the same dataset.
     rows.sort(key=lambda row: (row.split, row.id))
     splits = as_splits(entry, rows)
-    duplicates, findings = check_splits(entry, splits, excluded, allow=entry.allow)
-    for finding in findings:
-        log.warning("%s: %s", entry.name, finding)
+    duplicates, caveats = check_splits(entry, splits, excluded, allow=entry.allow)
+    for caveat in caveats:
+        log.warning("%s: %s", entry.name, caveat)
     return LoadedDataset(
         entry=entry,
         splits=splits,
@@ -67,7 +65,7 @@ def load_dataset(entry: DatasetEntry, root: Path, *, allow: Collection[str] = ()
         split_digest=_digest([row.split, row.id, *row.digests] for row in rows),
         excluded=dict(excluded),
         duplicates=duplicates,
-        findings=findings,
+        caveats=caveats,
     )
 
 

@@ -27,13 +27,13 @@ NORMAL, INFILTRATE, TUMOR = "normal glandular tissue", "lymphocytic infiltrate",
 """Findings of the phantom's histopathology. Infiltrates are in slides of both classes, so that only tumour tells."""
 
 INFILTRATE_SHARE = 0.25
-"""Of the tiles that are no tumour."""
+"""Share of the tiles without tumour."""
 
 MANIFEST = "phantom_slides.json"
 """Written last: parameters, and the digest of every tar."""
 
 GENERATOR_VERSION = 1
-"""Raised whenever the same parameters give other bytes."""
+"""Raised whenever the same parameters give different bytes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,8 +41,7 @@ class SlidePlan:
     """Everything that determines the bytes of phantom slides.
 
     Attributes:
-        slides: by split, half of them with a tumour; a patient has two, which need not be alike.
-        tiles: of a slide.
+        slides: number by split; half of them have a tumour. A patient has two slides, which need not be alike.
         least, most: share of tumour in a slide that has one; each such slide has at least one tile of it.
         seed: decides every pixel.
         size_px: side of a tile.
@@ -70,8 +69,7 @@ class Slide:
     """One slide before its tiles are drawn.
 
     Attributes:
-        name, patient, split: what it is called.
-        findings: of each tile, in order.
+        findings: one per tile, in order.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Which evaluation datasets are known, where their files should lie, and whether they are there."""
+"""The known evaluation datasets, the data root, and whether files are present."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from store.errors import ConfigError
 from .entry import DatasetEntry, read_entry
 
 SHIPPED = Path(__file__).parent / "entries"
-"""The registry that comes with the program: a YAML file per dataset."""
+"""The registry of this repository: one YAML file per dataset."""
 
 DATA_VARIABLE = "MMKD_DATA"
-"""Environment variable that says where datasets lie, if no option does."""
+"""Environment variable with the data root; an option overrides it."""
 
 DEFAULT_ROOT = Path("data")
-"""Where datasets lie if nothing says it, from the folder that the program is run in."""
+"""Data root without option and variable, relative to the current folder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """Whether a dataset is there.
+    """Whether a dataset's files are present.
 
     Attributes:
-        entry: which one.
         missing: patterns that no file matches, relative to the data root.
     """
 
@@ -37,7 +36,7 @@ class Status:
 
     @property
     def present(self) -> bool:
-        """Whether every file that is needed is there."""
+        """Whether every pattern matches a file."""
         return not self.missing
 
 
@@ -50,10 +49,10 @@ def data_root(option: Path | None = None) -> Path:
 
 
 def read_registry(folders: Iterable[Path] = ()) -> dict[str, DatasetEntry]:
-    """Return every dataset by name: those shipped, and those of further folders, which take the place of shipped ones.
+    """Return every dataset by name; those of the given folders replace shipped ones of the same name.
 
     Args:
-        folders: each with YAML files; a single file counts too.
+        folders: folders of YAML files, or single files.
 
     Raises:
         ConfigError: files are wrong (every problem of every file at once), or a folder has none.
@@ -80,7 +79,7 @@ def find_dataset(name: str, entries: Mapping[str, DatasetEntry]) -> DatasetEntry
     """Return a dataset by name.
 
     Raises:
-        ConfigError: there is none; says which was probably meant.
+        ConfigError: there is none; the message suggests a similar name.
     """
     if name not in entries:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""From records to the columns of a split: fields mapped, labels and numbers read, tiles gathered into bags."""
+"""Turns records into the columns of a split: maps fields, reads labels and numbers, gathers tiles into bags."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from evaluate.datasets.formats.rules import BagFiles, SurvivalFiles
 from store.corpus.fields import as_text, values_at
 from store.errors import EvaluationError
 
-from .entry import LABELLED, NEEDED_FIELDS, DatasetEntry
+from .entry import DatasetEntry
 from .labels import YES_NO, Labels
 from .loaded import Bag, Split
 from .split_rules import SPLITS, By, SplitName, split_of
+from .task_kinds import TASKS
 
 MISSING = frozenset({"", "?", "na", "n/a", "nan", "none", "null"})
-"""Texts, in lower case, that tables have for a number that is not known."""
+"""Texts, in lower case, that stand for a missing number."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -28,14 +29,15 @@ class Row:
     """One item; columns as in ``Split``.
 
     Attributes:
-        group: the bag it is a tile of, None where it is an item itself.
+        bag: the slide that it is a tile of; None if it is an item itself.
         digests: SHA-256 of its images or features.
     """
 
     id: str
     split: SplitName
-    group: str | None = None
+    bag: str | None = None
     patient: str | None = None
+    group: str | None = None
     target: int | tuple[int, ...] | None = None
     caption: str | None = None
     question: str | None = None
@@ -49,30 +51,27 @@ class Row:
     digests: tuple[str, ...] = ()
 
     def content(self) -> list[Any]:
-        """Return all that decides a result, as JSON has it."""
+        """Return everything that decides a result, as JSON values."""
         texts = [self.caption, self.question, self.answer, self.answer_type]
         numbers = [self.time, self.event, None if self.features is None else list(map(repr, self.features))]
         target = list(self.target) if isinstance(self.target, tuple) else self.target
-        return [self.split, self.id, self.patient, target, *texts, *numbers, list(self.digests)]
+        groups = [] if self.group is None else [self.group]
+        return [self.split, self.id, self.patient, target, *texts, *numbers, list(self.digests), *groups]
 
 
 class RowReader:
-    """Maps the fields of records.
-
-    Args:
-        entry: the dataset.
-    """
+    """Maps the fields of records."""
 
     def __init__(self, entry: DatasetEntry) -> None:
         self._entry, self._labels = entry, Labels(entry)
         self._paths = {name: path.split(".") for name, path in entry.fields.model_dump().items() if path}
-        self._labelled = bool(LABELLED & set(entry.tasks))
-        self._needed = [name for task in entry.tasks for name in NEEDED_FIELDS.get(task, ())]
+        self._labelled = entry.labelled
+        self._needed = [name for task in entry.tasks for name in TASKS[task].fields]
         self._seen: set[str] = set()
         self._names: list[str] = []
 
     def row(self, record: Record, digest: str | None) -> Row | str:
-        """Return a record as a row, or why it is left out: words that are the same for all such records.
+        """Return a record as a row, or the reason why it is left out, in the same words for all such records.
 
         Raises:
             EvaluationError: its split or a number is not what it should be.
@@ -90,7 +89,7 @@ class RowReader:
         split = split_of(self._entry.split, value=value, file=record.file, keys=keys)
         if split is None:
             return "ignored split"
-        target = self._labels.target(record.values) if self._labelled else None
+        target = self._labels.target(record.values, texts.get("group")) if self._labelled else None
         if self._labelled and target is None:
             return "ignored label"
         missing = next((field for field in self._needed if texts.get(field) in {None, ""}), None)
@@ -99,8 +98,9 @@ class RowReader:
         return Row(
             id=name,
             split=split,
-            group=self._group(texts),
+            bag=self._bag(texts),
             patient=texts.get("patient"),
+            group=texts.get("group"),
             target=target,
             caption=texts.get("caption"),
             question=texts.get("question"),
@@ -132,7 +132,7 @@ class RowReader:
             self._seen.add(name)
         return next((text for text in map(as_text, found or ()) if text is not None), None)
 
-    def _group(self, texts: Mapping[str, str | None]) -> str | None:
+    def _bag(self, texts: Mapping[str, str | None]) -> str | None:
         if "bag" in self._paths:
             return texts["bag"]
         by_patient = isinstance(self._entry.read, BagFiles) and self._entry.read.per == "patient"
@@ -187,19 +187,19 @@ def _number(text: str, where: str) -> float:
         raise EvaluationError(f"{where}: expected a number, got {text!r}") from None
 
 
-def grouped(rows: Iterable[Row]) -> Iterator[Row]:
-    """Yield rows, those of one group joined into one that has the images or features of all.
+def in_bags(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield rows, those of one bag joined into one that has the images or features of all.
 
     Raises:
-        EvaluationError: rows of a group differ in their label, split, patient or time.
+        EvaluationError: rows of a bag differ in their label, split, patient or time.
     """
-    groups: dict[str, list[Row]] = {}
+    bags: dict[str, list[Row]] = {}
     for row in rows:
-        if row.group is None:
+        if row.bag is None:
             yield row
         else:
-            groups.setdefault(row.group, []).append(row)
-    for name, members in groups.items():
+            bags.setdefault(row.bag, []).append(row)
+    for name, members in bags.items():
         first = members[0]
         for column in ("split", "patient", "target", "time", "event"):
             values = list(dict.fromkeys(getattr(member, column) for member in members))
@@ -208,7 +208,7 @@ def grouped(rows: Iterable[Row]) -> Iterator[Row]:
         yield Row(
             id=name,
             split=first.split,
-            group=name,
+            bag=name,
             patient=first.patient,
             target=first.target,
             time=first.time,
@@ -220,7 +220,7 @@ def grouped(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def as_splits(entry: DatasetEntry, rows: Iterable[Row]) -> dict[SplitName, Split]:
-    """Return the splits that have items, columns of each."""
+    """Return the splits that have items."""
     by_split: dict[SplitName, list[Row]] = {name: [] for name in SPLITS}
     for row in rows:
         by_split[row.split].append(row)
@@ -232,12 +232,13 @@ def _split(name: SplitName, entry: DatasetEntry, rows: list[Row]) -> Split:
         values = [getattr(row, of) for row in rows]
         return None if all(value is None for value in values) else kind(values)
 
-    in_bags = rows[0].group is not None or bool(rows[0].files)
-    with_images = bool(rows[0].images) and not in_bags
+    are_bags = rows[0].bag is not None or bool(rows[0].files)
+    with_images = bool(rows[0].images) and not are_bags
     return Split(
         name=name,
         ids=[row.id for row in rows],
         patients=[row.patient or row.id for row in rows] if entry.fields.patient else None,
+        groups=column("group"),
         targets=_targets(entry, rows),
         captions=column("caption"),
         questions=column("question"),
@@ -248,7 +249,7 @@ def _split(name: SplitName, entry: DatasetEntry, rows: list[Row]) -> Split:
         features=column("features", lambda values: np.array(values, dtype=np.float64)),
         images=[row.images[0] for row in rows] if with_images else None,
         image_digests=[row.digests[0] for row in rows] if with_images else None,
-        bags=[Bag(files=row.files, images=row.images, digests=row.digests) for row in rows] if in_bags else None,
+        bags=[Bag(files=row.files, images=row.images, digests=row.digests) for row in rows] if are_bags else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""Which items of a dataset are for training, validation and testing: rules, and the pure functions behind them."""
+"""Rules that split a dataset into train, val and test, and the pure functions that apply them."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ SPELLINGS: dict[str, SplitName] = {
     "test": "test",
     "testing": "test",
 }
-"""What datasets call their splits, in lower case."""
+"""Names that datasets use for their splits, in lower case."""
 
 
 class _Carving(Section):
-    """Attributes: val_share: share of train taken for validation, by digest, where there is none; val_by: of what."""
+    """Takes a share of train, ``val_share``, as validation split, by a digest of ``val_by``."""
 
     val_share: float = Field(default=0.0, ge=0, lt=1)
     val_by: By = "id"
 
 
 class FieldSplit(_Carving):
-    """A column says it.
+    """A column names the split.
 
     Attributes:
-        values: what the column's values mean; their usual spellings are known.
+        values: meaning of the column's values; usual spellings are known.
         ignore: values whose items are left out, and counted.
     """
 
@@ -51,7 +51,7 @@ class FieldSplit(_Carving):
 
 
 class FileSplit(_Carving):
-    """The file says it that an item comes from.
+    """The file of an item decides.
 
     Attributes:
         train, val, test: patterns of files, relative to the data root.
@@ -64,10 +64,10 @@ class FileSplit(_Carving):
 
 
 class DigestSplit(Section):
-    """A digest decides, the same on every machine and whatever else the dataset holds.
+    """A digest decides: the same on every machine, whatever else the dataset contains.
 
     Attributes:
-        by: what is kept together: equal images, a patient, or nothing but the item.
+        by: what stays together: equal images, a patient, or nothing but the item.
         salt: changed to draw another split.
         train, val: their shares; the rest is for testing.
     """
@@ -80,7 +80,7 @@ class DigestSplit(Section):
 
 
 class NothingTrained(Section):
-    """Every item is for testing: nothing is trained."""
+    """Every item is a test item: nothing is trained."""
 
     rule: Literal["all_test"]
 
@@ -89,21 +89,20 @@ SplitRule = Annotated[FieldSplit | FileSplit | DigestSplit | NothingTrained, Fie
 
 
 def share_of(text: str, *, salt: str) -> float:
-    """Return a number in [0, 1) that a text always gets: the first 64 bits of a SHA-256."""
+    """Return a fixed number in [0, 1) for a text: the first 64 bits of a SHA-256."""
     return int.from_bytes(hashlib.sha256(f"{salt}\n{text}".encode()).digest()[:8], "big") / 2**64
 
 
 def split_of(rule: SplitRule, *, value: str | None, file: str, keys: dict[By, str | None]) -> SplitName | None:
-    """Return the split of an item, None where it is left out.
+    """Return the split of an item; None if it is left out.
 
     Args:
-        rule: how it is decided.
-        value: of the split column.
-        file: that the item comes from, relative to the data root.
+        value: content of the split column.
+        file: the file that the item comes from, relative to the data root.
         keys: the item's name, its patient and its image's SHA-256.
 
     Raises:
-        EvaluationError: the rule does not say.
+        EvaluationError: the rule does not cover the item.
     """
     match rule:
         case NothingTrained():

@@ -8,7 +8,7 @@ Axes: N test items, C classes, R resamples, B resamples of a block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,29 +16,41 @@ import numpy.typing as npt
 
 from store.errors import EvaluationError
 
-Columns = Mapping[str, npt.NDArray[Any]]
-Weights = npt.NDArray[Any]
-Values = npt.NDArray[np.float64]
+from .predictions import Columns, Samples, Weights
+
 OneVersusRest = tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]
 
 BLOCK_BYTES = 2**22
-"""Weights of a block of resamples: what stays in a processor's cache while they are sorted and summed."""
+"""Bytes of the weights of a block of resamples: they fit into a processor's cache."""
 
 
-def accuracy(columns: Columns, weights_RN: Weights) -> Values:
+def accuracy(columns: Columns, weights_RN: Weights) -> Samples:
     """Return the share of items whose class scores highest (the first of equals)."""
     correct_N = columns["score"].argmax(axis=1) == columns["target"]
     return weighted_mean(correct_N, weights_RN)
 
 
-def balanced_accuracy(columns: Columns, weights_RN: Weights) -> Values:
+def accuracy_in_group(columns: Columns, weights_RN: Weights, *, group: str) -> Samples:
+    """Return the accuracy over the items of one group."""
+    inside_N = columns["group"] == group
+    correct_N = columns["score"].argmax(axis=1) == columns["target"]
+    return weighted_mean(correct_N[inside_N], weights_RN[:, inside_N])
+
+
+def group_accuracy(columns: Columns, weights_RN: Weights) -> Samples:
+    """Return the mean over groups of their accuracies; a resample that lacks a group is undefined."""
+    groups = np.unique(columns["group"])
+    return np.asarray(np.mean([accuracy_in_group(columns, weights_RN, group=str(one)) for one in groups], axis=0))
+
+
+def balanced_accuracy(columns: Columns, weights_RN: Weights) -> Samples:
     """Return the mean over classes of the share of their items that are right."""
     right_RC, items_RC, _ = _confusion_sums(columns, weights_RN)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray((right_RC / items_RC).mean(axis=1))
 
 
-def macro_f1(columns: Columns, weights_RN: Weights) -> Values:
+def macro_f1(columns: Columns, weights_RN: Weights) -> Samples:
     """Return the mean over classes of 2 TP / (2 TP + FP + FN)."""
     right_RC, items_RC, predicted_RC = _confusion_sums(columns, weights_RN)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -46,13 +58,13 @@ def macro_f1(columns: Columns, weights_RN: Weights) -> Values:
     return np.asarray(f1_RC.mean(axis=1))
 
 
-def label_accuracy(columns: Columns, weights_RN: Weights) -> Values:
+def label_accuracy(columns: Columns, weights_RN: Weights) -> Samples:
     """Return the share of all labels of all items that are right at a threshold of 0.5."""
     right_NC = (columns["score"] >= 0.5) == (columns["target"] > 0)
     return weighted_mean(right_NC.mean(axis=1), weights_RN)
 
 
-def auroc(columns: Columns, weights_RN: Weights) -> Values:
+def auroc(columns: Columns, weights_RN: Weights) -> Samples:
     """Return the area under the ROC curve; ties count a half.
 
     Of two classes it is that of the difference of their scores, of several the mean over each class against the rest,
@@ -61,7 +73,7 @@ def auroc(columns: Columns, weights_RN: Weights) -> Values:
     return _mean_over_classes(columns, weights_RN, _auroc)
 
 
-def average_precision(columns: Columns, weights_RN: Weights) -> Values:
+def average_precision(columns: Columns, weights_RN: Weights) -> Samples:
     """Return the sum over thresholds of precision times the step in recall, as a mean over classes like AUROC.
 
     Of two classes it is that of the positive class: ``margin`` and ``positive`` if they are there, else class 1.
@@ -69,7 +81,7 @@ def average_precision(columns: Columns, weights_RN: Weights) -> Values:
     return _mean_over_classes(columns, weights_RN, _average_precision)
 
 
-def weighted_mean(value_N: npt.NDArray[Any], weights_RN: Weights) -> Values:
+def weighted_mean(value_N: npt.NDArray[Any], weights_RN: Weights) -> Samples:
     """Return the mean of a value over each resample; NaN where a resample has no item."""
     total_R, sum_R = np.empty(len(weights_RN)), np.empty(len(weights_RN))
     value_N = value_N.astype(np.float64)
@@ -88,7 +100,7 @@ def blocks(weights_RN: Weights) -> Iterator[tuple[slice, npt.NDArray[np.float64]
         yield rows, np.ascontiguousarray(weights_RN[rows].T, np.float64)
 
 
-def _confusion_sums(columns: Columns, weights_RN: Weights) -> tuple[Values, Values, Values]:
+def _confusion_sums(columns: Columns, weights_RN: Weights) -> tuple[Samples, Samples, Samples]:
     """Return per resample and class that has items: how many are right, how many there are, how many are predicted."""
     target_N, predicted_N = columns["target"], columns["score"].argmax(axis=1)
     classes_C = np.unique(target_N)
@@ -103,8 +115,8 @@ def _confusion_sums(columns: Columns, weights_RN: Weights) -> tuple[Values, Valu
 
 
 def _mean_over_classes(
-    columns: Columns, weights_RN: Weights, metric: Callable[[OneVersusRest, Weights], Values]
-) -> Values:
+    columns: Columns, weights_RN: Weights, metric: Callable[[OneVersusRest, Weights], Samples]
+) -> Samples:
     """Return the mean of a two-class metric over those classes (or labels) that some items have and others lack."""
     parts = [part for part in _one_versus_rest(columns) if part[1].any() and not part[1].all()]
     if not parts:
@@ -131,7 +143,7 @@ def _one_versus_rest(columns: Columns) -> list[OneVersusRest]:
     return [(score_NC[:, label], target == label) for label in range(score_NC.shape[1])]
 
 
-def _auroc(part: OneVersusRest, weights_RN: Weights) -> Values:
+def _auroc(part: OneVersusRest, weights_RN: Weights) -> Samples:
     """Return the share of pairs of a positive and a negative in which the positive scores higher, ties a half."""
     score_N, positive_N = part
     positives, negatives = np.flatnonzero(positive_N), np.flatnonzero(~positive_N)
@@ -148,7 +160,7 @@ def _auroc(part: OneVersusRest, weights_RN: Weights) -> Values:
     return value_R
 
 
-def _average_precision(part: OneVersusRest, weights_RN: Weights) -> Values:
+def _average_precision(part: OneVersusRest, weights_RN: Weights) -> Samples:
     """Return the mean over positives of the precision at their score, items of the same score taken together."""
     score_N, positive_N = part
     sides = [np.flatnonzero(positive_N), np.flatnonzero(~positive_N)]

@@ -1,4 +1,4 @@
-"""Many models on many datasets: mean ranks, whether they differ at all, and which differ from which.
+"""Ranks of many models over many datasets, and whether they differ.
 
 Pure functions of arrays. The Friedman test, and Nemenyi's critical difference after it, are those that Demšar (2006,
 JMLR 7, section 3.2) recommends; docs/statistics.md has the formulas.
@@ -16,20 +16,18 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from .statistics import LEVEL
-
-FEWEST_DATASETS = 2
-"""Ranks on one dataset are an order and no statistic."""
+from .bootstrap import LEVEL
+from .paired_tests import FEWEST_DATASETS
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Ranking:
-    """How models rank over datasets that all of them have.
+    """Ranks of models over the datasets that all of them have.
 
     Attributes:
         models: best first.
-        mean_ranks: of each, 1 is the best.
-        datasets: D.
+        mean_ranks: 1 is the best.
+        datasets: their number, D.
         statistic: Friedman's chi-squared, corrected for ties; None for less than three models or two datasets.
         p: of the hypothesis that the models are equal; None like statistic.
         critical_difference: Nemenyi's; models whose mean ranks differ by less are not told apart. None for less than
@@ -96,14 +94,3 @@ def _groups(means: Sequence[float], critical: float | None) -> list[tuple[int, i
         if last > first and (not found or last > found[-1][1]):
             found.append((first, last))
     return found
-
-
-def signed_rank_p(differences: Sequence[float]) -> float | None:
-    """Return the two-sided p of Wilcoxon's signed-rank test over datasets; None where no difference is left.
-
-    Differences of zero share their ranks between both sides (Pratt), so that ties speak for no difference.
-    """
-    values = np.asarray(differences, dtype=np.float64)
-    if len(values) < FEWEST_DATASETS or not values.any():
-        return None
-    return float(stats.wilcoxon(values, zero_method="pratt", method="auto").pvalue)

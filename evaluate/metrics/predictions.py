@@ -1,21 +1,32 @@
-"""What a model predicted of every test item.
+"""A model's predictions for every test item.
 
 Axes: N test items.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from store.errors import EvaluationError
 
+Columns = Mapping[str, npt.NDArray[Any]]
+"""Arrays by name whose first axis is the test items."""
+
+Weights = npt.NDArray[Any]
+"""(R, N): how often each of R resamples holds each test item."""
+
+Samples = npt.NDArray[np.float64]
+"""(R,): a metric on each resample."""
+
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Predictions:
-    """What was predicted of every test item: enough to compute each metric again, on resamples too.
+    """Predictions for every test item: enough to compute each metric again, also on resamples.
 
     Attributes:
         ids: N distinct names of the test items.
@@ -32,7 +43,7 @@ class Predictions:
     strata: str | None = None
 
     def __post_init__(self) -> None:
-        """See that every column has a value per item."""
+        """Check that every column has a value per item."""
         count = len(self.ids)
         if not count:
             raise EvaluationError("there is no test item")

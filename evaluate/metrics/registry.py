@@ -9,6 +9,7 @@ Columns that metrics read:
 
 - single label: ``target`` (N,) class numbers, ``score`` (N, C); of two classes also ``margin`` (N,), how much more the
   positive class scores than the other, and ``positive`` (N,), whether the item is of it.
+- classes within groups: as single label, and ``group`` (N,) names; ``score`` is 0 for classes of other groups.
 - several labels: ``target`` (N, C) of 0 and 1, ``score`` (N, C) between 0 and 1.
 - retrieval: ``rank`` (N,) of a query's best positive, from 1; ``side`` (N,), 0 an image seeks texts, 1 a text images.
 - questions: ``correct`` (N,), ``closed`` (N,).
@@ -18,7 +19,7 @@ Columns that metrics read:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -30,33 +31,28 @@ from store.errors import EvaluationError
 
 from . import classification, survival
 from . import retrieval as ranks
-
-Columns = Mapping[str, npt.NDArray[Any]]
-Weights = npt.NDArray[Any]
-Values = npt.NDArray[np.float64]
+from .predictions import Columns, Samples, Weights
 
 SEED_COLUMN = re.compile(r"^(?P<column>.+)\.(?P<seed>\d+)$")
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Metric:
-    """A number that says how good predictions are.
+    """A number that measures how good predictions are.
 
     Attributes:
-        title: for people.
         function: columns and weights (R, N) to values (R,).
-        higher_is_better: of ranks it is not.
+        higher_is_better: False for ranks.
     """
 
     title: str
-    function: Callable[[Columns, Weights], Values]
+    function: Callable[[Columns, Weights], Samples]
     higher_is_better: bool = True
 
-    def __call__(self, columns: Columns, weights_RN: Weights) -> Values:
+    def __call__(self, columns: Columns, weights_RN: Weights) -> Samples:
         """Return the metric on every resample; the mean over training seeds where columns hold several.
 
         Args:
-            columns: of the N test items.
             weights_RN: how often each resample holds each item; whole numbers of any dtype.
 
         Returns:
@@ -116,6 +112,7 @@ def _retrieval() -> dict[str, Metric]:
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(title="accuracy", function=classification.accuracy),
     "balanced_accuracy": Metric(title="balanced accuracy", function=classification.balanced_accuracy),
+    "group_accuracy": Metric(title="accuracy, mean over groups", function=classification.group_accuracy),
     "macro_f1": Metric(title="macro F1", function=classification.macro_f1),
     "auroc": Metric(title="AUROC", function=classification.auroc),
     "average_precision": Metric(title="average precision", function=classification.average_precision),
@@ -127,4 +124,21 @@ METRICS: dict[str, Metric] = {
     "harrell_c": Metric(title="Harrell's C", function=survival.harrell_c),
     "uno_c": Metric(title="Uno's C", function=survival.uno_c),
 }
-"""All metrics. A task says which of them are its own."""
+"""All metrics but those of single groups, see ``metrics_named``. A task says which of them are its own."""
+
+IN_GROUP = "accuracy@"
+"""Before the name of a group: the accuracy over the items of that group alone."""
+
+
+def metrics_named(names: Iterable[str]) -> dict[str, Metric]:
+    """Return metrics by name: those of METRICS, and ``accuracy@GROUP`` for the accuracy within a group.
+
+    Raises:
+        KeyError: there is no such metric.
+    """
+    return {name: _in_group(name) if name.startswith(IN_GROUP) else METRICS[name] for name in names}
+
+
+def _in_group(name: str) -> Metric:
+    group = name.removeprefix(IN_GROUP)
+    return Metric(title=f"accuracy, {group}", function=partial(classification.accuracy_in_group, group=group))

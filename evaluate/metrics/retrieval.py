@@ -5,34 +5,27 @@ Axes: N test items (queries, questions), R resamples, B resamples of a block.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from .classification import blocks, weighted_mean
-
-Columns = Mapping[str, npt.NDArray[Any]]
-Weights = npt.NDArray[Any]
-Values = npt.NDArray[np.float64]
+from .predictions import Columns, Samples, Weights
 
 RECALL_AT = (1, 5, 10)
 
 
-def recall(columns: Columns, weights_RN: Weights, *, side: int, k: int) -> Values:
+def recall(columns: Columns, weights_RN: Weights, *, side: int, k: int) -> Samples:
     """Return the share of queries of a side with a positive among the first k."""
     asked_N = columns["side"] == side
     return weighted_mean(columns["rank"][asked_N] <= k, weights_RN[:, asked_N])
 
 
-def mean_recall(columns: Columns, weights_RN: Weights) -> Values:
+def mean_recall(columns: Columns, weights_RN: Weights) -> Samples:
     """Return the mean of recall@1, 5 and 10 of both directions."""
     values = [recall(columns, weights_RN, side=side, k=k) for side in (0, 1) for k in RECALL_AT]
     return np.asarray(np.mean(values, axis=0))
 
 
-def median_rank(columns: Columns, weights_RN: Weights, *, side: int) -> Values:
+def median_rank(columns: Columns, weights_RN: Weights, *, side: int) -> Samples:
     """Return the median rank of the best positive; the mean of the middle two where their number is even."""
     asked = np.flatnonzero(columns["side"] == side)
     asked = asked[columns["rank"][asked].argsort()]
@@ -52,7 +45,7 @@ def median_rank(columns: Columns, weights_RN: Weights, *, side: int) -> Values:
     return value_R
 
 
-def answers(columns: Columns, weights_RN: Weights, *, closed: bool | None) -> Values:
+def answers(columns: Columns, weights_RN: Weights, *, closed: bool | None) -> Samples:
     """Return the share of right answers: of closed questions, of open ones, or of all (None)."""
     asked_N = np.ones(weights_RN.shape[1], bool) if closed is None else columns["closed"].astype(bool) == closed
     return weighted_mean(columns["correct"][asked_N], weights_RN[:, asked_N])

@@ -12,7 +12,6 @@ Axes: N test items, R resamples, P items of a piece.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,20 +19,18 @@ import numpy.typing as npt
 
 from store.errors import EvaluationError
 
-Columns = Mapping[str, npt.NDArray[Any]]
-Weights = npt.NDArray[Any]
-Values = npt.NDArray[np.float64]
+from .predictions import Columns, Samples, Weights
 
 PIECE_BYTES = 2**25
-"""Of the matrix of pairs so much is in memory at once."""
+"""Bytes of the matrix of pairs that are in memory at once."""
 
 
-def harrell_c(columns: Columns, weights_RN: Weights) -> Values:
+def harrell_c(columns: Columns, weights_RN: Weights) -> Samples:
     """Return Harrell's C: the share of comparable pairs that are concordant (Harrell et al. 1996)."""
     return _mean_over_folds(columns, np.ones(weights_RN.shape[1]), weights_RN)
 
 
-def uno_c(columns: Columns, weights_RN: Weights) -> Values:
+def uno_c(columns: Columns, weights_RN: Weights) -> Samples:
     """Return Uno's C: pairs weighted by the inverse probability of not being censored (Uno et al. 2011).
 
     ``uno_weight`` is what ``uno_weights`` computes from the training items.
@@ -49,11 +46,6 @@ def uno_weights(
     G is that of the training items; where an event and a censoring share a time the event comes first. Times from the
     last training time on count nothing: G may be zero there. That is scikit-survival's
     ``concordance_index_ipcw(tau=last training time)``.
-
-    Args:
-        time_N: test times.
-        train_time: training times.
-        train_event: whether each had the event.
     """
     censored = np.asarray(train_event) == 0
     times = np.unique(np.asarray(train_time)[censored])
@@ -67,7 +59,7 @@ def uno_weights(
     return weight_N
 
 
-def _mean_over_folds(columns: Columns, pair_weight_N: npt.NDArray[Any], weights_RN: Weights) -> Values:
+def _mean_over_folds(columns: Columns, pair_weight_N: npt.NDArray[Any], weights_RN: Weights) -> Samples:
     """Return the mean over folds of the concordance within each."""
     for name in ("time", "risk"):
         if not np.isfinite(columns[name]).all():
@@ -82,7 +74,7 @@ def _mean_over_folds(columns: Columns, pair_weight_N: npt.NDArray[Any], weights_
     return total_R / len(folds)
 
 
-def _concordance(columns: Columns, pair_weight_N: npt.NDArray[Any], weights_RN: Weights) -> Values:
+def _concordance(columns: Columns, pair_weight_N: npt.NDArray[Any], weights_RN: Weights) -> Samples:
     """Return the weighted share of concordant pairs; the matrix of pairs is made a piece at a time."""
     time_N, event_N, risk_N = columns["time"], columns["event"].astype(bool), columns["risk"]
     weights_RN = weights_RN.astype(np.float64)

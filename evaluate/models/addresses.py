@@ -1,4 +1,4 @@
-"""What is evaluated, as it is written on the command line: ``KIND:PLACE``, or ``NAME=KIND:PLACE``."""
+"""Addresses of models on the command line: ``KIND:PLACE``, or ``NAME=KIND:PLACE``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal, cast, get_args
 
+from evaluate.results.record import ORACLE
 from store.config.problems import suggest
 from store.errors import ConfigError
 
@@ -23,13 +24,12 @@ FORMS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Address:
-    """Where a model comes from.
+    """The address of a model.
 
     Attributes:
-        name: what its results are called; the last part of the place unless it is given.
-        kind: how the place is read.
+        name: name of its results; the last part of the place unless it is given.
         place: folder, id, ``MODEL/TAG`` or store.
-        teacher: of ``store:`` only, whose features.
+        teacher: whose features, of ``store:`` only.
     """
 
     name: str
@@ -44,10 +44,10 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """Return what an address means; nothing is looked up.
+    """Parse an address; nothing is looked up.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not an address.
     """
     given, sign, rest = text.partition("=")
     # A path may hold the sign; the kind stands before any path.
@@ -73,10 +73,12 @@ def parse_addresses(texts: list[str]) -> list[Address]:
     """Return several addresses.
 
     Raises:
-        ConfigError: one is wrong, or two have the same name, so that one's results would replace the other's.
+        ConfigError: one is wrong, is called ``oracle``, or two have the same name and would share results.
     """
     addresses = [parse_address(text) for text in texts]
     for place, address in enumerate(addresses):
+        if address.name == ORACLE:
+            raise ConfigError(f"no model may be called {ORACLE}: the best teachers of each group have that name")
         same = [other for other in addresses[:place] if other.name == address.name]
         if same:
             raise ConfigError(

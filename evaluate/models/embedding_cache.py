@@ -1,4 +1,4 @@
-"""Embeddings that were computed before, as files named by a digest of all that decides them."""
+"""A cache of embeddings: files named by a digest of everything that decides their content."""
 
 from __future__ import annotations
 
@@ -19,15 +19,12 @@ from .encoders import Embedded, Embeddings, Encoder, ImageSet
 
 
 class CachedEncoder:
-    """An encoder whose embeddings are kept.
+    """An encoder that caches its embeddings.
 
-    Images are known by the digests of their bytes, models by theirs, so that a moved dataset or model is found again
-    and a changed one is not.
+    The keys are digests of images and model, so that a moved dataset or model is found again and a changed one is not.
 
     Args:
-        encoder: what computes embeddings that are not there.
-        folder: of the files.
-        max_pixels: part of what decides whether an image can be embedded.
+        max_pixels: decides whether an image can be embedded, and so is part of the key.
     """
 
     def __init__(self, encoder: Encoder, folder: Path, *, max_pixels: int) -> None:
@@ -65,12 +62,12 @@ class CachedEncoder:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Return the arrays of a file, None where it is not there or not whole."""
+    """Return the arrays of a file; None if it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-        # A damaged one is computed again, as if it were not there.
+        # Damaged entries are computed again.
         return None
 
 

@@ -1,4 +1,4 @@
-"""What embeds images and texts: a model, or the features that a teacher left in a store.
+"""Encoders of images and texts: a model that runs here, or the stored features of a teacher.
 
 Axes: N images or texts, E embedding width.
 """
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from evaluate.datasets.formats.record import Image
 from evaluate.results.record import ModelFacts
 from extract.teacher_files.geometry import fit
-from extract.teachers.loading import Teacher
+from extract.teachers.base import FrozenTeacher
 from store.console import progress
 from store.corpus.decode import decode_image
 from store.errors import EvaluationError, PairDecodeError
@@ -32,7 +32,7 @@ from store.read.reader import FeatureStore
 Embeddings = npt.NDArray[np.float32]
 
 NOT_STORED = "not in the store"
-"""Why an image has no embedding where features are read and not computed."""
+"""Reason for an image without embedding if features are read and not computed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +40,7 @@ class ImageSet:
     """Distinct images.
 
     Attributes:
-        images: N, each can be read.
-        digests: N SHA-256 of their bytes.
+        digests: SHA-256 of the bytes of each of the N images.
     """
 
     images: Sequence[Image]
@@ -53,8 +52,8 @@ class Embedded:
     """Embeddings of images.
 
     Attributes:
-        rows: (N, E) float32, unit norm; NaN where there is none.
-        without: why, by position.
+        rows: (N, E) float32, unit norm; NaN for images without an embedding.
+        without: reason, by position.
     """
 
     rows: Embeddings
@@ -66,11 +65,10 @@ class Embedded:
 
 
 class Encoder(Protocol):
-    """Something that can be evaluated.
+    """A model that can be evaluated.
 
     Attributes:
-        facts: what results say of it.
-        logit_scale: multiplier of its cosines, exponentiated.
+        logit_scale: multiplier of the cosines, exponentiated.
     """
 
     facts: ModelFacts
@@ -83,7 +81,7 @@ class Encoder(Protocol):
         """Return unit-norm embeddings, (N, E).
 
         Raises:
-            EvaluationError: it cannot embed these.
+            EvaluationError: it cannot embed these texts.
         """
 
 
@@ -91,14 +89,14 @@ class ModelEncoder:
     """A model that runs here.
 
     Args:
-        model: it.
-        facts: what results say of it.
         batch_size: images or texts of a forward pass.
-        threads: that decode images.
+        threads: threads that decode images.
         max_pixels: width times height that is decoded.
     """
 
-    def __init__(self, model: Teacher, facts: ModelFacts, *, batch_size: int, threads: int, max_pixels: int) -> None:
+    def __init__(
+        self, model: FrozenTeacher, facts: ModelFacts, *, batch_size: int, threads: int, max_pixels: int
+    ) -> None:
         self.facts, self.logit_scale = facts, model.logit_scale
         self._model, self._batch_size, self._threads, self._max_pixels = model, batch_size, threads, max_pixels
 
@@ -140,7 +138,7 @@ class ModelEncoder:
 
 
 def short_reason(error: PairDecodeError) -> str:
-    """Return an error's message without what differs from image to image: numbers, and all after a colon or bracket."""
+    """Return an error's message without what differs between images: numbers, and all after a colon or bracket."""
     return re.sub(r"\d+", "N", re.split(r" \(|:", str(error))[0])
 
 
@@ -150,13 +148,7 @@ def _parts(count: int, size: int) -> Iterator[range]:
 
 
 class StoreEncoder:
-    """The features that a teacher left in a store: of images with the same bytes, and of captions with the same words.
-
-    Args:
-        store: open for reading.
-        teacher: whose features.
-        facts: what results say of it.
-    """
+    """The features of a teacher in a store: of images with the same bytes, and of captions with the same words."""
 
     def __init__(self, store: FeatureStore, teacher: str, facts: ModelFacts) -> None:
         self.facts, self._store, self._teacher = facts, store, teacher
@@ -189,7 +181,7 @@ class StoreEncoder:
         status_R = self._store.status(self._teacher)
         rows = np.flatnonzero((found_R >= 0) & (status_R == Status.OK))
         first_D = np.full(len(distinct), -1, np.int64)
-        # Backwards, so that the first row of a value is the one that stays.
+        # In reverse order, so that the first row of each value remains.
         first_D[found_R[rows[::-1]]] = rows[::-1]
         place = {value: number for number, value in enumerate(distinct.to_pylist())}
         return first_D[[place[value] for value in wanted]]

@@ -1,4 +1,4 @@
-"""From an address to an encoder: which files, which role, which digest; weights are loaded last."""
+"""Opens models by their address: files, role and digest first, weights last."""
 
 from __future__ import annotations
 
@@ -23,18 +23,14 @@ from .encoders import Encoder, ModelEncoder, StoreEncoder
 
 
 def facts_of(address: Address, *, teachers: Mapping[str, TeacherEntry]) -> ModelFacts:
-    """Return what results say of a model. Its files are digested, but not loaded.
-
-    Args:
-        address: where it is.
-        teachers: those that the pipeline names.
+    """Return name, role and digest of a model. Its files are read for the digest, but not loaded.
 
     Raises:
-        MMKDError: it is not there, or not a model.
+        MMKDError: it is missing, or not a model.
     """
     if address.kind == "store":
         store, teacher = FeatureStore(address.place), str(address.teacher)
-        # Of which rows features are there is part of what can be evaluated.
+        # The digest includes which rows have features: they decide what can be evaluated.
         parts = [store.spec(teacher).hash, sorted(receipt.pairs_digest for receipt in store.receipts(teacher).values())]
         digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         return ModelFacts(name=address.name, address=address.text, role="teacher", digest=digest)
@@ -54,15 +50,6 @@ def open_encoder(
 ) -> Encoder:
     """Load a model, or open a store.
 
-    Args:
-        address: where it is.
-        facts: as `facts_of` returned them.
-        teachers: those that the pipeline names.
-        batch_size: images or texts of a forward pass.
-        threads: that decode images.
-        max_pixels: width times height that is decoded.
-        device: where a model runs.
-
     Raises:
         MMKDError: it cannot be loaded.
     """
@@ -74,7 +61,7 @@ def open_encoder(
 
 
 def entry_of(address: Address, *, teachers: Mapping[str, TeacherEntry]) -> TeacherEntry:
-    """Return how a model is loaded, in the words of a teacher's entry: students are loaded by the same code.
+    """Return the entry by which a model is loaded; students are loaded by the same code as teachers.
 
     Raises:
         ConfigError: there is no such teacher, model or tag.
@@ -96,7 +83,7 @@ def entry_of(address: Address, *, teachers: Mapping[str, TeacherEntry]) -> Teach
             f"{folder}: not the folder of a complete training run: it has no {RECORD}",
             hint="train it to its end, or give another model folder as local-dir:DIR",
         )
-    width = read_model_folder(folder).config["model_cfg"]["embed_dim"]
+    width = read_model_folder(folder)["model_cfg"]["embed_dim"]
     return TeacherEntry(folder=str(folder), embed_dim=width)
 
 
@@ -105,7 +92,8 @@ def _role(address: Address) -> Role:
         return "teacher"
     if address.kind == "checkpoint":
         run = json.loads((Path(address.place) / RECORD).read_text()).get("run", {})
-        return "task_only" if run.get("recipe") == "task_only" else "student"
+        # Stage 1 has no recipe and no teacher either; every other recipe has teachers.
+        return "student" if run.get("recipe") not in (None, "task_only") else "task_only"
     return "other"
 
 

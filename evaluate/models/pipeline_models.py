@@ -1,7 +1,8 @@
-"""Which models a command line means: addresses, or names of a pipeline's teachers and students."""
+"""The models that a command line names: addresses, or a pipeline's teachers and students."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -9,20 +10,22 @@ import typer
 
 from evaluate.config import EvaluatePipeline
 from store.config.problems import suggest
-from store.errors import ConfigError
+from store.errors import ConfigError, WeightsNotFoundError
 from train.runtime.run_folder import RECORD
 
 from .addresses import Address, parse_addresses
 
+log = logging.getLogger(__name__)
+
 MaybePipelineOption = Annotated[
-    str | None, typer.Option("--pipeline", help="Whose teachers, students, datasets and folders are meant.")
+    str | None, typer.Option("--pipeline", help="The pipeline with the teachers, students, datasets and folders.")
 ]
 ModelOption = Annotated[
     list[str] | None,
     typer.Option(
         "--model",
         help="NAME of the pipeline, or checkpoint:RUN, local-dir:DIR, teacher:NAME, open_clip:MODEL/TAG, "
-        "store:STORE#TEACHER, each with NAME= before it if results are to be called so; may be repeated. "
+        "store:STORE#TEACHER; NAME= before an address names the results; may be repeated. "
         "All of the pipeline if left out.",
     ),
 ]
@@ -30,18 +33,33 @@ DeviceOption = Annotated[str, typer.Option(help="Where models run: cpu or cuda."
 
 
 def addresses_of(texts: list[str] | None, loaded: EvaluatePipeline | None) -> list[Address]:
-    """Return addresses; a name without a kind is one of the pipeline's teachers or students."""
+    """Return addresses; a name without a kind is one of the pipeline's teachers or students.
+
+    Without names these are all teachers, and all students that are trained.
+
+    Raises:
+        ConfigError: an address is wrong, or the pipeline has no such model.
+        WeightsNotFoundError: a student that is named is not trained yet.
+    """
     if loaded is None:
         if not texts:
             raise ConfigError("no model is named", hint="--model ADDRESS, or --pipeline NAME for all of a pipeline")
         return parse_addresses(texts)
     known = {name: f"{name}=teacher:{name}" for name in loaded.teachers}
-    students = {name: f"{name}=checkpoint:{student.out}" for name, student in loaded.train.students.items()}
-    known |= students
-    if texts is None:
-        there = {name for name, student in loaded.train.students.items() if (Path(student.out) / RECORD).is_file()}
-        return parse_addresses([text for name, text in known.items() if name not in students or name in there])
-    unknown = [text for text in texts if ":" not in text and text not in known]
+    for name, student in loaded.train.students.items():
+        if name in known:
+            raise ConfigError(f"train.students.{name}: a teacher has that name already")
+        known[name] = f"{name}=checkpoint:{student.out}"
+    unknown = [text for text in texts or [] if ":" not in text and text not in known]
     if unknown:
-        raise ConfigError(f"the pipeline has no model {unknown[0]!r}{suggest(unknown[0], known)}")
-    return parse_addresses([known.get(text, text) for text in texts])
+        has = suggest(unknown[0], known) or f"; it has {', '.join(known)}"
+        raise ConfigError(f"the pipeline has no model {unknown[0]!r}{has}")
+    students = {name: Path(student.out) / RECORD for name, student in loaded.train.students.items()}
+    untrained = [name for name in texts or known if name in students and not students[name].is_file()]
+    command = f"python -m train distill --pipeline NAME {' '.join(f'--student {name}' for name in untrained)}"
+    if untrained and texts:
+        missing = "\n".join(f"{name}: not trained yet: there is no {students[name]}" for name in untrained)
+        raise WeightsNotFoundError(missing, hint=command)
+    if untrained:
+        log.warning("not trained yet, so left out: %s; %s trains what is missing", ", ".join(untrained), command)
+    return parse_addresses([known.get(text, text) for text in texts or known if text not in untrained])

@@ -1,4 +1,4 @@
-"""Results of many models side by side: one board per task, and only what can be compared in one column.
+"""Results of many models side by side: one board per task; only comparable results share a column.
 
 Pure functions of records.
 """
@@ -12,23 +12,31 @@ import numpy as np
 
 from evaluate.metrics.model_ranks import Ranking, rank_models
 from evaluate.metrics.registry import METRICS
-from evaluate.results.record import DIGEST_SHOWN, DatasetFacts, ModelFacts, Result, ResultRecord, SkippedRecord
+from evaluate.results.record import (
+    DIGEST_SHOWN,
+    ORACLE,
+    DatasetFacts,
+    ModelFacts,
+    Overlap,
+    Result,
+    ResultRecord,
+    SkippedRecord,
+)
 
-ROLE_ORDER = ("student", "task_only", "teacher", "other")
-"""In which roles are listed where ranks do not decide."""
+ROLE_ORDER = ("student", "task_only", "teacher", "oracle", "other")
+"""Order of the roles where ranks do not decide."""
 
 Key = tuple[str, str | None, str | None, int | None, tuple[str, ...]]
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Column:
-    """A test set and the metric that stands for it: numbers of one column are of the same items.
+    """A test set and its primary metric; all numbers of a column are of the same items.
 
     Attributes:
-        dataset: facts of the dataset.
-        metric: name of the primary metric; None where no model has a result.
+        metric: the primary metric; None if no model has a result.
         n: test items; None like metric.
-        title: of the dataset, with what tells it from another column of the same dataset.
+        title: title of the dataset, with what distinguishes it from another column of the same dataset.
         protocol: ``ResultRecord.protocol``; empty like metric.
     """
 
@@ -40,12 +48,12 @@ class Column:
 
     @property
     def key(self) -> Key:
-        """What makes numbers comparable: dataset, split, metric, number of items, their data and the prompts."""
+        """Everything that makes numbers comparable: dataset, split, metric, number of items, data and prompts."""
         return self.dataset.name, self.dataset.split_digest, self.metric, self.n, self.protocol
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether more is better; of ranks it is not."""
+        """Whether more is better; False for ranks."""
         return self.metric is None or METRICS[self.metric].higher_is_better
 
 
@@ -54,12 +62,10 @@ class Board:
     """All results of a task.
 
     Attributes:
-        task: its name.
         models: best mean rank first; without one, by role and name.
-        columns: by modality and dataset.
-        cells: results by place in models and in columns; a pair that was never evaluated is not there.
+        columns: sorted by modality and dataset.
+        cells: results by place in models and in columns; missing if a pair was never evaluated.
         ranking: over the columns that all models have; None if there is none.
-        notes: what a reader must know before comparing.
     """
 
     task: str
@@ -70,18 +76,27 @@ class Board:
     notes: list[str]
 
     def result(self, row: int, column: int) -> ResultRecord | None:
-        """Return a result, None where it was skipped or never tried."""
+        """Return a result; None if it was skipped or never tried."""
         found = self.cells.get((row, column))
         return found if isinstance(found, ResultRecord) else None
 
     def is_best(self, row: int, column: int) -> bool:
-        """Return whether no other model has a better value in a column; one that is alone is not the best."""
-        found = self.result(row, column)
-        others = [self.result(other, column) for other in range(len(self.models)) if other != row]
+        """Return whether no other model has a better value in a column; one that is alone is not the best.
+
+        The oracle does not compete.
+        """
+        found = None if self.models[row].role == ORACLE else self.result(row, column)
+        competing = [other for other, model in enumerate(self.models) if other != row and model.role != ORACLE]
+        others = [self.result(other, column) for other in competing]
         values = [other.value for other in others if other is not None]
         if found is None or not values:
             return False
         return found.value >= max(values) if self.columns[column].higher_is_better else found.value <= min(values)
+
+    def overlaps(self, column: int) -> list[Overlap | None]:
+        """Return the different overlaps that the results of a column state; None for one that was not looked for."""
+        found = [self.result(row, column) for row in range(len(self.models))]
+        return list({repr(one.overlap): one.overlap for one in found if one is not None}.values())
 
     def mean_rank(self, row: int) -> float | None:
         """Return a model's mean rank; None for one that is not ranked."""
@@ -92,7 +107,7 @@ class Board:
 
 
 def boards(results: Sequence[Result]) -> list[Board]:
-    """Return the board of each task; of few-shot probes the one with fewer shots first."""
+    """Return the board of each task; few-shot probes are sorted by their shots."""
     tasks = sorted({result.task for result in results}, key=_task_order)
     return [_board(task, [one for one in results if one.task == task]) for task in tasks]
 
@@ -104,7 +119,7 @@ def _task_order(task: str) -> tuple[str, int]:
 
 def _board(task: str, results: Sequence[Result]) -> Board:
     columns = _columns(results)
-    # Records of one model may be of several versions of it: the notes say so.
+    # A model's records may be of several versions of it, which the notes mention.
     by_name = {result.model.name: result.model for result in results}
     cells = {
         (model, place): result
@@ -115,9 +130,10 @@ def _board(task: str, results: Sequence[Result]) -> Board:
     }
     with_result = {result.model.name for result in results if isinstance(result, ResultRecord)}
     listed = sorted(by_name, key=lambda name: (ROLE_ORDER.index(by_name[name].role), name))
-    ranking = _ranking([name for name in listed if name in with_result], columns, cells)
+    competing = [name for name in listed if name in with_result and by_name[name].role != ORACLE]
+    ranking = _ranking(competing, columns, cells)
     ranked = ranking.models if ranking else []
-    # Without a rank those with results come first still.
+    # Models without a rank follow; those with results come first.
     order = [
         *ranked,
         *sorted(set(listed) - set(ranked), key=lambda name: (name not in with_result, listed.index(name))),
@@ -192,7 +208,7 @@ def _notes(results: Sequence[Result], columns: Sequence[Column], ranking: Rankin
     repeated = sorted({name for name in names if names.count(name) > 1})
     apart = "evaluated on different splits, items, data, prompts or metrics, which stand in columns of their own"
     notes += [f"{name}: {apart}" for name in repeated]
-    notes += [f"{column.title}: {finding}" for column in columns for finding in column.dataset.findings]
+    notes += [f"{column.title}: {caveat}" for column in columns for caveat in column.dataset.caveats]
     evaluated = sum(column.metric is not None for column in columns)
     if len(digests) > 1 and (ranking is None or ranking.datasets < evaluated):
         ranked = ranking.datasets if ranking else 0

@@ -1,4 +1,4 @@
-"""Two models on all test sets that both were evaluated on: paired differences, and what they add up to.
+"""Two models on the test sets that both were evaluated on: paired differences and their means.
 
 Axes: D datasets, R resamples.
 """
@@ -12,11 +12,12 @@ from typing import Literal
 
 import numpy as np
 
-from evaluate.metrics.model_ranks import signed_rank_p
+from evaluate.metrics.bootstrap import LEVEL, Interval, resampled
+from evaluate.metrics.paired_tests import Difference, difference, holm, resamples_to_decide, signed_rank_p
+from evaluate.metrics.predictions import Samples
 from evaluate.metrics.registry import METRICS
-from evaluate.metrics.statistics import LEVEL, Difference, Samples, difference, holm, resampled, resamples_to_decide
 from evaluate.results.files import read_predictions
-from evaluate.results.record import DIGEST_SHOWN, MetricValue, Result, ResultRecord
+from evaluate.results.record import DIGEST_SHOWN, Result, ResultRecord
 from store.errors import EvaluationError
 
 Verdict = Literal["better", "worse", "undecided"]
@@ -24,11 +25,11 @@ Verdict = Literal["better", "worse", "undecided"]
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class DatasetDifference:
-    """What distinguishes two models on one test set.
+    """The difference of two models on one test set.
 
     Attributes:
         first, second: their numbers, each with its own interval.
-        difference: by how much the first model is better; where less is better, by how much less it has.
+        difference: positive if the first model is better, also where less is better.
         p_holm: the difference's p, adjusted for all tests of the comparison.
         verdict: of the first model, by p_holm.
     """
@@ -40,8 +41,8 @@ class DatasetDifference:
     metric: str
     n: int
     split_digest: str
-    first: MetricValue
-    second: MetricValue
+    first: Interval
+    second: Interval
     difference: Difference
     p_holm: float | None = None
     verdict: Verdict = "undecided"
@@ -52,11 +53,9 @@ class Comparison:
     """Two models on all test sets that they share.
 
     Attributes:
-        first, second: names of the models.
-        rows: one per task and test set.
         means: by task, the mean difference over its datasets.
-        signed_rank_p: by task, of Wilcoxon's test over its datasets; None where there are too few.
-        left_out: what only one of them has, or what cannot be compared, with the reason.
+        signed_rank_p: by task, p of Wilcoxon's test over its datasets; None if there are too few.
+        left_out: test sets that only one model has or that cannot be compared, with the reason.
     """
 
     first: str
@@ -72,12 +71,11 @@ class Comparison:
 
 
 class Evidence:
-    """The primary metric of results on their resamples, computed once each.
+    """The primary metric of results on their resamples; each is computed once.
 
     Args:
-        folder: of the results.
-        resamples: of each test set, instead of as many as its record has.
-        done: told after each result; for progress.
+        resamples: number of resamples of each test set, in place of the number in its record.
+        done: called after each result, for progress.
     """
 
     def __init__(self, folder: Path, *, resamples: int, done: Callable[[int], None] | None = None) -> None:
@@ -95,10 +93,10 @@ class Evidence:
         return self._of(record)[1]
 
     def shuffled(self, record: ResultRecord) -> Samples:
-        """Return the same values in an order that only the split decides.
+        """Return the same values in an order that depends on the split alone.
 
-        ``official`` draws with one seed for all datasets, so that resample r of one goes with resample r of another. To
-        average over datasets they must be independent.
+        ``official`` draws with one seed for all datasets, so that resamples of different datasets are paired. Averages
+        over datasets need independent ones.
         """
         samples = self.samples(record)
         order = np.random.default_rng(list(record.split_digest.encode())).permutation(len(samples))
@@ -108,7 +106,7 @@ class Evidence:
         key = record.model.name, record.task, record.dataset.name
         if key not in self._kept:
             predictions = read_predictions(self.folder, record)
-            resampling = replace(record.bootstrap.resampling, resamples=self.resamples)
+            resampling = record.bootstrap.model_copy(update={"resamples": self.resamples})
             values = resampled(predictions, {record.primary: METRICS[record.primary]}, resampling)
             self._kept[key] = values[record.primary], tuple(predictions.ids)
             self._done(1)
@@ -142,12 +140,6 @@ def enough_resamples(results: Sequence[Result], tests: int) -> int:
 
 def compare(results: Sequence[Result], first: str, second: str, *, evidence: Evidence) -> Comparison:
     """Compare two models.
-
-    Args:
-        results: of all models.
-        first: a model's name.
-        second: another's.
-        evidence: the resamples of these results.
 
     Raises:
         EvaluationError: one of the models has no result, or they share no test set.
@@ -199,7 +191,7 @@ def _incomparable(one: ResultRecord, other: ResultRecord, evidence: Evidence) ->
 
 
 def _shown(one: ResultRecord, other: ResultRecord) -> str:
-    """Return what a protocol has that the other has not, digests shortened."""
+    """Return the parts of a protocol that the other lacks, with short digests."""
     parts = (part.partition(" ") for part in one.protocol if part not in other.protocol)
     return ", ".join(kind + sign + rest[:DIGEST_SHOWN] for kind, sign, rest in parts) or "without it"
 

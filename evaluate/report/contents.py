@@ -1,4 +1,4 @@
-"""What the report shows, computed from a folder of results: boards, comparisons with teachers, means by modality."""
+"""The contents of the report, computed from a folder of results: boards, comparisons, means by modality."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluate.metrics.statistics import Interval, interval
+from evaluate.metrics.bootstrap import Interval, interval
 from evaluate.results.files import read_results
 from evaluate.results.record import Result, ResultRecord
 from store.console import progress
@@ -17,7 +17,7 @@ from .boards import Board, boards
 from .comparison import Comparison, Evidence, compare, enough_resamples, of_model, shared
 
 COMPARED_ROLES = ("student", "task_only")
-"""Of the models that are compared with each teacher."""
+"""Roles of the models that are compared with each teacher."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -25,9 +25,8 @@ class ByModality:
     """Means of one task's primary metrics over the datasets of each modality.
 
     Attributes:
-        task: its name.
-        means: by model and modality; only over test sets that all models have.
-        left_out: how many test sets are not in the means: not all models have them, or less is better of their metric.
+        means: by model and modality, over the test sets that all models have.
+        left_out: number of test sets without a place in the means: some model lacks them, or less is better.
     """
 
     task: str
@@ -37,13 +36,10 @@ class ByModality:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Contents:
-    """All that the page shows.
+    """Everything that the page shows.
 
     Attributes:
-        results: the records.
-        boards: one per task.
-        comparisons: of each student with each teacher that it shares a test set with.
-        modalities: one per task.
+        comparisons: each student with each teacher that it shares a test set with.
     """
 
     results: list[Result]
@@ -77,7 +73,7 @@ def gather(folder: Path) -> Contents:
 
 
 def _pairs(results: Sequence[Result]) -> list[tuple[str, str, int]]:
-    """Return students with teachers that they can be compared with, and on how many test sets."""
+    """Return pairs of student and teacher, and the number of test sets that they share."""
     roles = {result.model.name: result.model.role for result in results}
     ours = sorted((COMPARED_ROLES.index(role), name) for name, role in roles.items() if role in COMPARED_ROLES)
     theirs = sorted(name for name, role in roles.items() if role == "teacher")

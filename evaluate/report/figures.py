@@ -1,19 +1,39 @@
-"""What all plots of the report share: an SVG with a title and a description, and a table that says the same.
+"""The templates' environment, and what all plots of the report share: an SVG with a title, a description and a table.
 
-Every plot is drawn for the width of a small screen, so that none is shrunk until its text cannot be read.
+Every plot is drawn for the width of a small screen, so that its text stays readable there.
 """
 
 from __future__ import annotations
 
-import re
+import functools
 from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
 
-from .markup import Child, Markup, tag
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from .wording import FILTERS
+
+HERE = Path(__file__).parent
 
 WIDTH = 340
 """Units of every drawing; a unit is about a pixel on a screen of 400."""
-LONGEST_LABEL = 30
-"""Characters of a name in a drawing; tables have all."""
+
+
+@functools.cache
+def environment() -> Environment:
+    """Return the environment of the templates: every text is escaped, an unknown name is an error."""
+    found = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    found.filters |= FILTERS
+    return found
+
+
+def _macro(name: str, *arguments: Any) -> Markup:
+    return Markup(getattr(environment().get_template("macros.html").module, name)(*arguments))  # noqa: S704 - escaped
 
 
 def figure(
@@ -31,70 +51,40 @@ def figure(
 
     Args:
         name: unique on the page.
-        title: what it shows.
         caption: how to read it.
-        description: what is to be seen in it, for who does not see it.
+        description: what the drawing shows, for readers who do not see it.
         height: of the drawing, in its units.
         drawing: SVG elements within WIDTH by height.
-        table: the same numbers.
         beside: show the table too, beside the drawing where there is room.
     """
-    svg = tag(
-        "svg",
-        tag("title", title, id=f"{name}-title"),
-        tag("desc", description, id=f"{name}-desc"),
-        drawing,
-        viewBox=f"0 0 {WIDTH} {height:g}",
-        role="img",
-        aria_labelledby=f"{name}-title {name}-desc",
-    )
-    words = tag("figcaption", tag("strong", f"{title}."), " ", caption)
-    numbers = tag("details", tag("summary", "The same as a table"), table, open=beside)
-    return tag("figure", words, svg, numbers, class_="plot beside" if beside else "plot")
+    shapes = Markup().join(drawing)
+    return _macro("figure", name, title, caption, description, WIDTH, f"{height:g}", shapes, table, beside)
 
 
-def table(
-    caption: str, heads: Sequence[Child], rows: Sequence[Sequence[Child]], *, class_: str | None = None
-) -> Markup:
+def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]], *, class_: str | None = None) -> Markup:
     """Return a plain table in a region that scrolls by itself; the first cell of a row is its head."""
-    head = tag("tr", [tag("th", cell, scope="col") for cell in heads])
-    body = [tag("tr", tag("th", row[0], scope="row"), [tag("td", cell) for cell in row[1:]]) for row in rows]
-    inner = tag("table", table_caption(caption), tag("thead", head), tag("tbody", body), class_=class_)
-    return scrolling(inner, label=caption)
+    return _macro("table", caption, heads, rows, class_)
 
 
-def table_caption(text: str) -> Markup:
-    """Return a caption that stays on the screen while its table is scrolled."""
-    return tag("caption", tag("span", text))
-
-
-def scrolling(inner: Markup, *, label: str) -> Markup:
-    """Return something wide in a region that scrolls sideways alone, by keyboard too."""
-    return tag("div", inner, class_="scroll", role="region", aria_label=label, tabindex=0)
+def shape(name: str, text: str = "", **attributes: str | float) -> Markup:
+    """Return an SVG element; ``class_`` is class, ``text_anchor`` is text-anchor, numbers have one decimal."""
+    shown = {
+        key: f"{value:.1f}" if isinstance(value, float) else escape(str(value)) for key, value in attributes.items()
+    }
+    inner = "".join(f' {key.rstrip("_").replace("_", "-")}="{value}"' for key, value in shown.items())
+    return Markup(f"<{name}{inner}>{escape(text)}</{name}>")  # noqa: S704 - escaped above
 
 
 def line(x1: float, y1: float, x2: float, y2: float, *, class_: str) -> Markup:
     """Return a line of a drawing."""
-    return tag("line", x1=f"{x1:.1f}", y1=f"{y1:.1f}", x2=f"{x2:.1f}", y2=f"{y2:.1f}", class_=class_)
+    return shape("line", x1=float(x1), y1=float(y1), x2=float(x2), y2=float(y2), class_=class_)
 
 
 def words(x: float, y: float, text: str, *, class_: str = "label", anchor: str = "start") -> Markup:
     """Return a text of a drawing."""
-    return tag("text", text, x=f"{x:.1f}", y=f"{y:.1f}", class_=class_, text_anchor=anchor)
-
-
-def short(text: str) -> str:
-    """Return a name as it fits a drawing."""
-    return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
+    return shape("text", text, x=float(x), y=float(y), class_=class_, text_anchor=anchor)
 
 
 def points(places: Sequence[tuple[float, float]]) -> str:
     """Return the corners of a polygon as SVG writes them."""
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-
-
-def in_words(task: str) -> str:
-    """Return a task's name as a heading: ``linear_probe_16shot`` is Linear probe, 16 shots."""
-    text = re.sub(r"_(\d+)pct$", r", \1 %", task)
-    text = re.sub(r"_(\d+)shot$", lambda found: f", {found[1]} shot{'s' * (found[1] != '1')}", text)
-    return text.replace("_", " ").capitalize()

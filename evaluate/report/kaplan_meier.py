@@ -6,11 +6,12 @@ import bisect
 from collections.abc import Mapping
 from typing import Any
 
+from markupsafe import Markup
+
 from evaluate.results.record import ResultRecord
 
-from .figures import WIDTH, figure, line, points, table, words
-from .markup import Markup, tag
-from .plots import p_value
+from .figures import WIDTH, figure, line, points, shape, table, words
+from .wording import p_value
 
 LEFT, RIGHT = 34.0, WIDTH - 10.0
 TOP, BOTTOM = 14.0, 184.0
@@ -62,7 +63,7 @@ def _curve(curve: Mapping[str, Any], last: float, group: str) -> Markup:
     for time, lower in zip(curve["time"], curve["survival"], strict=True):
         steps += [_place(time, share, last), _place(time, lower, last)]
         share = lower
-    return tag("polyline", points=points(steps), class_=f"curve {group}")
+    return shape("polyline", points=points(steps), class_=f"curve {group}")
 
 
 def _axes(last: float) -> list[Markup]:
@@ -83,7 +84,7 @@ def _key() -> list[Markup]:
     drawing = []
     for place, group in enumerate(GROUPS):
         y = BOTTOM - 26 + 15 * place
-        drawing.append(tag("polyline", points=points([(LEFT + 8, y), (LEFT + 34, y)]), class_=f"curve {group}"))
+        drawing.append(shape("polyline", points=points([(LEFT + 8, y), (LEFT + 34, y)]), class_=f"curve {group}"))
         drawing.append(words(LEFT + 40, y + 4, f"{group} risk"))
     return drawing
 

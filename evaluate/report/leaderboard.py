@@ -12,13 +12,13 @@ from typing import Any
 
 from evaluate.metrics.registry import METRICS
 from evaluate.results.files import read_results
-from evaluate.results.record import DIGEST_SHOWN, Result, ResultRecord, SkippedRecord
+from evaluate.results.record import DIGEST_SHOWN, Result, SkippedRecord
 from store.files import write_atomic
 
 from .boards import Board, boards
 
 FORMAT = 1
-"""Of leaderboard.json."""
+"""Version of leaderboard.json."""
 
 CSV_FIELDS = (
     *("task", "model", "role", "mean_rank", "dataset", "modality", "provenance", "metric", "value", "low", "high"),
@@ -165,7 +165,8 @@ def _below(board: Board) -> list[str]:
         f"{column.title}: {overlap.exact:,} test images occur in the training corpus {overlap.store}, "
         f"{overlap.near:,} more nearly"
         for place, column in enumerate(board.columns)
-        for overlap in _overlaps(board, place)
+        for overlap in board.overlaps(place)
+        if overlap is not None
     ]
     return ["", *(f"- {_plain(line)}" for line in lines)] if lines else []
 
@@ -174,13 +175,6 @@ def _skips(results: Sequence[Result]) -> list[SkippedRecord]:
     """Return one record per dataset and reason: most reasons are the same for all models."""
     skips = {(one.dataset.name, one.skipped): one for one in results if isinstance(one, SkippedRecord)}
     return list(skips.values())
-
-
-def _overlaps(board: Board, place: int) -> list[Any]:
-    found = [board.cells.get((row, place)) for row in range(len(board.models))]
-    return list(
-        {repr(one.overlap): one.overlap for one in found if isinstance(one, ResultRecord) and one.overlap}.values()
-    )
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from markupsafe import Markup
+
+from evaluate.metrics.bootstrap import Interval
 from evaluate.metrics.model_ranks import Ranking
+from evaluate.metrics.paired_tests import Difference
 from evaluate.metrics.registry import METRICS
-from evaluate.metrics.statistics import Difference, Interval
 
 from .comparison import Comparison, Verdict
-from .figures import WIDTH, figure, in_words, line, points, short, table, words
-from .markup import Markup, tag
+from .figures import WIDTH, figure, line, points, shape, table, words
+from .wording import in_words, number, p_value, short, with_interval
 
 RADAR_CENTRE = (170.0, 106.0)
 RADAR_RADIUS = 84.0
@@ -28,34 +31,11 @@ RANK_LEFT, RANK_RIGHT = 128.0, 268.0
 RANK_ROW = 22
 
 
-def number(value: float | None, *, signed: bool = False) -> str:
-    """Return a number with three decimals; a true minus sign in front of negative ones."""
-    if value is None:
-        return "–"
-    return f"{value:+.3f}".replace("-", "−") if signed else f"{value:.3f}".replace("-", "−")
-
-
-def with_interval(found: Interval | Difference, *, signed: bool = False) -> str:
-    """Return a number and its interval; never the number alone."""
-    if found.low is None:
-        return f"{number(found.value, signed=signed)} [no interval: all {found.resamples:,} resamples failed]"
-    ends = ", ".join(number(end, signed=signed) for end in (found.low, found.high))
-    return f"{number(found.value, signed=signed)} [{ends}]"
-
-
-def p_value(p: float | None, *, sign: bool = False) -> str:
-    """Return a p-value as papers print it."""
-    if p is None:
-        return "–"
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}" if sign else f"{p:.3f}"
-
-
 def radar(name: str, *, title: str, values: Mapping[str, Interval], best: Mapping[str, float], low: float) -> Markup:
     """Return a radar of one model: a value per modality, before the outline of the best model of each.
 
     Args:
         name: unique on the page.
-        title: of whom, in what.
         values: by modality, between low and 1.
         best: by modality, the largest value of any model.
         low: the value at the centre.
@@ -63,16 +43,16 @@ def radar(name: str, *, title: str, values: Mapping[str, Interval], best: Mappin
     modalities = list(values)
     centre = ", ".join(f"{modality} {with_interval(values[modality])}" for modality in modalities)
     drawing = [
-        tag("circle", cx=RADAR_CENTRE[0], cy=RADAR_CENTRE[1], r=f"{RADAR_RADIUS * part:.1f}", class_="grid")
-        for part in (1 / 3, 2 / 3, 1)
+        shape("circle", cx=RADAR_CENTRE[0], cy=RADAR_CENTRE[1], r=RADAR_RADIUS * part, class_="grid")
+        for part in (1 / 3, 2 / 3, 1.0)
     ]
     for place, modality in enumerate(modalities):
         x, y = _on_radar(place, len(modalities), 1.0)
         drawing.append(line(*RADAR_CENTRE, x, y, class_="grid"))
         drawing.append(_axis_name(place, len(modalities), modality))
     drawing += [
-        tag("polygon", points=_outline([best[modality] for modality in modalities], low), class_="best-outline"),
-        tag(
+        shape("polygon", points=_outline([best[modality] for modality in modalities], low), class_="best-outline"),
+        shape(
             "polygon", points=_outline([values[modality].value or low for modality in modalities], low), class_="shape"
         ),
         words(RADAR_CENTRE[0] + 4, RADAR_CENTRE[1] + 4, f"{low:.1f}", class_="tick"),
@@ -177,9 +157,9 @@ def _forest_row(title: str, found: Difference, y: float, reach: float, *, verdic
         return drawing
     if verdict == "mean":
         corners = [(_x(found.low, reach), at), (middle, at - 5), (_x(found.high, reach), at), (middle, at + 5)]
-        return [*drawing, tag("polygon", points=points(corners), class_="mark mean")]
+        return [*drawing, shape("polygon", points=points(corners), class_="mark mean")]
     drawing.append(line(_x(found.low, reach), at, _x(found.high, reach), at, class_=f"bar {verdict}"))
-    drawing.append(tag("circle", cx=f"{middle:.1f}", cy=f"{at:.1f}", r=4.5, class_=f"mark {verdict}"))
+    drawing.append(shape("circle", cx=middle, cy=at, r=4.5, class_=f"mark {verdict}"))
     return drawing
 
 
@@ -234,9 +214,7 @@ def ranks_plot(name: str, *, title: str, ranking: Ranking) -> Markup:
         y = top + RANK_ROW * place + 8
         drawing.append(words(RANK_LEFT - 8, y, short(model)[:19], anchor="end"))
         drawing.append(line(RANK_LEFT, y - 4, _rank_x(mean, count), y - 4, class_="stem"))
-        drawing.append(
-            tag("circle", cx=f"{_rank_x(mean, count):.1f}", cy=f"{y - 4:.1f}", r=4.5, class_="mark shape-dot")
-        )
+        drawing.append(shape("circle", cx=_rank_x(mean, count), cy=y - 4, r=4.5, class_="mark shape-dot"))
         drawing.append(words(_rank_x(mean, count) + 8, y, f"{mean:.2f}", class_="tick"))
     for number_, (start, end) in enumerate(ranking.groups):
         x = RANK_RIGHT + 30 + 9 * (number_ % 5)

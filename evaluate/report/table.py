@@ -1,27 +1,45 @@
-"""Results as one table on the screen."""
+"""Accuracy by group as one table on the screen, and as the values of the demo's report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.box import SIMPLE
 from rich.table import Table
 
-ROLES = ("teacher", "oracle", "task_only", "student")
-"""In the order in which they are shown."""
+from evaluate.metrics.registry import IN_GROUP
+from evaluate.results.record import Result, ResultRecord
 
+ROLES = ("teacher", "oracle", "other", "task_only", "student")
+"""Order of the rows."""
 
 HEADING_CHARS = 4
-"""Columns are headed by the first letters of a modality: nine of them and the names then fit 80 characters."""
+"""Letters of a modality in the heading of its column: nine modalities then fit 80 characters."""
+
+
+def by_group(results: Iterable[Result]) -> dict[str, dict[str, Any]]:
+    """Return role, mean accuracy over groups, and accuracy by group of each model on one dataset with groups."""
+    records = [one for one in results if isinstance(one, ResultRecord) and "groups" in one.details]
+    return {
+        one.model.name: {
+            "role": one.model.role,
+            "macro_accuracy": one.metrics["group_accuracy"].value,
+            "by_modality": {group: one.metrics[f"{IN_GROUP}{group}"].value for group in one.details["groups"]},
+        }
+        for one in sorted(records, key=_place)
+    }
+
+
+def _place(record: ResultRecord) -> tuple[int, str]:
+    return ROLES.index(record.model.role), record.model.name
 
 
 def results_table(models: Mapping[str, Mapping[str, Any]], *, title: str) -> Table:
     """Return a table of accuracies by modality and macro, best in each column in bold; the oracle does not compete.
 
     Args:
-        models: by name, each with role, macro_accuracy and by_modality.
-        title: above the table.
+        models: as ``by_group`` returns them.
     """
     modalities = list(next(iter(models.values()))["by_modality"])
     columns = [*modalities, "macro"]

@@ -1,7 +1,7 @@
-"""Single test items worth looking at: what a task keeps of them in its details, and the report shows.
+"""Example test items that a result keeps in its details and the report shows.
 
-``details["examples"]`` of a result is a list of Example as JSON. A task or whoever runs it makes them; thumbnails are
-optional, small and inside the record, so that a report needs no file but the records.
+``details["examples"]`` is a list of Example as JSON. Thumbnails are optional, small and inside the record, so that a
+report needs no other file.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from store.errors import EvaluationError
 
 THUMBNAIL_PX = 112
-"""Longest side; what fits a narrow screen twice, and sharp enough to recognise an image."""
+"""Longest side: two fit on a narrow screen, and the image can still be recognised."""
 THUMBNAIL_QUALITY = 80
 MOST_THUMBNAIL_BYTES = 32 * 1024
-"""A thumbnail of that side has 3 to 6 KiB; what is larger is none."""
+"""A thumbnail of that side has 3 to 6 KiB; larger ones are refused."""
 
 
 def _small_jpeg(text: str) -> str:
@@ -45,13 +45,12 @@ class _Part(BaseModel):
 
 
 class Candidate(_Part):
-    """One thing that was found for a query.
+    """One candidate that was found for a query.
 
     Attributes:
         text: a caption or answer; the image's id where an image was found.
         correct: whether it belongs to the query.
-        score: what it was ranked by.
-        thumbnail_jpeg_base64: of the image, where an image was found.
+        thumbnail_jpeg_base64: set if an image was found.
     """
 
     text: str
@@ -64,14 +63,12 @@ class Example(_Part):
     """One test item.
 
     Attributes:
-        id: of the test item.
-        kind: ``failure`` for an item that was got wrong, ``retrieval`` for a query with what was found.
-        target: what is right: a class, an answer, the caption.
-        predicted: what the model said.
-        correct: whether that is right.
-        question: what was asked about the image, if anything was; of a search by text the text.
+        kind: ``failure`` for a wrong answer, ``retrieval`` for a query with its candidates.
+        target: the right class, answer or caption.
+        predicted: the model's class or answer, or the first candidate.
+        question: question about the image; for a search by text the text.
         candidates: what was found, best first.
-        thumbnail_jpeg_base64: of the item's image; None where the item is a text.
+        thumbnail_jpeg_base64: the item's image; None if the item is a text.
     """
 
     id: str
@@ -85,10 +82,10 @@ class Example(_Part):
 
 
 def examples_in(details: Mapping[str, Any]) -> list[Example]:
-    """Return the examples that a result's details hold; none is an empty list.
+    """Return the examples in a result's details; an empty list if there are none.
 
     Raises:
-        EvaluationError: what is there are no examples.
+        EvaluationError: the content is not a list of examples.
     """
     found = details.get("examples", [])
     if not isinstance(found, list):
@@ -105,7 +102,7 @@ def examples_in(details: Mapping[str, Any]) -> list[Example]:
 
 
 def thumbnail(image: Image.Image) -> str:
-    """Return an image as a small JPEG in base64, as Example takes it; one on a dark ground if it is transparent."""
+    """Return an image as a small JPEG in base64, as Example takes it; transparent parts become dark."""
     small = image.convert("RGB")
     small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

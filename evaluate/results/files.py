@@ -1,105 +1,30 @@
-"""Records of results: made from a task's result, written, and read.
+"""Records of results in files.
 
 ``results/MODEL/TASK/DATASET.json`` is a record, a Parquet file of the same name holds its predictions.
 """
 
 from __future__ import annotations
 
+import glob
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
 from pydantic import ValidationError
 
 from evaluate.metrics.predictions import Predictions
-from evaluate.metrics.registry import METRICS
-from evaluate.metrics.statistics import RESAMPLES, Mode, interval, natural_mode, resampled, resampling_for
 from store.errors import EvaluationError, FormatVersionError
 from store.files import sha256_file, write_atomic
 
 from .prediction_files import predictions_bytes, read_predictions_file
-from .record import (
-    FORMAT,
-    Bootstrap,
-    DatasetFacts,
-    MetricValue,
-    ModelFacts,
-    Overlap,
-    Result,
-    ResultRecord,
-    SeedValues,
-    SkippedRecord,
-)
-from .task_result import TaskResult
+from .record import FORMAT, Result, ResultRecord, SkippedRecord
 
 LONGEST_NAME = 200
 """Bytes of a file name: systems take 255, and a suffix must fit."""
 
 
-def record_of(
-    result: TaskResult,
-    *,
-    model: ModelFacts,
-    dataset: DatasetFacts,
-    versions: Mapping[str, str],
-    seconds: float,
-    excluded: Mapping[str, int],
-    mode: Mode | None = None,
-    resamples: int = RESAMPLES,
-    prompts_digest: str | None = None,
-    logit_scale: float | None = None,
-    overlap: Overlap | None = None,
-    request_digest: str | None = None,
-) -> ResultRecord:
-    """Return the record of a task's result, with the intervals of all its metrics.
-
-    Args:
-        result: what the task handed on.
-        model: what was evaluated.
-        dataset: on what; its split digest decides the resamples.
-        versions: of the libraries, by name.
-        seconds: that the evaluation took, without the intervals.
-        excluded: how many items were left out, by reason.
-        mode: of the resamples; ``natural_mode`` if left out.
-        resamples: how many of them.
-        prompts_digest: of the prompts, where there are some.
-        logit_scale: that scores were multiplied by, where there is one.
-        overlap: with a training corpus, where that was looked for.
-        request_digest: see ``kept_results.request_digest``.
-
-    Raises:
-        EvaluationError: the dataset has no split digest, or the mode needs what the predictions lack.
-    """
-    predictions = result.predictions
-    if dataset.split_digest is None:
-        raise EvaluationError(f"{dataset.name}: a result needs the digest of its split")
-    chosen = mode or natural_mode(predictions)
-    resampling = resampling_for(chosen, split_digest=dataset.split_digest, resamples=resamples)
-    samples = resampled(predictions, {name: METRICS[name] for name in result.metrics}, resampling)
-    metrics = {name: MetricValue.of(interval(value, samples[name])) for name, value in result.metrics.items()}
-    return ResultRecord(
-        model=model,
-        task=result.task,
-        dataset=dataset,
-        n=len(predictions.ids),
-        primary=result.primary,
-        metrics=metrics,
-        bootstrap=Bootstrap(mode=resampling.mode, seed=resampling.seed, resamples=resampling.resamples),
-        seeds={name: SeedValues.of(values) for name, values in result.seeds.items()},
-        prompts_digest=prompts_digest,
-        logit_scale=logit_scale,
-        versions=dict(versions),
-        seconds=seconds,
-        excluded=dict(excluded),
-        overlap=overlap,
-        details=result.details,
-        request_digest=request_digest,
-    )
-
-
 def result_path(folder: Path, *, model: str, task: str, dataset: str) -> Path:
-    """Return where the record of a result lies.
+    """Return the path of a result's record.
 
     Raises:
         EvaluationError: a name cannot be that of a file.
@@ -116,12 +41,10 @@ def _file_name(name: str) -> str:
 
 
 def write_result(folder: Path, record: Result, predictions: Predictions | None = None) -> Path:
-    """Write a record and its predictions; the record last, so that it never speaks of predictions that are not there.
+    """Write a record and its predictions; the record last, so that its predictions always exist.
 
     Args:
-        folder: of all results.
-        record: of one.
-        predictions: of the result's test items; a skipped one has none.
+        predictions: required for a result; a skipped one has none.
 
     Returns:
         The record's path.
@@ -183,6 +106,16 @@ def read_results(folder: Path) -> list[Result]:
     if not paths:
         raise EvaluationError(f"{folder}: holds no results", hint="python -m evaluate run makes them")
     return [read_result(path) for path in paths]
+
+
+def results_on(folder: Path, *, task: str, dataset: str) -> list[Result]:
+    """Read the records of all models for one task on one dataset, by model; an empty list if there is none.
+
+    Raises:
+        EvaluationError: one is damaged.
+    """
+    file = result_path(folder, model="any", task=task, dataset=dataset)
+    return [read_result(path) for path in sorted(folder.glob(f"*/{file.parent.name}/{glob.escape(file.name)}"))]
 
 
 def read_predictions(folder: Path, record: ResultRecord) -> Predictions:

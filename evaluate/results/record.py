@@ -1,4 +1,4 @@
-"""The record of one result, and of one that could not be had: what it says. How it is kept, ``records`` knows."""
+"""The record of one result, or of the reason why there is none."""
 
 from __future__ import annotations
 
@@ -6,35 +6,32 @@ import statistics
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
-from evaluate.metrics.registry import METRICS
-from evaluate.metrics.statistics import Interval, Mode, Resampling
+from evaluate.metrics.bootstrap import Interval, RecordPart, Resampling
+from evaluate.metrics.registry import IN_GROUP, METRICS, metrics_named
 from store.errors import EvaluationError
 
 from .examples import examples_in
 
 FORMAT: Literal[1] = 1
-"""Of the records that this program writes and reads."""
+"""Version of the records that this program writes and reads."""
 DIGEST_SHOWN = 8
-"""Characters of a digest that are printed; the record has all."""
+"""Number of characters of a digest that are printed; the record has all."""
 
-Role = Literal["teacher", "student", "task_only", "other"]
+Role = Literal["teacher", "student", "task_only", "oracle", "other"]
+ORACLE: Literal["oracle"] = "oracle"
+"""Name and role of the result that takes the best teacher of each group; no model may have this name."""
 Count = Annotated[int, Field(ge=0)]
 
 
-class _Part(BaseModel):
-    # Strict: a number in quotes in a record that someone edited is a mistake, and NaN is no JSON.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class ModelFacts(_Part):
-    """What was evaluated.
+class ModelFacts(RecordPart):
+    """The model that was evaluated.
 
     Attributes:
         name: short, unique within a folder of results.
         address: where it came from, e.g. ``teacher:biomedclip``.
-        digest: of all that decides its outputs.
+        digest: of everything that decides its outputs.
     """
 
     name: str = Field(min_length=1)
@@ -43,14 +40,14 @@ class ModelFacts(_Part):
     digest: str = Field(min_length=1)
 
 
-class DatasetFacts(_Part):
-    """On what.
+class DatasetFacts(RecordPart):
+    """The dataset that it was evaluated on.
 
     Attributes:
         provenance: ``official``, ``inferred`` or ``ours``: whose split, classes and prompts.
-        digest: of the data; None only where they are missing.
-        split_digest: of which item is in which split.
-        findings: what a reader of results should know, e.g. that train and test share images.
+        digest: of the data; None only if they are missing.
+        split_digest: of the assignment of items to splits.
+        caveats: what a reader of results should know, e.g. that train and test share images.
     """
 
     name: str = Field(min_length=1)
@@ -60,42 +57,12 @@ class DatasetFacts(_Part):
     licence: str
     digest: str | None
     split_digest: str | None
-    findings: tuple[str, ...] = ()
+    # Records of earlier versions call them findings.
+    caveats: tuple[str, ...] = Field(default=(), validation_alias=AliasChoices("caveats", "findings"))
 
 
-class MetricValue(_Part):
-    """A number and its interval; see ``statistics.Interval``."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    resamples: int = Field(gt=0)
-    failed: Count
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if (self.low is None) != (self.high is None) or (self.low is None) != (self.failed >= self.resamples):
-            raise ValueError("an interval has both ends, or none where every resample failed")
-        if self.low is not None and self.high is not None and self.low > self.high:
-            raise ValueError(f"the interval's low end {self.low} is above its high end {self.high}")
-        return self
-
-    @classmethod
-    def of(cls, found: Interval) -> Self:
-        """Return the record of an interval."""
-        names = ("value", "low", "high", "resamples", "failed")
-        return cls(**{name: getattr(found, name) for name in names})
-
-    def __str__(self) -> str:
-        """Return the number, never without its interval."""
-        value = "undefined" if self.value is None else f"{self.value:.3f}"
-        if self.low is None or self.high is None:
-            return f"{value} [no interval: all {self.resamples:,} resamples failed]"
-        return f"{value} [{self.low:.3f}, {self.high:.3f}]"
-
-
-class SeedValues(_Part):
-    """A metric with each training seed: how much training varies, which is not how sure the test set makes a number.
+class SeedValues(RecordPart):
+    """A metric for each training seed: the variation of training, not the uncertainty due to the test set.
 
     Attributes:
         sd: sample standard deviation (n - 1); None for a single seed.
@@ -107,33 +74,41 @@ class SeedValues(_Part):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
-        """Return the record of some values."""
+        """Return values with their mean and standard deviation."""
         sd = statistics.stdev(values) if len(values) > 1 else None
         return cls(values=list(values), mean=statistics.fmean(values), sd=sd)
 
 
-class Bootstrap(_Part):
-    """Which resamples the intervals come from."""
-
-    mode: Mode
-    seed: Count
-    resamples: int = Field(gt=0)
-
-    @property
-    def resampling(self) -> Resampling:
-        """The same as the statistics take it."""
-        return Resampling(mode=self.mode, seed=self.seed, resamples=self.resamples)
-
-
-class Overlap(_Part):
-    """How many test images occur in a training corpus."""
+class Overlap(RecordPart):
+    """Numbers of test images that occur in a training corpus."""
 
     exact: Count
     near: Count
     store: str
 
 
-class _Record(_Part):
+class RunFacts(RecordPart):
+    """Further facts about a result, beside its numbers, model and dataset.
+
+    Attributes:
+        prompts_digest: SHA-256 of all prompts; None for tasks without prompts.
+        logit_scale: multiplier of the cosines; None for tasks that do not scale them.
+        seconds: duration of the evaluation without the intervals.
+        excluded: number of items that were left out, by reason.
+        overlap: with a training corpus; None if it was not looked for.
+        request_digest: of prompts, metric and resamples, see ``suite.up_to_date.request_digest``.
+    """
+
+    prompts_digest: str | None
+    logit_scale: float | None
+    versions: dict[str, str]
+    seconds: float = Field(ge=0)
+    excluded: dict[str, Count]
+    overlap: Overlap | None
+    request_digest: str | None = None
+
+
+class _Record(RecordPart):
     format: Literal[1] = FORMAT
     model: ModelFacts
     task: str = Field(min_length=1)
@@ -141,33 +116,25 @@ class _Record(_Part):
 
 
 class SkippedRecord(_Record):
-    """A result that is not there: its reason, and no number."""
+    """The reason why there is no result."""
 
     skipped: str = Field(min_length=1)
 
 
-class ResultRecord(_Record):
+class ResultRecord(RunFacts, _Record):
     """A result.
 
     Attributes:
         predictions_digest: SHA-256 of the Parquet file beside the record.
-        request_digest: of prompts, metric and resamples, see ``kept_results.request_digest``.
     """
 
     n: int = Field(gt=0)
     primary: str
-    metrics: dict[str, MetricValue]
-    bootstrap: Bootstrap
+    metrics: dict[str, Interval]
+    bootstrap: Resampling
     seeds: dict[str, SeedValues]
-    prompts_digest: str | None
-    logit_scale: float | None
-    versions: dict[str, str]
-    seconds: float = Field(ge=0)
-    excluded: dict[str, Count]
-    overlap: Overlap | None
     details: dict[str, Any]
     predictions_digest: str | None = None
-    request_digest: str | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -175,7 +142,7 @@ class ResultRecord(_Record):
             raise ValueError(f"the primary metric {self.primary!r} is not among {', '.join(self.metrics)}")
         if self.metrics[self.primary].value is None:
             raise ValueError(f"the primary metric {self.primary!r} has no value; that is a skipped result")
-        unknown = sorted({*self.metrics, *self.seeds} - set(METRICS))
+        unknown = sorted(name for name in {*self.metrics, *self.seeds} - set(METRICS) if not name.startswith(IN_GROUP))
         if unknown:
             raise ValueError(f"no such metric: {', '.join(unknown)}")
         if self.dataset.digest is None or self.dataset.split_digest is None:
@@ -190,27 +157,27 @@ class ResultRecord(_Record):
     def value(self) -> float:
         """The primary metric."""
         value = self.metrics[self.primary].value
-        assert value is not None  # noqa: S101 - the validator has seen to it
+        assert value is not None  # noqa: S101 - the validator guarantees it
         return value
 
     @property
     def split_digest(self) -> str:
-        """Which test set; two results with the same one can be compared item by item."""
-        assert self.dataset.split_digest is not None  # noqa: S101 - the validator has seen to it
+        """Digest of the test set; two results with the same digest can be compared item by item."""
+        assert self.dataset.split_digest is not None  # noqa: S101 - the validator guarantees it
         return self.dataset.split_digest
 
     @property
     def protocol(self) -> tuple[str, ...]:
-        """What was asked of every item, in words with digests: results that differ in it cannot be compared."""
+        """Data, prompts and kind of scores, in words with digests; results that differ in them cannot be compared."""
         said = [f"data {self.dataset.digest}"]
         said += [f"prompts {self.prompts_digest}"] if self.prompts_digest else []
         return (*said, "official scores") if self.details.get("official") else tuple(said)
 
     def cite(self, name: str) -> str:
-        """Return a metric as it may be quoted: with all that a reader needs to judge it."""
+        """Return a metric as it may be quoted: with everything that a reader needs to judge it."""
         metric, seeds = self.metrics[name], self.seeds.get(name)
         parts = [
-            f"{METRICS[name].title} {metric}",
+            f"{metrics_named([name])[name].title} {metric}",
             f"95 % of {metric.resamples:,} {self.bootstrap.mode} resamples",
             f"n = {self.n:,}",
             seeds_in_words(seeds),
@@ -226,7 +193,7 @@ Result = ResultRecord | SkippedRecord
 
 
 def seeds_in_words(seeds: SeedValues | None) -> str:
-    """Return how a metric varies over training seeds, in a few words."""
+    """Return the variation of a metric over training seeds, in a few words."""
     if seeds is None:
         return "no training seeds"
     if seeds.sd is None:

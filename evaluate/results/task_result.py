@@ -1,4 +1,4 @@
-"""What a task hands on: its numbers, and the predictions that they can be computed from again.
+"""The result of a task: its numbers, and the predictions from which they can be computed again.
 
 Axes: N test items, C classes, R resamples.
 """
@@ -12,23 +12,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evaluate.metrics.predictions import Predictions
-from evaluate.metrics.registry import METRICS, Columns, seed_views
+from evaluate.metrics.predictions import Columns, Predictions
+from evaluate.metrics.registry import Metric, metrics_named, seed_views
 from store.errors import EvaluationError
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class TaskResult:
-    """What one model reached in one task on one dataset.
+    """The result of one model in one task on one dataset.
 
     Attributes:
-        task: e.g. ``zero_shot``.
         primary: the metric that stands for the result.
-        metrics: value by name; the names are keys of ``metrics.METRICS``, so each can be computed on resamples. Where a
-            task trains with several seeds it is the mean over them.
-        predictions: of every test item.
+        metrics: value by name, see ``metrics_named``, so that each can be computed on resamples. Where a task trains
+            with several seeds it is the mean over them.
         seeds: by metric, its value with each training seed; empty if nothing was trained with seeds.
-        details: whatever else is worth keeping, as JSON: classes, confusion, chosen settings, curves.
+        details: further content as JSON: classes, confusion, chosen settings, curves.
     """
 
     task: str
@@ -50,11 +48,7 @@ def result_of(
     """Compute a task's metrics from its predictions.
 
     Args:
-        task: its name.
-        primary: one of names.
-        names: keys of METRICS.
-        predictions: of every test item.
-        details: as JSON.
+        names: the task's metrics, see ``metrics_named``.
 
     Raises:
         EvaluationError: the primary metric is none of the task's, or it is undefined on these items.
@@ -62,7 +56,8 @@ def result_of(
     if primary not in names:
         raise EvaluationError(f"{task} has no metric {primary!r}; it has {', '.join(names)}")
     ones_1N = np.ones((1, len(predictions.ids)))
-    metrics = {name: float(METRICS[name](predictions.columns, ones_1N)[0]) for name in names}
+    known = metrics_named(names)
+    metrics = {name: float(metric(predictions.columns, ones_1N)[0]) for name, metric in known.items()}
     if not np.isfinite(metrics[primary]):
         raise EvaluationError(f"{task}: {primary} is not defined on these {len(predictions.ids)} test items")
     return TaskResult(
@@ -70,14 +65,16 @@ def result_of(
         primary=primary,
         metrics=metrics,
         predictions=predictions,
-        seeds=_by_seed(names, predictions.columns, ones_1N),
+        seeds=_by_seed(known, predictions.columns, ones_1N),
         details=dict(details),
     )
 
 
-def _by_seed(names: Sequence[str], columns: Columns, ones_1N: npt.NDArray[np.float64]) -> dict[str, list[float]]:
-    """Return each metric's value with every seed; nothing where there is one model only."""
+def _by_seed(
+    metrics: Mapping[str, Metric], columns: Columns, ones_1N: npt.NDArray[np.float64]
+) -> dict[str, list[float]]:
+    """Return each metric's value with every seed; nothing if there is one model only."""
     views = seed_views(columns)
     if len(views) == 1:
         return {}
-    return {name: [float(METRICS[name](view, ones_1N)[0]) for view in views] for name in names}
+    return {name: [float(metric(view, ones_1N)[0]) for view in views] for name, metric in metrics.items()}

@@ -1,4 +1,4 @@
-"""Which images of an evaluation dataset a training corpus has too: the same bytes, or the same look.
+"""Images that an evaluation dataset shares with a training corpus: the same bytes, or a similar look.
 
 Axes: N test images, R rows of a store.
 """
@@ -36,14 +36,14 @@ AHEAD = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """What a store shares with the test items of a dataset.
+    """The images that a store shares with the test items of a dataset.
 
     Attributes:
-        items: test items.
-        exact: ids of items whose image has the bytes of a row's.
-        near: ids of further items that look like a row's image; empty where that was not looked for.
-        unreadable: images of the store that could not be compared.
-        pairs: some (id, key) of both kinds, to look at.
+        items: number of test items.
+        exact: ids of items whose image has the same bytes as a row's.
+        near: ids of further items that look like a row's image; empty if that was not looked for.
+        unreadable: number of images of the store that could not be compared.
+        pairs: some (id, key) of both kinds, as examples.
     """
 
     items: int
@@ -57,10 +57,9 @@ def find_overlap(store: FeatureStore, dataset: LoadedDataset, *, near: bool = Tr
     """Compare all test images of a dataset with all images of a store.
 
     Args:
-        store: whose corpus a student was, or will be, trained on.
-        dataset: loaded; its tiles count where its items are slides.
-        near: look for images that look alike too, which reads every image of the store.
-        threads: that decode images.
+        store: its corpus is what a student was, or will be, trained on.
+        dataset: if its items are slides, their tiles are compared.
+        near: also look for images that look alike, which reads every image of the store.
 
     Raises:
         EvaluationError: the items of the dataset are no images.
@@ -93,7 +92,7 @@ def find_overlap(store: FeatureStore, dataset: LoadedDataset, *, near: bool = Tr
 def nearest_within(
     hash_N: npt.NDArray[np.uint64], hash_R: npt.NDArray[np.uint64], *, bits: int
 ) -> npt.NDArray[np.int64]:
-    """Return the nearest of R hashes for each of N, -1 where none is within a Hamming distance.
+    """Return the nearest of R hashes for each of N; -1 if none is within a Hamming distance.
 
     Every pair is compared, in blocks, so that memory is bounded.
     """
@@ -150,7 +149,7 @@ def _hashes(
 
 
 def _store_hashes(store: FeatureStore, threads: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
-    """Return the hash of each row's image; out of the pixel cache where the store has one, else out of the corpus."""
+    """Return the hash of each row's image, from the pixel cache if the store has one, else from the corpus."""
     return _hashes(_store_reads(store), store.info.rows, threads, "hash the store's images")
 
 
@@ -171,7 +170,7 @@ def _store_reads(store: FeatureStore) -> Iterator[Read]:
 
 
 def note_overlap(folder: Path, dataset: str, found: Found, *, store: str) -> int:
-    """Put the counts into the records of a dataset's results. Returns how many there are."""
+    """Put the counts into the records of a dataset's results; return the number of changed records."""
     noted = Overlap(exact=len(found.exact), near=len(found.near), store=store)
     records = [
         record

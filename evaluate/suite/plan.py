@@ -1,4 +1,4 @@
-"""What a suite is asked to do: which model on which dataset in which task, and how. No file is opened."""
+"""The evaluations that a suite runs, and its settings. No file is opened."""
 
 from __future__ import annotations
 
@@ -6,36 +6,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evaluate.datasets.entry import DatasetEntry, TaskName
+from evaluate.datasets.entry import DatasetEntry
 from evaluate.datasets.registry import missing_files
-from evaluate.metrics.statistics import RESAMPLES, Mode
+from evaluate.datasets.task_kinds import TASKS
+from evaluate.metrics.bootstrap import RESAMPLES, Mode
 from evaluate.models.addresses import Address
 from extract.teacher_files.entry import TeacherEntry
 from store.corpus.decode import MAX_PIXELS
 from store.read.reader import FeatureStore
 
 OWN_FEATURES = "own-features"
-"""Name of the model of a dataset that brings its features."""
+"""Name of the model in results of datasets that bring their features."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """How a suite is run.
+    """Settings of a suite.
 
     Attributes:
-        results: folder of the records.
-        data_root: where datasets lie.
-        teachers: those of the pipeline, by name.
         batch_size: images or texts of a forward pass.
-        threads: that decode images.
-        device: where models run.
+        threads: threads that decode images.
         max_pixels: width times height that is decoded.
-        mode: of the resamples; the natural one of each task if None.
-        resamples: how many.
-        official: scores and resamples as MMKD-CLIP's released evaluator makes them.
-        allow: what datasets are not refused for.
-        skip_existing: leave results alone that are of the same model, data, prompts, metric and resamples.
-        overlap: a store whose images are looked for among the test images.
+        mode: mode of the resamples; ``natural_mode`` of each task if None.
+        official: compute scores and resamples as MMKD-CLIP's released evaluator does.
+        again: evaluate again what has a result of the same model, data, prompts, metric and resamples.
+        overlap: look for the images of this store among the test images.
     """
 
     results: Path
@@ -49,58 +44,59 @@ class Settings:
     resamples: int = RESAMPLES
     official: bool = False
     allow: tuple[str, ...] = ()
-    skip_existing: bool = False
+    again: bool = False
     overlap: FeatureStore | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
+class Evaluation:
     """One model on one dataset in one task.
 
     Attributes:
-        address: of the model; None where the dataset brings its features.
-        entry: the dataset.
-        task: one of its tasks.
-        missing: patterns of the dataset's files that are not there.
+        address: None if the dataset brings its features.
+        missing: patterns of the dataset's files that no file matches.
     """
 
     address: Address | None
     entry: DatasetEntry
-    task: TaskName
+    task: str
     missing: tuple[str, ...] = ()
 
     @property
+    def first_result(self) -> str:
+        """The result that the task always has; some tasks have further ones."""
+        return TASKS[self.task].first_result or self.task
+
+    @property
     def model(self) -> str:
-        """What the results are called."""
+        """Name of the model in the results."""
         return OWN_FEATURES if self.address is None else self.address.name
 
 
 def plan(
-    models: Sequence[Address], entries: Iterable[DatasetEntry], *, tasks: Sequence[TaskName], data_root: Path
-) -> list[Job]:
-    """Return what there is to do, model by model, so that each is loaded once; no file is opened.
+    models: Sequence[Address], entries: Iterable[DatasetEntry], *, tasks: Sequence[str], data_root: Path
+) -> list[Evaluation]:
+    """Return the evaluations, model by model, so that each model is loaded once.
 
     Args:
         models: at least one, unless every dataset brings its features.
-        entries: datasets.
         tasks: only these; all if empty.
-        data_root: where datasets lie.
     """
     chosen = list(entries)
     missing = {entry.name: tuple(missing_files(entry, data_root)) for entry in chosen}
-    jobs = []
+    evaluations = []
     for address in [*models, None]:
         for entry in chosen:
             if (address is None) != brings_features(entry):
                 continue
-            jobs += [
-                Job(address=address, entry=entry, task=task, missing=missing[entry.name])
+            evaluations += [
+                Evaluation(address=address, entry=entry, task=task, missing=missing[entry.name])
                 for task in entry.tasks
                 if not tasks or task in tasks
             ]
-    return jobs
+    return evaluations
 
 
 def brings_features(entry: DatasetEntry) -> bool:
-    """Whether a dataset has features instead of images, so that no model takes part."""
+    """Return whether a dataset has features instead of images, so that it needs no model."""
     return entry.read.format in {"bags", "survival_table"}

@@ -1,4 +1,4 @@
-"""Images of the user's own, classified by prompts.
+"""Classifies a user's own images by prompts.
 
 Axes: N images, C classes.
 """
@@ -17,7 +17,7 @@ from evaluate.config import fillable
 from evaluate.datasets.entry import DatasetEntry
 from evaluate.models.addresses import Address
 from evaluate.models.opening import entry_of
-from evaluate.tasks.group_accuracy import prompt_ensemble
+from evaluate.tasks.prompts import prompt_ensemble
 from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.geometry import fit
 from extract.teacher_files.specs import teacher_spec
@@ -29,11 +29,11 @@ TEMPLATE = "{label}"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompts:
-    """What to tell apart.
+    """Classes to tell apart, with their prompts.
 
     Attributes:
         classes: C names.
-        prompts: of each.
+        prompts: prompts of each class.
     """
 
     classes: Sequence[str]
@@ -44,7 +44,7 @@ class Prompts:
         """Return prompts of templates that all classes share.
 
         Raises:
-            ConfigError: there are fewer than two classes, one is there twice, or a template is none.
+            ConfigError: there are fewer than two classes, one is repeated, or a template is not valid.
         """
         if len(set(classes)) < max(2, len(classes)):
             raise ConfigError(f"expected at least two different classes, got {', '.join(classes)}")
@@ -66,9 +66,14 @@ class Prompts:
                 f"{entry.name} has no classes with prompts: it is for {', '.join(entry.tasks)}",
                 hint="python -m evaluate list --task zero_shot shows datasets that have",
             )
+        if entry.groups:
+            raise ConfigError(
+                f"{entry.name}: the classes of an image depend on its group, such as its modality",
+                hint="name the classes of one group: --class NAME at least twice",
+            )
         if entry.multi_label:
             raise ConfigError(
-                f"{entry.name}: an image may show several of its classes, and shares that sum to one would deny it",
+                f"{entry.name}: an image may show several of its classes, and shares that sum to one do not allow that",
                 hint="ask for one at a time: --class 'no edema' --class edema",
             )
         return cls(classes=entry.class_names, prompts=entry.prompts())
@@ -82,14 +87,10 @@ def predict_images(
     teachers: Mapping[str, TeacherEntry],
     device: str = "cpu",
 ) -> npt.NDArray[np.float64]:
-    """Return each class's share for each image, (N, C): the softmax of the scaled cosines.
+    """Return the share of each class for each image, (N, C): the softmax of the scaled cosines.
 
     Args:
         images: RGB.
-        address: of a model.
-        prompts: what to tell apart.
-        teachers: those of the pipeline.
-        device: where the model runs.
 
     Raises:
         ConfigError: the address is that of stored features.

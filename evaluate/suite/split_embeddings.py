@@ -1,4 +1,4 @@
-"""A model's embeddings of a dataset's items, split by split; items without one are left out and counted.
+"""A model's embeddings of a dataset's items by split; items without an embedding are left out and counted.
 
 Axes: N items, E embedding width.
 """
@@ -20,10 +20,15 @@ from store.errors import EvaluationError
 
 
 class Embedder:
-    """A model's embeddings of a dataset's splits."""
+    """A model's embeddings of a dataset's splits.
 
-    def __init__(self, encoder: Encoder | None, dataset: LoadedDataset) -> None:
-        self._encoder, self._dataset = encoder, dataset
+    Args:
+        encoder: None if the dataset brings its own features.
+        official: whether the tasks follow MMKD-CLIP's released evaluator, see ``run_task``.
+    """
+
+    def __init__(self, encoder: Encoder | None, dataset: LoadedDataset, *, official: bool = False) -> None:
+        self._encoder, self.dataset, self.official = encoder, dataset, official
         self.excluded: Counter[str] = Counter()
 
     @property
@@ -34,7 +39,7 @@ class Embedder:
             EvaluationError: there is none.
         """
         if self._encoder is None:
-            raise EvaluationError(f"{self._dataset.entry.name}: this task needs a model")
+            raise EvaluationError(f"{self.dataset.entry.name}: this task needs a model")
         return self._encoder
 
     def split(self, split: Split) -> tuple[Split, Embeddings]:
@@ -53,14 +58,14 @@ class Embedder:
         self._leave_out(split, [found.without[int(image)] for image in image_N[~good_N]], of=len(split))
         if not good_N.any():
             reasons = ", ".join(f"{count} x {why}" for why, count in found.reasons().most_common(3))
-            raise EvaluationError(f"{self._dataset.entry.name}: no {split.name} image has an embedding: {reasons}")
+            raise EvaluationError(f"{self.dataset.entry.name}: no {split.name} image has an embedding: {reasons}")
         return split.take(np.flatnonzero(good_N)), found.rows[image_N[good_N]]
 
     def labelled(self, name: SplitName) -> LabelledFeatures | None:
-        """Return a split with its class numbers, None where the dataset has no such split."""
-        if name not in self._dataset.splits:
+        """Return a split with its class numbers; None if the dataset has no such split."""
+        if name not in self.dataset.splits:
             return None
-        split, rows_NE = self.split(self._dataset.splits[name])
+        split, rows_NE = self.split(self.dataset.splits[name])
         return LabelledFeatures(ids=split.ids, features=rows_NE, target=targets_of(split), groups=split.patients)
 
     def features(self, split: Split) -> tuple[Split, Sequence[Embeddings]]:
@@ -79,7 +84,7 @@ class Embedder:
             EvaluationError: the items are no bags.
         """
         if split.bags is None:
-            raise EvaluationError(f"{self._dataset.entry.name}: the {split.name} items are no bags of tiles")
+            raise EvaluationError(f"{self.dataset.entry.name}: the {split.name} items are no bags of tiles")
         found, bags = self._of_bags(split)
         return LabelledFeatures(ids=found.ids, features=bags, target=targets_of(found), groups=found.patients)
 
@@ -100,8 +105,8 @@ class Embedder:
         """Count what has no embedding; refuse a split of which more than the entry allows cannot be read."""
         where = "" if split.name == "test" else f"{split.name}: "
         self.excluded.update(f"{where}{what}{why}" for why in reasons)
-        entry = self._dataset.entry
-        # What a store has no feature of is no fault of the dataset.
+        entry = self.dataset.entry
+        # A feature that a store lacks is not a fault of the dataset.
         unreadable = Counter(f"{what}{why}" for why in reasons if why != NOT_STORED)
         if unreadable.total() > entry.max_excluded * of:
             listed = ", ".join(f"{why}: {count}" for why, count in unreadable.most_common(3))

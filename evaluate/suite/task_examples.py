@@ -1,4 +1,4 @@
-"""A few test items of a result to look at: the surest mistakes, and what was found for a query.
+"""A few example items of a result: the most confident mistakes, and what was found for a query.
 
 Axes: N test items, M texts.
 """
@@ -24,7 +24,7 @@ SEED = 20261123
 
 
 def wrong_classes(result: TaskResult, split: Split, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the test items whose wrong class had the highest score."""
+    """Return the wrong test items whose predicted class had the highest scores."""
     target_N, score_NC = result.predictions.columns["target"], result.predictions.columns["score"]
     predicted_N = score_NC.argmax(axis=1)
     wrong = np.flatnonzero(predicted_N != target_N)
@@ -43,7 +43,7 @@ def wrong_classes(result: TaskResult, split: Split, classes: Sequence[str]) -> l
 
 
 def wrong_answers(result: TaskResult, split: Split) -> list[dict[str, Any]]:
-    """Return some questions that the first seed's head got wrong, drawn by a seed."""
+    """Return some wrong answers of the first seed's head, drawn by a seed."""
     vocabulary = result.details["vocabulary"]
     columns = result.predictions.columns
     wrong = np.flatnonzero(~columns["correct"].astype(bool))
@@ -65,17 +65,16 @@ def wrong_answers(result: TaskResult, split: Split) -> list[dict[str, Any]]:
 def retrieval_examples(
     image_NE: Embeddings, text_ME: Embeddings, split: Split, item_of_image: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Return what is found for some images, drawn by a seed.
+    """Return the texts found for some images, which are drawn by a seed.
 
     Args:
-        image_NE: of the distinct images.
-        text_ME: of every item's caption.
-        split: the items.
+        image_NE: embeddings of the distinct images.
+        text_ME: embeddings of every item's caption.
         item_of_image: an item of each image.
     """
     captions = split.captions or []
     digests = split.image_digests or []
-    # As the ranks have it: texts that differ in case or punctuation are one.
+    # As for the ranks, texts that differ only in case or punctuation are one text.
     number_M, first = distinct_texts(captions)
     drawn = np.sort(np.random.default_rng(SEED).permutation(len(image_NE))[:MOST])
     examples = []

@@ -1,4 +1,4 @@
-"""One model on one dataset in one task: embeddings of the splits, then the task, then a few items worth looking at."""
+"""Runs one task with one model on one dataset: embeddings of the splits, the task, a few example items."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
-from evaluate.datasets.entry import TaskName
+from evaluate.datasets.entry import DatasetEntry
 from evaluate.datasets.loaded import LoadedDataset, Split
 from evaluate.models.encoders import Embeddings, Encoder
 from evaluate.results.task_result import TaskResult
 from evaluate.tasks.cohort import Cohort, by_patient
 from evaluate.tasks.diagnosis import diagnose_by_abmil, diagnose_by_mean
-from evaluate.tasks.group_accuracy import prompt_ensemble
+from evaluate.tasks.inputs import LabelledFeatures
 from evaluate.tasks.linear_probe import Probe, linear_probe
+from evaluate.tasks.prompts import prompt_ensemble
 from evaluate.tasks.questions import Questions
 from evaluate.tasks.retrieval import retrieval
 from evaluate.tasks.survival import survival_abmil, survival_cox
 from evaluate.tasks.vqa import Head, answer_questions
-from evaluate.tasks.zero_shot import zero_shot, zero_shot_labels
+from evaluate.tasks.zero_shot import zero_shot, zero_shot_in_groups, zero_shot_labels
 from store.errors import EvaluationError
 
 from .split_embeddings import Embedder, targets_of
@@ -33,16 +34,22 @@ SHOTS = (1, 2, 4, 8, 16)
 FRACTIONS = (0.01, 0.1)
 
 
+class _ZeroShot(TypedDict):
+    logit_scale: float
+    official: bool
+    primary: str
+
+
 @dataclass(kw_only=True, slots=True)
 class Outcome:
-    """What came of a task.
+    """The results of one task.
 
     Attributes:
-        results: one, or of the linear probe one per amount of training items.
+        results: one; for the linear probe one per amount of training items.
         excluded: test items without an embedding, by reason.
-        prompts_digest: of the prompts, where there are some.
-        logit_scale: that scores were multiplied by, where there is one.
-        skipped: parts of the task that could not be done, by name, and why.
+        prompts_digest: SHA-256 of the prompts, if there are any.
+        logit_scale: the multiplier of the scores, if there is one.
+        skipped: parts of the task that could not be done, by name, with the reason.
     """
 
     results: list[TaskResult]
@@ -52,62 +59,61 @@ class Outcome:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-def run_task(task: TaskName, encoder: Encoder | None, dataset: LoadedDataset, *, official: bool = False) -> Outcome:
+def run_task(task: str, encoder: Encoder | None, dataset: LoadedDataset, *, official: bool = False) -> Outcome:
     """Run a task.
 
     Args:
-        task: one of the dataset's.
-        encoder: the model; None where the dataset brings its own features.
-        dataset: loaded.
-        official: as MMKD-CLIP's released evaluator does: zero-shot scores are the softmax of the cosines themselves.
+        encoder: None if the dataset brings its own features.
+        official: as in MMKD-CLIP's released evaluator, zero-shot scores are the softmax of the unscaled cosines.
 
     Raises:
         EvaluationError: the task cannot be done with this model or these items.
     """
-    if task == "zero_shot":
-        return _zero_shot(Embedder(encoder, dataset), dataset, official=official)
-    return RUNS[task](Embedder(encoder, dataset), dataset)
+    return RUNS[task](Embedder(encoder, dataset, official=official))
 
 
-def _zero_shot(embedder: Embedder, dataset: LoadedDataset, *, official: bool) -> Outcome:
-    entry, encoder = dataset.entry, embedder.encoder
-    prompts = entry.prompts()
-    digest, class_CE = _digest(prompts), prompt_ensemble(encoder.embed_texts, prompts)
-    split, image_NE = embedder.split(dataset.test)
-    known: dict[str, Any] = {
-        "ids": split.ids,
-        "clusters": split.patients,
-        "logit_scale": encoder.logit_scale,
-        "official": official,
-        "primary": entry.tasks["zero_shot"].primary,
-    }
-    if entry.multi_label:
-        negative = entry.prompts(negative=True)
-        digest = _digest([prompts, negative])
-        result = zero_shot_labels(
-            image_NE,
-            targets_of(split),
-            positive_CE=class_CE,
-            negative_CE=prompt_ensemble(encoder.embed_texts, negative),
-            labels=entry.class_names,
-            **known,
-        )
+def _zero_shot(embedder: Embedder) -> Outcome:
+    entry, encoder = embedder.dataset.entry, embedder.encoder
+    prompts: Any = entry.prompts()
+    if entry.groups:
+        prompts = {group: entry.prompts(group=group) for group in entry.groups}
+    elif entry.multi_label:
+        prompts = [prompts, entry.prompts(negative=True)]
+    # Before the images: a store that lacks the prompts need not read them.
+    of_group = {group: prompt_ensemble(encoder.embed_texts, prompts[group]) for group in entry.groups}
+    sides = [] if of_group else prompts if entry.multi_label else [prompts]
+    of_all = [prompt_ensemble(encoder.embed_texts, own) for own in sides]
+    split, image_NE = embedder.split(embedder.dataset.test)
+    test = LabelledFeatures(ids=split.ids, features=image_NE, target=targets_of(split), groups=split.patients)
+    how = _ZeroShot(
+        logit_scale=encoder.logit_scale, official=embedder.official, primary=entry.tasks["zero_shot"].primary
+    )
+    classes = entry.class_names
+    if entry.groups:
+        numbers = {label: number for number, label in enumerate(entry.classes)}
+        groups = {group: [numbers[label] for label in of.classes] for group, of in entry.groups.items()}
+        group_N = split.groups or []
+        result = zero_shot_in_groups(test, group_N=group_N, groups=groups, class_KE=of_group, classes=classes, **how)
+    elif entry.multi_label:
+        result = zero_shot_labels(test, positive_CE=of_all[0], negative_CE=of_all[1], labels=classes, **how)
     else:
-        result = zero_shot(
-            image_NE,
-            targets_of(split),
-            class_CE=class_CE,
-            classes=entry.class_names,
-            positive=None if entry.positive_index is None else entry.class_names[entry.positive_index],
-            **known,
-        )
-        result = _with_examples(result, wrong_classes(result, split, entry.class_names))
-    scale = result.details["logit_scale"]
-    return Outcome(results=[result], excluded=embedder.excluded, prompts_digest=digest, logit_scale=scale)
+        result = zero_shot(test, class_CE=of_all[0], classes=classes, positive=_positive(entry), **how)
+    if not entry.multi_label:
+        result = _with_examples(result, wrong_classes(result, split, classes))
+    return Outcome(
+        results=[result],
+        excluded=embedder.excluded,
+        prompts_digest=hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
+        logit_scale=result.details["logit_scale"],
+    )
 
 
-def _linear_probe(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
-    entry = dataset.entry
+def _positive(entry: DatasetEntry) -> str | None:
+    return None if entry.positive_index is None else entry.class_names[entry.positive_index]
+
+
+def _linear_probe(embedder: Embedder) -> Outcome:
+    dataset, entry = embedder.dataset, embedder.dataset.entry
     if entry.multi_label:
         raise EvaluationError(f"{entry.name}: a linear probe of several labels per image is not defined here")
     dataset.require("train")
@@ -116,7 +122,7 @@ def _linear_probe(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
         raise EvaluationError(f"{entry.name}: a linear probe needs a train and a test split")
     outcome = Outcome(results=[], excluded=embedder.excluded)
     shared = "shared_patients" in entry.allow
-    positive = None if entry.positive_index is None else entry.class_names[entry.positive_index]
+    positive = _positive(entry)
     amounts = [{}, *({"fraction": fraction} for fraction in FRACTIONS), *({"shots": shots} for shots in SHOTS)]
     for amount in amounts:
         probe = Probe(**amount, positive=positive, allow_shared_groups=shared)  # type: ignore[arg-type]
@@ -127,12 +133,13 @@ def _linear_probe(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
         except EvaluationError as error:
             if not amount:
                 raise
-            # A class with three images has no sixteen shots; the other amounts stand.
+            # A class with three images has no sixteen shots; the other amounts remain.
             outcome.skipped[probe.name] = str(error)
     return outcome
 
 
-def _retrieval(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
+def _retrieval(embedder: Embedder) -> Outcome:
+    dataset = embedder.dataset
     split, image_NE = embedder.split(dataset.test)
     texts = split.captions or []
     first, image_of_text = split.distinct_images()
@@ -151,7 +158,8 @@ def _retrieval(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
     return Outcome(results=[result], excluded=embedder.excluded)
 
 
-def _vqa(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
+def _vqa(embedder: Embedder) -> Outcome:
+    dataset = embedder.dataset
     asked = {name: embedder.split(dataset.splits[name]) for name in dataset.splits}
     questions = {name: _questions(embedder.encoder, split, rows_NE) for name, (split, rows_NE) in asked.items()}
     dataset.require("train")
@@ -180,18 +188,20 @@ def _questions(encoder: Encoder, split: Split, image_NE: Embeddings) -> Question
     )
 
 
-def _survival(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
-    """Cross-validate over all patients: the splits of a small cohort would leave too few events to test on."""
+def _survival(embedder: Embedder) -> Outcome:
+    """Cross-validate over all patients: the test split of a small cohort would have too few events."""
+    dataset = embedder.dataset
     parts = [embedder.features(split) for split in dataset.splits.values()]
     bags = [rows for _, features in parts for rows in features]
     splits = [split for split, _ in parts]
     time, event = (np.concatenate([getattr(split, name) for split in splits]) for name in ("times", "events"))
     patients = [name for split in splits for name in (split.patients or split.ids)]
-    known: dict[str, Any] = {"time": time, "event": event.astype(np.int64)}
+    event = event.astype(np.int64)
     if len(set(patients)) < len(patients):
-        cohort = by_patient([np.atleast_2d(bag) for bag in bags], patients=patients, **known)
+        cohort = by_patient([np.atleast_2d(bag) for bag in bags], patients=patients, time=time, event=event)
     else:
-        cohort = Cohort(ids=patients, features=np.stack(bags) if bags[0].ndim == 1 else bags, **known)
+        features = np.stack(bags) if bags[0].ndim == 1 else bags
+        cohort = Cohort(ids=patients, features=features, time=time, event=event)
     primary = dataset.entry.tasks["survival"].primary
     outcome = Outcome(results=[survival_cox(cohort, primary=primary)], excluded=embedder.excluded)
     try:
@@ -201,16 +211,25 @@ def _survival(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
     return outcome
 
 
-def _diagnosis(embedder: Embedder, dataset: LoadedDataset) -> Outcome:
-    entry = dataset.entry
+def _diagnosis(embedder: Embedder) -> Outcome:
+    dataset, entry = embedder.dataset, embedder.dataset.entry
     dataset.require("train")
     bags = {name: embedder.bags(split) for name, split in dataset.splits.items()}
     shared, primary = "shared_patients" in entry.allow, entry.tasks["diagnosis"].primary
-    positive = None if entry.positive_index is None else entry.class_names[entry.positive_index]
-    known: dict[str, Any] = {"classes": entry.class_names, "val": bags.get("val"), "primary": primary}
+    positive = _positive(entry)
     probe = Probe(positive=positive, allow_shared_groups=shared)
-    by_mean = diagnose_by_mean(bags["train"], bags["test"], probe=probe, **known)
-    by_abmil = diagnose_by_abmil(bags["train"], bags["test"], positive=positive, allow_shared_groups=shared, **known)
+    by_mean = diagnose_by_mean(
+        bags["train"], bags["test"], classes=entry.class_names, val=bags.get("val"), probe=probe, primary=primary
+    )
+    by_abmil = diagnose_by_abmil(
+        bags["train"],
+        bags["test"],
+        classes=entry.class_names,
+        val=bags.get("val"),
+        positive=positive,
+        allow_shared_groups=shared,
+        primary=primary,
+    )
     return Outcome(results=[by_mean, by_abmil], excluded=embedder.excluded)
 
 
@@ -218,14 +237,12 @@ def _with_examples(result: TaskResult, examples: Sequence[dict[str, Any]]) -> Ta
     return replace(result, details={**result.details, "examples": list(examples)})
 
 
-def _digest(prompts: Any) -> str:
-    return hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
-
-
-RUNS: dict[TaskName, Callable[[Embedder, LoadedDataset], Outcome]] = {
+RUNS: dict[str, Callable[[Embedder], Outcome]] = {
+    "zero_shot": _zero_shot,
     "linear_probe": _linear_probe,
     "retrieval": _retrieval,
     "vqa": _vqa,
     "survival": _survival,
     "diagnosis": _diagnosis,
 }
+"""The function that runs each task of ``datasets.task_kinds.TASKS``."""

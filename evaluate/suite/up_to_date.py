@@ -1,58 +1,57 @@
-"""Results that are there already: which are up to date, which must not be lost, and whose they are."""
+"""Existing results: which are up to date, which must be kept, and which model they belong to."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from evaluate.datasets.entry import DatasetEntry, TaskName
-from evaluate.metrics.statistics import Mode
+from evaluate.datasets.entry import DatasetEntry
+from evaluate.metrics.bootstrap import Mode
 from evaluate.results.files import read_result, result_path
 from evaluate.results.record import ModelFacts, ResultRecord, SkippedRecord
+from store.corpus.decode import MAX_PIXELS
 from store.errors import ConfigError
 
+from .plan import Settings
+
 UNREAD = "unread"
-"""Digest of the model of a dataset that brings its features, where that is not there."""
+"""Model digest of a dataset that brings its own features but could not be read."""
 
 
-def request_digest(
-    entry: DatasetEntry,
-    task: TaskName,
-    *,
-    official: bool,
-    mode: Mode | None,
-    resamples: int,
-    allow: Collection[str],
-) -> str:
-    """Return the SHA-256 of what decides a result, but for the model and the data themselves.
+def resampling_mode(task: str, settings: Settings) -> Mode | None:
+    """Return the requested mode of the resamples; None for ``natural_mode``."""
+    return "official" if settings.official and task == "zero_shot" else settings.mode
 
-    Args:
-        entry: of it the prompts, the positive class and the primary metric count; its items have a digest of their own.
-        task: one of its tasks.
-        official: see ``suite.Settings``, like the others.
-        mode: of the resamples that was asked for.
-        resamples: how many.
-        allow: what is not refused, beside what the entry allows.
+
+def request_digest(entry: DatasetEntry, task: str, settings: Settings) -> str:
+    """Return the SHA-256 of what decides a result apart from the model and the data.
+
+    The entry counts with its prompts, positive class and primary metric; its items have a digest of their own.
     """
-    parts = {
+    parts: dict[str, Any] = {
         "classes": entry.class_names,
-        "prompts": entry.prompts(),
+        "prompts": [] if entry.groups else entry.prompts(),
         "negative_prompts": entry.prompts(negative=True) if entry.multi_label else None,
         "positive": entry.positive,
         "primary": entry.tasks[task].primary,
-        "allow": sorted({*entry.allow, *allow}),
+        "allow": sorted({*entry.allow, *settings.allow}),
         "max_excluded": entry.max_excluded,
-        "official": official and task == "zero_shot",
-        "mode": mode,
-        "resamples": resamples,
+        "official": settings.official and task == "zero_shot",
+        "mode": resampling_mode(task, settings),
+        "resamples": settings.resamples,
     }
+    if entry.groups:
+        parts["groups"] = {group: [of.classes, entry.prompts(group=group)] for group, of in entry.groups.items()}
+    if settings.max_pixels != MAX_PIXELS:
+        parts["max_pixels"] = settings.max_pixels
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def kept_result(folder: Path, *, model: str, task: str, dataset: str) -> ResultRecord | None:
-    """Return a result with its predictions; None where there is none, or a skipped one.
+    """Return the record of a result whose predictions exist; None if there is none, or only a skipped one.
 
     Raises:
         EvaluationError: the record is damaged.
@@ -65,28 +64,29 @@ def kept_result(folder: Path, *, model: str, task: str, dataset: str) -> ResultR
 
 
 def still_true(there: ResultRecord, skipped: SkippedRecord) -> bool:
-    """Return whether a result outlives a run that could not make it again.
+    """Return whether a result is kept although this run could not compute it again.
 
-    It does if model and data are the same, and if the data cannot be read now: a wrong data root costs no result.
+    It is kept if model and data are the same, or if the data cannot be read now: a wrong data root costs no result.
     """
     data = skipped.dataset.digest
     return skipped.model.digest in (there.model.digest, UNREAD) and data in (there.dataset.digest, None)
 
 
 def refuse_other_models(folder: Path, models: Iterable[ModelFacts]) -> None:
-    """See that no model takes the name of another one, whose results it would replace.
+    """Refuse models with the name of another model, whose results they would replace.
 
-    A model that was trained anew where the old one lay takes its place, and so does one that was moved.
+    A model that was trained again in the same place, or that was moved, replaces its own results.
 
     Args:
-        folder: of the results.
-        models: that are to be evaluated.
+        folder: folder of the results; it is created.
 
     Raises:
-        ConfigError: the folder has results of another model under one of the names, or it is no folder.
+        ConfigError: the folder has results of another model under one of the names, or it cannot be a folder.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder}: expected a folder for results, found a file")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: expected a folder for results: {error.strerror}") from error
     for model in models:
         there = _any_result(folder, model.name)
         if there is not None and there.address != model.address and there.digest != model.digest:
@@ -98,7 +98,7 @@ def refuse_other_models(folder: Path, models: Iterable[ModelFacts]) -> None:
 
 
 def _any_result(folder: Path, model: str) -> ModelFacts | None:
-    """Return what results under a model's name say of it; None where there are none."""
+    """Return the model of the results under a name; None if there are none."""
     own = result_path(folder, model=model, task="any", dataset="any").parents[1]
     found = (read_result(path) for path in sorted(own.glob("*/*.json")))
     return next((record.model for record in found if isinstance(record, ResultRecord)), None)

@@ -1,4 +1,4 @@
-"""What all classifications of items into one of several classes have in common: checks before, predictions after.
+"""The common part of all classifications into one of several classes: checks before, predictions after.
 
 Axes: N items, C classes.
 """
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from evaluate.metrics.predictions import Predictions
 from evaluate.results.task_result import TaskResult, result_of
 from store.errors import EvaluationError
 
@@ -22,15 +21,13 @@ SINGLE_LABEL = ("auroc", "balanced_accuracy", "accuracy", "macro_f1", "average_p
 def check_splits(
     splits: Mapping[str, LabelledFeatures], classes: Sequence[str], *, allow_shared_groups: bool
 ) -> dict[str, Any]:
-    """See that splits can be trained and tested on, and return what a result records of it.
+    """Check that splits can be trained and tested on, and return what a result records about them.
 
     Args:
-        splits: train, test and perhaps val.
-        classes: C names, from the dataset's entry.
-        allow_shared_groups: go on where a patient is in two splits.
+        allow_shared_groups: accept patients that are in two splits, and count them.
 
     Raises:
-        EvaluationError: one is empty or of one class (val may be), has labels outside the list, or shares patients.
+        EvaluationError: a split is empty or of one class (val may be), has labels outside the list, or shares patients.
     """
     missing = {
         name: check_target(split.target, classes, what=name, several=name != "val") for name, split in splits.items()
@@ -56,14 +53,10 @@ def classified(
     """Return the result of one model or of one per training seed.
 
     Args:
-        task: its name.
-        test: what was classified.
         scores: by seed, probabilities (N, C) and what they come from: log-odds of the second of two classes, (N,), or
             outputs (N, C).
         classes: C names.
-        positive: which of two classes is the positive one; the second if left out.
-        primary: the metric that stands for the result.
-        details: what else is recorded.
+        positive: the positive one of two classes; the second if left out.
     """
     columns: dict[str, Array] = {"target": test.target.astype(np.int64)}
     if len(classes) == 2:
@@ -76,14 +69,9 @@ def classified(
         if len(classes) == 2:
             difference_N = raw if raw.ndim == 1 else raw[:, 1] - raw[:, 0]
             columns[f"margin{suffix}"] = difference_N if number == 1 else -difference_N
-    predictions = Predictions(
-        ids=list(test.ids),
-        clusters=None if test.groups is None else list(test.groups),
-        columns=columns,
-        strata="target",
-    )
     said_N = columns["score"].argmax(axis=1)
     details = {**details, "confusion": confusion(columns["target"], said_N, len(classes))}
+    predictions = test.predictions(columns, strata="target")
     return result_of(task, primary=primary, names=SINGLE_LABEL, predictions=predictions, details=details)
 
 

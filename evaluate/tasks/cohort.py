@@ -38,7 +38,7 @@ class Cohort:
     sites: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        """See that survival can be told of them at all."""
+        """Check that survival can be predicted for them."""
         lengths = {name: len(getattr(self, name)) for name in ("ids", "features", "time", "event")}
         if self.sites is not None:
             lengths["sites"] = len(self.sites)
@@ -82,11 +82,7 @@ def by_patient(
     """Put the slides of each patient into one bag.
 
     Args:
-        slides: a bag (P, D) each.
-        patients: whose each is.
-        time: of each slide's patient.
-        event: of each slide's patient.
-        sites: of each slide's patient.
+        slides: one bag (P, D) each; the other arguments have one value per slide.
 
     Raises:
         EvaluationError: slides of one patient disagree about time, event or site.
@@ -135,7 +131,7 @@ def survival_folds(cohort: Cohort, *, folds: int, seed: int) -> list[Fold]:
 
 
 def check_fold(cohort: Cohort, train: npt.NDArray[np.int64], test: npt.NDArray[np.int64], *, name: str) -> None:
-    """See that a model can be trained on one part of the patients and tested on another.
+    """Check that a model can be trained on one part of the patients and tested on another.
 
     Raises:
         EvaluationError: a part has no event, or no two test patients of whom one is known to have lived longer.

@@ -24,11 +24,17 @@ from .inputs import LabelledFeatures, check_bags
 from .linear_probe import Probe, linear_probe
 
 DIAGNOSIS_ABMIL = Abmil(
-    hidden=128, attention=128, dropout=0.0, lr=1e-3, weight_decay=1e-2, batch=32, epochs=100, patience=10
+    hidden=128,
+    attention=128,
+    dropout=0.0,
+    lr=1e-3,
+    weight_decay=1e-2,
+    batch=32,
+    epochs=100,
+    patience=10,
+    seeds=tuple(range(20)),
 )
 """Width, learning rate and batch are those of kaiko's eva; it counts steps (12,500), here they are epochs."""
-
-SEEDS = tuple(range(20))
 
 
 def diagnose_by_mean(
@@ -43,12 +49,9 @@ def diagnose_by_mean(
     """Classify slides by logistic regression on the mean of their patches' features.
 
     Args:
-        train: features are bags; so are those of val and test.
-        test: what is counted.
-        classes: C names, from the dataset's entry.
+        train: features are bags, as in val and test.
         val: chooses C.
-        probe: how; all training slides if left out.
-        primary: the metric that stands for the result.
+        probe: all training slides if left out.
 
     Raises:
         EvaluationError: what ``linear_probe`` refuses, and bags that are empty or not finite.
@@ -74,7 +77,6 @@ def diagnose_by_abmil(
     classes: Sequence[str],
     val: LabelledFeatures | None = None,
     settings: Abmil = DIAGNOSIS_ABMIL,
-    seeds: Sequence[int] = SEEDS,
     positive: str | None = None,
     allow_shared_groups: bool = False,
     primary: str = "auroc",
@@ -82,15 +84,9 @@ def diagnose_by_abmil(
     """Classify slides by ABMIL; of the epochs the one with the smallest validation loss is kept.
 
     Args:
-        train: features are bags; so are those of val and test.
-        test: what is counted, with all patches of every slide.
-        classes: C names, from the dataset's entry.
-        val: when to stop; without it all epochs are made.
-        settings: of the network.
-        seeds: one network each.
-        positive: which of two classes is the positive one; the second if left out.
-        allow_shared_groups: go on where a patient is in two splits.
-        primary: the metric that stands for the result.
+        train: features are bags, as in val and test.
+        test: scored with all patches of every slide.
+        val: decides when to stop; without it all epochs are run.
 
     Raises:
         EvaluationError: a split is empty or of one class, labels are outside the list, bags are empty or not finite, a
@@ -99,9 +95,9 @@ def diagnose_by_abmil(
     splits = {"train": train, "test": test} | ({"val": val} if val else {})
     details = check_splits(splits, classes, allow_shared_groups=allow_shared_groups)
     _check_widths(train, test, val)
-    outputs = [_logits(train, test, val, classes=len(classes), settings=settings, seed=seed) for seed in seeds]
+    outputs = [_logits(train, test, val, classes=len(classes), settings=settings, seed=seed) for seed in settings.seeds]
     details |= _sizes(train, test) | {
-        "training_seeds": [int(seed) for seed in seeds],
+        "training_seeds": [int(seed) for seed in settings.seeds],
         "best_epochs": [epoch for _, epoch in outputs],
         "settings": asdict(settings),
     }
@@ -154,7 +150,7 @@ def _means(split: LabelledFeatures) -> LabelledFeatures:
 
 
 def _check_widths(train: LabelledFeatures, test: LabelledFeatures, val: LabelledFeatures | None) -> None:
-    """See that all bags can be used, and that those of all splits have the same width."""
+    """Check that all bags can be used, and that those of all splits have the same width."""
     splits = {"train": train, "test": test} | ({"val": val} if val else {})
     widths = {name: check_bags(list(split.features), what=name) for name, split in splits.items()}
     if len(set(widths.values())) > 1:

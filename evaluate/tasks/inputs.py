@@ -1,4 +1,4 @@
-"""What tasks take, and the checks that all of them make: a number from bad input would be wrong in silence.
+"""Inputs of tasks and their common checks: bad input would give wrong numbers without an error.
 
 Axes: N items, D feature width, P patches of a bag, C labels.
 """
@@ -6,6 +6,8 @@ Axes: N items, D feature width, P patches of a bag, C labels.
 from __future__ import annotations
 
 import logging
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evaluate.metrics.predictions import Predictions
 from store.errors import EvaluationError
 
 log = logging.getLogger(__name__)
@@ -27,9 +30,9 @@ class LabelledFeatures:
 
     Attributes:
         ids: N names.
-        features: (N, D), or where an item has several patches a list of N arrays (P, D), P being of each its own.
-        target: (N,) class numbers from 0.
-        groups: N patients, slides or images that items belong to, or None if that is not known.
+        features: (N, D); for items of several patches a list of N arrays (P, D), each with its own P.
+        target: (N,) class numbers from 0; for several labels (N, C) of 0 and 1.
+        groups: the patient, slide or image that each item belongs to; None if that is not known.
     """
 
     ids: Sequence[str]
@@ -38,12 +41,17 @@ class LabelledFeatures:
     groups: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        """See that everything has the same length."""
+        """Check that everything has the same length."""
         lengths = {"ids": len(self.ids), "features": len(self.features), "target": len(self.target)}
         if self.groups is not None:
             lengths["groups"] = len(self.groups)
         if len(set(lengths.values())) > 1:
             raise EvaluationError(f"the parts of a split differ in length: {lengths}")
+
+    def predictions(self, columns: dict[str, Array], *, strata: str | None = None) -> Predictions:
+        """Return predictions of these items; resamples by clusters take all items of a group together."""
+        clusters = None if self.groups is None else list(self.groups)
+        return Predictions(ids=list(self.ids), clusters=clusters, columns=columns, strata=strata)
 
     def take(self, rows: Array) -> LabelledFeatures:
         """Return some of the items."""
@@ -57,14 +65,13 @@ class LabelledFeatures:
 
 
 def check_features(features_ND: Array, *, what: str) -> None:
-    """See that features are a matrix with rows, all of them finite.
+    """Check that features are a matrix with rows, all of them finite.
 
     Args:
-        features_ND: any float dtype.
-        what: what they are, for the message, e.g. ``train features``.
+        what: names them in the message, e.g. ``train features``.
 
     Raises:
-        EvaluationError: they are not.
+        EvaluationError: they are not a finite matrix.
     """
     if features_ND.ndim != 2 or not features_ND.size:
         raise EvaluationError(f"{what}: a matrix (items, width) is expected, not the shape {features_ND.shape}")
@@ -78,11 +85,6 @@ def check_features(features_ND: Array, *, what: str) -> None:
 def unit_norm(features_ND: Array, *, what: str, dtype: npt.DTypeLike = np.float32) -> Array:
     """Return rows of length 1.
 
-    Args:
-        features_ND: any float dtype.
-        what: for the message.
-        dtype: of the result.
-
     Raises:
         EvaluationError: they are not a finite matrix, or a row is zero, so that it points nowhere.
     """
@@ -90,7 +92,7 @@ def unit_norm(features_ND: Array, *, what: str, dtype: npt.DTypeLike = np.float3
         check_features(features_ND, what=what)
     unit_ND = features_ND.astype(dtype)
     length_N = np.sqrt(np.einsum("nd,nd->n", unit_ND, unit_ND))
-    if not np.isfinite(length_N).all():  # one look at the lengths costs a fraction of one at every value
+    if not np.isfinite(length_N).all():  # checking the lengths is much cheaper than checking every value
         check_features(features_ND, what=what)
         raise EvaluationError(f"{what}: values are too large for {np.dtype(dtype)}: {np.abs(features_ND).max():g}")
     zero = np.flatnonzero(length_N == 0)
@@ -104,10 +106,10 @@ def unit_norm(features_ND: Array, *, what: str, dtype: npt.DTypeLike = np.float3
 
 
 def check_bags(bags: Sequence[Array], *, what: str) -> int:
-    """See that every bag has patches, all of one width and finite, and return that width.
+    """Check that every bag has patches, all of one width and finite, and return that width.
 
     Raises:
-        EvaluationError: one does not.
+        EvaluationError: a bag is empty or not finite, or widths differ.
     """
     if not len(bags):
         raise EvaluationError(f"{what}: there is no bag")
@@ -124,13 +126,11 @@ def check_bags(bags: Sequence[Array], *, what: str) -> int:
 
 
 def check_target(target_N: Array, classes: Sequence[str], *, what: str, several: bool = True) -> list[str]:
-    """See that every label is one of the dataset's classes, and return the classes that no item has.
+    """Check that every label is one of the dataset's classes, and return the classes that no item has.
 
     Args:
-        target_N: class numbers.
         classes: names, as the dataset's entry lists them; never taken from the labels.
-        what: which split, for messages.
-        several: at least two classes are needed.
+        several: require at least two classes.
 
     Raises:
         EvaluationError: a label is outside the list, or only one class is there.
@@ -159,12 +159,11 @@ def check_target(target_N: Array, classes: Sequence[str], *, what: str, several:
 def check_disjoint(
     splits: Mapping[str, Sequence[str] | None], *, what: str = "groups", allow_shared: bool = False
 ) -> dict[str, int]:
-    """See that no patient (slide, image) is in two splits; return how many each two share, where told to allow it.
+    """Check that no patient (slide, image) is in two splits; return how many each two share, where told to allow it.
 
     Args:
-        splits: by name, its groups, or None if they are not known.
-        what: what they are called, for the message.
-        allow_shared: go on, and only count.
+        splits: groups by split; None if they are not known.
+        allow_shared: do not refuse, only count.
 
     Raises:
         EvaluationError: two splits share some.
@@ -186,3 +185,9 @@ def check_disjoint(
     for which, count in shared.items():
         log.warning("%d %s are in both %s; this was allowed", count, what, which)
     return shared
+
+
+def normalised(text: str) -> str:
+    """Return a text as it is compared with others: without case, punctuation and superfluous spaces."""
+    kept = re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold())
+    return kept.strip()

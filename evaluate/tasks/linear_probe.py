@@ -38,16 +38,16 @@ SEEDS = (0, 1, 2, 3, 4)
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Probe:
-    """How the regression is trained.
+    """Training of the regression.
 
     Attributes:
-        fraction: of the training items of each class, or None.
-        shots: items of each class, or None; with neither all training items are used.
+        fraction: share of the training items of each class.
+        shots: number of items of each class; with neither fraction nor shots all training items are used.
         seeds: each draws its own training items. Without a draw nothing is random, and one model is trained.
         strengths: values of C, of which validation chooses by log-loss.
         without_validation: ``formula`` takes C = D * classes / 100 (UNI's), ``folds`` chooses by cross-validation.
-        positive: which of two classes is the positive one; the second if left out.
-        allow_shared_groups: go on where a patient is in two splits.
+        positive: the positive one of two classes; the second if left out.
+        allow_shared_groups: accept patients that are in two splits.
     """
 
     fraction: float | None = None
@@ -80,12 +80,8 @@ def linear_probe(
     Validation only ever chooses C: its items are never trained on, so that few shots stay few.
 
     Args:
-        train: features of any length; they are put to unit norm.
-        test: as train.
-        classes: C names, from the dataset's entry.
-        val: as train.
-        probe: how; all training items if left out.
-        primary: the metric that stands for the result.
+        train: features of any length, as in val and test; they are scaled to unit norm.
+        probe: all training items if left out.
 
     Raises:
         EvaluationError: a split is empty or of one class, labels are outside the list, features are not finite or zero,
@@ -171,9 +167,7 @@ def path_losses(
     """Return the log-loss on held-out items with every C; each model starts where the one before ended.
 
     Args:
-        train: unit norm.
-        held: unit norm.
-        classes: how many the dataset has; one without training items has the probability 0.
+        classes: number of classes of the dataset; one without training items has the probability 0.
         strengths: values of C, ascending.
     """
     model = LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True)

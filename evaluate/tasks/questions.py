@@ -1,4 +1,4 @@
-"""Questions about images as arrays, and what a head sees of them.
+"""Questions about images as arrays, and the input of a head.
 
 Axes: N questions, E embedding width.
 """
@@ -14,8 +14,7 @@ import numpy.typing as npt
 from evaluate.datasets.labels import YES_NO
 from store.errors import EvaluationError
 
-from .inputs import Array, unit_norm
-from .texts import normalised
+from .inputs import Array, normalised, unit_norm
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -24,11 +23,11 @@ class Questions:
 
     Attributes:
         ids: N names.
-        image: (N, E) embeddings of each question's image; one with several questions is there several times.
-        question: (N, E) embeddings of the questions' texts.
-        answers: N right answers.
-        images: N names of images (or patients): all questions of one stay together.
-        closed: (N,) whether yes or no, or another choice that the question names; by the answer if None.
+        image: (N, E) embeddings; an image with several questions is repeated.
+        question: (N, E) embeddings.
+        images: N names of images (or patients): all questions of one stay in the same split.
+        closed: (N,) whether the answer is yes, no or another choice that the question names; decided by the answer if
+            None.
     """
 
     ids: Sequence[str]
@@ -39,7 +38,7 @@ class Questions:
     closed: Array | None = None
 
     def __post_init__(self) -> None:
-        """See that everything has the same length, and that embeddings can be compared."""
+        """Check that everything has the same length, and that embeddings can be compared."""
         names = ("ids", "image", "question", "answers", "images")
         lengths = {name: len(getattr(self, name)) for name in names}
         if self.closed is not None:
@@ -50,17 +49,6 @@ class Questions:
             raise EvaluationError(
                 f"images are embedded as {self.image.shape[1:]}, questions as {self.question.shape[1:]}"
             )
-
-    def take(self, rows: npt.NDArray[np.int64]) -> Questions:
-        """Return some of the questions."""
-        return Questions(
-            ids=[self.ids[int(row)] for row in rows],
-            image=self.image[rows],
-            question=self.question[rows],
-            answers=[self.answers[int(row)] for row in rows],
-            images=[self.images[int(row)] for row in rows],
-            closed=None if self.closed is None else self.closed[rows],
-        )
 
     @property
     def is_closed(self) -> npt.NDArray[np.bool_]:
@@ -76,8 +64,7 @@ def fused(split: Questions, *, what: str) -> npt.NDArray[np.float32]:
     u and v are scaled to the length sqrt(E): their entries, and those of product and difference, are then all near 1.
 
     Args:
-        split: of which u are the images' embeddings, v the questions'.
-        what: for messages.
+        split: u are the embeddings of its images, v those of its questions.
     """
     width = np.sqrt(split.image.shape[1])
     u_NE = width * unit_norm(split.image, what=f"{what} image embeddings")

@@ -20,8 +20,7 @@ from evaluate.metrics.retrieval import RECALL_AT
 from evaluate.results.task_result import TaskResult, result_of
 from store.errors import EvaluationError
 
-from .inputs import Array, unit_norm
-from .texts import normalised
+from .inputs import Array, normalised, unit_norm
 
 log = logging.getLogger(__name__)
 
@@ -58,13 +57,10 @@ def retrieval(
     """Rank all texts for every image, and all images for every text.
 
     Args:
-        image_NE: embeddings of images, of any length.
-        text_embedding: of every text, duplicates included.
-        texts: captions.
+        image_NE: embeddings of any length.
+        text_embedding: embeddings of every text, duplicates included.
         image_of_text: the row of each text's image; an image may have several texts.
-        image_ids: N names.
-        clusters: patient of each image, or None: then each image is its own, and a text goes with its first image.
-        primary: the metric that stands for the result.
+        clusters: patient of each image; if None, each image is its own cluster, and a text belongs to its first image.
 
     Raises:
         EvaluationError: an image without a text, a text without an image, embeddings that are not finite or zero.
@@ -179,7 +175,7 @@ def _pair_cosines(image_NE: Array, text_ME: Array, pair_image: Numbers, pair_tex
 def _check(
     image_NE: Array, text_embedding: Array, texts: Sequence[str], image_of_text: Numbers, image_ids: Sequence[str]
 ) -> None:
-    """See that images and texts belong together."""
+    """Check that images and texts belong together."""
     if not len(image_NE) or not len(texts):
         raise EvaluationError(f"retrieval needs images and texts; there are {len(image_NE)} and {len(texts)}")
     if len(image_ids) != len(image_NE):

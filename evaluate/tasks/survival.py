@@ -35,16 +35,15 @@ SURVIVAL_ABMIL = Abmil(
 well patients are ordered."""
 
 Risks = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64], int], tuple[Array, Array]]
-"""From training and test rows and a seed to the risks of both."""
+"""Maps training rows, test rows and a seed to the risks of both."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class CrossValidation:
-    """How patients are split where the dataset has no split of its own.
+    """Cross-validation of patients.
 
     Attributes:
-        folds: how many.
-        seed: of the split, the same for all models.
+        seed: decides the split; the same for all models.
     """
 
     folds: int = 5
@@ -57,10 +56,8 @@ def survival_cox(
     """Predict survival by a ridge Cox model of each patient's mean feature.
 
     Args:
-        cohort: patients.
-        split: folds; or the rows of training and of test patients, where the dataset says who is which.
-        penalizer: lifelines', which standardizes features itself.
-        primary: the metric that stands for the result.
+        split: cross-validation; or rows of training and of test patients.
+        penalizer: as lifelines defines it; it standardizes features itself.
 
     Raises:
         EvaluationError: too few events, or the model finds no solution.
@@ -81,18 +78,14 @@ def survival_abmil(
     split: CrossValidation | Fold | None = None,
     settings: Abmil = SURVIVAL_ABMIL,
     bins: int = 4,
-    seeds: Sequence[int] = (0,),
     primary: str = "harrell_c",
 ) -> TaskResult:
     """Predict survival by ABMIL whose outputs are the hazards of a few spans of time.
 
     Args:
-        cohort: patients.
-        split: folds; or the rows of training and of test patients, where the dataset says who is which.
-        settings: of the network; all epochs are made.
+        split: cross-validation; or rows of training and of test patients.
+        settings: all epochs are run; each fold is trained with each seed.
         bins: K, bounded by quantiles of the training events' times.
-        seeds: of training; each fold is trained with each.
-        primary: the metric that stands for the result.
 
     Raises:
         EvaluationError: too few events.
@@ -113,14 +106,14 @@ def survival_abmil(
         found = [outputs_of(model, [bags[row] for row in rows], device=settings.device) for rows in (train, test)]
         return discrete_risk(found[0]), discrete_risk(found[1])
 
-    said = {"training_seeds": [int(seed) for seed in seeds], "bins": bins, "settings": asdict(settings)}
-    run = _Run(risks=risks, split=split or CrossValidation(), seeds=seeds, said=said)
+    said = {"training_seeds": [int(seed) for seed in settings.seeds], "bins": bins, "settings": asdict(settings)}
+    run = _Run(risks=risks, split=split or CrossValidation(), seeds=settings.seeds, said=said)
     return _cross_validated("survival_abmil", cohort, run, primary=primary)
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class _Run:
-    """What is to be cross-validated."""
+    """The model to cross-validate, and how."""
 
     risks: Risks
     split: CrossValidation | Fold
@@ -165,8 +158,6 @@ def kaplan_meier(time_N: Array, event_N: Array, high_N: npt.NDArray[np.bool_]) -
     """Return the survival curves of patients of high and of low risk, and the log-rank test between them.
 
     Args:
-        time_N: of test patients.
-        event_N: whether each had the event.
         high_N: whether each patient's risk is above the median of the patients that its model was trained on.
     """
     curves: dict[str, Any] = {}
@@ -204,7 +195,7 @@ def _folds(cohort: Cohort, split: CrossValidation | Fold) -> list[Fold]:
 
 
 def _said_of(split: CrossValidation | Fold, *, by_site: bool) -> dict[str, Any]:
-    """Return what is recorded of how patients were split."""
+    """Return the record of how patients were split."""
     if isinstance(split, CrossValidation):
         return {"kind": "folds", "folds": split.folds, "seed": split.seed, "by_site": by_site}
     return {"kind": "given"}

@@ -1,7 +1,7 @@
 """Visual question answering: frozen encoders and a small head over the answers seen in training.
 
-The published recipes train far heavier heads; what MMKD-CLIP's authors did is not known. This one asks what the frozen
-embeddings hold, the same for every model.
+The published recipes train far larger heads; the protocol of MMKD-CLIP's authors is not known. This one measures what
+the frozen embeddings contain, in the same way for every model.
 
 Axes: N questions, E embedding width, V answers of the vocabulary, B questions of a batch.
 """
@@ -24,9 +24,8 @@ from evaluate.results.task_result import TaskResult, result_of
 from evaluate.tasks.fitting.early_stopping import Stopped, seeded, train_until_no_better
 from store.errors import EvaluationError
 
-from .inputs import Array, check_disjoint
+from .inputs import Array, check_disjoint, normalised
 from .questions import Questions, fused
-from .texts import normalised
 
 log = logging.getLogger(__name__)
 
@@ -39,20 +38,16 @@ Data = tuple[Array, Array]
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Head:
-    """How the head is made and trained.
+    """Architecture and training of the head.
 
     Attributes:
         hidden: width of its one hidden layer.
-        dropout: before and after it.
-        lr: AdamW's learning rate.
-        weight_decay: AdamW's.
-        batch: questions of a step.
+        dropout: before and after that layer.
+        batch: questions per step.
         epochs: at most.
         patience: epochs without a better validation accuracy before it stops.
-        val_share: of the training images, held out where there is no validation split.
-        seeds: one head each.
-        device: of torch.
-        allow_shared_images: go on where an image is in two splits.
+        val_share: share of the training images that is held out if there is no validation split.
+        allow_shared_images: accept images that are in two splits.
     """
 
     hidden: int = 512
@@ -81,11 +76,8 @@ def answer_questions(
     An answer that training never saw cannot be given, and counts as wrong.
 
     Args:
-        train: what heads learn from, and where the vocabulary comes from.
-        test: what is counted.
-        val: when to stop; a share of the training images, another for each seed, if left out.
-        head: how; the defaults if left out.
-        primary: the metric that stands for the result.
+        train: the heads learn from it, and its answers are the vocabulary.
+        val: decides when to stop; if left out, a share of the training images, another one for each seed.
 
     Raises:
         EvaluationError: a split is empty, an image is in two splits, an answer is empty, embeddings are not finite.
@@ -120,7 +112,7 @@ def answer_questions(
 
 
 def _check(splits: dict[str, Questions], *, allow_shared: bool) -> dict[str, int]:
-    """See that every split has questions, and no two an image in common; return how many they share where allowed."""
+    """Check that every split has questions, and no two an image in common; return how many they share where allowed."""
     for name, split in splits.items():
         if not len(split.ids):
             raise EvaluationError(f"the {name} split has no question")
@@ -200,7 +192,7 @@ def _has_questions(name: str, closed_N: npt.NDArray[np.bool_]) -> bool:
 def _details(
     train: Questions, test: Questions, vocabulary: list[str], targets: dict[str, Array], stops: Sequence[Stopped]
 ) -> dict[str, Any]:
-    """Return what is worth knowing beside the accuracies, above all what no head could exceed or need fall below."""
+    """Return further numbers, above all an upper and a lower bound of any head's accuracy."""
     closed_N, target_N = test.is_closed, targets["test"]
     kinds = {"overall": np.ones(len(target_N), bool), "open": ~closed_N, "closed": closed_N}
     unseen = int((target_N == UNSEEN).sum())

@@ -1,26 +1,28 @@
-"""Zero-shot classification as a task: cosines with class embeddings, softmax, predictions.
+"""Zero-shot classification: cosines with class embeddings, softmax, predictions.
 
-Axes: N images, E embedding width, C classes or labels.
+Axes: N images, E embedding width, C classes or labels, K classes of a group.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
 
-from evaluate.metrics.predictions import Predictions
+from evaluate.metrics.registry import IN_GROUP
 from evaluate.results.task_result import TaskResult, result_of
 from store.errors import EvaluationError
 
-from .classified import classified
+from .classified import classified, confusion
 from .inputs import Array, LabelledFeatures, check_target, unit_norm
 
 log = logging.getLogger(__name__)
 
+IN_GROUPS = ("group_accuracy", "accuracy", "balanced_accuracy", "macro_f1")
 SEVERAL_LABELS = ("auroc", "average_precision", "label_accuracy")
 
 PIECE_ROWS = 65_536
@@ -31,82 +33,103 @@ OFFICIAL_SCALE = 1.0
 
 
 def zero_shot(
-    image_NE: Array,
-    target_N: Array,
+    test: LabelledFeatures,
     *,
     class_CE: Array,
     classes: Sequence[str],
-    ids: Sequence[str],
     logit_scale: float,
     official: bool = False,
     positive: str | None = None,
-    clusters: Sequence[str] | None = None,
     primary: str = "auroc",
 ) -> TaskResult:
     """Classify every image as one of C classes.
 
     Args:
-        image_NE: embeddings, any float dtype, any length.
-        target_N: class numbers.
-        class_CE: of each class, as ``zero_shot.prompt_ensemble`` makes them.
+        test: image embeddings (N, E), any float dtype, any length, with class numbers.
+        class_CE: class embeddings, as ``prompt_ensemble`` returns them.
         classes: C names, from the dataset's entry.
-        ids: N names.
-        logit_scale: the model's.
-        official: take the scale 1 instead.
-        positive: which of two classes is the positive one; the second if left out.
-        clusters: N patients or slides.
-        primary: the metric that stands for the result.
+        logit_scale: the model's, exponentiated.
+        official: use the scale 1 instead.
 
     Raises:
         EvaluationError: labels outside the list, one class only, embeddings that are not finite or zero.
     """
-    _check_counts(image_NE, len(target_N), class_CE, classes)
-    missing = check_target(target_N, classes, what="test")
-    scale = _scale(logit_scale, official=official)
-    score_NC, logit_NC = _scores(image_NE, class_CE, scale)
-    details = {
-        "classes": list(classes),
-        "class_items": np.bincount(target_N, minlength=len(classes)).tolist(),
-        "classes_without_items": missing,
-        "logit_scale": scale,
-        "official": official,
-    }
-    test = LabelledFeatures(ids=ids, features=image_NE, target=target_N, groups=clusters)
-    scores = [(score_NC, logit_NC)]
+    image_NE = np.asarray(test.features)
+    _check_widths(image_NE, class_CE, classes)
+    details = _details(test.target, classes, logit_scale, official=official)
+    scores = [_scores(image_NE, class_CE, details["logit_scale"])]
     return classified("zero_shot", test, scores, classes=classes, positive=positive, primary=primary, details=details)
 
 
+def zero_shot_in_groups(
+    test: LabelledFeatures,
+    *,
+    group_N: Sequence[str],
+    groups: Mapping[str, Sequence[int]],
+    class_KE: Mapping[str, Array],
+    classes: Sequence[str],
+    logit_scale: float,
+    official: bool = False,
+    primary: str = "group_accuracy",
+) -> TaskResult:
+    """Classify every image as one of the classes of its group, such as those of its modality.
+
+    Args:
+        test: image embeddings (N, E) with class numbers.
+        group_N: the group of each image.
+        groups: by group, the numbers of its K classes.
+        class_KE: by group, the embeddings of its classes.
+
+    Raises:
+        EvaluationError: a group has no image, labels outside the list, embeddings that are not finite or zero.
+    """
+    image_NE, of_item = np.asarray(test.features), np.asarray(group_N)
+    details = _details(test.target, classes, logit_scale, official=official, several=False)
+    missing = sorted(set(groups) - set(group_N))
+    if missing:
+        raise EvaluationError(f"no image belongs to the groups {', '.join(missing)}")
+    score_NC = np.zeros((len(image_NE), len(classes)))
+    for group, numbers in groups.items():
+        rows = np.flatnonzero(of_item == group)
+        _check_widths(image_NE, class_KE[group], [classes[number] for number in numbers])
+        scores, _ = _scores(image_NE[rows], class_KE[group], details["logit_scale"])
+        score_NC[rows[:, None], np.asarray(numbers)] = scores
+    columns = {"target": test.target.astype(np.int64), "group": of_item, "score": score_NC}
+    details |= {
+        "groups": {group: int((of_item == group).sum()) for group in groups},
+        "confusion": confusion(columns["target"], score_NC.argmax(axis=1), len(classes)),
+    }
+    return result_of(
+        "zero_shot",
+        primary=primary,
+        names=[*IN_GROUPS, *(f"{IN_GROUP}{group}" for group in groups)],
+        predictions=test.predictions(columns, strata="target"),
+        details=details,
+    )
+
+
 def zero_shot_labels(
-    image_NE: Array,
-    target_NC: Array,
+    test: LabelledFeatures,
     *,
     positive_CE: Array,
     negative_CE: Array,
     labels: Sequence[str],
-    ids: Sequence[str],
     logit_scale: float,
     official: bool = False,
-    clusters: Sequence[str] | None = None,
     primary: str = "auroc",
 ) -> TaskResult:
-    """Say of every image which of C labels it has: each label's positive prompts against its negative ones.
+    """Decide for every image which of C labels it has: each label's positive prompts against its negative ones.
 
     Args:
-        image_NE: embeddings.
-        target_NC: 0 or 1.
-        positive_CE: embeddings of what says that the label is there.
-        negative_CE: of what says that it is not.
-        labels: C names, from the dataset's entry.
-        ids: N names.
-        logit_scale: the model's.
-        official: take the scale 1 instead.
-        clusters: N patients.
-        primary: the metric that stands for the result.
+        test: image embeddings (N, E) with targets (N, C) of 0 and 1.
+        positive_CE: embeddings of prompts that say that the label is present.
+        negative_CE: embeddings of prompts that say that it is absent.
 
     Raises:
         EvaluationError: targets are not 0 and 1, no label has both kinds of images, or embeddings cannot be used.
     """
-    _check_counts(image_NE, len(target_NC), positive_CE, labels)
+    image_NE, target_NC = np.asarray(test.features), test.target
+    _check_widths(image_NE, positive_CE, labels)
     constant = _constant_labels(target_NC, labels, len(image_NE))
     scale = _scale(logit_scale, official=official)
     _, positive_NC = _scores(image_NE, positive_CE, scale)
@@ -119,8 +142,21 @@ def zero_shot_labels(
         "logit_scale": scale,
         "official": official,
     }
-    predictions = Predictions(ids=list(ids), clusters=None if clusters is None else list(clusters), columns=columns)
+    predictions = test.predictions(columns)
     return result_of("zero_shot", primary=primary, names=SEVERAL_LABELS, predictions=predictions, details=details)
+
+
+def _details(
+    target_N: Array, classes: Sequence[str], logit_scale: float, *, official: bool, several: bool = True
+) -> dict[str, Any]:
+    missing = check_target(target_N, classes, what="test", several=several)
+    return {
+        "classes": list(classes),
+        "class_items": np.bincount(target_N, minlength=len(classes)).tolist(),
+        "classes_without_items": missing,
+        "logit_scale": _scale(logit_scale, official=official),
+        "official": official,
+    }
 
 
 def _constant_labels(target_NC: Array, labels: Sequence[str], images: int) -> list[str]:
@@ -163,10 +199,8 @@ def _scale(logit_scale: float, *, official: bool) -> float:
     return OFFICIAL_SCALE if official else float(logit_scale)
 
 
-def _check_counts(image_NE: Array, targets: int, class_CE: Array, classes: Sequence[str]) -> None:
-    """See that there is an embedding per target and one per class, of one width."""
-    if len(image_NE) != targets:
-        raise EvaluationError(f"{len(image_NE)} image embeddings, but {targets} targets")
+def _check_widths(image_NE: Array, class_CE: Array, classes: Sequence[str]) -> None:
+    """Check that there is an embedding per class, as wide as those of the images."""
     if class_CE.ndim != 2 or len(class_CE) != len(classes):
         raise EvaluationError(f"class embeddings of the shape {class_CE.shape} for {len(classes)} classes")
     if image_NE.shape[1:] != class_CE.shape[1:]:

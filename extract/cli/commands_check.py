@@ -1,4 +1,4 @@
-"""``python -m extract retry``, ``drift``, ``report``: bad rows again, are the features right, where did the time go."""
+"""``python -m extract retry``, ``drift``, ``report``: mark bad rows, compare features, report the use of time."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from store.io.location import locate
 from .commands_run import OfPipelineOption, PlaceOption, RootOption, StoreArgument, loaded_pipeline, store_of
 
 if TYPE_CHECKING:
-    from extract.estimate.drift import TeacherDrift
-    from extract.run.stage_report import StageReport
+    from extract.monitor.drift import TeacherDrift
+    from extract.monitor.stage_report import StageReport
 
 log = logging.getLogger("extract")
 
@@ -47,13 +47,13 @@ def retry(
     config: ConfigOption = PIPELINES_FILE,
     status: Annotated[str | None, typer.Option(help="Statuses, e.g. bad_image,bad_text; or all.")] = None,
     teacher: TeachersOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which.")] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Take all marks back instead.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count the units, mark none.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Remove all marks instead.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Mark units with bad rows, so that the next run does them again; until it has, they stay as they are.
+    """Mark units with bad rows, so that the next run does them again; until then they stay as they are.
 
-    Without --status: rows that killed a worker and features that were not finite, which may go well another time.
+    Without --status: rows that killed a worker and features that were not finite, because another try may succeed.
     """
     from store.check.retry import TRANSIENT, find_retries, mark, unmark
     from store.read.reader import FeatureStore
@@ -101,15 +101,15 @@ def drift(
     config: ConfigOption = PIPELINES_FILE,
     set_: SetOption = None,
     store: PlaceOption = None,
-    rows: Annotated[int, typer.Option(min=1, help="How many rows to extract again.")] = 256,
+    rows: Annotated[int, typer.Option(min=1, help="Number of rows to extract again.")] = 256,
     teacher: TeachersOption = None,
-    seed: Annotated[int, typer.Option(help="Decides which rows.")] = 0,
-    min_cosine: Annotated[float | None, typer.Option(help="Instead of the default, by dtype.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed that draws the rows.")] = 0,
+    min_cosine: Annotated[float | None, typer.Option(help="Replaces the default, which depends on the dtype.")] = None,
     corpus_root: RootOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Extract some rows again and compare them with the store; exit with 1 if one is not what is stored."""
-    from extract.estimate.drift import drift as measure
+    """Extract some rows again and compare them with the store; exit with 1 if a row differs."""
+    from extract.monitor.drift import drift as measure
     from store.read.reader import FeatureStore
 
     loaded = loaded_pipeline(config, pipeline, set_, store)
@@ -160,11 +160,11 @@ def report(
     *,
     pipeline: OfPipelineOption = None,
     config: ConfigOption = PIPELINES_FILE,
-    run: Annotated[str | None, typer.Option("--run", help="Only this run.")] = None,
+    run: Annotated[str | None, typer.Option("--run", help="Only the run of this id.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say where the time of the extraction went, by its receipts, and what bounds it."""
-    from extract.run.stage_report import report as read_report
+    """Say from the receipts where the time of the extraction went, and what bounds it."""
+    from extract.monitor.stage_report import report as read_report
     from store.read.reader import FeatureStore
 
     found = read_report(FeatureStore(store_of(store, config, pipeline)), run_id=run)

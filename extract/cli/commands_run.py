@@ -1,4 +1,4 @@
-"""``python -m extract plan``, ``run``, ``status``, ``stop``: before a run, the run, during it, its end."""
+"""``python -m extract plan``, ``run``, ``status``, ``stop``: estimate a run, run it, watch it, stop it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,19 +23,22 @@ from store.io.location import is_url, locate
 if TYPE_CHECKING:
     from extract.estimate.estimate import Estimate
     from extract.estimate.rates import Rates
-    from extract.run.status import Progress, StoreStatus
+    from extract.monitor.status import Progress, StoreStatus
+    from extract.run.plan import RangeWork
+    from extract.run.run_spec import RunSpec
+    from extract.run.tracker import Tracker
 
 log = logging.getLogger("extract")
 
 RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Ray sets it for what ``ray job submit`` starts."""
+"""Ray sets it for programs that ``ray job submit`` starts."""
 
 PlaceOption = Annotated[str | None, typer.Option("--store", help="The store's folder or URL, instead of store.path.")]
-RootOption = Annotated[Path | None, typer.Option(help="Where the corpus lies now, if it moved.")]
+RootOption = Annotated[Path | None, typer.Option(help="The corpus's folder, if it moved.")]
 StoreArgument = Annotated[
     str | None, typer.Argument(metavar="[STORE]", help="The store's folder or URL; or give --pipeline.")
 ]
-OfPipelineOption = Annotated[str | None, typer.Option("--pipeline", help="Whose store.")]
+OfPipelineOption = Annotated[str | None, typer.Option("--pipeline", help="The pipeline that names the store.")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -45,7 +50,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def loaded_pipeline(config: Path, pipeline: str, overrides: list[str] | None, store: str | None) -> ExtractPipeline:
-    """Read a pipeline whose store may be another one.
+    """Read a pipeline, with the store of ``--store`` if that is given.
 
     Raises:
         ConfigError: a relative ``--store`` in a Ray job, whose folder is a copy that goes with it.
@@ -65,7 +70,7 @@ def loaded_pipeline(config: Path, pipeline: str, overrides: list[str] | None, st
 
 
 def store_of(store: str | None, config: Path, pipeline: str | None) -> str:
-    """Return the place of the store that a command was given, by itself or by its pipeline.
+    """Return the place of a command's store, given directly or by its pipeline.
 
     Raises:
         BadParameter: neither was given, or both.
@@ -81,32 +86,31 @@ def run(
     config: ConfigOption = PIPELINES_FILE,
     set_: SetOption = None,
     store: PlaceOption = None,
-    local: Annotated[bool, typer.Option("--local", help="In this process, without Ray.")] = False,
+    local: Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")] = False,
     replace: Annotated[list[str] | None, typer.Option(help="Teacher whose stored features may be dropped.")] = None,
     corpus_root: RootOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Run the teachers over every pair that lacks their features. Kill it at any moment and run it again."""
-    from extract.run.driver import execute_here
-    from extract.run.driver import run as run_extraction
+    from extract.run.here import execute_here
+    from extract.run.run import run as run_extraction
 
     loaded = loaded_pipeline(config, pipeline, set_, store)
     unknown = sorted(set(replace or []) - set(loaded.teachers))
     if unknown:
         raise ConfigError(f"--replace: the pipeline has no teacher {', '.join(unknown)}")
 
-    def on_ray(*arguments: object) -> None:
-        # Ray is imported only once there is work for it: a run that finds nothing to do ends in a second.
+    def on_ray(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker) -> None:
+        # Ray is imported only when there is work for it, so that a run with nothing to do ends in a second.
         from extract.cluster.execute import execute_on_ray
 
-        execute_on_ray(*arguments)  # type: ignore[arg-type]
+        execute_on_ray(spec, work, tracker)
 
     outcome = run_extraction(
         loaded, execute=execute_here if local else on_ray, replace=replace or [], corpus_root=corpus_root
     )
     if as_json:
-        fields = ("units", "found", "done", "failed", "seconds")
-        sys.stdout.write(json.dumps({name: getattr(outcome, name) for name in fields}, indent=1) + "\n")
+        print_json({name: getattr(outcome, name) for name in ("units", "found", "done", "failed", "seconds")})
     if outcome.found == outcome.units:
         log.info("all %d units are committed: nothing to do (%.1f s)", outcome.units, outcome.seconds)
     else:
@@ -115,7 +119,7 @@ def run(
     for reason, count in outcome.bad_rows.most_common(10):
         log.warning("%d feature pairs are missing: %s", count, reason)
     if outcome.stopped:
-        log.warning("stopped as was asked: %s", RESUMES)
+        log.warning("stopped as requested: %s", RESUMES)
         raise typer.Exit(ExitCode.INTERRUPTED)
     if outcome.failed:
         for range_id, error in outcome.failed.items():
@@ -131,17 +135,17 @@ def plan(
     store: PlaceOption = None,
     probe: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to try; 0: no hours.")] = 60.0,
     profile: Annotated[Path | None, typer.Option(help="JSON of `extract teachers --profile`, instead.")] = None,
-    price_per_hour: Annotated[float | None, typer.Option(min=0, help="Of one worker (one GPU).")] = None,
+    price_per_hour: Annotated[float | None, typer.Option(min=0, help="Price of one worker (one GPU).")] = None,
     corpus_root: RootOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a run would take: units, bytes, objects, hours, cost. Writes nothing."""
+    """Say what a run would take: units, bytes, objects, hours, cost. Write nothing."""
     from extract.estimate.estimate import estimate
 
     loaded = loaded_pipeline(config, pipeline, set_, store)
     found = estimate(loaded, probe_s=probe, profile=profile, price_per_hour=price_per_hour, corpus_root=corpus_root)
     if as_json:
-        print_json(found.as_json())
+        print_json(asdict(found))
     else:
         _print_estimate(found)
 
@@ -157,7 +161,7 @@ def _print_estimate(found: Estimate) -> None:
         lines += _rate_lines(found.rates)
     if found.hours is not None:
         workers = f"{found.workers} worker{'' if found.workers == 1 else 's'}"
-        lines.append(f"time: {_hours(found.hours)} with {workers}, {found.worker_hours:,.4g} worker hours")
+        lines.append(f"time: {_duration(found.hours * 3600)} with {workers}, {found.worker_hours:,.4g} worker hours")
     if found.cost is not None:
         lines.append(f"cost: {found.cost:,.2f} at the price given per worker hour")
     lines += [
@@ -188,8 +192,8 @@ def status(
     config: ConfigOption = PIPELINES_FILE,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how far a store is and what the run does that works on it, wherever that is. Needs only the store."""
-    from extract.run.status import read_status
+    """Say how far a store is and what its run does, on any machine. Needs only the store."""
+    from extract.monitor.status import read_status
 
     found = read_status(locate(store_of(store, config, pipeline)))
     if as_json:
@@ -208,7 +212,7 @@ def _status_lines(found: StoreStatus) -> list[str]:
         lines.append(f"  {name}: {units:,} of {found.ranges:,} ({units / max(1, found.ranges):.0%}){again}")
     lines.append(f"written to by {found.lock}" if found.lock else "nobody writes to it")
     if found.progress is None:
-        return [*lines, "no run has said how far it is"]
+        return [*lines, "no run has written its progress"]
     return [*lines, *_run_lines(found.progress, locked=found.progress.holds(found.lock))]
 
 
@@ -217,9 +221,9 @@ def _run_lines(run: Progress, *, locked: bool) -> list[str]:
     ago = f"last sign of life {_duration(run.age_s)} ago"
     lines = [f"run {run.run_id} on {said.get('host')} (process {said.get('pid')}): {run.state}, {ago}"]
     if run.state == "running" and not locked:
-        lines.append("  it holds the store no more: it was killed; `python -m extract run` goes on where it was")
+        lines.append("  it no longer holds the store: it was killed; `python -m extract run` goes on where it was")
     elif run.silent:
-        lines.append("  that is long: it is cut off, hangs or is dead; `python -m extract stop` asks it to end")
+        lines.append("  that is long ago: it is cut off, hangs or is dead; `python -m extract stop` asks it to end")
     done = said.get("found", 0) + said.get("done", 0)
     lines.append(f"  {done:,} of {said.get('units', 0):,} units, {said.get('done', 0):,} of them by this run")
     lines += [f"  {name}: {rate:,.1f} rows/s" for name, rate in (said.get("rows_per_s") or {}).items()]
@@ -234,7 +238,7 @@ def _run_lines(run: Progress, *, locked: bool) -> list[str]:
 
 
 def _count(value: Any) -> int:
-    """Return a number, or how many things are counted in its place."""
+    """Return a number, the sum of a mapping's numbers, or the length of a list."""
     if isinstance(value, dict):
         return sum(number if isinstance(number, int) else 1 for number in value.values())
     return len(value) if isinstance(value, list) else int(value)
@@ -245,21 +249,21 @@ def stop(
     *,
     pipeline: OfPipelineOption = None,
     config: ConfigOption = PIPELINES_FILE,
-    wait: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to wait for it.")] = 120.0,
+    wait: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to wait.")] = 120.0,
     as_json: JsonOption = False,
 ) -> int:
-    """Ask the run that works on a store to stop, wherever it is, and wait until it has. What is committed stays."""
-    from extract.run.status import stop as stop_run
+    """Ask a store's run to stop, on any machine, and wait until it has. What is committed stays."""
+    from extract.monitor.status import stop as stop_run
 
     place = locate(store_of(store, config, pipeline))
     done = stop_run(place, wait_s=wait)
     messages = {
         "nothing": "no run works on this store: nothing to stop",
-        "dead": f"run {done.run_id} is dead: it says that it runs, but holds the store no more",
+        "dead": f"run {done.run_id} is dead: its progress says running, but it no longer holds the store",
         "stopped": f"run {done.run_id} stopped after {done.seconds:.1f} s; what it committed stays",
-        "ended": f"run {done.run_id} came to its end before it was stopped",
-        "silent": f"run {done.run_id} has not stopped within {done.seconds:.0f} s; {done.lock} has it; the wish stays. "
-        f"On object storage a run that was killed leaves its lock: python -m store unlock {place}",
+        "ended": f"run {done.run_id} ended before it was stopped",
+        "silent": f"run {done.run_id} has not stopped within {done.seconds:.0f} s; {done.lock} holds the store; the "
+        f"request stays. On object storage a run that was killed leaves its lock: python -m store unlock {place}",
     }
     if as_json:
         print_json({"run_id": done.run_id, "outcome": done.outcome, "seconds": done.seconds, "lock": done.lock})
@@ -272,10 +276,6 @@ def _bytes(value: int) -> str:
         if value >= size:
             return f"{value / size:,.2f} {unit}"
     return f"{value} bytes"
-
-
-def _hours(value: float) -> str:
-    return _duration(value * 3600)
 
 
 def _duration(seconds: float) -> str:

@@ -1,31 +1,33 @@
-"""``python -m extract teachers``, ``fetch``, ``golden``: which teachers are here, getting them, proving them."""
+"""``python -m extract teachers``, ``fetch``, ``golden``: list, measure, download and check teachers."""
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from extract.config import ExtractPipeline
 from extract.teacher_files.entry import TeacherEntry
-from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, SetOption
+from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, SetOption, print_json, wide_console
 from store.config.pipeline_file import read_pipeline
-from store.console import ExitCode
+from store.console import ExitCode, progress
 from store.errors import ConfigError, MMKDError, TeacherError, WeightsNotFoundError
+
+if TYPE_CHECKING:
+    from extract.estimate.speed import Profile
 
 log = logging.getLogger("extract")
 
 MMKD = "mmkd"
 
 PAPER_ROWS = 2_900_000
-"""Pairs of the paper's corpus."""
+"""Number of pairs in the paper's corpus."""
 
-TeachersPipelineOption = Annotated[str, typer.Option("--pipeline", help="Whose teachers.")]
+TeachersPipelineOption = Annotated[str, typer.Option("--pipeline", help="The pipeline that has the teachers.")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -42,46 +44,43 @@ def teachers(
     set_: SetOption = None,
     as_json: JsonOption = False,
     profile: Annotated[bool, typer.Option("--profile", help="Measure speed and memory on this machine.")] = False,
-    rows: Annotated[int, typer.Option(min=1, help="Say how many hours so many rows take.")] = PAPER_ROWS,
+    rows: Annotated[int, typer.Option(min=1, help="Number of rows to estimate hours for.")] = PAPER_ROWS,
     teacher: Annotated[list[str] | None, typer.Option(help="Only these teachers.")] = None,
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Profile teachers whose weights are not here, in full size.")
+        bool, typer.Option("--random-weights", help="Profile teachers without weights too, in full size.")
     ] = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows of a forward pass of the profile.")] = None,
-    seconds: Annotated[float, typer.Option(min=0, help="Of each measurement of the profile, at least.")] = 3.0,
+    seconds: Annotated[float, typer.Option(min=0, help="Least duration of each measurement.")] = 3.0,
 ) -> None:
     """List a pipeline's teachers: where their weights come from, and whether they are on this machine.
 
-    With --profile: images and captions per second and memory of each, all of them resident, and hours for --rows.
+    With --profile: images and captions per second and memory of each, with all in memory, and hours for --rows.
     """
     loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
     chosen = _chosen(loaded, teacher)
     if profile:
-        from extract.estimate.profile_command import print_profile, run_profile
+        from extract.estimate.speed import profile as measure
+        from extract.estimate.speed import settings_of
 
-        found = run_profile(
-            chosen,
-            loaded.extract,
-            rows=rows,
-            batch_size=batch_size,
-            seconds=seconds,
-            random_weights=random_weights,
+        settings = settings_of(
+            loaded.extract, rows=rows, batch_size=batch_size, seconds=seconds, random_weights=random_weights
         )
+        with progress(len(chosen), label="profile", noun="teachers") as advance:
+            found = measure(chosen, settings, advance=advance)
         if as_json:
-            sys.stdout.write(json.dumps(found.as_json(), indent=1) + "\n")
+            print_json(asdict(found))
         else:
-            print_profile(found)
+            _print_profile(found)
         return
     described = {name: describe(name, entry) for name, entry in chosen.items()}
     if as_json:
-        sys.stdout.write(json.dumps(described, indent=1) + "\n")
+        print_json(described)
     else:
         _print_teachers(described)
 
 
 def describe(name: str, entry: TeacherEntry) -> dict[str, Any]:
-    """Return what is known of a teacher without loading it."""
-    from extract.teacher_files.fetch_list import wanted
+    """Return what is known about a teacher without loading it."""
     from extract.teacher_files.specs import teacher_spec
     from extract.teacher_files.weights import find_weights
 
@@ -93,7 +92,7 @@ def describe(name: str, entry: TeacherEntry) -> dict[str, Any]:
         "licence": entry.licence,
         "files": [
             {"name": file.name, "from": file.item.origin, "present": file.path.is_file(), "optional": file.optional}
-            for file in wanted(entry)
+            for file in entry.wanted()
         ],
         "variants": list(entry.variants),
         "present": False,
@@ -132,15 +131,40 @@ def _print_teachers(described: dict[str, dict[str, Any]]) -> None:
             console.print(Text(f"  {entry['problem']['reason']}"), soft_wrap=True)
 
 
+def _print_profile(found: Profile) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    numbers = ("images/s", "captions/s", "CPU share", "parameters MB", "peak MB", "load s", "hours")
+    console, table = wide_console(), Table("teacher", "weights", "precision", *numbers)
+    for name, speed in found.teachers.items():
+        sizes = (f"{nbytes / 1e6:,.0f}" for nbytes in (speed.parameter_bytes, speed.peak_bytes))
+        pairs = (speed.images_per_s, speed.captions_per_s), (speed.load_s, speed.hours)
+        first, last = ([f"{number:,.1f}" for number in pair] for pair in pairs)
+        share = "" if speed.cpu_share is None else f"{speed.cpu_share:.0%}"
+        table.add_row(name, speed.weights, speed.precision, *first, share, *sizes, *last)
+    console.print(table)
+    for line in (
+        f"{found.device}, {found.threads} threads, batches of {found.batch_size}",
+        f"all {len(found.teachers)} resident: parameters {found.parameter_bytes / 1e6:,.0f} MB, "
+        f"held {found.resident_bytes / 1e6:,.0f} MB",
+        f"decoding: {found.decoded_per_s:,.0f} images/s and thread, {found.decode_hours:,.1f} hours of one thread",
+        f"{found.rows:,} rows by all of them, each image decoded once: {found.hours:,.1f} hours",
+        *([] if found.hours_alone is None else [f"with these threads to itself about {found.hours_alone:,.1f} hours"]),
+        *(f"{name}: not profiled: {reason}" for name, reason in found.not_profiled.items()),
+    ):
+        console.print(Text(line), soft_wrap=True)
+
+
 def fetch(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Teachers; all if left out.")] = None,
     *,
     pipeline: TeachersPipelineOption = MMKD,
     config: ConfigOption = PIPELINES_FILE,
     set_: SetOption = None,
-    variant: Annotated[str | None, typer.Option(help="Fetch this variant of one teacher instead.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Fetch this variant instead.")] = None,
 ) -> None:
-    """Download what teachers lack and convert it to safetensors. Kill it at any moment and run it again."""
+    """Download the files that teachers lack and convert them to safetensors. Kill it at any moment and run it again."""
     from extract.teacher_files.fetch import fetch as fetch_teacher
 
     entries = _chosen(read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or []), names)
@@ -205,8 +229,7 @@ def golden(
             "no teacher could be compared", hint="python -m extract fetch gets their weights; teachers lists them"
         )
     if as_json:
-        content = {name: [verdict.as_json() for verdict in verdicts] for name, verdicts in found.items()}
-        sys.stdout.write(json.dumps(content, indent=1) + "\n")
+        print_json({name: [asdict(verdict) for verdict in verdicts] for name, verdicts in found.items()})
     else:
         _print_verdicts(found)
     for name, verdicts in found.items():

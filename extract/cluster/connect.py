@@ -1,4 +1,4 @@
-"""To the cluster that the environment names, or to one made for this run."""
+"""Connects to the Ray cluster that the environment names, or starts one for this run."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from store.errors import ConfigError
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Ray sets it for what ``ray job submit`` starts; the job brings its code along."""
+"""Ray sets it for programs that ``ray job submit`` starts; such a job brings its code along."""
 
 ADDRESS = "RAY_ADDRESS"
 
 ANSWER_S = 30.0
-"""A cluster that is there answers within this."""
+"""A cluster that runs answers within this time."""
 
 
 @contextlib.contextmanager
 def connected(settings: ExtractSection) -> Iterator[None]:
-    """Be connected to the cluster of RAY_ADDRESS, which a Ray job has too, else to a local one that ends with this.
+    """Connect to the cluster of RAY_ADDRESS, which Ray sets in a job too; else start a local one and end it afterwards.
 
     Raises:
-        ConfigError: no cluster answers there, or it is one that this program cannot use.
+        ConfigError: no cluster answers there, or this program cannot use it.
     """
     handler = signal.getsignal(signal.SIGTERM)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
@@ -44,12 +44,12 @@ def connected(settings: ExtractSection) -> Iterator[None]:
     # A RuntimeError, a ConnectionError, an AuthenticationError, and a plain Exception where a node starts too slowly.
     except Exception as error:
         raise ConfigError(
-            f"no use can be made of a Ray cluster at {address or 'this machine'}: {error}",
+            f"the Ray cluster at {address or 'this machine'} cannot be used: {error}",
             hint="docs/cluster.md: it must run with the same Python and Ray as here, and RAY_AUTH_MODE must be the "
             "same for `ray start`, `ray job submit` and this program",
         ) from error
     try:
-        # Ray takes the signal for itself and would end with its number as exit code, without a last word.
+        # Ray replaces the handler; the program would then end without a report, the signal's number as its exit code.
         signal.signal(signal.SIGTERM, handler)
         yield
     finally:
@@ -60,11 +60,11 @@ def _local(settings: ExtractSection) -> dict[str, Any]:
     cores = os.cpu_count() or 1
     slots = settings.workers * settings.threads_per_worker if settings.workers else cores
     return {
-        # "local", or Ray would take any cluster whose address was left behind on this machine.
+        # Without "local" Ray would use any cluster whose address was left behind on this machine.
         "address": "local",
         "num_cpus": slots,
         "include_dashboard": False,
-        # Nothing but receipts passes through it.
+        # Only receipts pass through it.
         "object_store_memory": 128 * 2**20,
         # Workers import these packages from the repository, wherever the driver was started.
         "runtime_env": {"env_vars": {"PYTHONPATH": str(REPOSITORY)}},
@@ -77,15 +77,15 @@ def _remote(address: str) -> dict[str, Any]:
             f"{ADDRESS}={address}: Ray Client addresses are not supported",
             hint="submit the run as a job (docs/cluster.md), or use the address of the cluster's GCS, HOST:6379",
         )
-    _see_that_it_answers(address)
+    _check_that_it_answers(address)
     if JOB in os.environ:
         return {}
-    # To nodes that may not see this folder.
+    # The nodes may not see this folder.
     return {"runtime_env": {"py_modules": [str(REPOSITORY / name) for name in ("extract", "store")]}}
 
 
-def _see_that_it_answers(address: str) -> None:
-    """Try the port: Ray itself would try for minutes and then name no address."""
+def _check_that_it_answers(address: str) -> None:
+    """Try the port: Ray itself would try for minutes, and its error names no address."""
     host, found, port = address.rpartition(":")
     if not found or not port.isdigit():  # "auto", which Ray resolves
         return

@@ -1,4 +1,4 @@
-"""The actors of a run and what each is asked: starting them, asking them, ending them. Decides nothing about ranges."""
+"""Starts a run's actors, calls them and ends them. Decides nothing about ranges."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, Literal
 
 import ray
 
-from extract.run.driver import Job
+from extract.run.run_spec import RunSpec
 from extract.run.schedule import Task
 
 from .actor import CONTROL, start_actor
 
 Stage = Literal["placing", "loading", "idle", "busy", "lost"]
-"""Of an actor: it waits for room on a node, loads its teachers, has nothing to do, does a task, or does not answer."""
+"""An actor waits for room on a node, loads its teachers, waits for a task, does one, or is unreachable."""
 
 Kind = Literal["place", "load", "run", "steps", "inquest"]
-"""Of a call to an actor; an inquest asks one that is out of reach what became of it."""
+"""A kind of call to an actor; an inquest asks an unreachable one whether it is alive."""
 
 
 @dataclass(slots=True)
@@ -26,12 +26,10 @@ class Member:
     """An actor as the driver knows it.
 
     Attributes:
-        handle: Ray's.
-        stage: where it is.
-        since: when it came there.
-        node: where it runs, once that is known.
-        asked: when it was last asked for its steps.
-        answered: whether it answered that.
+        since: when it entered its stage.
+        node: the id of its node, once that is known.
+        asked: when its steps were last asked for.
+        answered: whether it answered that call.
     """
 
     handle: Any
@@ -43,34 +41,30 @@ class Member:
 
 
 class Fleet:
-    """Actors by name.
+    """A run's actors, by name."""
 
-    Args:
-        job: that they are started with.
-    """
-
-    def __init__(self, job: Job) -> None:
-        self._job, self._started = job, 0
+    def __init__(self, spec: RunSpec) -> None:
+        self._spec, self._started = spec, 0
         self._calls: dict[Any, tuple[Kind, str]] = {}
         self.members: dict[str, Member] = {}
 
     def count(self, *stages: Stage) -> int:
-        """Return how many actors are in any of some stages."""
+        """Return how many actors are in one of these stages."""
         return sum(member.stage in stages for member in self.members.values())
 
     def in_stage(self, stage: Stage) -> list[str]:
-        """Return the actors in a stage."""
+        """Return the names of the actors in a stage."""
         return [name for name, member in self.members.items() if member.stage == stage]
 
     def start(self, *, now: float) -> None:
         """Ask the cluster for one more actor."""
         self._started += 1
         name = f"worker {self._started}"
-        self.members[name] = Member(start_actor(self._job), "placing", now)
+        self.members[name] = Member(start_actor(self._spec), "placing", now)
         self._ask("place", name)
 
     def load(self, name: str, node: str, *, now: float) -> None:
-        """Have an actor that got a place load its teachers."""
+        """Let an actor that got a place load its teachers."""
         member = self.members[name]
         member.stage, member.since, member.node = "loading", now, node
         self._ask("load", name)
@@ -86,7 +80,7 @@ class Fleet:
         self._ask("run", name, task)
 
     def ask_steps(self, *, now: float, every_s: float) -> None:
-        """Ask the actors at work how far they are; one that has not answered yet is not asked again."""
+        """Ask the actors at work for their steps, unless the last such call is still unanswered."""
         for name in self.in_stage("busy"):
             member = self.members[name]
             if member.answered and now - member.asked >= every_s:
@@ -94,24 +88,24 @@ class Fleet:
                 self._ask("steps", name)
 
     def lose(self, name: str, *, now: float) -> None:
-        """Note that an actor is out of reach: dead, or not."""
+        """Note that an actor is unreachable; it may be alive."""
         member = self.members[name]
         member.stage, member.since, member.asked, member.answered = "lost", now, now, True
 
     def hold_inquest(self, name: str, *, now: float, every_s: float) -> None:
-        """Ask an actor that is out of reach: if it is dead, Ray says so in its place as soon as the cluster knows."""
+        """Call an unreachable actor: if it is dead, the call fails as soon as the cluster knows."""
         member = self.members[name]
         if member.answered and now - member.asked >= every_s:
             member.asked, member.answered = now, False
             self._ask("inquest", name)
 
     def end(self, name: str) -> None:
-        """Kill an actor; before its range is given away, because not to answer does not prove to be dead."""
+        """Kill an actor. Do so before its range is given away, because an actor that does not answer may be alive."""
         ray.kill(self.members.pop(name).handle, no_restart=True)
         self._calls = {call: (kind, of) for call, (kind, of) in self._calls.items() if of != name}
 
     def answers(self, *, timeout_s: float) -> Iterable[tuple[Kind, str, Any]]:
-        """Return calls that are done, with their references; waits for a first one, or where none can come."""
+        """Return finished calls with their references; wait for the first one, or for the time if there is none."""
         if not self._calls:
             time.sleep(timeout_s)
             return []

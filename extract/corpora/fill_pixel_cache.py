@@ -1,4 +1,4 @@
-"""Making a store's pixel cache: every image made small and encoded again, once."""
+"""Fills a store's pixel cache: makes every image small and encodes it again, once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,28 +22,23 @@ from store.corpus.image_source import ImageSource
 from store.errors import PairDecodeError
 from store.files import sweep_temporary
 from store.format.pairs import PairTable, pairs_digest
-from store.format.pixels import PixelReceipt, PixelSpec, SmallImage, commit_pixels, committed_pixels, register_pixels
-from store.format.records import StoreInfo, read_store_info
+from store.format.pixels import PixelSpec, SmallImage, commit_pixels, committed_pixels, register_pixels
+from store.format.records import read_store_info
 from store.io.folder import Folder
 from store.io.location import Location, locate
 from store.io.lock import exclusive
 
 log = logging.getLogger(__name__)
 
-DIGESTED = ["key", "caption", "image_sha256"]
-
 
 @dataclass(kw_only=True, slots=True)
 class PixelOutcome:
-    """What making the cache did.
+    """The result of filling the cache.
 
     Attributes:
-        ranges: of the whole store.
         found: ranges that were committed before.
-        done: ranges committed by this run.
-        nbytes: bytes of these.
-        bad_rows: rows without image in these, by reason.
-        seconds: wall time.
+        done: ranges that this call committed, with ``nbytes`` bytes.
+        bad_rows: rows of these without image, by reason.
     """
 
     ranges: int
@@ -63,40 +58,58 @@ def make_pixels(
     max_pixels: int = MAX_PIXELS,
     replace: bool = False,
 ) -> PixelOutcome:
-    """Complete a store's pixel cache. Kill it at any moment and run it again: ranges that are committed stay.
+    """Complete a store's pixel cache. Kill it at any moment and run it again: committed ranges stay.
 
-    In memory are the encoded images of one range and, decoded, one image per thread.
+    Memory holds the encoded images of one range and one decoded image per thread.
 
     Args:
-        store: the folder or URL.
-        spec: how images are kept.
         corpus_root: where the images lie, if the corpus moved since it was indexed.
-        threads: that read, decode and encode; one per core if left out.
-        max_pixels: width times height that is decoded.
+        threads: threads that read, decode and encode; one per core if left out.
+        max_pixels: largest width times height that is decoded.
         replace: drop images of another spec.
 
     Raises:
         SpecMismatchError: the store holds images of another spec, and ``replace`` is not given.
-        CorpusError: the corpus is not where the store says it is, or not what was indexed.
+        CorpusError: the corpus is not where the store says, or was changed since it was indexed.
     """
     began = time.monotonic()
     location = locate(store)
     info = read_store_info(location)
-    pairs = PairTable(location, rows=info.rows)
+    pairs, source = PairTable(location, rows=info.rows), ImageSource(corpus_root or info.corpus_root)
+
+    def is_committed(range_id: int) -> bool:
+        digest = pairs_digest(pairs.read(*info.bounds(range_id), ["key", "caption", "image_sha256"]))
+        return committed_pixels(location, range_id, spec=spec, digest=digest) is not None
+
+    def small_image(uri: str | None, member: dict[str, Any] | None, sha256: str | None) -> SmallImage:
+        try:
+            return keep(source.fetch(uri, member, sha256=sha256), spec, max_pixels=max_pixels)
+        except PairDecodeError as error:
+            return SmallImage(reason=str(error))
+
     with exclusive(location):
         if isinstance(location, Folder):
             sweep_temporary(location.path / "pixels")
         register_pixels(location, spec, replace=replace)
-        ranges = [k for k in range(info.ranges) if not _is_committed(location, info, pairs, spec, k)]
+        ranges = [range_id for range_id in range(info.ranges) if not is_committed(range_id)]
         outcome = PixelOutcome(ranges=info.ranges, found=info.ranges - len(ranges))
-        source = ImageSource(corpus_root or info.corpus_root)
-        maker = _Maker(location, info=info, spec=spec, source=source, max_pixels=max_pixels)
         with (
             ThreadPoolExecutor(threads or os.cpu_count()) as pool,
             progress(len(ranges), label="pixels", noun="ranges") as advance,
         ):
             for range_id in ranges:
-                receipt = maker.range(range_id, pairs.read(*info.bounds(range_id)), pool)
+                part, range_began = pairs.read(*info.bounds(range_id)), time.monotonic()
+                images = _all_of(part, small_image, pool)
+                receipt = commit_pixels(
+                    location,
+                    info=info,
+                    spec=spec,
+                    range_id=range_id,
+                    pairs=part,
+                    images=images,
+                    timings_s={"encode": round(time.monotonic() - range_began, 4)},
+                    versions=_versions(),
+                )
                 outcome.done += 1
                 outcome.nbytes += sum(stored.nbytes for stored in receipt.objects.values())
                 outcome.bad_rows.update(bad.reason for bad in receipt.bad_rows)
@@ -105,59 +118,21 @@ def make_pixels(
     return outcome
 
 
-def _is_committed(location: Location, info: StoreInfo, pairs: PairTable, spec: PixelSpec, range_id: int) -> bool:
-    digest = pairs_digest(pairs.read(*info.bounds(range_id), DIGESTED))
-    return committed_pixels(location, range_id, spec=spec, digest=digest) is not None
-
-
-class _Maker:
-    """Turns ranges of pairs into ranges of images."""
-
-    def __init__(
-        self, location: Location, *, info: StoreInfo, spec: PixelSpec, source: ImageSource, max_pixels: int
-    ) -> None:
-        self._location, self._info, self._spec = location, info, spec
-        self._source, self._max_pixels = source, max_pixels
-
-    def range(self, range_id: int, pairs: pa.Table, pool: ThreadPoolExecutor) -> PixelReceipt:
-        """Make and commit the images of one range."""
-        began = time.monotonic()
-        columns = (pairs[name].to_pylist() for name in ("uri", "member", "image_sha256"))
-        waiting = [pool.submit(self._one, *place) for place in zip(*columns, strict=True)]
-        try:
-            images: Sequence[SmallImage] = [future.result() for future in waiting]
-        finally:
-            for future in waiting:  # after an error or Ctrl-C the rest of the range is not worth doing
-                future.cancel()
-        return commit_pixels(
-            self._location,
-            info=self._info,
-            spec=self._spec,
-            range_id=range_id,
-            pairs=pairs,
-            images=images,
-            timings_s={"encode": round(time.monotonic() - began, 4)},
-            versions=_versions(),
-        )
-
-    def _one(self, uri: str | None, member: dict[str, Any] | None, sha256: str | None) -> SmallImage:
-        try:
-            data = self._source.fetch(uri, member, sha256=sha256)
-            return keep(data, self._spec, max_pixels=self._max_pixels)
-        except PairDecodeError as error:
-            return SmallImage(reason=str(error))
+def _all_of(pairs: pa.Table, small_image: Callable[..., SmallImage], pool: ThreadPoolExecutor) -> list[SmallImage]:
+    columns = (pairs[name].to_pylist() for name in ("uri", "member", "image_sha256"))
+    waiting = [pool.submit(small_image, *place) for place in zip(*columns, strict=True)]
+    try:
+        return [future.result() for future in waiting]
+    finally:
+        for future in waiting:  # after an error or Ctrl-C the rest of the range is of no use
+            future.cancel()
 
 
 def keep(data: bytes, spec: PixelSpec, *, max_pixels: int = MAX_PIXELS) -> SmallImage:
-    """Return an image file as the cache keeps it.
-
-    Args:
-        data: the original file.
-        spec: how images are kept.
-        max_pixels: width times height that is decoded.
+    """Return an image file as the cache stores it.
 
     Raises:
-        PairDecodeError: it cannot be decoded, or not be kept in that format.
+        PairDecodeError: it cannot be decoded, or the format cannot hold it.
     """
     image = decode_image(data, max_pixels=max_pixels)
     small = shrink(image, spec.short_side_px)
@@ -173,7 +148,7 @@ def _is_plain(data: bytes) -> bool:
 
 
 def shrink(image: Image.Image, short_side_px: int) -> Image.Image:
-    """Return an image with its short side made as long as asked for, antialiased; a smaller one as it is."""
+    """Return an image resized to that short side, antialiased; a smaller image unchanged."""
     short, long = sorted(image.size)
     if short <= short_side_px:
         return image
@@ -189,7 +164,7 @@ def encode(image: Image.Image, spec: PixelSpec) -> bytes:
         PairDecodeError: the format cannot hold it (WebP ends at 16383 pixels a side, JPEG at 65535).
     """
     buffer = io.BytesIO()
-    # Else Pillow would copy metadata of the original into the file.
+    # Otherwise Pillow would copy the original's metadata into the file.
     image.info = {}
     try:
         image.save(buffer, spec.format, **spec.options)

@@ -1,7 +1,7 @@
-"""Import the feature cache that MMKD-CLIP's authors released: one folder per pair with ``.pt`` files of features.
+"""Imports the feature cache that MMKD-CLIP's authors released: one folder per pair with ``.pt`` files of features.
 
-Their unprojected features (``clips_output.pt``) become the store's; the projected ones are left behind, because the
-projection is fitted and applied on the fly here (``python -m train project``).
+The store gets their unprojected features (``clips_output.pt``) and not the projected ones, because here projections are
+fitted and applied on the fly (``python -m train project``).
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ TEACHER_IDS = {
     "PMCCLIP": "pmcclip",
     "MedCLIP": "medclip",
 }
-"""The authors' names of the teachers, and ours."""
+"""Our names of the teachers, by the authors' names."""
 
 NORM_TOLERANCE = 1e-3
-"""The released features are unit norm in float32; anything farther off is another kind of file."""
+"""The released features have unit norm in float32; a larger deviation means another kind of file."""
 
 DEFAULT_PIXELS = Pixels()
-"""How the images are kept where the caller does not say."""
+"""The default kind of stored images."""
 
 Features = dict[str, npt.NDArray[np.float32]]
 
@@ -70,14 +70,12 @@ def import_mmkd(
 
     Args:
         source: the folder with ``meta.jsonl`` and ``features/``.
-        store: the folder or URL to make it in; must not hold one.
-        range_rows: R.
-        chunk_rows: C.
-        pixels: how to keep the images in the store, which then needs nothing beside it; they are left out if None.
+        store: a folder or URL without a store, or with one that an interrupted import began.
+        pixels: how the images are stored, so that the store needs no corpus; None to leave them out.
 
     Raises:
-        CorpusError: the cache is not laid out as released.
-        StoreError: there is a store already.
+        CorpusError: the cache does not have the released layout.
+        StoreError: the place holds another store.
     """
     location = locate(store)
     entries = read_meta(source)
@@ -86,7 +84,7 @@ def import_mmkd(
     rows = [_row(source, entry, row) for row, entry in enumerate(entries)]
     check_keys([row["key"] for row in rows])
     table = pa.Table.from_pylist(rows, schema=PAIR_SCHEMA)
-    # Everything is read and checked before the store begins to exist.
+    # Everything is read and checked before the store is made.
     units = {
         name: _teacher_features(name, entries=entries, features=features)
         for name in TEACHER_IDS
@@ -106,7 +104,7 @@ def import_mmkd(
 def _begin(
     location: Location, table: pa.Table, source: Path, *, signature: dict[str, str], range_rows: int, chunk_rows: int
 ) -> StoreInfo:
-    """Make the store, or find the one that an earlier import of the same cache began."""
+    """Make the store, or return the one that an earlier import of the same cache began."""
     try:
         info = read_store_info(location)
     except StoreNotFoundError:
@@ -118,10 +116,10 @@ def _begin(
 
 
 def read_meta(source: Path) -> list[dict[str, Any]]:
-    """Return the entries of a cache's ``meta.jsonl``, checked.
+    """Return the checked entries of a cache's ``meta.jsonl``.
 
     Raises:
-        CorpusError: the cache is not laid out as released.
+        CorpusError: the cache does not have the released layout.
     """
     try:
         lines = (source / "meta.jsonl").read_text().splitlines()
@@ -143,10 +141,10 @@ def read_meta(source: Path) -> list[dict[str, Any]]:
 
 
 def read_features(image: Path) -> Features:
-    """Return the released features of an image and its caption, by the authors' names; unprojected.
+    """Return the unprojected features of an image and its caption, by the authors' names.
 
     Raises:
-        CorpusError: there are none, or the file holds something else.
+        CorpusError: the file is missing or holds something else.
     """
     path = image.parent / "clips_output.pt"
     try:
@@ -182,7 +180,7 @@ def _row(source: Path, entry: dict[str, Any], row: int) -> dict[str, Any]:
 
 
 def _teacher_features(name: str, *, entries: list[dict[str, Any]], features: list[Features]) -> UnitFeatures:
-    """Return a teacher's features of all pairs, checked."""
+    """Return a teacher's checked features of all pairs."""
     rows, width = len(entries), next(len(found[f"{name}_img"]) for found in features if f"{name}_img" in found)
     image_ND, text_ND = np.zeros((rows, width), np.float32), np.zeros((rows, width), np.float32)
     status_N = np.full(rows, Status.NOT_APPLICABLE, np.uint8)

@@ -1,4 +1,4 @@
-"""How much memory a device holds for this process: now, and at most since a moment."""
+"""Measures the memory that this process holds on a device: now, and at most since a moment."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ RESET = Path("/proc/self/clear_refs")
 
 
 def held_bytes(device: str) -> int:
-    """Return the bytes held now: a GPU's by tensors, else the process's resident memory."""
+    """Return the bytes held now: tensors on a GPU, else the process's resident memory."""
     if device == "cuda":
         return int(torch.cuda.memory_allocated())
     return _status_bytes("VmRSS") if STATUS.is_file() else peak_bytes(device)
 
 
 def give_back() -> None:
-    """Return memory to the system that the process keeps for later, so that it is not counted as held."""
+    """Return memory to the system that the process only keeps for later, so that it does not count as held."""
     gc.collect()
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
@@ -36,7 +36,7 @@ def begin_peak(device: str) -> None:
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     elif RESET.exists():
-        RESET.write_text("5")  # Linux: forget the highest resident size so far
+        RESET.write_text("5")  # Linux: forget the largest resident size so far
 
 
 def peak_bytes(device: str) -> int:

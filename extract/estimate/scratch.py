@@ -1,6 +1,6 @@
-"""Extracting some rows of a store without writing to it: into a store in memory that has only those rows.
+"""Extracts some rows of a store into a store in memory that has only those rows, so that the store stays as it is.
 
-The probe of ``plan`` and ``drift`` use it, so that they run the very code that ``run`` does.
+The probe of ``plan`` and ``drift`` use it; they therefore run the very code that ``run`` runs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from extract.config import ExtractPipeline
-from extract.run.driver import Job
+from extract.run.run_spec import RunSpec
 from store.format.commit import register_teacher
 from store.format.records import Spec
 from store.index.create import create_store
@@ -20,12 +20,12 @@ from store.index.in_memory import CorpusIndex
 from store.io.location import Location, locate
 
 RUN_ID = "scratch"
-"""In receipts of a store that nobody keeps."""
+"""Run id in the receipts of a store in memory."""
 
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Location]:
-    """Yield a place in this process's memory that is emptied afterwards."""
+    """Yield an empty place in this process's memory, and empty it afterwards."""
     place = locate(f"memory://scratch/{secrets.token_hex(8)}")
     try:
         yield place
@@ -33,16 +33,14 @@ def scratch() -> Iterator[Location]:
         place.delete_below("")
 
 
-def scratch_job(
+def scratch_run(
     place: Location, pipeline: ExtractPipeline, specs: Sequence[Spec], pairs: pa.Table, *, root: str, range_rows: int
-) -> Job:
-    """Make a store of some pairs in an empty place, and return the job of extracting them.
+) -> RunSpec:
+    """Make a store of some pairs in a place of `scratch`, and return the run that extracts them.
 
     Args:
-        place: from `scratch`.
-        pipeline: whose entries and settings the workers get.
-        specs: of the teachers that are to run.
-        pairs: rows of a pair table, with distinct keys; they are numbered anew.
+        specs: the specs of the teachers to run.
+        pairs: rows of a pair table, with distinct keys; they get new row numbers.
         root: where their images lie.
         range_rows: rows that a worker does at once.
     """
@@ -51,7 +49,7 @@ def scratch_job(
     info = create_store(place, index, signature={}, range_rows=range_rows, chunk_rows=range_rows)
     for spec in specs:
         register_teacher(place, spec, info=info)
-    return Job(
+    return RunSpec(
         store=place,
         entries={spec.teacher: pipeline.teachers[spec.teacher] for spec in specs},
         specs={spec.teacher: spec for spec in specs},

@@ -1,4 +1,4 @@
-"""How fast teachers are on the device at hand, how much memory they take, and what that makes of a corpus."""
+"""Measures speed and memory of teachers on this device, and computes hours for a corpus."""
 
 from __future__ import annotations
 
@@ -9,50 +9,51 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 
+from extract.config import ExtractSection
 from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.geometry import Geometry, fit_all
 from extract.teacher_files.specs import teacher_spec
-from extract.teachers.loading import Teacher, load_teacher
+from extract.teachers.base import FrozenTeacher
+from extract.teachers.loading import load_teacher
 from store.corpus.decode import decode_image
 from store.errors import WeightsNotFoundError
 
 from .memory import begin_peak, give_back, held_bytes, peak_bytes
+from .rates import Distinct, Rates, TeacherRate, seconds_per_row
 from .stand_in import captions, stand_in
 
 IMAGE_PX = (640, 480)
-"""Of the JPEG whose decoding is timed: a usual size of figures."""
+"""Size of the JPEG whose decoding is timed: a usual size of figures."""
+
+CPU_BATCH = 8
+"""A CPU gains nothing from more rows at once, and a batch of the slowest teacher takes seconds."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
-class TeacherSpeed:
-    """One teacher.
+class TeacherSpeed(TeacherRate):
+    """One teacher's rates, without decoding and fitting of images, and its cost.
 
     Attributes:
         weights: ``own`` or ``random``.
-        precision: that it computes in.
-        images_per_s: encoded, from pixels that fit; decoding is not in it.
-        captions_per_s: tokenised and encoded.
-        parameter_bytes: of its weights in memory.
-        peak_bytes: that it took at most, weights and one batch's work, beyond what was held before it.
-        load_s: to read its files and build it.
-        cpu_share: on a CPU, of its threads' time, what this process got while it was measured: less than 1 where other
-            work used the machine, or where threads waited for each other.
-        hours: for the rows of the profile, decoding apart.
+        precision: compute dtype.
+        parameter_bytes: its weights in memory.
+        peak_bytes: most memory that its weights and the work of one batch took, beyond what was held before it.
+        load_s: seconds to read its files and build it.
+        cpu_share: share of its CPU threads' time that this process got during the measurement, None on a GPU; less than
+            1 where other work used the machine, or where threads waited for each other.
+        hours: hours for the profile's rows, without decoding.
     """
 
     weights: str
     precision: str
-    images_per_s: float
-    captions_per_s: float
     parameter_bytes: int
     peak_bytes: int
     load_s: float
@@ -65,19 +66,13 @@ class Profile:
     """Teachers that share a device.
 
     Attributes:
-        device: a GPU by name, or the processor.
-        threads: of CPU arithmetic.
-        batch_size: rows of a forward pass.
-        rows: that hours are for, each with an image and a caption of its own.
-        teachers: by id.
-        not_profiled: by id, why.
-        decoded_per_s: JPEGs that one thread decodes and fits to every geometry of the teachers, per second of
-            processor time.
-        parameter_bytes: of all teachers.
-        resident_bytes: held with all of them loaded, beyond what was held before the first.
-        decode_hours: of one thread, for the rows.
-        hours: for the rows with each image decoded once: all teachers one after the other; on a GPU the decoding goes
-            on beside them and counts where its threads take longer, on a CPU it takes its time from theirs.
+        device: the name of the GPU, or the processor.
+        rows: hours are for so many rows, each with an image and a caption of its own.
+        not_profiled: the reason, by teacher.
+        decoded_per_s: JPEGs that one thread decodes and fits to every geometry, per second of processor time.
+        resident_bytes: memory held with all teachers loaded, beyond what was held before the first.
+        decode_hours: hours for one thread to decode the rows' images.
+        hours: hours for all teachers and each image decoded once; see `seconds_per_row`.
         hours_alone: the same if the process had its CPU threads to itself; None on a GPU.
     """
 
@@ -94,23 +89,17 @@ class Profile:
     hours: float
     hours_alone: float | None
 
-    def as_json(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return asdict(self)
-
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Settings:
-    """How a profile measures.
+    """Settings of a profile.
 
     Attributes:
-        device: ``cpu`` or ``cuda``.
-        threads: of CPU arithmetic; set for the process.
-        decode_threads: that decode beside a GPU.
-        batch_size: rows of a forward pass.
-        seconds: of each measurement at least; one batch more than that may take.
-        rows: that hours are for.
-        random_weights: profile teachers whose weights are not here with random ones.
+        threads: CPU threads of a forward pass; set for the process.
+        decode_threads: threads that decode beside a GPU.
+        seconds: least duration of each measurement; it may be exceeded by one batch.
+        rows: number of rows that hours are for.
+        random_weights: give random weights to teachers whose weights are not here.
     """
 
     device: str
@@ -122,15 +111,30 @@ class Settings:
     random_weights: bool = False
 
 
+def settings_of(
+    section: ExtractSection, *, rows: int, batch_size: int | None, seconds: float, random_weights: bool
+) -> Settings:
+    """Return the settings for the present device: a GPU if there is one.
+
+    Args:
+        batch_size: replaces the pipeline's on a GPU and `CPU_BATCH` on a CPU.
+    """
+    device, cores = "cuda" if torch.cuda.is_available() else "cpu", os.cpu_count() or 1
+    return Settings(
+        device=device,
+        threads=min(section.threads_per_worker, cores),
+        decode_threads=min(section.decode_threads, cores),
+        batch_size=batch_size or (section.batch_size if device == "cuda" else min(section.batch_size, CPU_BATCH)),
+        seconds=seconds,
+        rows=rows,
+        random_weights=random_weights,
+    )
+
+
 def profile(
     entries: Mapping[str, TeacherEntry], settings: Settings, *, advance: Callable[[int], None] = lambda _: None
 ) -> Profile:
-    """Load teachers one after the other, keep them, and measure each.
-
-    Args:
-        entries: by id.
-        settings: how.
-        advance: told after each teacher.
+    """Load teachers one after the other, keep them, and measure each; call ``advance`` after each.
 
     Raises:
         WeightsNotFoundError: none can be profiled.
@@ -138,7 +142,7 @@ def profile(
     """
     torch.set_num_threads(settings.threads)
     before = held_bytes(settings.device)
-    resident: dict[str, Teacher] = {}
+    resident: dict[str, FrozenTeacher] = {}
     speeds: dict[str, TeacherSpeed] = {}
     absent: dict[str, str] = {}
     for name, entry in entries.items():
@@ -153,11 +157,12 @@ def profile(
             hint="python -m extract fetch gets their weights; --random-weights profiles without them",
         )
     decoded_per_s = _decoded_per_s({teacher.geometry for teacher in resident.values()}, settings.seconds)
-    forward = sum(speed.hours for speed in speeds.values())
+    rates = Rates(teachers=speeds, source="profile", decoded_per_s=decoded_per_s)
+    row_s = seconds_per_row(rates, speeds, Distinct(), device=settings.device, decode_threads=settings.decode_threads)
     decode = settings.rows / decoded_per_s / 3600
     on_gpu = settings.device == "cuda"
     return Profile(
-        device=torch.cuda.get_device_name() if on_gpu else f"cpu ({_processor()})",
+        device=torch.cuda.get_device_name() if on_gpu else f"cpu ({platform.machine()}, {os.cpu_count()} cores)",
         threads=settings.threads,
         batch_size=settings.batch_size,
         rows=settings.rows,
@@ -167,7 +172,7 @@ def profile(
         parameter_bytes=sum(speed.parameter_bytes for speed in speeds.values()),
         resident_bytes=_held(settings.device) - before,
         decode_hours=decode,
-        hours=max(forward, decode / settings.decode_threads) if on_gpu else forward + decode,
+        hours=settings.rows * row_s / 3600,
         hours_alone=None if on_gpu else sum(s.hours * (s.cpu_share or 1) for s in speeds.values()) + decode,
     )
 
@@ -177,10 +182,10 @@ def _held(device: str) -> int:
     return held_bytes(device)
 
 
-def _measure(name: str, entry: TeacherEntry, settings: Settings) -> tuple[Teacher, TeacherSpeed]:
+def _measure(name: str, entry: TeacherEntry, settings: Settings) -> tuple[FrozenTeacher, TeacherSpeed]:
     before, began = _held(settings.device), time.perf_counter()
     teacher, weights = _load(name, entry, settings)
-    give_back()  # What loading left behind is not the teacher's.
+    give_back()  # Memory left behind by loading is not the teacher's.
     load_s = time.perf_counter() - began
     side, count = teacher.geometry.size_px, settings.batch_size
     pixels_BHWC = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
@@ -203,7 +208,7 @@ def _measure(name: str, entry: TeacherEntry, settings: Settings) -> tuple[Teache
     )
 
 
-def _load(name: str, entry: TeacherEntry, settings: Settings) -> tuple[Teacher, str]:
+def _load(name: str, entry: TeacherEntry, settings: Settings) -> tuple[FrozenTeacher, str]:
     try:
         return load_teacher(teacher_spec(name, entry), entry, device=settings.device), "own"
     except WeightsNotFoundError:
@@ -214,7 +219,7 @@ def _load(name: str, entry: TeacherEntry, settings: Settings) -> tuple[Teacher, 
 
 
 def _batches(texts: Sequence[str], count: int) -> Iterator[list[str]]:
-    """Yield batches for ever, each of other captions than the one before."""
+    """Yield batches without end, each with other captions than the one before."""
     for number in itertools.count():
         start = number * count % len(texts)
         yield list(texts[start : start + count])
@@ -237,7 +242,7 @@ def _decoded_per_s(geometries: set[Geometry], seconds: float) -> float:
     def decode() -> dict[Geometry, npt.NDArray[np.uint8]]:
         return fit_all(decode_image(data, max_pixels=max_pixels), geometries)
 
-    # Decoding keeps one thread busy and waits for nothing, so that its own time is what it costs.
+    # Decoding keeps one thread busy and never waits, so that processor time is its cost.
     return _calls_per_s(decode, min(seconds, 1.0), clock=time.process_time)
 
 
@@ -246,7 +251,3 @@ def _jpeg() -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(coarse).resize(IMAGE_PX, Image.Resampling.BICUBIC).save(buffer, "jpeg", quality=90)
     return buffer.getvalue()
-
-
-def _processor() -> str:
-    return f"{platform.machine()}, {os.cpu_count()} cores"

@@ -1,6 +1,6 @@
-"""Teachers whose weights are not here, in full size with random weights: as slow and as large as they will be.
+"""Builds teachers whose weights are not here in full size with random weights: as slow and as large as the real ones.
 
-Only a profile uses them. No feature of theirs reaches a store: `extract.teacher.load_teacher` knows nothing of them.
+Only a profile uses them. None of their features reaches a store, because `load_teacher` does not know them.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from extract.teacher_files.text_tower import (
     tokenizer_folder,
 )
 from extract.teacher_files.weights import weight_names
-from extract.teachers.loading import FAMILIES, Teacher
+from extract.teachers.base import FrozenTeacher
+from extract.teachers.loading import FAMILIES
 from store.errors import WeightsNotFoundError
 
 LOG_SCALE = math.log(50)
-"""A multiplier of cosines that a CLIP model may have learned."""
+"""Logarithm of a multiplier of cosines that a CLIP model may have learned."""
 
 PUBMEDBERT_NAME = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
 VIT_B16_PUBMEDBERT = {
@@ -57,25 +58,25 @@ KNOWN_MODELS: dict[str, str | dict[str, Any]] = {
     "wisdomik/QuiltNet-B-32": "ViT-B-32",
     "wisdomik/QuiltNet-B-16": "ViT-B-16",
     "wisdomik/QuiltNet-B-16-PMB": VIT_B16_PUBMEDBERT,
-    # Patches of 16 or of 32 pixels: its configuration was not read. The dearer of the two.
+    # Its configuration was not read: patches of 16 or 32 pixels. This is the slower of the two.
     "wisdomik/GenMedClip": "ViT-B-16",
     "ryanyip7777/pmc_vit_l_14": "ViT-L-14",
 }
-"""By repository, what its ``open_clip_config.json`` says: an architecture of open_clip's, or a ``model_cfg``."""
+"""The model of each repository's ``open_clip_config.json``: an architecture of open_clip, or a ``model_cfg``."""
 
 WORDS = """
 axial coronal sagittal contrast enhanced image scan of the a with and in from showing shows demonstrating
 chest lung liver brain left right upper lower lobe mass lesion nodule tumor cells tissue stained section
 patient arrow normal signal ultrasound radiograph histology staining magnification after before treatment
 """
-"""Of captions; a stand-in's tokenizer knows each as one token."""
+"""Words of captions; each is one token of a stand-in's tokenizer."""
 
 CAPTION_WORDS = (6, 12, 20, 35, 60, 110)
-"""How long the captions of a profile are, in turn; figures' captions are long and uneven."""
+"""Lengths of a profile's captions, in turn; captions of figures are long and uneven."""
 
 
 def captions(count: int) -> list[str]:
-    """Return captions that are the same every time, each another."""
+    """Return distinct captions, the same ones every time."""
     words = WORDS.split()
     return [
         " ".join(words[(number * 7 + place * 5 + place * place) % len(words)] for place in range(length))
@@ -84,18 +85,15 @@ def captions(count: int) -> list[str]:
     ]
 
 
-def stand_in(name: str, entry: TeacherEntry, folder: Path, *, device: str, seed: int = 0) -> Teacher:
+def stand_in(name: str, entry: TeacherEntry, folder: Path, *, device: str, seed: int = 0) -> FrozenTeacher:
     """Return a teacher of an entry's architecture with random weights.
 
     Args:
-        name: its id.
-        entry: its entry, whose weights are not on this machine; configuration and tokenizer are used if they are.
-        folder: empty; what the loader needs is written there.
-        device: where it runs.
-        seed: of the weights.
+        entry: its weights are not on this machine; its configuration and tokenizer are used if they are.
+        folder: an empty folder, to which the files for the loader are written.
 
     Raises:
-        WeightsNotFoundError: what it looks like is in a file that is not here either.
+        WeightsNotFoundError: the file that says its architecture is not here either.
         TeacherError: a file that is here does not fit.
     """
     here = write_files(name, entry, folder)
@@ -105,10 +103,10 @@ def stand_in(name: str, entry: TeacherEntry, folder: Path, *, device: str, seed:
 
 
 def write_files(name: str, entry: TeacherEntry, folder: Path) -> TeacherEntry:
-    """Write into an empty folder what an entry's spec is read from, with no weights, and return the entry of it.
+    """Write all files of an entry except weights into an empty folder, and return the entry of that folder.
 
     Raises:
-        WeightsNotFoundError: what it looks like is in a file that is not here either.
+        WeightsNotFoundError: the file that says its architecture is not here either.
     """
     _copy_small_files(Path(entry.folder), folder)
     for file in weight_names(entry)[-1]:
@@ -137,7 +135,7 @@ def _write_configuration(name: str, entry: TeacherEntry, folder: Path) -> None:
         model = built_in_architecture(name, known) if isinstance(known, str) else known
         (folder / CONFIG_NAME).write_text(json.dumps({"model_cfg": model}))
     if entry.family == "clip" and not (folder / "config.json").is_file():
-        # With nothing else stated transformers builds OpenAI's ViT-B/32, which PLIP and PubMedCLIP are.
+        # By default transformers builds OpenAI's ViT-B/32, which PLIP and PubMedCLIP are.
         (folder / "config.json").write_text(json.dumps({"model_type": "clip", "projection_dim": 512}))
 
 
@@ -171,7 +169,7 @@ def _write_word_pieces(folder: Path, *, size: int) -> None:
 
 
 def _write_clip_tokenizer(folder: Path) -> None:
-    """Write the tokenizer of transformers' CLIP from the vocabulary that open_clip brings along."""
+    """Write the tokenizer of transformers' CLIP from open_clip's vocabulary."""
     from open_clip.tokenizer import SimpleTokenizer
     from transformers import CLIPTokenizer
 

@@ -1,4 +1,4 @@
-"""How many rows a teacher is given at once, when the device's memory does not hold as many as was asked for."""
+"""Halves a teacher's batch where the device has too little memory for it."""
 
 from __future__ import annotations
 
@@ -14,24 +14,20 @@ T = TypeVar("T")
 
 
 class BatchSize:
-    """Halved when memory runs out, and then kept, so that a run is steady.
-
-    Args:
-        rows: to begin with.
-        teacher: for the log.
+    """Rows that a teacher gets at once: halved when memory runs out, and never raised again, so that a run is steady.
 
     Attributes:
-        rows: as it is now; receipts record it.
+        rows: the present size; receipts record it.
     """
 
     def __init__(self, rows: int, *, teacher: str) -> None:
         self.rows, self._teacher = rows, teacher
 
     def over(self, count: int, encode: Callable[[slice], T]) -> list[T]:
-        """Return what ``encode`` gives for consecutive slices of ``count`` rows; none is left out or done twice.
+        """Return the results of ``encode`` for consecutive slices of ``count`` rows, each row exactly once.
 
         Raises:
-            OutOfMemoryError: there is no room for a single row.
+            OutOfMemoryError: memory is too small for a single row.
         """
         done: list[T] = []
         position = 0
@@ -46,7 +42,7 @@ class BatchSize:
         return done
 
     def _halve(self, rows: int) -> None:
-        # Here and not where the error is caught: its traceback holds on to the tensors.
+        # Not where the error is caught, because its traceback keeps the tensors alive.
         torch.cuda.empty_cache()
         self.rows = rows // 2
         log.warning("%s: no memory for %d rows at once, going on with %d", self._teacher, rows, self.rows)

@@ -1,4 +1,4 @@
-"""From pairs to batches of pixels: each image is decoded once, on bounded threads, and fitted once per geometry."""
+"""Turns pairs into batches of pixels: decodes each image once, on threads, and fits it once per geometry."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from store.faults import misbehave
 from .stages import Clock
 
 BATCHES_AHEAD = 2
-"""Batches decoded while the teachers work: enough to hide reading, little enough to bound memory."""
+"""Batches that are decoded while the teachers work: enough to hide reading, few enough to bound memory."""
 
 Pixels = dict[Geometry, npt.NDArray[np.uint8]]
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class DistinctImages:
-    """The images of a range without repetition: one that has several captions is decoded and encoded once.
+    """A range's K distinct images: an image with several captions is decoded and encoded once.
 
     Attributes:
-        firsts_K: (K,) position of the first row of each.
-        of_row_N: (N,) which of the K a row shows.
+        firsts_K: (K,) position of each image's first row.
+        of_row_N: (N,) number of each row's image.
     """
 
     firsts_K: npt.NDArray[np.int64]
@@ -40,7 +40,7 @@ class DistinctImages:
 
     @classmethod
     def of(cls, pairs: pa.Table) -> DistinctImages:
-        """Tell images apart by digest; a row without one is an image of its own."""
+        """Tell images apart by digest; a row without a digest counts as a distinct image."""
         digests = [digest or row for row, digest in enumerate(pairs["image_sha256"].to_pylist())]
         place = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}
         of_row_N = np.array([place[digest] for digest in digests], np.int64)
@@ -52,10 +52,9 @@ class Decoder:
     """Decodes images ahead of the teachers.
 
     Attributes:
-        images: where they are.
-        batch_size: images of a batch; borders count from the first, so that results do not depend on who does what.
-        threads: that read and decode.
-        max_pixels: width times height that is decoded.
+        batch_size: images of a batch.
+        threads: threads that read and decode.
+        max_pixels: largest width times height that is decoded.
     """
 
     images: ImageSource
@@ -72,14 +71,11 @@ class Decoder:
         bad: dict[int, str],
         clock: Clock,
     ) -> Iterator[tuple[int, Pixels]]:
-        """Yield the position of a batch's first image and its fitted pixels, in order.
+        """Yield the position of each batch's first image and the batch's fitted pixels, in order.
 
         Args:
-            pairs: rows whose images are wanted, one each.
-            geometries: what the teachers need.
-            leave_out: positions whose images are not to be touched; their pixels are black.
-            bad: gets, by position, the reason of each image that cannot be used; its pixels are black.
-            clock: gets the seconds of each stage.
+            leave_out: positions whose images are not read; their pixels are black.
+            bad: receives, by position, why an image cannot be used; its pixels are black.
         """
         rows = pairs.select(["key", "uri", "member", "image_sha256"]).to_pylist()
 
@@ -102,7 +98,7 @@ class Decoder:
                 yield first, {geometry: _stack(decoded, geometry) for geometry in geometries}
 
     def _pixels(self, row: dict[str, Any], geometries: set[Geometry], clock: Clock) -> Pixels | str:
-        """Return one image in every geometry, or why it cannot be used."""
+        """Return one image in every geometry, or the reason why it cannot be used."""
         misbehave(row["key"])
         began = time.perf_counter()
         try:

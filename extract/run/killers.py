@@ -1,4 +1,4 @@
-"""Which rows of a range kill the process that works on them: found by halving. Pure; others do the trying."""
+"""Finds by halving which rows of a range kill the process that works on them. Pure; others try the rows."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ class _Suspects:
     """Neighbouring rows among which there may be a killer.
 
     Attributes:
-        rows: which.
-        guilty: there must be one: a process died of rows that held these, and survived the others.
-        first_half: the other half waits behind it.
+        guilty: there must be a killer: a process died of rows that held these, and survived the others.
+        first_half: the other half is next on the stack.
     """
 
     rows: range
@@ -23,15 +22,15 @@ class _Suspects:
 class KillerSearch:
     """Says which rows to try next, and is told whether the process survived.
 
-    A row counts as a killer once a process died of it alone. Halves that a process survives are innocent; where it
-    survives the first half of guilty rows, the second is guilty without a try, because each death costs a worker.
+    A row counts as a killer once a process died of it alone. Rows that a process survives are innocent. If it survives
+    the first half of guilty rows, the second half is guilty without a try, because each death costs a worker.
 
     Args:
-        rows: of a range of which workers died.
-        max_killers: after so many killers the search gives up: then it is not the rows.
+        rows: the rows of a range of which workers died.
+        max_killers: with more killers the search gives up, because then the rows are not to blame.
 
     Attributes:
-        killers: what was found, with what the process died of.
+        killers: what the process died of, by killer row.
     """
 
     def __init__(self, rows: range, *, max_killers: int) -> None:
@@ -46,7 +45,7 @@ class KillerSearch:
         return len(self.killers) > self._max_killers
 
     def next(self) -> range | None:
-        """Return the rows to try, the same until the result is told; None when the search is over."""
+        """Return the rows to try, the same ones until the result is known; None when the search is over."""
         if self.gave_up:
             return None
         while self._trying is None and self._stack:
@@ -60,13 +59,13 @@ class KillerSearch:
         return self._trying.rows if self._trying else None
 
     def survived(self) -> None:
-        """Tell that a process came through the rows that were to be tried."""
+        """Note that a process survived the rows to try."""
         tried, self._trying = self._trying, None
         if tried and tried.first_half:
             self._stack[-1].guilty = True
 
     def died(self, of: str) -> None:
-        """Tell that a process died, or hung, at the rows that were to be tried."""
+        """Note that a process died or hung at the rows to try."""
         tried, self._trying = self._trying, None
         if tried and len(tried.rows) == 1:
             self.killers[tried.rows[0]] = of

@@ -1,23 +1,111 @@
-"""What is left to do: one listing of receipts against specs and pairs. Imports neither torch nor Ray."""
+"""Finds what is left to do: compares a listing of receipts with specs and pairs. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, Field
 
 from store.check.retry import marked
+from store.errors import StoreError
 from store.format.pairs import PairTable, pairs_digest
-from store.format.records import Spec, StoreInfo, parse_receipt_key, readable_receipt, receipt_key
+from store.format.records import (
+    KNOWN_UNITS_KEY,
+    Receipt,
+    Spec,
+    StoreInfo,
+    parse_receipt_key,
+    readable_receipt,
+    receipt_key,
+    record_bytes,
+)
 from store.io.fetching import fetch_all
 from store.io.location import Location
 
-from .known_units import KnownUnits
+log = logging.getLogger(__name__)
 
 READ_AT_ONCE = 1000
-"""Receipts in memory at a time; one of a range with bad rows may be large."""
+"""Receipts in memory at a time; the receipt of a range with many bad rows may be large."""
 
 Unit = tuple[str, int]
 """A teacher and a range."""
+
+
+class KnownOfTeacher(BaseModel):
+    """A teacher's valid receipts: the spec hash of all, and the bytes of each by range."""
+
+    spec_hash: str
+    sizes: dict[int, int]
+
+
+class KnownUnits(BaseModel):
+    """Receipts that were found valid before, kept in the store so that planning reads none of them twice.
+
+    A receipt is valid if it has the teacher's spec and the range's pairs. To check that, the receipt and the pairs have
+    to be read, which takes long for a hundred thousand units. A receipt of the same size counts as unchanged: only this
+    program changes receipts, a damaged one has another size, and ``store verify`` finds the rest.
+
+    Attributes:
+        digests: by range, the row after its last and the digest of its pairs.
+        changed: whether the store does not hold all of it yet.
+    """
+
+    version: Literal[1] = 1
+    digests: dict[int, tuple[int, str]]
+    teachers: dict[str, KnownOfTeacher]
+    changed: bool = Field(default=False, exclude=True)
+
+    def has(self, unit: Unit, *, size: int, spec_hash: str, stop: int) -> bool:
+        """Whether a receipt of that size was found valid for this spec and these rows."""
+        known, range_id = self.teachers.get(unit[0]), unit[1]
+        same = known is not None and known.spec_hash == spec_hash and known.sizes.get(range_id) == size
+        return same and self.digests[range_id][0] == stop
+
+    def digest(self, range_id: int, *, stop: int) -> str | None:
+        """Return the digest of a range's pairs if it is known."""
+        known_stop, digest = self.digests.get(range_id, (0, ""))
+        return digest if known_stop == stop else None
+
+    def add(self, receipt: Receipt, *, size: int | None = None) -> None:
+        """Note a valid receipt.
+
+        Args:
+            size: bytes of its file; those of a file written now if left out.
+        """
+        known = self.teachers.get(receipt.teacher)
+        if known is None or known.spec_hash != receipt.spec_hash:
+            known = self.teachers[receipt.teacher] = KnownOfTeacher(spec_hash=receipt.spec_hash, sizes={})
+        if self.digests.get(receipt.range) != (receipt.stop, receipt.pairs_digest):
+            # Receipts for other pairs of this range are no longer valid.
+            for other in self.teachers.values():
+                other.sizes.pop(receipt.range, None)
+            self.digests[receipt.range] = receipt.stop, receipt.pairs_digest
+        known.sizes[receipt.range] = len(record_bytes(receipt)) if size is None else size
+        self.changed = True
+
+    @classmethod
+    def read(cls, store: Location) -> KnownUnits:
+        """Return what a store knows; nothing where that cannot be read."""
+        try:
+            return cls.model_validate_json(store.read(KNOWN_UNITS_KEY))
+        except FileNotFoundError:
+            pass
+        except ValueError as error:
+            log.warning("%s: cannot be read, all receipts are read instead: %s", store.show(KNOWN_UNITS_KEY), error)
+        return cls(digests={}, teachers={})
+
+    def write(self, store: Location) -> None:
+        """Keep it in the store. If the store cannot be written, only the next plan gets slower."""
+        if not self.changed:
+            return
+        try:
+            store.write(KNOWN_UNITS_KEY, self.model_dump_json().encode())
+            self.changed = False
+        except StoreError as error:
+            log.warning("what is committed cannot be kept for the next plan: %s", error)
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -30,37 +118,29 @@ class RangeWork:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Plan:
-    """What a run has to do.
+    """The work of a run.
 
     Attributes:
         work: ranges with something missing, in order.
-        units: (range, teacher) pairs in the store when it is complete.
-        committed: units that are there already.
-        known: which receipts are valid; a run keeps it in the store for the next plan.
+        units, committed: number of units in the complete store, and of those with a valid receipt.
+        known: the valid receipts; a run keeps it in the store for the next plan.
     """
 
     work: Sequence[RangeWork]
     units: int
     committed: int
-    known: KnownUnits = field(default_factory=KnownUnits)
+    known: KnownUnits
 
 
 def plan(store: Location, *, info: StoreInfo, pairs: PairTable, specs: Mapping[str, Spec]) -> Plan:
-    """Find the units that have no valid receipt, or are marked to be done again. Writes nothing.
-
-    Args:
-        store: where it lies.
-        info: its shape.
-        pairs: its pair table.
-        specs: of the teachers to be complete, by id.
-    """
+    """Find the units that have no valid receipt or are marked to be done again. Writes nothing."""
     known, again = KnownUnits.read(store), marked(store)
     hashes = {name: spec.hash for name, spec in specs.items()}
-    listed = _listed(store, info, specs)
+    listed = listed_receipts(store, info, specs)
     valid = {
-        (name, range_id)
-        for (name, range_id), size in listed.items()
-        if known.has(name, range_id, size=size, spec_hash=hashes[name], stop=info.bounds(range_id)[1])
+        unit
+        for unit, size in listed.items()
+        if known.has(unit, size=size, spec_hash=hashes[unit[0]], stop=info.bounds(unit[1])[1])
     }
     unread = sorted(listed.keys() - valid, key=lambda unit: unit[::-1])
     for first in range(0, len(unread), READ_AT_ONCE):
@@ -76,12 +156,12 @@ def plan(store: Location, *, info: StoreInfo, pairs: PairTable, specs: Mapping[s
     return Plan(work=work, units=units, committed=units - sum(len(item.teachers) for item in work), known=known)
 
 
-def _listed(store: Location, info: StoreInfo, specs: Mapping[str, Spec]) -> dict[Unit, int]:
-    """Return the receipts that are there, by unit, with their sizes."""
+def listed_receipts(store: Location, info: StoreInfo, teachers: Collection[str]) -> dict[Unit, int]:
+    """Return the sizes of some teachers' receipts, by unit."""
     found = {}
     for key, size in store.list("receipts"):
         unit = parse_receipt_key(key)
-        if unit and unit[0] in specs and unit[1] < info.ranges:
+        if unit and unit[0] in teachers and unit[1] < info.ranges:
             found[unit] = size
     return found
 
@@ -95,7 +175,7 @@ def _read(
     hashes: Mapping[str, str],
     known: KnownUnits,
 ) -> set[Unit]:
-    """Read the receipts of some units; return the units whose receipts are valid, and note these."""
+    """Read the receipts of some units; note the valid ones in ``known`` and return their units."""
     receipts = fetch_all(lambda unit: readable_receipt(store, receipt_key(*unit)), sizes)
     valid, digests = set(), {}
     for (name, range_id), receipt in zip(sizes, receipts, strict=True):

@@ -1,4 +1,4 @@
-"""What is to be done next, and what a failure means: the queue of a run. Knows neither Ray nor a clock nor a store."""
+"""The queue of a run: chooses the next task and decides what a failure means. Knows no Ray, no clock and no store."""
 
 from __future__ import annotations
 
@@ -8,23 +8,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from extract.config import ExtractSection
+from store.errors import ExtractionError, MMKDError
+
 from .killers import KillerSearch
 from .plan import RangeWork
 
 MAX_LOSSES = 10
-"""How often a range may lose its worker's node or be preempted without that counting as an attempt: a range whose rows
-take whole nodes down must come to an end too."""
+"""A range may lose its worker's node or be preempted so often before that counts as an attempt. The bound exists
+because a range's rows may take whole nodes down."""
 
 PROBE_S = 300.0
-"""A probe of few rows is given this long, however quick ranges are: it is the first task of a new worker, which may
-compile its teachers, and a storage may be away meanwhile. No row is to be blamed for that."""
+"""A probe of few rows has at least this long. It is the first task of a new worker, which may compile its teachers, and
+the storage may be away meanwhile; no row is to blame for that."""
 
 TIMES_MEDIAN = 10.0
-"""A probe may take so much longer than the same share of an ordinary range."""
+"""A probe may take so many times the median time of as many rows of ordinary ranges."""
+
+BROKEN_DEVICE = "CUDA error"
+"""Prefix of torch errors after which the CUDA context is unusable. Errors for lack of memory begin differently."""
+
+LOST_STARTING = 3
+"""So many workers in a row may be lost before one is ready. A dying node takes the workers just sent to it along."""
+
+RESTART_S, MAX_DOUBLINGS = 2.0, 6
+"""Seconds until the next worker is started after one was lost; doubled by each further loss, at most so often."""
 
 
 class Failure(Enum):
-    """How a task failed."""
+    """The kind of a task's failure."""
 
     ERROR = auto()
     """An exception; the worker lives."""
@@ -34,16 +46,28 @@ class Failure(Enum):
     """The worker was taken away: its node went, or was preempted."""
 
 
+def failure_of(error: BaseException) -> tuple[Failure, str]:
+    """Return what an exception in a worker means, and its reason in one line.
+
+    After a CRASH the worker's process cannot be used any longer. An `MMKDError`, the user's mistake, is raised again.
+    """
+    if isinstance(error, MMKDError):
+        raise error
+    lines = str(error).strip().splitlines() or [""]
+    # Torch names the error first and adds advice; a traceback names it in the last line.
+    broken = next((line for line in lines if BROKEN_DEVICE in line), None)
+    return (Failure.CRASH if broken else Failure.ERROR), f"{type(error).__name__}: {broken or lines[-1]}"
+
+
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Task:
     """Work for one worker.
 
     Attributes:
-        range_id: which range.
-        teachers: that lack it.
+        teachers: the teachers that lack the range.
         attempt: counted from 1.
-        killers: rows to be left out, with the reason.
-        probe: rows to be tried without a commit, to see whether the worker survives; None for the range itself.
+        killers: rows to leave out, with the reason.
+        probe: rows to try without a commit, to see whether the worker survives; None for the range itself.
     """
 
     range_id: int
@@ -51,23 +75,6 @@ class Task:
     attempt: int = 1
     killers: Mapping[int, str] = field(default_factory=dict)
     probe: range | None = None
-
-
-@dataclass(kw_only=True, frozen=True, slots=True)
-class Limits:
-    """When a task has taken too long, and how often one is tried.
-
-    Attributes:
-        attempts: of a range.
-        stall_s: seconds without a sign of progress.
-        range_s: seconds of a whole range; None for no bound.
-        max_killers: rows of one range that may be left out because they kill.
-    """
-
-    attempts: int
-    stall_s: float
-    range_s: float | None = None
-    max_killers: int = 16
 
 
 @dataclass(slots=True)
@@ -80,30 +87,29 @@ class _Running:
 
 @dataclass(slots=True)
 class _History:
-    """What went wrong with a range so far."""
+    """A range's failures so far."""
 
     losses: int = 0
     search: KillerSearch | None = None
 
 
 class Schedule:
-    """Ranges waiting, at work, and given up; one task per worker.
+    """The ranges that wait, that are at work, and that were given up; one task per worker.
 
     A range that failed goes to the back, so that one which kills its workers does not hold up the others. After its
     last attempt a range whose worker died is searched for the rows that kill; then it is done without them.
 
     Args:
         work: ranges with something missing, in order.
-        rows: of each range.
-        limits: when to give up.
+        rows: the rows of each range.
 
     Attributes:
-        given_up: ranges that were, with the last error.
+        given_up: the last error of each range that was given up.
     """
 
-    def __init__(self, work: Sequence[RangeWork], *, rows: Mapping[int, range], limits: Limits) -> None:
+    def __init__(self, work: Sequence[RangeWork], *, rows: Mapping[int, range], settings: ExtractSection) -> None:
         self._waiting = deque(Task(range_id=item.range_id, teachers=item.teachers) for item in work)
-        self._rows, self._limits = rows, limits
+        self._rows, self._settings = rows, settings
         self._running: dict[str, _Running] = {}
         self._histories: dict[int, _History] = {}
         self._seconds_per_row: deque[float] = deque(maxlen=100)
@@ -122,7 +128,7 @@ class Schedule:
 
     @property
     def outstanding(self) -> int:
-        """How many tasks could be at work at this moment."""
+        """Number of tasks that could be at work now."""
         return len(self._running) + (0 if self._stopping else len(self._waiting))
 
     @property
@@ -136,11 +142,11 @@ class Schedule:
         return frozenset(self._running)
 
     def stop(self) -> None:
-        """Begin nothing more; what is at work may finish."""
+        """Begin nothing more; tasks at work may finish."""
         self._stopping = True
 
     def take(self, worker: str, *, now: float) -> Task | None:
-        """Return the next task and note that a worker has it; None if there is none."""
+        """Return the next task and note that the worker has it; None if there is none."""
         if not self.has_work:
             return None
         task = self._waiting.popleft()
@@ -148,28 +154,28 @@ class Schedule:
         return task
 
     def step(self, worker: str, steps: int, *, now: float) -> None:
-        """Note how many steps a worker has done, which is progress if it is another number than before."""
+        """Note how many steps a worker has done; a new number is progress."""
         running = self._running.get(worker)
         if running and running.steps != steps:
             running.steps, running.last_step = steps, now
 
     def overdue(self, *, now: float) -> dict[str, str]:
-        """Return the workers whose tasks take too long, and in what way."""
+        """Return the workers whose tasks take too long, with the reason."""
         found = {}
         for worker, running in self._running.items():
             bound = self._bound_s(running.task)
-            if now - running.last_step > self._limits.stall_s:
-                found[worker] = f"no sign of progress for {self._limits.stall_s:.0f} s"
+            if now - running.last_step > self._settings.stall_timeout_s:
+                found[worker] = f"no sign of progress for {self._settings.stall_timeout_s:.0f} s"
             elif bound is not None and now - running.since > bound:
                 found[worker] = f"not done within {bound:.0f} s"
         return found
 
     def task_of(self, worker: str) -> Task:
-        """Return what a worker is at."""
+        """Return the task of a worker."""
         return self._running[worker].task
 
     def done(self, worker: str, *, now: float) -> Task:
-        """Note that a worker did its task, and return that."""
+        """Note that a worker did its task, and return the task."""
         running = self._running.pop(worker)
         task, rows = running.task, len(self._rows[running.task.range_id])
         if task.probe is None:
@@ -183,7 +189,7 @@ class Schedule:
         return task
 
     def failed(self, worker: str, failure: Failure, why: str) -> Task:
-        """Note that a worker's task failed, and return that; it is tried again, searched, or given up."""
+        """Try a worker's task again, search its range for killer rows, or give it up; return the task."""
         task = self._running.pop(worker).task
         history = self._history(task)
         if failure is Failure.LOSS and history.losses < MAX_LOSSES:
@@ -193,12 +199,12 @@ class Schedule:
             self._probe_failed(task, history, failure, why)
         elif task.killers:
             self._give_up(task, f"{why}, without {len(task.killers)} rows of which workers died")
-        elif task.attempt < self._limits.attempts:
+        elif task.attempt < self._settings.attempts:
             self._waiting.append(Task(range_id=task.range_id, teachers=task.teachers, attempt=task.attempt + 1))
         elif failure is Failure.ERROR:
             self._give_up(task, why)
         else:
-            history.search = KillerSearch(self._rows[task.range_id], max_killers=self._limits.max_killers)
+            history.search = KillerSearch(self._rows[task.range_id], max_killers=self._settings.max_killer_rows)
             self._go_on_searching(task, history.search)
         return task
 
@@ -210,13 +216,14 @@ class Schedule:
         self._go_on_searching(task, history.search)
 
     def _go_on_searching(self, task: Task, search: KillerSearch) -> None:
-        rows, attempts = search.next(), self._limits.attempts
+        rows, attempts = search.next(), self._settings.attempts
         if rows is not None:
             probe = Task(range_id=task.range_id, teachers=task.teachers, attempt=task.attempt, probe=rows)
             self._waiting.append(probe)
         elif search.gave_up:
             self._give_up(
-                task, f"workers died of it {attempts} times, and of more than {self._limits.max_killers} of its rows"
+                task,
+                f"workers died of it {attempts} times, and of more than {self._settings.max_killer_rows} of its rows",
             )
         elif not search.killers:
             self._give_up(task, f"workers died of it {attempts} times, and of none of its rows alone")
@@ -238,9 +245,40 @@ class Schedule:
 
     def _bound_s(self, task: Task) -> float | None:
         if task.probe is None:
-            return self._limits.range_s
+            return self._settings.range_timeout_s
         if not self._seconds_per_row:
-            return self._limits.range_s
+            return self._settings.range_timeout_s
         usual_s = statistics.median(self._seconds_per_row) * len(task.probe)
         bound = max(PROBE_S, TIMES_MEDIAN * usual_s)
-        return bound if self._limits.range_s is None else min(bound, self._limits.range_s)
+        return bound if self._settings.range_timeout_s is None else min(bound, self._settings.range_timeout_s)
+
+
+class Restarts:
+    """When another worker may be started after some were lost before they were ready, and when to give up."""
+
+    def __init__(self) -> None:
+        self._lost, self._not_before = 0, float("-inf")
+
+    def allowed(self, *, now: float) -> bool:
+        """Whether a worker may be started now."""
+        return now >= self._not_before
+
+    def ready(self) -> None:
+        """Note that a worker became ready."""
+        self._lost = 0
+
+    def lost(self, failure: Failure, why: str, *, others_work: bool, now: float) -> None:
+        """Note that a worker was lost before it was ready.
+
+        Raises:
+            ExtractionError: too many in a row were lost, and no other worker works.
+        """
+        self._lost += failure is not Failure.LOSS
+        # A little later each time, until the cluster knows of a node that is gone.
+        self._not_before = now + RESTART_S * 2 ** min(self._lost, MAX_DOUBLINGS)
+        # While others work, the node is to blame: the run tries again and meanwhile goes on without these workers.
+        if self._lost >= LOST_STARTING and not others_work:
+            raise ExtractionError(
+                f"{self._lost} workers in a row were lost while they loaded the teachers; the last: {why}",
+                hint="python -m extract run --local shows the error without Ray; most often memory is too small",
+            )

@@ -1,4 +1,4 @@
-"""How a run goes: counted from receipts, shown, and written into the store for whoever asks from elsewhere."""
+"""Counts a run's receipts, shows its progress, and writes it into the store, where other programs read it."""
 
 from __future__ import annotations
 
@@ -20,33 +20,31 @@ from store.errors import ExtractionError, MMKDError
 from store.format.records import Receipt, Status
 from store.io.location import Location
 
-from .stages import SHARED_STAGES
+from .stages import SHARED_STAGES, seconds_of_range
 
 log = logging.getLogger(__name__)
 
 State = Literal["running", "finished", "failed", "stopped"]
 
 MIN_ROWS_FOR_BAD_FRACTION = 100
-"""Rows seen before the share of bad ones can end a run: the first few rows of a good corpus may be its bad ones."""
+"""The share of bad rows can end a run only after so many rows; the first few rows of a good corpus may be bad."""
 
 REASONS_TOLD = 20
-"""Reasons of bad rows in a run's progress; a corpus may have as many as bad rows."""
+"""Most reasons of bad rows in a run's progress; every bad row may have another reason."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Outcome:
-    """What a run did.
+    """The results of a run.
 
     Attributes:
-        units: (range, teacher) pairs of the whole store.
-        found: units that were committed before.
-        done: units committed by this run.
-        failed: ranges given up, with the last error.
-        bad_rows: rows without feature in what this run did, by reason.
-        rows_seen: rows that this run's units could have had features of.
-        seconds: wall time.
-        workers: the most that were ready at one moment.
-        stopped: whether the run was asked to stop.
+        units: number of units in the complete store.
+        found: units that were committed before the run.
+        done: units committed by the run.
+        failed: the last error of each range that was given up.
+        bad_rows: number of rows without feature in the run's units, by reason.
+        rows_seen: rows of the run's units that could have features.
+        workers: most workers that were ready at one time.
     """
 
     units: int
@@ -61,14 +59,11 @@ class Outcome:
 
 
 class Tracker:
-    """Counts what workers commit and tells of it.
+    """Counts committed units and reports progress.
 
     Args:
-        outcome: gets the counts.
-        run_id: of the run.
-        max_bad_fraction: share of bad rows beyond which `note` ends the run.
-        on_receipt: is given every receipt.
-        clock: seconds.
+        max_bad_fraction: `note` ends the run if a larger share of rows is bad.
+        on_receipt: called with every receipt.
     """
 
     def __init__(
@@ -95,7 +90,7 @@ class Tracker:
         return self._stop.is_set()
 
     def stop(self) -> None:
-        """Have the ranges at work finished and none begun."""
+        """Let the ranges at work finish and begin no other."""
         self._stop.set()
 
     def note(self, receipts: Sequence[Receipt]) -> None:
@@ -111,17 +106,14 @@ class Tracker:
             rows = receipt.stop - receipt.start - receipt.status_counts.get("not_applicable", 0)
             self.outcome.rows_seen += rows
             self._rows[receipt.teacher] += rows
-            self._stage_seconds["write"] += receipt.timings_s.get("write", 0.0)
             for bad in receipt.bad_rows:
                 self.outcome.bad_rows[f"{Status(bad.status).name.lower()}: {bad.reason}"] += 1
-        if receipts:
-            for stage, seconds in receipts[-1].timings_s.items():
-                if stage != "write":
-                    self._stage_seconds[stage] += seconds
+        for stage, seconds in seconds_of_range(receipts).items():
+            self._stage_seconds[stage] += seconds
         self._check_bad_fraction()
 
     def workers(self, *, ready: int, starting: int, busy: int) -> None:
-        """Note how many workers there are; of those that are ready some are busy."""
+        """Note how many workers there are; ``ready`` includes ``busy``."""
         if ready and not self.outcome.workers:
             self._working_since = self._clock()
         self.outcome.workers = max(self.outcome.workers, ready)
@@ -132,7 +124,7 @@ class Tracker:
         outcome, now = self.outcome, datetime.now(UTC)
         seconds = max(self._clock() - self._working_since, 1e-9)
         left = outcome.units - outcome.found - outcome.done
-        # Copies, here and below: the run counts on while the thread that publishes reads.
+        # Copies, here and below: the run counts while the publishing thread reads.
         bad_rows = outcome.bad_rows.copy()
         reasons = dict(bad_rows.most_common(REASONS_TOLD))
         untold = bad_rows.total() - sum(reasons.values())
@@ -155,7 +147,7 @@ class Tracker:
         }
 
     def details(self) -> str:
-        """Return what a progress line says beside the number of units."""
+        """Return the part of a progress line after the number of units."""
         said = self.record("running")
         total = sum(self._stage_seconds.get(stage, 0.0) for stage in (*SHARED_STAGES, "write"))
         rates = said["rows_per_s"]
@@ -170,9 +162,9 @@ class Tracker:
 
     @contextlib.contextmanager
     def published(self, store: Location, *, interval_s: float) -> Iterator[None]:
-        """Show the run's progress, write it into the store and see whether the store asks it to stop, until it ends.
+        """Show the run's progress, write it into the store, and look there for a request to stop, until the run ends.
 
-        A store that cannot be written to for a while ends no run here: the next commit will say so.
+        If the store cannot be written for a while, only the next commit fails.
         """
         ended = threading.Event()
 
@@ -203,7 +195,7 @@ class Tracker:
                 raise
             finally:
                 ended.set()
-                # A storage that is away holds the thread for minutes; its last word would then be an older one.
+                # An unreachable storage blocks the thread for minutes; it could then overwrite the last progress.
                 thread.join(interval_s)
                 self._show(advance)
                 write(state)
@@ -225,24 +217,24 @@ class Tracker:
             raise ExtractionError(
                 f"{bad} of {seen} feature pairs are bad, more than extract.max_bad_fraction = {limit} allows; "
                 f"most often:\n{reasons}",
-                hint="what is committed stays; index a mended corpus into a new store, or raise the bound with "
+                hint="what is committed stays; index a repaired corpus into a new store, or raise the bound with "
                 "--set extract.max_bad_fraction=...",
             )
 
 
 def write_report(store: Location, outcome: Outcome, *, run_id: str, resolved: str) -> None:
-    """Write what a run did into the store, with its whole configuration."""
-    # asdict() would count a Counter's items instead of copying it, and JSON has no pairs as keys.
+    """Write a run's outcome and its whole configuration into the store."""
+    # asdict() would count a Counter's items instead of copying it.
     report = asdict(outcome) | {"bad_rows": dict(outcome.bad_rows)}
     report |= {"run_id": run_id, "pipeline": json.loads(resolved)}
     store.write(f"runs/{run_id}/report.json", json.dumps(report, indent=1).encode())
 
 
 def progress_key(run_id: str) -> str:
-    """Return where a run says how far it is."""
+    """Return the key of a run's progress."""
     return f"runs/{run_id}/progress.json"
 
 
 def stop_key(run_id: str) -> str:
-    """Return the object that asks a run to stop."""
+    """Return the key of the object that asks a run to stop."""
     return f"runs/{run_id}/stop"

@@ -1,17 +1,20 @@
-"""The work of one range: decode once, fit once per geometry, run every teacher, commit. Knows nothing of Ray."""
+"""Does one range: decodes once, fits once per geometry, runs every teacher, commits. Knows nothing of Ray."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from extract.teachers.loading import Teacher
-from store.corpus.image_source import ImageSource
+from extract.teachers.base import FrozenTeacher
 from store.format.commit import Circumstances, UnitFeatures, commit_unit, committed_receipt
 from store.format.pairs import PairTable, pairs_digest, strings
 from store.format.records import Receipt, Status, StoreInfo
@@ -22,11 +25,7 @@ from .decoding import Decoder, DistinctImages
 from .stages import Clock
 
 PACKAGES = ("torch", "open_clip_torch", "timm", "transformers", "zarr")
-"""Whose versions a receipt records: the teachers' arithmetic and tokenizers are theirs."""
-
-
-def _no_step() -> None:
-    return
+"""A receipt records the versions of these; the teachers' arithmetic and tokenizers are theirs."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -34,31 +33,22 @@ class Worker:
     """Runs teachers over ranges of a store.
 
     Attributes:
-        store: where it lies.
-        info: its shape.
-        pairs: its pair table.
-        images: where the images are.
-        teachers: by id, resident.
-        batch_size: rows of a forward pass; borders count from the range's first image, so that
-            results do not depend on who does which range.
-        decode_threads: threads that read and decode.
-        max_pixels: width times height that is decoded.
-        device: for the receipts.
-        run_id: for the receipts.
-        on_step: called many times in a range, which shows that work goes on.
+        decoder: counts its batches from the range's first image, so that features do not depend on which worker does
+            which range.
+        device, run_id: for the receipts.
+        on_step: called many times in a range, to show progress.
+        teacher_s: seconds so far by teacher and stage.
     """
 
     store: Location
     info: StoreInfo
     pairs: PairTable
-    images: ImageSource
-    teachers: dict[str, Teacher]
-    batch_size: int
-    decode_threads: int
-    max_pixels: int
+    decoder: Decoder
+    teachers: dict[str, FrozenTeacher]
     device: str
     run_id: str
-    on_step: Callable[[], object] = _no_step
+    on_step: Callable[[], object] = int
+    teacher_s: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float), init=False)
     _batch_sizes: dict[str, BatchSize] = field(default_factory=dict, init=False)
 
     def run(
@@ -67,10 +57,8 @@ class Worker:
         """Extract one range with the named teachers and commit each one's unit.
 
         Args:
-            range_id: which range.
-            names: teachers that still lack it.
             attempt: counted from 1, for the receipt.
-            killers: rows that are left out, with the reason.
+            killers: rows to leave out, with the reason.
 
         Raises:
             OutOfMemoryError: a single row does not fit into the device's memory.
@@ -83,8 +71,14 @@ class Worker:
         left_out = {row - start: reason for row, reason in (killers or {}).items()}
         features = self._features(pairs, teachers, left_out, clock)
         for teacher in teachers:
-            # Decoding and the teachers share a range, so each receipt of it carries the range's stages.
-            circumstances = self._circumstances(teacher, clock, attempt)
+            circumstances = Circumstances(
+                device=self.device,
+                batch_size=self._batch_size(teacher).rows,
+                run_id=self.run_id,
+                attempt=attempt,
+                timings_s=clock.timings(),
+                versions={package: importlib.metadata.version(package) for package in PACKAGES},
+            )
             with clock("write"):
                 found[teacher.name] = commit_unit(
                     self.store,
@@ -98,7 +92,7 @@ class Worker:
         return [found[name] for name in names]
 
     def probe(self, rows: range, names: Sequence[str]) -> None:
-        """Do everything with some rows but store the result, to see whether this process survives it."""
+        """Do everything with some rows except the commit, to see whether this process survives."""
         pairs = self.pairs.read(rows.start, rows.stop)
         self._features(pairs, [self.teachers[name] for name in names], {}, Clock(self.on_step))
 
@@ -112,9 +106,9 @@ class Worker:
         return {name: receipt for name, receipt in receipts.items() if receipt and receipt.run_id == self.run_id}
 
     def _features(
-        self, pairs: pa.Table, teachers: Sequence[Teacher], left_out: Mapping[int, str], clock: Clock
+        self, pairs: pa.Table, teachers: Sequence[FrozenTeacher], left_out: Mapping[int, str], clock: Clock
     ) -> dict[str, UnitFeatures]:
-        """Return what each teacher makes of some pairs; rows that are left out have a status and zeros."""
+        """Return each teacher's features of some pairs; rows that are left out have a status and zeros."""
         if not teachers:
             return {}
         distinct = DistinctImages.of(pairs)
@@ -141,46 +135,38 @@ class Worker:
         self,
         pairs: pa.Table,
         distinct: DistinctImages,
-        teachers: Sequence[Teacher],
+        teachers: Sequence[FrozenTeacher],
         left_out: Mapping[int, str],
         clock: Clock,
     ) -> tuple[dict[str, npt.NDArray[np.float32]], dict[int, str]]:
-        """Return features of the K distinct images by teacher, and the reasons of those that cannot be used."""
+        """Return features of the K distinct images by teacher, and why some images cannot be used."""
         count = len(distinct.firsts_K)
         bad: dict[int, str] = {}
         image_KD = {teacher.name: np.zeros((count, teacher.embed_dim), np.float32) for teacher in teachers}
-        decoder = Decoder(
-            images=self.images,
-            batch_size=self.batch_size,
-            threads=self.decode_threads,
-            max_pixels=self.max_pixels,
-        )
         shown = {image for row, image in enumerate(distinct.of_row_N.tolist()) if row not in left_out}
-        batches = decoder.batches(
+        batches = self.decoder.batches(
             pairs.take(distinct.firsts_K),
             {teacher.geometry for teacher in teachers},
             leave_out={*range(count)} - shown,
             bad=bad,
             clock=clock,
         )
+
+        def encode(teacher: FrozenTeacher, batch_BHWC: npt.NDArray[np.uint8], rows: slice) -> npt.NDArray[np.float32]:
+            with self._stage("forward_image", teacher, clock):
+                return teacher.encode_image(batch_BHWC[rows])
+
         for first, pixels in batches:
             for teacher in teachers:
                 batch_BHWC = pixels[teacher.geometry]
-
-                def encode(
-                    rows: slice, teacher: Teacher = teacher, batch_BHWC: npt.NDArray[np.uint8] = batch_BHWC
-                ) -> npt.NDArray[np.float32]:
-                    with clock("forward_image"):
-                        return teacher.encode_image(batch_BHWC[rows])
-
-                parts = self._batch_size(teacher).over(len(batch_BHWC), encode)
+                parts = self._batch_size(teacher).over(len(batch_BHWC), partial(encode, teacher, batch_BHWC))
                 image_KD[teacher.name][first : first + len(batch_BHWC)] = np.concatenate(parts)
         return image_KD, bad
 
     def _encode_captions(
-        self, teacher: Teacher, captions: npt.NDArray[np.object_], clock: Clock
+        self, teacher: FrozenTeacher, captions: npt.NDArray[np.object_], clock: Clock
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """Encode each distinct caption once; give every row its own feature, and whether its caption was cut."""
+        """Encode each distinct caption once; return every row's feature and whether its caption was cut."""
         distinct = list(dict.fromkeys(caption for caption in captions if caption))
         features_BD = np.zeros((len(captions), teacher.embed_dim), np.float32)
         truncated_B = np.zeros(len(captions), np.bool_)
@@ -188,7 +174,7 @@ class Worker:
             return features_BD, truncated_B
 
         def encode(rows: slice) -> tuple[npt.NDArray[np.float32], list[bool]]:
-            with clock("forward_text"):
+            with self._stage("forward_text", teacher, clock):
                 tokens = teacher.tokenize(distinct[rows])
                 return teacher.encode_tokens(tokens), tokens.truncated_B
 
@@ -201,18 +187,15 @@ class Worker:
         features_BD[has_caption], truncated_B[has_caption] = encoded_KD[of_rows], cut_K[of_rows]
         return features_BD, truncated_B
 
-    def _batch_size(self, teacher: Teacher) -> BatchSize:
-        return self._batch_sizes.setdefault(teacher.name, BatchSize(self.batch_size, teacher=teacher.name))
+    @contextlib.contextmanager
+    def _stage(self, stage: str, teacher: FrozenTeacher, clock: Clock) -> Iterator[None]:
+        began = time.perf_counter()
+        with clock(stage):
+            yield
+        self.teacher_s[teacher.name, stage] += time.perf_counter() - began
 
-    def _circumstances(self, teacher: Teacher, clock: Clock, attempt: int) -> Circumstances:
-        return Circumstances(
-            device=self.device,
-            batch_size=self._batch_size(teacher).rows,
-            run_id=self.run_id,
-            attempt=attempt,
-            timings_s=clock.timings(),
-            versions={name: importlib.metadata.version(name) for name in PACKAGES},
-        )
+    def _batch_size(self, teacher: FrozenTeacher) -> BatchSize:
+        return self._batch_sizes.setdefault(teacher.name, BatchSize(self.decoder.batch_size, teacher=teacher.name))
 
 
 def _status(

@@ -1,4 +1,4 @@
-"""Reading checkpoints of unknown origin without running them, and loading them without gaps."""
+"""Reads checkpoints of unknown origin without running code in them, and loads every tensor of them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from store.io.weight_files import NUMPY_SCALARS, UNREADABLE, check_plausible, re
 State = dict[str, Tensor]
 
 MAX_LOGIT_SCALE = 101.0
-"""CLIP models clamp their multiplier to 100; a value beyond it is not one, or not exponentiated as ours is."""
+"""CLIP models clamp their multiplier to 100; a larger value is no multiplier, or is not stored as a logarithm."""
 
 SHOWN = 4
 
 
 def read_checkpoint(path: Path) -> Any:
-    """Return what a checkpoint file holds: safetensors, or a pickle of tensors, containers and numbers.
+    """Return the content of a checkpoint: safetensors, or a pickle of tensors, containers and numbers.
 
     Raises:
-        TeacherError: it is cut short, something else, or a pickle that asks for more than tensors and numbers.
+        TeacherError: it is cut short, another kind of file, or a pickle that asks for more than tensors and numbers.
     """
     check_plausible(path)
     if path.suffix == ".safetensors":
@@ -38,7 +38,7 @@ def read_checkpoint(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise refused(path, error) from error
-    # torch raises nearly anything on damaged archives.
+    # torch raises nearly any exception on damaged archives.
     except UNREADABLE as error:
         raise unreadable(path, error) from error
 
@@ -47,7 +47,7 @@ def read_safetensors(path: Path) -> State:
     """Return the tensors of a safetensors file.
 
     Raises:
-        TeacherError: it is cut short or none.
+        TeacherError: it is cut short or another kind of file.
     """
     try:
         state: State = safetensors.torch.load_file(path)
@@ -60,7 +60,7 @@ def read_safetensors(path: Path) -> State:
 
 
 def state_dict(loaded: Any, path: Path) -> State:
-    """Return the tensors by name out of a checkpoint, without the prefix that distributed training leaves.
+    """Return a checkpoint's tensors by name, without the prefix that distributed training adds.
 
     Raises:
         TeacherError: it holds no tensors by name.
@@ -82,16 +82,13 @@ def float_tensors(state: State) -> State:
 def load_strictly(
     module: nn.Module, state: State, *, teacher: str, may_lack: Callable[[str], bool] = lambda _: False
 ) -> None:
-    """Load tensors into a model: every one that it has, of its shape, and no other.
+    """Load tensors into a model, so that no random weight stays.
 
     Args:
-        module: with random weights, of which none is to stay.
-        state: tensors by name.
-        teacher: its id, for the message.
-        may_lack: names of buffers that the model computes itself.
+        may_lack: whether the model computes the buffer of that name itself.
 
     Raises:
-        TeacherError: a tensor is missing, strange, of another shape or not finite.
+        TeacherError: a tensor is missing, unknown, of another shape or not finite.
     """
     own = module.state_dict()
     missing = [name for name in own if name not in state and not may_lack(name)]
@@ -123,7 +120,7 @@ def checked_logit_scale(log_scale: float, *, teacher: str) -> float:
     """Return a model's multiplier of cosines from the logarithm that checkpoints hold.
 
     Raises:
-        TeacherError: it is none that a CLIP model can have learned.
+        TeacherError: no CLIP model can have learned it.
     """
     if not math.isfinite(log_scale) or not 0 <= log_scale <= math.log(MAX_LOGIT_SCALE):
         raise TeacherError(

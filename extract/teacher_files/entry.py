@@ -1,7 +1,13 @@
-"""A teacher's entry in pipelines.yaml: where its files lie and come from, and what its family leaves open."""
+"""A teacher's entry in pipelines.yaml: where its files lie and come from, and the choices of its family.
+
+docs/pipelines.md describes every key.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
@@ -17,22 +23,11 @@ FAMILY_OPTIONS: dict[str, frozenset[str]] = {
     "pmc_clip": frozenset({"checkpoint", "config", "heads", "text_feature"}),
     "medclip": frozenset({"config", "vision"}),
 }
-"""Which of the optional keys a family reads; another one would change nothing and is refused."""
+"""The optional keys that each family reads; another key would change nothing and is refused."""
 
 
 class Download(Section):
-    """Files of a teacher, as their authors publish them.
-
-    Attributes:
-        repo: repository on the Hugging Face Hub.
-        kind: of that repository.
-        revision: branch, tag or commit.
-        url: a zip file elsewhere, instead of ``repo``.
-        files: names in the repository or in the zip file.
-        optional: names that are fetched if they are there.
-        into: folder below the teacher's that they go to.
-        sha256: digests by name, where they are known.
-    """
+    """Files of a teacher, as their authors publish them."""
 
     repo: str | None = None
     kind: Literal["model", "dataset"] = "model"
@@ -51,25 +46,25 @@ class Download(Section):
 
     @property
     def origin(self) -> str:
-        """Where it is, for people."""
+        """The place as people write it."""
         if self.url:
             return self.url
         kind = "hf" if self.kind == "model" else "hf dataset"
         return f"{kind} {self.repo}" + (f" @ {self.revision}" if self.revision else "")
 
 
-class Choices(Section):
-    """What a teacher's authors leave open.
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Wanted:
+    """A file that an entry names: its name at its origin, and its path on this machine."""
 
-    Attributes:
-        checkpoint: name of the weights file, where the family does not fix it.
-        quick_gelu: QuickGELU instead of what the model's configuration says.
-        heads: of PMC-CLIP's attention pooling; 8 in its authors' notebook, 32 in their training code.
-        text_feature: PMC-CLIP's: BERT's ``pooler`` output as in the notebook, or ``cls`` as in the training code.
-        vision: MedCLIP's image tower.
-        precision: of the forward passes, by autocast; weights stay float32.
-        compile: backend of ``torch.compile`` that the towers run through; ``eager`` traces and compiles nothing.
-    """
+    item: Download
+    name: str
+    path: Path
+    optional: bool
+
+
+class Choices(Section):
+    """Settings that a teacher's authors leave open."""
 
     checkpoint: str | None = None
     quick_gelu: bool | None = None
@@ -81,13 +76,9 @@ class Choices(Section):
 
 
 class Variant(Choices):
-    """Another reading of a teacher, which ``extract golden`` tries where the entry's own does not match.
+    """Another reading of a teacher, which ``extract golden`` tries if the entry's own does not match.
 
-    Attributes:
-        folder: where its files lie, if not with the teacher's.
-        family: if not the teacher's.
-        architecture: of an open_clip model, if not the teacher's.
-        download: where they come from, if not from where the teacher's do.
+    Settings that are left out are the teacher's.
     """
 
     folder: ConfigPath | None = None
@@ -97,20 +88,7 @@ class Variant(Choices):
 
 
 class TeacherEntry(Choices):
-    """Where a teacher's model lies, how it is loaded and what may be done with it.
-
-    Attributes:
-        folder: the folder of its files.
-        embed_dim: width of its features; checked against the model.
-        family: how it is loaded; docs/teachers.md says what each needs.
-        source: where the weights come from, for people; as ``download`` says if left out.
-        licence: of the weights, for people and for the student's model card.
-        architecture: name of an open_clip model.
-        config: an open_clip ``model_cfg`` instead; of PMC-CLIP and MedCLIP the sizes of the image tower, if others.
-        preprocess: an open_clip ``preprocess_cfg``.
-        download: where ``extract fetch`` finds the files.
-        variants: other readings by name.
-    """
+    """A teacher in pipelines.yaml: the place of its model, its loading and its licence."""
 
     folder: ConfigPath
     embed_dim: int = Field(gt=0)
@@ -152,11 +130,18 @@ class TeacherEntry(Choices):
     def _read_as(self, variant: Variant) -> TeacherEntry:
         stated = {key: getattr(variant, key) for key in variant.model_fields_set}
         if variant.family:
-            # What the teacher's own family leaves open says nothing of another.
+            # The choices of the teacher's own family say nothing about another family.
             stated = dict.fromkeys(frozenset[str]().union(*FAMILY_OPTIONS.values()) - {"preprocess"}) | stated
         return self.model_copy(update={**stated, "variants": {}})
 
     @property
     def origin(self) -> str | None:
-        """Where the weights come from, for people."""
+        """The origin of the weights as people write it."""
         return self.source or ", ".join(dict.fromkeys(item.origin for item in self.download)) or None
+
+    def wanted(self) -> Iterator[Wanted]:
+        """Yield every file that the entry names, present or not."""
+        for item in self.download:
+            folder = Path(self.folder) / (item.into or "")
+            for name in (*item.files, *item.optional):
+                yield Wanted(item=item, name=name, path=folder / name, optional=name in item.optional)

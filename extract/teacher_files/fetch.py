@@ -1,4 +1,4 @@
-"""Getting teachers' files from where their authors keep them, on a machine with a network."""
+"""Downloads teachers' files from where their authors publish them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ from store.errors import TeacherError, WeightsNotFoundError
 from store.files import sha256_file
 from store.io.weight_files import check_plausible
 
-from .convert import convert
-from .entry import TeacherEntry
-from .fetch_list import Wanted, wanted
+from .entry import TeacherEntry, Wanted
+from .states import convert
 from .weights import CONVERTED_NAME, RECORD_NAME, weight_names
 
 log = logging.getLogger(__name__)
@@ -35,19 +34,15 @@ BLOCK_BYTES = 1 << 20
 
 
 def fetch(name: str, entry: TeacherEntry) -> int:
-    """Fetch what a teacher lacks, convert its weights, and return how many files were fetched.
+    """Fetch the files that a teacher lacks, convert its weights, and return how many files were fetched.
 
-    Files that are there are left alone, whatever they are; one that is cut off is continued by the next call.
-
-    Args:
-        name: the teacher's id.
-        entry: says what comes from where.
+    Files that exist are left alone, whatever they hold. The next call continues a download that was cut off.
 
     Raises:
-        TeacherError: a file cannot be had, or is not what it should be; says what to put where by hand.
+        TeacherError: a file cannot be fetched, or is wrong; the message says which files to put where by hand.
     """
     count = 0
-    for file in wanted(entry):
+    for file in entry.wanted():
         if file.path.is_file() or _is_superfluous(file, entry):
             continue
         if _fetch_one(name, file, entry):
@@ -62,7 +57,7 @@ def _is_superfluous(file: Wanted, entry: TeacherEntry) -> bool:
     if file.path.parent != folder or not any(file.name in names for names in sets):
         return False
     converted = (folder / CONVERTED_NAME).is_file() and (folder / RECORD_NAME).is_file()
-    # Of several forms of the same weights one is enough.
+    # One of several forms of the same weights is enough.
     return converted or (file.optional and any(all((folder / name).is_file() for name in names) for names in sets))
 
 
@@ -106,8 +101,8 @@ def _from_hub(file: Wanted, repo: str) -> None:
 
 
 def _by_hand(name: str, entry: TeacherEntry, error: Exception) -> TeacherError:
-    """Return the error that says which files are still to be had, from where, and where they go."""
-    missing = [file for file in wanted(entry) if not file.path.is_file() and not _is_superfluous(file, entry)]
+    """Return the error that says which files are missing, where they come from, and where they go."""
+    missing = [file for file in entry.wanted() if not file.path.is_file() and not _is_superfluous(file, entry)]
     lines = [
         f"  {file.name} of {file.item.origin}{' (if it is there)' if file.optional else ''}\n    to {file.path}"
         for file in missing
@@ -149,7 +144,7 @@ def _from_zip(file: Wanted) -> None:
 
 
 def _download(url: str, target: Path) -> None:
-    """Download a file, going on where an earlier attempt was cut off."""
+    """Download a file, from the byte at which an earlier attempt was cut off."""
     if not url.startswith(("https://", "http://")):
         raise TeacherError(f"{url}: expected an https:// address")
     partial = target.with_name(f"{target.name}.part")

@@ -1,4 +1,4 @@
-"""What a model needs done to an image before its mean and std: teachers that need the same share the result."""
+"""Resizes and crops images as a model needs them; teachers that need the same share the result."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pydantic import BaseModel, ConfigDict
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Per channel, of the images that OpenAI's CLIP was trained on: open_clip's default where a model states none."""
+"""Mean and std per channel of the images that OpenAI's CLIP was trained on; open_clip's default."""
 
 
 class Geometry(BaseModel):
-    """Resize and crop, as open_clip's preprocessing configuration names them, and what other libraries do.
+    """Resize and crop by the names of open_clip's preprocessing configuration, and two modes of other libraries.
 
     Attributes:
         size_px: side of the square that the model sees.
         resize_mode: ``shortest`` side to size then centre crop; ``longest`` side to size then pad; ``squash``.
-            ``shortest_floor_crop`` is transformers' ``CLIPImageProcessor``: where a crop's margins are uneven it rounds
-            down, torchvision to even. ``pad_square_grey`` is MedCLIP's: grey, padded with black to a square of at least
-            the model's size, then resized.
-        interpolation: of the resize; antialiased.
+            ``shortest_floor_crop`` is transformers' ``CLIPImageProcessor``: it rounds uneven margins of the crop down,
+            torchvision rounds them to even. ``pad_square_grey`` is MedCLIP's: grey, padded with black to a square of at
+            least the model's size, then resized.
+        interpolation: antialiased.
         fill_color: grey level of padding.
     """
 
@@ -49,7 +49,7 @@ class Preprocessing(BaseModel):
 
     @classmethod
     def from_open_clip(cls, config: dict[str, Any]) -> Preprocessing:
-        """Read it out of an ``open_clip_config.json``, with open_clip's defaults for what is left out."""
+        """Read an ``open_clip_config.json``; settings that are left out get open_clip's defaults."""
         stated = {name: value for name, value in config.get("preprocess_cfg", {}).items() if value is not None}
         size = config["model_cfg"]["vision_cfg"].get("image_size", 224)
         names = ("resize_mode", "interpolation", "fill_color")
@@ -58,7 +58,7 @@ class Preprocessing(BaseModel):
 
 
 Step = tuple[str, Callable[[Image.Image], Image.Image]]
-"""A step of preprocessing; two of the same name do the same."""
+"""A named step of preprocessing; two steps with the same name are equal."""
 
 
 def fit(image: Image.Image, geometry: Geometry) -> npt.NDArray[np.uint8]:
@@ -67,9 +67,9 @@ def fit(image: Image.Image, geometry: Geometry) -> npt.NDArray[np.uint8]:
 
 
 def fit_all(image: Image.Image, geometries: Iterable[Geometry]) -> dict[Geometry, npt.NDArray[np.uint8]]:
-    """Return an RGB image in several geometries; a step with which two of them begin is done once.
+    """Return an RGB image in several geometries; first steps that two geometries share are done once.
 
-    The resize takes as long as decoding does, and most geometries differ in what follows it alone.
+    The resize takes as long as decoding, and most geometries differ only in later steps.
     """
     done: dict[tuple[str, ...], Image.Image] = {}
     fitted = {}
@@ -86,7 +86,7 @@ def fit_all(image: Image.Image, geometries: Iterable[Geometry]) -> dict[Geometry
 
 @functools.cache
 def _steps(geometry: Geometry) -> tuple[Step, ...]:
-    # Imported here because planning reads preprocessing out of a folder and must not wait for torch.
+    # Imported here because planning reads preprocessing and must not wait for torch.
     from open_clip.transform import CenterCropOrPad, ResizeKeepRatio
     from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 

@@ -1,4 +1,4 @@
-"""What an open_clip model is made of: its configuration, in a folder or in the entry, and the folder's weights.
+"""Reads an open_clip model's configuration, from a folder or from the entry.
 
 Nothing here imports torch: planning a run reads specs and must answer in seconds.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,56 +17,36 @@ from safetensors import SafetensorError, safe_open
 from store.errors import ConfigError, TeacherError, WeightsNotFoundError
 
 from .entry import TeacherEntry
-from .weights import CONVERTED_NAME, NAMES, SAFETENSORS_NAME, weight_names
+from .weights import CONVERTED_NAME, NAMES, SAFETENSORS_NAME, Weights
 
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = SAFETENSORS_NAME
 
 OLD_TEXT_KEYS = {"proj": "hf_proj_type", "pooler_type": "hf_pooler_type"}
-"""Names that open_clip gave these settings up to 2.20, and BiomedCLIP's configuration in older revisions."""
+"""Former names of these settings in open_clip up to 2.20 and in older revisions of BiomedCLIP's configuration."""
 
 
-@dataclass(kw_only=True, frozen=True, slots=True)
-class ModelFolder:
-    """A folder that open_clip can load.
-
-    Attributes:
-        path: the folder.
-        config: its ``open_clip_config.json``.
-        weights: its weights file.
-    """
-
-    path: Path
-    config: dict[str, Any]
-    weights: Path
-
-
-def read_model_folder(path: Path) -> ModelFolder:
-    """Check that a folder holds a configuration and weights.
+def read_model_folder(path: Path) -> dict[str, Any]:
+    """Return the ``open_clip_config.json`` of a folder that also holds weights.
 
     Raises:
         WeightsNotFoundError: one of them is missing. open_clip alone would warn and go on with random weights.
         TeacherError: the configuration is not open_clip's.
     """
     names = (CONVERTED_NAME, *(name for option in NAMES["open_clip"] for name in option))
-    weights = next((path / name for name in names if (path / name).is_file()), None)
     missing = [CONFIG_NAME] if not (path / CONFIG_NAME).is_file() else []
-    missing += [WEIGHTS_NAME] if weights is None else []
-    if weights is None or missing:
+    missing += [WEIGHTS_NAME] if not any((path / name).is_file() for name in names) else []
+    if missing:
         raise WeightsNotFoundError(
             f"{path}: not a model folder: {' and '.join(missing)} missing",
             hint=f"put the model's {CONFIG_NAME}, {WEIGHTS_NAME} and tokenizer files there, or correct the folder",
         )
-    return ModelFolder(path=path, config=_read_config(path / CONFIG_NAME), weights=weights)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config: dict[str, Any] = json.loads(path.read_text())
+        config: dict[str, Any] = json.loads((path / CONFIG_NAME).read_text())
         config["model_cfg"]["embed_dim"], config["model_cfg"]["vision_cfg"], config["model_cfg"]["text_cfg"]
     except (ValueError, KeyError, TypeError) as error:
         raise TeacherError(
-            f"{path}: not an open_clip configuration: {type(error).__name__}: {error}",
+            f"{path / CONFIG_NAME}: not an open_clip configuration: {type(error).__name__}: {error}",
             hint="it holds model_cfg with embed_dim, vision_cfg and text_cfg, and preprocess_cfg",
         ) from error
     return config
@@ -76,16 +55,12 @@ def _read_config(path: Path) -> dict[str, Any]:
 def open_clip_config(name: str, entry: TeacherEntry) -> dict[str, Any]:
     """Return the configuration of an open_clip model: ``model_cfg`` and perhaps ``preprocess_cfg``.
 
-    Args:
-        name: the teacher's id, for messages.
-        entry: of one of the two open_clip families.
-
     Raises:
         WeightsNotFoundError: the folder lacks it.
-        TeacherError: it is none, or of another width than the entry says.
+        TeacherError: it is not open_clip's, or has another width than the entry.
     """
     if entry.family == "open_clip":
-        config = copy.deepcopy(read_model_folder(Path(entry.folder)).config)
+        config = read_model_folder(Path(entry.folder))
         where = entry.folder
     else:
         model = copy.deepcopy(entry.config) if entry.config else built_in_architecture(name, entry.architecture or "")
@@ -105,10 +80,10 @@ def open_clip_config(name: str, entry: TeacherEntry) -> dict[str, Any]:
 
 
 def built_in_architecture(name: str, architecture: str) -> dict[str, Any]:
-    """Return the ``model_cfg`` that open_clip knows by a name.
+    """Return the ``model_cfg`` of one of open_clip's named architectures.
 
     Raises:
-        ConfigError: it knows none of that name.
+        ConfigError: open_clip has none of that name.
     """
     found = importlib.util.find_spec("open_clip")
     roots = list(found.submodule_search_locations or []) if found else []
@@ -123,19 +98,18 @@ def built_in_architecture(name: str, architecture: str) -> dict[str, Any]:
     )
 
 
-def logit_scale_note(name: str, entry: TeacherEntry) -> float | None:
-    """Return the multiplier of a model's cosines where it can be had without torch, else None.
+def logit_scale_note(name: str, weights: Weights) -> float | None:
+    """Return the multiplier of a model's cosines if it can be read without torch, else None.
 
     Raises:
         TeacherError: the weights file is damaged or holds no logit scale.
     """
-    names = (CONVERTED_NAME, *(file for files in weight_names(entry) for file in files))
-    path = next((Path(entry.folder) / file for file in names if (Path(entry.folder) / file).is_file()), None)
-    if path is None or path.suffix != ".safetensors":
+    path = weights.paths[0]
+    if path.suffix != ".safetensors":
         return None
     try:
-        with safe_open(path, framework="np") as weights:
-            return float(np.exp(weights.get_tensor("logit_scale")))
+        with safe_open(path, framework="np") as tensors:
+            return float(np.exp(tensors.get_tensor("logit_scale")))
     except (SafetensorError, OSError) as error:
         raise TeacherError(
             f"teacher {name}: {path}: not a readable safetensors file of a CLIP model: {error}",

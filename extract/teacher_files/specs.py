@@ -1,4 +1,4 @@
-"""The spec of a teacher: everything that determines its features, read from its entry and its files without torch."""
+"""Makes a teacher's spec, everything that determines its features, from its entry and files, without torch."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from .text_tower import CLINICALBERT, PUBMEDBERT, bert_sizes, read_json, tokeniz
 from .weights import find_weights
 
 BERT_CONTEXT = 77
-"""Tokens of a caption that PMC-CLIP and MedCLIP read."""
+"""PMC-CLIP and MedCLIP read so many tokens of a caption."""
 
 COMPUTE_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 COMPILED = ", compiled"
-"""Said of a ``compute_dtype`` below float32: there the compiler's fusions round less often, which moves features by
-1e-3. In float32 it moves them by 1e-7, less than another device does, and the spec stays the same."""
+"""Suffix of a ``compute_dtype`` below float32, where the compiler's fusions round less often and move features by 1e-3.
+In float32 they move them by 1e-7, less than another device does, and the spec stays the same."""
 
 PMC_VISION = {"layers": [3, 4, 6, 3], "width": 64, "image_size": 224}
-"""Of CLIP's ModifiedResNet-50 (PMC-CLIP: blocks.py, RN50_fusion4.json)."""
+"""Sizes of CLIP's ModifiedResNet-50 (PMC-CLIP: blocks.py, RN50_fusion4.json)."""
 
 PMC_HEADS = 8
 PMC_TEXT_FEATURE = "pooler"
-"""Of the authors' notebook, which others copied; their training code has 32 heads and the CLS token."""
+"""The values of the authors' notebook, which others copied; their training code has 32 heads and the CLS token."""
 
 MEDCLIP_MEAN, MEDCLIP_STD = 0.5862785803043838, 0.27950088968644304
-"""Of grey values in [0, 1] (MedCLIP: constants.py)."""
+"""Mean and std of grey values in [0, 1] (MedCLIP: constants.py)."""
 
 VOLATILE = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
 """Keys of a transformers configuration that change no feature."""
@@ -42,19 +42,14 @@ VOLATILE = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "ar
 def teacher_spec(name: str, entry: TeacherEntry, *, stored_dtype: StoredDtype = "float16") -> Spec:
     """Return the spec of a teacher from its entry and its files.
 
-    Args:
-        name: the teacher's id.
-        entry: its entry in the pipeline.
-        stored_dtype: what its features are stored as.
-
     Raises:
-        TeacherError: the files are not loadable, or the width is not what the entry says.
+        TeacherError: the files cannot be loaded, or have another width than the entry.
     """
     if entry.family != "open_clip":
         find_weights(name, entry)  # first, because its message says what to fetch
     architecture, preprocessing, tokenizer = _parts(name, entry)
     weights = find_weights(name, entry)
-    scale = None if entry.family == "pmc_clip" else logit_scale_note(name, entry)
+    scale = None if entry.family == "pmc_clip" else logit_scale_note(name, weights)
     notes = {"folder": entry.folder, "logit_scale": scale, "source": entry.origin, "licence": entry.licence}
     return Spec(
         teacher=name,
@@ -112,7 +107,7 @@ def _bert_tokenizer(entry: TeacherEntry, context_length: int) -> dict[str, Any]:
 
 
 def _portable(model: dict[str, Any]) -> dict[str, Any]:
-    # An absolute path of a text tower's configuration differs between machines, the tower does not.
+    # The path of a text tower's configuration differs between machines; the tower does not.
     text = dict(model["text_cfg"])
     if str(text.get("hf_model_name", "")).startswith("/"):
         text["hf_model_name"] = Path(text["hf_model_name"]).name
@@ -128,7 +123,7 @@ def _clip(name: str, entry: TeacherEntry) -> Parts:
             f"{config.get('projection_dim', 512)}, expected 'clip' with {entry.embed_dim}",
             hint=f"another model lies in that folder, or teachers.{name}.embed_dim is wrong",
         )
-    # Legacy configurations write each tower's settings out with every default of their version.
+    # Old configurations write out each tower's settings with every default of their version.
     vision = {**(config.get("vision_config") or {}), **(config.get("vision_config_dict") or {})}
     architecture = {"family": "clip", "config": {key: config[key] for key in config if key not in VOLATILE}}
     geometry = Geometry(size_px=vision.get("image_size", 224), resize_mode="shortest_floor_crop")

@@ -1,26 +1,33 @@
-"""From the authors' checkpoints to the tensors that a family's model has, by the names that it gives them.
+"""Turns the authors' checkpoints into tensors with the names of a family's model, and converts them to safetensors.
 
-What is dropped is named here; whatever else is strange in a file is refused when it is loaded.
+Tensors that are dropped are named here; any other unknown tensor is refused when the model is loaded.
 """
 
 from __future__ import annotations
 
+import logging
+import os
+import secrets
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
 from store.errors import TeacherError
+from store.files import TEMPORARY_SUFFIX, sync_folder, write_atomic
 
 from .checkpoints import State, float_tensors, read_checkpoint, state_dict
 from .entry import TeacherEntry
-from .weights import Weights
+from .weights import CONVERTED_NAME, RECORD_NAME, Weights, find_weights, write_record
+
+log = logging.getLogger(__name__)
 
 OPENAI_SETTINGS = frozenset({"input_resolution", "context_length", "vocab_size"})
-"""Numbers that OpenAI's CLIP keeps among its tensors."""
+"""Settings that OpenAI's CLIP stores among its tensors."""
 
 PMC_LOG_SCALE = 4.4292
-"""PMC-CLIP's published parts lack its logit scale; this is its logarithm in copies of the authors' notebook."""
+"""Logarithm of PMC-CLIP's logit scale by copies of the authors' notebook; the published parts lack it."""
 
 PMC_OTHER_HEADS = (
     "positional_embedding",
@@ -31,14 +38,14 @@ PMC_OTHER_HEADS = (
     "transformer.",
     "token_embedding.",
 )
-"""Of PMC-CLIP's whole checkpoint, what its image-text features do not need."""
+"""Prefixes of tensors in PMC-CLIP's whole checkpoint that its image-text features do not need."""
 
 
 def read_state(entry: TeacherEntry, weights: Weights) -> State:
     """Return a teacher's tensors, float32, by the names of its family's model.
 
     Raises:
-        TeacherError: a file is not what it should be.
+        TeacherError: a file is damaged or of another kind.
     """
     if weights.conversion is not None:
         loaded: State = read_checkpoint(weights.paths[0])
@@ -70,7 +77,7 @@ def _without_position_ids(state: State) -> State:
 
 
 def _medclip(state: State) -> State:
-    # Swin's indices are computed; transformers kept them among the tensors until they became buffers.
+    # Swin's indices are computed; older transformers stored them among the tensors.
     return {
         name: value
         for name, value in _without_position_ids(state).items()
@@ -100,3 +107,37 @@ def _pmc_whole(path: Path) -> State:
     state = state_dict(read_checkpoint(path), path)
     stale = "text_encoder.embeddings.position_ids"
     return {name: value for name, value in state.items() if name != stale and not name.startswith(PMC_OTHER_HEADS)}
+
+
+def convert(name: str, entry: TeacherEntry) -> bool:
+    """Convert a teacher's weights unless they are safetensors already; return whether they were converted.
+
+    The authors' files stay. Features and spec are the same before and after.
+
+    Raises:
+        TeacherError: the weights are missing or damaged.
+    """
+    present = find_weights(name, entry)
+    if present.conversion is not None or present.paths[0].suffix == ".safetensors":
+        return False
+    state = {key: value.detach().clone().contiguous() for key, value in read_state(entry, present).items()}
+    target = present.folder / CONVERTED_NAME
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # by the umask; save_file makes a file that only its owner may read
+        safetensors.torch.save_file(state, temporary)
+        temporary.chmod(mode)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        record = write_record(present.folder, present.paths, temporary)
+        # The record is removed first and written last: without it the converted file does not count.
+        (present.folder / RECORD_NAME).unlink(missing_ok=True)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(present.folder)
+    write_atomic(present.folder / RECORD_NAME, record)
+    before, after = present.nbytes / 1e6, target.stat().st_size / 1e6
+    log.info("teacher %s: %.1f MB converted to %.1f MB in %s", name, before, after, target)
+    return True

@@ -1,4 +1,4 @@
-"""BERT text towers and their tokenizers on disk: sizes, files and digests. Without torch."""
+"""Reads sizes, files and digests of BERT text towers and their tokenizers on disk, without torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from store.files import sha256_file
 from store.io.weight_files import TOKENIZER_FILES
 
 TEXT_FOLDER = "text"
-"""Below a teacher's folder: configuration and tokenizer of a BERT that its authors keep in another repository."""
+"""Subfolder for configuration and tokenizer of a BERT that a teacher's authors publish in another repository."""
 
 PUBMEDBERT = {
     "vocab_size": 30522,
@@ -38,11 +38,11 @@ KNOWN_BERTS = {
     "microsoft/BiomedNLP-PubMedBERT-base-uncased-abstract-fulltext": PUBMEDBERT,
     "emilyalsentzer/Bio_ClinicalBERT": CLINICALBERT,
 }
-"""By the name that a checkpoint's configuration gives; built without asking the hub."""
+"""Sizes by the name in a checkpoint's configuration, so that no hub has to be asked."""
 
 
 def bert_sizes(folder: Path, default: dict[str, Any]) -> dict[str, Any]:
-    """Return the sizes of a teacher's BERT: of ``text/config.json`` if that is there, else the default.
+    """Return the sizes of a teacher's BERT from ``text/config.json`` if that exists, else the default.
 
     Raises:
         TeacherError: that file is no configuration of a BERT.
@@ -77,10 +77,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def tokenizer_folder(folder: Path) -> Path:
-    """Return where a teacher's tokenizer lies: its own folder or ``text`` in it.
+    """Return the folder of a teacher's tokenizer: its own folder or ``text`` in it.
 
     Raises:
-        WeightsNotFoundError: in neither.
+        WeightsNotFoundError: neither has a tokenizer.
     """
     for place in (folder / TEXT_FOLDER, folder):
         if any((place / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):

@@ -1,4 +1,4 @@
-"""A teacher's weights on disk: which files, whether they are weights at all, their digest. Without torch."""
+"""Finds a teacher's weight files, checks that they are weights, and takes their digest, without torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .entry import TeacherEntry
 
 CONVERTED_NAME = "converted.safetensors"
 RECORD_NAME = "converted.json"
-"""What ``extract fetch`` makes of the authors' files: the model's tensors alone, and a record of what they were."""
+"""``extract fetch`` writes these: the model's tensors alone, and a record of the authors' files."""
 
 SAFETENSORS_NAME = "open_clip_model.safetensors"
 NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -27,13 +27,11 @@ NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
     "pmc_clip": (("image_encoder(resnet50).pth", "text_encoder.pth", "text_projection_layer.pth"),),
     "medclip": (("pytorch_model.bin",),),
 }
-"""Names of the weights as the authors publish them, by family; of several the first that are there are taken."""
-
-MIN_SAFETENSORS_HEADER = 9
+"""Sets of file names as the authors publish them, by family; the first complete set is used."""
 
 
 class SourceFile(BaseModel):
-    """One of the authors' files, as it was when it was converted."""
+    """One of the authors' files at the time of its conversion."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,12 +40,7 @@ class SourceFile(BaseModel):
 
 
 class ConversionRecord(BaseModel):
-    """``converted.json``.
-
-    Attributes:
-        files: the authors', by name.
-        sha256: of the converted file.
-    """
+    """``converted.json``: the authors' files by name, and the digest of the converted file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -60,9 +53,8 @@ class Weights:
     """A teacher's weights.
 
     Attributes:
-        folder: where they lie.
-        paths: to be read, in the order of the family.
-        conversion: of what was converted, if they were.
+        paths: the files to read, in the family's order.
+        conversion: the record, if the weights were converted.
     """
 
     folder: Path
@@ -75,25 +67,25 @@ class Weights:
         return sum(path.stat().st_size for path in self.paths)
 
     def digest(self) -> str:
-        """Return the SHA-256 of the authors' file; of several files that of their names and digests.
+        """Return the SHA-256 of the authors' file; for several files, that of their names and digests.
 
-        It stays the same when the file is converted, because the tensors do.
+        Conversion does not change it, because the tensors stay the same.
 
         Raises:
-            TeacherError: the converted file is not the one that was written.
+            TeacherError: the converted file was changed after it was written.
         """
         if self.conversion is None:
             return combined({path.name: sha256_file(path) for path in self.paths})
         if sha256_file(self.paths[0]) != self.conversion.sha256:
             raise TeacherError(
                 f"{self.paths[0]}: not the file that {RECORD_NAME} beside it was written for",
-                hint="it is damaged or was replaced; delete it, and fetch makes it anew from the authors' file",
+                hint="it is damaged or was replaced; delete it, and fetch makes it again from the authors' file",
             )
         return combined({name: file.sha256 for name, file in self.conversion.files.items()})
 
 
 def combined(digests: Mapping[str, str]) -> str:
-    """Return one digest for several files."""
+    """Return one digest for one or several files."""
     if len(digests) == 1:
         return next(iter(digests.values()))
     lines = "".join(f"{name} {digest}\n" for name, digest in sorted(digests.items()))
@@ -101,26 +93,21 @@ def combined(digests: Mapping[str, str]) -> str:
 
 
 def weight_names(entry: TeacherEntry) -> Sequence[tuple[str, ...]]:
-    """Return the sets of file names, each of which would do."""
+    """Return the sets of file names; any complete set is enough."""
     return ((entry.checkpoint,),) if entry.checkpoint else NAMES[entry.family]
 
 
-def find_weights(name: str, entry: TeacherEntry, *, converted: bool = True) -> Weights:
-    """Find a teacher's weights.
-
-    Args:
-        name: the teacher's id, for messages.
-        entry: says where they lie.
-        converted: take the converted file if it is there.
+def find_weights(name: str, entry: TeacherEntry) -> Weights:
+    """Find a teacher's weights; the converted file if it is valid.
 
     Raises:
-        WeightsNotFoundError: a file is missing; the message says which and where it comes from.
-        TeacherError: one is not what its name says.
+        WeightsNotFoundError: a file is missing; the message says which, and where it comes from.
+        TeacherError: a file is not what its name says.
     """
     folder = Path(entry.folder)
     sets = weight_names(entry)
     present = next((names for names in sets if all((folder / file).is_file() for file in names)), None)
-    if converted and (found := _find_converted(folder, sets)):
+    if found := _find_converted(folder, sets):
         return found
     if present is None:
         missing = [file for file in sets[-1] if not (folder / file).is_file()]
@@ -147,7 +134,7 @@ def _find_converted(folder: Path, sets: Sequence[tuple[str, ...]]) -> Weights | 
     sources = {file: folder / file for file in conversion.files}
     if tuple(conversion.files) not in sets:
         return None
-    # A file of another size was put there since; what was made of the old one is then not its conversion.
+    # If a file was replaced since by one of another size, the converted file is not made from it.
     if any(path.is_file() and path.stat().st_size != conversion.files[file].nbytes for file, path in sources.items()):
         return None
     return Weights(folder=folder, paths=(path,), conversion=conversion)
@@ -166,12 +153,11 @@ def _where(name: str, entry: TeacherEntry, missing: Sequence[str]) -> str:
 
 
 def write_record(folder: Path, sources: Sequence[Path], converted: Path) -> bytes:
-    """Return the content of ``converted.json`` for a file converted from the authors' files.
+    """Return the content of ``converted.json``.
 
     Args:
-        folder: the teacher's.
-        sources: the authors' files, in the order of the family.
-        converted: the file made of them, not yet in place.
+        sources: the authors' files, in the family's order.
+        converted: the file made from them, not yet in place.
     """
     files = {
         path.relative_to(folder).as_posix(): SourceFile(nbytes=path.stat().st_size, sha256=sha256_file(path))

@@ -1,4 +1,4 @@
-"""What all families share: loading, normalising, autocast, unit norm; a family adds its model and its tokenizer."""
+"""The common part of all families: loading, normalising, autocast, unit norm. A family adds model and tokenizer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ from extract.teacher_files.specs import COMPILED
 from store.errors import TeacherError
 from store.format.records import Spec
 
+from .tokenizers import full_length, padded_ids
+
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -29,8 +32,8 @@ class Tokens:
 
     Attributes:
         ids_BL: token ids, padded; (B, L) int64.
-        lengths_B: tokens of each that are no padding.
-        truncated_B: whether the caption was longer than what is left of it.
+        lengths_B: number of tokens that are no padding.
+        truncated_B: whether the caption was cut.
     """
 
     ids_BL: Tensor
@@ -42,14 +45,18 @@ class FrozenTeacher(ABC):
     """A teacher on a device.
 
     Args:
-        spec: everything that determines its features.
-        entry: says where its tokenizer lies.
         state: its tensors, by the names of its family's model.
-        device: where it runs.
+
+    Attributes:
+        embed_dim: D.
+        logit_scale: multiplier of its cosines, exponentiated.
 
     Raises:
-        TeacherError: there is no such device here, or weights, configuration and tokenizer do not fit each other.
+        TeacherError: the device is not here, or weights, configuration and tokenizer do not fit each other.
     """
+
+    _tokenizer: Any
+    _context: int
 
     def __init__(self, spec: Spec, entry: TeacherEntry, state: State, *, device: str = "cpu") -> None:
         if device == "cuda" and not torch.cuda.is_available():
@@ -82,7 +89,7 @@ class FrozenTeacher(ABC):
         return sum(tensor.nbytes for tensor in (*self._model.parameters(), *self._model.buffers()))
 
     def normalize(self, pixels_BHWC: npt.NDArray[np.uint8]) -> Tensor:
-        """Return images in this teacher's geometry as its image tower sees them, (B, 3, H, W) float32."""
+        """Return images (B, H, W, 3) in this teacher's geometry as its image tower sees them, (B, 3, H, W) float32."""
         pixels_BCHW = torch.from_numpy(pixels_BHWC).to(self._device).permute(0, 3, 1, 2)
         return (pixels_BCHW.float().div(255) - self._mean) / self._std
 
@@ -90,7 +97,7 @@ class FrozenTeacher(ABC):
         """Return captions as token ids, cut as the authors cut them."""
         ids_BL, lengths_B = self._ids(list(captions))
         limit = ids_BL.shape[1]
-        # Only a caption that fills its row can have been longer, so that only those are tokenised once more.
+        # Only a caption that fills its row can have been cut, so only such captions are tokenised again.
         truncated_B = [
             length >= limit and self._full_length(caption) > length
             for caption, length in zip(captions, lengths_B, strict=True)
@@ -114,10 +121,6 @@ class FrozenTeacher(ABC):
         with self._autocast():
             return _unit_norm(self._run_text(tokens.ids_BL.to(self._device), tokens.lengths_B))
 
-    def count_truncated(self, captions: Sequence[str]) -> int:
-        """Return how many captions are longer than what this teacher reads of them."""
-        return sum(self.tokenize(captions).truncated_B)
-
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         dtype = AUTOCAST.get(self.spec.compute_dtype.removesuffix(COMPILED))
         if dtype is None:
@@ -130,12 +133,12 @@ class FrozenTeacher(ABC):
         """Return the model before its weights are loaded; it has a ``logit_scale``.
 
         Raises:
-            TeacherError: its configuration is not one that the family can build.
+            TeacherError: the family cannot build a model of this configuration.
         """
 
     @abstractmethod
     def _read_tokenizer(self, spec: Spec, entry: TeacherEntry, model: nn.Module) -> None:
-        """Load the tokenizer and see that it fits the model."""
+        """Load the tokenizer and check that it fits the model."""
 
     @abstractmethod
     def _image_features(self, normal_BCHW: Tensor) -> Tensor: ...
@@ -143,21 +146,21 @@ class FrozenTeacher(ABC):
     @abstractmethod
     def _text_features(self, ids_BL: Tensor, lengths_B: list[int]) -> Tensor: ...
 
-    @abstractmethod
     def _ids(self, captions: list[str]) -> tuple[Tensor, list[int]]:
-        """Return ids (B, L), cut and padded, and the number of tokens of each that are no padding."""
+        """Return ids (B, L), cut and padded, and the number of tokens of each caption that are no padding."""
+        return padded_ids(self._tokenizer, captions, context=self._context)
 
-    @abstractmethod
     def _full_length(self, caption: str) -> int:
-        """Return how many tokens a caption has when nothing is cut."""
+        """Return how many tokens a caption has before it is cut."""
+        return full_length(self._tokenizer, caption)
 
     def _renamed(self, state: State, model: nn.Module) -> State:
-        """Return a state with the names that the model at hand has."""
+        """Return the state by the model's names."""
         del model
         return state
 
     def _is_computed(self, name: str) -> bool:
-        """Return whether the model computes a buffer itself, so that a file may lack it."""
+        """Return whether the model computes a buffer itself, so that files may lack it."""
         del name
         return False
 

@@ -1,4 +1,4 @@
-"""CLIP models of transformers: a folder with ``config.json``, weights and tokenizer (PLIP, PubMedCLIP)."""
+"""Runs CLIP models of transformers: a folder with ``config.json``, weights and tokenizer (PLIP, PubMedCLIP)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from store.errors import TeacherError
 from store.format.records import Spec
 
 from .base import FrozenTeacher
-from .tokenizers import full_length, load_clip_tokenizer, padded_ids
+from .tokenizers import load_clip_tokenizer
 
 
 class ClipTeacher(FrozenTeacher):
@@ -32,23 +32,17 @@ class ClipTeacher(FrozenTeacher):
 
     def _read_tokenizer(self, spec: Spec, entry: TeacherEntry, model: nn.Module) -> None:
         text: Any = model.config.text_config  # type: ignore[union-attr]
-        # PubMedCLIP's tokenizer states no length of its own, so that the context is passed on every call.
-        self._context: int = text.max_position_embeddings
+        # Passed in every call, because PubMedCLIP's tokenizer states no length.
+        self._context = text.max_position_embeddings
         self._tokenizer = load_clip_tokenizer(Path(entry.folder), vocabulary=text.vocab_size, teacher=spec.teacher)
 
     def _image_features(self, normal_BCHW: Tensor) -> Tensor:
         return _projected(self._model.get_image_features(pixel_values=normal_BCHW))  # type: ignore[operator]
 
     def _text_features(self, ids_BL: Tensor, lengths_B: list[int]) -> Tensor:
-        # The tower is causal and pools at the first end token, so that what follows it needs no mask.
+        # The tower is causal and pools at the first end token; later tokens need no mask.
         del lengths_B
         return _projected(self._model.get_text_features(input_ids=ids_BL))  # type: ignore[operator]
-
-    def _ids(self, captions: list[str]) -> tuple[Tensor, list[int]]:
-        return padded_ids(self._tokenizer, captions, context=self._context)
-
-    def _full_length(self, caption: str) -> int:
-        return full_length(self._tokenizer, caption)
 
     def _is_computed(self, name: str) -> bool:
         return name.endswith(".position_ids")

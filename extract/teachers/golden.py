@@ -1,12 +1,11 @@
-"""Holding teachers against the features that MMKD-CLIP's authors released: which reading of a teacher is theirs."""
+"""Compares teachers with the features that MMKD-CLIP's authors released, to find the authors' reading of a teacher."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,7 @@ from .loading import load_teacher
 log = logging.getLogger(__name__)
 
 PASS_COSINE = 0.999
-"""Of every pair and side. Autocast on the authors' side may have cost as much as this leaves (teachers.md, 0.3)."""
+"""Every pair and side must exceed this cosine; the authors' autocast may have cost as much as it leaves."""
 
 OWN = "as configured"
 
@@ -32,14 +31,7 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Released:
-    """The released features of one teacher.
-
-    Attributes:
-        keys: of the pairs that have them.
-        images: files.
-        captions: texts.
-        image_ND, text_ND: unit norm.
-    """
+    """One teacher's released features, unit norm, and their pairs."""
 
     keys: list[str]
     images: list[Path]
@@ -50,13 +42,12 @@ class Released:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Verdict:
-    """How one reading of a teacher compares.
+    """The comparison of one reading of a teacher.
 
     Attributes:
-        reading: the configured one or a variant.
-        image, text: cosine by pair; empty where it could not be computed.
-        passed: every cosine is above the bound.
-        note: what is wrong, if something is known of it.
+        reading: `OWN` or a variant's name.
+        image, text: cosine by pair; empty if the reading could not be tried.
+        note: what is wrong, if that is known.
     """
 
     reading: str
@@ -69,10 +60,6 @@ class Verdict:
     def worst(self) -> tuple[float, float]:
         """The smallest cosine of each side."""
         return min(self.image.values(), default=float("nan")), min(self.text.values(), default=float("nan"))
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return asdict(self)
 
 
 def read_released(source: Path) -> dict[str, Released]:
@@ -100,14 +87,9 @@ def read_released(source: Path) -> dict[str, Released]:
 
 
 def compare(reading: str, image_ND: Array, text_ND: Array, released: Mapping[str, Released], name: str) -> Verdict:
-    """Compare features of the same pairs.
+    """Compare our features, unit norm and in the order of the released ones, with those released for a teacher.
 
-    Args:
-        reading: what they were computed by.
-        image_ND: ours, unit norm, in the order of the released ones.
-        text_ND: likewise.
-        released: of all teachers, so that a mix-up is recognised.
-        name: the teacher in question.
+    The features of the other teachers show whether two were mixed up.
     """
     theirs = released[name]
     if image_ND.shape[1] != theirs.image_ND.shape[1]:
@@ -115,7 +97,7 @@ def compare(reading: str, image_ND: Array, text_ND: Array, released: Mapping[str
         return Verdict(reading=reading, image={}, text={}, passed=False, note=note)
     cosines_2N = [np.sum(ours * unit(other), axis=1) for ours, other in _sides(image_ND, text_ND, theirs)]
     image, text = (dict(zip(theirs.keys, map(float, side), strict=True)) for side in cosines_2N)
-    # A comparison with NaN is false: a feature that is none does not pass.
+    # A comparison with NaN is false, so a feature with NaN does not pass.
     passed = all(value > PASS_COSINE for side in (image, text) for value in side.values())
     note = "" if passed else _explain(image_ND, text_ND, released, name)
     return Verdict(reading=reading, image=image, text=text, passed=passed, note=note)
@@ -154,17 +136,10 @@ def _explain(image_ND: Array, text_ND: Array, released: Mapping[str, Released], 
 def examine(
     name: str, entry: TeacherEntry, released: Mapping[str, Released], *, device: str = "cpu", max_pixels: int
 ) -> list[Verdict]:
-    """Compare a teacher with its released features; where it fails, try its variants until one passes.
-
-    Args:
-        name: the teacher's id.
-        entry: its entry.
-        released: of all teachers.
-        device: where it runs.
-        max_pixels: width times height that is decoded.
+    """Compare a teacher with its released features; if it fails, try its variants until one passes.
 
     Returns:
-        One verdict per reading that could be tried, the configured one first.
+        One verdict per reading, the configured one first.
 
     Raises:
         WeightsNotFoundError: its weights are not on this machine.
@@ -182,13 +157,7 @@ def examine(
 
 
 def _judge(
-    reading: str,
-    name: str,
-    entry: TeacherEntry,
-    released: Mapping[str, Released],
-    *,
-    device: str,
-    max_pixels: int,
+    reading: str, name: str, entry: TeacherEntry, released: Mapping[str, Released], *, device: str, max_pixels: int
 ) -> Verdict:
     theirs = released[name]
     teacher = load_teacher(teacher_spec(name, entry), entry, device=device)
@@ -199,7 +168,7 @@ def _judge(
 
 
 def summary(name: str, verdicts: Sequence[Verdict]) -> str:
-    """Return one line that says what follows for a teacher."""
+    """Return the conclusion for a teacher in one line."""
     passing = next((verdict.reading for verdict in verdicts if verdict.passed), None)
     if passing == OWN:
         return f"{name}: agrees with the released features"

@@ -18,21 +18,18 @@ from store.errors import TeacherError
 from store.format.records import Spec
 
 from .base import FrozenTeacher
-from .tokenizers import full_length, load_bert_tokenizer, padded_ids
+from .tokenizers import load_bert_tokenizer
 
 SWIN_NAMES = (
     ("attention.self.query.", "attention.q_proj."),
     ("attention.self.key.", "attention.k_proj."),
     ("attention.self.value.", "attention.v_proj."),
     ("attention.output.dense.", "attention.o_proj."),
-    (
-        "attention.self.relative_position_bias_table",
-        "attention.relative_position_bias.relative_position_bias_table",
-    ),
+    ("attention.self.relative_position_bias_table", "attention.relative_position_bias.relative_position_bias_table"),
     ("intermediate.dense.", "mlp.fc1."),
     ("output.dense.", "mlp.fc2."),
 )
-"""Swin's names in transformers 4, as in the file, and in 5; the attention's output comes before the block's."""
+"""Swin's names in transformers 4, which the file has, and in 5. The attention's output must stay before the block's."""
 
 
 class _Vision(nn.Module):
@@ -94,7 +91,8 @@ class MedClipTeacher(FrozenTeacher):
 
     def _read_tokenizer(self, spec: Spec, entry: TeacherEntry, model: nn.Module) -> None:
         del model
-        # The vocabulary is cased, yet the authors' tokenizer lower-cases: their folder does not say otherwise.
+        self._context = BERT_CONTEXT
+        # The vocabulary is cased, but the authors' tokenizer lower-cases, because their folder does not forbid it.
         self._tokenizer = load_bert_tokenizer(
             tokenizer_folder(Path(entry.folder)),
             vocabulary=spec.architecture["text"]["vocab_size"],
@@ -107,18 +105,12 @@ class MedClipTeacher(FrozenTeacher):
         return features_BD
 
     def _text_features(self, ids_BL: Tensor, lengths_B: list[int]) -> Tensor:
-        # The mean goes over all tokens, so that padding would make a feature depend on its batch: there is none.
+        # The mean is over all tokens; with padding a feature would depend on its batch.
         features_BD = torch.empty(len(lengths_B), self.embed_dim, device=ids_BL.device)
         for length in sorted(set(lengths_B)):
             rows = [row for row, own in enumerate(lengths_B) if own == length]
             features_BD[rows] = self._model.text_model(ids_BL[rows, :length]).float()  # type: ignore[operator]
         return features_BD
-
-    def _ids(self, captions: list[str]) -> tuple[Tensor, list[int]]:
-        return padded_ids(self._tokenizer, captions, context=BERT_CONTEXT)
-
-    def _full_length(self, caption: str) -> int:
-        return full_length(self._tokenizer, caption)
 
     def _renamed(self, state: State, model: nn.Module) -> State:
         return _named_as(state, set(model.state_dict()))
@@ -128,7 +120,7 @@ class MedClipTeacher(FrozenTeacher):
 
 
 def _named_as(state: State, names: set[str]) -> State:
-    """Rename Swin's tensors where the model at hand calls them otherwise."""
+    """Rename Swin's tensors if the model has other names."""
     renamed: State = {}
     for name, value in state.items():
         new = name

@@ -1,4 +1,4 @@
-"""open_clip models: from a folder, or from a named architecture and a checkpoint file."""
+"""Runs open_clip models, from a folder or from a named architecture and a checkpoint file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import open_clip
 import torch
@@ -26,7 +25,7 @@ from .base import FrozenTeacher
 
 
 class OpenClipTeacher(FrozenTeacher):
-    """An open_clip model: of family ``open_clip`` or ``open_clip_file``."""
+    """An open_clip model, of family ``open_clip`` or ``open_clip_file``."""
 
     @classmethod
     def architecture(cls, spec: Spec, entry: TeacherEntry) -> nn.Module:
@@ -49,11 +48,11 @@ class OpenClipTeacher(FrozenTeacher):
         self._is_bert = isinstance(tower, HFTextEncoder)
         text = open_clip_config(spec.teacher, entry)["model_cfg"]["text_cfg"]
         options = {"context_length": text.get("context_length", 77), **text.get("tokenizer_kwargs", {})}
-        # As open_clip.get_tokenizer does, which would want tokenizer and configuration in one folder.
+        # Not open_clip.get_tokenizer, which needs tokenizer and configuration in one folder.
         with _refusing(spec.teacher, entry):
             if text.get("hf_tokenizer_name"):
                 folder, mode = tokenizer_folder(Path(entry.folder)), text.get("tokenizer_mode")
-                self._tokenizer: Any = HFTokenizer(str(folder), tokenizer_mode=mode, **options)
+                self._tokenizer = HFTokenizer(str(folder), tokenizer_mode=mode, **options)
                 size = len(self._tokenizer.tokenizer)
             else:
                 self._tokenizer = SimpleTokenizer(**options)
@@ -70,7 +69,7 @@ class OpenClipTeacher(FrozenTeacher):
         return features_BD
 
     def _text_features(self, ids_BL: Tensor, lengths_B: list[int]) -> Tensor:
-        # A BERT tower masks its padding: columns that are nothing else cost time and change nothing.
+        # A BERT tower masks its padding; columns of padding alone only cost time.
         used_BL = ids_BL[:, : max(lengths_B)] if self._is_bert else ids_BL
         features_BD: Tensor = self._model.encode_text(used_BL)  # type: ignore[operator]
         return features_BD
@@ -107,7 +106,7 @@ def _refusing(name: str, entry: TeacherEntry) -> Iterator[None]:
 
 
 def _stage_bert(name: str, entry: TeacherEntry, stated: str, staged: Path) -> Path:
-    # open_clip asks the hub for a configuration by name, and cannot resolve a path beside its own configuration.
+    # open_clip would ask the hub for a configuration by name, and cannot resolve a relative path.
     if Path(stated).is_absolute():
         return Path(stated)
     if not (Path(entry.folder) / TEXT_FOLDER / "config.json").is_file() and stated not in KNOWN_BERTS:

@@ -16,7 +16,7 @@ from extract.teacher_files.text_tower import tokenizer_folder
 from store.format.records import Spec
 
 from .base import FrozenTeacher
-from .tokenizers import full_length, load_bert_tokenizer, padded_ids
+from .tokenizers import load_bert_tokenizer
 
 
 class _Towers(nn.Module):
@@ -46,6 +46,7 @@ class PmcClipTeacher(FrozenTeacher):
 
     def _read_tokenizer(self, spec: Spec, entry: TeacherEntry, model: nn.Module) -> None:
         del model
+        self._context = BERT_CONTEXT
         self._feature: str = spec.architecture["text_feature"]
         vocabulary = spec.architecture["text"]["vocab_size"]
         folder = tokenizer_folder(Path(entry.folder))
@@ -56,14 +57,8 @@ class PmcClipTeacher(FrozenTeacher):
         return features_BD
 
     def _text_features(self, ids_BL: Tensor, lengths_B: list[int]) -> Tensor:
-        # The authors pass no attention mask: the padding is attended to, and its length is part of the feature.
+        # The authors pass no attention mask: the model attends to the padding, whose length affects the feature.
         del lengths_B
         output = self._model.text_encoder(input_ids=ids_BL)  # type: ignore[operator]
         hidden_BH: Tensor = output.pooler_output if self._feature == "pooler" else output.last_hidden_state[:, 0]
         return hidden_BH @ self._model.text_projection  # type: ignore[operator]
-
-    def _ids(self, captions: list[str]) -> tuple[Tensor, list[int]]:
-        return padded_ids(self._tokenizer, captions, context=BERT_CONTEXT)
-
-    def _full_length(self, caption: str) -> int:
-        return full_length(self._tokenizer, caption)

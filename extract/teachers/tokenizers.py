@@ -1,4 +1,4 @@
-"""Tokenizers of transformers out of a folder, checked against the model that reads their ids."""
+"""Loads tokenizers of transformers from a folder and checks them against the model that reads their ids."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ def load_bert_tokenizer(folder: Path, *, vocabulary: int, teacher: str, lower_ca
 
     Args:
         folder: holds ``vocab.txt`` or ``tokenizer.json``.
-        vocabulary: how many tokens the model knows.
-        teacher: its id, for messages.
-        lower_case: overrides what the folder says.
+        vocabulary: the number of tokens of the model.
+        lower_case: overrides the folder's setting.
 
     Raises:
         TeacherError: it cannot be read, or has another vocabulary than the model.
@@ -52,12 +51,12 @@ def _checked(load: Any, folder: Path, vocabulary: int, teacher: str) -> Any:
 
 
 def padded_ids(tokenizer: Any, captions: list[str], *, context: int) -> tuple[Tensor, list[int]]:
-    """Return ids (B, context), cut and padded, and the number of tokens of each that are no padding."""
+    """Return ids (B, context), cut and padded, and the number of tokens of each caption that are no padding."""
     encoded = tokenizer(captions, padding="max_length", truncation=True, max_length=context, return_tensors="pt")
     lengths_B = encoded["attention_mask"].sum(dim=1).tolist()
     return encoded["input_ids"].to(torch.int64), lengths_B
 
 
 def full_length(tokenizer: Any, caption: str) -> int:
-    """Return how many tokens a caption has, its special ones included, when nothing is cut."""
+    """Return how many tokens a caption has before it is cut, with special tokens."""
     return len(tokenizer(caption, truncation=False, verbose=False)["input_ids"])

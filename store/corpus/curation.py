@@ -17,11 +17,7 @@ MAPPED = ("key", "caption", "modality", "split", "source", "license")
 
 
 class Bounds(Section):
-    """A range of numbers, both ends included.
-
-    Attributes:
-        at_least, at_most: the ends; no bound if left out.
-    """
+    """A range of numbers, both ends included."""
 
     at_least: int | None = Field(default=None, ge=0)
     at_most: int | None = Field(default=None, ge=0)
@@ -32,13 +28,7 @@ class Bounds(Section):
 
 
 class LabelRule(Section):
-    """Values that a field must have or must not have, whatever their case.
-
-    Attributes:
-        field: a column of the pair table (``modality``, ``split``, ...) or a dotted path.
-        include: at least one of its values must be one of these.
-        exclude: none may be one of these.
-    """
+    """Values that a field must have or must not have, whatever their case."""
 
     field: str = Field(min_length=1)
     include: tuple[str, ...] = ()
@@ -46,30 +36,14 @@ class LabelRule(Section):
 
 
 class ImageRule(Section):
-    """Bounds of an image's size; an image whose size cannot be read is refused.
-
-    Attributes:
-        side_px: of the shorter side.
-        max_aspect: longer side over shorter side.
-    """
+    """Bounds of an image's size; an image whose size cannot be read is refused."""
 
     side_px: Bounds = Bounds()
     max_aspect: float | None = Field(default=None, ge=1)
 
 
 class Keep(Section):
-    """Rules that a pair must pass, in this order; the first rule that refuses a pair counts it.
-
-    Attributes:
-        labels: what fields must say.
-        known_modality: the modality must be known, for instance by the corpus's modality_map.
-        caption_words, caption_characters: the caption's length.
-        language: ``en`` by a heuristic of letters and function words (store/corpus/language.py).
-        image: the image's size.
-        licenses: the license must be one of these, upper and lower case alike.
-        duplicates: of pairs with the same image (or the same image and caption) keep the first.
-        near_duplicates: of images whose difference hashes are at most this many of 64 bits apart keep the first.
-    """
+    """Rules that a pair must pass, in this order; the first rule that refuses a pair counts it."""
 
     labels: tuple[LabelRule, ...] = ()
     known_modality: bool = False

@@ -24,13 +24,6 @@ class Fields(Section):
 
     A path leads through mappings and over lists; a number in it is a position in a list. A path that no record of a
     file has is an error, unless it ends with ``?``.
-
-    Attributes:
-        key: names the pair.
-        image: bytes, a mapping of ``bytes`` and ``path``, a path relative to the file, or a URL.
-        caption: text; a list gives one pair per caption.
-        modality, split, source, license: text; of a list the first.
-        json_file: path, relative to the corpus file, of a JSON file whose content is then found below ``json``.
     """
 
     key: str | None = Field(default=None, min_length=1)

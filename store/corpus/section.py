@@ -1,4 +1,7 @@
-"""The pipeline's section ``corpora``: where image-text pairs lie and how they are read."""
+"""The pipeline's section ``corpora``: where image-text pairs lie and how they are read.
+
+docs/pipelines.md describes every key.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,7 @@ from .fields import Fields
 
 
 class Phantom(Section):
-    """Settings of a phantom corpus (``python -m extract phantom``).
-
-    Attributes:
-        rows: pairs to draw.
-        seed: decides every pixel and word.
-        modality: draw this one only; all nine in turn if left out.
-        others: share of rows drawn from the other modalities when one is given.
-        split: written into every pair.
-        size_px: side of the images.
-    """
+    """Settings of a phantom corpus (``python -m extract phantom``)."""
 
     rows: int = Field(gt=0)
     seed: int = Field(ge=0, lt=2**64)
@@ -33,17 +27,7 @@ class Phantom(Section):
 
 
 class Corpus(Section):
-    """Image-text pairs.
-
-    Attributes:
-        files: WebDataset tars, Parquet, JSON lines or CSV: paths or URLs with ``*``.
-        format: which of them; by the names of the files if left out.
-        qualify_keys: put the file's name before each key, for corpora in which the keys of each file start again.
-        fields: where in a record the key, the caption, the modality and so on are.
-        modality_map: from what the corpus says to the modality; a value that it lacks gives none.
-        keep: rules that choose pairs while indexing.
-        phantom: how the corpus is drawn, if it is a phantom; the tars then go to the folder of ``files``.
-    """
+    """Image-text pairs."""
 
     files: list[ConfigPath] = Field(min_length=1)
     format: Literal["tar", "parquet", "jsonl", "csv"] | None = None

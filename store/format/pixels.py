@@ -44,13 +44,7 @@ PIXEL_SCHEMA = pa.schema(
 
 
 class Pixels(Section):
-    """The store's own copies of the images, so that training needs no corpus (``python -m extract pixels``).
-
-    Attributes:
-        short_side_px: images whose short side is longer are made so small; none is enlarged.
-        format: of the encoded images.
-        quality: of the encoder, or ``lossless``, which WebP alone has.
-    """
+    """The store's own copies of the images, so that training needs no corpus (``python -m extract pixels``)."""
 
     short_side_px: int = Field(default=256, gt=0)
     format: Literal["jpeg", "webp"] = "jpeg"

@@ -17,14 +17,7 @@ from .categories import Categories
 
 
 class TeacherSelection(Section):
-    """Conditions on the rows that one teacher may teach; all that are given must hold.
-
-    Attributes:
-        modalities: only rows of these modalities.
-        min_similarity: only rows whose image-text cosine under this teacher is at least this.
-        top_quantile: only the rows with the highest cosine under this teacher, as a share of its ok rows. Cosines of
-            different teachers cannot be compared, so there is no rule across teachers.
-    """
+    """Conditions on the rows that one teacher may teach; all that are given must hold."""
 
     modalities: list[str] | None = None
     min_similarity: float | None = Field(default=None, ge=-1, le=1)

@@ -23,9 +23,10 @@ import psutil
 import sklearn
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
+from evaluate.metrics.bootstrap import Resampling, resampled, weight_blocks
 from evaluate.metrics.predictions import Predictions
 from evaluate.metrics.registry import METRICS
-from evaluate.metrics.statistics import Resampling, resampled, weight_blocks
+from evaluate.tasks.inputs import LabelledFeatures
 from evaluate.tasks.retrieval import retrieval
 from evaluate.tasks.zero_shot import zero_shot
 
@@ -55,9 +56,8 @@ def zero_shot_part() -> dict[str, Any]:
     target = np.random.default_rng(SEED).integers(CLASSES, size=IMAGES)
     ids = [str(row) for row in range(IMAGES)]
     classes = [f"class {number}" for number in range(CLASSES)]
-    return measured(
-        lambda: zero_shot(image, target, class_CE=text, classes=classes, ids=ids, logit_scale=100.0).metrics["auroc"]
-    )
+    test = LabelledFeatures(ids=ids, features=image, target=target)
+    return measured(lambda: zero_shot(test, class_CE=text, classes=classes, logit_scale=100.0).metrics["auroc"])
 
 
 def retrieval_part() -> dict[str, Any]:

@@ -61,13 +61,13 @@ def write_folders(root, layout):
 
 
 def write_tar(path, pairs, **image):
-    """Write a WebDataset tar: by key, the seed of the image (None for none) and the JSON."""
+    """Write a WebDataset tar: by key, the seed of the image (or its bytes, None for none) and the JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for key, (seed, record) in pairs.items():
             members = {"json": json.dumps(record).encode(), "txt": f"about {key}".encode()}
             if seed is not None:
-                members["png"] = image_bytes(seed, **image)
+                members["png"] = seed if isinstance(seed, bytes) else image_bytes(seed, **image)
             for suffix, data in members.items():
                 member = tarfile.TarInfo(f"{key}.{suffix}")
                 member.size = len(data)

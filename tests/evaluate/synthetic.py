@@ -8,9 +8,10 @@ import numpy as np
 from PIL import Image
 
 from evaluate.metrics.predictions import Predictions
+from evaluate.results.assemble import record_of
 from evaluate.results.examples import thumbnail
-from evaluate.results.files import record_of, write_result
-from evaluate.results.record import DatasetFacts, ModelFacts, Overlap, SkippedRecord
+from evaluate.results.files import write_result
+from evaluate.results.record import DatasetFacts, ModelFacts, Overlap, RunFacts, SkippedRecord
 from evaluate.results.task_result import result_of
 
 MODELS = {"biomedclip": ("teacher", 0.55), "pmc_clip": ("teacher", 0.35), "mmkd": ("student", 0.8)}
@@ -94,9 +95,18 @@ def zero_shot(
         predictions=found,
         details=more.pop("details", None) or details_of(found, names),
     )
-    options = {"versions": {"numpy": np.__version__}, "seconds": 1.5, "excluded": {}, "resamples": 200} | more
-    record = record_of(result, model=model_facts(model), dataset=dataset_facts(dataset, split=split), **options)
-    return record, found
+    options = {name: more.pop(name) for name in ("mode", "resamples") if name in more}
+    facts = run_facts(**more)
+    where = dataset_facts(dataset, split=split)
+    return record_of(
+        result, model=model_facts(model), dataset=where, facts=facts, **{"resamples": 200} | options
+    ), found
+
+
+def run_facts(**changes):
+    facts = {"versions": {"numpy": np.__version__}, "seconds": 1.5, "excluded": {}}
+    facts |= {"prompts_digest": None, "logit_scale": None, "overlap": None}
+    return RunFacts(**facts | changes)
 
 
 def skipped(model, dataset, *, reason="its files are missing: fetch them from https://example.org"):

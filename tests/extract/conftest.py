@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,9 @@ from PIL import Image
 
 from extract.config import ExtractPipeline
 from extract.corpora.phantom.catalog import FINDINGS, caption
-from extract.corpora.phantom.corpus import write_corpus
-from extract.run.driver import execute_here
-from extract.run.driver import run as run_extraction
+from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
+from extract.run.here import execute_here
+from extract.run.run import run as run_extraction
 from store.config.pipeline_file import read_pipeline
 from store.index.create import index_corpus
 from train.config import ModelSection
@@ -47,6 +49,14 @@ def make_teacher(folder, *, embed_dim, captions, preprocess=None, seed=0, image_
     )
     save_weights(begin_model(folder, section, captions, seed=seed), folder)
     return folder
+
+
+@pytest.fixture
+def ticking(monkeypatch):
+    """Every look at a clock takes a millisecond: times are numbers of looks, whatever else the machine does."""
+    ticks = itertools.count()
+    for name in ("perf_counter", "monotonic"):
+        monkeypatch.setattr(time, name, lambda: next(ticks) / 1000)
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +92,7 @@ def teachers(tmp_path_factory, captions):
 def corpus(tmp_path_factory):
     """A phantom corpus of 60 pairs: its folder."""
     folder = tmp_path_factory.mktemp("corpora") / "sixty"
-    write_corpus(folder, rows=60, seed=5)
+    write_corpus(folder, PhantomSettings(rows=60, seed=5))
     return folder
 
 
@@ -211,7 +221,7 @@ def stored_bytes():
 def long_pipeline(tmp_path_factory, teachers, write_pipeline):
     """Return a function that writes a pipeline long enough to be interrupted: 400 rows in 25 ranges."""
     folder = tmp_path_factory.mktemp("long") / "corpus"
-    write_corpus(folder, rows=400, seed=6)
+    write_corpus(folder, PhantomSettings(rows=400, seed=6))
 
     def write(where, **extract):
         return write_pipeline(where, files=[folder / "*.tar"], teachers=teachers, **extract)

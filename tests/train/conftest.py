@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from extract.corpora.phantom.corpus import write_corpus
+from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
 from store.corpus.section import Corpus
 from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
 from store.format.pairs import PairTable
@@ -44,7 +44,7 @@ def tiny_model():
 def phantom(tmp_path_factory):
     """The patterns of a corpus of 64 pairs of 64 px."""
     folder = tmp_path_factory.mktemp("phantom")
-    write_corpus(folder, rows=64, seed=5, shard_rows=40)
+    write_corpus(folder, PhantomSettings(rows=64, seed=5, shard_rows=40))
     return [str(folder / "*.tar")]
 
 

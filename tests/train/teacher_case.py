@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from train.data.batches import Batch
-from train.data.spans import Targets, TeacherTargets
+from train.data.targets import Targets, TeacherTargets
+from train.losses.objective import Given
 from train.recipe_sections import ImprovedRecipe
 from train.recipes.improved import ImprovedObjective, TeacherFacts
 from train.recipes.teacher_statistics import TeacherStatistics, side_statistics
@@ -40,8 +40,8 @@ class Case:
             sides={key: side_statistics(part) for key, part in drawn.items()}, spec_hashes=dict.fromkeys(WIDTHS, "0")
         )
 
-    def batch(self, names=tuple(WIDTHS), order=None):
-        """A batch of some rows in some order; absent features never reach it."""
+    def given(self, names=tuple(WIDTHS), order=None):
+        """What an objective is given of some rows in some order; absent features are not among them."""
         order = np.arange(len(self.student["image"])) if order is None else order
         teachers = {}
         for name in names:
@@ -49,7 +49,7 @@ class Case:
             image, text = (torch.from_numpy(self.features[name, side][order][places]) for side in SIDES)
             teachers[name] = TeacherTargets(image_KD=image, text_KD=text, places_K=torch.from_numpy(places))
         targets = Targets(rows=len(order), teachers=teachers)
-        return Batch(step=3, rows_B=100 + order, pixels_BHWC=None, captions=[], targets=targets)
+        return Given(rows_B=100 + order, step=3, targets=targets)
 
     def embeddings(self, order=slice(None)):
         return [torch.from_numpy(self.student[side][order]).requires_grad_() for side in SIDES]

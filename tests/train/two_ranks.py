@@ -79,7 +79,7 @@ def compute(name, rank, size):
     towers, objective = Towers(), objective_of(name, case)
     shared = DistributedDataParallel(towers) if size > 1 else towers
     image, text = (torch.from_numpy(case.student[side][rows]) for side in ("image", "text"))
-    terms = objective(*shared(image, text), case.batch(order=rows))
+    terms = objective(*shared(image, text), case.given(order=rows))
     terms["loss"].backward()
     Ranks(rank=rank, world_size=size).average(objective.parameters())
     parameters = {**dict(towers.named_parameters()), **dict(objective.named_parameters())}

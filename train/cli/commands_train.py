@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -14,6 +14,9 @@ from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption, SetO
 from store.config.pipeline_file import read_pipeline
 from store.errors import ConfigError
 from train.config import TrainPipeline
+
+if TYPE_CHECKING:
+    from train.trainer.train_model import Circumstances
 
 log = logging.getLogger("train")
 
@@ -23,7 +26,7 @@ Run = TypeVar("Run")
 
 
 class Resume(StrEnum):
-    """What becomes of what an interrupted run left."""
+    """Use of the checkpoints of an interrupted run."""
 
     AUTO = "auto"
     NEVER = "never"
@@ -50,16 +53,11 @@ def pretrain(
     corpus_root: CorpusRootOption = None,
 ) -> None:
     """Stage 1: CLIP pretraining on the pairs of a corpus or of the store."""
-    from train.runtime.ranks import joined
-    from train.trainer import stages as runs
+    from train.trainer import stages
 
     loaded = read_pipeline(config, pipeline, TrainPipeline, overrides=set_ or [])
     chosen = _chosen(loaded.train.pretrain, run, "train.pretrain")
-    with joined() as ranks:
-        how = {"overwrite": overwrite, "resume": resume == Resume.AUTO}
-        for name, section in chosen.items():
-            if not runs.pretrain(loaded, name, section, corpus_root=corpus_root, ranks=ranks, **how):
-                log.info("%s is trained already: nothing to do", name)
+    _train(loaded, chosen, stages.pretrain, overwrite=overwrite, resume=resume, corpus_root=corpus_root)
 
 
 def project(
@@ -90,15 +88,29 @@ def distill(
     corpus_root: CorpusRootOption = None,
 ) -> None:
     """Stage 2: train students from the store and the corpus's images."""
-    from train.runtime.ranks import joined
-    from train.trainer import stages as runs
+    from train.trainer import stages
 
     loaded = read_pipeline(config, pipeline, TrainPipeline, overrides=set_ or [])
     chosen = _chosen(loaded.train.students, student, "train.students")
+    _train(loaded, chosen, stages.distill, overwrite=overwrite, resume=resume, corpus_root=corpus_root)
+
+
+def _train(
+    pipeline: TrainPipeline,
+    chosen: Mapping[str, Run],
+    train: Callable[[TrainPipeline, str, Run, Circumstances], bool],
+    *,
+    overwrite: bool,
+    resume: Resume,
+    corpus_root: Path | None,
+) -> None:
+    from train.runtime.ranks import joined
+    from train.trainer.train_model import Circumstances
+
     with joined() as ranks:
-        how = {"overwrite": overwrite, "resume": resume == Resume.AUTO}
+        how = Circumstances(overwrite=overwrite, resume=resume == Resume.AUTO, corpus_root=corpus_root, ranks=ranks)
         for name, section in chosen.items():
-            if not runs.distill(loaded, name, section, corpus_root=corpus_root, ranks=ranks, **how):
+            if not train(pipeline, name, section, how):
                 log.info("%s is trained already: nothing to do", name)
 
 

@@ -1,1 +1,1 @@
-"""Which rows and targets form a batch, and how they are read; knows nothing of models or losses."""
+"""Chooses the rows and targets of each batch and reads them; knows nothing of models or losses."""

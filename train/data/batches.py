@@ -12,20 +12,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .batch_order import StepOrder
 from .image_loader import ImageLoader
-from .rank_share import StepOrder
-from .spans import Spans, TargetReader, Targets
+from .target_reader import Spans, TargetReader
+from .targets import Targets
 
 
 @dataclass(kw_only=True, slots=True)
 class Batch:
-    """What the student sees in one step.
+    """The pairs of one step, with the features of their teachers.
 
     Attributes:
-        step: global, from 0.
-        rows_B: int64.
+        step: of the run, from 0.
+        rows_B: int64 rows of the pair table.
         pixels_BHWC: uint8.
-        captions: B strings.
         targets: None without teachers.
     """
 
@@ -36,7 +36,7 @@ class Batch:
     targets: Targets | None
 
     def part(self, begin: int, end: int) -> Batch:
-        """Return some of its pairs."""
+        """Return the pairs ``begin`` to ``end``."""
         return Batch(
             step=self.step,
             rows_B=self.rows_B[begin:end],
@@ -47,16 +47,15 @@ class Batch:
 
 
 class Stream:
-    """Batches without end, prepared on a thread while the student computes.
+    """An endless stream of batches; a thread prepares the next one while the student computes.
 
     Targets are read for a span of steps at once, so that a chunk of the store serves many of its rows.
 
     Args:
-        order: which rows each step has, of this process.
-        loader: of their images.
-        captions: by row.
-        targets: of their features; None without teachers.
-        span_steps: steps whose targets are read together.
+        order: the rows of this process in each step.
+        captions: by row of the pair table.
+        targets: reader of the features; None without teachers.
+        span_steps: number of steps whose targets are read together.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class Stream:
         return self.batches(0)
 
     def batches(self, start: int) -> Generator[Batch, None, None]:
-        """Yield the batches from a step on, the next one being prepared meanwhile."""
+        """Yield the batches from step ``start`` on."""
         steps = self._steps(start)
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(self._batch, *next(steps))

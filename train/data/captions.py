@@ -1,4 +1,4 @@
-"""Captions by row, as Arrow keeps them: as Python strings those of millions of rows would take gigabytes."""
+"""Captions by row, kept as an Arrow array: Python strings of millions of rows would take gigabytes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ import pyarrow as pa
 
 
 class Captions(Sequence[str]):
-    """A column of texts that makes a string only of what is asked for; a missing text is empty.
+    """A sequence of texts that creates Python strings on access; a missing text is empty.
 
     Args:
-        column: of strings.
-        rows: which of them, in order; all if left out.
+        rows: rows of the column to keep, in this order; all if left out.
     """
 
     def __init__(self, column: pa.ChunkedArray, rows: npt.NDArray[np.int64] | None = None) -> None:
-        # Offsets of 64 bits: with those of 32, a column of more than 2 GiB could not be one array.
+        # 64-bit offsets: with 32 bits, a column of more than 2 GiB could not be one array.
         self._texts = column if isinstance(column, pa.Array) else column.cast(pa.large_string()).combine_chunks()
         self._rows = rows
 
@@ -32,12 +31,12 @@ class Captions(Sequence[str]):
     @overload
     def __getitem__(self, row: slice) -> Captions: ...
     def __getitem__(self, row: int | slice) -> str | Captions:
-        """Return a text, or a part of them."""
+        """Return one text, or some of them."""
         if isinstance(row, slice):
             return self.of(np.arange(len(self))[row])
         place = row if self._rows is None else self._rows[row]
         return self._texts[int(place)].as_py() or ""
 
     def of(self, rows: npt.NDArray[np.int64]) -> Captions:
-        """Return the texts of some rows; none is copied."""
+        """Return the texts of some rows without copying."""
         return Captions(self._texts, rows if self._rows is None else self._rows[rows])

@@ -1,4 +1,4 @@
-"""From a pair table to the batches of a run: of a corpus or store that stays as it is, or of a store that grows."""
+"""The batches of a run: of rows that stay the same, or of a store that grows."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ from typing import Any
 
 from train.runtime.ranks import Ranks
 
+from .batch_order import BatchOrder, ShareOrder, StepOrder
 from .batches import Batch, Stream
-from .order import BatchOrder
-from .rank_share import ShareOrder, StepOrder
+from .pair_source import Ranges
 
 log = logging.getLogger(__name__)
-
-Ranges = dict[str, list[int]]
-"""Committed ranges by teacher."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -26,8 +23,7 @@ class Epochs:
     """The batches of rows that do not change.
 
     Attributes:
-        order: of the global batches.
-        stream: makes the stream of this process's part of an order.
+        stream: makes the stream of this process from its share of the order.
     """
 
     order: BatchOrder
@@ -35,13 +31,7 @@ class Epochs:
 
 
 class FixedFeed:
-    """Batches of rows that do not change while a run goes on.
-
-    Args:
-        epochs: the rows.
-        ranks: who shares each batch.
-        parts: that a batch is worked on in.
-    """
+    """Batches of rows that do not change during a run; ``parts`` is the number of parts of a step."""
 
     def __init__(self, epochs: Epochs, *, ranks: Ranks, parts: int) -> None:
         share = ShareOrder(epochs.order, rank=ranks.rank, world_size=ranks.world_size, parts=parts)
@@ -52,7 +42,7 @@ class FixedFeed:
         return self._stream.batches(start)
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint has to keep: nothing, the step says it all."""
+        """Return nothing: the step determines the batches."""
         return {}
 
 
@@ -60,11 +50,10 @@ class GrowingFeed:
     """Batches of a store that grows: each epoch has the rows that are committed when it begins.
 
     Args:
-        committed: looks up what is committed now; asked by rank 0 alone.
-        epochs: gives the rows of some ranges.
-        state: of a checkpoint, to go on within its epoch.
-        ranks: who shares each batch.
-        parts: that a batch is worked on in.
+        committed: returns the committed ranges of this moment; only rank 0 calls it.
+        epochs: returns the batches of the rows of some ranges.
+        state: of the checkpoint in whose epoch the run resumes.
+        parts: number of parts of a step.
     """
 
     def __init__(
@@ -92,7 +81,7 @@ class GrowingFeed:
                     yield batch
 
     def state(self) -> dict[str, Any]:
-        """Return the present epoch, its steps, and the ranges that were committed when it began."""
+        """Return the current epoch, its steps, and the ranges that were committed when it began."""
         return dict(self._state or {})
 
     def _freeze(self, step: int) -> tuple[dict[str, Any], Epochs]:

@@ -1,6 +1,6 @@
-"""Rows to pixels: fetch, decode within bounds, crop.
+"""Turns rows into pixels: fetches, decodes within bounds, crops.
 
-On threads, because Pillow releases the interpreter, or in processes of their own.
+It uses threads, because Pillow releases the GIL, or separate processes.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from .image_workers import ImageWorkers
 log = logging.getLogger(__name__)
 
 MIN_READABLE = 0.5
-"""Share of a batch that must be readable: less is no damaged file here and there but a wrong corpus."""
+"""Smallest readable share of a batch: below it, the corpus is probably the wrong one."""
 
 ASPECT_RANGE = (3 / 4, 4 / 3)
-"""Width over height of a random resized crop, as torchvision's default."""
+"""Width over height of a random resized crop; torchvision's default."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class View:
-    """How a training image is cut.
+    """How a training image is cropped.
 
     Attributes:
-        size_px: side of the result.
+        size_px: side of the square result.
         crop_scale: smallest share of the area that a crop keeps; 1 takes the whole image, its middle square if it is
             not square.
         seed: decides the crops, together with epoch and row.
-        max_pixels: width times height that is decoded.
+        max_pixels: largest width times height that is decoded.
     """
 
     size_px: int
@@ -51,29 +51,28 @@ class View:
 
 
 class RowImages(Protocol):
-    """Where images come from by row: the corpus, or the store itself (`PixelCache`).
+    """Images by row: of the corpus, or of the store itself (`PixelCache`).
 
-    Used from several threads, and sent to other processes.
+    It is used from several threads, and pickled to other processes.
     """
 
     def fetch(self, row: int) -> bytes:
         """Return the image file of a row.
 
         Raises:
-            PairDecodeError: it has none that can be used.
+            PairDecodeError: the row has no usable image.
         """
 
 
 class CorpusImages:
-    """The corpus's own images.
+    """Images of the corpus.
 
     Args:
-        source: where they are.
         table: the pair table's ``uri`` and ``member``, from row 0 on.
     """
 
     def __init__(self, source: ImageSource, table: pa.Table) -> None:
-        # As Arrow keeps them: as Python's objects, those of 2.9 M rows take gigabytes, in each process anew.
+        # Arrow arrays: Python objects of 2.9 M rows would take gigabytes in each process.
         self._source, self._uris, self._members = source, _whole(table["uri"]), _whole(table["member"])
 
     def fetch(self, row: int) -> bytes:
@@ -82,19 +81,15 @@ class CorpusImages:
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:
-    """Return a column in one piece, where finding a row takes no search."""
+    """Return a column as one array, in which access to a row needs no search."""
     return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
 
 
 def require_pixels(cache: PixelCache, rows: npt.NDArray[np.int64]) -> None:
-    """See that a store's own images can be trained on.
-
-    Args:
-        cache: the store's images.
-        rows: that will be trained on.
+    """Check that a store has its own image of each row.
 
     Raises:
-        IncompleteStoreError: images of some rows were not made yet.
+        IncompleteStoreError: it lacks some.
     """
     missing = int((~cache.committed_rows()[rows]).sum())
     if missing:
@@ -107,11 +102,9 @@ class ImageLoader:
     """Turns rows of a pair table into batches of pixels.
 
     Args:
-        source: where the images are.
-        view: how images are cut.
-        threads: that decode.
-        workers: processes that do it instead, if any.
-        batch_rows: rows of a batch at most; needed with workers.
+        threads: number of decoding threads.
+        workers: number of processes that decode instead of the threads.
+        batch_rows: largest number of rows of a batch; needed with workers.
         block_rows: neighbouring rows that one worker reads.
     """
 
@@ -137,10 +130,10 @@ class ImageLoader:
     def load(self, rows_B: npt.NDArray[np.int64], *, epoch: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
         """Return the images of some rows, (B, H, W, 3) uint8, and (B,) whether each could be read.
 
-        A row whose image is damaged is left black and said once.
+        A row with a damaged image is black; it is reported once.
 
         Raises:
-            CorpusError: the corpus is not there, or most of a batch cannot be read.
+            CorpusError: the corpus is missing, or most of a batch cannot be read.
         """
         pixels_BHWC, reasons = self._workers.load(rows_B, epoch=epoch) if self._workers else self._here(rows_B, epoch)
         for row, reason in reasons.items():
@@ -170,7 +163,7 @@ class ImageLoader:
         return pixels_BHWC, reasons
 
     def close(self) -> None:
-        """End threads and workers."""
+        """Stop threads and workers."""
         self._pool.shutdown()
         if self._workers:
             self._workers.close()
@@ -183,7 +176,7 @@ class ImageLoader:
 
 
 def cut(data: bytes, view: View, *, row: int, epoch: int) -> npt.NDArray[np.uint8]:
-    """Return the pixels of an image file, (H, W, 3) uint8, as a row's view in an epoch.
+    """Return the cropped pixels of an image file, (H, W, 3) uint8.
 
     Raises:
         PairDecodeError: it cannot be decoded.

@@ -1,7 +1,7 @@
-"""Images read and decoded in processes of their own, where threads of one interpreter are too few.
+"""Reads and decodes images in separate processes, where the threads of one interpreter are too few.
 
-Workers are spawned, not forked: obstore, Arrow and CUDA do not survive a fork. Pixels come back through shared memory,
-and everything a worker does is a function of row and epoch, so that batches do not depend on how many there are.
+Workers are spawned, not forked: obstore, Arrow and CUDA do not survive a fork. Pixels come back through shared memory.
+The work is a function of row and epoch, so batches do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from .image_loader import RowImages, View
 
 FETCH_THREADS = 8
-"""Threads of a worker that fetch bytes while it decodes: an object storage answers in tens of milliseconds."""
+"""Number of threads of a worker that fetch while it decodes: an object storage answers in tens of milliseconds."""
 
 Places = list[tuple[int, int]]
-"""Places in a batch, with their rows."""
+"""Positions in a batch, with their rows."""
 
 Reasons = dict[int, str]
 """Rows without a usable image, with the reason."""
@@ -35,10 +35,8 @@ class ImageWorkers:
     """Processes that read and decode images.
 
     Args:
-        source: where images are; it is sent to each process.
-        view: how images are cut.
-        number: of processes.
-        batch_rows: rows of a batch at most.
+        source: is pickled to each process.
+        batch_rows: largest number of rows of a batch.
         block_rows: neighbouring rows that one worker reads, so that each chunk of a pixel cache is read once.
     """
 
@@ -49,22 +47,22 @@ class ImageWorkers:
         self._pixels_BHWC = np.frombuffer(self._memory, np.uint8).reshape(self._shape)
         self._pipes: list[Any] = []
         self._processes = []
-        # At its own end multiprocessing would send them SIGTERM, which they ignore, and wait for ever.
+        # multiprocessing's own exit handler would send SIGTERM, which the workers ignore, and wait for ever.
         atexit.register(self.close)
         for _ in range(number):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, source, view, self._memory, self._shape), daemon=True)
             process.start()
-            # Held by the worker alone from now on, so that either side sees when the other is gone.
+            # Now only the worker holds this end, so each side notices when the other is gone.
             theirs.close()
             self._pipes.append(ours)
             self._processes.append(process)
 
     def load(self, rows_B: npt.NDArray[np.int64], *, epoch: int) -> tuple[npt.NDArray[np.uint8], Reasons]:
-        """Return the images of some rows, (B, H, W, 3) uint8, and why some could not be read; those are as they were.
+        """Return images of rows, (B, H, W, 3) uint8, and the reasons of unreadable ones, whose pixels are undefined.
 
         Raises:
-            MMKDError: the corpus is not there, or a worker is gone.
+            MMKDError: the corpus is missing, or a worker is gone.
         """
         dealt: list[Places] = [[] for _ in self._pipes]
         for place, row in enumerate(rows_B.tolist()):
@@ -81,7 +79,7 @@ class ImageWorkers:
                 reasons |= answer
         if failures:
             raise failures[0]
-        # A copy, because the workers write the next batch into the same memory.
+        # A copy: the workers write the next batch into the same memory.
         return self._pixels_BHWC[: len(rows_B)].copy(), reasons
 
     @staticmethod
@@ -95,7 +93,7 @@ class ImageWorkers:
             ) from error
 
     def close(self) -> None:
-        """End the processes."""
+        """Stop the processes."""
         atexit.unregister(self.close)
         for pipe in self._pipes:
             pipe.close()
@@ -113,11 +111,11 @@ class ImageWorkers:
 
 
 def _work(pipe: Connection, source: RowImages, view: View, memory: Any, shape: tuple[int, ...]) -> None:
-    """Do what the trainer asks until it closes the pipe, or is gone."""
+    """Serve the trainer's requests until the pipe is closed."""
     from .image_loader import cut
 
-    # Ctrl-C goes to all processes of a terminal, SIGTERM of torchrun to all of a group: the trainer alone decides what
-    # becomes of it, and needs images until its step is done.
+    # A terminal sends Ctrl-C to all its processes, torchrun SIGTERM to a group. Only the trainer reacts to them, and it
+    # needs images until its step is done.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     pixels_BHWC = np.frombuffer(memory, np.uint8).reshape(shape)

@@ -1,4 +1,4 @@
-"""Which teachers teach a student, from the beginning of its run to the end, whatever becomes of a store that grows."""
+"""The teachers of a run: they stay the same from its beginning to its end, also where the store grows."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from train.runtime.ranks import Ranks
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
-class Teaching:
+class RunTeachers:
     """The teachers of one run.
 
-    A teacher of which nothing was committed when the run began stays out of it: there was no feature to fit its
-    statistics or projection to, and a run that goes on must have the teachers that it began with.
+    A teacher without a committed range at the beginning takes no part: there was no feature to fit its statistics or
+    projection to, and a resumed run must have the teachers that it began with.
 
     Attributes:
-        selection: of the pipeline.
-        names: the teachers, in the store's order.
+        names: in the store's order.
     """
 
     selection: Selection
@@ -31,31 +30,25 @@ class Teaching:
 
     @classmethod
     def of_run(cls, store: FeatureStore, selection: Selection, identity: Mapping[str, Any]) -> Self:
-        """Return the teachers of a run.
-
-        Args:
-            store: where features are.
-            selection: of the pipeline.
-            identity: of the run as it was when it began.
-        """
+        """Return the teachers of the run whose identity was ``identity`` when it began."""
         begun = identity["store"]["ranges"]
         allowed = [name for name in store.teachers if selection == "all" or name in selection]
         return cls(selection=selection, names=tuple(name for name in allowed if begun.get(name)))
 
     def among(self, names: Collection[str]) -> Self:
-        """Return those of the teachers that are among some."""
+        """Return the teachers whose names are also in ``names``."""
         return replace(self, names=tuple(name for name in self.names if name in names))
 
     def available(self, store: FeatureStore) -> npt.NDArray[np.bool_]:
-        """Return which of the teachers may teach which row of the store as of some time, (N, T)."""
-        # The selection names teachers that are not of this run too, so it is asked about all.
+        """Return which teacher may teach which row of a store, (N, T)."""
+        # The selection may name teachers outside this run, so it is applied to all of the store's.
         available_NT = store.available(self.selection)
         found: npt.NDArray[np.bool_] = available_NT[:, [store.teachers.index(name) for name in self.names]]
         return found
 
 
 def seen_alike(store: FeatureStore, ranks: Ranks) -> FeatureStore:
-    """Return the store as the first process sees it: another one, a moment later, may see more of it committed."""
+    """Return the store as rank 0 sees it: another process, a moment later, may see more committed ranges."""
     if ranks.world_size == 1:
         return store
     ranges = {name: sorted(store.receipts(name)) for name in store.teachers}

@@ -1,4 +1,4 @@
-"""The store that a run trains from: opening it, and which of its rows take part."""
+"""Opens the store of a run and selects the rows that take part."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from train.config import TrainPipeline
 log = logging.getLogger(__name__)
 
 TRAINING_SPLIT = "train"
-"""Split of the pair table that is trained on, beside pairs that state none."""
+"""Split of the pair table that is trained on, together with pairs that state none."""
 
 
 def open_store(pipeline: TrainPipeline, *, corpus_root: Path | None = None) -> FeatureStore:
-    """Open a pipeline's store and see that it can be trained from.
+    """Open a pipeline's store and check that it holds features.
 
     Raises:
         IncompleteStoreError: no range of any teacher is committed.
@@ -39,7 +39,7 @@ def open_store(pipeline: TrainPipeline, *, corpus_root: Path | None = None) -> F
 
 
 def store_identity(store: FeatureStore) -> dict[str, Any]:
-    """Return what decides the features of a store, as JSON values."""
+    """Return everything that determines the features of a store, as JSON values."""
     return {
         "corpus": store.info.corpus,
         "specs": {teacher: store.spec(teacher).hash for teacher in store.teachers},
@@ -48,13 +48,13 @@ def store_identity(store: FeatureStore) -> dict[str, Any]:
 
 
 def committed_ranges(store: FeatureStore) -> dict[str, list[int]]:
-    """Return the committed ranges of each teacher of a store as it is now, whatever was read of it before."""
+    """Return the committed ranges of each teacher as they are on disk now, without any cache."""
     now = FeatureStore(store.location)
     return {teacher: sorted(now.receipts(teacher)) for teacher in store.teachers}
 
 
 def is_growing(store: FeatureStore) -> bool:
-    """Whether rows of some teacher are not committed yet."""
+    """Return whether some teacher's rows are not committed yet."""
     return not all(store.is_complete(teacher) for teacher in store.teachers)
 
 
@@ -71,7 +71,7 @@ def to_train_on(table: pa.Table) -> npt.NDArray[np.bool_]:
 
 
 def in_split(table: pa.Table, *names: str | None) -> npt.NDArray[np.bool_]:
-    """Return which pairs belong to one of some splits, (N,); None stands for pairs that state none."""
+    """Return which pairs belong to one of the splits, (N,); None stands for pairs without a split."""
     split = table["split"]
     found = pc.is_in(split, pa.array([name for name in names if name is not None], pa.string()))
     if None in names:

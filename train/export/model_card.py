@@ -1,4 +1,4 @@
-"""A model card: what a model was made from, and whose terms travel on with it. Pure text, no files."""
+"""The model card: what a model was made from, and whose terms still apply. Pure text, no files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 RESTRICTED = re.compile(r"\bNC\b|non-?commercial|research[ -](use|only)", re.IGNORECASE)
-"""Licences that forbid something which others allow."""
+"""Markers of licences that forbid commercial use or uses beyond research."""
 
 UNKNOWN = "not stated"
 SHOWN_LICENCES = 20
@@ -17,14 +17,7 @@ SHOWN_LICENCES = 20
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class TeacherTerms:
-    """A teacher as its spec in the store describes it.
-
-    Attributes:
-        name: its id.
-        source: where its weights come from.
-        licence: of the weights.
-        spec_hash: of its features.
-    """
+    """A teacher as its spec in the store describes it."""
 
     name: str
     source: str
@@ -34,18 +27,16 @@ class TeacherTerms:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Card:
-    """What a model card says.
+    """The content of a model card.
 
     Attributes:
-        name: of the model.
         architecture: its open_clip ``model_cfg``.
-        recipe: how it was trained, as JSON values; empty of a model that was trained elsewhere.
-        corpus: one line per thing known of the pairs.
-        pair_licences: pairs by licence, where the store says it.
-        teachers: that it was distilled from.
-        begun_from: models whose weights it started with, and whose terms it keeps.
+        recipe: training settings as JSON values; empty if the model was trained elsewhere.
+        corpus: lines about the pairs.
+        pair_licences: number of pairs by licence, where the store states it.
+        begun_from: models whose weights the training started from, and whose terms still apply.
         results: Markdown.
-        origin: of a model that was trained elsewhere.
+        origin: of a model that was trained elsewhere, as Markdown.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""A folder that plain open_clip loads: configuration, weights as safetensors, tokenizer, model card. Whole or not."""
+"""A folder that plain open_clip loads: configuration, weights as safetensors, tokenizer, model card."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     """Yield a folder that takes the place of ``out`` when the block ends without an error.
 
     Raises:
-        ConfigError: something is there.
+        ConfigError: ``out`` is there and not empty.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out: {out} is there already and not empty", hint="name a folder that is not there")
@@ -45,15 +45,15 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def write_config(folder: Path, config: Mapping[str, Any], *, text: Path | None, out: Path) -> dict[str, Any]:
-    """Write an open_clip configuration whose text tower is found where it says, and return it.
+    """Write an open_clip configuration that names the text tower's final place, and return it.
 
     Args:
         folder: the unfinished folder.
         config: ``model_cfg`` and ``preprocess_cfg``.
-        text: folder with ``config.json`` of a text tower of transformers; without it the configuration's own name of
-            one is kept: a repository on the hub, or a folder.
-        out: where the folder will lie. open_clip takes a tower's name for an absolute path or a repository, never for
-            a path beside its configuration.
+        text: folder with ``config.json`` of a transformers text tower; without it the tower's name in the configuration
+            stays: a repository on the hub, or a folder.
+        out: final place of the folder. open_clip reads a tower's name as an absolute path or a repository, never as a
+            path relative to its configuration.
 
     Raises:
         WeightsNotFoundError: there is no such ``config.json``.
@@ -76,21 +76,21 @@ def write_config(folder: Path, config: Mapping[str, Any], *, text: Path | None, 
 
 
 def write_tokenizer(folder: Path, config: Mapping[str, Any], *sources: Path | None) -> None:
-    """Put the tokenizer that a configuration names into a folder: of the first source that has one, or from the hub.
+    """Put the tokenizer of a configuration into a folder, from the first source that has one or from the hub.
 
     Raises:
-        WeightsNotFoundError: it is nowhere.
+        WeightsNotFoundError: no source and no hub has it.
     """
     name = config["model_cfg"]["text_cfg"].get("hf_tokenizer_name")
     if not name:
-        return  # open_clip brings its own.
+        return  # open_clip has its own.
     for source in sources:
         files = [source / file for file in TOKENIZER_FILES if (source / file).is_file()] if source else []
         if any(file.name in ("tokenizer.json", "vocab.txt", "vocab.json") for file in files):
             for file in files:
                 shutil.copy2(file, folder / file.name)
             if not (folder / "tokenizer_config.json").is_file():
-                # transformers knows a folder's kind of tokenizer by this file alone.
+                # transformers reads the class of a folder's tokenizer from this file only.
                 kind = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
                 (folder / "tokenizer_config.json").write_text(json.dumps(kind))
             return
@@ -105,7 +105,7 @@ def build(folder: Path, config: Mapping[str, Any]) -> Any:
     """
     own = folder / TEXT_FOLDER
     if (own / "config.json").is_file():
-        # The folder is not yet where its configuration says.
+        # The folder is not yet at the place that its configuration names.
         text = {**config["model_cfg"]["text_cfg"], "hf_model_name": str(own)}
         config = {**config, "model_cfg": {**config["model_cfg"], "text_cfg": text}}
     staged = folder / ".staged"
@@ -125,10 +125,10 @@ def build(folder: Path, config: Mapping[str, Any]) -> Any:
 
 
 def require_fit(model: Any, state: Mapping[str, Tensor], *, where: Path) -> None:
-    """See that tensors are a model's, every one, of its shapes and finite.
+    """Check that tensors are exactly those of a model, with its shapes, and finite.
 
     Raises:
-        TeacherError: names those that are not.
+        TeacherError: they are not; the message names the tensors.
     """
     own = model.state_dict()
     shapes = [

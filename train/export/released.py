@@ -35,7 +35,7 @@ RELEASED_MODEL: dict[str, Any] = {
 OPENAI_MEAN, OPENAI_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 
 THEIR_TEXT, OUR_TEXT = "text_encoder.", "text."
-"""What the text tower is called in the authors' fork of open_clip, and in open_clip."""
+"""Prefixes of the text tower's tensors in the authors' fork of open_clip, and in open_clip."""
 
 STALE = "text.transformer.embeddings.position_ids"
 """A buffer that transformers no longer has."""
@@ -54,14 +54,13 @@ def convert_released(
 
     Args:
         checkpoint: ``MMKD_B16.pth``.
-        out: the new folder.
-        text: folder with configuration and tokenizer of PubMedBERT; without it the hub is asked for them.
-        model: its ``model_cfg``.
+        text: folder with configuration and tokenizer of PubMedBERT; from the hub if left out.
+        model: ``model_cfg`` of the checkpoint.
 
     Raises:
         ConfigError: ``out`` is there already.
         WeightsNotFoundError: there is no such checkpoint, or no tokenizer.
-        TeacherError: the file is another one, damaged, or would run code.
+        TeacherError: the file is another checkpoint, is damaged, or would run code.
     """
     state = read_released(checkpoint)
     with new_folder(out) as folder:

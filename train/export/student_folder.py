@@ -1,4 +1,4 @@
-"""A finished run as a folder of its own, with a model card that says what it was made from and on whose terms."""
+"""Writes a finished run as a folder with a model card, which states what it was made from and whose terms apply."""
 
 from __future__ import annotations
 
@@ -21,9 +21,6 @@ from train.runtime.run_folder import RECORD
 from .model_card import UNKNOWN, Card, TeacherTerms, render
 from .open_clip_folder import CARD_NAME, build, new_folder, require_fit, write_config, write_tokenizer
 
-DISTILLED = ("paper", "improved")
-"""Recipes by which a student learns from teachers."""
-
 
 def export(
     run: Path, out: Path, *, store: str | None = None, text: Path | None = None, results: Path | None = None
@@ -31,14 +28,12 @@ def export(
     """Write a run's model as a folder that plain open_clip loads.
 
     Args:
-        run: folder of a finished run.
-        out: the new folder.
-        store: that a student was distilled from; its specs say whose weights the teachers' are, and their licences.
-        text: folder with configuration and tokenizer of a text tower of transformers, where there is no network.
+        store: the store that a student was distilled from; its specs state source and licence of the teachers.
+        text: folder with configuration and tokenizer of a transformers text tower, where there is no network.
         results: Markdown, or JSON, for the model card.
 
     Raises:
-        ConfigError: ``run`` is no finished run, or ``out`` is there already, or the store is not given.
+        ConfigError: ``run`` is no finished run, ``out`` exists, or the store is needed and not given.
         SpecMismatchError: the store holds other features than the student was trained on.
         TeacherError: the weights do not fit the configuration.
     """
@@ -58,10 +53,10 @@ def export(
 
 
 def read_run(run: Path) -> dict[str, Any]:
-    """Return what a finished run's record says.
+    """Return the record of a finished run.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the folder has none.
     """
     needed = (RECORD, HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME)
     missing = [name for name in needed if not (run / name).is_file()]
@@ -105,11 +100,11 @@ def teachers_of(run: Path, identity: Mapping[str, Any], store: FeatureStore | No
     """Return the terms of the teachers that a student was distilled from.
 
     Raises:
-        ConfigError: it was, and the store is not given.
+        ConfigError: there are such teachers, and the store is not given.
         SpecMismatchError: the store holds other features of one of them.
     """
     specs: Mapping[str, str] = identity.get("store", {}).get("specs", {})
-    if identity["run"].get("recipe") not in DISTILLED or not specs:
+    if not _is_distilled(identity) or not specs:
         return []
     names = _teacher_names(identity)
     if store is None:
@@ -131,7 +126,7 @@ def teachers_of(run: Path, identity: Mapping[str, Any], store: FeatureStore | No
 
 
 def begun_from(model: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    """Return the models whose weights a run began with, through the runs that it was built on."""
+    """Return the models whose weights a run started from, directly or through earlier runs."""
     begun = []
     if model.get("vision_from"):
         begun.append(f"image tower: open_clip {model['vision_from']}")
@@ -153,10 +148,15 @@ def _begun_from_folder(folder: Path) -> list[str]:
         return [f"{folder.name} (not known what that began from)"]
     identity = read_run(folder)
     named = folder.name
-    if identity["run"].get("recipe") in DISTILLED:
+    if _is_distilled(identity):
         teachers = _teacher_names(identity)
         named += f", distilled from {', '.join(teachers)}: their terms travel on too, its own card says which they are"
     return [named, *begun_from(identity["run"]["model"], json.loads((folder / HF_CONFIG_NAME).read_text()))]
+
+
+def _is_distilled(identity: Mapping[str, Any]) -> bool:
+    # A run of stage 1 has no recipe.
+    return identity["run"].get("recipe") not in (None, "task_only")
 
 
 def _teacher_names(identity: Mapping[str, Any]) -> list[str]:

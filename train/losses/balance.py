@@ -1,4 +1,4 @@
-"""How much each teacher counts in the feature term.
+"""Weights of the teachers in the feature term.
 
 Axes: B rows of a batch, K those that a teacher teaches, T teachers.
 """
@@ -13,18 +13,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from train.data.order import coins
+from train.data.random_bits import coins
 
 Balance = Literal["uniform", "dispersion", "uncertainty", "unic_drop"]
 
 WEIGHT_BOUNDS = (0.2, 5.0)
-"""Of a dispersion weight, so that no teacher is left out or rules."""
+"""Bounds of a dispersion weight, so that no teacher vanishes or dominates."""
 
 
 def dispersion_weights(dispersions: Mapping[str, float]) -> dict[str, float]:
-    """Return weights inverse to dispersions, of mean 1 before they are cut to their bounds.
+    """Return weights inverse to dispersions, of mean 1 before they are clipped to WEIGHT_BOUNDS.
 
-    Where a teacher's features lie close together, all its errors are small; the weight makes up for that.
+    If a teacher's features lie close together, all its errors are small; the weight compensates for that.
     """
     inverse = {name: 1 / max(dispersion, 1e-12) for name, dispersion in dispersions.items()}
     mean = sum(inverse.values()) / len(inverse)
@@ -32,16 +32,14 @@ def dispersion_weights(dispersions: Mapping[str, float]) -> dict[str, float]:
 
 
 class SideBalance(nn.Module):
-    """Adds up the distances of one side.
+    """Sums the weighted distances of one side.
 
     Args:
         balance: ``uniform`` counts all (row, teacher) alike. ``dispersion`` weights teachers by `dispersion_weights`.
             ``uncertainty`` learns a log variance s per teacher and adds exp(-s) d + s (Kendall et al. 2018).
             ``unic_drop`` keeps of each row the teacher with the largest distance, and each other one with probability
             1/2 (teacher dropping of UNIC, Sariyildiz et al. 2024).
-        teachers: T ids.
-        weights: by teacher, for ``dispersion``.
-        seed: of what is dropped.
+        seed: decides which distances are dropped.
     """
 
     def __init__(self, balance: Balance, teachers: Sequence[str], *, weights: Mapping[str, float], seed: int) -> None:
@@ -63,9 +61,8 @@ class SideBalance(nn.Module):
 
         Args:
             distances: (K,) by teacher.
-            places: (K,) by teacher, of its rows in the batch.
-            rows_B: store rows of the batch.
-            step: of the run; decides what is dropped, with the rows.
+            places: (K,) by teacher, index of each of its rows in the batch.
+            step: of the run; decides with the rows what is dropped.
         """
         kept = self._kept(distances, places, rows_B, step) if self._balance == "unic_drop" else None
         totals, weights = [], []

@@ -1,7 +1,7 @@
-"""How the batches of several ranks become one, such that averaged gradients are those of a single process.
+"""Joins the batches of several ranks, such that averaged gradients equal those of a single process.
 
-DDP averages the gradients of its ranks. A loss whose value averaged over ranks is the loss of the whole batch has
-therefore the gradient of the whole batch, provided that the gradient of a row reaches the rank that has the row.
+DDP averages the gradients of its ranks. If the mean over ranks of a loss is the loss of the whole batch, its gradient
+is that of the whole batch too, provided that the gradient of a row reaches the rank that has the row.
 
 Axes: B rows of this rank, N rows of all ranks.
 """
@@ -18,12 +18,12 @@ from torch import Tensor
 
 
 class Gathered(NamedTuple):
-    """Rows of all ranks, and those that this rank asks about.
+    """Rows of all ranks, and the rows whose losses this rank computes.
 
     Attributes:
-        queries: rows whose losses this rank computes: its own, or all.
+        queries: the rows of this rank, or of all ranks.
         every: rows of all ranks, in rank order.
-        first: place of the first query in ``every``.
+        first: index of the first query in ``every``.
     """
 
     queries: Tensor
@@ -32,13 +32,13 @@ class Gathered(NamedTuple):
 
 
 class Across:
-    """This process among those that train together.
+    """The rank of this process among those that train together.
 
     Args:
         rank: from 0.
-        size: how many there are.
-        local_loss: each rank computes the losses of its own rows; otherwise each computes those of all. Value and
-            gradient are the same; the work is not.
+        size: number of processes.
+        local_loss: each rank computes the losses of its own rows; if false, each computes those of all rows. Value and
+            gradient are the same.
     """
 
     def __init__(self, *, rank: int = 0, size: int = 1, local_loss: bool = True) -> None:
@@ -46,7 +46,7 @@ class Across:
 
     @classmethod
     def current(cls, *, local_loss: bool = True) -> Self:
-        """Return this process among torch.distributed's, alone if that is not in use."""
+        """Return the rank in torch.distributed, or a single process if that is not in use."""
         if not dist.is_initialized():
             return cls(local_loss=local_loss)
         return cls(rank=dist.get_rank(), size=dist.get_world_size(), local_loss=local_loss)
@@ -55,7 +55,7 @@ class Across:
         """Return tensors with the rows of all ranks; gradients flow back to the rank that has a row.
 
         Args:
-            parts: of one dtype and device. Ranks may have different numbers of rows, and have everything else equal.
+            parts: of one dtype and device. Ranks may differ in the number of rows only.
         """
         if self.size == 1:
             return [Gathered(queries=part, every=part, first=0) for part in parts]
@@ -77,15 +77,15 @@ class Across:
         return found
 
     def queries(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        """Return the rows whose losses this rank computes, as `gather` does, where nothing else of it is needed."""
+        """Return only the ``queries`` of `gather`."""
         return list(parts) if self.local_loss else [gathered.queries for gathered in self.gather(parts)]
 
     def mean(self, total: Tensor, weight: Tensor | float) -> Tensor:
-        """Return what averages over ranks to the sum of totals divided by that of weights; 0 where that is 0.
+        """Return a value whose mean over ranks is the sum of totals divided by the sum of weights; 0 for no weight.
 
         Args:
             total: scalar, of this rank's queries.
-            weight: of the same, for instance how many they are; it is given no gradient.
+            weight: of the same queries, for instance their number; gets no gradient.
         """
         weights = torch.as_tensor(weight, dtype=total.dtype, device=total.device).detach().clone()
         if self.size > 1:
@@ -101,7 +101,7 @@ class Across:
 
 
 ALONE = Across()
-"""A process that trains by itself."""
+"""A single process."""
 
 
 def common_dtype(parts: Sequence[Tensor]) -> torch.dtype:
@@ -110,7 +110,7 @@ def common_dtype(parts: Sequence[Tensor]) -> torch.dtype:
 
 
 class _AllGather(torch.autograd.Function):
-    """Flat tensors of all ranks, (W, L), with the gradient of each on its own rank.
+    """Gathers the flat tensors of all ranks, (W, L); each gradient flows back to its own rank.
 
     The gradient is all-reduced and then cut, because gloo has no reduce-scatter.
     """

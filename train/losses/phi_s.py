@@ -2,7 +2,7 @@
 
 Ranzinger et al. 2024, "PHI-S: Distribution Balancing for Label-Free Multi-Teacher Distillation": rotate to the
 principal axes, then by a Hadamard matrix, which spreads the variance evenly over the dimensions, and scale by one
-number. Distances keep their ratios, other than with a standard deviation per dimension or a whitening.
+number. Ratios of distances are kept, unlike with per-dimension scaling or whitening.
 
 Axes: N rows, D a teacher's width.
 """
@@ -23,7 +23,7 @@ class PhiS:
     """The map ``y = matrix @ (a - mean)``; ``matrix @ matrix.T`` is a multiple of the identity.
 
     Attributes:
-        mean_D: of the features it was fitted to.
+        mean_D: mean of the fitted features.
         matrix_DD: a rotation times a number.
     """
 
@@ -36,7 +36,7 @@ class PhiS:
 
     @property
     def inverse(self) -> Floats:
-        """The matrix that leads back: ``a = mean + inverse @ y``, (D, D)."""
+        """The inverse matrix: ``a = mean + inverse @ y``, (D, D)."""
         # A rotation's inverse is its transpose.
         back_DD: Floats = self.matrix_DD.T * (len(self.matrix_DD) / np.square(self.matrix_DD).sum())
         return back_DD
@@ -46,7 +46,7 @@ def fit_phi_s(features_ND: NDArray[np.floating[Any]]) -> PhiS:
     """Fit the map to features.
 
     Raises:
-        ValueError: there is no Hadamard matrix of that width here, or the features are all the same.
+        ValueError: no Hadamard matrix of that width is known, or all features are equal.
     """
     features_ND = features_ND.astype(np.float64)
     mean_D: Floats = features_ND.mean(axis=0)

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 class Ema:
     """The moving average of a model's weights: after each step ``average = decay * average + (1 - decay) * weights``.
 
-    It begins as the weights themselves. Floating-point buffers are averaged too; what is counted is copied.
+    It starts from the weights. Floating-point buffers are averaged too; integer buffers are copied.
 
     Args:
-        model: whose weights.
-        decay: share of the old average that stays.
+        decay: weight of the old average, 0 to 1.
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
@@ -25,7 +24,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the present weights into the average."""
+        """Update the average with the current weights."""
         for name, tensor in self._model.state_dict().items():
             if tensor.is_floating_point():
                 self._average[name].lerp_(tensor, 1 - self._decay)
@@ -37,13 +36,13 @@ class Ema:
         return self._average
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take an average over."""
+        """Load an average."""
         for name, tensor in self._average.items():
             tensor.copy_(state[name])
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Give the model the average for as long as the block runs."""
+        """Put the average into the model while the block runs."""
         weights = {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
         self._model.load_state_dict(self._average)
         try:

@@ -1,4 +1,4 @@
-"""Models as folders: what open_clip's ``local-dir:`` loads is what training begins with and what it leaves behind."""
+"""Models as folders that open_clip's ``local-dir:`` loads: training starts from one and writes one."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Student:
     """A model being trained.
 
     Attributes:
-        model: open_clip's, with ``encode_image``, ``encode_text`` and ``logit_scale``.
+        model: of open_clip, with ``encode_image``, ``encode_text`` and ``logit_scale``.
         tokenize: captions to token ids (B, L).
-        size_px: side of the images it sees.
-        mean, std: per channel, of its preprocessing.
+        size_px: side of its square input.
+        mean, std: of its preprocessing, per channel.
         embed_dim: E.
     """
 
@@ -49,16 +49,15 @@ class Student:
 
 
 def begin_model(folder: Path, section: ModelSection, captions: Sequence[str], *, seed: int) -> Student:
-    """Write a model's configuration and tokenizer into a folder and return it ready to train.
+    """Write a model's configuration and tokenizer into a folder and return the model ready to train.
 
     Args:
-        folder: empty; the trained weights join it with :func:`save_weights`.
-        section: what to begin with.
+        folder: empty; `save_weights` adds the trained weights.
         captions: of the training pairs, for a learned vocabulary.
         seed: of random weights.
 
     Raises:
-        WeightsNotFoundError: the folder to start from is not one of a model, or the tag's weights are not here.
+        WeightsNotFoundError: the folder to start from is no model folder, or the tag's weights are not on this machine.
         ConfigError: open_clip cannot build the configured model.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +102,7 @@ def copy_tokenizer(name: str, folder: Path) -> None:
     """Copy a named tokenizer into a model's folder, because open_clip reads a folder's tokenizer from there.
 
     Raises:
-        WeightsNotFoundError: it is neither in a folder here nor to be had from the hub.
+        WeightsNotFoundError: it is neither in a local folder nor available from the hub.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
@@ -171,14 +170,14 @@ def _model_cfg(folder: Path) -> dict[str, Any]:
 
 
 def save_weights(student: Student, folder: Path, *, name: str = HF_SAFE_WEIGHTS_NAME) -> None:
-    """Write the weights beside the configuration; by the name they have if none is given ``local-dir:`` loads them."""
+    """Write the weights beside the configuration; ``local-dir:`` loads the file of the default name."""
     write_weights(folder, student.model.state_dict(), name=name)
 
 
 def write_weights(folder: Path, state: Mapping[str, Tensor], *, name: str = HF_SAFE_WEIGHTS_NAME) -> None:
-    """Write a model's tensors as safetensors, by default under the name that ``local-dir:`` looks for."""
+    """Write a model's tensors as safetensors, by default under the name that ``local-dir:`` loads."""
     file = folder / name
     file.touch()
-    mode = file.stat().st_mode  # as the umask has it; save_file leaves a file that its owner alone may read
+    mode = file.stat().st_mode  # The umask's mode; save_file would leave a file that only its owner may read.
     safetensors.torch.save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, file)
     file.chmod(mode)

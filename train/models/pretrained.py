@@ -1,4 +1,4 @@
-"""Models that open_clip knows by name and tag, where their weights are on this machine."""
+"""Models that open_clip knows by name and tag, loaded from weights on this machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tag_of(init: str) -> Tag | None:
     """Return the tag that ``model.init`` names, None if it is a folder.
 
     Args:
-        init: ``NAME/TAG``; as a path of the configuration it has that file's folder before it.
+        init: ``NAME/TAG``; as a path of the configuration it starts with that file's folder.
     """
     path = Path(init)
     tag = Tag(path.parent.name, path.name)
@@ -83,7 +83,7 @@ def image_tower(source: str) -> dict[str, Tensor]:
 
 
 def _require_weights(tag: Tag, *, setting: str) -> None:
-    """See that weights are where open_clip looks before it downloads: a training begins where it was sent, or not."""
+    """Check that the weights are where open_clip looks before it downloads: a training never downloads silently."""
     config = get_pretrained_cfg(*tag)
     places = [str(Path(config["file"]))] if config.get("file") else []
     if config.get("url"):

@@ -1,4 +1,4 @@
-"""The student's two towers as one module: what is compiled, run in half precision and shared by processes."""
+"""The student's two towers as one module, which is compiled, run in half precision and shared by processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from store.errors import ConfigError
 from train.config import Optimization
-from train.data.batches import Batch
 from train.runtime.ranks import ALONE, Ranks
 
 from .model_folder import Student
@@ -19,15 +18,14 @@ from .model_folder import Student
 log = logging.getLogger(__name__)
 
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Type of the towers' arithmetic by ``optimization.precision``."""
+"""Dtype of the towers by ``optimization.precision``."""
 
 
 class Towers(nn.Module):
-    """Pixels and tokens to embeddings.
+    """Maps pixels and tokens to embeddings.
 
     Args:
-        student: whose model it runs; it stays the student's.
-        precision: of the arithmetic, by the name in pipelines.yaml.
+        precision: as in pipelines.yaml.
     """
 
     mean: Tensor
@@ -40,7 +38,7 @@ class Towers(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, pixels_BHWC: Tensor, tokens_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (B, E) embeddings of images and texts, as the towers give them, and the logit scale."""
+        """Return (B, E) embeddings of images and texts, not normalised, and the logit scale."""
         pixels_BCHW = (pixels_BHWC.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
         with torch.autocast(pixels_BHWC.device.type, self._dtype, enabled=self._dtype != torch.float32):
             image_BE, text_BE = self.model.encode_image(pixels_BCHW), self.model.encode_text(tokens_BL)
@@ -51,7 +49,7 @@ def prepare_towers(student: Student, settings: Optimization, ranks: Ranks = ALON
     """Return a student's towers on the device of this process, ready to be trained.
 
     Raises:
-        ConfigError: gradient caching is asked for, and the model has batch statistics.
+        ConfigError: ``cached_rows`` is set and the model has BatchNorm.
     """
     device = ranks.device(settings.device)
     if settings.gradient_checkpointing:
@@ -79,21 +77,15 @@ def _checkpoint_gradients(model: Any) -> None:
     model.set_grad_checkpointing(True)
     text: Any = getattr(getattr(model, "text", None), "transformer", None)
     if hasattr(text, "gradient_checkpointing_enable"):
-        # The other kind passes by the hooks with which processes share gradients.
+        # Re-entrant checkpointing bypasses the hooks with which processes share gradients.
         text.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def seed_part(seed: int, *, step: int, rank: int, part: int) -> None:
     """Seed torch's generators for one part of a step.
 
-    So what is random in a forward pass (dropout) is a function of these numbers. A resumed run goes on with the same
-    randomness without any state, and a part that is computed twice is computed alike.
+    The randomness of a forward pass (dropout) is thus a function of these numbers. A resumed run needs no state of a
+    generator, and a part that is computed twice gives the same result twice.
     """
     digest = hashlib.blake2b(f"{seed}/{step}/{rank}/{part}".encode(), digest_size=8).digest()
     torch.manual_seed(int.from_bytes(digest, "big") >> 1)
-
-
-def inputs_of(batch: Batch, student: Student, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return a batch's pixels and tokens on a device."""
-    pixels_BHWC = batch.pixels_BHWC.to(device, non_blocking=True)
-    return pixels_BHWC, student.tokenize(batch.captions).to(device)

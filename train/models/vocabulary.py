@@ -18,13 +18,12 @@ def save_vocabulary(captions: Sequence[str], folder: Path, *, size: int) -> int:
     The same captions give the same vocabulary.
 
     Args:
-        captions: to learn from.
         folder: where ``tokenizer.json`` goes; open_clip's HFTokenizer reads it there.
-        size: tokens at most.
+        size: largest number of tokens.
     """
     tokenizer = _tokenizer(models.WordPiece(unk_token="[UNK]"))
-    # The trainer numbers the letters inside words in the order of a hash table that differs between runs, and breaks
-    # ties by these numbers. As special tokens of a tokenizer that is thrown away they are numbered beforehand.
+    # The trainer numbers the letters inside words in the order of a hash table, which differs between runs, and
+    # breaks ties by these numbers. Declaring them as special tokens of a temporary tokenizer fixes their numbers.
     inner = sorted(
         {f"##{letter}" for caption in captions for word in _words(tokenizer, caption) for letter in word[1:]}
     )

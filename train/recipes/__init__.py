@@ -1,1 +1,1 @@
-"""Combines losses, projections and teacher statistics into what a run minimises; knows nothing of the training loop."""
+"""Combines losses, projections and teacher statistics into objectives; knows nothing of the training loop."""

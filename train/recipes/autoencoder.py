@@ -1,7 +1,7 @@
 """The paper's auto-encoder, whose first layers become the projections of `projection.py`.
 
-Nothing in the reconstruction loss ties teachers together or fixes the length of what a projection gives: the spaces of
-different teachers are not aligned, and norms differ between them, as in the features that the authors published.
+The reconstruction loss neither aligns the teachers' spaces nor fixes the norms of projected features, so norms differ
+between teachers, as they do in the features that the authors published.
 This module sees features as arrays; it reads no store.
 
 Axes: B rows of a batch, D width of a teacher, E latent width (the student's), N rows of a teacher.
@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from store.errors import TrainingDivergedError
-from train.data.order import BatchOrder
+from train.data.batch_order import BatchOrder
 
 from .projection import Projection
 
 EVALUATION_ROWS = 4096
-"""Held-out rows of one forward pass; bounds memory, decides nothing else."""
+"""Number of held-out rows per forward pass; does not affect the result."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,8 +37,7 @@ class TeacherFeatures:
     Args:
         rows: distinct store rows, (N,).
         image: image features, (N, D), of any float type, as stored.
-        text: text features of the same rows.
-        spec_hash: of the spec that these features come from; the projection is bound to it.
+        spec_hash: of the spec of these features; the projection is bound to it.
     """
 
     rows: NDArray[np.int64]
@@ -56,7 +55,7 @@ class TeacherFeatures:
 class TeacherBatch(NamedTuple):
     """One teacher's part of a batch: two (B, D) sides, and a bool per row.
 
-    Rows that are not available may hold anything, NaN included.
+    Unavailable rows may hold anything, NaN included.
     """
 
     image: Tensor
@@ -71,11 +70,10 @@ class ProjectionAutoEncoder(nn.Module):
     decoder that the teachers share, one pair of them per side, and a linear map back to the teacher's width.
 
     Args:
-        widths: feature width of each teacher.
+        widths: D by teacher.
         latent_dim: width after the projection, the student's.
-        hidden_dim: width inside encoder and decoder; the paper's is not published.
+        hidden_dim: width inside encoder and decoder; the paper does not state it.
         dropout: after each layer of the encoders.
-        noise_std: standard deviation of the noise.
     """
 
     def __init__(
@@ -100,7 +98,7 @@ class ProjectionAutoEncoder(nn.Module):
         return error_sum / max(count, 1)
 
     def error_sum(self, batch: Mapping[str, TeacherBatch]) -> tuple[Tensor, int]:
-        """Return the summed mean squared errors of the available features, and how many these are."""
+        """Return the summed mean squared errors of the available features, and their number."""
         images = {teacher: part.image[part.available].float() for teacher, part in batch.items()}
         texts = {teacher: part.text[part.available].float() for teacher, part in batch.items()}
         error_sum = self._side_error(images, self.image_layers) + self._side_error(texts, self.text_layers)
@@ -120,10 +118,10 @@ class ProjectionAutoEncoder(nn.Module):
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class FittedProjection:
-    """A projection, and how well the auto-encoder around it restores held-out rows.
+    """A projection with the auto-encoder's reconstruction errors on held-out rows.
 
-    The errors are means over all (row, teacher, side) of the mean squared error. `mse_of_mean` is that of predicting
-    the mean feature of each teacher and side: any error of unit-norm features is small, so that alone says little.
+    The errors are means over all (row, teacher, side) of the mean squared error. For comparison, `mse_of_mean` is the
+    error of predicting the mean feature of each teacher and side: every error of unit-norm features is small.
     """
 
     projection: Projection
@@ -133,33 +131,40 @@ class FittedProjection:
     holdout_rows: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitSettings:
+    """How an auto-encoder is fitted.
+
+    Attributes:
+        latent_dim: width to project to, the student's.
+        hidden_dim: width inside encoder and decoder.
+        batch_size: rows of a step, each with all its teachers; at most as many as there are.
+        seed: decides initial weights, noise, held-out rows and order.
+        holdout: share of the rows that are kept for the report.
+    """
+
+    latent_dim: int
+    hidden_dim: int
+    steps: int
+    batch_size: int
+    lr: float
+    seed: int
+    holdout: float = 0.1
+
+
 def fit_projection(
     features: Mapping[str, TeacherFeatures],
+    settings: FitSettings,
     *,
-    latent_dim: int,
-    hidden_dim: int,
-    steps: int,
-    batch_size: int,
-    lr: float,
-    seed: int,
-    holdout: float = 0.1,
     device: torch.device | str = "cpu",
     on_step: Callable[[int, float], None] | None = None,
 ) -> FittedProjection:
     """Fit the auto-encoder with Adam on a part of the rows and return its projections.
 
-    On one device type, thread count and set of versions the result depends on the arguments only; the global random
-    states are left as they were.
+    On one device type, thread count and set of versions the result depends on the arguments only; global random states
+    stay.
 
     Args:
-        features: of each teacher.
-        latent_dim: width to project to, the student's.
-        hidden_dim: width inside encoder and decoder.
-        steps: optimizer updates.
-        batch_size: rows of a step, each with all its teachers; capped at the rows that are there.
-        lr: learning rate.
-        seed: decides initial weights, noise, held-out rows and order.
-        holdout: share of the rows that are kept for the report.
         device: where to compute; the features stay where they are.
         on_step: called after each step with its number from 0 and its loss.
 
@@ -167,14 +172,15 @@ def fit_projection(
         TrainingDivergedError: the error on held-out rows is not finite.
     """
     rows = _RowTable(features)
-    train, held = rows.divide(seed=seed, holdout=holdout)
-    order = BatchOrder(train, seed=seed, batch_size=min(batch_size, len(train)), block_rows=len(rows), window_blocks=1)
-    with _local_randomness(seed, torch.device(device)):
+    train, held = rows.divide(seed=settings.seed, holdout=settings.holdout)
+    batch_size = min(settings.batch_size, len(train))
+    order = BatchOrder(train, seed=settings.seed, batch_size=batch_size, block_rows=len(rows), window_blocks=1)
+    with _local_randomness(settings.seed, torch.device(device)):
         widths = {teacher: part.image.shape[1] for teacher, part in features.items()}
-        model = ProjectionAutoEncoder(widths, latent_dim=latent_dim, hidden_dim=hidden_dim).to(device)
-        optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+        model = ProjectionAutoEncoder(widths, latent_dim=settings.latent_dim, hidden_dim=settings.hidden_dim).to(device)
+        optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
         mse_before = _holdout_mse(model, rows, held, device)
-        for step, positions in islice(order.steps(), steps):
+        for step, positions in islice(order.steps(), settings.steps):
             loss = model(rows.batch(positions, device))
             optimizer.zero_grad()
             loss.backward()
@@ -184,18 +190,19 @@ def fit_projection(
         mse_after = _holdout_mse(model, rows, held, device)
     if not math.isfinite(mse_after):
         raise TrainingDivergedError(
-            f"the projection's error on held-out rows is {mse_after} after {steps} steps with learning rate {lr}",
+            f"the projection's error on held-out rows is {mse_after} after {settings.steps} steps with learning rate "
+            f"{settings.lr}",
             hint="lower the learning rate, and check that the features are finite",
         )
     weights = model.state_dict()
-    settings = {"hidden_dim": hidden_dim, "steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed}
-    report = {"holdout": holdout, "mse_before": mse_before, "mse_after": mse_after}
+    kept = {name: getattr(settings, name) for name in ("hidden_dim", "steps", "batch_size", "lr", "seed", "holdout")}
+    errors = {"mse_before": mse_before, "mse_after": mse_after}
     return FittedProjection(
         projection=Projection(
             weights={teacher: weights[f"project.{teacher}.weight"].cpu() for teacher in features},
             biases={teacher: weights[f"project.{teacher}.bias"].cpu() for teacher in features},
             spec_hashes={teacher: part.spec_hash for teacher, part in features.items()},
-            settings={"kind": "auto-encoder", **settings, **report},
+            settings={"kind": "auto-encoder", **kept, **errors},
         ),
         mse_before=mse_before,
         mse_after=mse_after,
@@ -205,7 +212,7 @@ def fit_projection(
 
 
 class _RowTable:
-    """The rows that any teacher has, numbered through as positions, and where each teacher keeps them."""
+    """The rows that any teacher has, numbered as positions, with the index of each in each teacher's arrays."""
 
     def __init__(self, features: Mapping[str, TeacherFeatures]) -> None:
         if not features:
@@ -220,7 +227,7 @@ class _RowTable:
         return len(self._rows)
 
     def divide(self, *, seed: int, holdout: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the positions to fit on and those to hold out; both have rows, and every teacher some to fit on."""
+        """Return the positions to fit on and those held out; neither is empty, and each teacher has some to fit on."""
         if not 0 < holdout < 1:
             raise ValueError(f"holdout must lie between 0 and 1, got {holdout}")
         positions = np.random.default_rng(seed).permutation(len(self))
@@ -232,7 +239,7 @@ class _RowTable:
         return train, held
 
     def batch(self, positions: NDArray[np.int64], device: torch.device | str) -> dict[str, TeacherBatch]:
-        """Return the features at `positions`; absent ones (index -1) hold those of some other row."""
+        """Return the features at `positions`; absent ones (index -1) hold another row's."""
         parts = {}
         for teacher, part in self._features.items():
             index = self._index[teacher][positions]
@@ -241,7 +248,7 @@ class _RowTable:
         return parts
 
     def mse_of_mean(self, train: NDArray[np.int64], held: NDArray[np.int64]) -> float:
-        """Return the held-out error of predicting the mean of each teacher and side over the rows fitted on."""
+        """Return the held-out error of predicting each teacher's and side's mean over the fitted rows."""
         errors = []
         for teacher, part in self._features.items():
             fitted_on, held_out = (
@@ -282,7 +289,7 @@ def _holdout_mse(
 
 @contextmanager
 def _local_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators of `device` and the CPU, whom dropout and initial weights use, and restore them after."""
+    """Seed torch's generators of `device` and the CPU, which dropout and initial weights use, and restore them."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":

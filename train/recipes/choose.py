@@ -1,8 +1,9 @@
-"""From a student's section to what it minimizes and what is read for that."""
+"""The recipes by name: how a student's objective is made, and how its pairs and targets are read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from store.errors import ConfigError
 from store.read.reader import FeatureStore
 from train.config import StudentRun
-from train.data.spans import Sampling, TargetReader
+from train.data.target_reader import Sampling
 from train.losses.objective import Objective, TaskObjective
 from train.recipe_sections import ImprovedRecipe
 
@@ -22,7 +23,39 @@ from .projection import Projection
 from .teacher_statistics import fit_statistics, kept_statistics
 
 ObjectiveMaker: TypeAlias = Callable[[Path, int], Objective]
-"""Makes an objective for a run's folder, where what it is fitted to is kept, and the width of the student."""
+"""Makes the objective from the run's folder, where fitted statistics are kept, and the width of the student."""
+
+
+@dataclass(kw_only=True, frozen=True, eq=False, slots=True)
+class TeacherData:
+    """The teachers of a run and their features.
+
+    Attributes:
+        available_NT: which of them may teach which row.
+        projection: None for a recipe that does not use it.
+    """
+
+    store: FeatureStore
+    teachers: Sequence[str]
+    available_NT: npt.NDArray[np.bool_]
+    projection: Projection | None
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Recipe:
+    """How students of one recipe are trained.
+
+    Attributes:
+        objective: makes the objective; see `ObjectiveMaker` for the last two arguments.
+        sampling: how many teachers teach a row; None without teachers.
+        shuffles: whether each epoch has another order.
+        projects: whether features are projected to the student's width by `train.project`.
+    """
+
+    objective: Callable[[StudentRun, TeacherData, Path, int], Objective]
+    sampling: Callable[[StudentRun], Sampling | None]
+    shuffles: Callable[[StudentRun], bool] = lambda _run: True
+    projects: bool = False
 
 
 def task_only(folder: Path, embed_dim: int) -> Objective:
@@ -31,37 +64,13 @@ def task_only(folder: Path, embed_dim: int) -> Objective:
     return TaskObjective()
 
 
-def objective_maker(
-    run: StudentRun,
-    projection: Projection | None,
-    store: FeatureStore,
-    available_NT: npt.NDArray[np.bool_],
-    *,
-    teachers: Sequence[str],
-) -> ObjectiveMaker:
-    """Return what makes a student's objective.
-
-    Args:
-        run: its section.
-        projection: for the recipe that has one.
-        store: where their features are.
-        available_NT: which teacher may teach which row.
-        teachers: T ids.
-    """
-    if run.recipe == "paper" and projection is not None:
-        return lambda _folder, embed_dim: _paper(run, projection, embed_dim=embed_dim)
-    if run.recipe == "improved":
-        columns = [column for column in range(len(teachers)) if available_NT[:, column].any()]
-        teaching = [teachers[column] for column in columns]
-        return lambda folder, embed_dim: _improved(
-            run, store, teaching, available_NT[:, columns], folder=folder, embed_dim=embed_dim
-        )
-    return task_only
-
-
-def _paper(run: StudentRun, projection: Projection, *, embed_dim: int) -> Objective:
+def _paper(run: StudentRun, data: TeacherData, folder: Path, embed_dim: int) -> Objective:
+    del folder
+    projection = data.projection
+    if projection is None:
+        raise ValueError("the paper's recipe needs a projection")
     if embed_dim != projection.latent_dim:
-        # Of a model that begins as a folder, only now is known how wide it is.
+        # The width of a model that begins from a folder is only known now.
         raise ConfigError(
             f"model.init: {run.model.init} has embeddings of {embed_dim}, but features are projected to "
             f"{projection.latent_dim} (train.project.latent_dim)",
@@ -70,31 +79,29 @@ def _paper(run: StudentRun, projection: Projection, *, embed_dim: int) -> Object
     return PaperObjective(run.paper, projection)
 
 
-def _improved(
-    run: StudentRun,
-    store: FeatureStore,
-    teachers: Sequence[str],
-    available_NT: npt.NDArray[np.bool_],
-    *,
-    folder: Path,
-    embed_dim: int,
-) -> Objective:
+def _improved(run: StudentRun, data: TeacherData, folder: Path, embed_dim: int) -> Objective:
     recipe, seed, statistics = run.improved, run.optimization.seed, None
+    taught = np.flatnonzero(data.available_NT.any(axis=0)).tolist()
+    teachers = [data.teachers[column] for column in taught]
     if recipe.uses_statistics:
         statistics = kept_statistics(
             folder,
             lambda: fit_statistics(
-                store, teachers, available_NT, rows=recipe.statistics_rows, seed=seed, phi_s=recipe.phi_s
+                data.store,
+                teachers,
+                data.available_NT[:, taught],
+                rows=recipe.statistics_rows,
+                seed=seed,
+                phi_s=recipe.phi_s,
             ),
-            spec_hashes={name: store.spec(name).hash for name in teachers},
+            spec_hashes={name: data.store.spec(name).hash for name in teachers},
         )
-    return ImprovedObjective(
-        recipe, teacher_facts(store, teachers, recipe), embed_dim=embed_dim, statistics=statistics, seed=seed
-    )
+    facts = teacher_facts(data.store, teachers, recipe)
+    return ImprovedObjective(recipe, facts, embed_dim=embed_dim, statistics=statistics, seed=seed)
 
 
 def teacher_facts(store: FeatureStore, teachers: Sequence[str], recipe: ImprovedRecipe) -> dict[str, TeacherFacts]:
-    """Return what is known of teachers: their specs' logit scales, or else the recipe's."""
+    """Return widths and logit scales of teachers; the recipe gives a scale where the spec does not."""
     facts = {}
     for name in teachers:
         spec = store.spec(name)
@@ -104,18 +111,16 @@ def teacher_facts(store: FeatureStore, teachers: Sequence[str], recipe: Improved
     return facts
 
 
-def target_reader(
-    run: StudentRun, store: FeatureStore, available_NT: npt.NDArray[np.bool_], *, teachers: Sequence[str]
-) -> TargetReader | None:
-    """Return what reads the features that a student's objective needs; None if it needs none."""
-    if run.recipe == "task_only":
-        return None
-    sampling: Sampling = "all" if run.recipe == "improved" else run.paper.teacher_sampling
-    return TargetReader(
-        store, teachers=teachers, available_NT=available_NT, seed=run.optimization.seed, sampling=sampling
-    )
-
-
-def shuffles(run: StudentRun) -> bool:
-    """Whether the pairs come in another order in each epoch."""
-    return run.recipe != "paper" or run.paper.shuffle
+RECIPES: Mapping[str, Recipe] = {
+    "paper": Recipe(
+        objective=_paper,
+        sampling=lambda run: run.paper.teacher_sampling,
+        shuffles=lambda run: run.paper.shuffle,
+        projects=True,
+    ),
+    "improved": Recipe(objective=_improved, sampling=lambda _run: "all"),
+    "task_only": Recipe(
+        objective=lambda _run, _data, folder, embed_dim: task_only(folder, embed_dim), sampling=lambda _run: None
+    ),
+}
+"""By the names of ``train.students.NAME.recipe``."""

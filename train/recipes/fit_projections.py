@@ -15,7 +15,7 @@ from train.config import ProjectSection, TrainPipeline
 from train.data.store_rows import TRAINING_SPLIT, in_split, open_store, store_identity
 from train.runtime.run_folder import appearing, is_done
 
-from .autoencoder import TeacherFeatures, fit_projection
+from .autoencoder import FitSettings, TeacherFeatures, fit_projection
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,7 @@ def project(pipeline: TrainPipeline, section: ProjectSection, *, overwrite: bool
         return False
     features = _projection_features(store, pipeline, section)
     with appearing(out, identity, overwrite=overwrite) as folder:
-        fitted = fit_projection(
-            features,
+        settings = FitSettings(
             latent_dim=section.latent_dim,
             hidden_dim=section.hidden_dim,
             steps=section.steps,
@@ -42,6 +41,7 @@ def project(pipeline: TrainPipeline, section: ProjectSection, *, overwrite: bool
             lr=section.lr,
             seed=section.seed,
         )
+        fitted = fit_projection(features, settings)
         fitted.projection.save(folder / "projection.safetensors")
         log.info(
             "projections of %d teachers to %d: held-out error %.3g before, %.3g after, %.3g of the mean feature",
@@ -64,12 +64,12 @@ def project(pipeline: TrainPipeline, section: ProjectSection, *, overwrite: bool
 def _projection_features(
     store: FeatureStore, pipeline: TrainPipeline, section: ProjectSection
 ) -> dict[str, TeacherFeatures]:
-    # Pairs that a student is validated or tested on have no part in what it is taught with.
+    # Pairs of validation and test take no part in the fit.
     may_train_N = in_split(store.pairs.read(0, store.info.rows, ["split"]), None, TRAINING_SPLIT)
     available_NT = store.available(pipeline.select) & may_train_N[:, None]
     reader, features = ChunkReader(store), {}
     for column, teacher in enumerate(store.teachers):
-        # In whole chunks: rows drawn one by one from a large store would mean to read nearly all of it.
+        # Whole chunks: drawing single rows from a large store would read nearly all of it.
         rows = draw_rows(
             available_NT[:, column], chunk_rows=store.info.chunk_rows, rows=section.max_rows, seed=section.seed
         )

@@ -1,9 +1,9 @@
 """Distillation from all available teachers of each row at once, each in a space of its own.
 
-task + feature_weight * feature + relational_weight * relational + interactive_weight * interactive. Of the feature term
-each teacher has a head per side, which predicts its features from the student's embedding. The relational term needs
-none: among the rows that a teacher teaches, each image should be as similar to each text as the teacher finds. The
-interactive term contrasts a head's prediction with the features of the other side.
+task + feature_weight * feature + relational_weight * relational + interactive_weight * interactive. In the feature
+term, a head per teacher and side predicts the teacher's features from the student's embedding. The relational term has
+no heads: among a teacher's rows, each image should be as similar to each text as it is for the teacher. The interactive
+term contrasts a head's prediction with the features of the other side.
 
 Axes: B batch rows of this rank, K those that a teacher teaches, N rows of all ranks, E student width, D teacher width.
 """
@@ -20,31 +20,29 @@ from torch import Tensor, nn
 from store.errors import ConfigError
 from store.format.arrays import Side
 from store.read.chunks import SIDES
-from train.data.batches import Batch
-from train.data.spans import Targets
+from train.data.targets import Targets
 from train.losses.balance import SideBalance, dispersion_weights
-from train.losses.distance import Coordinates, distances
+from train.losses.contrastive import contrast, contrast_sum, no_autocast, unit
+from train.losses.distillation import CORRECTED_INTERACTIVE_SCALE, relation_sum
 from train.losses.gather import Across, Gathered, common_dtype
-from train.losses.heads import TeacherHeads
-from train.losses.loss import CORRECTED_INTERACTIVE_SCALE, contrast, contrast_sum, no_autocast, relation_sum, unit
-from train.losses.objective import MAX_LOGIT_SCALE, Objective
+from train.losses.heads import Coordinates, TeacherHeads, distances
+from train.losses.objective import MAX_LOGIT_SCALE, Given, Objective
 from train.recipe_sections import ImprovedRecipe
 
 from .teacher_statistics import TeacherStatistics
 
 LOG_SCALE = math.log(CORRECTED_INTERACTIVE_SCALE)
-"""Where the learned scales of the interactive term begin."""
+"""Initial value of the learned log scales of the interactive term."""
 
 PAIRED_SIDES: tuple[tuple[Side, Side], ...] = (("image", "text"), ("text", "image"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherFacts:
-    """What an objective knows of a teacher.
+    """Facts about a teacher that an objective needs.
 
     Attributes:
-        width: D.
-        logit_scale: multiplier of its own cosines; None if unknown, which the relational term does not bear.
+        logit_scale: multiplier of the teacher's cosines; None if unknown, which the relational term refuses.
     """
 
     width: int
@@ -53,13 +51,13 @@ class TeacherFacts:
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class _Seen:
-    """What the terms of one batch share.
+    """Intermediate values that the terms of one batch share.
 
     Attributes:
-        places, features: of each teacher; features by teacher and side, (K, D).
-        gathered: by side, the student's embeddings.
-        teachers: by teacher and side, the features of all ranks; empty if no term looks at those.
-        teacher_places: by teacher, the places of those in the batch of all ranks.
+        places, features: by teacher; features by teacher and side, (K, D).
+        gathered: the student's embeddings by side.
+        teachers: by teacher and side, the features of all ranks; empty if no term needs them.
+        teacher_places: by teacher, the indices of its rows in the batch of all ranks.
     """
 
     places: Mapping[str, Tensor]
@@ -73,10 +71,9 @@ class ImprovedObjective(Objective):
     """The improved recipe.
 
     Args:
-        recipe: its numbers and switches.
-        teachers: what is known of each, in the order of the targets.
+        teachers: in the order of the targets.
         embed_dim: E.
-        statistics: of the teachers, where PHI-S or dispersion weights need them.
+        statistics: needed by PHI-S and dispersion weights.
         seed: of the heads' weights and of dropped teachers.
     """
 
@@ -110,19 +107,19 @@ class ImprovedObjective(Objective):
         contrasted = self._teachers if recipe.interactive_weight else []
         self.log_scales = nn.ParameterDict({name: nn.Parameter(torch.tensor(LOG_SCALE)) for name in contrasted})
 
-    def forward(self, image_BE: Tensor, text_BE: Tensor, logit_scale: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted sum, and those of its terms that have a weight."""
-        if batch.targets is None:
+    def forward(self, image_BE: Tensor, text_BE: Tensor, logit_scale: Tensor, given: Given) -> dict[str, Tensor]:
+        """Return the weighted sum and its terms of positive weight."""
+        if given.targets is None:
             raise ValueError("the improved loss needs batches with targets")
         across, recipe = Across.current(), self._recipe
         with no_autocast(image_BE):
             student: dict[Side, Tensor] = {"image": unit(image_BE), "text": unit(text_BE)}
-            seen = self._see(student, batch.targets.to(image_BE.device), across)
+            seen = self._see(student, given.targets.to(image_BE.device), across)
             task = contrast(seen.gathered["image"], seen.gathered["text"], logit_scale, across=across)
             terms, loss = {"task_loss": task}, task
             predicted = self._predicted(student, seen) if recipe.uses_heads else {}
             if recipe.feature_weight:
-                terms["feature_loss"] = self._feature_loss(predicted, seen, batch, across)
+                terms["feature_loss"] = self._feature_loss(predicted, seen, given, across)
                 loss = loss + recipe.feature_weight * terms["feature_loss"]
             if recipe.relational_weight:
                 terms["relational_loss"] = self._relational_loss(student, logit_scale, seen, across)
@@ -158,11 +155,15 @@ class ImprovedObjective(Objective):
         )
 
     def _predicted(self, student: Mapping[Side, Tensor], seen: _Seen) -> dict[tuple[str, Side], Tensor]:
-        """Return the heads' predictions, of teachers without a row too: their heads then have a gradient of 0."""
+        """Return the heads' predictions, also of teachers without a row, whose heads thus get a gradient of 0."""
         return {(name, side): self.heads(student[side][seen.places[name]], name, side) for name, side in seen.features}
 
     def _feature_loss(
-        self, predicted: Mapping[tuple[str, Side], Tensor], seen: _Seen, batch: Batch, across: Across
+        self,
+        predicted: Mapping[tuple[str, Side], Tensor],
+        seen: _Seen,
+        given: Given,
+        across: Across,
     ) -> Tensor:
         sides = []
         for side in SIDES:
@@ -175,7 +176,7 @@ class ImprovedObjective(Objective):
                 )
                 for name in self._teachers
             }
-            total, weight = self.balances[side](found, seen.places, rows_B=batch.rows_B, step=batch.step)
+            total, weight = self.balances[side](found, seen.places, rows_B=given.rows_B, step=given.step)
             sides.append(across.mean(total, weight))
         return torch.stack(sides).mean()
 

@@ -1,4 +1,4 @@
-"""The released stage 2 of MMKD-CLIP, each of its known oddities a named switch of the recipe.
+"""The released stage 2 of MMKD-CLIP; each of its known defects is a named switch of the recipe.
 
 Axes: B batch rows of this rank, K rows with a teacher, E student width.
 """
@@ -11,18 +11,16 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from train.data.batches import Batch
-from train.data.spans import TeacherTargets
-from train.losses.gather import Across
-from train.losses.loss import (
+from train.data.targets import TeacherTargets
+from train.losses.contrastive import clip_loss, unit
+from train.losses.distillation import (
     CORRECTED_INTERACTIVE_SCALE,
     PAPER_INTERACTIVE_SCALE,
-    clip_loss,
     feature_loss,
     interactive_sum,
-    unit,
 )
-from train.losses.objective import MAX_LOGIT_SCALE, Objective
+from train.losses.gather import Across
+from train.losses.objective import MAX_LOGIT_SCALE, Given, Objective
 from train.recipe_sections import PaperRecipe
 
 from .projection import Projection, apply_projection
@@ -31,12 +29,8 @@ from .projection import Projection, apply_projection
 class PaperObjective(Objective):
     """task + feature_weight * feature + interactive_weight * interactive.
 
-    The feature term is the sum of both sides. It and the interactive term count the rows that have a teacher, the task
-    counts all.
-
-    Args:
-        recipe: its numbers and switches.
-        projection: of features to the student's width.
+    The feature term is the sum of both sides. It and the interactive term use the rows with a teacher; the task term
+    uses all rows.
     """
 
     def __init__(self, recipe: PaperRecipe, projection: Projection) -> None:
@@ -44,7 +38,7 @@ class PaperObjective(Objective):
         self._recipe = recipe
         self._numbers = {teacher: number for number, teacher in enumerate(projection.weights)}
         for teacher, number in self._numbers.items():
-            # The projection has a file of its own; a checkpoint need not repeat it.
+            # The projection is in a file of its own, so a checkpoint need not repeat it.
             self.register_buffer(f"weight{number}", projection.weights[teacher], persistent=False)
             self.register_buffer(f"bias{number}", projection.biases[teacher], persistent=False)
         self._fixed_scale = (
@@ -54,19 +48,19 @@ class PaperObjective(Objective):
         if recipe.interactive_scale == "learned":
             self.log_scale = nn.Parameter(torch.tensor(math.log(CORRECTED_INTERACTIVE_SCALE)))
 
-    def forward(self, image_BE: Tensor, text_BE: Tensor, logit_scale: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, image_BE: Tensor, text_BE: Tensor, logit_scale: Tensor, given: Given) -> dict[str, Tensor]:
         """Return the weighted sum and its three terms."""
-        if batch.targets is None:
+        if given.targets is None:
             raise ValueError("the paper's loss needs batches with targets")
         recipe = self._recipe
         across = Across.current(local_loss=recipe.local_loss)
-        targets = batch.targets.to(image_BE.device)
+        targets = given.targets.to(image_BE.device)
         projected = [self._projected(name, teacher) for name, teacher in targets.teachers.items()]
         task = clip_loss(image_BE, text_BE, logit_scale, across=across)
         together = _joined(projected)
         feature = feature_loss(image_BE[together.places_K], together.image_KD, across=across)
         feature = feature + feature_loss(text_BE[together.places_K], together.text_KD, across=across)
-        # A teacher's rows are contrasted with its own only where all teach; one draw per row mixes them, as released.
+        # With `all`, each teacher's rows are contrasted with its own; with one draw per row they mix, as released.
         groups = projected if recipe.teacher_sampling == "all" else [together]
         interactive = self._interactive(image_BE, text_BE, groups, across)
         return {

@@ -26,7 +26,7 @@ from store.files import write_atomic
 FORMAT_VERSION = 1
 """Version of the file that `Projection.save` writes."""
 
-_METADATA_KEY = "mmkd_projection"  # One key only: safetensors writes several in no fixed order.
+_METADATA_KEY = "mmkd_projection"  # A single key: safetensors writes several keys in no fixed order.
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,10 +34,10 @@ class Projection:
     """Fixed linear maps from each teacher's width to the student's, and the specs that they were fitted on.
 
     Args:
-        weights: of each teacher, (E, D) float32.
-        biases: of each teacher, (E,) float32.
-        spec_hashes: of each teacher's features.
-        settings: how the maps came about; kept with them, JSON values.
+        weights: by teacher, (E, D) float32.
+        biases: by teacher, (E,) float32.
+        spec_hashes: by teacher, of the features that the maps were fitted to.
+        settings: of the fit, JSON values.
     """
 
     weights: Mapping[str, Tensor]
@@ -47,7 +47,7 @@ class Projection:
 
     @classmethod
     def identity(cls, spec_hashes: Mapping[str, str], *, latent_dim: int) -> Self:
-        """Return the projection that changes nothing, for teachers that have the student's width already."""
+        """Return the identity projection, for teachers of the student's width."""
         return cls(
             weights={teacher: torch.eye(latent_dim) for teacher in spec_hashes},
             biases={teacher: torch.zeros(latent_dim) for teacher in spec_hashes},
@@ -57,17 +57,17 @@ class Projection:
 
     @property
     def latent_dim(self) -> int:
-        """E, the width that features are projected to."""
+        """E, the width of projected features."""
         return len(next(iter(self.biases.values())))
 
     def apply(self, teacher: str, features_BD: Tensor) -> Tensor:
-        """Return the projected features, (B, E) float32, not normalised; half precision features are widened first."""
+        """Return the projected features, (B, E) float32, not normalised."""
         if teacher not in self.weights:
             raise ValueError(f"no projection of teacher {teacher!r}; there are {', '.join(self.weights)}")
         return apply_projection(features_BD, self.weights[teacher], self.biases[teacher])
 
     def check_specs(self, spec_hashes: Mapping[str, str]) -> None:
-        """Raise SpecMismatchError, naming every teacher of `spec_hashes` that this projection was not fitted on."""
+        """Raise SpecMismatchError that names every teacher of `spec_hashes` whose features were not fitted."""
         differing = [
             f"{teacher}: fitted on {self.spec_hashes.get(teacher, 'nothing')}, the store holds {spec_hash}"
             for teacher, spec_hash in spec_hashes.items()
@@ -80,7 +80,7 @@ class Projection:
             )
 
     def save(self, path: Path) -> None:
-        """Write the projection as safetensors; the file appears whole or not at all."""
+        """Write the projection as safetensors, atomically."""
         described = {
             "version": FORMAT_VERSION,
             "latent_dim": self.latent_dim,
@@ -101,7 +101,7 @@ class Projection:
         Raises:
             WeightsNotFoundError: there is no such file.
             FormatVersionError: it was written in another version of the format.
-            StoreError: it is damaged, or no projection.
+            StoreError: the file is damaged or no projection.
         """
         try:
             with safetensors.safe_open(path, framework="pt") as file:
@@ -138,6 +138,6 @@ class Projection:
 
 
 def apply_projection(features_BD: Tensor, weight_ED: Tensor, bias_E: Tensor) -> Tensor:
-    """Return features projected by one teacher's map, in the precision of the map, whatever the autocast."""
+    """Return features projected by one teacher's map, in the map's dtype, also inside an autocast region."""
     with torch.autocast(device_type=features_BD.device.type, enabled=False):
         return functional.linear(features_BD.to(weight_ED.dtype), weight_ED, bias_E)

@@ -1,4 +1,4 @@
-"""What is fitted to teachers' features before a student is trained: PHI-S and dispersion, kept in a file of the run.
+"""Statistics of teachers' features that are fitted before training, PHI-S and dispersion, in a file of the run.
 
 Axes: N rows, D a teacher's width.
 """
@@ -26,7 +26,7 @@ from store.read.reader import FeatureStore
 from train.losses.phi_s import Floats, PhiS, fit_phi_s
 
 STATISTICS_FILE = "teacher_statistics.safetensors"
-"""Its name in the folder of a run."""
+"""File name in the folder of a run."""
 
 _METADATA_KEY = "mmkd_teacher_statistics"
 _VERSION = 1
@@ -34,11 +34,11 @@ _VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class SideStatistics:
-    """What is known of one side of a teacher's features.
+    """Statistics of one side of a teacher's features.
 
     Attributes:
         dispersion: mean squared angle between a feature and the mean feature, in square radians.
-        phi_s: change of coordinates, if it was asked for.
+        phi_s: None if it was not asked for.
     """
 
     dispersion: float
@@ -47,11 +47,11 @@ class SideStatistics:
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class TeacherStatistics:
-    """What is known of all teachers' features.
+    """Statistics of all teachers' features.
 
     Attributes:
         sides: by teacher and side.
-        spec_hashes: of the features they were fitted to, by teacher.
+        spec_hashes: by teacher, of the features they were fitted to.
     """
 
     sides: Mapping[tuple[str, Side], SideStatistics]
@@ -67,7 +67,7 @@ class TeacherStatistics:
             )
 
     def save(self, path: Path) -> None:
-        """Write them as safetensors; the file appears whole or not at all."""
+        """Write them as safetensors, atomically."""
         described = {
             "version": _VERSION,
             "spec_hashes": dict(self.spec_hashes),
@@ -85,7 +85,7 @@ class TeacherStatistics:
         """Read what `save` wrote.
 
         Raises:
-            StoreError: it is damaged, or something else.
+            StoreError: the file is damaged or holds something else.
         """
         try:
             with safetensors.safe_open(path, framework="np") as file:
@@ -121,12 +121,8 @@ def fit_statistics(
     """Fit statistics to features of a store.
 
     Args:
-        store: where features are.
-        teachers: ids.
-        available_NT: rows that each of them may teach.
-        rows: how many features of a teacher are looked at, in whole chunks drawn at random.
-        seed: of the draw.
-        phi_s: fit that too.
+        available_NT: rows that each teacher may teach.
+        rows: largest number of features per teacher, in whole chunks drawn at random.
 
     Raises:
         ConfigError: a teacher has no feature, or PHI-S does not exist for its width.
@@ -168,13 +164,11 @@ def _dispersion(features_ND: Floats, mean_D: Floats) -> float:
 def kept_statistics(
     folder: Path, fit: Callable[[], TeacherStatistics], *, spec_hashes: Mapping[str, str]
 ) -> TeacherStatistics:
-    """Return the statistics in a run's folder; where there are none, they are fitted and kept there first.
+    """Return the statistics in a run's folder; if there are none, fit and save them first.
 
-    Of several processes the first one does that for all; the others need not see its folder.
+    With several processes, rank 0 does that for all; the others need not see its folder.
 
     Args:
-        folder: of the run.
-        fit: fits them.
         spec_hashes: of the features that will be read.
 
     Raises:
@@ -194,5 +188,5 @@ def kept_statistics(
 def _read_or_fit(path: Path, fit: Callable[[], TeacherStatistics]) -> TeacherStatistics:
     if not path.exists():
         fit().save(path)
-    # As it was written, so that a run that goes on has the same numbers to the last bit.
+    # Read back from the file, so that a resumed run has bit-identical numbers.
     return TeacherStatistics.load(path)

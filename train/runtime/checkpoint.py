@@ -1,6 +1,6 @@
-"""Checkpoints: all that a run needs to go on as if nothing had happened, as one file each.
+"""Checkpoints: one file with the whole state of a run, from which it resumes exactly.
 
-They are read with ``weights_only=True``: tensors and plain values, no code.
+They are read with ``weights_only=True``, which runs no code from the file.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from store.files import sweep_temporary, write_atomic
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-"""Of what a checkpoint holds; another one is refused."""
+"""Version of a checkpoint's content; other versions are refused."""
 
 _NAME = re.compile(r"step-(\d+)\.pt")
 
 State = dict[str, Any]
-"""What a checkpoint holds: ``step`` (the next one), ``model``, ``optimizer``, ``scaler``, ``objective``, ``ema``
-(or None), ``data`` (where the stream of batches is), ``seed`` and ``run`` (the run's identity, as JSON).
+"""Content of a checkpoint: ``step`` (the next one), ``model``, ``optimizer``, ``scaler``, ``objective``, ``ema``
+(or None), ``data`` (the feed's state), ``seed`` and ``run`` (the run's identity, as JSON).
 
-The states of random generators are not among them: what is random in a step is a function of seed, step and rank.
+It holds no state of random generators: randomness in a step is a function of seed, step and rank.
 """
 
 
@@ -37,15 +37,15 @@ class Checkpoints:
     """The checkpoints of one run, in a folder of their own.
 
     Args:
-        folder: made when the first is written.
-        kept: how many of the latest stay.
+        folder: is made with the first checkpoint.
+        kept: number of checkpoints that stay.
     """
 
     def __init__(self, folder: Path, *, kept: int) -> None:
         self._folder, self._kept = folder, kept
 
     def save(self, state: State) -> Path:
-        """Write a checkpoint, whole or not at all, then delete old ones; returns its file."""
+        """Write a checkpoint atomically, then delete old ones; returns its file."""
         buffer = io.BytesIO()
         torch.save({"format": FORMAT, **state}, buffer)
         path = self._folder / f"step-{state['step']:09d}.pt"
@@ -85,7 +85,7 @@ class Checkpoints:
 
 
 def _read(path: Path) -> State:
-    # torch reads what is damaged as other numbers, or fails in many ways: the checksums come first.
+    # torch may read a damaged file as wrong numbers, or fail in many ways, so checksums are verified first.
     with zipfile.ZipFile(path) as file:
         damaged = file.testzip()
     if damaged:

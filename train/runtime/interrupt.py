@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a model is trained: the step in work is finished, so that a checkpoint can be written."""
+"""Ctrl-C and SIGTERM during training: the current step is finished, so that a checkpoint can be written."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Stop:
-    """Whether the user or a scheduler asked to stop."""
+    """A request to stop, by the user or a scheduler."""
 
     requested: bool = False
 
 
 @contextlib.contextmanager
 def stopping() -> Iterator[Stop]:
-    """Note the first Ctrl-C or SIGTERM instead of ending at once; the second one ends the program as ever.
+    """Record the first Ctrl-C or SIGTERM instead of ending at once; the second one ends the program.
 
-    Outside of the main thread, where Python lets nobody listen to signals, nothing is changed.
+    Only the main thread can handle signals in Python; in other threads this does nothing.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():

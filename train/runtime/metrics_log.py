@@ -1,4 +1,4 @@
-"""A run's numbers: JSON lines in ``metrics.jsonl`` and, if wanted, event files for TensorBoard."""
+"""A run's metrics: JSON lines in ``metrics.jsonl`` and optional event files for TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ EVENTS = "tensorboard"
 
 
 class MetricsLog:
-    """Writes a run's numbers as they come.
+    """Writes the metrics of a run line by line.
 
     Args:
-        folder: of the run.
-        events: TensorBoard's writer, None without.
+        events: writer of TensorBoard, or None.
     """
 
     def __init__(self, folder: Path, *, events: Any = None) -> None:
@@ -27,14 +26,14 @@ class MetricsLog:
         self._events = events
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Write a line of numbers."""
+        """Write one line of metrics."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items() if self._events else ():
             self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the files."""
         self._file.close()
         if self._events:
             self._events.close()
@@ -42,13 +41,11 @@ class MetricsLog:
 
 @contextlib.contextmanager
 def logging_to(folder: Path, *, start: int, tensorboard: bool, active: bool = True) -> Iterator[MetricsLog | None]:
-    """Yield a log that goes on at a step; what was written of later steps, by a run that was killed, is dropped.
+    """Yield a log that continues at step ``start``; lines of later steps, left by a killed run, are dropped.
 
     Args:
-        folder: of the run.
         start: first step that will be written.
-        tensorboard: write event files too.
-        active: yield None instead, for processes that write nothing.
+        active: if false, yield None; for processes that write nothing.
     """
     if not active:
         yield None

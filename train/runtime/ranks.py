@@ -1,4 +1,4 @@
-"""The processes of one training run, as torchrun starts them: who they are, and how they agree.
+"""The processes of one training run, as torchrun starts them, and the ways in which they agree.
 
 Without torchrun there is one process, and nothing of ``torch.distributed`` is touched.
 """
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _FAILED = "mmkd/failed"
-"""Key under which a rank that ends with an error says so to the others."""
+"""Key under which a failing rank leaves its error for the others."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -32,10 +32,9 @@ class Ranks:
     """The processes that train together.
 
     Attributes:
-        rank: number of this one, from 0; only rank 0 writes.
-        world_size: how many there are.
-        local_rank: number of this one on its machine, which is the number of its GPU.
-        control: a group of the CPU, for what processes agree on; None when alone.
+        rank: of this process, from 0; only rank 0 writes.
+        local_rank: number of this process on its machine, which is the number of its GPU.
+        control: a group on the CPU for agreement between processes; None for a single process.
     """
 
     rank: int = 0
@@ -45,7 +44,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes."""
+        """True in the process that writes."""
         return self.rank == 0
 
     def device(self, kind: str) -> torch.device:
@@ -53,7 +52,7 @@ class Ranks:
         return torch.device("cuda", self.local_rank) if kind == "cuda" and self.world_size > 1 else torch.device(kind)
 
     def any(self, flags: Sequence[bool]) -> list[bool]:
-        """Return of each flag whether any process raised it; all processes must ask."""
+        """Return for each flag whether it is set in any process; all processes must call this."""
         if self.world_size == 1:
             return list(flags)
         raised = torch.tensor(flags, dtype=torch.int32)
@@ -61,7 +60,7 @@ class Ranks:
         return [bool(flag) for flag in raised]
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
-        """Return the mean of each value over all processes; all must ask, with the same names."""
+        """Return the mean of each value over all processes; all must call this with the same names."""
         if self.world_size == 1:
             return values
         found = torch.tensor([values[name] for name in sorted(values)], dtype=torch.float64)
@@ -70,7 +69,7 @@ class Ranks:
         return {name: means[name] for name in values}
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """Return to all processes what rank 0 makes; it must be picklable."""
+        """Return the value that rank 0 makes to all processes; it must be picklable."""
         if self.world_size == 1:
             return make()
         box = [make() if self.is_first else None]
@@ -86,15 +85,15 @@ class Ranks:
         return box
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have called this."""
         if self.world_size > 1:
             torch.distributed.barrier(group=self.control)
 
     def average(self, parameters: Iterable[nn.Parameter]) -> None:
         """Average the gradients of some parameters over all processes.
 
-        Those without a gradient count as zero, with one process as with many: which ones a batch touches must not
-        depend on how it is shared out.
+        A missing gradient counts as zero, also with one process: the result must not depend on how a batch is
+        shared out.
         """
         gradients: list[Tensor] = []
         for parameter in parameters:
@@ -116,9 +115,9 @@ ALONE = Ranks()
 
 @contextlib.contextmanager
 def joined() -> Iterator[Ranks]:
-    """Join the other processes that torchrun started, for as long as the block runs.
+    """Join the other processes that torchrun started while the block runs.
 
-    A process whose block ends with an error tells the others, which then end too, without a word of their own.
+    If the block of one process raises an error, the others end too, and only the first error is reported.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
@@ -130,7 +129,7 @@ def joined() -> Iterator[Ranks]:
         distributed.init_process_group("cpu:gloo,cuda:nccl")
     else:
         distributed.init_process_group("gloo")
-    # Said of every 1 x 1 convolution: its strides may be written in several ways.
+    # torch warns of every 1 x 1 convolution, whose strides can be written in several ways.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
     rank, store = distributed.get_rank(), distributed.distributed_c10d._get_default_store()  # noqa: SLF001
     if rank:
@@ -153,15 +152,15 @@ def joined() -> Iterator[Ranks]:
                 hint="what torchrun prints below says which; the same command goes on from the last checkpoint",
             ) from error
         raise
-    # Only here: after an error the others may be waiting in a collective, and this would wait for them.
+    # Not after an error: the others may be waiting in a collective, and this call would wait for them.
     distributed.destroy_process_group()
 
 
 def require_device(key: str, settings: Optimization, ranks: Ranks) -> None:
-    """See that this process has the device that a run is to be trained on.
+    """Check that this process has the device of ``optimization.device``.
 
     Raises:
-        ConfigError: it has not.
+        ConfigError: it does not.
     """
     if settings.device != "cuda":
         return
@@ -178,10 +177,10 @@ def require_device(key: str, settings: Optimization, ranks: Ranks) -> None:
 
 
 def require_even_shares(key: str, settings: Optimization, ranks: Ranks) -> None:
-    """See that the batch can be shared out evenly over processes and the parts of a step.
+    """Check that processes and parts of a step divide the batch.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: they do not.
     """
     shares = ranks.world_size * settings.accumulate
     if settings.batch_size % shares:

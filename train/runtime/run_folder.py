@@ -1,6 +1,6 @@
-"""A run's folder: it appears whole or not at all, by one run at a time, and says what it was made from.
+"""A run's folder: it appears atomically, belongs to one run at a time, and records what it was made from.
 
-Until then the run works in ``.NAME.partial`` beside it, where its checkpoints lie. A run that was killed goes on there.
+Until then the run works in ``.NAME.partial`` beside it, which holds the checkpoints. A killed run resumes there.
 """
 
 from __future__ import annotations
@@ -24,25 +24,24 @@ log = logging.getLogger(__name__)
 RECORD = "train.json"
 
 UNFINISHED = "unfinished.json"
-"""What the record is called until the run is complete."""
+"""Name of the record until the run is complete."""
 
 CHECKPOINTS = "checkpoints"
 """Folder of checkpoints in the working folder; the result has none."""
 
 GROWS = "ranges"
-"""The one part of a run's identity that may change while it is trained: what is committed of a store that grows."""
+"""The only part of a run's identity that may change during the run: the committed ranges of a growing store."""
 
 
 def is_done(out: Path, identity: Mapping[str, Any], *, overwrite: bool) -> bool:
     """Return whether a folder already holds the result of exactly this run.
 
     Args:
-        out: the run's folder.
         identity: everything that decides the result, as JSON values.
-        overwrite: let another run's result be replaced; what is no result is never replaced.
+        overwrite: another run's result may be replaced; anything else never is.
 
     Raises:
-        ConfigError: something else is there, and it is no result or ``overwrite`` is not given.
+        ConfigError: ``out`` holds something else, and that is no result or ``overwrite`` is not given.
     """
     nearest = next(parent for parent in out.absolute().parents if parent.exists())
     if not nearest.is_dir():
@@ -63,7 +62,7 @@ def is_done(out: Path, identity: Mapping[str, Any], *, overwrite: bool) -> bool:
             hint="--overwrite replaces the result once the new run is complete; or set another out",
         ) from error
     if not differences(found, identity):
-        # A run that was killed between its last two steps left them.
+        # A run that was killed between its last two steps leaves checkpoints behind.
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
         if found != json.loads(json.dumps(identity)):
             log.info("%s: the store has grown since it was made; --overwrite makes it anew", out)
@@ -78,13 +77,13 @@ def is_done(out: Path, identity: Mapping[str, Any], *, overwrite: bool) -> bool:
 
 
 SHOWN = 5
-"""Differences that an error names."""
+"""Number of differences that an error names."""
 
 
 def differences(found: Any, identity: Any, *, key: str = "") -> list[str]:
-    """Return in which values two records differ, one text per key; lists count as values.
+    """Return the differences of two records, one text per key; a list counts as one value.
 
-    That a store has grown since is no difference.
+    A store that has grown is no difference.
     """
     found, identity = (json.loads(json.dumps(record)) for record in (found, identity))
     if isinstance(found, dict) and isinstance(identity, dict):
@@ -109,21 +108,19 @@ def appearing(
 ) -> Iterator[Path]:
     """Yield a folder to work in that takes the place of ``out`` when the block ends without an error.
 
-    If the same run was interrupted and left checkpoints, it is its folder, as it was left; otherwise an empty one.
+    If the same run was interrupted and left checkpoints, it is that run's folder; otherwise an empty one.
 
     Args:
-        out: the run's folder.
         identity: everything that decides the result, as JSON values.
-        overwrite: let another run's result be replaced.
-        resume: otherwise what an interrupted run left is cleared away.
+        resume: if false, the leftovers of an interrupted run are deleted.
 
     Raises:
-        MMKDError: another program is at work on the same folder; the message names it.
-        ConfigError: meanwhile something is there that may not be replaced, or another run was interrupted there.
+        MMKDError: another program works on the same folder; the message names it.
+        ConfigError: ``out`` now holds something that may not be replaced, or another run was interrupted there.
         SpecMismatchError: the store's features are not those that the interrupted run was trained on.
     """
     with _alone(out):
-        # Asked again, now that nobody else can finish: another run may have, since this one was asked for.
+        # Checked again under the lock: another run may have finished since the first check.
         is_done(out, identity, overwrite=overwrite)
         partial = out.with_name(f".{out.name}.partial")
         if not (resume and _can_go_on(partial, out, identity)):
@@ -139,16 +136,15 @@ def appearing(
             out.rename(replaced)
         partial.rename(out)
         shutil.rmtree(replaced, ignore_errors=True)
-        # Last: until the result is in its place, a run that is killed needs them.
+        # Last: a run that is killed before this point needs the checkpoints.
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
 
 
 def begun_as(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what this run was made from when it began, if it was interrupted and left checkpoints; else None.
+    """Return the identity with which an interrupted run began, if it left checkpoints; else None.
 
     Args:
-        out: the run's folder.
-        identity: what it is made from now; of a store that has grown since.
+        identity: of the run now; the store may have grown since.
     """
     partial = out.with_name(f".{out.name}.partial")
     records = [partial / name for name in (UNFINISHED, RECORD) if (partial / name).is_file()]
@@ -163,12 +159,12 @@ def _has_checkpoints(partial: Path) -> bool:
 
 
 def _can_go_on(partial: Path, out: Path, identity: Mapping[str, Any]) -> bool:
-    """Return whether an interrupted run left something to go on with, and see that it was this one."""
+    """Return whether an interrupted run left checkpoints; raise an error if it was another run."""
     if not _has_checkpoints(partial):
         return False
     record = partial / UNFINISHED
     if not record.is_file():
-        # It was killed between the last steps below: only the renaming is missing.
+        # It was killed between the last steps of `appearing`: only the rename is missing.
         record = partial / RECORD
         record.rename(partial / UNFINISHED)
         record = partial / UNFINISHED
@@ -185,7 +181,7 @@ def _can_go_on(partial: Path, out: Path, identity: Mapping[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Hold the lock of a run's folder; it ends with its holder, however that ends, and leaves no file behind."""
+    """Hold the lock of a run's folder; the system releases it when the process ends, and no file stays behind."""
     out.parent.mkdir(parents=True, exist_ok=True)
     path = out.with_name(f".{out.name}.lock")
     while True:
@@ -198,7 +194,7 @@ def _alone(out: Path) -> Iterator[None]:
                     f"{out}: another program is training into this folder ({file.read() or 'unknown'})",
                     hint="wait for it or stop it, or set another out",
                 ) from error
-            # Its last holder removed the file after it was opened here: what is locked then is no longer that path.
+            # The last holder may have removed the file after it was opened here; then another file has this path.
             if not _is_at(file, path):
                 continue
             file.truncate(0)

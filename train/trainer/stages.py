@@ -1,230 +1,153 @@
-"""The two stages, from pipeline section to folder: pretrain and distill."""
+"""The two stages, from a pipeline's section to the folder of a model: pretrain and distill."""
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from store.config.pipeline_file import dump_resolved
 from store.corpus.corpus_files import corpus_files
-from store.corpus.image_source import ImageSource
 from store.errors import ConfigError, IncompleteStoreError
 from store.files import sha256_file
-from store.index.in_memory import read_corpus
 from store.index.indexing import settings_of
 from store.read.pixel_cache import PixelCache
 from store.read.reader import FeatureStore
 from train.config import ModelSection, Optimization, PretrainRun, StudentRun, TrainPipeline
-from train.data.image_loader import CorpusImages, require_pixels
-from train.data.run_teachers import Teaching, seen_alike
-from train.data.spans import TargetReader
-from train.data.store_rows import is_growing, open_store, store_identity, to_train_on
-from train.recipes.choose import objective_maker, shuffles, target_reader, task_only
+from train.data.image_loader import require_pixels
+from train.data.pair_source import TaughtPairs, corpus_pairs, store_pairs, taught_pairs
+from train.data.run_teachers import RunTeachers, seen_alike
+from train.data.store_rows import open_store, store_identity, to_train_on
+from train.recipes.choose import RECIPES, TeacherData, task_only
 from train.recipes.projection import Projection
-from train.runtime.ranks import ALONE, Ranks, require_device, require_even_shares
+from train.runtime.ranks import require_device, require_even_shares
 from train.runtime.run_folder import begun_as, is_done
 
-from .train_model import COLUMNS, Job, settings_identity, train_model
+from .train_model import HERE, Circumstances, TrainingRun, settings_identity, train_model
 
 
-def pretrain(
-    pipeline: TrainPipeline,
-    name: str,
-    run: PretrainRun,
-    *,
-    overwrite: bool = False,
-    resume: bool = True,
-    corpus_root: Path | None = None,
-    ranks: Ranks = ALONE,
-) -> bool:
+def pretrain(pipeline: TrainPipeline, name: str, run: PretrainRun, how: Circumstances = HERE) -> bool:
     """Stage 1: train a model on the pairs of a corpus or of the store. Returns False if that was done already."""
+    key = f"train.pretrain.{name}"
     if run.corpus is None:
-        return _pretrain_on_store(
-            pipeline, name, run, overwrite=overwrite, resume=resume, corpus_root=corpus_root, ranks=ranks
-        )
+        return _pretrain_on_store(pipeline, name, run, how)
     if run.corpus not in pipeline.corpora:
-        raise ConfigError(f"train.pretrain.{name}.corpus: the pipeline has no corpus {run.corpus!r}")
+        raise ConfigError(f"{key}.corpus: the pipeline has no corpus {run.corpus!r}")
     corpus = pipeline.corpora[run.corpus]
-    identity = {
+    identity: dict[str, Any] = {
         "run": settings_identity(run),
         "corpus": {file.name: file.sha256() for file in corpus_files(corpus.files)},
     }
     settings = settings_of(corpus)
     if settings != settings_of(type(corpus)(files=corpus.files)):
         identity["corpus_settings"] = settings
-    if _nothing_to_do(f"train.pretrain.{name}", run, identity, overwrite=overwrite, ranks=ranks):
+    if _nothing_to_do(key, run, identity, how):
         return False
-    index = read_corpus(corpus)
-    rows = np.flatnonzero(to_train_on(index.table))
-    job = Job(
-        name=name,
-        out=Path(run.out),
-        identity=identity,
-        model=run.model,
-        settings=run.optimization,
-        validation=run.validation,
-        table=index.table,
-        images=CorpusImages(ImageSource(index.root), index.table),
-        rows=rows,
-        block_rows=1,
-        window_blocks=max(1, len(rows)),
-        max_pixels=pipeline.max_pixels,
-        objective=task_only,
-    )
-    train_model(job, overwrite=overwrite, resume=resume, ranks=ranks)
+    train_model(_run_of(pipeline, name, run, identity), corpus_pairs(corpus), task_only, how)
     return True
 
 
-def _pretrain_on_store(
-    pipeline: TrainPipeline,
-    name: str,
-    run: PretrainRun,
-    *,
-    overwrite: bool,
-    resume: bool,
-    corpus_root: Path | None,
-    ranks: Ranks,
-) -> bool:
+def _pretrain_on_store(pipeline: TrainPipeline, name: str, run: PretrainRun, how: Circumstances) -> bool:
     """Stage 1 on a store's pair table; it need not hold any feature."""
-    store = FeatureStore(pipeline.store.path, corpus_root=corpus_root)
-    pixels = _pixels(store, run) if run.images == "pixels" else None
-    settings = settings_identity(run)
-    del settings["images"]
-    identity: dict[str, Any] = {"run": settings, "store": {"corpus": store.info.corpus}}
-    if pixels:
-        identity["pixels"] = pixels.spec.hash
-    if _nothing_to_do(f"train.pretrain.{name}", run, identity, overwrite=overwrite, ranks=ranks):
+    store = FeatureStore(pipeline.store.path, corpus_root=how.corpus_root)
+    pixels = _pixels(store, run)
+    identity = {"run": _without_images(run), "store": {"corpus": store.info.corpus}, **_pixel_identity(pixels)}
+    if _nothing_to_do(f"train.pretrain.{name}", run, identity, how):
         return False
-    table = store.pairs.read(0, store.info.rows, COLUMNS)
-    rows = np.flatnonzero(to_train_on(table))
+    pairs = store_pairs(store, pixels, window_blocks=run.window_blocks)
     if pixels:
-        require_pixels(pixels, rows)
-    job = Job(
-        name=name,
-        out=Path(run.out),
-        identity=identity,
-        model=run.model,
-        settings=run.optimization,
-        validation=run.validation,
-        table=table,
-        images=pixels or CorpusImages(store.images, table),
-        rows=rows,
-        block_rows=store.info.chunk_rows,
-        window_blocks=run.window_blocks,
-        max_pixels=pipeline.max_pixels,
-        objective=task_only,
-        can_validate=pixels.committed_rows() if pixels else None,
-    )
-    train_model(job, overwrite=overwrite, resume=resume, ranks=ranks)
+        require_pixels(pixels, pairs.rows())
+    train_model(_run_of(pipeline, name, run, identity), pairs, task_only, how)
     return True
 
 
-def distill(
-    pipeline: TrainPipeline,
-    name: str,
-    run: StudentRun,
-    *,
-    overwrite: bool = False,
-    resume: bool = True,
-    corpus_root: Path | None = None,
-    ranks: Ranks = ALONE,
-) -> bool:
+def distill(pipeline: TrainPipeline, name: str, run: StudentRun, how: Circumstances = HERE) -> bool:
     """Stage 2: train a student from the store. Returns False if that was done already.
 
     A ``task_only`` student sees the same rows in the same batches as a distilled one.
     """
-    store = seen_alike(open_store(pipeline, corpus_root=corpus_root), ranks)
-    projection_file = _projection_file(pipeline, name) if run.recipe == "paper" else None
-    pixels = _pixels(store, run) if run.images == "pixels" else None
-    identity = _student_identity(pipeline, run, store, projection_file, pixels)
-    if _nothing_to_do(f"train.students.{name}", run, identity, overwrite=overwrite, ranks=ranks):
+    recipe = RECIPES[run.recipe]
+    store = seen_alike(open_store(pipeline, corpus_root=how.corpus_root), how.ranks)
+    projection_file = _projection_file(pipeline, name) if recipe.projects else None
+    pixels = _pixels(store, run)
+    identity = {
+        "run": _without_images(run),
+        "select": json.loads(dump_resolved(pipeline))["select"],
+        "store": store_identity(store),
+        "projection": sha256_file(projection_file) if projection_file else None,
+        **_pixel_identity(pixels),
+    }
+    if _nothing_to_do(f"train.students.{name}", run, identity, how):
         return False
-    begun = ranks.from_first(lambda: begun_as(Path(run.out), identity) if resume else None)
-    teaching = Teaching.of_run(store, pipeline.select, begun or identity)
-    table = store.pairs.read(0, store.info.rows, COLUMNS)
-    may_train_N = to_train_on(table)
+    begun = how.ranks.from_first(lambda: begun_as(Path(run.out), identity) if how.resume else None)
+    teachers = RunTeachers.of_run(store, pipeline.select, begun or identity)
     projection = _projection(projection_file, name, run.model)
-    if projection:
-        if begun is None:
-            _require_projected(projection, store, teaching, may_train_N)
-        teaching = teaching.among(projection.weights)
-
-    def rows_of(at: FeatureStore) -> npt.NDArray[np.int64]:
-        return np.flatnonzero(teaching.available(at).any(axis=1) & may_train_N)
-
-    def targets_of(at: FeatureStore | None) -> TargetReader | None:
-        return None if at is None else target_reader(run, at, teaching.available(at), teachers=teaching.names)
-
-    available_NT = teaching.available(store) & may_train_N[:, None]
-    rows = np.flatnonzero(available_NT.any(axis=1))
+    pairs = taught_pairs(
+        store,
+        pixels,
+        window_blocks=run.window_blocks,
+        teachers=teachers.among(projection.weights) if projection else teachers,
+        sampling=recipe.sampling(run),
+        seed=run.optimization.seed,
+        shuffle=recipe.shuffles(run),
+    )
+    if projection and begun is None:
+        _require_projected(projection, store, teachers, pairs)
+    rows = pairs.rows()
     if not len(rows):
         raise IncompleteStoreError(f"{store.location}: no training row has a feature that the selection allows")
     if pixels:
         require_pixels(pixels, rows)
-    job = Job(
-        name=name,
-        out=Path(run.out),
-        identity=identity,
-        model=run.model,
-        settings=run.optimization,
-        validation=run.validation,
-        table=table,
-        images=pixels or CorpusImages(store.images, table),
-        rows=rows,
-        block_rows=store.info.chunk_rows,
-        window_blocks=run.window_blocks,
-        max_pixels=pipeline.max_pixels,
-        objective=objective_maker(run, projection, store, available_NT, teachers=teaching.names),
-        shuffle=shuffles(run),
-        targets=targets_of,
-        store=store,
-        rows_of=rows_of,
-        grows=is_growing(store),
-        can_validate=pixels.committed_rows() if pixels else None,
+    data = TeacherData(
+        store=store, teachers=pairs.teachers.names, available_NT=pairs.available(), projection=projection
     )
-    train_model(job, overwrite=overwrite, resume=resume, ranks=ranks)
+    objective = functools.partial(recipe.objective, run, data)
+    train_model(_run_of(pipeline, name, run, identity), pairs, objective, how)
     return True
 
 
-def _student_identity(
-    pipeline: TrainPipeline,
-    run: StudentRun,
-    store: FeatureStore,
-    projection_file: Path | None,
-    pixels: PixelCache | None,
-) -> dict[str, Any]:
+def _run_of(
+    pipeline: TrainPipeline, name: str, section: PretrainRun | StudentRun, identity: dict[str, Any]
+) -> TrainingRun:
+    return TrainingRun(
+        name=name,
+        out=Path(section.out),
+        identity=identity,
+        model=section.model,
+        optimization=section.optimization,
+        validation=section.validation,
+        max_pixels=pipeline.max_pixels,
+    )
+
+
+def _without_images(run: PretrainRun | StudentRun) -> dict[str, Any]:
+    """Return the settings that affect the result; the spec of the images stands for ``images``."""
     settings = settings_identity(run)
-    # Which images they are is said below by their spec.
     del settings["images"]
-    identity = {
-        "run": settings,
-        "select": json.loads(dump_resolved(pipeline))["select"],
-        "store": store_identity(store),
-        "projection": sha256_file(projection_file) if projection_file else None,
-    }
-    return identity | ({"pixels": pixels.spec.hash} if pixels else {})
+    return settings
 
 
-def _pixels(store: FeatureStore, run: PretrainRun | StudentRun) -> PixelCache:
+def _pixel_identity(pixels: PixelCache | None) -> dict[str, str]:
+    return {"pixels": pixels.spec.hash} if pixels else {}
+
+
+def _pixels(store: FeatureStore, run: PretrainRun | StudentRun) -> PixelCache | None:
+    if run.images != "pixels":
+        return None
     workers = run.optimization.image_workers
-    # Each worker reads chunks of its own; twice its share, because shares are not quite even.
+    # Each worker reads its own chunks; the factor of two makes up for uneven shares.
     kept = -(-2 * run.window_blocks // workers) if workers > 1 else run.window_blocks
     return PixelCache(store.location, info=store.info, chunks_kept=kept)
 
 
-def _nothing_to_do(
-    key: str, run: PretrainRun | StudentRun, identity: dict[str, Any], *, overwrite: bool, ranks: Ranks
-) -> bool:
-    """Whether the run's result is there; if not, see that this machine can make it."""
-    if ranks.from_first(lambda: is_done(Path(run.out), identity, overwrite=overwrite)):
+def _nothing_to_do(key: str, run: PretrainRun | StudentRun, identity: dict[str, Any], how: Circumstances) -> bool:
+    """Return whether the run's result is there; if not, check that this machine can make it."""
+    if how.ranks.from_first(lambda: is_done(Path(run.out), identity, overwrite=how.overwrite)):
         return True
     settings: Optimization = run.optimization
-    require_device(key, settings, ranks)
-    require_even_shares(key, settings, ranks)
+    require_device(key, settings, how.ranks)
+    require_even_shares(key, settings, how.ranks)
     return False
 
 
@@ -245,12 +168,10 @@ def _projection(file: Path | None, name: str, model: ModelSection) -> Projection
     return projection
 
 
-def _require_projected(
-    projection: Projection, store: FeatureStore, teaching: Teaching, may_train_N: npt.NDArray[np.bool_]
-) -> None:
-    """See that there is a projection of each teacher that has something to teach."""
-    available_NT = teaching.available(store)[may_train_N]
-    used = [name for column, name in enumerate(teaching.names) if available_NT[:, column].any()]
+def _require_projected(projection: Projection, store: FeatureStore, teachers: RunTeachers, pairs: TaughtPairs) -> None:
+    """Raise SpecMismatchError unless every teacher with a training row has a projection of its present features."""
+    available_NT = teachers.available(store)[to_train_on(pairs.table)]
+    used = [name for column, name in enumerate(teachers.names) if available_NT[:, column].any()]
     projection.check_specs({teacher: store.spec(teacher).hash for teacher in used})
 
 

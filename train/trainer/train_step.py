@@ -15,6 +15,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,9 @@ from torch.nn.parallel import DistributedDataParallel
 from store.errors import TrainingDivergedError
 from train.config import Optimization
 from train.data.batches import Batch
-from train.losses.objective import MAX_LOGIT_SCALE, Objective
+from train.losses.objective import MAX_LOGIT_SCALE, Given, Objective
 from train.models.model_folder import Student
-from train.models.towers import Towers, inputs_of, seed_part
+from train.models.towers import Towers, seed_part
 from train.runtime.ranks import Ranks
 
 DIVERGED_HINT = (
@@ -53,14 +54,11 @@ def learning_rate(step: int, settings: Optimization) -> float:
 
 
 class Updater:
-    """Changes a student's weights batch by batch.
+    """Updates a student's weights batch by batch.
 
     Args:
-        student: whose tokenizer makes tokens of captions.
-        towers: of the student.
-        objective: what is minimized; on the towers' device.
-        settings: how.
-        ranks: who trains together; each calls with its own part of the batch.
+        objective: on the towers' device.
+        ranks: each calls with its own part of the batch.
     """
 
     def __init__(
@@ -71,7 +69,7 @@ class Updater:
         self._device = ranks.device(settings.device)
         self._shared: nn.Module = towers
         if ranks.world_size > 1:
-            # Buffers of BatchNorm are rank 0's, as of the forward passes that are shared.
+            # The forward passes through DDP copy rank 0's BatchNorm buffers to all ranks.
             self._shared = DistributedDataParallel(towers, gradient_as_bucket_view=True)
         self._own = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         self._all = [parameter for parameter in towers.parameters() if parameter.requires_grad] + self._own
@@ -98,12 +96,9 @@ class Updater:
         return terms
 
     def require_finite_weights(self, batch: Batch) -> None:
-        """See that the weights are fit to be kept.
+        """Check that the weights are finite before they are saved.
 
-        A finite loss may have a gradient that is not, and only the loss of the next step would tell.
-
-        Args:
-            batch: of the latest step.
+        A finite loss may have a gradient that is not finite, which only the loss of the next step would show.
 
         Raises:
             TrainingDivergedError: they are not finite; in all processes, which have the same weights.
@@ -131,7 +126,7 @@ class Updater:
             self._seed(batch, part)
             with self._sharing(last=part == number - 1):
                 image_BE, text_BE, scale = self._shared(*inputs_of(some, self._student, self._device))
-                terms = self._objective(image_BE, text_BE, scale, some)
+                terms = self._terms(image_BE, text_BE, scale, some)
                 self._require_finite(terms, some)
                 self.scaler.scale(terms["loss"] / number).backward()
             for name, term in terms.items():
@@ -141,7 +136,7 @@ class Updater:
     def _cached(self, batch: Batch, rows: int) -> dict[str, Tensor]:
         pixels_BHWC, tokens_BL = inputs_of(batch, self._student, self._device)
         edges = list(itertools.pairwise([*range(0, len(tokens_BL), rows), len(tokens_BL)]))
-        # Where damaged images left processes with different numbers of pieces, each shares its last one.
+        # Damaged images may leave processes with different numbers of pieces; each shares gradients in its last one.
         found = []
         with torch.no_grad():
             for part, (begin, end) in enumerate(edges):
@@ -150,7 +145,7 @@ class Updater:
         image_BE, text_BE = (torch.cat([piece[side] for piece in found]).requires_grad_() for side in (0, 1))
         scale = found[0][2].clone().requires_grad_()
         self._seed(batch, len(edges))
-        terms = self._objective(image_BE, text_BE, scale, batch)
+        terms = self._terms(image_BE, text_BE, scale, batch)
         self._require_finite(terms, batch)
         self.scaler.scale(terms["loss"]).backward()
         for part, (begin, end) in enumerate(edges):
@@ -158,7 +153,7 @@ class Updater:
             self._seed(batch, part)
             with self._sharing(last=last):
                 pieces = self._shared(pixels_BHWC[begin:end], tokens_BL[begin:end])
-                # The logit scale is one number for all pieces: its gradient is handed on once.
+                # The logit scale is one number for all pieces, so its gradient is passed on once.
                 carried = [
                     (pieces[0], _gradient(image_BE)[begin:end]),
                     (pieces[1], _gradient(text_BE)[begin:end]),
@@ -167,12 +162,17 @@ class Updater:
                 torch.autograd.backward([value for value, _ in carried], [gradient for _, gradient in carried])
         return {name: term.detach() for name, term in terms.items()}
 
+    def _terms(self, image_BE: Tensor, text_BE: Tensor, scale: Tensor, batch: Batch) -> dict[str, Any]:
+        given = Given(rows_B=batch.rows_B, step=batch.step, targets=batch.targets)
+        terms: dict[str, Any] = self._objective(image_BE, text_BE, scale, given)
+        return terms
+
     def _seed(self, batch: Batch, part: int) -> None:
         seed_part(self.settings.seed, step=batch.step, rank=self._ranks.rank, part=part)
 
     @contextlib.contextmanager
     def _sharing(self, *, last: bool) -> Iterator[None]:
-        """Let the backward pass of the last part share the gradients of all."""
+        """Share gradients between processes only in the backward pass of the last part."""
         if last or not isinstance(self._shared, DistributedDataParallel):
             yield
             return
@@ -192,10 +192,16 @@ class Updater:
         )
 
 
+def inputs_of(batch: Batch, student: Student, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return a batch's pixels and tokens on a device."""
+    pixels_BHWC = batch.pixels_BHWC.to(device, non_blocking=True)
+    return pixels_BHWC, student.tokenize(batch.captions).to(device)
+
+
 def _shown(batch: Batch) -> str:
     return f"rows {batch.rows_B[:8].tolist()} and {max(0, len(batch.rows_B) - 8)} more"
 
 
 def _gradient(tensor: Tensor) -> Tensor:
-    # An objective need not look at everything, such as at the logit scale.
+    # An objective need not use every input, for instance the logit scale.
     return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad

@@ -1,4 +1,4 @@
-"""One loop for both stages: what differs is the objective, and whether batches carry targets."""
+"""The training loop of both stages; they differ in the objective and in whether batches have targets."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,31 +34,24 @@ from .train_step import Updater, learning_rate
 log = logging.getLogger(__name__)
 
 WITHOUT_EMA = "without_ema.safetensors"
-"""The last weights themselves, beside their average in the model's own file."""
+"""The last weights, beside their moving average in the model's own file."""
 
 Validate = Callable[[Towers], dict[str, float]]
-"""Gives numbers about held-out pairs; all processes call it."""
+"""Returns metrics of held-out pairs by name; all processes call it."""
 
 
 class Feed(Protocol):
-    """Where a run's batches come from."""
+    """The source of a run's batches."""
 
     def batches(self, start: int) -> Iterator[Batch]:
         """Yield this process's part of the batches from a step on, without end."""
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint has to keep of it, beside the step."""
+        """Return what a checkpoint has to keep beside the step."""
 
 
 class Training:
-    """A run in memory: everything that a checkpoint holds.
-
-    Args:
-        student: is trained in place.
-        objective: what is minimized.
-        settings: how.
-        ranks: who trains together.
-    """
+    """A run in memory: everything that a checkpoint holds. The student is trained in place."""
 
     def __init__(self, student: Student, objective: Objective, settings: Optimization, ranks: Ranks) -> None:
         self.student, self.objective, self._settings = student, objective, settings
@@ -70,7 +64,7 @@ class Training:
         self.ema = Ema(student.model, decay=settings.ema) if settings.ema else None
 
     def state(self, step: int) -> State:
-        """Return what a checkpoint keeps, for going on with ``step``."""
+        """Return the content of a checkpoint from which ``step`` is the next step."""
         return {
             "step": step,
             "seed": self._settings.seed,
@@ -82,7 +76,7 @@ class Training:
         }
 
     def restore(self, state: State) -> int:
-        """Take a checkpoint over and return the step to go on with."""
+        """Load a checkpoint and return the next step."""
         self.student.model.load_state_dict(state["model"])
         self.updater.optimizer.load_state_dict(state["optimizer"])
         self.updater.scaler.load_state_dict(state["scaler"])
@@ -92,10 +86,10 @@ class Training:
         return int(state["step"])
 
     def finish(self, folder: Path | None) -> None:
-        """Give the student its last weights, in evaluation mode: the average, if there is one.
+        """Put the student into evaluation mode, with the averaged weights if there are any.
 
         Args:
-            folder: where the weights themselves are kept then; None in processes that write nothing.
+            folder: the last weights are kept here beside their average; None in processes that write nothing.
         """
         if self.ema:
             if folder:
@@ -104,8 +98,8 @@ class Training:
         self.student.model.eval()
 
     @contextlib.contextmanager
-    def looked_at(self) -> Iterator[Towers]:
-        """Give the towers in evaluation mode, with the averaged weights if there are such."""
+    def evaluating(self) -> Iterator[Towers]:
+        """Yield the towers in evaluation mode, with the averaged weights if there are any."""
         self.towers.eval()
         try:
             with self.ema.applied() if self.ema else contextlib.nullcontext():
@@ -114,39 +108,45 @@ class Training:
             self.towers.train()
 
 
+@dataclass(kw_only=True, frozen=True, slots=True)
+class RunFiles:
+    """Where a run writes.
+
+    Attributes:
+        folder: of ``metrics.jsonl`` and TensorBoard's files.
+        label: for the progress display.
+        checkpoints: None writes no checkpoint.
+        identity: of the run; kept in each checkpoint.
+    """
+
+    folder: Path
+    label: str
+    checkpoints: Checkpoints | None = None
+    identity: Mapping[str, Any] | None = None
+
+
 def fit(
     student: Student,
     feed: Feed,
     objective: Objective,
     settings: Optimization,
     *,
-    folder: Path,
-    label: str,
+    files: RunFiles,
     ranks: Ranks = ALONE,
-    checkpoints: Checkpoints | None = None,
     saved: State | None = None,
-    run: Mapping[str, Any] | None = None,
     validate: Validate | None = None,
 ) -> None:
-    """Train a student in place.
+    """Train a student in place, and leave it in evaluation mode, with the averaged weights if ``settings.ema`` is set.
 
     Args:
-        student: left in evaluation mode; with ``settings.ema`` it has the averaged weights then.
-        feed: its batches.
-        objective: what is minimized.
-        settings: how.
-        folder: where ``metrics.jsonl`` and the like go: a line every ``settings.log_every`` steps and for the last.
-        label: for the progress display.
-        ranks: who trains together.
-        checkpoints: where they are written; none are if left out.
-        saved: the checkpoint to go on from.
-        run: what the run is made from; kept in each checkpoint.
-        validate: looks at held-out pairs every ``settings.validate_every`` steps and at the end.
+        saved: the checkpoint to resume from.
+        validate: called every ``settings.validate_every`` steps and at the end.
 
     Raises:
         TrainingDivergedError: the loss is not finite.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when the step is done and a checkpoint is written.
     """
+    folder, label, checkpoints = files.folder, files.label, files.checkpoints
     device = ranks.device(settings.device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), stopping() as stop:
         training = Training(student, objective, settings, ranks)
@@ -174,14 +174,14 @@ def fit(
                 if step % settings.log_every == 0 or last:
                     write(step, _numbers(terms, training, step, seconds=time.monotonic() - began))
                 if validate and (last or _due(step, settings.validate_every)):
-                    with training.looked_at() as towers:
+                    with training.evaluating() as towers:
                         write(step, validate(towers))
                 advance(1)
                 if keep and checkpoints and ranks.is_first:
-                    state = training.state(step + 1) | {"data": feed.state(), "run": json.dumps(run)}
+                    state = training.state(step + 1) | {"data": feed.state(), "run": json.dumps(files.identity)}
                     log.info("%s: %s", label, checkpoints.save(state))
                 if stopped and not last:
-                    # torchrun ends all processes when one is gone: not before the checkpoint is written.
+                    # torchrun ends all processes when one is gone; the checkpoint must be written before.
                     ranks.wait()
                     raise KeyboardInterrupt
         training.finish(folder if ranks.is_first else None)

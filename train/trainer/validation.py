@@ -1,4 +1,4 @@
-"""What a model in training is worth on pairs that it is not trained on: retrieval, both ways.
+"""Retrieval on held-out pairs during training, in both directions.
 
 Axes: V validation pairs, E student width.
 """
@@ -24,13 +24,13 @@ RECALL_AT = (1, 5, 10)
 """Ranks up to which the right one counts as found."""
 
 CHUNK_ROWS = 256
-"""Rows that pass the towers at once, and queries that are compared at once; decides nothing else."""
+"""Number of rows per forward pass and of queries per comparison; does not affect the result."""
 
 
 def held_out(digests: Sequence[str | None], *, share: float) -> npt.NDArray[np.bool_]:
     """Return which images belong to the held-out share: those whose SHA-256 begins with a small number.
 
-    So all pairs of an image are on one side, whatever rows are added to the table.
+    All pairs of an image are thus on one side, also after rows were added to the table.
 
     Args:
         digests: hexadecimal SHA-256 of each pair's image; None is not held out.
@@ -50,14 +50,13 @@ def evenly(rows: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
 def recalls(
     image_VE: Tensor, text_VE: Tensor, *, images: npt.NDArray[np.int64], texts: npt.NDArray[np.int64]
 ) -> dict[str, float]:
-    """Return the share of queries that find their partner among the K nearest, both ways, by name.
+    """Return recall at K by name, in both directions.
 
-    Equal cosines count against the model: one that embeds everything alike finds nothing. Pairs with the same image or
+    Equal cosines count against the model, so a constant embedding finds nothing. Pairs with the same image or
     the same caption are not counted as wrong answers to each other.
 
     Args:
-        image_VE: image embeddings; L2-normalised here.
-        text_VE: text embeddings of the same pairs.
+        image_VE, text_VE: embeddings of the same pairs; L2-normalised here.
         images: (V,) a number per distinct image.
         texts: (V,) a number per distinct caption.
     """
@@ -86,15 +85,13 @@ def _better(query_VE: Tensor, answer_VE: Tensor, same_V: Tensor) -> Tensor:
 
 
 class Validation:
-    """Embeds held-out pairs and sees which images find their texts, and the reverse.
+    """Embeds held-out pairs and computes retrieval between images and texts.
 
     Args:
-        student: whose tokenizer makes tokens of captions.
-        loader: of images, without cropping at random.
+        loader: crops nothing at random.
         rows: of the pair table.
         captions: of these rows.
         digests: of their images.
-        ranks: who trains together; each embeds a part.
     """
 
     def __init__(
@@ -113,7 +110,7 @@ class Validation:
         self._images = _numbered([digest or f"row {row}" for digest, row in zip(digests, rows, strict=True)])
 
     def __call__(self, towers: Towers) -> dict[str, float]:
-        """Return recalls by name; all processes call it, and get the same."""
+        """Return recalls by name; all processes call this and get the same values."""
         mine = np.arange(len(self._rows))[self._ranks.rank :: self._ranks.world_size]
         with progress(len(mine), label="validate", noun="pairs") as advance:
             parts = []
@@ -145,7 +142,7 @@ def _numbered(values: Sequence[str]) -> npt.NDArray[np.int64]:
 
 
 def require_pairs(name: str, rows: npt.NDArray[np.int64], *, where: str) -> None:
-    """See that there is something to validate on.
+    """Check that there are pairs to validate on.
 
     Raises:
         CorpusError: there are fewer than two pairs.

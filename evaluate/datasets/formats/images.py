@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from store.corpus.corpus_files import as_corpus_file
+from store.corpus.corpus_files import as_corpus_file, corpus_files
 from store.corpus.image_source import ImageSource
+from store.corpus.section import Corpus
+from store.corpus.source import Source
+from store.corpus.source_pair import SourcePair
 from store.corpus.webdataset import IMAGE_SUFFIXES, read_tar
 
 from .record import Record, StoredImage
@@ -16,12 +20,7 @@ from .rules import wild
 
 
 def read_folders(root: Path, pattern: str) -> Iterator[Record]:
-    """Yield the images that a pattern matches, by path; its parts in braces are the record's columns.
-
-    Args:
-        root: the data root.
-        pattern: relative to it.
-    """
+    """Yield the images that a pattern matches, by path; its parts in braces are the record's columns."""
     source, parts = ImageSource(root), path_parts(pattern)
     for path in sorted(root.glob(wild(pattern))):
         name = path.relative_to(root).as_posix()
@@ -47,18 +46,33 @@ def read_webdataset(path: Path, file: str, source: ImageSource) -> Iterator[Reco
     """Yield what a tar holds: ``key``, ``txt`` and ``json``.
 
     Args:
-        path: the tar.
-        file: what it is called below the data root.
-        source: of the data root.
+        file: its path below the data root.
 
     Raises:
         CorpusError: it is cut short, damaged or compressed.
     """
     for pair in read_tar(as_corpus_file(path)):
-        values = {"key": pair.key, **pair.record}
-        if pair.image is None:
-            yield Record(id=pair.key, file=file, values=values, problem="there is no image")
-            continue
-        image = StoredImage(source, file, pair.member)
-        digest = hashlib.sha256(pair.image).hexdigest()
-        yield Record(id=pair.key, file=file, values=values, image=image, sha256=digest)
+        yield _record(pair, pair.key, pair.record, file, StoredImage(source, file, pair.member))
+
+
+def read_corpus(corpus: Corpus) -> Iterator[Record]:
+    """Yield the pairs of a corpus: ``key``, the columns, and what a tar's ``.json`` or a table's row says as ``json``.
+
+    Raises:
+        CorpusError: there is no such file, or one cannot be read.
+    """
+    source = ImageSource("/")
+    for file in corpus_files(corpus.files):
+        for pair in Source(file, corpus).pairs(all_columns=True):
+            key = f"{file.stem}/{pair.key}" if corpus.qualify_keys else pair.key
+            values = {**pair.record, "json": pair.metadata}
+            yield _record(pair, key, values, file.uri, StoredImage(source, pair.uri or "", pair.member))
+
+
+def _record(pair: SourcePair, key: str, values: Mapping[str, Any], file: str, image: StoredImage) -> Record:
+    record = Record(id=key, file=file, values={"key": key, **values})
+    if pair.image is None:
+        record.problem = "there is no image"
+    else:
+        record.image, record.sha256 = image, hashlib.sha256(pair.image).hexdigest()
+    return record

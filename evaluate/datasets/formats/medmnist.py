@@ -18,16 +18,15 @@ from .record import Record
 
 
 class NpzImages:
-    """One array of images in an npz, of which an image is read at a time.
+    """An array of images in an npz that is read image by image.
 
-    In order it costs one pass of decompression; going back begins again at the array's start. Safe for several threads.
+    Reading in order decompresses the array once; going back starts again at its beginning. Thread-safe.
 
     Args:
-        path: the npz.
-        name: of the array, (N, H, W) or (N, H, W, 3) uint8.
+        name: name of the array, (N, H, W) or (N, H, W, 3) uint8.
 
     Raises:
-        EvaluationError: it is no such array.
+        EvaluationError: it is not such an array.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -57,9 +56,7 @@ class ArrayImage:
     """One image of an array.
 
     Attributes:
-        images: the array.
         name: the file and the array, for ``place``.
-        row: which image.
     """
 
     images: NpzImages
@@ -68,7 +65,7 @@ class ArrayImage:
 
     @property
     def place(self) -> str:
-        """Say where it lies."""
+        """Return its location."""
         return f"{self.name} {self.row}"
 
     def read(self) -> bytes:
@@ -80,8 +77,7 @@ def read_medmnist(path: Path, file: str) -> Iterator[Record]:
     """Yield the items of an npz: ``label`` is a text of digits, or a list of them where an image has several.
 
     Args:
-        path: the npz.
-        file: what it is called below the data root.
+        file: its path below the data root.
 
     Raises:
         EvaluationError: it is no MedMNIST file.

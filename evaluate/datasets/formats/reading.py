@@ -1,4 +1,4 @@
-"""From a dataset's rule to its records, whatever the format."""
+"""Reads the records of a dataset in any format."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from store.corpus.image_source import ImageSource
 
-from .images import read_folders, read_webdataset
+from .images import read_corpus, read_folders, read_webdataset
 from .medmnist import read_medmnist
 from .record import Record
 from .rules import BagFiles, FolderFiles, MedMnistFile, ReadRule, SurvivalFiles, TableFiles, VqaFiles, WebDatasetFiles
@@ -17,10 +17,6 @@ from .tables import images_by_name, read_bags, read_table, read_vqa
 def read_all(rule: ReadRule, root: Path) -> Iterator[Record]:
     """Yield every record of a dataset, in an order that depends on the names of its files alone.
 
-    Args:
-        rule: how the files are read.
-        root: the data root; every file that the rule needs is there.
-
     Raises:
         EvaluationError, CorpusError: a file cannot be read.
     """
@@ -28,6 +24,8 @@ def read_all(rule: ReadRule, root: Path) -> Iterator[Record]:
         case FolderFiles():
             for pattern in rule.files:
                 yield from read_folders(root, pattern)
+        case WebDatasetFiles(corpus=corpus) if corpus:
+            yield from read_corpus(corpus)
         case BagFiles():
             yield from read_bags(root, rule, _files(root, rule.files))
         case VqaFiles():

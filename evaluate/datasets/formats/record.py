@@ -1,4 +1,4 @@
-"""What every reader yields: one item as its files have it, and where its image or its features lie."""
+"""One item as readers yield it, and the location of its image or features."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from store.errors import EvaluationError
 
 
 class Image(Protocol):
-    """An image that lies somewhere."""
+    """An image that can be read."""
 
     @property
     def place(self) -> str:
-        """Say where it lies; the same text for the same image."""
+        """Return its location; the same text for the same image."""
 
     def read(self) -> bytes:
-        """Return its file's bytes, for ``store.images.decode_image``."""
+        """Return its file's bytes, for ``store.corpus.decode.decode_image``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,8 @@ class StoredImage:
     """An image file, or a part of a tar or of a Parquet file.
 
     Attributes:
-        source: fetches it.
         uri: relative to the source's root.
-        member: where in that file; None where the file is the image.
+        member: position in that file, see ``ImageSource.fetch``; None if the file is the image.
     """
 
     source: ImageSource
@@ -42,7 +41,7 @@ class StoredImage:
 
     @property
     def place(self) -> str:
-        """Say where it lies."""
+        """Return its location."""
         return self.uri if self.member is None else f"{self.uri} {sorted(self.member.items())}"
 
     def read(self) -> bytes:
@@ -55,8 +54,7 @@ class BagFile:
     """Features of the tiles of one slide.
 
     Attributes:
-        path: of the file, or of the folder of a Zarr.
-        array: within it.
+        path: a file, or the folder of a Zarr store.
     """
 
     path: Path
@@ -64,7 +62,7 @@ class BagFile:
 
     @property
     def place(self) -> str:
-        """Say where they lie."""
+        """Return their location."""
         return f"{self.path} {self.array}"
 
     def read(self) -> npt.NDArray[np.float32]:
@@ -114,13 +112,10 @@ class Record:
     """One item of a dataset, before its columns are mapped.
 
     Attributes:
-        id: names it by its place in the files.
-        file: that it comes from, relative to the data root.
-        values: what the files say of it.
-        image: where its image lies.
-        sha256: of the image's bytes, where reading it brought them along.
-        bag: where its features lie.
-        problem: why it has no image or no bag, in words that are the same for all such items.
+        id: names the item by its place in the files.
+        file: the file that it comes from, relative to the data root.
+        sha256: digest of the image's bytes; None if they were not read.
+        problem: why it has no image or no bag, in the same words for all such items.
     """
 
     id: str

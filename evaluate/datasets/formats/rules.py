@@ -1,14 +1,15 @@
-"""How the files of a dataset are read, as its YAML file says it. Paths are relative to the data root."""
+"""Rules for reading the files of a dataset (``read:``). Paths are relative to the data root."""
 
 from __future__ import annotations
 
 import re
 from string import Formatter
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from store.config.pipeline_file import Section
+from store.corpus.section import Corpus
 
 
 def _relative(pattern: str) -> str:
@@ -60,10 +61,10 @@ class TableFiles(Section):
     """CSV, TSV, Parquet, JSON lines, or a JSON file that is a list of objects: a record per item.
 
     Attributes:
-        files: the tables.
-        columns: their names, where a CSV has no header line.
+        columns: column names of a CSV without header line.
         image: a column that holds the image, or a path relative to the table; or, with braces, a path relative to the
-            data root that is made of columns: ``images/{image_id}.jpg``. Of several the first that is there.
+            data root that is made of columns: ``images/{image_id}.jpg``. Of several patterns the first whose file
+            exists counts.
     """
 
     format: Literal["table"]
@@ -76,19 +77,23 @@ class WebDatasetFiles(Section):
     """Tars in which what belongs together has one name: the record has ``txt``, ``json.…`` and ``key``.
 
     Attributes:
-        files: the tars.
+        corpus: read this instead, as extraction reads it: files of any kind, wherever they lie. The record then has
+            ``key``, ``json.…`` and the columns.
     """
 
     format: Literal["webdataset"]
-    files: list[Path] = Field(min_length=1)
+    files: list[Path] = []
+    corpus: Corpus | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if bool(self.files) == bool(self.corpus):
+            raise ValueError("the format webdataset needs either files or a corpus")
+        return self
 
 
 class MedMnistFile(Section):
-    """An npz with ``train_images``, ``train_labels`` and the same of val and test.
-
-    Attributes:
-        files: the one file.
-    """
+    """An npz with ``train_images``, ``train_labels`` and the same of val and test."""
 
     format: Literal["medmnist"]
     files: list[Path] = Field(min_length=1, max_length=1)
@@ -98,7 +103,6 @@ class VqaFiles(Section):
     """Questions with their answers, as a JSON list (or any table), and the images that they are about.
 
     Attributes:
-        files: the questions.
         image: path of a question's image, made of its columns: relative to the data root, or a name within ``images``.
         images: tars that hold the images; what they say of one is the record's ``image.json.…``.
     """
@@ -131,8 +135,7 @@ class SurvivalFiles(Section):
 
     Attributes:
         files: CSV, TSV, Parquet or JSON lines.
-        columns: their names, where a CSV has no header line.
-        features: which columns are features.
+        columns: column names of a CSV without header line.
     """
 
     format: Literal["survival_table"]
@@ -155,7 +158,7 @@ def wild(pattern: str) -> str:
 
 
 def needed_patterns(rule: ReadRule) -> list[str]:
-    """Return patterns of which each must match a file, if the dataset is there."""
+    """Return the patterns that must each match a file if the dataset is present."""
     found = [wild(pattern) for pattern in rule.files]
     if isinstance(rule, VqaFiles):
         found += rule.images or [wild(rule.image)]

@@ -36,7 +36,7 @@ def rows(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[Values
 
     Args:
         path: CSV, TSV, Parquet, JSON lines, or JSON that is a list of objects.
-        columns: names of a CSV's columns, where it has no header line.
+        columns: column names of a CSV without header line.
 
     Raises:
         EvaluationError, CorpusError: it cannot be read.
@@ -72,8 +72,6 @@ def read_table(
     """Yield the records of a table with their images.
 
     Args:
-        root: the data root.
-        path: the table.
         columns: see ``rows``.
         image: see ``rules.TableFiles``.
     """
@@ -123,10 +121,7 @@ def read_vqa(root: Path, path: Path, rule: VqaFiles, images: Mapping[str, Record
     """Yield questions with their images.
 
     Args:
-        root: the data root.
-        path: the questions.
-        rule: how they name their images.
-        images: by name, see ``images_by_name``; empty where they are files of their own.
+        images: by name, see ``images_by_name``; empty if they are files of their own.
     """
     if not rule.images:
         yield from read_table(root, path, image=[rule.image])
@@ -152,9 +147,7 @@ def read_bags(root: Path, rule: BagFiles, tables: Sequence[Path]) -> Iterator[Re
     """Yield slides with where their features lie.
 
     Args:
-        root: the data root.
-        rule: how they are found.
-        tables: with a record per slide; none if the paths say all.
+        tables: one record per slide; empty if the paths say everything.
     """
     if not tables:
         parts = path_parts(rule.bags)

@@ -21,27 +21,25 @@ from evaluate.tasks.inputs import Array
 from .early_stopping import Stopped, seeded, train_until_no_better
 
 Loss = Callable[[torch.Tensor, npt.NDArray[np.int64]], torch.Tensor]
-"""From outputs (B, K) and the numbers of their bags to a mean loss."""
+"""Maps outputs (B, K) and the numbers of their bags to a mean loss."""
 
 PATCHES = 16_384
-"""Patches that are scored together: 64 MiB of hidden activations 1,024 wide."""
+"""Patches that are scored together: 64 MiB of hidden activations of width 1,024."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Abmil:
-    """How the network is made and trained.
+    """Architecture and training of the network.
 
     Attributes:
         hidden: H.
         attention: width of the attention's own layer.
         dropout: after the first layer and before the last.
-        lr: AdamW's learning rate.
-        weight_decay: AdamW's.
-        batch: bags of a step.
-        epochs: at most, or exactly where there is no validation.
+        batch: bags per step.
+        epochs: at most; exactly if there is no validation.
         patience: epochs without a better validation score before it stops.
-        max_patches: of a bag in training, drawn anew in every epoch; every patch counts when bags are scored.
-        device: of torch.
+        seeds: one network each.
+        max_patches: patches of a bag in training, drawn anew in every epoch; scoring uses every patch.
     """
 
     hidden: int = 128
@@ -53,6 +51,7 @@ class Abmil:
     epochs: int = 100
     patience: int = 10
     max_patches: int = 2048
+    seeds: Sequence[int] = (0,)
     device: str = "cpu"
 
 
@@ -60,9 +59,8 @@ class GatedAttention(torch.nn.Module):
     """The network.
 
     Args:
-        bags: of training, for the mean and spread of every feature.
+        bags: training bags, for the mean and spread of every feature.
         outputs: K.
-        settings: how it is made.
     """
 
     mean_D: torch.Tensor
@@ -102,12 +100,9 @@ def train_abmil(
     """Train the network on bags.
 
     Args:
-        bags: N arrays (P, D), P being of each its own.
-        loss: of outputs and bag numbers.
-        outputs: K.
-        settings: how.
-        seed: of weights, order, dropout and drawn patches.
-        validate: the network's score on other bags, higher is better.
+        bags: N arrays (P, D), each with its own P.
+        seed: decides weights, order, dropout and drawn patches.
+        validate: returns the network's score on other bags, higher is better.
 
     Raises:
         TrainingDivergedError: the loss is not finite.

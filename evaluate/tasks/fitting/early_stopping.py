@@ -1,4 +1,4 @@
-"""Training a small head until validation no longer gets better. The only place that seeds torch."""
+"""Trains a small head until validation no longer improves. This is the only place that seeds torch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from store.errors import TrainingDivergedError
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Stopped:
-    """How a training ended.
+    """The end of a training.
 
     Attributes:
         best_epoch: from 1; its weights are kept.
-        epochs: how many were made.
-        best: validation score of the best, None without validation.
+        epochs: number of epochs that were run.
+        best: best validation score; None without validation.
     """
 
     best_epoch: int
@@ -30,7 +30,7 @@ class Stopped:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Have torch's weights and dropout follow from a seed, and leave its generator as it was."""
+    """Seed torch's weights and dropout within this context, and restore its generator afterwards."""
     with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
         torch.manual_seed(seed)
         yield
@@ -47,11 +47,9 @@ def train_until_no_better(
     """Train, and keep the weights of the epoch with the highest score.
 
     Args:
-        model: what is trained.
-        epoch: makes one epoch and returns its mean loss.
-        validate: the score, higher is better; without it all epochs are made and the last weights kept.
-        epochs: at most.
-        patience: stop after so many epochs without a better score.
+        epoch: runs one epoch and returns its mean loss.
+        validate: returns the score, higher is better; without it all epochs are run and the last weights are kept.
+        patience: stop after this number of epochs without a better score.
 
     Raises:
         TrainingDivergedError: a loss is not finite.

@@ -26,13 +26,10 @@ def fraction_rows(
     a small fraction then has few patients, as it would if few had been collected.
 
     Args:
-        target_N: class numbers.
         fraction: above 0, up to 1.
-        seed: of the draw.
-        groups: N patients.
 
     Raises:
-        EvaluationError: the fraction is not one.
+        EvaluationError: the fraction is not above 0 and at most 1.
     """
     if not 0 < fraction <= 1:
         raise EvaluationError(f"a fraction of the training split must be above 0 and at most 1, not {fraction}")
@@ -50,14 +47,8 @@ def shot_rows(
 
     Where groups are known, each item of a class is of another group as long as there are any.
 
-    Args:
-        target_N: class numbers.
-        shots: items of a class.
-        seed: of the draw.
-        groups: N patients.
-
     Raises:
-        EvaluationError: there is no such number of shots.
+        EvaluationError: there is less than one shot.
     """
     if shots < 1:
         raise EvaluationError(f"the number of shots must be at least 1, not {shots}")

@@ -47,8 +47,6 @@ def time_bounds(time_N: Array, event_N: Array, *, bins: int) -> npt.NDArray[np.f
     """Return the bounds between K spans of time: quantiles of the times of events, K - 1 of them, fewer where equal.
 
     Args:
-        time_N: of training patients.
-        event_N: whether each had the event.
         bins: K.
     """
     if bins < 2:

@@ -35,9 +35,9 @@ SUPERSAMPLE = 2
 class Drawing:
     """A drawing before its tones are fixed.
 
-    Args:
+    Attributes:
         image: (H, W, C) float32 with C of 1 or 3, about 0 to 1.
-        field: (H, W) bool, the field of view; it may not depend on the finding.
+        field: (H, W) bool, the field of view; it must not depend on the finding.
     """
 
     image: Plane
@@ -46,7 +46,7 @@ class Drawing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pose:
-    """Where the anatomy lies in the picture: ``matrix @ point + offset``."""
+    """The position of the anatomy in the picture: ``matrix @ point + offset``."""
 
     matrix: npt.NDArray[np.float64]
     offset: npt.NDArray[np.float64]
@@ -58,11 +58,10 @@ class Pose:
         """Draw a pose.
 
         Args:
-            rng: the source of chance.
             turn: largest rotation either way, in radians.
             shift: largest translation either way, in units of half the image.
             zoom: smallest and largest magnification; width and height also differ by up to 6 %.
-            mirror: whether half of the poses are mirrored left to right.
+            mirror: mirror half of the poses left to right.
         """
         angle = rng.uniform(-turn, turn)
         scale = rng.uniform(*zoom) * rng.uniform(0.94, 1.06, size=2)
@@ -79,7 +78,7 @@ def _circle(num_points: int) -> Points:
 
 
 _FADING = np.tile(1 / np.arange(1, 5), 2)
-"""How much weaker each higher wave of a blob's outline is."""
+"""Factors that weaken each higher wave of a blob's outline."""
 
 
 @functools.cache
@@ -118,12 +117,12 @@ def scattered(rng: np.random.Generator, count: int, *, centre: Place, spread: fl
 
 
 class Sheet:
-    """A picture that shapes are painted on, the later over the earlier.
+    """A picture on which each shape is painted over the earlier ones.
 
     Args:
         size_px: side of the finished picture.
         pose: applied to every shape.
-        ground: the tone of the empty sheet; a colour makes a colour sheet.
+        ground: the tone of the empty sheet; with a colour it is a colour sheet.
     """
 
     def __init__(self, size_px: int, pose: Pose, *, ground: Tone = 0.0) -> None:
@@ -162,7 +161,7 @@ class Sheet:
             self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=ink)
 
     def array(self, *, blur_px: float = 0.0) -> Plane:
-        """Return what was painted so far, (H, W) or (H, W, 3), softened by ``blur_px`` finished pixels."""
+        """Return the picture so far, (H, W) or (H, W, 3), blurred by ``blur_px`` finished pixels."""
         image = self._image.reduce(SUPERSAMPLE)
         if blur_px:
             image = image.filter(ImageFilter.GaussianBlur(blur_px))
@@ -206,10 +205,7 @@ def everywhere(size_px: int) -> npt.NDArray[np.bool_]:
 def speckle(rng: np.random.Generator, size_px: int, *, passes: int) -> Plane:
     """Return log-compressed Rayleigh speckle of mean about 1, the texture of coherent imaging, (H, W).
 
-    Args:
-        rng: the source of chance.
-        size_px: side of the picture.
-        passes: how often the echoes are smoothed over their neighbours; more makes coarser grains.
+    Each of the ``passes`` smooths the echoes over their neighbours; more passes make coarser grains.
     """
     echoes = rng.standard_normal((2, size_px, size_px), dtype=np.float32)
     for _ in range(passes):
@@ -223,8 +219,8 @@ def speckle(rng: np.random.Generator, size_px: int, *, passes: int) -> Plane:
 def specify_histogram(own: Drawing, reference: Drawing) -> Plane:
     """Return ``own`` with the tones of ``reference``, channel by channel, inside the field of view, (H, W, C).
 
-    Exact rank mapping: the k-th darkest pixel takes the tone of the reference's k-th darkest. What remains of ``own``
-    is where things are, nothing of how much of each tone there is.
+    Exact rank mapping: the k-th darkest pixel gets the tone of the reference's k-th darkest. The result shows where
+    ``own`` has things, and not how much of each tone it has.
     """
     out = own.image.copy()
     for channel in range(out.shape[2]):

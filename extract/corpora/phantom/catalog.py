@@ -1,8 +1,9 @@
-"""What can be drawn: nine modalities, their findings, and the words that captions use for both."""
+"""The nine modalities that can be drawn, their findings, and the words of captions for both."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,9 @@ from store.errors import CorpusError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """What an image shows.
+    """A finding that an image shows.
 
-    Args:
+    Attributes:
         name: canonical noun phrase, the class name of zero-shot prompts; unique over all modalities.
         synonyms: other noun phrases for it.
         normal: whether this is the modality's normal or benign class.
@@ -25,61 +26,33 @@ class Finding:
     normal: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Modality:
-    """A kind of image.
-
-    Args:
-        name: display name.
-        views: noun phrases for an image of this kind, without an article.
-    """
-
-    name: str
-    views: tuple[str, ...]
-
-
-MODALITIES: dict[str, Modality] = {
-    "xray": Modality(
-        name="X-ray", views=("chest radiograph", "X-ray of the chest", "frontal chest X-ray", "plain chest film")
+MODALITIES: dict[str, tuple[str, ...]] = {
+    "xray": ("chest radiograph", "X-ray of the chest", "frontal chest X-ray", "plain chest film"),
+    "ct": ("abdominal CT slice", "CT scan of the abdomen", "axial CT image", "computed tomography slice"),
+    "mri": ("brain MRI slice", "MRI of the brain", "axial brain MR image", "magnetic resonance image of the head"),
+    "ultrasound": (
+        "abdominal ultrasound",
+        "ultrasound image of the abdomen",
+        "B-mode sonogram",
+        "abdominal sonography scan",
     ),
-    "ct": Modality(
-        name="CT", views=("abdominal CT slice", "CT scan of the abdomen", "axial CT image", "computed tomography slice")
+    "fundus": ("fundus photograph", "color photograph of the retina", "retinal fundus image", "ophthalmoscopic view"),
+    "oct": ("macular OCT scan", "optical coherence tomography scan", "retinal OCT image", "OCT cross section"),
+    "histopathology": (
+        "histopathology slide",
+        "H and E stained section",
+        "tissue micrograph",
+        "microscopic view of a biopsy",
     ),
-    "mri": Modality(
-        name="MRI",
-        views=("brain MRI slice", "MRI of the brain", "axial brain MR image", "magnetic resonance image of the head"),
+    "dermatology": (
+        "dermatoscopic image",
+        "clinical photograph of the skin",
+        "dermoscopy image",
+        "skin lesion photograph",
     ),
-    "ultrasound": Modality(
-        name="ultrasound",
-        views=(
-            "abdominal ultrasound",
-            "ultrasound image of the abdomen",
-            "B-mode sonogram",
-            "abdominal sonography scan",
-        ),
-    ),
-    "fundus": Modality(
-        name="fundus photography",
-        views=("fundus photograph", "color photograph of the retina", "retinal fundus image", "ophthalmoscopic view"),
-    ),
-    "oct": Modality(
-        name="OCT",
-        views=("macular OCT scan", "optical coherence tomography scan", "retinal OCT image", "OCT cross section"),
-    ),
-    "histopathology": Modality(
-        name="histopathology",
-        views=("histopathology slide", "H and E stained section", "tissue micrograph", "microscopic view of a biopsy"),
-    ),
-    "dermatology": Modality(
-        name="dermatology",
-        views=("dermatoscopic image", "clinical photograph of the skin", "dermoscopy image", "skin lesion photograph"),
-    ),
-    "endoscopy": Modality(
-        name="endoscopy",
-        views=("colonoscopy frame", "endoscopic view of the colon", "endoscopy image", "colonoscopic picture"),
-    ),
+    "endoscopy": ("colonoscopy frame", "endoscopic view of the colon", "endoscopy image", "colonoscopic picture"),
 }
-"""The nine modalities by id, in the order that rows take turns."""
+"""Noun phrases for an image of each modality, without an article. Rows take turns in this order."""
 
 
 def _finding(name: str, *synonyms: str, normal: bool = False) -> Finding:
@@ -162,42 +135,43 @@ NORMAL_PATTERNS = (
 
 
 def known_modality(modality: str) -> str:
-    """Return ``modality`` if it is one of the nine ids.
+    """Return the id of a modality.
 
     Raises:
-        CorpusError: it is not; the hint names the nearest.
+        CorpusError: it is unknown; the hint names the nearest.
     """
     if modality not in MODALITIES:
-        near = difflib.get_close_matches(modality.lower(), MODALITIES, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else None
-        raise CorpusError(f"unknown modality {modality!r}; expected one of {', '.join(MODALITIES)}", hint=hint)
+        raise CorpusError(
+            f"unknown modality {modality!r}; expected one of {', '.join(MODALITIES)}",
+            hint=_nearest(modality, MODALITIES),
+        )
     return modality
 
 
 def known_finding(modality: str, name: str) -> Finding:
-    """Return the finding of ``modality`` with the canonical name ``name``.
+    """Return the finding of a modality by its canonical name.
 
     Raises:
-        CorpusError: the modality or its finding is unknown; the hint names the nearest.
+        CorpusError: the modality or the finding is unknown; the hint names the nearest.
     """
     findings = {finding.name: finding for finding in FINDINGS[known_modality(modality)]}
     if name not in findings:
-        near = difflib.get_close_matches(name.lower(), findings, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else None
-        raise CorpusError(f"unknown finding {name!r} of {modality}; expected one of {', '.join(findings)}", hint=hint)
+        raise CorpusError(
+            f"unknown finding {name!r} of {modality}; expected one of {', '.join(findings)}",
+            hint=_nearest(name, findings),
+        )
     return findings[name]
 
 
-def caption(modality: str, finding: str, rng: np.random.Generator) -> str:
-    """Return a sentence of 5 to 16 words about an image; half of them use the finding's canonical name.
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else None
 
-    Args:
-        modality: one of MODALITIES.
-        finding: canonical name of one of its FINDINGS.
-        rng: chooses the phrasing.
-    """
+
+def caption(modality: str, finding: str, rng: np.random.Generator) -> str:
+    """Return a sentence of 5 to 16 words about an image; half of all sentences use the finding's canonical name."""
     found = known_finding(modality, finding)
-    views = MODALITIES[modality].views
+    views = MODALITIES[modality]
     patterns = PATTERNS + NORMAL_PATTERNS if found.normal else PATTERNS
     name = found.name if rng.random() < 0.5 else found.synonyms[rng.integers(len(found.synonyms))]
     sentence = patterns[rng.integers(len(patterns))].format(view=views[rng.integers(len(views))], finding=name)

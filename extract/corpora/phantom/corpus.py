@@ -1,4 +1,4 @@
-"""Writing the phantom corpus: WebDataset tars of ``.jpg``, ``.txt`` and ``.json``, the same bytes for the same seed."""
+"""Writes the phantom corpus: WebDataset tars of ``.jpg``, ``.txt`` and ``.json``, the same bytes for the same seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 import tarfile
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,38 +32,29 @@ JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PhantomSummary:
-    """What a call of ``write_corpus`` left on disk.
+class PhantomSettings:
+    """Everything that determines the bytes of a phantom corpus.
 
-    Args:
-        out: the corpus folder.
-        rows: how many pairs it holds.
-        tars: names of its corpus shards.
-        num_bytes: size of all tars.
-        modalities: pairs per modality id.
-        reused: whether it was there already and nothing was written.
+    Attributes:
+        seed: 0 or more.
+        modality: draw only this one; all nine if None.
+        others: with ``modality``, share of rows that the other eight get evenly; at least 0, less than 1.
+        split: named in each pair's ``.json``; splits of one seed share no image.
+        shard_rows: pairs per tar.
+        key_prefix: keys are ``<key_prefix>-000000`` and so on.
+
+    Raises:
+        CorpusError: a value is out of range.
     """
-
-    out: Path
-    rows: int
-    tars: tuple[str, ...]
-    num_bytes: int
-    modalities: dict[str, int]
-    reused: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """Everything that determines the bytes of a phantom corpus; arguments as in ``write_corpus``."""
 
     rows: int
     seed: int
-    modality: str | None
-    others: float
-    size_px: int
-    split: str
-    shard_rows: int
-    key_prefix: str
+    modality: str | None = None
+    others: float = 0.0
+    size_px: int = 64
+    split: str = "train"
+    shard_rows: int = 1000
+    key_prefix: str = "phantom"
 
     def __post_init__(self) -> None:
         if self.rows <= 0:
@@ -90,7 +81,7 @@ class Plan:
         if self.modality is None:
             modality, turn = self._taking_turns(row, tuple(MODALITIES))
         else:
-            # the small term forgives shares that binary fractions miss, such as 10 * 0.7
+            # The small term allows for rounding of products such as 10 * 0.7.
             before, after = int(row * self.others + 1e-9), int((row + 1) * self.others + 1e-9)
             rest = tuple(name for name in MODALITIES if name != self.modality)
             modality, turn = (self.modality, row - before) if before == after else self._taking_turns(before, rest)
@@ -98,7 +89,7 @@ class Plan:
         return modality, self._taking_turns(turn, names, salt=modality)[0]
 
     def generator(self, row: int) -> np.random.Generator:
-        """Return the source of chance of one row: of its image and of its caption's phrasing."""
+        """Return the random generator of one row's image and caption."""
         return np.random.default_rng([self.seed, _number(f"{self.modality}:{float(self.others)}:{self.split}"), row])
 
     def _taking_turns(self, turn: int, choices: tuple[str, ...], *, salt: str = "") -> tuple[str, int]:
@@ -108,87 +99,42 @@ class Plan:
         return choices[order[place]], done
 
 
-def write_corpus(
-    out: Path,
-    *,
-    rows: int,
-    seed: int,
-    modality: str | None = None,
-    others: float = 0.0,
-    size_px: int = 64,
-    split: str = "train",
-    shard_rows: int = 1000,
-    key_prefix: str = "phantom",
-) -> PhantomSummary:
-    """Write a phantom corpus, or leave alone one with the same parameters.
+def write_corpus(out: Path, settings: PhantomSettings) -> bool:
+    """Write a phantom corpus into a folder; return False if one with the same settings is there and complete.
 
-    A row depends only on the seed, the modality setting, the split and its number: the first rows of a larger corpus
-    are the smaller one. Findings take turns within their modality, modalities take turns within the corpus.
-
-    Args:
-        out: the folder, made if missing.
-        rows: how many pairs.
-        seed: 0 or more.
-        modality: draw only this one; all nine where None.
-        others: with ``modality``, the share of rows drawn evenly from the other eight, 0 up to 1 exclusive.
-        size_px: side of the images.
-        split: named in each pair's ``.json``; splits of one seed share no image.
-        shard_rows: pairs per tar.
-        key_prefix: keys are ``<key_prefix>-000000`` and so on.
+    A row depends only on the seed, the modality setting, the split and its number, so a smaller corpus has the first
+    rows of a larger one. Findings take turns within their modality, modalities take turns within the corpus.
 
     Raises:
-        CorpusError: a parameter is out of range, or the folder holds a corpus with other parameters.
+        CorpusError: the folder holds a corpus with other settings.
     """
-    plan = Plan(
-        rows=rows,
-        seed=seed,
-        modality=modality,
-        others=others,
-        size_px=size_px,
-        split=split,
-        shard_rows=shard_rows,
-        key_prefix=key_prefix,
-    )
-    manifest = _reusable(out, plan)
-    if manifest is not None:
-        return _summary(out, manifest, reused=True)
+    if _is_complete(out, settings):
+        return False
     out.mkdir(parents=True, exist_ok=True)
-    return _summary(out, _write(out, plan), reused=False)
-
-
-def _summary(out: Path, manifest: dict[str, Any], *, reused: bool) -> PhantomSummary:
-    return PhantomSummary(
-        out=out,
-        rows=manifest["rows"],
-        tars=tuple(tar["name"] for tar in manifest["tars"]),
-        num_bytes=sum(tar["bytes"] for tar in manifest["tars"]),
-        modalities=manifest["modalities"],
-        reused=reused,
-    )
+    _write(out, settings)
+    return True
 
 
 def _number(text: str) -> int:
     return zlib.crc32(text.encode())
 
 
-def _parameters(plan: Plan) -> dict[str, Any]:
-    named = {name: getattr(plan, name) for name in plan.__slots__}
-    return {"generator_version": GENERATOR_VERSION, **named}
+def _parameters(settings: PhantomSettings) -> dict[str, Any]:
+    return {"generator_version": GENERATOR_VERSION, **asdict(settings)}
 
 
-def _reusable(out: Path, plan: Plan) -> dict[str, Any] | None:
-    """Return the manifest of a complete corpus with these parameters, None where one must be written."""
+def _is_complete(out: Path, settings: PhantomSettings) -> bool:
     try:
-        manifest: dict[str, Any] = json.loads((out / MANIFEST).read_text())
+        manifest = json.loads((out / MANIFEST).read_text())
         found, tars = manifest["parameters"], [(out / tar["name"], tar["bytes"]) for tar in manifest["tars"]]
     except FileNotFoundError:
-        return None
+        return False
     except (ValueError, KeyError, TypeError) as error:
         raise CorpusError(
             f"{out / MANIFEST} is not a phantom corpus's record: {error}",
             hint="give another --out or remove the folder",
         ) from error
-    wanted = _parameters(plan)
+    wanted = _parameters(settings)
     differing = [name for name in wanted if found.get(name) != wanted[name]]
     if differing:
         listed = "; ".join(f"{name} is {found.get(name)!r}, not {wanted[name]!r}" for name in differing)
@@ -196,54 +142,52 @@ def _reusable(out: Path, plan: Plan) -> dict[str, Any] | None:
             f"{out} holds a phantom corpus with other parameters: {listed}",
             hint="give another --out or remove the folder",
         )
-    complete = all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in tars)
-    return manifest if complete else None
+    return all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in tars)
 
 
-def _write(out: Path, plan: Plan) -> dict[str, Any]:
+def _write(out: Path, settings: PhantomSettings) -> None:
     (out / MANIFEST).unlink(missing_ok=True)
     tars, modalities = [], Counter[str]()
-    for number, start in enumerate(range(0, plan.rows, plan.shard_rows)):
-        shard = range(start, min(start + plan.shard_rows, plan.rows))
-        data = _tar(plan, shard, modalities)
+    for number, start in enumerate(range(0, settings.rows, settings.shard_rows)):
+        shard = range(start, min(start + settings.shard_rows, settings.rows))
+        data = _tar(settings, shard, modalities)
         name = f"phantom-{number:06d}.tar"
         _replace(out / name, data)
         tars.append({"name": name, "rows": len(shard), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
-    # an interrupted larger corpus may have left tars behind, which a reader's glob would take for this one's
+    # An interrupted larger corpus may have left tars, which a reader's glob would take for this corpus's.
     for path in out.glob("phantom-[0-9][0-9][0-9][0-9][0-9][0-9].tar*"):
         if path.name not in {tar["name"] for tar in tars}:
             path.unlink()
     drawn = {name: modalities[name] for name in MODALITIES if modalities[name]}
-    manifest = {"parameters": _parameters(plan), "rows": plan.rows, "modalities": drawn, "tars": tars}
+    manifest = {"parameters": _parameters(settings), "rows": settings.rows, "modalities": drawn, "tars": tars}
     _replace(out / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
-    return manifest
 
 
-def _tar(plan: Plan, shard: range, modalities: Counter[str]) -> bytes:
-    """Return one tar's bytes and count its rows in ``modalities``; its members carry no time and no owner."""
+def _tar(settings: PhantomSettings, shard: range, modalities: Counter[str]) -> bytes:
+    """Return one tar's bytes and count its rows in ``modalities``; its members have no time and no owner."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for row in shard:
-            modality, finding = plan.subject(row)
+            modality, finding = settings.subject(row)
             modalities[modality] += 1
-            for suffix, data in _pair(plan, row, modality, finding).items():
-                member = tarfile.TarInfo(f"{plan.key_prefix}-{row:06d}.{suffix}")
+            for suffix, data in _pair(settings, row, modality, finding).items():
+                member = tarfile.TarInfo(f"{settings.key_prefix}-{row:06d}.{suffix}")
                 member.size, member.mode = len(data), 0o644
                 tar.addfile(member, io.BytesIO(data))
     return buffer.getvalue()
 
 
-def _pair(plan: Plan, row: int, modality: str, finding: str) -> dict[str, bytes]:
-    rng = plan.generator(row)
+def _pair(settings: PhantomSettings, row: int, modality: str, finding: str) -> dict[str, bytes]:
+    rng = settings.generator(row)
     jpeg = io.BytesIO()
-    Image.fromarray(draw(modality, finding, rng, size_px=plan.size_px)).save(jpeg, "JPEG", quality=JPEG_QUALITY)
+    Image.fromarray(draw(modality, finding, rng, size_px=settings.size_px)).save(jpeg, "JPEG", quality=JPEG_QUALITY)
     record = {
         "modality": modality,
         "finding": finding,
-        "split": plan.split,
+        "split": settings.split,
         "source": "MMKD phantom",
         "license": "CC0-1.0",
-        "seed": plan.seed,
+        "seed": settings.seed,
         "index": row,
     }
     text = caption(modality, finding, rng)

@@ -1,4 +1,4 @@
-"""One drawing of a finding, in tones that do not give it away."""
+"""Draws an image of a finding whose tones do not reveal the finding."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PAINTERS: dict[str, Painter] = {
     "dermatology": dermatology,
     "endoscopy": endoscopy,
 }
-"""What draws each modality."""
+"""The function that draws each modality."""
 
 NOISE = (0.01, 0.045)
 """Least and largest standard deviation of the sensor's noise; white is 1."""
@@ -36,13 +36,11 @@ NOISE = (0.01, 0.045)
 def draw(modality: str, finding: str, rng: np.random.Generator, *, size_px: int = 64) -> npt.NDArray[np.uint8]:
     """Draw one image of a finding.
 
-    Its tones are those of a second, independent drawing of the same modality with a finding chosen by chance, matched
-    rank by rank in each channel (``canvas.specify_histogram``), so that colour statistics cannot tell the finding.
+    Its tones are those of a second, independent drawing of the same modality with a random finding, matched rank by
+    rank in each channel (``canvas.specify_histogram``), so that colour statistics do not reveal the finding.
 
     Args:
-        modality: one of ``catalog.MODALITIES``.
-        finding: canonical name of one of its findings.
-        rng: the only source of chance.
+        finding: its canonical name.
         size_px: side of the image; 64 is the smallest at which every finding can be seen.
 
     Returns:
@@ -59,7 +57,7 @@ def draw(modality: str, finding: str, rng: np.random.Generator, *, size_px: int 
 
 
 def _exposed(image: Plane, rng: np.random.Generator) -> Plane:
-    """Return ``image`` with a gain, offset, gamma and noise drawn by chance."""
+    """Return ``image`` with random gain, offset, gamma and noise."""
     gain, lift, gamma = rng.uniform(0.75, 1.1), rng.uniform(0, 0.08), rng.uniform(0.75, 1.3)
     exposed = np.clip(image * np.float32(gain) + np.float32(lift), 0, 1) ** np.float32(gamma)
     noise = np.float32(rng.uniform(*NOISE)) * rng.standard_normal((*image.shape[:2], 1), dtype=np.float32)

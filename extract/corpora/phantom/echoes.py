@@ -69,7 +69,7 @@ def _vessels(sheet: Sheet, rng: np.random.Generator, *, avoid: tuple[float, floa
 LAYERS = (0.0, 0.02, 0.14, 0.2, 0.34, 0.4, 0.5, 0.56, 0.8, 0.84, 0.9, 0.94, 1.02, 1.06, 1.6, 2.6)
 """Depths of the retinal layers as shares of its thickness, vitreous to choroid."""
 ECHOES = (0.03, 0.8, 0.75, 0.5, 0.5, 0.28, 0.28, 0.48, 0.22, 0.22, 0.85, 0.4, 0.95, 0.5, 0.3, 0.04)
-"""How bright each of LAYERS is: nerve fibres and pigment epithelium brightest, nuclear layers dark."""
+"""Brightness of each of LAYERS: nerve fibres and pigment epithelium are brightest, nuclear layers dark."""
 
 
 def oct_scan(finding: str, rng: np.random.Generator, size_px: int) -> Drawing:

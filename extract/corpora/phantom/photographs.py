@@ -104,7 +104,7 @@ def _pearl(sheet: Sheet, rng: np.random.Generator, *, size: Points, skin: Colour
 
 
 TWIGS = np.array([-2.2, 1.0, 2.6])
-"""Where the twigs of a vessel end, as angles from its root."""
+"""Ends of a vessel's twigs, as angles from its root."""
 
 
 def endoscopy(finding: str, rng: np.random.Generator, size_px: int) -> Drawing:

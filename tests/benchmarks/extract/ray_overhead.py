@@ -22,9 +22,11 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 from extract.cluster.execute import execute_on_ray
 from extract.config import ExtractPipeline
-from extract.corpora.phantom.corpus import write_corpus
-from extract.run.driver import Execute, Job, execute_here, run
+from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
+from extract.run.here import execute_here
 from extract.run.plan import RangeWork
+from extract.run.run import Execute, run
+from extract.run.run_spec import RunSpec
 from extract.run.tracker import Tracker
 from store.config.pipeline_file import read_pipeline
 from store.format.records import Receipt
@@ -72,9 +74,9 @@ def measure(pipeline: ExtractPipeline, execute: Execute, store: Path) -> Time:
     index_corpus(store, corpus, range_rows=RANGE_ROWS, chunk_rows=RANGE_ROWS)
     times: list[Time] = []
 
-    def timed(job: Job, work: Sequence[RangeWork], tracker: Tracker) -> None:
+    def timed(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker) -> None:
         watch, began = Stopwatch.over(tracker), time.monotonic()
-        execute(job, work, watch)
+        execute(spec, work, watch)
         assert watch.ready_s is not None
         times.append(Time(start_s=watch.ready_s - began, work_s=watch.last_s - watch.ready_s))
 
@@ -86,7 +88,7 @@ def measure(pipeline: ExtractPipeline, execute: Execute, store: Path) -> Time:
 
 def pipeline_of(folder: Path, teachers: Sequence[Path], *, rows: int) -> ExtractPipeline:
     """Draw a corpus and return a pipeline over it."""
-    write_corpus(folder / "corpus", rows=rows, seed=3)
+    write_corpus(folder / "corpus", PhantomSettings(rows=rows, seed=3))
     content = {
         "corpora": {"pairs": {"files": [f"{folder}/corpus/*.tar"]}},
         "teachers": {path.name: {"folder": str(path.absolute()), "embed_dim": 64} for path in teachers},

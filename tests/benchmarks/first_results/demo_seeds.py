@@ -18,6 +18,8 @@ from typing import Any
 
 import yaml
 
+from evaluate.report.table import by_group
+from evaluate.results.files import results_on
 from store.config.yaml_tree import parse
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -74,7 +76,7 @@ def main() -> None:
         file.unlink()
     results: dict[str, Any] = {}
     for name in pipelines:
-        results |= json.loads((OUT / name / "phantom_test.json").read_text())["models"]
+        results |= by_group(results_on(OUT / name / "results", task="zero_shot", dataset="phantom_test"))
     (OUT / "results.json").write_text(json.dumps(results, indent=1))
     for arm in ("distilled", "task_only", "ungated"):
         values = [results[f"{arm}_{seed}"]["macro_accuracy"] for seed in SEEDS]

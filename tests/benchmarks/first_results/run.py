@@ -110,7 +110,9 @@ def students(plan: Plan) -> None:
 
 def evaluate(plan: Plan) -> None:
     """Evaluate on the test splits of the real datasets, and on held-out drawn images."""
-    run([["evaluate", "run", *plan.of(name), "--dataset", "phantom_test"] for name in ("gated", "ungated")])
+    drawn = {"gated": plan.out / "phantoms", "ungated": plan.out / "ungated" / "phantoms"}
+    command = ["evaluate", "run", "--dataset", "phantom_test"]
+    run([[*command, *plan.of(name), "--results", str(folder)] for name, folder in drawn.items()])
     names = [*plan.students, *plan.controls, *plan.teachers]
     # A first model alone: it counts what the training corpus and the test sets have in common.
     for task, shares in (("zero_shot", [names]), ("linear_probe", _shares(names))):
@@ -217,7 +219,7 @@ def _shares(names: Sequence[str]) -> list[Sequence[str]]:
 
 def _places(plan: Plan, data: Path | None = None) -> Command:
     places = ["--data-root", str(data or plan.data), "--results", str(plan.out / "results")]
-    return [*places, "--skip-existing", "--threads", "1"]
+    return [*places, "--threads", "1"]
 
 
 def main() -> None:

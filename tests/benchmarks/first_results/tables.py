@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from evaluate.results.files import read_result, result_path
+from evaluate.report.table import by_group
+from evaluate.results.files import read_result, result_path, results_on
 from evaluate.results.record import ResultRecord
 
 from .corpora import DATASETS, REAL_PARTS
@@ -95,7 +96,7 @@ def _spread(values: Sequence[float]) -> str:
 def _phantoms(out: Path, arms: list[str], control: str, seeds: list[int]) -> None:
     found = {}
     for folder in (out, out / "ungated"):
-        found |= json.loads((folder / "phantom_test.json").read_text())["models"]
+        found |= by_group(results_on(folder / "phantoms", task="zero_shot", dataset="phantom_test"))
     _heading("Drawn modalities, accuracy within the modality", ["macro"])
     for arm in (*arms, control):
         values = [found[name]["macro_accuracy"] for seed in seeds if (name := f"{arm}_{seed}") in found]

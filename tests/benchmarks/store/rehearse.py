@@ -109,9 +109,9 @@ def stream(path: Path) -> dict[str, Any]:
     import torch
 
     from store.read.reader import FeatureStore
+    from train.data.batch_order import BatchOrder
     from train.data.batches import Stream
-    from train.data.order import BatchOrder
-    from train.data.spans import TargetReader
+    from train.data.target_reader import TargetReader
 
     torch.set_num_threads(1)
     began = time.perf_counter()

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from train.data.order import BatchOrder
+from train.data.batch_order import BatchOrder
 
 ROWS, RANGE_ROWS, CHUNK_ROWS, BATCH, SEED = 2_900_000, 8192, 256, 1024, 20261123
 Rows = npt.NDArray[np.int64]

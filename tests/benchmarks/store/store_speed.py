@@ -31,9 +31,9 @@ import zarr
 from store.read.chunks import SIDES
 from store.read.reader import FeatureStore
 from tests.benchmarks.rounds import Measure, medians, nested, single, table
+from train.data.batch_order import BatchOrder
 from train.data.batches import Stream
-from train.data.order import BatchOrder
-from train.data.spans import Sampling, TargetReader
+from train.data.target_reader import Sampling, TargetReader
 
 from .store_io import read_speeds, write_speeds
 from .synthetic_store import make_store

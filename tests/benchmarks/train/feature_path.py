@@ -30,9 +30,10 @@ from store.read.reader import FeatureStore
 from tests.benchmarks.store.store_speed import machine
 from tests.benchmarks.store.synthetic_store import make_store
 from tests.s3_server import S3Server, rclone
-from train.data.batches import Batch
-from train.data.order import BatchOrder, lanes_of
-from train.data.spans import Sampling, Spans, TargetReader, Targets
+from train.data.batch_order import BatchOrder, lanes_of
+from train.data.target_reader import Sampling, Spans, TargetReader
+from train.data.targets import Targets
+from train.losses.objective import Given
 from train.recipe_sections import PaperRecipe
 from train.recipes.paper import PaperObjective
 from train.recipes.projection import Projection
@@ -121,7 +122,7 @@ def projecting(store: FeatureStore) -> dict[str, float]:
     hashes = {name: store.spec(name).hash for name in store.teachers}
     objective = PaperObjective(PaperRecipe(), Projection.identity(hashes, latent_dim=512))
     targets = next(FeaturePath(store, "uniform_one").batches())
-    batch = Batch(step=0, rows_B=np.arange(BATCH), pixels_BHWC=torch.empty(0), captions=[], targets=targets)
+    given = Given(rows_B=np.arange(BATCH), step=0, targets=targets)
     student = [torch.randn(BATCH, 512, requires_grad=True) for _ in range(2)]
 
     def project() -> None:
@@ -129,7 +130,7 @@ def projecting(store: FeatureStore) -> dict[str, float]:
             objective._projected(name, teacher)
 
     def whole() -> None:
-        objective(*student, torch.tensor(14.0), batch)["loss"].backward()
+        objective(*student, torch.tensor(14.0), given)["loss"].backward()
 
     found = {}
     for name, work in (("projection_ms", project), ("objective_ms", whole)):

@@ -120,7 +120,7 @@ def test_check_says_what_a_dataset_holds(run, tmp_path):
         "classes": {"cat": 2, "dog": 2},
     }
     assert found["duplicates"] == {"train/test": 1}
-    assert found["findings"] == ["1 items of train and test show the same image"]
+    assert found["caveats"] == ["1 items of train and test show the same image"]
 
 
 def test_a_deep_check_finds_what_cannot_be_decoded_and_other_files(run, tmp_path):

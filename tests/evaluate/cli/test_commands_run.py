@@ -11,24 +11,14 @@ from typer.testing import CliRunner
 from evaluate.cli.program import app
 from store.errors import ConfigError
 from tests.evaluate.dataset_files import image_bytes, write_entry
-from train.config import ModelSection
-from train.models.model_folder import begin_model, save_weights
-
-MODEL = {
-    "vocabulary": 100,
-    "config": {
-        "embed_dim": 32,
-        "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "image_size": 64, "head_width": 32},
-        "text_cfg": {"context_length": 16, "width": 32, "heads": 2, "layers": 1},
-    },
-}
+from tests.evaluate.tiny_model import write_model
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A model, a dataset of four images, and a pipeline that names the model as a teacher."""
     folder = tmp_path_factory.mktemp("commands")
-    save_weights(begin_model(folder / "model", ModelSection(**MODEL), ["a cat", "a dog"], seed=1), folder / "model")
+    write_model(folder / "model")
     for number in range(8):
         path = folder / "data/drawn/test" / ("cat", "dog")[number % 2] / f"p{number}-0.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,6 +80,17 @@ def test_a_run_prints_its_records_and_leaves_them(place, tmp_path):
     assert record["metrics"]["auroc"]["resamples"] == 50
     assert (tmp_path / "m/zero_shot/drawn.json").is_file()
     assert (tmp_path / "m/zero_shot/drawn.parquet").is_file()
+
+
+def test_what_is_there_is_evaluated_only_if_it_is_asked_again_also_by_older_names(place, tmp_path, monkeypatch):
+    evaluated = []
+    monkeypatch.setattr("evaluate.suite.suite.run_task", lambda *a, **k: evaluated.append(1) or run_task(*a, **k))
+    from evaluate.suite.task_runs import run_task
+
+    options = ["--model", f"local-dir:{place / 'model'}", *run_options(place), "--results", tmp_path]
+    for more, times in (([], 1), ([], 1), (["--skip-existing"], 1), (["--again"], 2), (["--overwrite"], 3)):
+        assert call("run", *options, "--resamples", "50", *more).exit_code == 0
+        assert len(evaluated) == times
 
 
 def test_a_pipeline_brings_its_models_datasets_and_folders(place):

@@ -75,7 +75,7 @@ def test_a_patient_in_two_splits_is_refused_unless_told(tmp_path):
     assert "1 patients are in train and in test (p3)" in str(error)
     assert "allow: [shared_patients]" in error.hint
     dataset = load_dataset(folder_dataset(tmp_path, moved, allow=["shared_patients"]), tmp_path)
-    assert dataset.findings == ["1 patients are in train and in test (p3)"]
+    assert dataset.caveats == ["1 patients are in train and in test (p3)"]
 
 
 def test_equal_images_in_two_splits_are_reported_with_their_number(tmp_path, caplog):
@@ -88,7 +88,7 @@ def test_equal_images_in_two_splits_are_reported_with_their_number(tmp_path, cap
 
 def test_a_number_that_the_source_does_not_say_is_reported(tmp_path):
     dataset = load_dataset(folder_dataset(tmp_path, counts={"train": 2, "test": 4}), tmp_path)
-    assert dataset.findings == ["test has 3 items, its source says 4"]
+    assert dataset.caveats == ["test has 3 items, its source says 4"]
 
 
 def table(tmp_path, records, **changes):

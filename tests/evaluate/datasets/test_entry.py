@@ -91,6 +91,18 @@ def test_an_unknown_format_is_told_from_the_known_ones(tmp_path):
             {"digests": {"a.npz": "md5:12"}},
             "digests.a.npz: string should match pattern '^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$', got 'md5:12'",
         ),
+        ({"groups": {"ct": {"classes": ["cat"]}}}, "groups: needs fields.group, the column that says the group"),
+        ({"fields": {**FOLDER_FIELDS, "group": "patient"}}, "fields.group: needs groups: the classes of each"),
+        ({"templates": ["{group} with {label}"]}, "templates: {group} needs groups"),
+        (
+            {"groups": {"ct": {"classes": ["cat", "dogs"]}}, "fields": {**FOLDER_FIELDS, "group": "patient"}},
+            "groups.ct: 'dogs' is not one of classes; did you mean 'dog'?",
+        ),
+        (
+            {"tasks": {"linear_probe": {"primary": "auroc"}}, "groups": {"ct": {"classes": ["cat"]}}},
+            "groups: are for zero_shot alone, of images with one class",
+        ),
+        ({"read": {"format": "webdataset"}}, "read: the format webdataset needs either files or a corpus"),
         (
             {"read": {"format": "folders", "files": ["/data/{label}/*.png"]}},
             "read.files.0: expected a path below the data root, got '/data/{label}/*.png'",

@@ -55,7 +55,7 @@ def test_slides_are_written_the_same_from_the_same_seed_and_read_as_bags(tmp_pat
     assert [("normal", "tumor")[target] for target in test.targets] == [slide.label for slide in planned]
     assert {len(bag.images) for bag in test.bags} == {5}
     assert decode_image(test.bags[0].images[0].read()).size == (32, 32)
-    assert not dataset.findings
+    assert not dataset.caveats
     with pytest.raises(EvaluationError, match="encode them first"):
         test.bags[0].features()
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluate.datasets.checks import undecodable
-from evaluate.datasets.listing import deep_problems
+from evaluate.datasets.checks import deep_problems, undecodable
 from evaluate.datasets.loading import load_dataset
 from evaluate.datasets.registry import missing_files, read_registry
 from store.corpus.decode import decode_image
@@ -66,7 +65,7 @@ def test_vqa_rad_split_by_image_shares_none_and_the_official_split_shares_all(lo
     assert sum(len(split) for split in by_image.splits.values()) == 3515
     assert len(official.test) == 451
     assert official.duplicates == {"train/test": 451}
-    assert "203 patients are in train and in test" in official.findings[0]
+    assert "203 patients are in train and in test" in official.caveats[0]
     questions = {str(each["qid"]): each for each in json.loads((ROOT / "vqa_rad/qa.json").read_text())}
     for item in (0, 100):
         stated = questions[by_image.test.ids[item]]

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from evaluate.datasets.entry import MODALITIES, TASKS, DatasetEntry, Fields
+from evaluate.datasets.entry import MODALITIES, DatasetEntry, Fields
 from evaluate.datasets.formats.rules import FORMATS, needed_patterns
 from evaluate.datasets.registry import DATA_VARIABLE, data_root, find_dataset, missing_files, read_registry, status
+from evaluate.datasets.task_kinds import TASKS
 from store.errors import ConfigError
 from tests.evaluate.dataset_files import FOLDER_FIELDS, FOLDERS, folder_dataset, write_entry
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluate.metrics.model_ranks import critical_difference, rank_models, ranks, signed_rank_p
+from evaluate.metrics.model_ranks import critical_difference, rank_models, ranks
+from evaluate.metrics.paired_tests import signed_rank_p
 
 DEMSAR = {  # AUC of Demsar (2006), table 6; voting has more digits than printed: its ranks are 4, 1, 2, 3
     "adult": (0.763, 0.768, 0.771, 0.798),

@@ -8,7 +8,7 @@ import torch
 from sklearn import metrics as sk
 from torchmetrics.functional.classification import multiclass_auroc
 
-from evaluate.metrics.registry import METRICS, seed_views
+from evaluate.metrics.registry import METRICS, metrics_named, seed_views
 from evaluate.metrics.registry import classification as metrics_classification
 from store.errors import EvaluationError
 
@@ -51,6 +51,11 @@ def lived(*, items=ITEMS, seed=4):
     }
 
 
+def in_groups(*, items=ITEMS, seed=5):
+    group = np.array(["ct", "mri", "oct"])[np.random.default_rng(seed).integers(3, size=items)]
+    return {**single_label(4, items=items, seed=seed), "group": group}
+
+
 def ones(columns):
     return np.ones((1, len(next(iter(columns.values())))), np.int64)
 
@@ -64,6 +69,7 @@ CASES = [
     *((name, several_labels(4)) for name in ("auroc", "average_precision", "label_accuracy")),
     *((name, ranked()) for name in METRICS if name.startswith(("i2t", "t2i", "mean_recall"))),
     *((name, answered()) for name in METRICS if name.startswith("vqa")),
+    ("group_accuracy", in_groups()),
     *((name, lived()) for name in ("harrell_c", "uno_c")),
 ]
 
@@ -221,3 +227,22 @@ def test_scores_and_weights_that_mean_nothing_are_refused():
     columns["score"][5, 1] = np.nan
     with pytest.raises(EvaluationError, match="1 of 60 items have scores that are not finite"):
         METRICS["auroc"](columns, ones(columns))
+
+
+def test_accuracy_by_group_is_scikit_learns_within_each_group():
+    columns = in_groups()
+    weights = np.random.default_rng(1).integers(0, 3, size=(RESAMPLES, ITEMS))
+    said = columns["score"].argmax(axis=1)
+    names = ["accuracy@ct", "accuracy@mri", "accuracy@oct"]
+    found = {name: metric(columns, weights) for name, metric in metrics_named(names).items()}
+    for name in names:
+        rows = columns["group"] == name.partition("@")[2]
+        for row, weight in enumerate(weights):
+            expected = sk.accuracy_score(columns["target"][rows], said[rows], sample_weight=weight[rows])
+            assert found[name][row] == pytest.approx(expected)
+    mean = METRICS["group_accuracy"](columns, weights)
+    np.testing.assert_allclose(mean, np.mean([found[name] for name in names], axis=0))
+    weights[0, columns["group"] == "mri"] = 0
+    assert np.isnan(METRICS["group_accuracy"](columns, weights)[0])
+    with pytest.raises(KeyError):
+        metrics_named(["accuracies"])

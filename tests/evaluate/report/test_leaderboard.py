@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from evaluate.metrics.bootstrap import Interval
 from evaluate.report.boards import boards
 from evaluate.report.leaderboard import as_csv, as_json, as_markdown, write_leaderboards
 from evaluate.results.files import read_results
-from evaluate.results.record import MetricValue, SeedValues
+from evaluate.results.record import SeedValues
 from store.errors import EvaluationError
 from tests.evaluate.synthetic import dataset_facts, skipped, write_all, zero_shot
 
@@ -20,7 +21,7 @@ def record(model, dataset, *, value=None, **options):
     found = zero_shot(model, dataset, **options)[0]
     if value is None:
         return found
-    metric = MetricValue(value=value, low=value - 0.01, high=value + 0.01, resamples=200, failed=0)
+    metric = Interval(value=value, low=value - 0.01, high=value + 0.01, resamples=200, failed=0)
     return found.model_copy(update={"metrics": {**found.metrics, "auroc": metric}})
 
 
@@ -60,8 +61,8 @@ def test_a_model_alone_is_not_the_best():
 
 
 def test_less_is_better_of_a_metric_that_says_so():
-    ranks = {"i2t_median_rank": MetricValue(value=3.0, low=2.0, high=4.0, resamples=200, failed=0)}
-    worse = {"i2t_median_rank": MetricValue(value=9.0, low=8.0, high=10.0, resamples=200, failed=0)}
+    ranks = {"i2t_median_rank": Interval(value=3.0, low=2.0, high=4.0, resamples=200, failed=0)}
+    worse = {"i2t_median_rank": Interval(value=9.0, low=8.0, high=10.0, resamples=200, failed=0)}
     update = {"primary": "i2t_median_rank", "details": {}}
     results = [
         record("mmkd", "lungs").model_copy(update={**update, "metrics": worse}),
@@ -93,7 +94,7 @@ def test_results_of_two_versions_of_a_model_are_noted():
 
 def test_what_was_found_in_a_dataset_is_noted_beside_its_numbers():
     found = record("mmkd", "lungs")
-    known = found.dataset.model_copy(update={"findings": ("1 items of train and test show the same image",)})
+    known = found.dataset.model_copy(update={"caveats": ("1 items of train and test show the same image",)})
     (board,) = boards([found.model_copy(update={"dataset": known}), record("mmkd", "skins")])
     assert board.notes == ["Lungs: 1 items of train and test show the same image"]
     assert "- Lungs: 1 items of train and test show the same image" in as_markdown([board])

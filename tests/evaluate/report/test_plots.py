@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from evaluate.metrics.bootstrap import Interval
 from evaluate.metrics.model_ranks import Ranking
-from evaluate.metrics.statistics import Difference, Interval
+from evaluate.metrics.paired_tests import Difference
 from evaluate.report.comparison import Comparison, DatasetDifference
 from evaluate.report.figures import WIDTH
 from evaluate.report.plots import FOREST_LEFT, FOREST_RIGHT, RADAR_CENTRE, RADAR_RADIUS, forest, radar, ranks_plot

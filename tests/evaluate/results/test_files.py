@@ -8,10 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from evaluate.metrics.bootstrap import Interval
 from evaluate.metrics.predictions import Predictions
 from evaluate.results.examples import THUMBNAIL_PX, Example, thumbnail
 from evaluate.results.files import read_predictions, read_result, read_results, result_path, write_result
-from evaluate.results.record import FORMAT, MetricValue, SeedValues
+from evaluate.results.record import FORMAT, SeedValues
 from store.errors import EvaluationError, FormatVersionError
 from tests.evaluate.synthetic import jpeg_bytes, model_facts, predictions, skipped, write_all, zero_shot
 
@@ -39,6 +40,16 @@ def test_a_record_is_read_as_it_was_written(written, tmp_path):
     for name, column in found.columns.items():
         np.testing.assert_array_equal(back.columns[name], column)
         assert back.columns[name].dtype == column.dtype
+
+
+def test_a_record_of_an_earlier_version_that_calls_caveats_findings_is_read(written):
+    path, _, _ = written
+
+    def rename(content):
+        del content["dataset"]["caveats"]
+        content["dataset"]["findings"] = ["1 items of train and test show the same image"]
+
+    assert read_result(changed(path, rename)).dataset.caveats == ("1 items of train and test show the same image",)
 
 
 def test_predictions_of_every_kind_survive(tmp_path):
@@ -106,7 +117,7 @@ def test_seeds_stand_apart_from_the_interval():
 
 
 def test_a_number_without_an_interval_says_so():
-    assert str(MetricValue(value=0.5, low=None, high=None, resamples=10, failed=10)) == (
+    assert str(Interval(value=0.5, low=None, high=None, resamples=10, failed=10)) == (
         "0.500 [no interval: all 10 resamples failed]"
     )
 

@@ -13,7 +13,7 @@ from PIL import Image
 from evaluate.datasets.loading import load_dataset
 from evaluate.results.files import read_results, write_result
 from evaluate.suite.overlap import find_overlap, nearest_within, note_overlap
-from extract.corpora.phantom.corpus import write_corpus
+from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
 from store.corpus.section import Corpus
 from store.errors import EvaluationError
 from store.index.create import index_corpus
@@ -28,9 +28,9 @@ SAME, ALIKE, OTHER = 3, 4, 5
 def place(tmp_path_factory):
     """A store of drawn pairs, and a dataset with some of their images, some again as larger PNGs, and others."""
     folder = tmp_path_factory.mktemp("overlap")
-    write_corpus(folder / "corpus", rows=40, seed=3, size_px=96)
+    write_corpus(folder / "corpus", PhantomSettings(rows=40, seed=3, size_px=96))
     index_corpus(folder / "store", Corpus(files=[str(folder / "corpus/*.tar")]), range_rows=32, chunk_rows=16)
-    write_corpus(folder / "others", rows=OTHER, seed=99, size_px=96)
+    write_corpus(folder / "others", PhantomSettings(rows=OTHER, seed=99, size_px=96))
     own, others = images_of(folder / "corpus"), images_of(folder / "others")
     files = [(f"same{number}", "jpg", data) for number, data in enumerate(own[:SAME])]
     files += [(f"alike{number}", "png", again(data)) for number, data in enumerate(own[SAME : SAME + ALIKE])]

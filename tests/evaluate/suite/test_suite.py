@@ -24,18 +24,8 @@ from evaluate.suite.suite import Suite
 from extract.corpora.phantom.catalog import FINDINGS
 from store.errors import ConfigError, EvaluationError, WeightsNotFoundError
 from tests.evaluate.dataset_files import BASE, write_entry
-from train.config import ModelSection
-from train.models.model_folder import begin_model, save_weights
+from tests.evaluate.tiny_model import write_model
 
-SIZE = 64
-MODEL = {
-    "vocabulary": 300,
-    "config": {
-        "embed_dim": 32,
-        "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "image_size": SIZE, "head_width": 32},
-        "text_cfg": {"context_length": 24, "width": 32, "heads": 2, "layers": 1},
-    },
-}
 NAMES = sorted({finding.name for findings in FINDINGS.values() for finding in findings})
 """More than test items, in words that the model's vocabulary has."""
 SPLITS = {"train": 40, "val": 12, "test": 24}
@@ -45,10 +35,7 @@ SPLITS = {"train": 40, "val": 12, "test": 24}
 def place(tmp_path_factory):
     """A model with random weights, and a data root with a table of images, questions and captions."""
     folder = tmp_path_factory.mktemp("suite")
-    student = begin_model(folder / "model", ModelSection(**MODEL), NAMES, seed=1)
-    with torch.no_grad():
-        student.model.train().encode_image(torch.randn(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)))
-    save_weights(student, folder / "model")
+    write_model(folder / "model", NAMES)
     write_data(folder / "data")
     return folder
 
@@ -115,8 +102,8 @@ def settings_of(place, name, **changes):
 def run(place, entry, name, *, tasks=(), model="model", **changes):
     address = parse_address(f"local-dir:{place / model}")
     suite = Suite(settings_of(place, name, **changes))
-    jobs = plan([address], [entry], tasks=tasks, data_root=place / "data")
-    return [record for job in jobs for record in suite.run(job)]
+    evaluations = plan([address], [entry], tasks=tasks, data_root=place / "data")
+    return [record for one in evaluations for record in suite.run(one)]
 
 
 @pytest.fixture(scope="module")
@@ -217,12 +204,11 @@ def test_what_is_there_is_left_alone_and_a_changed_model_is_not(place, entry, ca
     (path,) = (place / "again").rglob("drawn.json")
     before = path.read_bytes()
     with caplog.at_level(logging.INFO):
-        (same,) = run(place, entry, "again", tasks=("zero_shot",), skip_existing=True)
+        (same,) = run(place, entry, "again", tasks=("zero_shot",))
     assert "is there already" in caplog.text
     assert path.read_bytes() == before
-    other = begin_model(place / "other/model", ModelSection(**MODEL), ["a cat", "a dog"], seed=2)
-    save_weights(other, place / "other/model")
-    (changed,) = run(place, entry, "again", tasks=("zero_shot",), skip_existing=True, model="other/model")
+    write_model(place / "other/model", seed=2)
+    (changed,) = run(place, entry, "again", tasks=("zero_shot",), model="other/model")
     assert changed.model.digest != same.model.digest
     assert path.read_bytes() != before
 
@@ -237,10 +223,10 @@ def test_embeddings_are_computed_once_and_a_damaged_file_of_them_is_not_believed
 
     with monkeypatch.context() as patch:
         patch.setattr("evaluate.models.encoders.ModelEncoder._pixels", fail)
-        (second,) = run(place, entry, "cached", tasks=("zero_shot",))
+        (second,) = run(place, entry, "cached", tasks=("zero_shot",), again=True)
     for file in files:
         file.write_bytes(file.read_bytes()[:100])
-    (third,) = run(place, entry, "cached", tasks=("zero_shot",))
+    (third,) = run(place, entry, "cached", tasks=("zero_shot",), again=True)
     assert first.metrics == second.metrics == third.metrics
     assert first.excluded == second.excluded == third.excluded
 
@@ -248,8 +234,8 @@ def test_embeddings_are_computed_once_and_a_damaged_file_of_them_is_not_believed
 def test_a_dataset_that_is_not_there_is_skipped_with_a_reason_and_no_number(place, entry, tmp_path):
     address = parse_address(f"local-dir:{place / 'model'}")
     suite = Suite(Settings(results=tmp_path / "results", data_root=tmp_path))
-    jobs = plan([address], [entry], tasks=(), data_root=tmp_path)
-    found = [record for job in jobs for record in suite.run(job)]
+    evaluations = plan([address], [entry], tasks=(), data_root=tmp_path)
+    found = suite.run_all(evaluations)
     assert len(found) == len(ENTRY["tasks"])
     assert all(isinstance(record, SkippedRecord) and "drawn/table.csv" in record.skipped for record in found)
     assert {record.task for record in read_results(tmp_path / "results")} == set(ENTRY["tasks"])
@@ -283,10 +269,10 @@ def test_survival_of_a_table_needs_no_model_and_a_part_that_fails_is_a_record(pl
     )
     entry = read_registry([tmp_path / "drawn.yaml"])["drawn"]
     address = parse_address(f"local-dir:{place / 'model'}")
-    jobs = plan([address], [entry], tasks=(), data_root=root)
-    assert [job.model for job in jobs] == [OWN_FEATURES]
+    evaluations = plan([address], [entry], tasks=(), data_root=root)
+    assert [one.model for one in evaluations] == [OWN_FEATURES]
     suite = Suite(Settings(results=tmp_path / "results", data_root=root, resamples=100))
-    found = {record.task: record for job in jobs for record in suite.run(job)}
+    found = {record.task: record for record in suite.run_all(evaluations)}
     assert found["survival_cox"].metrics["harrell_c"].value > 0.7
     assert found["survival_abmil"].skipped == "too few events for a network"
 
@@ -338,6 +324,11 @@ def test_a_run_that_trained_without_teachers_has_another_role(place, tmp_path):
     import shutil
 
     shutil.copytree(place / "model", tmp_path / "plain")
-    for recipe, role in (("task_only", "task_only"), ("paper", "student"), ("improved", "student")):
+    for recipe, role in (
+        ("task_only", "task_only"),
+        ("paper", "student"),
+        ("improved", "student"),
+        (None, "task_only"),
+    ):
         (tmp_path / "plain/train.json").write_text(json.dumps({"run": {"recipe": recipe}}))
         assert facts_of(parse_address(f"checkpoint:{tmp_path / 'plain'}"), teachers={}).role == role

@@ -14,10 +14,8 @@ from evaluate.results.record import ResultRecord, SkippedRecord
 from evaluate.suite.plan import Settings, plan
 from evaluate.suite.suite import Suite
 from store.errors import ConfigError, TeacherError
-from tests.evaluate.cli.test_commands_run import MODEL
 from tests.evaluate.dataset_files import entry_of, image_bytes, write_entry, write_folders
-from train.config import ModelSection
-from train.models.model_folder import begin_model, save_weights
+from tests.evaluate.tiny_model import write_model
 
 READ = {
     "read": {"format": "folders", "files": ["drawn/{split}/{label}/{patient}-*.png"]},
@@ -31,8 +29,7 @@ def place(tmp_path_factory):
     """Two models, eight images of six patients."""
     folder = tmp_path_factory.mktemp("kept")
     for seed, name in enumerate(("model", "other/model")):
-        drawn = begin_model(folder / name, ModelSection(**MODEL), ["a cat", "a dog"], seed=seed)
-        save_weights(drawn, folder / name)
+        write_model(folder / name, seed=seed)
     labels = ("cat", "dog")
     write_folders(
         folder / "data",
@@ -45,14 +42,14 @@ def run(place, entry, results, *, model="model", root=None, tasks=("zero_shot",)
     """Evaluate and return the records."""
     root = root or place / "data"
     suite = Suite(Settings(results=results, data_root=root, **{"resamples": 40, **changes}))
-    jobs = plan([parse_address(f"local-dir:{place / model}")], [entry], tasks=tasks, data_root=root)
-    return [record for job in jobs for record in suite.run(job)]
+    evaluations = plan([parse_address(f"local-dir:{place / model}")], [entry], tasks=tasks, data_root=root)
+    return [record for one in evaluations for record in suite.run(one)]
 
 
 def was_there(caplog, *arguments, **options):
     caplog.clear()
     with caplog.at_level(logging.INFO, logger="evaluate.suite.suite"):
-        run(*arguments, skip_existing=True, **options)
+        run(*arguments, **options)
     return "is there already" in caplog.text
 
 
@@ -120,8 +117,8 @@ def test_a_dataset_that_is_refused_ends_no_run_and_is_read_once(place, tmp_path,
     entry = entry_of(tmp_path, **READ, classes={"cat": "a cat", "rat": "a rat"})
     suite = Suite(Settings(results=tmp_path / "r", data_root=place / "data"))
     addresses = [parse_address(f"{name}=local-dir:{place / name}") for name in ("model",)]
-    jobs = plan(addresses, [entry], tasks=(), data_root=place / "data") * 2
-    found = [record for job in jobs for record in suite.run(job)]
+    evaluations = plan(addresses, [entry], tasks=(), data_root=place / "data") * 2
+    found = [record for one in evaluations for record in suite.run(one)]
     assert all("4 labels are not among its classes: 'dog' (4)" in record.skipped for record in found)
     assert len(found) == 2
     assert len(read) == 1
@@ -158,7 +155,7 @@ def test_images_that_two_splits_share_are_in_the_record(place, tmp_path):
     write_folders(tmp_path / "data", layout)
     run(place, entry_of(tmp_path, **READ), tmp_path / "r", root=tmp_path / "data")
     (record,) = read_results(tmp_path / "r")
-    assert record.dataset.findings == ("4 items of train and test show the same image",)
+    assert record.dataset.caveats == ("4 items of train and test show the same image",)
 
 
 def test_what_the_caller_allows_the_tasks_do_not_refuse(place, tmp_path):
@@ -177,8 +174,8 @@ def test_what_the_caller_allows_the_tasks_do_not_refuse(place, tmp_path):
 
 
 def find(place, entry, results, *addresses):
-    jobs = plan([parse_address(one) for one in addresses], [entry], tasks=(), data_root=place / "data")
-    Suite(Settings(results=results, data_root=place / "data")).find(jobs)
+    evaluations = plan([parse_address(one) for one in addresses], [entry], tasks=(), data_root=place / "data")
+    Suite(Settings(results=results, data_root=place / "data")).find(evaluations)
 
 
 def test_a_name_that_another_model_has_is_refused_and_a_moved_model_is_not(place, tmp_path):

@@ -150,12 +150,13 @@ def bad_cases():
     train, test = drawn("train", 10), drawn("test", 10)
     nan = test.image.copy()
     nan[2] = np.inf
+    nothing = {"ids": [], "image": test.image[:0], "question": test.question[:0], "answers": [], "images": []}
     return [
         (train, changed(test, images=train.images), "10 images are in both test and train"),
         (changed(train, answers=["yes"] * 30), test, "all training answers are 'yes'"),
         (changed(train, answers=["?"] * 30), test, "the answer to question 'train 0 0' is empty"),
         (train, changed(test, image=nan), "test image embeddings: 1 of 30 rows have values that are not finite"),
-        (train, test.take(np.array([], int)), "the test split has no question"),
+        (train, changed(test, **nothing), "the test split has no question"),
     ]
 
 

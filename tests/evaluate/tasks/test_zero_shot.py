@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from sklearn import metrics as sk
 
 from evaluate.metrics.registry import METRICS
 from evaluate.tasks import zero_shot as zero_shot_task
-from evaluate.tasks.group_accuracy import prompt_ensemble
-from evaluate.tasks.zero_shot import zero_shot, zero_shot_labels
+from evaluate.tasks.inputs import LabelledFeatures
+from evaluate.tasks.prompts import prompt_ensemble
+from evaluate.tasks.zero_shot import zero_shot_in_groups, zero_shot_labels
 from store.errors import CorpusError, EvaluationError
 
 CLASSES = ["benign", "malignant", "normal", "unclear"]
@@ -33,6 +35,11 @@ def drawn(items=200, classes=4, *, width=16, signal=1.0, seed=0):
         "ids": [f"image {number}" for number in range(items)],
         "logit_scale": SCALE,
     }
+
+
+def zero_shot(image_NE, target_N, *, ids, clusters=None, **options):
+    test = LabelledFeatures(ids=ids, features=image_NE, target=target_N, groups=clusters)
+    return zero_shot_task.zero_shot(test, **options)
 
 
 def torch_probabilities(case, scale):
@@ -118,8 +125,12 @@ def test_labels_are_told_by_positive_against_negative_prompts():
     image, yes, no = (rng.normal(size=(size, 8)).astype(np.float32) for size in (60, 3, 3))
     target = rng.integers(2, size=(60, 3))
     names = [str(number) for number in range(60)]
-    arguments = {"positive_CE": yes, "negative_CE": no, "labels": CLASSES[:3], "ids": names, "logit_scale": SCALE}
-    found = zero_shot_labels(image, target, **arguments)
+    arguments = {"positive_CE": yes, "negative_CE": no, "labels": CLASSES[:3], "logit_scale": SCALE}
+
+    def of_labels(target):
+        return zero_shot_labels(LabelledFeatures(ids=names, features=image, target=target), **arguments)
+
+    found = of_labels(target)
     unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (image, yes, no)]
     for label in range(3):
         pair = SCALE * np.stack([unit[0] @ unit[1][label], unit[0] @ unit[2][label]], axis=1)
@@ -129,11 +140,11 @@ def test_labels_are_told_by_positive_against_negative_prompts():
     assert found.metrics["auroc"] == pytest.approx(sk.roc_auc_score(target, score, average="macro"))
     assert found.metrics["average_precision"] == pytest.approx(sk.average_precision_score(target, score))
     target[:, 1] = 1
-    assert zero_shot_labels(image, target, **arguments).details["classes_left_out"] == ["malignant"]
+    assert of_labels(target).details["classes_left_out"] == ["malignant"]
     with pytest.raises(EvaluationError, match="nothing to tell apart"):
-        zero_shot_labels(image, np.ones_like(target), **arguments)
+        of_labels(np.ones_like(target))
     with pytest.raises(EvaluationError, match="0 or 1"):
-        zero_shot_labels(image, target * 2, **arguments)
+        of_labels(target * 2)
 
 
 def test_a_class_is_the_mean_of_its_own_prompts_whatever_their_number():
@@ -170,7 +181,7 @@ def spoilt(name, value):
         (spoilt("target_N", np.full(200, 7)), r"labels outside the 4 classes that the dataset lists: {7: 200}"),
         (spoilt("target_N", np.full(200, 1)), "all 200 items of the test split are of one class, 'malignant'"),
         (spoilt("target_N", np.zeros(200)), "class numbers, not float64"),
-        (spoilt("target_N", np.zeros(5, int)), "200 image embeddings, but 5 targets"),
+        (spoilt("target_N", np.zeros(5, int)), "differ in length: .*'features': 200, 'target': 5"),
         (spoilt("classes", CLASSES[:3]), "for 3 classes"),
         (spoilt("class_CE", np.ones((4, 5))), r"images are embedded as \(16,\), classes as \(5,\)"),
         (spoilt("logit_scale", np.nan), "logit scale must be positive"),
@@ -193,3 +204,51 @@ def test_an_empty_test_split_is_refused():
 def test_a_positive_class_that_does_not_exist_is_refused():
     with pytest.raises(EvaluationError, match="'bad' is none of benign, malignant"):
         zero_shot(**drawn(classes=2), positive="bad")
+
+
+GROUPS = {"ct": [0, 1, 2], "mri": [2, 3]}
+"""The class "normal" is in both; its prompts, and so its embedding, differ."""
+
+
+def drawn_groups(items=120):
+    rng = np.random.default_rng(4)
+    group_N = [list(GROUPS)[number] for number in rng.integers(2, size=items)]
+    target = np.array([rng.choice(GROUPS[group]) for group in group_N])
+    class_KE = {group: rng.normal(size=(len(own), 6)).astype(np.float32) for group, own in GROUPS.items()}
+    image = rng.normal(size=(items, 6)).astype(np.float32)
+    test = LabelledFeatures(ids=[str(number) for number in range(items)], features=image, target=target)
+    options = {"groups": GROUPS, "class_KE": class_KE, "classes": CLASSES, "logit_scale": SCALE}
+    return test, {"group_N": group_N, **options}
+
+
+def test_an_image_is_classified_among_the_classes_of_its_group_alone():
+    test, options = drawn_groups()
+    found = zero_shot_in_groups(test, **options)
+    right = {group: [] for group in GROUPS}
+    for image, target, group in zip(test.features, test.target, options["group_N"], strict=True):
+        unit = [row / math.sqrt(sum(row * row)) for row in options["class_KE"][group]]
+        cosines = [float(sum(a * b for a, b in zip(image, row, strict=True))) for row in unit]
+        right[group].append(GROUPS[group][cosines.index(max(cosines))] == target)
+    accuracy = {group: sum(answers) / len(answers) for group, answers in right.items()}
+    assert all(0 < value < 1 for value in accuracy.values())
+    for group, value in accuracy.items():
+        assert found.metrics[f"accuracy@{group}"] == pytest.approx(value)
+        assert found.details["groups"][group] == len(right[group])
+    assert found.metrics["group_accuracy"] == pytest.approx((accuracy["ct"] + accuracy["mri"]) / 2)
+    score = found.predictions.columns["score"]
+    np.testing.assert_allclose(score.sum(axis=1), 1)
+    assert (score[np.array(options["group_N"]) == "mri"][:, :2] == 0).all()
+
+
+def test_a_group_without_an_image_is_refused():
+    test, options = drawn_groups()
+    options["groups"] = {**GROUPS, "oct": [0, 1]}
+    with pytest.raises(EvaluationError, match="no image belongs to the groups oct"):
+        zero_shot_in_groups(test, **options)
+
+
+def test_embeddings_that_are_not_finite_are_refused_in_groups_too():
+    test, options = drawn_groups()
+    test.features[2, 1], test.features[5] = np.nan, np.inf
+    with pytest.raises(EvaluationError, match="rows have values that are not finite"):
+        zero_shot_in_groups(test, **options)

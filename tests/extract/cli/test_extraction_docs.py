@@ -10,11 +10,12 @@ import pytest
 from typer.main import get_command
 
 from extract.cli.program import app
-from extract.estimate.drift import SideDrift, TeacherDrift
-from extract.estimate.estimate import Estimate, Size
+from extract.estimate.estimate import Estimate
 from extract.estimate.rates import Rates, TeacherRate
-from extract.run.stage_report import ADVICE, StageReport
-from extract.run.status import Progress, StoreStatus
+from extract.estimate.size import Size
+from extract.monitor.drift import SideDrift, TeacherDrift
+from extract.monitor.stage_report import ADVICE, StageReport
+from extract.monitor.status import Progress, StoreStatus
 from store.check.retry import TRANSIENT
 
 FOLDER = Path(__file__).parents[3] / "docs"

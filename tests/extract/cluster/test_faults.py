@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from extract.corpora.phantom.corpus import write_corpus
+from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
 from extract.run.tracker import stop_key
 from store.io.folder import Folder
 from tests.extract.cluster_cases import Run, progress, receipts
@@ -100,7 +100,7 @@ def test_a_run_that_is_asked_to_stop_finishes_what_is_in_work_and_refuses_a_seco
         Folder(store).write(stop_key(said["run_id"]), b"")
         code, log = run.end()
     assert code == 3, log
-    assert "stopped as was asked: what was committed stays; run the same command again to go on" in log
+    assert "stopped as requested: what was committed stays; run the same command again to go on" in log
     kept, said = receipts(store), progress(store)
     assert 0 < len(kept) < UNITS
     assert (said["state"], said["found"], said["done"]) == ("stopped", 0, len(kept))
@@ -136,7 +136,7 @@ def test_a_full_store_ends_the_run_with_one_message(
     tmp_path, small_disk, teachers, write_pipeline, prepare, extract_here
 ):
     store, enlarge = small_disk
-    write_corpus(tmp_path / "corpus", rows=96, seed=8)
+    write_corpus(tmp_path / "corpus", PhantomSettings(rows=96, seed=8))
     config = write_pipeline(tmp_path, files=[tmp_path / "corpus" / "*.tar"], teachers=teachers, workers=2)
     prepare(config)
     with Run(config) as run:
@@ -177,7 +177,7 @@ def test_a_storage_that_is_away_for_twenty_seconds_is_waited_for(
     tmp_path, server, teachers, write_pipeline, extract_here, monkeypatch, stored_bytes, index_there
 ):
     corpus = tmp_path / "corpus"
-    write_corpus(corpus, rows=128, seed=7)
+    write_corpus(corpus, PhantomSettings(rows=128, seed=7))
     config = write_pipeline(tmp_path, files=[corpus / "*.tar"], teachers=teachers, workers=2)
     plain, _ = extract_here(config)
     for name, value in server.environment.items():

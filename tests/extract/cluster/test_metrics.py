@@ -41,7 +41,7 @@ def test_units_rows_bad_rows_stages_and_workers_are_shown(metrics_url):
     shared = {"forward_image": 2.0, "wait_for_images": 0.5}
     metrics.note([receipt("a", 0, bad=[1, 2], **shared, write=0.25), receipt("b", 0, **shared, write=0.25)])
     metrics.note([receipt("a", 1, **shared, write=0.5)])
-    metrics.workers(ready=3, busy=2)
+    metrics.workers({"ready": 3, "busy": 2})
     deadline = time.monotonic() + 90
     while not shown(metrics_url, "mmkd_extract_workers") and time.monotonic() < deadline:
         time.sleep(0.5)

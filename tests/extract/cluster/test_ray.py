@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from extract.run.driver import build_worker, run
+from extract.run.run import run
+from extract.run.run_spec import build_worker
 
 pytestmark = [pytest.mark.ray, pytest.mark.end_to_end]
 

@@ -213,7 +213,7 @@ def test_a_pipeline_that_does_not_say_how_is_told_how(command):
     assert "does not say how the store keeps images (pixels:)" in refused.stderr
     assert "--set 'pixels={}'" in refused.stderr
     assert command("--set", "pixels={}").returncode == 0
-    assert "the images of all 3 ranges are there: nothing to do" in command("--set", "pixels={}").stderr
+    assert "the store has the images of all 3 ranges: nothing to do" in command("--set", "pixels={}").stderr
 
 
 @pytest.fixture

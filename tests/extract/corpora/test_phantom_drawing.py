@@ -117,7 +117,7 @@ def test_every_possible_caption_has_five_to_sixteen_plain_words():
     for modality, finding in EVERY_FINDING:
         patterns = PATTERNS + NORMAL_PATTERNS * finding.normal
         phrases = (finding.name, *finding.synonyms)
-        for pattern, view, phrase in itertools.product(patterns, MODALITIES[modality].views, phrases):
+        for pattern, view, phrase in itertools.product(patterns, MODALITIES[modality], phrases):
             sentence = pattern.format(view=view, finding=phrase)
             assert re.fullmatch(r"[A-Za-z, -]+", sentence)
             assert 5 <= len(sentence.split()) <= 16, sentence

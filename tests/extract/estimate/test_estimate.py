@@ -10,10 +10,12 @@ from typer.main import get_command
 
 from extract.cli.program import app
 from extract.config import ExtractPipeline, ExtractSection
-from extract.estimate.estimate import estimate, predicted_size, shard_bytes
+from extract.estimate.estimate import estimate
 from extract.estimate.rates import Distinct, Rates, TeacherRate, count_distinct, predicted_hours, rates_of_profile
-from extract.run.driver import execute_here, run
-from extract.run.plan import RangeWork
+from extract.estimate.size import predicted_size, shard_bytes
+from extract.run.here import execute_here
+from extract.run.plan import KnownUnits, Plan, RangeWork
+from extract.run.run import run
 from store.config.pipeline_file import read_pipeline
 from store.errors import ConfigError, StoreNotFoundError
 from store.format.arrays import encode_shard
@@ -82,7 +84,7 @@ def test_predicted_bytes_and_objects_are_those_that_a_run_writes(
 
 def test_bad_rows_make_receipts_larger_as_the_probe_says(uneven, tmp_path):
     before = files_of(tmp_path / "store")
-    found = estimate(uneven, probe_s=5.0)
+    found = estimate(uneven, probe_s=600.0)
     assert found.rates.rows == 150
     run(uneven, execute=execute_here)
     written = {path: content for path, content in files_of(tmp_path / "store").items() if path not in before}
@@ -99,7 +101,7 @@ def test_what_is_committed_is_not_planned_again(uneven, tmp_path):
     store = tmp_path / "store"
     (store / receipt_key("wide", 2)).unlink()
     before = files_of(store)
-    one = estimate(uneven, probe_s=5.0)
+    one = estimate(uneven, probe_s=600.0)
     assert (one.committed, dict(one.teachers)) == (5, {"small": 0, "wide": 1})
     assert files_of(store) == before
     run(uneven, execute=execute_here)
@@ -205,9 +207,9 @@ def test_a_profile_without_a_teacher_is_refused_by_name(tmp_path):
 
 
 def test_nothing_to_do_has_no_size(uneven, tmp_path):
-    size = predicted_size(
-        locate(tmp_path / "store"), info=shape(rows=150), work=[], specs={}, pipeline=uneven, versions={}, rates=None
-    )
+    nothing = Plan(work=[], units=6, committed=6, known=KnownUnits(digests={}, teachers={}))
+    place = locate(tmp_path / "store")
+    size = predicted_size(place, nothing, info=shape(rows=150), specs={}, pipeline=uneven, rates=None)
     assert (size.objects, size.nbytes) == (0, 0)
 
 

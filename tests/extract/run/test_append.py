@@ -9,9 +9,9 @@ import pytest
 from typer.main import get_command
 
 from extract.cli.program import app
-from extract.corpora.phantom.corpus import write_corpus
-from extract.run.driver import execute_here
-from extract.run.driver import run as run_extraction
+from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
+from extract.run.here import execute_here
+from extract.run.run import run as run_extraction
 from store.format.records import receipt_key
 from store.read.chunks import ChunkReader
 from store.read.reader import FeatureStore
@@ -23,14 +23,14 @@ def test_after_an_append_only_the_partial_range_and_the_new_ones_are_extracted(
     tmp_path, teachers, write_pipeline, extract_here, cli
 ):
     folder = tmp_path / "corpus"
-    write_corpus(folder / "a", rows=40, seed=1, key_prefix="a")
+    write_corpus(folder / "a", PhantomSettings(rows=40, seed=1, key_prefix="a"))
     config = write_pipeline(tmp_path, files=[folder / "*/*.tar"], teachers={"small": teachers["small"]})
     path, _ = extract_here(config)
     before = FeatureStore(path)
     features = before.read(slice(None), teacher="small", side="image")
     kept = {unit: (path / receipt_key("small", unit)).read_bytes() for unit in range(3)}
 
-    write_corpus(folder / "b", rows=30, seed=2, key_prefix="b")
+    write_corpus(folder / "b", PhantomSettings(rows=30, seed=2, key_prefix="b"))
     code, _, stderr = cli("append", "--pipeline", "tiny", "--config", config)
     assert code == 0, stderr
     grown = FeatureStore(path)
@@ -85,7 +85,7 @@ def test_a_trainer_goes_on_reading_its_rows_while_others_are_appended_and_extrac
     tmp_path, teachers, write_pipeline, extract_here, prepare
 ):
     folder = tmp_path / "corpus"
-    write_corpus(folder / "a", rows=40, seed=1, key_prefix="a")
+    write_corpus(folder / "a", PhantomSettings(rows=40, seed=1, key_prefix="a"))
     config = write_pipeline(tmp_path, files=[folder / "*/*.tar"], teachers={"small": teachers["small"]})
     path, _ = extract_here(config)
     old_units = {unit: (path / receipt_key("small", unit)).read_bytes() for unit in range(2)}
@@ -93,7 +93,7 @@ def test_a_trainer_goes_on_reading_its_rows_while_others_are_appended_and_extrac
     trainer.start()
     try:
         assert trainer.read_once.wait(60)
-        write_corpus(folder / "b", rows=30, seed=2, key_prefix="b")
+        write_corpus(folder / "b", PhantomSettings(rows=30, seed=2, key_prefix="b"))
         arguments = ["append", "--pipeline", "tiny", "--config", str(config), "--workers", "1"]
         get_command(app)(arguments, prog_name="extract", standalone_mode=False)
         outcome = run_extraction(prepare(config), execute=execute_here)

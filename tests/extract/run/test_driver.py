@@ -14,8 +14,9 @@ import safetensors.numpy
 import torch
 from PIL import Image
 
-from extract.run import driver
-from extract.run.driver import build_worker, run
+from extract.run import here
+from extract.run.run import run
+from extract.run.run_spec import build_worker
 from store.errors import ExtractionError, SpecMismatchError
 from store.format.records import Receipt, Status, read_record, receipt_key
 from store.io.location import locate
@@ -366,7 +367,7 @@ def test_a_failing_range_is_tried_three_times_and_does_not_end_the_run(
         worker.teachers = {name: Failing(teacher, failures=failures) for name, teacher in worker.teachers.items()}
         return worker
 
-    monkeypatch.setattr(driver, "build_worker", build)
+    monkeypatch.setattr(here, "build_worker", build)
     path = write_pipeline(tmp_path, files=[corpus / "*.tar"], teachers={"small": teachers["small"]})
     store, outcome = extract_here(path)
     assert outcome.failed == given_up

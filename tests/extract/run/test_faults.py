@@ -12,7 +12,7 @@ import threading
 import numpy as np
 import pytest
 
-from extract.corpora.phantom.corpus import write_corpus
+from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
 from store.faults import KILL_AT
 from store.format.commit import commit_unit
 from store.format.records import receipt_key
@@ -39,7 +39,7 @@ STEPS = [
 def corpus_96(tmp_path_factory):
     """A phantom corpus of six ranges."""
     folder = tmp_path_factory.mktemp("corpus_96")
-    write_corpus(folder, rows=16 * RANGES, seed=8)
+    write_corpus(folder, PhantomSettings(rows=16 * RANGES, seed=8))
     return folder
 
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from extract.corpora.phantom.corpus import write_corpus
+from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
 from tests.s3_server import S3Server, rclone
 
 pytestmark = pytest.mark.end_to_end
@@ -32,7 +32,7 @@ def server(tmp_path_factory):
 def corpus_128(tmp_path_factory):
     """A phantom corpus of eight ranges."""
     folder = tmp_path_factory.mktemp("corpus_128")
-    write_corpus(folder, rows=16 * RANGES, seed=7)
+    write_corpus(folder, PhantomSettings(rows=16 * RANGES, seed=7))
     return folder
 
 

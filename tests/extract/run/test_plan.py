@@ -8,8 +8,7 @@ import logging
 import numpy as np
 import pytest
 
-from extract.run.known_units import KnownUnits
-from extract.run.plan import plan
+from extract.run.plan import KnownUnits, plan
 from store.check.retry import RetryUnit, mark
 from store.corpus.section import Corpus
 from store.format.pairs import PairTable
@@ -89,7 +88,7 @@ def test_a_receipt_of_other_pairs_or_another_spec_is_to_do(store):
 
 def test_what_is_known_of_another_spec_does_not_count(store):
     known = KnownUnits.read(Folder(store))
-    known.specs["wide"], known.changed = "another", True
+    known.teachers["wide"].spec_hash, known.changed = "another", True
     known.write(Folder(store))
     lacking, reads, _ = planned(store)
     assert (lacking, len(reads)) == (set(), 4)
@@ -99,8 +98,8 @@ def test_knowledge_of_other_pairs_is_not_trusted_against_a_receipt(store):
     known = KnownUnits.read(Folder(store))
     stop, _ = known.digests[1]
     known.digests[1], known.changed = (stop, "of a store that was here before"), True
-    for sizes in known.sizes.values():
-        sizes.pop(1)
+    for teacher in known.teachers.values():
+        teacher.sizes.pop(1)
     known.write(Folder(store))
     assert planned(store)[0] == set()
 

@@ -9,8 +9,10 @@ import pytest
 from typer.main import get_command
 
 from extract.cli.program import app
-from extract.run.driver import build_worker, execute_here, run
+from extract.run.here import execute_here
 from extract.run.plan import plan
+from extract.run.run import run
+from extract.run.run_spec import build_worker
 from extract.teacher_files.specs import teacher_spec
 from store.errors import ConfigError
 from store.format.pairs import PairTable

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extract.config import ExtractSection
 from extract.run.killers import KillerSearch
 from extract.run.plan import RangeWork
-from extract.run.schedule import MAX_LOSSES, PROBE_S, Failure, Limits, Schedule
+from extract.run.schedule import MAX_LOSSES, PROBE_S, RESTART_S, Failure, Restarts, Schedule, failure_of
+from store.errors import CorpusError, ExtractionError
 
 ROWS = 64
 
@@ -16,7 +18,7 @@ ROWS = 64
 def schedule_of(ranges, **limits):
     work = [RangeWork(range_id=number, teachers=("a", "b")) for number in range(ranges)]
     rows = {number: range(ROWS * number, ROWS * (number + 1)) for number in range(ranges)}
-    return Schedule(work, rows=rows, limits=Limits(**({"attempts": 3, "stall_s": 100.0} | limits)))
+    return Schedule(work, rows=rows, settings=ExtractSection(**({"attempts": 3, "stall_timeout_s": 100.0} | limits)))
 
 
 def play(schedule, kills):
@@ -97,7 +99,7 @@ def test_a_range_of_which_workers_die_but_of_no_row_alone_is_given_up():
 
 
 def test_a_range_whose_every_row_kills_is_given_up_soon():
-    schedule = schedule_of(1, max_killers=4)
+    schedule = schedule_of(1, max_killer_rows=4)
     tasks = play(schedule, set(range(ROWS)))
     assert "more than 4 of its rows" in schedule.given_up[0]
     assert len(tasks) < 30
@@ -133,7 +135,7 @@ def test_a_preempted_probe_is_tried_again_and_proves_nothing():
 
 
 def test_a_worker_is_overdue_when_it_shows_no_progress_for_too_long():
-    schedule = schedule_of(2, stall_s=10.0)
+    schedule = schedule_of(2, stall_timeout_s=10.0)
     schedule.take("w", now=0)
     schedule.take("v", now=5)
     assert schedule.overdue(now=10) == {}
@@ -144,7 +146,7 @@ def test_a_worker_is_overdue_when_it_shows_no_progress_for_too_long():
 
 
 def test_a_range_may_have_a_bound_of_its_own():
-    schedule = schedule_of(1, stall_s=10.0, range_s=30.0)
+    schedule = schedule_of(1, stall_timeout_s=10.0, range_timeout_s=30.0)
     schedule.take("w", now=0)
     for now in range(0, 31, 5):
         schedule.step("w", now, now=now)
@@ -153,7 +155,7 @@ def test_a_range_may_have_a_bound_of_its_own():
 
 
 def test_a_probe_is_bounded_by_what_its_rows_usually_take():
-    schedule = schedule_of(2, attempts=1, stall_s=1e6)
+    schedule = schedule_of(2, attempts=1, stall_timeout_s=1e6)
     schedule.take("w", now=0)
     schedule.done("w", now=640.0)  # ten seconds a row
     schedule.take("w", now=640.0)
@@ -164,6 +166,89 @@ def test_a_probe_is_bounded_by_what_its_rows_usually_take():
     assert bound > PROBE_S
     assert schedule.overdue(now=1000 + bound) == {}
     assert set(schedule.overdue(now=1001 + bound)) == {"w"}
+
+
+@pytest.mark.parametrize("range_s", [None, 50.0])
+def test_a_probe_before_any_range_was_done_has_no_bound_but_the_ranges_own(range_s):
+    schedule = schedule_of(1, attempts=1, stall_timeout_s=1e6, range_timeout_s=range_s)
+    schedule.take("w", now=0)
+    schedule.failed("w", Failure.CRASH, "its process died")
+    assert schedule.take("w", now=0).probe is not None
+    assert schedule.overdue(now=50) == {}
+    assert schedule.overdue(now=1e5) == ({} if range_s is None else {"w": "not done within 50 s"})
+
+
+@pytest.mark.parametrize(("row_s", "range_s", "bound"), [(10.0, 1000.0, 1000), (10.0, 1e5, 3200), (0.1, None, PROBE_S)])
+def test_a_probe_has_no_more_time_than_a_range_and_no_less_than_a_new_worker_needs(row_s, range_s, bound):
+    schedule = schedule_of(2, attempts=1, stall_timeout_s=1e6, range_timeout_s=range_s)
+    schedule.take("w", now=0)
+    schedule.done("w", now=ROWS * row_s)
+    schedule.take("w", now=0)
+    schedule.failed("w", Failure.CRASH, "its process died")
+    assert len(schedule.take("w", now=0).probe) == ROWS // 2
+    assert schedule.overdue(now=bound) == {}
+    assert schedule.overdue(now=bound + 1) == {"w": f"not done within {bound:.0f} s"}
+
+
+def test_a_range_without_a_bound_is_overdue_only_when_it_stalls():
+    schedule = schedule_of(1, stall_timeout_s=10.0)
+    schedule.take("w", now=0)
+    schedule.step("w", 1, now=1e6)
+    assert schedule.overdue(now=1e6 + 10) == {}
+    assert schedule.overdue(now=1e6 + 11) == {"w": "no sign of progress for 10 s"}
+
+
+def test_an_answer_of_a_worker_without_a_task_is_no_progress_of_another():
+    schedule = schedule_of(1, stall_timeout_s=10.0)
+    schedule.take("w", now=0)
+    schedule.step("v", 1, now=9)
+    assert set(schedule.overdue(now=11)) == {"w"}
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("no\nnumber"), (Failure.ERROR, "ValueError: number")),
+        (RuntimeError(), (Failure.ERROR, "RuntimeError: ")),
+        (
+            RuntimeError("CUDA error: device-side assert\nadvice"),
+            (Failure.CRASH, "RuntimeError: CUDA error: device-side assert"),
+        ),
+        (RuntimeError("CUDA out of memory"), (Failure.ERROR, "RuntimeError: CUDA out of memory")),
+    ],
+)
+def test_an_exception_is_an_error_unless_the_device_cannot_be_used_any_longer(error, expected):
+    assert failure_of(error) == expected
+
+
+def test_a_users_mistake_is_no_failure_of_a_range():
+    with pytest.raises(CorpusError, match="moved"):
+        failure_of(CorpusError("moved"))
+
+
+def test_workers_lost_before_they_are_ready_are_started_later_each_time_and_the_third_in_a_row_ends_the_run():
+    restarts = Restarts()
+    assert restarts.allowed(now=0)
+    restarts.lost(Failure.LOSS, "preempted", others_work=False, now=0)  # counts as no failure
+    assert not restarts.allowed(now=RESTART_S - 0.1)
+    assert restarts.allowed(now=RESTART_S)
+    for lost in (1, 2):
+        restarts.lost(Failure.CRASH, "died", others_work=False, now=100)
+        assert not restarts.allowed(now=99 + RESTART_S * 2**lost)
+        assert restarts.allowed(now=100 + RESTART_S * 2**lost)
+    restarts.lost(Failure.CRASH, "died", others_work=True, now=100)
+    with pytest.raises(
+        ExtractionError, match="4 workers in a row were lost while they loaded the teachers; the last: out"
+    ):
+        restarts.lost(Failure.ERROR, "out", others_work=False, now=100)
+
+
+def test_a_worker_that_becomes_ready_ends_a_row_of_losses():
+    restarts = Restarts()
+    for _ in range(5):
+        restarts.lost(Failure.CRASH, "died", others_work=False, now=0)
+        restarts.lost(Failure.CRASH, "died", others_work=False, now=0)
+        restarts.ready()
 
 
 def test_a_schedule_that_is_stopped_begins_nothing_and_is_over_when_what_is_at_work_is_done():

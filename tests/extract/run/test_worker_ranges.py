@@ -9,7 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from extract.run.driver import build_worker, committed_by_run, execute_here, run
+from extract.run.dispatch import committed_by_run
+from extract.run.here import execute_here
+from extract.run.run import run
+from extract.run.run_spec import build_worker
 from extract.run.schedule import Task
 from extract.run.stages import SHARED_STAGES, THREAD_STAGES
 from store import faults
@@ -122,6 +125,7 @@ def test_a_range_counts_as_committed_by_a_run_when_all_its_units_are(
     run(pipeline, execute=execute)
 
 
+@pytest.mark.usefixtures("ticking")
 def test_progress_is_shown_many_times_in_a_range_and_its_stages_are_its_time(with_worker):
     seen = {}
 
@@ -165,7 +169,7 @@ def test_a_device_that_is_broken_ends_a_run_in_this_process_instead_of_giving_up
     key = PairTable(Folder(tmp_path / "store"), rows=60).read(17, 18, ["key"])["key"][0].as_py()
     monkeypatch.setattr(faults, "_broken", threading.Event())
     monkeypatch.setenv(faults.MISBEHAVE_AT, f"device:{key}")
-    with pytest.raises(ExtractionError, match="range 1: the device can be used no more") as caught:
+    with pytest.raises(ExtractionError, match="range 1: this process can no longer use the device") as caught:
         run(pipeline, execute=execute_here)
     assert "without --local" in caught.value.hint
     assert sorted(FeatureStore(tmp_path / "store").receipts("small")) == [0]

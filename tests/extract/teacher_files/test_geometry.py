@@ -9,7 +9,7 @@ import torch
 from open_clip.transform import image_transform
 from PIL import Image
 
-from extract.config import TeacherEntry
+from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.geometry import Geometry, Preprocessing, fit, fit_all
 from extract.teacher_files.specs import teacher_spec
 

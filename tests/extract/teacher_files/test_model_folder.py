@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from extract.config import TeacherEntry
+from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.model_folder import CONFIG_NAME, WEIGHTS_NAME
 from extract.teacher_files.specs import teacher_spec
 from store.errors import TeacherError, WeightsNotFoundError

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from extract.teacher_files.convert import convert
 from extract.teacher_files.specs import teacher_spec
+from extract.teacher_files.states import convert
 from extract.teachers.loading import load_teacher
 from store.read.reader import FeatureStore
 from tests.extract import teacher_cases as cases

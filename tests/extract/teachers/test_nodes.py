@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from extract.teacher_files.convert import convert
 from extract.teacher_files.specs import teacher_spec
+from extract.teacher_files.states import convert
 from extract.teachers.loading import load_teacher
 from store.errors import TeacherError, WeightsNotFoundError
 from tests.extract import teacher_cases as cases

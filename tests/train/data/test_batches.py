@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from store.corpus.image_source import ImageSource
+from train.data.batch_order import BatchOrder
 from train.data.batches import Stream
 from train.data.image_loader import CorpusImages, ImageLoader, View
-from train.data.order import BatchOrder
-from train.data.spans import TargetReader
+from train.data.target_reader import TargetReader
 
 SEED = 11
 

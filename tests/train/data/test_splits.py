@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from extract.corpora.phantom.corpus import write_corpus
+from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
 from store.corpus.section import Corpus
 from store.index.create import index_corpus
 from store.read.chunks import ChunkReader
@@ -22,7 +22,10 @@ TRAIN, VAL = set(range(48)), set(range(48, 72))
 def pipeline(tmp_path):
     """A store whose first 48 pairs are to be trained on and whose last 24 are to be validated on."""
     for name, rows, seed in (("a", 48, 5), ("b", 24, 6)):
-        write_corpus(tmp_path / name, rows=rows, seed=seed, shard_rows=48, split="train" if name == "a" else "val")
+        write_corpus(
+            tmp_path / name,
+            PhantomSettings(rows=rows, seed=seed, shard_rows=48, split="train" if name == "a" else "val"),
+        )
         for tar in (tmp_path / name).glob("*.tar"):
             tar.rename(tar.with_stem(f"{name}-{tar.stem}"))
     files = [str(tmp_path / name / "*.tar") for name in ("a", "b")]

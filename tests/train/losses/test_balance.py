@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from train.data.order import coins
+from train.data.random_bits import coins
 from train.losses.balance import SideBalance, dispersion_weights
 
 NAMES = ["a", "b", "c"]

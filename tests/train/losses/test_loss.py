@@ -9,12 +9,12 @@ from open_clip.loss import ClipLoss, DistillClipLoss
 from torch.nn import functional
 
 from tests.train.teacher_case import numpy_unit
-from train.losses.loss import (
+from train.losses.contrastive import clip_loss
+from train.losses.distillation import (
     CORRECTED_INTERACTIVE_SCALE,
     PAPER_INTERACTIVE_SCALE,
-    clip_loss,
     feature_loss,
-    interactive_loss,
+    interactive_sum,
     relation_sum,
 )
 
@@ -48,18 +48,24 @@ def numpy_paper_terms(image, text, teacher_image, teacher_text, *, logit_scale, 
     return task / 2, feature, interactive / 2
 
 
-def three_terms(image, text, teacher_image, teacher_text, logit_scale, *, interactive_scale, mask=None):
-    """The terms of the released stage 2."""
+def interactive_loss(*inputs):
+    total, count = interactive_sum(*inputs)
+    return total / max(1, count)
+
+
+def three_terms(image, text, teacher_image, teacher_text, logit_scale, *, interactive_scale, taught=slice(None)):
+    """The terms of the released stage 2; some rows have a teacher."""
+    parts = [part[taught] for part in (image, text, teacher_image, teacher_text)]
     return (
         clip_loss(image, text, logit_scale),
-        feature_loss(image, teacher_image, mask) + feature_loss(text, teacher_text, mask),
-        interactive_loss(image, text, teacher_image, teacher_text, interactive_scale, mask_B=mask),
+        feature_loss(parts[0], parts[2]) + feature_loss(parts[1], parts[3]),
+        interactive_loss(*parts, interactive_scale),
     )
 
 
-def released(*inputs, mask=None):
+def released(*inputs):
     """Their sum with the released weights and scales."""
-    task, feature, interactive = three_terms(*inputs, LOGIT_SCALE, interactive_scale=PAPER_INTERACTIVE_SCALE, mask=mask)
+    task, feature, interactive = three_terms(*inputs, LOGIT_SCALE, interactive_scale=PAPER_INTERACTIVE_SCALE)
     return task + 50 * feature + interactive
 
 
@@ -88,35 +94,12 @@ def test_feature_loss_is_one_plus_r_squared_minus_two_r_cosine():
     assert feature_loss(student, teacher).item() == pytest.approx(expected.item(), abs=1e-12)
 
 
-def test_absent_rows_may_be_nan_and_count_as_if_they_were_not_in_the_batch():
-    inputs = drawn_inputs(seed=3)
-    mask = torch.tensor([True, False, True, True, False, True])
-    kept = [part[mask].requires_grad_() for part in inputs]
-    holed = [part.clone() for part in inputs]
-    for part in holed:
-        part[~mask] = float("nan")
-        part.requires_grad_()
-    _check_same_loss(feature_loss(kept[0], kept[2]), feature_loss(holed[0], holed[2], mask), kept, holed, mask)
-    _check_same_loss(interactive_loss(*kept, 4.0), interactive_loss(*holed, 4.0, mask_B=mask), kept, holed, mask)
-
-
-def _check_same_loss(expected, found, kept, holed, mask):
-    assert found.item() == pytest.approx(expected.item(), abs=1e-12)
-    wanted = torch.autograd.grad(expected, kept, allow_unused=True, materialize_grads=True)
-    got = torch.autograd.grad(found, holed, allow_unused=True, materialize_grads=True)
-    for want, have in zip(wanted, got, strict=True):
-        torch.testing.assert_close(have[mask], want)
-        assert not have[~mask].any()
-
-
 def test_a_batch_without_any_teacher_gives_exactly_zero_and_no_gradient():
-    image, text, _, _ = drawn_inputs(seed=5)
+    image, text, nothing, _ = drawn_inputs(seed=5)
     image.requires_grad_()
     text.requires_grad_()
-    nothing = torch.full_like(image, float("nan"))
-    mask = torch.zeros(len(image), dtype=torch.bool)
-    pulls = feature_loss(image, nothing, mask) + feature_loss(text, nothing, mask)
-    contrast = interactive_loss(image, text, nothing, nothing, 4.0, mask_B=mask)
+    pulls = feature_loss(image[:0], nothing[:0]) + feature_loss(text[:0], nothing[:0])
+    contrast = interactive_loss(image[:0], text[:0], nothing[:0], nothing[:0], 4.0)
     for loss in (pulls, contrast):
         assert loss.item() == 0.0
         assert all(not gradient.any() for gradient in gradients(loss, image, text))
@@ -128,8 +111,6 @@ def test_tensors_that_do_not_match_are_refused():
         clip_loss(image, text[1:], LOGIT_SCALE)
     with pytest.raises(ValueError, match=r"equal shape, got \(6, 5\) and \(6, 1\)"):
         feature_loss(image, teacher_image[:, :1])
-    with pytest.raises(ValueError, match=r"bool mask of shape \(6,\), got torch.float64"):
-        feature_loss(image, teacher_image, torch.ones(6, dtype=torch.float64))
 
 
 def test_the_three_losses_have_the_golden_values_and_gradients():
@@ -169,18 +150,12 @@ def test_student_length_does_not_matter_and_teacher_length_does():
     assert abs(longer_teacher[2] - base[2]) > 0.1
 
 
-def test_a_mask_that_is_true_everywhere_changes_nothing():
-    inputs = drawn_inputs(seed=6)
-    everywhere = torch.ones(len(inputs[0]), dtype=torch.bool)
-    torch.testing.assert_close(released(*inputs, mask=everywhere), released(*inputs), rtol=1e-13, atol=0)
-
-
 def test_permuting_the_batch_leaves_every_term_equal():
     inputs = drawn_inputs(seed=7)
     mask = torch.tensor([True, True, False, True, True, True])
     order = torch.tensor([3, 5, 0, 2, 4, 1])
-    base = three_terms(*inputs, LOGIT_SCALE, interactive_scale=3.0, mask=mask)
-    permuted = three_terms(*(part[order] for part in inputs), LOGIT_SCALE, interactive_scale=3.0, mask=mask[order])
+    base = three_terms(*inputs, LOGIT_SCALE, interactive_scale=3.0, taught=mask)
+    permuted = three_terms(*(part[order] for part in inputs), LOGIT_SCALE, interactive_scale=3.0, taught=mask[order])
     torch.testing.assert_close(permuted, base, rtol=1e-12, atol=1e-12)
 
 
@@ -191,7 +166,7 @@ def test_gradients_agree_with_finite_differences():
 
     def total(image, text, teacher_image, teacher_text, log_scale, log_interactive):
         parts = image, text, teacher_image, teacher_text
-        terms = three_terms(*parts, log_scale.exp(), interactive_scale=log_interactive.exp(), mask=mask)
+        terms = three_terms(*parts, log_scale.exp(), interactive_scale=log_interactive.exp(), taught=mask)
         return terms[0] + 50 * terms[1] + terms[2]
 
     assert torch.autograd.gradcheck(total, (*inputs, *log_scales))

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from store.errors import TrainingDivergedError
-from train.recipes.autoencoder import ProjectionAutoEncoder, TeacherBatch, TeacherFeatures, _RowTable, fit_projection
+from train.recipes.autoencoder import (
+    FitSettings,
+    ProjectionAutoEncoder,
+    TeacherBatch,
+    TeacherFeatures,
+    _RowTable,
+    fit_projection,
+)
 
 WIDTHS = {"bmca": 32, "plip": 24}
 LATENT_DIM = 8
@@ -61,14 +68,14 @@ def best_affine_error(features, held):
 
 
 def test_fitting_restores_features_of_few_factors():
-    fitted = fit_projection(drawn_features(), **FIT)
+    fitted = fit_projection(drawn_features(), FitSettings(**FIT))
     assert fitted.mse_after < 0.1 * fitted.mse_of_mean
     assert fitted.mse_before > fitted.mse_of_mean
 
 
 def test_no_auto_encoder_beats_the_best_affine_subspace_of_its_latent_width():
     features = drawn_features(noise=0.3)
-    fitted = fit_projection(features, **FIT)
+    fitted = fit_projection(features, FitSettings(**FIT))
     _, held = _RowTable(features).divide(seed=FIT["seed"], holdout=0.1)
     # The last layer maps the latent width affinely to the teacher's, the same one for both sides.
     bound = best_affine_error(features, held)
@@ -84,24 +91,24 @@ def test_the_reported_mean_error_is_that_of_predicting_each_mean():
         for side in (part.image.astype(np.float64), part.text.astype(np.float64)):
             mean = side[np.isin(part.rows, rows[train])].mean(axis=0)
             errors += [np.mean((feature - mean) ** 2) for feature in side[np.isin(part.rows, rows[held])]]
-    fitted = fit_projection(features, **SHORT, holdout=0.25)
+    fitted = fit_projection(features, FitSettings(**SHORT, holdout=0.25))
     assert fitted.mse_of_mean == pytest.approx(np.mean(errors), rel=1e-12)
     assert fitted.holdout_rows == len(held) == round(0.25 * len(rows))
 
 
 def test_without_steps_nothing_is_learned():
-    fitted = fit_projection(drawn_features(), **SHORT | {"steps": 0})
+    fitted = fit_projection(drawn_features(), FitSettings(**SHORT | {"steps": 0}))
     assert fitted.mse_after == fitted.mse_before
 
 
 def test_the_same_seed_gives_the_same_projection_whatever_the_global_state():
     features = drawn_features()
     torch.manual_seed(5)
-    first = fit_projection(features, **SHORT)
+    first = fit_projection(features, FitSettings(**SHORT))
     torch.manual_seed(6)
     state = torch.get_rng_state()
-    second = fit_projection(features, **SHORT)
-    other = fit_projection(features, **SHORT | {"seed": 2})
+    second = fit_projection(features, FitSettings(**SHORT))
+    other = fit_projection(features, FitSettings(**SHORT | {"seed": 2}))
     assert torch.equal(torch.get_rng_state(), state)
     assert second.mse_after == first.mse_after
     for teacher in WIDTHS:
@@ -116,13 +123,13 @@ def test_the_sequence_of_a_teachers_rows_does_not_matter():
     turned = TeacherFeatures(
         rows=plip.rows[order], image=plip.image[order], text=plip.text[order], spec_hash=plip.spec_hash
     )
-    expected = fit_projection(features, **SHORT)
-    found = fit_projection(features | {"plip": turned}, **SHORT)
+    expected = fit_projection(features, FitSettings(**SHORT))
+    found = fit_projection(features | {"plip": turned}, FitSettings(**SHORT))
     assert torch.equal(found.projection.weights["plip"], expected.projection.weights["plip"])
 
 
 def test_the_projection_is_the_first_layer_bound_to_its_specs_and_settings():
-    fitted = fit_projection(drawn_features(), **SHORT)
+    fitted = fit_projection(drawn_features(), FitSettings(**SHORT))
     projection = fitted.projection
     assert {teacher: tuple(weight.shape) for teacher, weight in projection.weights.items()} == {
         "bmca": (LATENT_DIM, 32),
@@ -136,7 +143,7 @@ def test_the_projection_is_the_first_layer_bound_to_its_specs_and_settings():
 
 def test_every_step_is_reported():
     seen = []
-    fit_projection(drawn_features(), **SHORT, on_step=lambda step, loss: seen.append((step, loss)))
+    fit_projection(drawn_features(), FitSettings(**SHORT), on_step=lambda step, loss: seen.append((step, loss)))
     assert [step for step, _ in seen] == [0, 1, 2, 3, 4]
     assert seen[-1][1] < seen[0][1]
 
@@ -190,7 +197,7 @@ def test_features_that_are_not_finite_end_as_divergence():
     features = drawn_features()
     features["plip"].image[:] = np.nan
     with pytest.raises(TrainingDivergedError, match="error on held-out rows is nan after 5 steps") as caught:
-        fit_projection(features, **SHORT)
+        fit_projection(features, FitSettings(**SHORT))
     assert "learning rate" in caught.value.hint
 
 
@@ -198,11 +205,11 @@ def test_arguments_that_cannot_work_are_refused():
     features = drawn_features()
     lonely = TeacherFeatures(rows=np.array([9_999]), image=np.ones((1, 4)), text=np.ones((1, 4)), spec_hash="x")
     with pytest.raises(ValueError, match="holdout must lie between 0 and 1, got 1"):
-        fit_projection(features, **SHORT, holdout=1)
+        fit_projection(features, FitSettings(**SHORT, holdout=1))
     with pytest.raises(ValueError, match="at least one teacher"):
-        fit_projection({}, **SHORT)
+        fit_projection({}, FitSettings(**SHORT))
     with pytest.raises(ValueError, match="no rows to fit on, after 1 were held out: plip"):
-        fit_projection({"plip": lonely}, **SHORT)
+        fit_projection({"plip": lonely}, FitSettings(**SHORT))
 
 
 def test_features_whose_arrays_do_not_match_are_refused():

@@ -53,7 +53,7 @@ def expected_distances(kind, predicted, feature, phi_s):
 def test_the_feature_term_is_the_weighted_mean_of_all_available_teachers(phi_s, balance, distance):
     case = Case()
     objective = case.objective(phi_s=phi_s, balance=balance, distance=distance)
-    terms = objective(*case.embeddings(), torch.tensor(9.0, dtype=torch.float64), case.batch())
+    terms = objective(*case.embeddings(), torch.tensor(9.0, dtype=torch.float64), case.given())
     sides = []
     for side in SIDES:
         found = {name: case.statistics.sides[name, side] for name in WIDTHS}
@@ -72,7 +72,7 @@ def test_the_feature_term_is_the_weighted_mean_of_all_available_teachers(phi_s, 
 
 def test_the_relational_term_is_the_divergence_of_similarities_among_a_teachers_rows():
     case = Case()
-    terms = case.objective()(*case.embeddings(), torch.tensor(9.0, dtype=torch.float64), case.batch())
+    terms = case.objective()(*case.embeddings(), torch.tensor(9.0, dtype=torch.float64), case.given())
     total = count = 0.0
     for name, mask in case.mask.items():
         u, v = (numpy_unit(case.student[side][mask]) for side in SIDES)
@@ -87,7 +87,7 @@ def test_the_relational_term_is_the_divergence_of_similarities_among_a_teachers_
 def test_the_interactive_term_contrasts_predictions_with_one_teachers_features_of_the_other_side():
     case = Case()
     objective = case.objective(interactive_weight=1.0, phi_s=False)
-    terms = objective(*case.embeddings(), torch.tensor(9.0, dtype=torch.float64), case.batch())
+    terms = objective(*case.embeddings(), torch.tensor(9.0, dtype=torch.float64), case.given())
     total = count = 0.0
     for name, mask in case.mask.items():
         for one, other in (("image", "text"), ("text", "image")):
@@ -101,14 +101,14 @@ def test_the_interactive_term_contrasts_predictions_with_one_teachers_features_o
 def test_the_loss_is_the_weighted_sum_and_a_weight_of_0_leaves_a_term_out():
     case, scale = Case(), torch.tensor(9.0, dtype=torch.float64)
     settings = {"feature_weight": 2.0, "relational_weight": 0.5, "interactive_weight": 0.25}
-    terms = case.objective(**settings)(*case.embeddings(), scale, case.batch())
+    terms = case.objective(**settings)(*case.embeddings(), scale, case.given())
     weighted = 2 * terms["feature_loss"] + 0.5 * terms["relational_loss"] + 0.25 * terms["interactive_loss"]
     torch.testing.assert_close(terms["loss"], terms["task_loss"] + weighted)
     for left_out, name in (("feature_weight", "feature_loss"), ("relational_weight", "relational_loss")):
-        assert name not in case.objective(**settings | {left_out: 0})(*case.embeddings(), scale, case.batch())
+        assert name not in case.objective(**settings | {left_out: 0})(*case.embeddings(), scale, case.given())
     bare = case.objective(feature_weight=0, relational_weight=0)
     assert not list(bare.parameters())
-    found = bare(*case.embeddings(), scale, case.batch())
+    found = bare(*case.embeddings(), scale, case.given())
     assert found["loss"].item() == found["task_loss"].item()
 
 
@@ -123,7 +123,7 @@ VARIANTS = [
 def loss_and_gradients(case, objective, *, names=tuple(WIDTHS), order=None):
     embeddings = case.embeddings() if order is None else case.embeddings(order)
     scale = torch.tensor(9.0, dtype=torch.float64, requires_grad=True)
-    loss = objective(*embeddings, scale, case.batch(names, order))["loss"]
+    loss = objective(*embeddings, scale, case.given(names, order))["loss"]
     parameters = dict(objective.named_parameters())
     found = torch.autograd.grad(loss, [*embeddings, scale, *parameters.values()])
     return loss.item(), found[:2], dict(zip(["scale", *parameters], found[2:], strict=True))
@@ -165,7 +165,7 @@ def test_rows_without_any_teacher_and_batches_without_any_train_on_the_task():
     for mask in case.mask.values():
         mask[:] = False
     loss, gradients, others = loss_and_gradients(case, case.objective(interactive_weight=1.0))
-    terms = case.objective()(*case.embeddings(), torch.tensor(9.0, dtype=torch.float64), case.batch())
+    terms = case.objective()(*case.embeddings(), torch.tensor(9.0, dtype=torch.float64), case.given())
     assert loss == terms["task_loss"].item()
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
     assert not any(gradient.any() for name, gradient in others.items() if name != "scale")
@@ -174,10 +174,10 @@ def test_rows_without_any_teacher_and_batches_without_any_train_on_the_task():
 @pytest.mark.parametrize("settings", [*VARIANTS[:3], {"distance": "cos", "interactive_weight": 0.5}])
 def test_gradients_agree_with_finite_differences(settings):
     case = Case(rows=4)
-    objective, batch = case.objective(**settings), case.batch()
+    objective, given = case.objective(**settings), case.given()
 
     def loss(image, text, log_scale):
-        return objective(image, text, log_scale.exp(), batch)["loss"]
+        return objective(image, text, log_scale.exp(), given)["loss"]
 
     log_scale = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(loss, (*case.embeddings(), log_scale))
@@ -188,7 +188,7 @@ def test_with_one_teacher_everywhere_the_relational_term_is_open_clips_distillat
     case.mask["b"][:] = True
     objective = case.objective(("b",), feature_weight=0)
     image, text = case.embeddings()
-    terms = objective(image, text, torch.tensor(9.0, dtype=torch.float64), case.batch(("b",)))
+    terms = objective(image, text, torch.tensor(9.0, dtype=torch.float64), case.given(("b",)))
     teacher = [torch.from_numpy(case.features["b", side]) for side in SIDES]
     student = functional.normalize(image), functional.normalize(text)
     task, theirs = DistillClipLoss()(*student, 9.0, *teacher, SCALES["b"])
@@ -203,13 +203,13 @@ def test_with_one_teacher_everywhere_the_relational_term_is_open_clips_distillat
 
 def test_a_head_learns_what_its_teacher_says():
     case = Case()
-    objective, batch, scale = case.objective(heads="mlp"), case.batch(), torch.tensor(9.0, dtype=torch.float64)
+    objective, given, scale = case.objective(heads="mlp"), case.given(), torch.tensor(9.0, dtype=torch.float64)
     image, text = (part.detach() for part in case.embeddings())
     optimizer = torch.optim.Adam(objective.parameters(), lr=1e-2)
-    first = objective(image, text, scale, batch)["feature_loss"].item()
+    first = objective(image, text, scale, given)["feature_loss"].item()
     for _ in range(200):
         optimizer.zero_grad()
-        found = objective(image, text, scale, batch)["feature_loss"]
+        found = objective(image, text, scale, given)["feature_loss"]
         found.backward()
         optimizer.step()
     assert found.item() < 0.1 * first
@@ -229,7 +229,7 @@ def test_learned_scales_of_the_interactive_term_stay_within_clips_bound():
     objective = case.objective(interactive_weight=1.0)
     with torch.no_grad():
         objective.log_scales["b"].fill_(math.log(1e6))
-    objective(*case.embeddings(), torch.tensor(9.0, dtype=torch.float64), case.batch())
+    objective(*case.embeddings(), torch.tensor(9.0, dtype=torch.float64), case.given())
     assert objective.log_scales["b"].exp().item() == pytest.approx(100)
 
 

@@ -10,16 +10,16 @@ import torch
 from pydantic import ValidationError
 
 from tests.train.losses.test_loss import LOGIT_SCALE, drawn_inputs, golden_inputs, numpy_paper_terms
-from train.data.batches import Batch
-from train.data.spans import Targets, TeacherTargets
-from train.losses.loss import CORRECTED_INTERACTIVE_SCALE, interactive_loss
+from train.data.targets import Targets, TeacherTargets
+from train.losses.distillation import CORRECTED_INTERACTIVE_SCALE
+from train.losses.objective import Given
 from train.recipe_sections import PaperRecipe
 from train.recipes.paper import PaperObjective
 from train.recipes.projection import Projection
 
 
-def batch_of(*teachers, rows):
-    """A batch without pixels; of each teacher image and text features and places."""
+def given_of(*teachers, rows):
+    """What an objective is given; of each teacher image and text features and places."""
     targets = Targets(
         rows=rows,
         teachers={
@@ -27,8 +27,7 @@ def batch_of(*teachers, rows):
             for number, (image, text, places) in enumerate(teachers)
         },
     )
-    pixels = torch.zeros(rows, 1, 1, 3, dtype=torch.uint8)
-    return Batch(step=0, rows_B=np.arange(rows), pixels_BHWC=pixels, captions=[""] * rows, targets=targets)
+    return Given(rows_B=np.arange(rows), step=0, targets=targets)
 
 
 def objective_of(*, teachers=1, width=8, **settings):
@@ -39,8 +38,8 @@ def objective_of(*, teachers=1, width=8, **settings):
 
 def test_the_recipe_has_the_golden_values_and_gradients():
     image, text, teacher_image, teacher_text = golden_inputs()
-    batch = batch_of((teacher_image, teacher_text, range(4)), rows=4)
-    terms = objective_of()(image, text, torch.tensor(LOGIT_SCALE, dtype=torch.float64), batch)
+    given = given_of((teacher_image, teacher_text, range(4)), rows=4)
+    terms = objective_of()(image, text, torch.tensor(LOGIT_SCALE, dtype=torch.float64), given)
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(
         {
             "loss": 37.51099693276869,
@@ -55,10 +54,10 @@ def test_the_recipe_has_the_golden_values_and_gradients():
     assert text_gradient.norm().item() == pytest.approx(3.997415981896919, abs=1e-9)
 
 
-def split_batch(teacher_image, teacher_text, *, rows=6):
+def split_given(teacher_image, teacher_text, *, rows=6):
     """Rows 0, 3 and 5 have the first teacher, 1 and 4 the second, 2 has none."""
     places = [0, 3, 5], [1, 4]
-    return batch_of(*((teacher_image[list(of)], teacher_text[list(of)], of) for of in places), rows=rows)
+    return given_of(*((teacher_image[list(of)], teacher_text[list(of)], of) for of in places), rows=rows)
 
 
 def test_features_are_projected_by_the_map_of_their_teacher():
@@ -71,9 +70,9 @@ def test_features_are_projected_by_the_map_of_their_teacher():
         settings={},
     )
     features = [torch.randn(count, width, generator=generator) for count, width in ((3, 3), (3, 3), (2, 4), (2, 4))]
-    batch = batch_of((features[0], features[1], [0, 3, 5]), (features[2], features[3], [1, 4]), rows=6)
+    given = given_of((features[0], features[1], [0, 3, 5]), (features[2], features[3], [1, 4]), rows=6)
     recipe = PaperRecipe(feature_dtype="fp32")
-    found = PaperObjective(recipe, projection).double()(image, text, torch.tensor(5.0), batch)
+    found = PaperObjective(recipe, projection).double()(image, text, torch.tensor(5.0), given)
     projected = [
         torch.cat([projection.apply("t0", features[side]), projection.apply("t1", features[2 + side])]).double()
         for side in (0, 1)
@@ -87,7 +86,7 @@ def test_features_are_projected_by_the_map_of_their_teacher():
 
 def test_a_row_without_a_teacher_counts_in_the_task_only():
     image, text, teacher_image, teacher_text = drawn_inputs()
-    found = objective_of(teachers=2, width=5)(image, text, torch.tensor(7.0), split_batch(teacher_image, teacher_text))
+    found = objective_of(teachers=2, width=5)(image, text, torch.tensor(7.0), split_given(teacher_image, teacher_text))
     kept = [part[[0, 3, 5, 1, 4]].numpy() for part in (image, text, teacher_image, teacher_text)]
     expected = numpy_paper_terms(*kept, logit_scale=7.0, interactive_scale=2.6592600345611572)
     assert found["feature_loss"].item() == pytest.approx(expected[1], abs=1e-12)
@@ -100,8 +99,8 @@ def test_a_row_without_a_teacher_counts_in_the_task_only():
 
 def test_a_batch_without_any_teacher_trains_on_the_task_alone():
     image, text, teacher_image, teacher_text = drawn_inputs()
-    batch = batch_of((teacher_image[:0], teacher_text[:0], []), rows=6)
-    terms = objective_of(width=5)(image.requires_grad_(), text, torch.tensor(7.0), batch)
+    given = given_of((teacher_image[:0], teacher_text[:0], []), rows=6)
+    terms = objective_of(width=5)(image.requires_grad_(), text, torch.tensor(7.0), given)
     assert terms["feature_loss"].item() == terms["interactive_loss"].item() == 0
     torch.testing.assert_close(terms["loss"], terms["task_loss"])
     assert torch.isfinite(torch.autograd.grad(terms["loss"], image)[0]).all()
@@ -109,7 +108,7 @@ def test_a_batch_without_any_teacher_trains_on_the_task_alone():
 
 def test_target_norm_l2_makes_the_length_of_features_irrelevant():
     image, text, teacher_image, teacher_text = drawn_inputs()
-    short, long = (batch_of((teacher_image * r, teacher_text * r, range(6)), rows=6) for r in (0.3, 7.0))
+    short, long = (given_of((teacher_image * r, teacher_text * r, range(6)), rows=6) for r in (0.3, 7.0))
     scale = torch.tensor(7.0)
     objective = objective_of(width=5, target_norm="l2")
     assert objective(image, text, scale, short)["loss"].item() == pytest.approx(
@@ -125,8 +124,8 @@ def test_feature_dtype_bf16_rounds_the_projected_features():
     inputs = drawn_inputs()
     rounded = [part.bfloat16().double() for part in inputs[2:]]
     scale = torch.tensor(7.0)
-    found = objective_of(width=5, feature_dtype="bf16")(*inputs[:2], scale, batch_of((*inputs[2:], range(6)), rows=6))
-    expected = objective_of(width=5)(*inputs[:2], scale, batch_of((*rounded, range(6)), rows=6))
+    found = objective_of(width=5, feature_dtype="bf16")(*inputs[:2], scale, given_of((*inputs[2:], range(6)), rows=6))
+    expected = objective_of(width=5)(*inputs[:2], scale, given_of((*rounded, range(6)), rows=6))
     assert found["loss"].item() == pytest.approx(expected["loss"].item(), abs=1e-12)
     assert PaperRecipe().feature_dtype == "bf16"
 
@@ -135,10 +134,14 @@ def test_feature_dtype_bf16_rounds_the_projected_features():
 def test_interactive_scale_is_the_released_constant_or_the_meant_value_or_learned_from_there(setting, scale):
     image, text, teacher_image, teacher_text = drawn_inputs()
     objective = objective_of(width=5, interactive_scale=setting)
-    batch = batch_of((teacher_image, teacher_text, range(6)), rows=6)
-    terms = objective(image, text, torch.tensor(7.0), batch)
-    expected = interactive_loss(image, text, teacher_image, teacher_text, scale)
-    assert terms["interactive_loss"].item() == pytest.approx(expected.item(), abs=1e-6)
+    given = given_of((teacher_image, teacher_text, range(6)), rows=6)
+    terms = objective(image, text, torch.tensor(7.0), given)
+    expected = numpy_paper_terms(
+        *(part.detach().numpy() for part in (image, text, teacher_image, teacher_text)),
+        logit_scale=7.0,
+        interactive_scale=float(scale),
+    )[2]
+    assert terms["interactive_loss"].item() == pytest.approx(expected, abs=1e-6)
     terms["interactive_loss"].requires_grad_().backward()
     gradients = [parameter.grad.item() for parameter in objective.parameters()]
     assert len(gradients) == (setting == "learned")
@@ -150,7 +153,7 @@ def test_a_learned_scale_stays_within_clips_bound():
     with torch.no_grad():
         objective.log_scale.fill_(math.log(1e6))
     image, text, teacher_image, teacher_text = drawn_inputs()
-    objective(image, text, torch.tensor(7.0), batch_of((teacher_image, teacher_text, range(6)), rows=6))
+    objective(image, text, torch.tensor(7.0), given_of((teacher_image, teacher_text, range(6)), rows=6))
     assert objective.log_scale.exp().item() == pytest.approx(100)
 
 
@@ -158,12 +161,12 @@ def test_teacher_sampling_all_contrasts_within_each_teacher_and_averages_over_al
     image, text, teacher_image, teacher_text = drawn_inputs()
     other_image, other_text, *_ = drawn_inputs(seed=5)
     places = [0, 1, 2, 4], [1, 2, 5]
-    batch = batch_of(
+    given = given_of(
         (teacher_image[places[0]], teacher_text[places[0]], places[0]),
         (other_image[places[1]], other_text[places[1]], places[1]),
         rows=6,
     )
-    found = objective_of(teachers=2, width=5, teacher_sampling="all")(image, text, torch.tensor(7.0), batch)
+    found = objective_of(teachers=2, width=5, teacher_sampling="all")(image, text, torch.tensor(7.0), given)
     alone = [
         numpy_paper_terms(
             *(part[of].numpy() for part in (image, text, features_image, features_text)),
@@ -188,9 +191,8 @@ def test_gather_settings_without_the_whole_gradient_are_refused(local_loss, harm
 
 
 def test_the_papers_objective_refuses_batches_without_targets():
-    batch = Batch(step=0, rows_B=np.arange(4), pixels_BHWC=torch.zeros(4, 2, 2, 3), captions=[""] * 4, targets=None)
     with pytest.raises(ValueError, match="needs batches with targets"):
-        objective_of()(torch.ones(4, 2), torch.ones(4, 2), torch.tensor(1.0), batch)
+        objective_of()(torch.ones(4, 2), torch.ones(4, 2), torch.tensor(1.0), Given(np.arange(4), 0, None))
 
 
 def test_the_meant_scale_is_the_exponential_of_the_released_constant():

@@ -16,13 +16,12 @@ import pytest
 import safetensors.torch
 import torch
 
-from extract.corpora.phantom.corpus import write_corpus
+from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
 from store.corpus.section import Corpus
 from store.index.create import index_corpus
 from tests.train.conftest import commit_random, spec_of
 from tests.train.vit import loaded, vit_pipeline
-from train.data.order import BatchOrder, lanes_of
-from train.data.rank_share import ShareOrder
+from train.data.batch_order import BatchOrder, ShareOrder, lanes_of
 from train.recipes.fit_projections import project
 from train.trainer import stages as runs
 
@@ -46,7 +45,7 @@ ROWS = 64
 def place(tmp_path_factory):
     """A folder with a corpus, a store of two teachers with gaps, projections and ``pipelines.yaml``."""
     folder = tmp_path_factory.mktemp("processes")
-    write_corpus(folder / "corpus", rows=ROWS, seed=5, shard_rows=40)
+    write_corpus(folder / "corpus", PhantomSettings(rows=ROWS, seed=5, shard_rows=40))
     corpus = [str(folder / "corpus" / "*.tar")]
     info, _ = index_corpus(folder / "store", Corpus(files=corpus), range_rows=24, chunk_rows=8)
     commit_random(folder / "store", info, spec_of("alpha"), seed=1, without=range(0, ROWS, 3))
@@ -185,7 +184,7 @@ def test_sigterm_to_torchrun_leaves_a_checkpoint_of_the_step_in_work(place):
 def test_an_error_of_one_process_ends_both_with_one_message(place):
     """Most images of the second process's share of the first batch are damaged."""
     folder = place / "damaged"
-    write_corpus(folder / "corpus", rows=ROWS, seed=5, shard_rows=ROWS)
+    write_corpus(folder / "corpus", PhantomSettings(rows=ROWS, seed=5, shard_rows=ROWS))
     corpus = [str(folder / "corpus" / "*.tar")]
     info, _ = index_corpus(folder / "store", Corpus(files=corpus), range_rows=24, chunk_rows=8)
     commit_random(folder / "store", info, spec_of("alpha"), seed=1)

@@ -23,6 +23,7 @@ from tests.train.vit import loaded, vit_pipeline
 from train.recipes.fit_projections import project
 from train.runtime.run_folder import CHECKPOINTS
 from train.trainer import stages as runs
+from train.trainer.train_model import Circumstances
 from train.trainer.train_step import Updater
 
 OPTIONS = {
@@ -64,12 +65,12 @@ def lines(folder):
 
 def pretrain(pipeline, **options):
     pipeline = loaded(pipeline)
-    return runs.pretrain(pipeline, "vit", pipeline.train.pretrain["vit"], **options)
+    return runs.pretrain(pipeline, "vit", pipeline.train.pretrain["vit"], Circumstances(**options))
 
 
 def distill(pipeline, **options):
     pipeline = loaded(pipeline)
-    return runs.distill(pipeline, "vit", pipeline.train.students["vit"], **options)
+    return runs.distill(pipeline, "vit", pipeline.train.students["vit"], Circumstances(**options))
 
 
 @pytest.mark.parametrize("name", OPTIONS)

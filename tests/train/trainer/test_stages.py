@@ -23,6 +23,7 @@ from train.recipes import fit_projections as project_run
 from train.recipes.fit_projections import project
 from train.trainer import stages as runs
 from train.trainer import train_model as training
+from train.trainer.train_model import Circumstances
 from train.trainer.train_step import Updater
 
 
@@ -56,11 +57,11 @@ def make_pipeline(tmp_path, phantom, tiny_model):
 
 
 def pretrain(pipeline, **options):
-    return runs.pretrain(pipeline, "tiny", pipeline.train.pretrain["tiny"], **options)
+    return runs.pretrain(pipeline, "tiny", pipeline.train.pretrain["tiny"], Circumstances(**options))
 
 
 def distill(pipeline, name="distilled", **options):
-    return runs.distill(pipeline, name, pipeline.train.students[name], **options)
+    return runs.distill(pipeline, name, pipeline.train.students[name], Circumstances(**options))
 
 
 def metrics(folder: Path):
@@ -112,8 +113,8 @@ def test_a_folder_that_is_no_run_is_never_overwritten(tmp_path, make_pipeline):
 
 
 def test_an_interrupted_run_leaves_no_result_and_the_next_one_starts_anew(tmp_path, make_pipeline, monkeypatch):
-    def interrupt(*_args, folder, **_kwargs):
-        (folder / "metrics.jsonl").write_text("half a line")
+    def interrupt(*_args, files, **_kwargs):
+        (files.folder / "metrics.jsonl").write_text("half a line")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -10,12 +10,12 @@ from torch import nn
 from store.errors import ConfigError
 from tests.train.vit import WORDS, some_batch, vit_student
 from train.config import ModelSection, Optimization
-from train.losses.loss import clip_loss
+from train.losses.contrastive import clip_loss
 from train.losses.objective import Objective, TaskObjective
 from train.models.model_folder import begin_model
-from train.models.towers import inputs_of, prepare_towers, seed_part
+from train.models.towers import prepare_towers, seed_part
 from train.runtime.ranks import ALONE
-from train.trainer.train_step import Updater
+from train.trainer.train_step import Updater, inputs_of
 
 
 class Weighted(Objective):
@@ -26,7 +26,7 @@ class Weighted(Objective):
         self.weight = nn.Parameter(torch.tensor(0.7))
         self.never_used = nn.Parameter(torch.ones(3))
 
-    def forward(self, image_BE, text_BE, logit_scale, batch):
+    def forward(self, image_BE, text_BE, logit_scale, given):
         task = clip_loss(image_BE, text_BE, logit_scale)
         return {"loss": self.weight * task + image_BE.square().mean(), "task_loss": task}
 
@@ -109,9 +109,9 @@ def test_half_precision_is_of_the_towers_alone_and_only_fp16_scales_the_loss(tmp
     seen = []
 
     class Looking(TaskObjective):
-        def forward(self, image_BE, text_BE, logit_scale, batch):
+        def forward(self, image_BE, text_BE, logit_scale, given):
             seen.append((image_BE.dtype, text_BE.dtype))
-            return super().forward(image_BE, text_BE, logit_scale, batch)
+            return super().forward(image_BE, text_BE, logit_scale, given)
 
     updater._objective = Looking()
     assert updater.scaler.is_enabled() == (precision == "fp16")

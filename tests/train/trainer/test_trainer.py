@@ -17,20 +17,20 @@ from train.losses.objective import Objective, TaskObjective
 from train.models.model_folder import begin_model
 from train.runtime.checkpoint import Checkpoints
 from train.trainer.train_step import learning_rate, make_optimizer
-from train.trainer.trainer import fit
+from train.trainer.trainer import RunFiles, fit
 
 WORDS = ["kidney stone", "normal brain", "colon polyp", "gallstone"]
 
 
-class Given(Objective):
+class Function(Objective):
     """An objective that is a function."""
 
     def __init__(self, function):
         super().__init__()
         self.function = function
 
-    def forward(self, image_BE, text_BE, logit_scale, batch):
-        return self.function(image_BE, text_BE, logit_scale, batch)
+    def forward(self, image_BE, text_BE, logit_scale, given):
+        return self.function(image_BE, text_BE, logit_scale, given)
 
 
 def settings_of(**changes):
@@ -79,7 +79,7 @@ def test_only_matrices_decay(student):
 
 def test_training_lowers_the_loss_and_writes_a_line_every_few_steps_and_at_the_end(student, tmp_path):
     settings = settings_of(steps=15, log_every=6)
-    fit(student, Batches(), TaskObjective(), settings, folder=tmp_path, label="test")
+    fit(student, Batches(), TaskObjective(), settings, files=RunFiles(folder=tmp_path, label="test"))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 6, 12, 14]
     assert [line["lr"] for line in lines] == pytest.approx([learning_rate(line["step"], settings) for line in lines])
@@ -93,10 +93,9 @@ def test_the_logit_scale_starts_where_it_is_told_and_stays_below_its_bound(stude
     fit(
         student,
         Batches(),
-        Given(lambda image, text, scale, batch: {"loss": -scale + 0 * image.sum() + 0 * text.sum()}),
+        Function(lambda image, text, scale, given: {"loss": -scale + 0 * image.sum() + 0 * text.sum()}),
         settings,
-        folder=tmp_path,
-        label="test",
+        files=RunFiles(folder=tmp_path, label="test"),
     )
     (line,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert line["loss"] == pytest.approx(-99.99, rel=1e-4)
@@ -106,23 +105,23 @@ def test_the_logit_scale_starts_where_it_is_told_and_stays_below_its_bound(stude
 def test_a_loss_that_is_not_finite_names_step_terms_and_rows_and_changes_no_weight(student, tmp_path):
     seen = {}
 
-    def objective(image_BE, text_BE, logit_scale, batch):
-        if batch.step == 2:
+    def objective(image_BE, text_BE, logit_scale, given):
+        if given.step == 2:
             seen.update({name: tensor.clone() for name, tensor in student.model.named_parameters()})
-        poison = math.nan if batch.step == 2 else 1.0
+        poison = math.nan if given.step == 2 else 1.0
         return {"loss": image_BE.sum() * poison, "task_loss": torch.tensor(0.25)}
 
     with pytest.raises(
         TrainingDivergedError, match=r"step 2: .*loss nan, task_loss 0\.25.*rows \[20, 21, 22, 23\]"
     ) as e:
-        fit(student, Batches(), Given(objective), settings_of(), folder=tmp_path, label="test")
+        fit(student, Batches(), Function(objective), settings_of(), files=RunFiles(folder=tmp_path, label="test"))
     assert "optimization.lr" in e.value.hint
     assert all(torch.equal(tensor, seen[name]) for name, tensor in student.model.named_parameters())
 
 
 @pytest.mark.parametrize("changes", [{"steps": 1}, {"checkpoint_every": 1}, {"checkpoint_every": 1, "grad_clip": 1.0}])
 def test_weights_that_a_finite_loss_made_infinite_are_never_kept(student, tmp_path, changes):
-    def objective(image_BE, text_BE, logit_scale, batch):
+    def objective(image_BE, text_BE, logit_scale, given):
         # The slope of a root is infinite at 0.
         return {"loss": (0 * image_BE.sum()).abs().sqrt() + 0 * text_BE.sum() + 0 * logit_scale}
 
@@ -131,10 +130,8 @@ def test_weights_that_a_finite_loss_made_infinite_are_never_kept(student, tmp_pa
         fit(
             student,
             Batches(),
-            Given(objective),
+            Function(objective),
             settings_of(**changes),
-            folder=tmp_path,
-            label="test",
-            checkpoints=checkpoints,
+            files=RunFiles(folder=tmp_path, label="test", checkpoints=checkpoints),
         )
     assert checkpoints.latest() is None

@@ -1,0 +1,51 @@
+"""The tasks, and what a dataset needs for each; ``suite.task_runs.RUNS`` has the function that runs each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from store.config.problems import suggest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskKind:
+    """The needs of a task.
+
+    Attributes:
+        labelled: its targets are classes.
+        trains: it trains something, and so needs training items.
+        fields: columns that it needs, in addition to the label.
+        first_result: the result that it always has, if it has several; the task's own name if left out.
+    """
+
+    labelled: bool = False
+    trains: bool = False
+    fields: tuple[str, ...] = ()
+    first_result: str | None = None
+
+
+TASKS: dict[str, TaskKind] = {
+    "zero_shot": TaskKind(labelled=True),
+    "linear_probe": TaskKind(labelled=True, trains=True),
+    "retrieval": TaskKind(fields=("caption",)),
+    "vqa": TaskKind(trains=True, fields=("question", "answer")),
+    "survival": TaskKind(trains=True, fields=("time", "event"), first_result="survival_cox"),
+    "diagnosis": TaskKind(labelled=True, trains=True, first_result="diagnosis_mean"),
+}
+
+
+def known_task(name: str) -> str:
+    """Return the name of a task.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    if name not in TASKS:
+        raise ValueError(f"no task {name!r}{suggest(name, TASKS)}; there are {', '.join(TASKS)}")
+    return name
+
+
+TaskName = Annotated[str, AfterValidator(known_task)]

@@ -1,0 +1,232 @@
+"""``python -m extract phantom``, ``index``, ``append``, ``pixels``, ``import-mmkd``: corpora and their pair tables."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from extract.config import ExtractPipeline
+from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption
+from store.config.pipeline_file import read_pipeline
+from store.console import progress
+from store.corpus.section import Corpus
+from store.errors import ConfigError
+
+from .commands_run import RootOption
+
+log = logging.getLogger("extract")
+
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="Processes that read corpus files; one per core.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands to a program."""
+    app.command(epilog="Example: python -m extract phantom --out runs/phantom --rows 900 --seed 1")(phantom)
+    app.command(epilog="Example: python -m extract index --pipeline demo --report")(index)
+    app.command(epilog="Example: python -m extract append --pipeline mmkd")(append)
+    app.command(epilog="Example: python -m extract pixels --pipeline mmkd --threads 16")(pixels)
+    app.command(name="import-mmkd", epilog="Example: python -m extract import-mmkd MMKDCLIP_DATA runs/mmkd_demo/store")(
+        import_mmkd
+    )
+
+
+def phantom(
+    *,
+    out: Annotated[Path | None, typer.Option(help="Folder to write the tars to.")] = None,
+    rows: Annotated[int, typer.Option(help="Number of pairs.")] = 900,
+    seed: Annotated[int, typer.Option(help="Seed that decides every pixel and word.")] = 0,
+    modality: Annotated[str | None, typer.Option(help="Draw this modality only.")] = None,
+    others: Annotated[float, typer.Option(help="With --modality: share of rows from the other modalities.")] = 0.0,
+    size_px: Annotated[int, typer.Option("--size", help="Side of the images in pixels.")] = 64,
+    split: Annotated[str, typer.Option(help="The split of every pair.")] = "train",
+    pipeline: Annotated[str | None, typer.Option(help="Draw this pipeline's phantom corpora instead.")] = None,
+    config: ConfigOption = PIPELINES_FILE,
+    corpus: Annotated[list[str] | None, typer.Option(help="With --pipeline: only these.")] = None,
+) -> None:
+    """Draw a phantom corpus: nine modalities, WebDataset tars, deterministic. It is not patient data."""
+    from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
+
+    if pipeline is not None:
+        _draw_corpora(read_pipeline(config, pipeline, ExtractPipeline), corpus)
+        return
+    if out is None:
+        raise typer.BadParameter("give --out FOLDER, or --pipeline NAME")
+    settings = PhantomSettings(
+        rows=rows, seed=seed, modality=modality, others=others, size_px=size_px, split=split, key_prefix=out.name
+    )
+    written = write_corpus(out, settings)
+    log.info("%s: %d pairs%s", out, rows, "" if written else " exist already")
+
+
+def _draw_corpora(pipeline: ExtractPipeline, names: list[str] | None) -> None:
+    from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
+
+    drawn = {name: corpus for name, corpus in pipeline.corpora.items() if corpus.phantom}
+    unknown = sorted(set(names or []) - set(drawn))
+    if unknown:
+        raise ConfigError(f"no phantom corpus {', '.join(unknown)} in the pipeline; it has {', '.join(drawn)}")
+    if not drawn:
+        log.info("the pipeline has no phantom corpus: nothing to do")
+    for name, corpus in drawn.items():
+        if corpus.phantom and (not names or name in names):
+            settings = PhantomSettings(key_prefix=name, **corpus.phantom.model_dump())
+            written = write_corpus(Path(corpus.files[0]).parent, settings)
+            log.info("corpus %s: %d pairs%s", name, corpus.phantom.rows, "" if written else " exist already")
+
+
+def index(
+    *,
+    pipeline: PipelineOption,
+    config: ConfigOption = PIPELINES_FILE,
+    set_: SetOption = None,
+    report: Annotated[bool, typer.Option("--report", help="Print what each rule of the corpus refused.")] = False,
+    workers: WorkersOption = None,
+) -> None:
+    """Make the store's pair table from the corpus. Kill it at any moment and run it again.
+
+    If the corpus has other rules than the store, --report says which rows they would add or drop; the store stays.
+    """
+    from store.corpus.corpus_files import corpus_files
+    from store.format.pairs import PairTable, only_caption
+    from store.index.create import index_corpus, settings_changed
+    from store.index.curation_report import read_report, render
+    from store.io.location import locate
+
+    loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
+    corpus = _corpus_of(loaded)
+    if report and settings_changed(loaded.store.path, corpus):
+        _say_change(loaded, corpus, workers)
+        return
+    with progress(len(corpus_files(corpus.files)), label="index", noun="files") as advance:
+        info, problems = index_corpus(
+            loaded.store.path,
+            corpus,
+            range_rows=loaded.store.range_rows,
+            chunk_rows=loaded.store.chunk_rows,
+            workers=workers,
+            on_shard=advance,
+        )
+    found = read_report(locate(loaded.store.path))
+    if report and found is not None:
+        sys.stdout.write(render(found))
+    if problems is None:
+        log.info("%s holds these %d pairs already: nothing to do", loaded.store.path, info.rows)
+        return
+    _warn(problems, found.num_problems if found else len(problems))
+    caption = only_caption(PairTable(locate(loaded.store.path), rows=info.rows), info)
+    if caption is not None:
+        log.warning("all %d captions are the same, %r; is that the caption's field?", info.rows, caption[:80])
+    log.info("%s: %d pairs in %d ranges of %d rows", loaded.store.path, info.rows, info.ranges, info.range_rows)
+
+
+def append(
+    *,
+    pipeline: PipelineOption,
+    config: ConfigOption = PIPELINES_FILE,
+    set_: SetOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Add the pairs of corpus files that are new since the store was made, as rows after the old ones."""
+    from store.format.records import read_store_info
+    from store.index.append import append_corpus, new_files
+    from store.io.location import locate
+
+    loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
+    corpus, location = _corpus_of(loaded), locate(loaded.store.path)
+    before = read_store_info(location)
+    files = new_files(location, before, corpus).files
+    if not files:
+        log.info("%s holds all %d files of the corpus already: nothing to do", location, len(before.corpus["files"]))
+        return
+    with progress(len(files), label="append", noun="files") as advance:
+        info, problems = append_corpus(location, corpus, workers=workers, on_file=advance)
+    _warn(problems, len(problems))
+    log.info("%s: %d rows more, %d in all; extract run does them next", location, info.rows - before.rows, info.rows)
+
+
+def _corpus_of(pipeline: ExtractPipeline) -> Corpus:
+    if pipeline.store.corpus not in pipeline.corpora:
+        raise ConfigError(f"store.corpus: the pipeline has no corpus {pipeline.store.corpus!r}")
+    return pipeline.corpora[pipeline.store.corpus]
+
+
+def _warn(problems: list[str], count: int) -> None:
+    for problem in problems[:20]:
+        log.warning("%s", problem)
+    if count > 20:
+        log.warning("... and %d more pairs with problems", count - 20)
+
+
+def _say_change(pipeline: ExtractPipeline, corpus: Corpus, workers: int | None) -> None:
+    from store.corpus.corpus_files import corpus_files
+    from store.index.curation_report import render
+    from store.index.rule_change import rule_change
+
+    with progress(len(corpus_files(corpus.files)), label="compare", noun="files") as advance:
+        change = rule_change(pipeline.store.path, corpus, workers=workers, on_file=advance)
+    lines = [render(change.report), ""]
+    for verb, count, keys in (
+        ("add", change.added, change.first_added),
+        ("drop", change.dropped, change.first_dropped),
+    ):
+        lines.append(f"the present settings would {verb} {count:,} rows{': ' if keys else ''}{', '.join(keys)}")
+        if count > len(keys):
+            lines[-1] += ", ..."
+    sys.stdout.write("\n".join(lines) + "\n")
+    log.info("%s: left as it is; to have these rows, index into a new store", pipeline.store.path)
+
+
+def pixels(
+    *,
+    pipeline: PipelineOption,
+    config: ConfigOption = PIPELINES_FILE,
+    set_: SetOption = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that read and encode; one per core.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Drop stored images of another spec.")] = False,
+    corpus_root: RootOption = None,
+) -> None:
+    """Store small copies of the images, so that training needs no corpus. Kill it at any moment and run it again."""
+    from extract.corpora.fill_pixel_cache import make_pixels
+    from store.format.pixels import PixelSpec
+
+    loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
+    if loaded.pixels is None:
+        raise ConfigError(
+            f"{config}: pipeline {pipeline} does not say how the store keeps images (pixels:)",
+            hint="add the section, or --set 'pixels={}' for the defaults: short side 256 px, JPEG of quality 90",
+        )
+    made = make_pixels(
+        loaded.store.path,
+        PixelSpec.of(loaded.pixels),
+        corpus_root=corpus_root,
+        threads=threads,
+        max_pixels=loaded.max_pixels,
+        replace=replace,
+    )
+    for reason, count in made.bad_rows.most_common(10):
+        log.warning("%d images are not kept: %s", count, reason)
+    if made.done:
+        log.info("%d ranges of images made, %.1f MB (%.1f s)", made.done, made.nbytes / 1e6, made.seconds)
+    else:
+        log.info("the store has the images of all %d ranges: nothing to do", made.ranges)
+
+
+def import_mmkd(
+    source: Annotated[Path, typer.Argument(help="The folder with meta.jsonl and features/.")],
+    store: Annotated[Path, typer.Argument(help="The store to make.")],
+    *,
+    range_rows: Annotated[int, typer.Option(help="Rows of a store shard.")] = 8192,
+    chunk_rows: Annotated[int, typer.Option(help="Rows of a chunk.")] = 256,
+    pixels: Annotated[bool, typer.Option(help="Keep the images in the store, which then needs no source.")] = True,
+) -> None:
+    """Import the feature cache that MMKD-CLIP's authors released."""
+    from extract.corpora.import_mmkd import DEFAULT_PIXELS
+    from extract.corpora.import_mmkd import import_mmkd as import_cache
+
+    kept = DEFAULT_PIXELS if pixels else None
+    info = import_cache(source, store, range_rows=range_rows, chunk_rows=chunk_rows, pixels=kept)
+    log.info("%s: %d pairs imported", store, info.rows)

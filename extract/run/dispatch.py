@@ -1,0 +1,90 @@
+"""Handles the end of a task for both drivers: they report to `Dispatch`, which tells the schedule and the tracker.
+
+The schedule decides; `Dispatch` reads receipts, logs, and counts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from store.errors import LocationError
+from store.format.records import Receipt, read_store_info, readable_receipt, receipt_key
+
+from .plan import RangeWork
+from .run_spec import RunSpec
+from .schedule import Failure, Schedule, Task
+from .tracker import Tracker
+
+log = logging.getLogger(__name__)
+
+
+class Dispatch:
+    """A run's ranges and their results.
+
+    Args:
+        work: ranges with something missing, in order.
+        on_receipts: also gets the receipts of each range.
+
+    Attributes:
+        schedule: tasks are taken from it.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        work: Sequence[RangeWork],
+        tracker: Tracker,
+        *,
+        on_receipts: Callable[[Sequence[Receipt]], object] = len,
+    ) -> None:
+        self._spec, self._tracker, self._on_receipts = spec, tracker, on_receipts
+        info = read_store_info(spec.store)
+        rows = {item.range_id: range(*info.bounds(item.range_id)) for item in work}
+        self.schedule = Schedule(work, rows=rows, settings=spec.settings)
+
+    def done(self, worker: str, receipts: Sequence[Receipt], *, now: float) -> None:
+        """Count a task that a worker did."""
+        self.schedule.done(worker, now=now)
+        self._on_receipts(receipts)
+        self._tracker.note(receipts)
+
+    def failed(self, worker: str, failure: Failure, why: str, *, now: float) -> None:
+        """Have a worker's task tried again, searched for killer rows, or given up, unless all of it was committed."""
+        task, attempts = self.schedule.task_of(worker), self._spec.settings.attempts
+        if receipts := committed_by_run(self._spec, task):
+            log.info("range %d: all of it was committed, then: %s", task.range_id, why)
+            self.done(worker, receipts, now=now)
+            return
+        self.schedule.failed(worker, failure, why)
+        self._tracker.outcome.failed.update(self.schedule.given_up)
+        if task.probe is None:
+            log.warning("range %d failed, attempt %d of %d: %s", task.range_id, task.attempt, attempts, why)
+        else:
+            rows = f"rows {task.probe.start} to {task.probe.stop - 1}"
+            log.warning("range %d: in search of the row that kills, a worker died of %s: %s", task.range_id, rows, why)
+
+    def look_for_stop(self) -> None:
+        """Begin nothing more if the run was asked to stop."""
+        if self._tracker.stop_requested:
+            self.schedule.stop()
+        self._tracker.outcome.stopped = self.schedule.stopped
+
+
+def committed_by_run(spec: RunSpec, task: Task) -> list[Receipt]:
+    """Return the receipts of a task's units if this run committed all of them; none if not, or if the store is away.
+
+    A worker may be lost after its last commit and before its answer.
+    """
+    if task.probe is not None:
+        return []
+    receipts = []
+    for name in task.teachers:
+        try:
+            receipt = readable_receipt(spec.store, receipt_key(name, task.range_id))
+        except LocationError:
+            return []
+        if receipt is None or receipt.run_id != spec.run_id:
+            return []
+        receipts.append(receipt)
+    return receipts

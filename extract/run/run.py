@@ -1,0 +1,120 @@
+"""A run: lock the store, plan, have every range done that lacks something, write the report."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from extract.config import ExtractPipeline
+from extract.teacher_files.specs import teacher_spec
+from store.config.pipeline_file import dump_resolved
+from store.errors import ConfigError, MMKDError
+from store.files import sweep_temporary
+from store.format.arrays import ZARR_FOLDER
+from store.format.commit import register_teacher
+from store.format.pairs import PairTable
+from store.format.records import read_store_info
+from store.io.folder import Folder
+from store.io.location import Location, locate
+from store.io.lock import exclusive
+
+from .plan import Plan, RangeWork, plan
+from .run_spec import RunSpec
+from .tracker import Outcome, Tracker, write_report
+
+log = logging.getLogger(__name__)
+
+RAY_PACKAGE = "/_ray_pkg_"
+"""Part of the path of what ``ray job submit --working-dir`` uploads."""
+
+Execute = Callable[[RunSpec, Sequence[RangeWork], Tracker], None]
+"""Has every range done and gives the tracker each range's receipts: in this process, or on Ray."""
+
+
+def run(
+    pipeline: ExtractPipeline, *, execute: Execute, replace: Collection[str] = (), corpus_root: Path | None = None
+) -> Outcome:
+    """Complete a store.
+
+    Args:
+        replace: teachers whose stored features may be dropped if they have another spec.
+        corpus_root: where the images lie, if the corpus moved since it was indexed.
+
+    Raises:
+        ExtractionError: too large a share of the rows is bad.
+        SpecMismatchError: the store holds features of other teachers.
+    """
+    began = time.monotonic()
+    store = locate(pipeline.store.path)
+    _refuse_copies(pipeline, store)
+    info = read_store_info(store)
+    specs = {
+        name: teacher_spec(name, entry, stored_dtype=pipeline.store.dtype) for name, entry in pipeline.teachers.items()
+    }
+    with exclusive(store):
+        if isinstance(store, Folder):
+            for folder in (ZARR_FOLDER, "receipts", "specs", "runs"):
+                sweep_temporary(store.path / folder)
+        for name, spec in specs.items():
+            register_teacher(store, spec, info=info, replace=name in replace)
+        planned = plan(store, info=info, pairs=PairTable(store, rows=info.rows), specs=specs)
+        planned.known.write(store)
+        outcome = Outcome(units=planned.units, found=planned.committed)
+        if planned.work:
+            run_spec = RunSpec(
+                store=store,
+                entries=pipeline.teachers,
+                specs=specs,
+                settings=pipeline.extract,
+                max_pixels=pipeline.max_pixels,
+                corpus_root=str(corpus_root or info.corpus_root),
+                run_id=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}",
+            )
+            try:
+                _perform(run_spec, planned, outcome, execute)
+            finally:
+                planned.known.write(store)
+                outcome.seconds = time.monotonic() - began
+                _leave_report(run_spec, outcome, dump_resolved(pipeline))
+    outcome.seconds = time.monotonic() - began
+    return outcome
+
+
+def _refuse_copies(pipeline: ExtractPipeline, store: Location) -> None:
+    """Refuse places in the copy of a folder that a Ray job runs in.
+
+    Raises:
+        ConfigError: the store lies there, or a teacher would and is missing.
+    """
+    places = {"store.path": store.uri} if RAY_PACKAGE in store.uri else {}
+    places |= {
+        f"teachers.{name}.folder": entry.folder
+        for name, entry in pipeline.teachers.items()
+        if RAY_PACKAGE in entry.folder and not Path(entry.folder).is_dir()
+    }
+    for key, place in places.items():
+        raise ConfigError(
+            f"{key}: {place} lies inside the copy of the working directory that Ray made, which goes with the job",
+            hint='give the file by its full name, --config "$PWD/pipelines.yaml": relative paths start at its folder',
+        )
+
+
+def _perform(spec: RunSpec, planned: Plan, outcome: Outcome, execute: Execute) -> None:
+    units = outcome.units - outcome.found
+    log.info("extract: run %s, %d of %d units to do, %d ranges", spec.run_id, units, outcome.units, len(planned.work))
+    tracker = Tracker(
+        outcome, run_id=spec.run_id, max_bad_fraction=spec.settings.max_bad_fraction, on_receipt=planned.known.add
+    )
+    with tracker.published(spec.store, interval_s=spec.settings.progress_interval_s):
+        execute(spec, planned.work, tracker)
+
+
+def _leave_report(spec: RunSpec, outcome: Outcome, resolved: str) -> None:
+    try:
+        write_report(spec.store, outcome, run_id=spec.run_id, resolved=resolved)
+    except MMKDError as error:  # committed units need no report
+        log.warning("the run's report cannot be written: %s", error)

@@ -1,0 +1,65 @@
+"""The specification of a run, which every worker process receives, and the worker that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from extract.config import ExtractSection
+from extract.teacher_files.entry import TeacherEntry
+from store.corpus.image_source import ImageSource
+from store.format.pairs import PairTable
+from store.format.records import Spec, read_store_info
+from store.io.location import Location
+
+if TYPE_CHECKING:
+    from .worker import Worker
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class RunSpec:
+    """Everything a worker process needs; it crosses process borders.
+
+    Attributes:
+        entries, specs: the teachers' entries and specs by name.
+        max_pixels: largest width times height that is decoded.
+        corpus_root: where the images lie.
+    """
+
+    store: Location
+    entries: Mapping[str, TeacherEntry]
+    specs: Mapping[str, Spec]
+    settings: ExtractSection
+    max_pixels: int
+    corpus_root: str
+    run_id: str
+
+
+def build_worker(spec: RunSpec) -> Worker:
+    """Load the teachers of a run into this process."""
+    import torch
+
+    from extract.teachers.loading import load_teacher
+
+    from .decoding import Decoder
+    from .worker import Worker
+
+    # The number of threads decides the order of sums and with it the last bits of a feature.
+    torch.set_num_threads(spec.settings.threads_per_worker)
+    info, device = read_store_info(spec.store), spec.settings.device
+    decoder = Decoder(
+        images=ImageSource(spec.corpus_root),
+        batch_size=spec.settings.batch_size,
+        threads=spec.settings.decode_threads,
+        max_pixels=spec.max_pixels,
+    )
+    return Worker(
+        store=spec.store,
+        info=info,
+        pairs=PairTable(spec.store, rows=info.rows),
+        decoder=decoder,
+        teachers={name: load_teacher(one, spec.entries[name], device=device) for name, one in spec.specs.items()},
+        device=device,
+        run_id=spec.run_id,
+    )
