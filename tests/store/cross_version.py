@@ -92,7 +92,7 @@ def check(folder: Path) -> dict[str, Any]:
         path = folder / kind / "store"
         store, report = FeatureStore(path), verify(locate(path), deep=True)
         found[kind] = {
-            "findings": [str(finding) for finding in report.findings],
+            "problems": [str(problem) for problem in report.problems],
             "units": report.counts(),
             "pairs": hashlib.sha256(json.dumps(store.pairs.read(0, 20).to_pylist()).encode()).hexdigest(),
             "row_of": store.pairs.row_of("pair13"),
@@ -141,7 +141,7 @@ def compare(here: str, other: str, folder: Path) -> bool:
     for writer in names:
         for reader, python in names.items():
             results[writer, reader] = result = json.loads(ask(python, "check", str(folder / writer)))
-            wrong = [text for kind in result.values() for text in kind["findings"]]
+            wrong = [text for kind in result.values() for text in kind["problems"]]
             wrong += [text for kind in result.values() for t in ("alpha", "beta") for text in kind[t]["damage"]]
             tell(f"written {writer}, read {reader}: " + ("; ".join(wrong) or "valid to the last byte"))
             if wrong:
