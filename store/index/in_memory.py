@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,8 +13,6 @@ import pyarrow.parquet as pq
 
 from store.corpus.corpus_files import common_root, corpus_files
 from store.corpus.section import Corpus
-from store.corpus.source import Source
-from store.corpus.source_pair import SourcePair
 from store.errors import CorpusError
 from store.format.pairs import PAIR_SCHEMA
 from store.io.location import Location
@@ -60,16 +58,6 @@ def read_corpus(corpus: Corpus, *, on_file: Callable[[int], object] | None = Non
     kept = candidates.filter(pa.array(merged.keep_N))
     table = kept.add_column(0, PAIR_SCHEMA.field("row"), pa.array(np.arange(kept.num_rows))).cast(PAIR_SCHEMA)
     return CorpusIndex(table=table, root=root, problems=merged.report.problems)
-
-
-def read_pairs(corpus: Corpus) -> Iterator[SourcePair]:
-    """Yield the images of a corpus with their whole records, in order; rules and maps are not applied.
-
-    Raises:
-        CorpusError: a file cannot be read.
-    """
-    for file in corpus_files(corpus.files):
-        yield from Source(file, corpus).pairs(all_columns=True)
 
 
 def require_pairs(report: FileReport, *, rows: int, files: int) -> None:

@@ -107,10 +107,6 @@ class Folder(Location):
         with self._access(folder):
             return zarr.open_group(store, mode="r")
 
-    def under(self, folder: str) -> Folder:
-        """Return a folder of this one."""
-        return Folder(self.path / folder)
-
     @contextlib.contextmanager
     def _access(self, key: str, *passed_on: type[OSError]) -> Iterator[None]:
         try:

@@ -73,10 +73,6 @@ class Location(ABC):
             FileNotFoundError: there is none.
         """
 
-    @abstractmethod
-    def under(self, folder: str) -> Location:
-        """Return a folder of this one."""
-
     def exists(self, key: str) -> bool:
         """Whether there is such an object."""
         return self.size(key) is not None

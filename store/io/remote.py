@@ -127,10 +127,6 @@ class Remote(Location):
         with self._request("zarr", folder):
             return zarr.open_group(store, path=self._prefix + folder, mode="r")
 
-    def under(self, folder: str) -> Remote:
-        """Return a prefix of this one."""
-        return Remote(f"{self.uri}/{folder}")
-
     @contextlib.contextmanager
     def _request(self, kind: str, key: str) -> Iterator[None]:
         from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError

@@ -128,7 +128,6 @@ class FittedProjection:
     mse_before: float
     mse_after: float
     mse_of_mean: float
-    holdout_rows: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,7 +206,6 @@ def fit_projection(
         mse_before=mse_before,
         mse_after=mse_after,
         mse_of_mean=rows.mse_of_mean(train, held),
-        holdout_rows=len(held),
     )
 
 

@@ -341,7 +341,7 @@ def test_another_version_an_unknown_teacher_and_no_store_are_refused(location):
     with pytest.raises(FormatVersionError, match="version 2"):
         verify(location)
     with pytest.raises(StoreNotFoundError):
-        verify(location.under("elsewhere"))
+        verify(locate(f"{location.uri}/elsewhere"))
 
 
 def run(*arguments):

@@ -14,10 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from store.corpus.corpus_files import corpus_files
 from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus
+from store.corpus.source import Source
 from store.errors import CorpusError, PairDecodeError
-from store.index.in_memory import read_corpus, read_pairs
+from store.index.in_memory import read_corpus
 from store.io.location import locate
 
 
@@ -195,7 +197,8 @@ def test_a_parquet_file_of_another_content_is_noticed_when_an_image_is_fetched(t
 
 def test_records_of_a_table_come_whole_for_an_evaluation(tmp_path, pngs):
     path = write_parquet(tmp_path / "a.parquet", {"png": pngs[:2], "caption": ["a", "b"], "finding": ["x", "y"]})
-    pairs = list(read_pairs(Corpus(files=[str(path)])))
+    corpus = Corpus(files=[str(path)])
+    pairs = [pair for file in corpus_files(corpus.files) for pair in Source(file, corpus).pairs(all_columns=True)]
     assert [(pair.image, pair.metadata["finding"]) for pair in pairs] == [(pngs[0], "x"), (pngs[1], "y")]
 
 

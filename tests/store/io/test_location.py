@@ -48,7 +48,7 @@ def test_what_was_written_is_read_whole_and_in_part(place):
     assert place.read_part("a/b.bin", 2, 3) == b"cde"
     assert place.read_part("a/b.bin", 4, 0) == b""
     assert (place.size("a/b.bin"), place.exists("a/b.bin")) == (10, True)
-    assert place.under("a").read("b.bin") == b"abcdefghij"
+    assert locate(f"{place.uri}/a").read("b.bin") == b"abcdefghij"
 
 
 def test_an_object_that_is_not_there_is_told_from_one_that_is_empty(place):
