@@ -198,8 +198,8 @@ class Tracker:
                 raise
             finally:
                 ended.set()
-                # Bounded, because an unreachable storage blocks the thread for minutes. Without the wait the thread could
-                # overwrite the last progress with an older one.
+                # Bounded, because an unreachable storage blocks the thread for minutes. Without the wait the thread
+                # could overwrite the last progress with an older one.
                 thread.join(max(interval_s, LAST_WRITE_S))
                 self._show(advance)
                 write(state)
