@@ -181,7 +181,7 @@ def _rate_lines(rates: Rates) -> list[str]:
     elif rates.decoded_per_s:
         lines.append(f"  images decoded: {rates.decoded_per_s:,.1f} per second and thread")
     else:
-        lines.append("  images are taken to be ready in time: the profile does not say how fast they are decoded")
+        lines.append("  images are assumed to be ready in time: the profile does not say how fast they are decoded")
     return lines
 
 
