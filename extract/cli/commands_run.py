@@ -38,6 +38,10 @@ RootOption = Annotated[Path | None, typer.Option(help="The corpus's folder, if i
 StoreArgument = Annotated[
     str | None, typer.Argument(metavar="[STORE]", help="The store's folder or URL; or give --pipeline.")
 ]
+ProbeOption = Annotated[
+    float, typer.Option(min=0, metavar="SECONDS", help="How long to run a worker as a probe; 0: no hours.")
+]
+ProfileOption = Annotated[Path | None, typer.Option(help="JSON of `extract teachers --profile`, instead of a probe.")]
 OfPipelineOption = Annotated[str | None, typer.Option("--pipeline", help="The pipeline that names the store.")]
 
 
@@ -133,8 +137,8 @@ def plan(
     config: ConfigOption = PIPELINES_FILE,
     set_: SetOption = None,
     store: PlaceOption = None,
-    probe: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to try; 0: no hours.")] = 60.0,
-    profile: Annotated[Path | None, typer.Option(help="JSON of `extract teachers --profile`, instead.")] = None,
+    probe: ProbeOption = 60.0,
+    profile: ProfileOption = None,
     price_per_hour: Annotated[float | None, typer.Option(min=0, help="Price of one worker (one GPU).")] = None,
     corpus_root: RootOption = None,
     as_json: JsonOption = False,
@@ -181,7 +185,7 @@ def _rate_lines(rates: Rates) -> list[str]:
     elif rates.decoded_per_s:
         lines.append(f"  images decoded: {rates.decoded_per_s:,.1f} per second and thread")
     else:
-        lines.append("  images are taken to be ready in time: the profile does not say how fast they are decoded")
+        lines.append("  images are assumed to be ready in time: the profile does not say how fast they are decoded")
     return lines
 
 

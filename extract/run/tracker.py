@@ -32,6 +32,9 @@ MIN_ROWS_FOR_BAD_FRACTION = 100
 REASONS_TOLD = 20
 """Most reasons of bad rows in a run's progress; every bad row may have another reason."""
 
+LAST_WRITE_S = 5.0
+"""At its end a run waits at least so long for a write of its progress that is under way."""
+
 
 @dataclass(kw_only=True, slots=True)
 class Outcome:
@@ -195,8 +198,9 @@ class Tracker:
                 raise
             finally:
                 ended.set()
-                # An unreachable storage blocks the thread for minutes; it could then overwrite the last progress.
-                thread.join(interval_s)
+                # Bounded, because an unreachable storage blocks the thread for minutes. Without the wait the thread
+                # could overwrite the last progress with an older one.
+                thread.join(max(interval_s, LAST_WRITE_S))
                 self._show(advance)
                 write(state)
 
