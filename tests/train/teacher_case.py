@@ -9,6 +9,7 @@ from train.data.targets import Targets, TeacherTargets
 from train.losses.objective import Given
 from train.recipe_sections import ImprovedRecipe
 from train.recipes.improved import ImprovedObjective, TeacherFacts
+from train.recipes.projection import Projection
 from train.recipes.teacher_statistics import TeacherStatistics, side_statistics
 
 WIDTHS = {"a": 4, "b": 8, "c": 12}
@@ -59,3 +60,13 @@ class Case:
         recipe = ImprovedRecipe(**settings)
         made = ImprovedObjective(recipe, facts, embed_dim=STUDENT, statistics=self.statistics, seed=5)
         return made.double()
+
+
+def identity_projection(spec_hashes, width):
+    """The projection that changes nothing, for teachers of the student's width."""
+    return Projection(
+        weights={teacher: torch.eye(width) for teacher in spec_hashes},
+        biases={teacher: torch.zeros(width) for teacher in spec_hashes},
+        spec_hashes=dict(spec_hashes),
+        settings={"kind": "identity"},
+    )

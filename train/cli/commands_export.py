@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 log = logging.getLogger("train")
+app = typer.Typer()
 
 OutOption = Annotated[Path, typer.Option("--out", help="The folder to make.")]
 TextOption = Annotated[
@@ -16,16 +17,9 @@ TextOption = Annotated[
 ]
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands to a program."""
-    app.command(
-        epilog="Example: python -m train export runs/demo/students/distilled --store runs/demo/store --out student"
-    )(export)
-    app.command(
-        name="convert-released", epilog="Example: python -m train convert-released MMKD_B16.pth --out weights/mmkd_b16"
-    )(convert_released)
-
-
+@app.command(
+    epilog="Example: python -m train export runs/demo/students/distilled --store runs/demo/store --out student"
+)
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
     *,
@@ -43,6 +37,9 @@ def export(
     log.info("%s: open_clip loads it as local-dir:%s", out, out.absolute())
 
 
+@app.command(
+    name="convert-released", epilog="Example: python -m train convert-released MMKD_B16.pth --out weights/mmkd_b16"
+)
 def convert_released(
     checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="The authors' MMKD_B16.pth.")],
     *,

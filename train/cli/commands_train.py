@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from train.trainer.train_model import Circumstances
 
 log = logging.getLogger("train")
+app = typer.Typer()
 
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace another run's result.")]
 CorpusRootOption = Annotated[Path | None, typer.Option(help="Where the corpus lies now, if it moved.")]
@@ -35,13 +36,7 @@ class Resume(StrEnum):
 ResumeOption = Annotated[Resume, typer.Option(help="Go on from the last checkpoint if there is one, or never.")]
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands to a program."""
-    app.command(epilog="Example: python -m train pretrain --pipeline demo --run tiny_ct")(pretrain)
-    app.command(epilog="Example: python -m train project --pipeline demo")(project)
-    app.command(epilog="Example: python -m train distill --pipeline demo --student distilled")(distill)
-
-
+@app.command(epilog="Example: python -m train pretrain --pipeline demo --run tiny_ct")
 def pretrain(
     *,
     pipeline: PipelineOption,
@@ -60,6 +55,7 @@ def pretrain(
     _train(loaded, chosen, stages.pretrain, overwrite=overwrite, resume=resume, corpus_root=corpus_root)
 
 
+@app.command(epilog="Example: python -m train project --pipeline demo")
 def project(
     *,
     pipeline: PipelineOption,
@@ -77,6 +73,7 @@ def project(
         log.info("the projections are fitted already: nothing to do")
 
 
+@app.command(epilog="Example: python -m train distill --pipeline demo --student distilled")
 def distill(
     *,
     pipeline: PipelineOption,

@@ -10,5 +10,5 @@ INTERRUPTED = "the same command goes on from the last checkpoint"
 """Printed after Ctrl-C: an interrupted training writes a checkpoint, and finished trainings stay."""
 
 app = typer.Typer(help="Train models: stage 1, projections, stage 2.", no_args_is_help=True, add_completion=False)
-commands_train.add_commands(app)
-commands_export.add_commands(app)
+app.add_typer(commands_train.app)
+app.add_typer(commands_export.app)

@@ -30,10 +30,6 @@ class PhiS:
     mean_D: Floats
     matrix_DD: Floats
 
-    def apply(self, features_ND: NDArray[np.floating[Any]]) -> Floats:
-        """Return features in the new coordinates."""
-        return (features_ND.astype(np.float64) - self.mean_D) @ self.matrix_DD.T
-
     @property
     def inverse(self) -> Floats:
         """The inverse matrix: ``a = mean + inverse @ y``, (D, D)."""

@@ -45,26 +45,10 @@ class Projection:
     spec_hashes: Mapping[str, str]
     settings: Mapping[str, Any]
 
-    @classmethod
-    def identity(cls, spec_hashes: Mapping[str, str], *, latent_dim: int) -> Self:
-        """Return the identity projection, for teachers of the student's width."""
-        return cls(
-            weights={teacher: torch.eye(latent_dim) for teacher in spec_hashes},
-            biases={teacher: torch.zeros(latent_dim) for teacher in spec_hashes},
-            spec_hashes=dict(spec_hashes),
-            settings={"kind": "identity"},
-        )
-
     @property
     def latent_dim(self) -> int:
         """E, the width of projected features."""
         return len(next(iter(self.biases.values())))
-
-    def apply(self, teacher: str, features_BD: Tensor) -> Tensor:
-        """Return the projected features, (B, E) float32, not normalised."""
-        if teacher not in self.weights:
-            raise ValueError(f"no projection of teacher {teacher!r}; there are {', '.join(self.weights)}")
-        return apply_projection(features_BD, self.weights[teacher], self.biases[teacher])
 
     def check_specs(self, spec_hashes: Mapping[str, str]) -> None:
         """Raise SpecMismatchError that names every teacher of `spec_hashes` whose features were not fitted."""

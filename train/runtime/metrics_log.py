@@ -40,16 +40,8 @@ class MetricsLog:
 
 
 @contextlib.contextmanager
-def logging_to(folder: Path, *, start: int, tensorboard: bool, active: bool = True) -> Iterator[MetricsLog | None]:
-    """Yield a log that continues at step ``start``; lines of later steps, left by a killed run, are dropped.
-
-    Args:
-        start: first step that will be written.
-        active: if false, yield None; for processes that write nothing.
-    """
-    if not active:
-        yield None
-        return
+def logging_to(folder: Path, *, start: int, tensorboard: bool) -> Iterator[MetricsLog]:
+    """Yield a log that continues at step ``start``; lines of later steps, left by a killed run, are dropped."""
     _cut(folder / METRICS, start)
     events = None
     if tensorboard:

@@ -103,7 +103,14 @@ def train_model(run: TrainingRun, pairs: PairSource, objective: ObjectiveMaker, 
     rows = pairs.rows()
     rows = rows[~held_N[rows]]
     _require_a_batch(run, rows)
-    with _working_folder(run, how) as folder:
+    # Rank 0 writes the result; the others work in a temporary folder.
+    working = (
+        appearing(run.out, run.identity, overwrite=how.overwrite, resume=how.resume)
+        if ranks.is_first
+        else tempfile.TemporaryDirectory()
+    )
+    with working as name:
+        folder = Path(name)
         shared = ranks.from_first(lambda: folder)
         checkpoints = Checkpoints(shared / CHECKPOINTS, kept=settings.checkpoints_kept)
         saved = checkpoints.latest()
@@ -154,17 +161,6 @@ def _report(run: TrainingRun, rows: npt.NDArray[np.int64], saved: State | None, 
     log.info("%s: %d pairs, %d steps of %d%s", run.name, len(rows), settings.steps, settings.batch_size, shared)
     if saved:
         log.info("%s: goes on at step %d", run.name, saved["step"])
-
-
-@contextlib.contextmanager
-def _working_folder(run: TrainingRun, how: Circumstances) -> Iterator[Path]:
-    """Yield the run's working folder to rank 0, and a temporary one to the others."""
-    if how.ranks.is_first:
-        with appearing(run.out, run.identity, overwrite=how.overwrite, resume=how.resume) as folder:
-            yield folder
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
 
 
 def _loader(run: TrainingRun, pairs: PairSource, student: Student, ranks: Ranks) -> ImageLoader:

@@ -151,9 +151,11 @@ def fit(
     with torch.random.fork_rng([device] if device.type == "cuda" else []), stopping() as stop:
         training = Training(student, objective, settings, ranks)
         start = training.restore(saved) if saved else 0
-        logs = logging_to(folder, start=start, tensorboard=settings.tensorboard, active=ranks.is_first)
-        shown = progress(settings.steps - start, label=label, noun="steps") if ranks.is_first else _silence()
-        with logs as metrics, shown as advance:
+        with contextlib.ExitStack() as stack:
+            metrics = advance = None
+            if ranks.is_first:
+                metrics = stack.enter_context(logging_to(folder, start=start, tensorboard=settings.tensorboard))
+                advance = stack.enter_context(progress(settings.steps - start, label=label, noun="steps"))
             began = time.monotonic()
 
             def write(step: int, values: dict[str, float]) -> None:
@@ -176,7 +178,8 @@ def fit(
                 if validate and (last or _due(step, settings.validate_every)):
                     with training.evaluating() as towers:
                         write(step, validate(towers))
-                advance(1)
+                if advance:
+                    advance(1)
                 if keep and checkpoints and ranks.is_first:
                     state = training.state(step + 1) | {"data": feed.state(), "run": json.dumps(files.identity)}
                     log.info("%s: %s", label, checkpoints.save(state))
@@ -196,8 +199,3 @@ def _numbers(terms: dict[str, Tensor], training: Training, step: int, *, seconds
     lr = learning_rate(step, training.updater.settings)
     scale = training.student.model.logit_scale.exp().item()
     return {**values, "lr": lr, "logit_scale": scale, "seconds": round(seconds, 3)}
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[Callable[[int], None]]:
-    yield lambda _done: None

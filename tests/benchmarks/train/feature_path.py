@@ -30,13 +30,13 @@ from store.read.reader import FeatureStore
 from tests.benchmarks.store.store_speed import machine
 from tests.benchmarks.store.synthetic_store import make_store
 from tests.s3_server import S3Server, rclone
+from tests.train.teacher_case import identity_projection
 from train.data.batch_order import BatchOrder, lanes_of
 from train.data.target_reader import Sampling, Spans, TargetReader
 from train.data.targets import Targets
 from train.losses.objective import Given
 from train.recipe_sections import PaperRecipe
 from train.recipes.paper import PaperObjective
-from train.recipes.projection import Projection
 
 TEACHERS = {f"teacher{number}": 512 for number in range(6)}
 BATCH, SEED, WINDOW_BLOCKS = 512, 20261123, 256
@@ -120,7 +120,7 @@ def unbounded(path: FeaturePath, *, spans: int) -> float:
 def projecting(store: FeatureStore) -> dict[str, float]:
     """Return the milliseconds that the paper's objective takes for a batch on this CPU, and how much is projection."""
     hashes = {name: store.spec(name).hash for name in store.teachers}
-    objective = PaperObjective(PaperRecipe(), Projection.identity(hashes, latent_dim=512))
+    objective = PaperObjective(PaperRecipe(), identity_projection(hashes, 512))
     targets = next(FeaturePath(store, "uniform_one").batches())
     given = Given(rows_B=np.arange(BATCH), step=0, targets=targets)
     student = [torch.randn(BATCH, 512, requires_grad=True) for _ in range(2)]

@@ -11,6 +11,7 @@ import pytest
 from torch.nn import functional
 
 from store.errors import ConfigError
+from tests.train.teacher_case import identity_projection
 from train.config import StudentRun, TrainPipeline
 from train.data.pair_source import taught_pairs
 from train.data.run_teachers import RunTeachers
@@ -20,7 +21,6 @@ from train.losses.objective import Objective
 from train.recipes.choose import RECIPES, Recipe, TeacherData, teacher_facts
 from train.recipes.improved import ImprovedObjective
 from train.recipes.paper import PaperObjective
-from train.recipes.projection import Projection
 from train.recipes.teacher_statistics import STATISTICS_FILE
 from train.trainer import stages as runs
 
@@ -40,7 +40,7 @@ def store(make_store):
 
 def identity(store):
     hashes = {name: store.spec(name).hash for name in store.teachers}
-    return Projection.identity(hashes, latent_dim=32)
+    return identity_projection(hashes, 32)
 
 
 def made(run, store, available_NT, folder, *, projection=None):

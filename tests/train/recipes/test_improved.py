@@ -36,7 +36,7 @@ def cosines(one, other):
 
 def expected_distances(kind, predicted, feature, phi_s):
     back = predicted if phi_s is None else phi_s.mean_D + predicted @ np.linalg.inv(phi_s.matrix_DD).T
-    wanted = feature if phi_s is None else phi_s.apply(feature)
+    wanted = feature if phi_s is None else (feature - phi_s.mean_D) @ phi_s.matrix_DD.T
     error = np.abs(predicted - wanted)
     smooth = np.where(error < 1, error**2 / 2, error - 0.5).mean(axis=1)
     return {

@@ -10,12 +10,13 @@ import torch
 from pydantic import ValidationError
 
 from tests.train.losses.test_loss import LOGIT_SCALE, drawn_inputs, golden_inputs, numpy_paper_terms
+from tests.train.teacher_case import identity_projection
 from train.data.targets import Targets, TeacherTargets
 from train.losses.distillation import CORRECTED_INTERACTIVE_SCALE
 from train.losses.objective import Given
 from train.recipe_sections import PaperRecipe
 from train.recipes.paper import PaperObjective
-from train.recipes.projection import Projection
+from train.recipes.projection import Projection, apply_projection
 
 
 def given_of(*teachers, rows):
@@ -33,7 +34,7 @@ def given_of(*teachers, rows):
 def objective_of(*, teachers=1, width=8, **settings):
     hashes = {f"t{number}": "0" for number in range(teachers)}
     recipe = PaperRecipe(**{"feature_dtype": "fp32", **settings})
-    return PaperObjective(recipe, Projection.identity(hashes, latent_dim=width)).double()
+    return PaperObjective(recipe, identity_projection(hashes, width)).double()
 
 
 def test_the_recipe_has_the_golden_values_and_gradients():
@@ -74,7 +75,12 @@ def test_features_are_projected_by_the_map_of_their_teacher():
     recipe = PaperRecipe(feature_dtype="fp32")
     found = PaperObjective(recipe, projection).double()(image, text, torch.tensor(5.0), given)
     projected = [
-        torch.cat([projection.apply("t0", features[side]), projection.apply("t1", features[2 + side])]).double()
+        torch.cat(
+            [
+                apply_projection(features[place], projection.weights[name], projection.biases[name])
+                for name, place in (("t0", side), ("t1", 2 + side))
+            ]
+        ).double()
         for side in (0, 1)
     ]
     order = [0, 3, 5, 1, 4]

@@ -39,9 +39,3 @@ def test_tensorboard_reads_the_same_numbers(tmp_path):
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(0, 0.0), (1, 0.5), (2, 1.0)]
     assert set(events.Tags()["scalars"]) == {"loss", "lr"}
-
-
-def test_a_process_that_does_not_write_leaves_no_file(tmp_path):
-    with logging_to(tmp_path, start=0, tensorboard=True, active=False) as log:
-        assert log is None
-    assert list(tmp_path.iterdir()) == []
