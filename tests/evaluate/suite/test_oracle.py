@@ -96,6 +96,20 @@ def test_only_teachers_that_were_asked_the_same_count(folder):
     assert oracle(folder, "r3") is None
 
 
+def test_models_whose_accuracies_differ_by_rounding_alone_tie(folder):
+    records = [one for one in read_results(folder) if one.model.name != "mine"]
+    near = {"first": 0.1 + 0.2, "second": 0.3}
+    assert near["first"] != near["second"]
+    changed = []
+    for record in records:
+        value = record.metrics["group_accuracy"].model_copy(update={"value": near[record.model.name]})
+        changed.append(record.model_copy(update={"metrics": record.metrics | {"group_accuracy": value}}))
+    (board,) = boards(changed)
+    assert board.ranking.mean_ranks == [1.5, 1.5]
+    assert board.is_best(0, 0)
+    assert board.is_best(1, 0)
+
+
 def test_the_oracle_is_a_row_of_the_board_that_neither_competes_nor_is_ranked(folder):
     add(folder, "mine", {"ct": 0.1, "mri": 0.1}, role="student")
     oracle(folder)
