@@ -85,7 +85,7 @@ def _zero_shot(embedder: Embedder) -> Outcome:
     sides = [] if of_group else prompts if entry.multi_label else [prompts]
     of_all = [prompt_ensemble(encoder.embed_texts, own) for own in sides]
     split, image_NE = embedder.split(embedder.dataset.test)
-    test = LabelledFeatures(ids=split.ids, features=image_NE, target=targets_of(split), groups=split.patients)
+    test = LabelledFeatures(ids=split.ids, features=image_NE, target=targets_of(split), clusters=split.patients)
     how = _ZeroShot(
         logit_scale=encoder.logit_scale, official=embedder.official, primary=entry.tasks["zero_shot"].primary
     )

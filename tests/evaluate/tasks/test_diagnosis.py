@@ -33,7 +33,7 @@ def slides(name, count, *, seed=0, tumour=4.0):
         ids=[f"{name} {row}" for row in range(count)],
         features=bags,
         target=target,
-        groups=[f"{name} patient {row // 2}" for row in range(count)],
+        clusters=[f"{name} patient {row // 2}" for row in range(count)],
     )
 
 
@@ -149,7 +149,7 @@ def bad_cases():
         ),
         (changed(train, target=np.zeros(20, int)), test, "items of the train split are of one class, 'normal'"),
         (train, changed(test, target=test.target + 1), "the test split has labels outside the 2 classes"),
-        (train, changed(test, groups=train.groups), "10 groups are in both test and train"),
+        (train, changed(test, clusters=train.clusters), "10 groups are in both test and train"),
     ]
 
 
