@@ -38,7 +38,7 @@ def slides(name, count, *, seed=0, tumour=4.0):
 
 
 def changed(split, **changes):
-    names = ("ids", "features", "target", "groups")
+    names = ("ids", "features", "target", "clusters")
     return LabelledFeatures(**{name: getattr(split, name) for name in names} | changes)
 
 
@@ -52,7 +52,7 @@ def test_abmil_finds_the_patch_that_tells_and_the_mean_does_not():
         assert value == pytest.approx(roc_auc_score(test.target, score[:, 1]))
     said = score.argmax(axis=1)
     assert found.seeds["balanced_accuracy"][1] == pytest.approx(balanced_accuracy_score(test.target, said))
-    assert found.predictions.clusters == test.groups
+    assert found.predictions.clusters == test.clusters
     assert found.task == "diagnosis_abmil"
 
 
