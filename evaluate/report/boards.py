@@ -88,10 +88,11 @@ class Board:
         found = None if self.models[row].role == ORACLE else self.result(row, column)
         competing = [other for other, model in enumerate(self.models) if other != row and model.role != ORACLE]
         others = [self.result(other, column) for other in competing]
-        values = [other.value for other in others if other is not None]
+        values = [_without_noise(other) for other in others if other is not None]
         if found is None or not values:
             return False
-        return found.value >= max(values) if self.columns[column].higher_is_better else found.value <= min(values)
+        value = _without_noise(found)
+        return value >= max(values) if self.columns[column].higher_is_better else value <= min(values)
 
     def overlaps(self, column: int) -> list[Overlap | None]:
         """Return the different overlaps that the results of a column state; None for one that was not looked for."""
@@ -187,10 +188,15 @@ def _ranking(models: Sequence[str], columns: Sequence[Column], cells: dict[tuple
     rows = []
     for place, column in enumerate(columns):
         found = [cells.get((model, place)) for model in models]
-        values = [result.value for result in found if isinstance(result, ResultRecord)]
+        values = [_without_noise(result) for result in found if isinstance(result, ResultRecord)]
         if len(values) == len(models):
             rows.append([value if column.higher_is_better else -value for value in values])
     return rank_models(models, np.array(rows)) if rows and len(models) > 1 else None
+
+
+def _without_noise(result: ResultRecord) -> float:
+    """Return a value without its last digits: sums in another order differ there, and equal models must tie."""
+    return round(result.value, 12)
 
 
 def _notes(results: Sequence[Result], columns: Sequence[Column], ranking: Ranking | None) -> list[str]:

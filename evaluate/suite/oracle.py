@@ -20,18 +20,14 @@ from evaluate.results.task_result import result_of
 from evaluate.tasks.classified import confusion
 
 
-def write_oracle(folder: Path, *, dataset: str, request_digest: str) -> ResultRecord | None:
-    """Write the oracle of the teachers that have comparable results; None if no teacher has one.
+def write_oracle(folder: Path, like: ResultRecord) -> ResultRecord | None:
+    """Write the oracle of the teachers with results of the same request, data and items as another result.
 
-    An oracle of the same teachers is left as it is.
-
-    Args:
-        request_digest: only results of this request count.
+    An oracle of the same teachers is left as it is; without a teacher there is none.
     """
-    found = results_on(folder, task="zero_shot", dataset=dataset)
-    records = [one for one in found if isinstance(one, ResultRecord) and one.request_digest == request_digest]
+    found = results_on(folder, task=like.task, dataset=like.dataset.name)
+    records = [one for one in found if isinstance(one, ResultRecord) and _same_test(one) == _same_test(like)]
     teachers = [one for one in records if one.model.role == "teacher"]
-    teachers = [one for one in teachers if _items(one) == _items(teachers[0])]
     if not teachers:
         return None
     parts = [(one.model.name, one.model.digest, one.predictions_digest) for one in teachers]
@@ -44,8 +40,8 @@ def write_oracle(folder: Path, *, dataset: str, request_digest: str) -> ResultRe
     return record
 
 
-def _items(record: ResultRecord) -> tuple[str | None, int, dict[str, int]]:
-    return record.dataset.digest, record.n, record.excluded
+def _same_test(record: ResultRecord) -> tuple[str | None, str | None, int, dict[str, int]]:
+    return record.request_digest, record.dataset.digest, record.n, record.excluded
 
 
 def _oracle(folder: Path, teachers: Sequence[ResultRecord], digest: str) -> tuple[ResultRecord, Predictions]:

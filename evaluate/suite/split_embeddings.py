@@ -66,7 +66,7 @@ class Embedder:
         if name not in self.dataset.splits:
             return None
         split, rows_NE = self.split(self.dataset.splits[name])
-        return LabelledFeatures(ids=split.ids, features=rows_NE, target=targets_of(split), groups=split.patients)
+        return LabelledFeatures(ids=split.ids, features=rows_NE, target=targets_of(split), clusters=split.patients)
 
     def features(self, split: Split) -> tuple[Split, Sequence[Embeddings]]:
         """Return a split's items and the features of each: those of a table, of its bags, or of its image."""
@@ -86,7 +86,7 @@ class Embedder:
         if split.bags is None:
             raise EvaluationError(f"{self.dataset.entry.name}: the {split.name} items are no bags of tiles")
         found, bags = self._of_bags(split)
-        return LabelledFeatures(ids=found.ids, features=bags, target=targets_of(found), groups=found.patients)
+        return LabelledFeatures(ids=found.ids, features=bags, target=targets_of(found), clusters=found.patients)
 
     def _of_bags(self, split: Split) -> tuple[Split, Sequence[Embeddings]]:
         bags = split.bags or []

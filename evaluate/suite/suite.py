@@ -51,11 +51,11 @@ class Suite:
         """
         self.find(evaluations)
         records = [record for evaluation in evaluations for record in self.run(evaluation)]
-        grouped = {one.entry.name: one for one in evaluations if one.entry.groups and one.task == "zero_shot"}
-        for name, one in grouped.items():
-            oracle = write_oracle(self._settings.results, dataset=name, request_digest=self._request(one))
-            records += [oracle] if oracle else []
-        return records
+        grouped = {
+            one.dataset.name: one for one in records if isinstance(one, ResultRecord) and "groups" in one.details
+        }
+        oracles = [write_oracle(self._settings.results, like) for like in grouped.values()]
+        return [*records, *(oracle for oracle in oracles if oracle is not None)]
 
     def run(self, evaluation: Evaluation) -> list[Result]:
         """Run an evaluation and write its records; what cannot be done is a record too, with the reason.

@@ -6,7 +6,6 @@ Axes: N test items, M texts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -23,48 +22,42 @@ FOUND = 5
 SEED = 20261123
 
 
-def wrong_classes(result: TaskResult, split: Split, classes: Sequence[str]) -> list[dict[str, Any]]:
+def wrong_classes(result: TaskResult, split: Split, classes: Sequence[str]) -> list[Example]:
     """Return the wrong test items whose predicted class had the highest scores."""
     target_N, score_NC = result.predictions.columns["target"], result.predictions.columns["score"]
     predicted_N = score_NC.argmax(axis=1)
     wrong = np.flatnonzero(predicted_N != target_N)
     surest = wrong[np.argsort(-score_NC[wrong, predicted_N[wrong]], kind="stable")][:MOST]
     return [
-        _json(
-            Example(
-                id=split.ids[item],
-                target=classes[target_N[item]],
-                predicted=classes[predicted_N[item]],
-                thumbnail_jpeg_base64=_thumbnail(split, int(item)),
-            )
+        Example(
+            id=split.ids[item],
+            target=classes[target_N[item]],
+            predicted=classes[predicted_N[item]],
+            thumbnail_jpeg_base64=_thumbnail(split, item),
         )
         for item in surest.tolist()
     ]
 
 
-def wrong_answers(result: TaskResult, split: Split) -> list[dict[str, Any]]:
+def wrong_answers(result: TaskResult, split: Split) -> list[Example]:
     """Return some wrong answers of the first seed's head, drawn by a seed."""
-    vocabulary = result.details["vocabulary"]
-    columns = result.predictions.columns
+    vocabulary, columns = result.details["vocabulary"], result.predictions.columns
     wrong = np.flatnonzero(~columns["correct"].astype(bool))
-    drawn = np.sort(np.random.default_rng(SEED).permutation(wrong)[:MOST])
     return [
-        _json(
-            Example(
-                id=split.ids[item],
-                target=(split.answers or [])[item],
-                predicted=vocabulary[int(columns["answer"][item])],
-                question=(split.questions or [])[item],
-                thumbnail_jpeg_base64=_thumbnail(split, item),
-            )
+        Example(
+            id=split.ids[item],
+            target=(split.answers or [])[item],
+            predicted=vocabulary[int(columns["answer"][item])],
+            question=(split.questions or [])[item],
+            thumbnail_jpeg_base64=_thumbnail(split, item),
         )
-        for item in drawn.tolist()
+        for item in np.sort(np.random.default_rng(SEED).permutation(wrong)[:MOST]).tolist()
     ]
 
 
 def retrieval_examples(
     image_NE: Embeddings, text_ME: Embeddings, split: Split, item_of_image: Sequence[int]
-) -> list[dict[str, Any]]:
+) -> list[Example]:
     """Return the texts found for some images, which are drawn by a seed.
 
     Args:
@@ -87,16 +80,14 @@ def retrieval_examples(
             for number in np.argsort(-cosine_D, kind="stable")[:FOUND].tolist()
         ]
         examples.append(
-            _json(
-                Example(
-                    id=split.ids[item],
-                    kind="retrieval",
-                    target=captions[item],
-                    predicted=candidates[0].text,
-                    correct=candidates[0].correct,
-                    candidates=candidates,
-                    thumbnail_jpeg_base64=_thumbnail(split, item),
-                )
+            Example(
+                id=split.ids[item],
+                kind="retrieval",
+                target=captions[item],
+                predicted=candidates[0].text,
+                correct=candidates[0].correct,
+                candidates=candidates,
+                thumbnail_jpeg_base64=_thumbnail(split, item),
             )
         )
     return examples
@@ -107,7 +98,3 @@ def _thumbnail(split: Split, item: int) -> str | None:
         return thumbnail(decode_image(split.image_bytes(item)))
     except PairDecodeError:
         return None
-
-
-def _json(example: Example) -> dict[str, Any]:
-    return example.model_dump(mode="json")

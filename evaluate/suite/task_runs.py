@@ -14,6 +14,7 @@ import numpy as np
 from evaluate.datasets.entry import DatasetEntry
 from evaluate.datasets.loaded import LoadedDataset, Split
 from evaluate.models.encoders import Embeddings, Encoder
+from evaluate.results.examples import Example
 from evaluate.results.task_result import TaskResult
 from evaluate.tasks.cohort import Cohort, by_patient
 from evaluate.tasks.diagnosis import diagnose_by_abmil, diagnose_by_mean
@@ -84,7 +85,7 @@ def _zero_shot(embedder: Embedder) -> Outcome:
     sides = [] if of_group else prompts if entry.multi_label else [prompts]
     of_all = [prompt_ensemble(encoder.embed_texts, own) for own in sides]
     split, image_NE = embedder.split(embedder.dataset.test)
-    test = LabelledFeatures(ids=split.ids, features=image_NE, target=targets_of(split), groups=split.patients)
+    test = LabelledFeatures(ids=split.ids, features=image_NE, target=targets_of(split), clusters=split.patients)
     how = _ZeroShot(
         logit_scale=encoder.logit_scale, official=embedder.official, primary=entry.tasks["zero_shot"].primary
     )
@@ -233,8 +234,9 @@ def _diagnosis(embedder: Embedder) -> Outcome:
     return Outcome(results=[by_mean, by_abmil], excluded=embedder.excluded)
 
 
-def _with_examples(result: TaskResult, examples: Sequence[dict[str, Any]]) -> TaskResult:
-    return replace(result, details={**result.details, "examples": list(examples)})
+def _with_examples(result: TaskResult, examples: Sequence[Example]) -> TaskResult:
+    shown = [example.model_dump(mode="json") for example in examples]
+    return replace(result, details={**result.details, "examples": shown})
 
 
 RUNS: dict[str, Callable[[Embedder], Outcome]] = {

@@ -32,7 +32,7 @@ def check_splits(
     missing = {
         name: check_target(split.target, classes, what=name, several=name != "val") for name, split in splits.items()
     }
-    groups = {name: split.groups for name, split in splits.items()}
+    groups = {name: split.clusters for name, split in splits.items()}
     return {
         "classes": list(classes),
         "classes_without_items": missing,

@@ -32,25 +32,25 @@ class LabelledFeatures:
         ids: N names.
         features: (N, D); for items of several patches a list of N arrays (P, D), each with its own P.
         target: (N,) class numbers from 0; for several labels (N, C) of 0 and 1.
-        groups: the patient, slide or image that each item belongs to; None if that is not known.
+        clusters: the patient, slide or image that each item belongs to; None if that is not known.
     """
 
     ids: Sequence[str]
     features: Array | Sequence[Array]
     target: Array
-    groups: Sequence[str] | None = None
+    clusters: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         """Check that everything has the same length."""
         lengths = {"ids": len(self.ids), "features": len(self.features), "target": len(self.target)}
-        if self.groups is not None:
-            lengths["groups"] = len(self.groups)
+        if self.clusters is not None:
+            lengths["clusters"] = len(self.clusters)
         if len(set(lengths.values())) > 1:
             raise EvaluationError(f"the parts of a split differ in length: {lengths}")
 
     def predictions(self, columns: dict[str, Array], *, strata: str | None = None) -> Predictions:
-        """Return predictions of these items; resamples by clusters take all items of a group together."""
-        clusters = None if self.groups is None else list(self.groups)
+        """Return predictions of these items."""
+        clusters = None if self.clusters is None else list(self.clusters)
         return Predictions(ids=list(self.ids), clusters=clusters, columns=columns, strata=strata)
 
     def take(self, rows: Array) -> LabelledFeatures:
@@ -60,7 +60,7 @@ class LabelledFeatures:
             ids=[self.ids[row] for row in rows],
             features=features,
             target=self.target[rows],
-            groups=None if self.groups is None else [self.groups[row] for row in rows],
+            clusters=None if self.clusters is None else [self.clusters[row] for row in rows],
         )
 
 

@@ -125,9 +125,9 @@ def _draw(
     target = train.target.astype(np.int64)
     short: dict[int, int] = {}
     if probe.shots is not None:
-        rows, short = shot_rows(target, probe.shots, seed=seed, groups=train.groups)
+        rows, short = shot_rows(target, probe.shots, seed=seed, groups=train.clusters)
     elif probe.fraction is not None:
-        rows = fraction_rows(target, probe.fraction, seed=seed, groups=train.groups)
+        rows = fraction_rows(target, probe.fraction, seed=seed, groups=train.clusters)
     else:
         rows = np.arange(len(target))
     fewer = {classes[label]: count for label, count in short.items()}
@@ -204,7 +204,9 @@ def _fit_quietly(model: LogisticRegression, unit_ND: Array | Sequence[Array], ta
 def _unit(split: LabelledFeatures, what: str) -> LabelledFeatures:
     """Return a split with features of unit norm."""
     features = unit_norm(np.asarray(split.features), what=what, dtype=np.float64)
-    return LabelledFeatures(ids=split.ids, features=features, target=split.target.astype(np.int64), groups=split.groups)
+    return LabelledFeatures(
+        ids=split.ids, features=features, target=split.target.astype(np.int64), clusters=split.clusters
+    )
 
 
 def _best(losses: npt.NDArray[np.float64], strengths: Strengths) -> float:
@@ -215,7 +217,7 @@ def _best(losses: npt.NDArray[np.float64], strengths: Strengths) -> float:
 def _folds(train: LabelledFeatures, seed: int) -> list[tuple[Array, Array]]:
     """Return stratified folds that keep groups whole; none where a class is in too few items or groups for two."""
     of_class = [np.flatnonzero(train.target == label) for label in np.unique(train.target)]
-    groups = train.groups
+    groups = train.clusters
     fewest = min(len(rows) if groups is None else len({groups[int(row)] for row in rows}) for rows in of_class)
     count = min(FOLDS, fewest)
     if count < 2:

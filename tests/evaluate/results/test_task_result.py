@@ -35,7 +35,7 @@ SMALL = Abmil(hidden=4, attention=4, epochs=1)
 def labelled(name, *, bags=False):
     features = [FEATURES[row : row + 1] for row in range(ITEMS)] if bags else FEATURES
     return LabelledFeatures(
-        ids=IDS, features=features, target=TARGET, groups=[f"{name} {row // 2}" for row in range(ITEMS)]
+        ids=IDS, features=features, target=TARGET, clusters=[f"{name} {row // 2}" for row in range(ITEMS)]
     )
 
 

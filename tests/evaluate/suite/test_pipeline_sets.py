@@ -8,6 +8,7 @@ import logging
 import shutil
 import tarfile
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -28,6 +29,7 @@ from evaluate.suite.suite import Suite
 from extract.corpora.phantom.catalog import FINDINGS, MODALITIES
 from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
 from extract.teacher_files.model_folder import WEIGHTS_NAME
+from store.config.pipeline_file import read_pipeline
 from store.errors import ConfigError, EvaluationError, WeightsNotFoundError
 from tests.evaluate.dataset_files import entry_of, image_bytes, write_tar
 from tests.evaluate.tiny_model import MODEL, write_model
@@ -240,6 +242,18 @@ def test_other_weights_prompts_or_bound_of_pixels_are_evaluated_anew(place, tmp_
     assert third.model.digest == second.model.digest
     assert third.prompts_digest != second.prompts_digest
     assert record(max_pixels=10**6).request_digest != third.request_digest
+
+
+@pytest.mark.parametrize("name", ["demo", "mmkd"])
+def test_the_sets_of_a_shipped_pipeline_are_entries_with_the_same_prompts(name):
+    pipeline = read_pipeline(Path(__file__).parents[3] / "pipelines.yaml", name, EvaluatePipeline)
+    for key, entry in pipeline_sets(pipeline).items():
+        section = pipeline.evaluate.zero_shot[key]
+        assert list(entry.groups) == list(section.classes)
+        for group, labels in section.classes.items():
+            shown = section.group_names.get(group, group)
+            filled = [[text.format(group=shown, label=label) for text in section.templates] for label in labels]
+            assert entry.prompts(group=group) == filled
 
 
 def test_a_set_whose_corpus_the_pipeline_does_not_have_is_refused(place):

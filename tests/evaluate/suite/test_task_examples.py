@@ -40,6 +40,6 @@ def test_a_text_that_differs_in_case_and_punctuation_is_right_and_shown_once():
     ).predictions.columns["rank"]
     assert len(found) == count
     for example in found:
-        assert len({one["text"].lower().strip(".") for one in example["candidates"]}) == 4
-        right = [one["correct"] for one in example["candidates"]]
-        assert right.index(True) + 1 == ranks[split.ids.index(example["id"])]
+        assert len({one.text.lower().strip(".") for one in example.candidates}) == 4
+        right = [one.correct for one in example.candidates]
+        assert right.index(True) + 1 == ranks[split.ids.index(example.id)]

@@ -33,12 +33,12 @@ def slides(name, count, *, seed=0, tumour=4.0):
         ids=[f"{name} {row}" for row in range(count)],
         features=bags,
         target=target,
-        groups=[f"{name} patient {row // 2}" for row in range(count)],
+        clusters=[f"{name} patient {row // 2}" for row in range(count)],
     )
 
 
 def changed(split, **changes):
-    names = ("ids", "features", "target", "groups")
+    names = ("ids", "features", "target", "clusters")
     return LabelledFeatures(**{name: getattr(split, name) for name in names} | changes)
 
 
@@ -52,7 +52,7 @@ def test_abmil_finds_the_patch_that_tells_and_the_mean_does_not():
         assert value == pytest.approx(roc_auc_score(test.target, score[:, 1]))
     said = score.argmax(axis=1)
     assert found.seeds["balanced_accuracy"][1] == pytest.approx(balanced_accuracy_score(test.target, said))
-    assert found.predictions.clusters == test.groups
+    assert found.predictions.clusters == test.clusters
     assert found.task == "diagnosis_abmil"
 
 
@@ -149,7 +149,7 @@ def bad_cases():
         ),
         (changed(train, target=np.zeros(20, int)), test, "items of the train split are of one class, 'normal'"),
         (train, changed(test, target=test.target + 1), "the test split has labels outside the 2 classes"),
-        (train, changed(test, groups=train.groups), "10 groups are in both test and train"),
+        (train, changed(test, clusters=train.clusters), "10 groups are in both test and train"),
     ]
 
 

@@ -24,7 +24,7 @@ def split(name, items, *, classes=3, signal=1.0, seed=0, patients=None):
     features = (rng.normal(size=(items, WIDTH)) + signal * centres[target]).astype(np.float32)
     groups = None if patients is None else [f"{name} patient {row % patients}" for row in range(items)]
     return LabelledFeatures(
-        ids=[f"{name} {row}" for row in range(items)], features=features, target=target, groups=groups
+        ids=[f"{name} {row}" for row in range(items)], features=features, target=target, clusters=groups
     )
 
 
@@ -162,7 +162,7 @@ def test_a_class_without_training_items_has_no_probability():
 def test_a_patient_in_two_splits_is_refused_unless_told():
     train, val, test = splits(patients=20)
     leaking = LabelledFeatures(
-        ids=test.ids, features=test.features, target=test.target, groups=["train patient 3", *test.groups[1:]]
+        ids=test.ids, features=test.features, target=test.target, clusters=["train patient 3", *test.clusters[1:]]
     )
     with pytest.raises(EvaluationError, match="1 groups are in both test and train"):
         linear_probe(train, leaking, classes=CLASSES, val=val)
@@ -170,7 +170,7 @@ def test_a_patient_in_two_splits_is_refused_unless_told():
     assert told.details["groups_shared"] == {"test and train": 1}
     clean = linear_probe(train, test, classes=CLASSES, val=val, probe=Probe(strengths=FEW))
     assert clean.details["groups_shared"] == {}
-    assert clean.predictions.clusters == test.groups
+    assert clean.predictions.clusters == test.clusters
 
 
 def spoilt(part, **changes):

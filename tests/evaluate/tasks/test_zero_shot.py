@@ -38,7 +38,7 @@ def drawn(items=200, classes=4, *, width=16, signal=1.0, seed=0):
 
 
 def zero_shot(image_NE, target_N, *, ids, clusters=None, **options):
-    test = LabelledFeatures(ids=ids, features=image_NE, target=target_N, groups=clusters)
+    test = LabelledFeatures(ids=ids, features=image_NE, target=target_N, clusters=clusters)
     return zero_shot_task.zero_shot(test, **options)
 
 
