@@ -97,7 +97,7 @@ def test_signals_that_go_to_a_whole_group_leave_the_workers_to_the_trainer(image
 @pytest.mark.end_to_end
 def test_a_program_that_ends_without_closing_its_workers_does_not_hang(tmp_path):
     program = (
-        "import numpy, pyarrow, train.images as images\n"
+        "import numpy, pyarrow, train.data.image_loader as images\n"
         "from store.corpus.image_source import ImageSource\n"
         "from pathlib import Path\n"
         "if __name__ == '__main__':\n"
