@@ -26,19 +26,15 @@ from store.read.reader import FeatureStore
 
 from .options import JsonOption, StoreArgument, TeacherOption, print_json
 
+app = typer.Typer()
+
 log = logging.getLogger(__name__)
 
 SHOWN = 20
 """Rows that are printed as text; JSON and CSV have all."""
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands to a program."""
-    app.command(epilog="Example: python -m store quarantine runs/demo/store --csv bad.csv")(quarantine)
-    app.command(epilog="Example: python -m store diff runs/demo/store s3://bucket/store")(diff)
-    app.command(epilog="Example: python -m store export runs/demo/store --out features --format parquet")(export)
-
-
+@app.command(epilog="Example: python -m store quarantine runs/demo/store --csv bad.csv")
 def quarantine(
     store: StoreArgument,
     *,
@@ -71,6 +67,7 @@ def quarantine(
         sys.stdout.write(f"... and {len(rows) - SHOWN:,} more; --json or --csv FILE has all\n")
 
 
+@app.command(epilog="Example: python -m store diff runs/demo/store s3://bucket/store")
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help="A store's folder or URL.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Another store's folder or URL.")],
@@ -89,6 +86,7 @@ def diff(
     return ExitCode.COMPLETE if found.equal else ExitCode.BAD_INPUT
 
 
+@app.command(epilog="Example: python -m store export runs/demo/store --out features --format parquet")
 def export(
     store: StoreArgument,
     *,

@@ -19,17 +19,13 @@ from store.read.reader import FeatureStore
 
 from .options import JsonOption, StoreArgument, print_json, wide_console
 
+app = typer.Typer()
+
 SHOWN = 20
 """Holes of a teacher that are printed as text; JSON has all."""
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands to a program."""
-    app.command(epilog="Example: python -m store info runs/demo/store")(info)
-    app.command("ls", epilog="Example: python -m store ls runs/demo/store")(list_)
-    app.command(epilog="Example: python -m store row runs/demo/store 17")(row)
-
-
+@app.command(epilog="Example: python -m store info runs/demo/store")
 def info(store: StoreArgument, *, as_json: JsonOption = False) -> None:
     """Show rows, ranges, teachers with width, dtype and spec, rows ok, bad and missing, and bytes on disk."""
     summary = summarize(FeatureStore(store))
@@ -39,6 +35,7 @@ def info(store: StoreArgument, *, as_json: JsonOption = False) -> None:
         _print_summary(summary)
 
 
+@app.command("ls", epilog="Example: python -m store ls runs/demo/store")
 def list_(store: StoreArgument, *, as_json: JsonOption = False) -> None:
     """Show the teachers: spec, width, dtype, ranges done, and the rows that are not committed."""
     opened = FeatureStore(store)
@@ -57,6 +54,7 @@ def list_(store: StoreArgument, *, as_json: JsonOption = False) -> None:
         _print_holes(name, teacher.holes)
 
 
+@app.command(epilog="Example: python -m store row runs/demo/store 17")
 def row(
     store: StoreArgument,
     row: Annotated[str, typer.Argument(help="A row number, or a key.")],

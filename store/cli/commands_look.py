@@ -24,6 +24,8 @@ from store.read.selection import Selection
 
 from .options import PIPELINES_FILE, ConfigOption, JsonOption, StoreArgument, print_json, wide_console
 
+app = typer.Typer()
+
 SHOWN = 20
 """Runs that are printed as text; JSON has all."""
 
@@ -39,13 +41,7 @@ class _PolicyFile(RootModel[Selection]):
     """The value of ``select`` in a file of its own."""
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands to a program."""
-    app.command("coverage", epilog="Example: python -m store coverage runs/demo/store --pipeline demo")(coverage_)
-    app.command(epilog="Example: python -m store select runs/demo/store --pipeline demo")(select)
-    app.command(epilog="Example: python -m store provenance runs/demo/store")(provenance)
-
-
+@app.command("coverage", epilog="Example: python -m store coverage runs/demo/store --pipeline demo")
 def coverage_(
     store: StoreArgument,
     *,
@@ -72,6 +68,7 @@ def coverage_(
     wide_console().print(table)
 
 
+@app.command(epilog="Example: python -m store select runs/demo/store --pipeline demo")
 def select(
     store: StoreArgument,
     *,
@@ -88,6 +85,7 @@ def select(
         _print_kept(found)
 
 
+@app.command(epilog="Example: python -m store provenance runs/demo/store")
 def provenance(store: StoreArgument, *, as_json: JsonOption = False) -> None:
     """Show the origin of the features: every spec, and the versions, devices and runs of the receipts."""
     found = find_provenance(FeatureStore(store))
