@@ -16,7 +16,7 @@ from typing import Any
 
 from extract.run.plan import listed_receipts
 from extract.run.tracker import progress_key, stop_key
-from store.check.retry import marked
+from store.check.quarantine import marked
 from store.errors import StoreError
 from store.format.records import StoreInfo, read_store_info, readable_receipt, receipt_key
 from store.io.location import Location

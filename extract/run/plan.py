@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from store.check.retry import marked
+from store.check.quarantine import marked
 from store.errors import StoreError
 from store.format.pairs import PairTable, pairs_digest
 from store.format.records import (

@@ -8,9 +8,8 @@ from typing import Literal
 from store.errors import CorpusError
 
 from .corpus_files import CorpusFile
-from .fields import TABLE_DEFAULTS, TAR_DEFAULTS, FieldReader
+from .fields import TABLE_DEFAULTS, TAR_DEFAULTS, FieldReader, SourcePair
 from .section import Corpus
-from .source_pair import SourcePair
 from .tables import read_table
 from .webdataset import read_tar
 

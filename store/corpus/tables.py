@@ -17,8 +17,7 @@ from store.io.location import locate
 from store.io.object_file import open_object, open_parquet
 
 from .corpus_files import CorpusFile, resolve_uri
-from .fields import FieldReader
-from .source_pair import SourcePair
+from .fields import FieldReader, SourcePair
 
 FETCH_THREADS = 8
 """Images fetched at once: they are small, and a server's answer takes longer than the transfer."""

@@ -11,7 +11,7 @@ from store.errors import CorpusError
 from store.io.object_file import open_object
 
 from .corpus_files import CorpusFile
-from .source_pair import SourcePair
+from .fields import SourcePair
 
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"})
 

@@ -277,7 +277,7 @@ def parse_receipt_key(key: str, *, folder: str = "receipts") -> tuple[str, int] 
 
 
 def retry_key(teacher: str, range_id: int) -> str:
-    """Return the key of the mark that has a unit done again; see store/check/retry.py."""
+    """Return the key of the mark that has a unit done again; see store/check/quarantine.py."""
     return f"{RETRY_FOLDER}/{teacher}/r{range_id:06d}.json"
 
 

@@ -15,11 +15,10 @@ from pydantic import BaseModel
 from store.corpus.corpus_files import CorpusFile, relative_uri
 from store.corpus.curation import first_refusal, pair_rules
 from store.corpus.decode import decode_image, image_size
-from store.corpus.fields import FieldReader, as_text
+from store.corpus.fields import FieldReader, SourcePair, as_text
 from store.corpus.near_duplicates import difference_hash
 from store.corpus.section import Corpus
 from store.corpus.source import Source
-from store.corpus.source_pair import SourcePair
 from store.errors import PairDecodeError
 from store.format.key_index import hash_text
 from store.format.pairs import PAIR_SCHEMA

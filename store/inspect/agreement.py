@@ -15,7 +15,7 @@ from store.format.arrays import Side
 from store.format.records import Status
 from store.read.reader import FeatureStore
 
-from .sampling import draw_rows
+from .feature_statistics import draw_rows
 
 CONSTANT = 1e-12
 """Features whose variance, summed over dimensions, is below this are all the same up to rounding."""

@@ -23,8 +23,7 @@ from store.io.fetching import THREADS
 from store.io.folder import Folder
 
 from .reader import FeatureStore
-from .recycled import RecycledArrays
-from .stored_side import StoredSide
+from .stored_side import RecycledArrays, StoredSide
 
 SIDES: tuple[Side, Side] = ("image", "text")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from store.check.retry import TRANSIENT, find_retries, mark, marked, unmark
+from store.check.quarantine import TRANSIENT, find_retries, mark, marked, unmark
 from store.check.verify import verify
 from store.errors import StoreError
 from store.format.records import Status, receipt_key, retry_key

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from store.config.pipeline_file import read_pipeline
-from store.corpus.curation import Keep
-from store.corpus.language import is_english
+from store.corpus.curation import Keep, is_english
 from store.corpus.section import Corpus
 from store.errors import ConfigError, CorpusError, StoreError
 from store.format.pairs import PairTable
