@@ -43,12 +43,7 @@ UnitState = Literal["verified", "damaged", "missing", "outgrown"]
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Problem:
-    """One thing in a store that is wrong.
-
-    Attributes:
-        key: of the object it is about, inside the store.
-        teacher, range, rows: which unit it is about; None where it is about none.
-    """
+    """One thing in a store that is wrong: with the object at a key, and with a unit if it is about one."""
 
     kind: Kind
     key: str

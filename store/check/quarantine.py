@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from store.format.pairs import strings
-from store.format.records import RETRY_FOLDER, BadRow, Status, parse_receipt_key, retry_key
+from store.format.records import RETRY_FOLDER, BadRow, Status, parse_receipt_key, receipt_key
 from store.io.location import Location
 from store.io.lock import exclusive
 from store.read.reader import FeatureStore
@@ -22,11 +22,7 @@ from store.read.reader import FeatureStore
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class QuarantinedRow:
-    """One row that a teacher could make no feature of.
-
-    Attributes:
-        uri: the file that holds the image; None where there is none.
-    """
+    """One row that a teacher could make no feature of."""
 
     row: int
     key: str
@@ -37,11 +33,7 @@ class QuarantinedRow:
 
 
 def quarantined(store: FeatureStore, *, teacher: str | None = None) -> Iterator[QuarantinedRow]:
-    """Yield the bad rows of a store, teacher by teacher, in order.
-
-    Raises:
-        StoreError: there is no such teacher.
-    """
+    """Yield the bad rows of a store, teacher by teacher, in order."""
     for name in store.teachers if teacher is None else [teacher]:
         for _, receipt in sorted(store.receipts(name).items()):
             if not receipt.bad_rows:
@@ -87,11 +79,7 @@ def marked(location: Location) -> set[tuple[str, int]]:
 def find_retries(
     store: FeatureStore, *, statuses: Collection[Status], teachers: Iterable[str] | None = None
 ) -> list[RetryUnit]:
-    """Return the committed units that have bad rows of some statuses.
-
-    Raises:
-        StoreError: there is no such teacher.
-    """
+    """Return the committed units that have bad rows of some statuses."""
     found = []
     for name in store.teachers if teachers is None else teachers:
         for range_id, receipt in sorted(store.receipts(name).items()):
@@ -112,7 +100,8 @@ def mark(location: Location, units: Iterable[RetryUnit]) -> None:
         for unit in units:
             content = {"teacher": unit.teacher, "range": unit.range, "marked": now}
             content |= {"rows": [row.row for row in unit.rows]}
-            location.write(retry_key(unit.teacher, unit.range), (json.dumps(content) + "\n").encode())
+            key = receipt_key(unit.teacher, unit.range, folder=RETRY_FOLDER)
+            location.write(key, (json.dumps(content) + "\n").encode())
 
 
 def unmark(location: Location) -> int:

@@ -146,11 +146,7 @@ class FieldReader:
         return {path[0] for path in paths} | {".".join(path) for path in paths}
 
     def require(self, columns: Sequence[str]) -> None:
-        """Refuse paths that begin with none of a table's columns, before any row is read.
-
-        Raises:
-            CorpusError: names the file, the field, the columns and the nearest one.
-        """
+        """Refuse, with a CorpusError, paths that begin with none of a table's columns, before any row is read."""
         for path, name in self._missing.items():
             if not self._is_in(_split(path), columns):
                 raise self._unknown(name, path, columns)
@@ -194,11 +190,7 @@ class FieldReader:
             }
 
     def finish(self) -> None:
-        """Refuse a mapping to a path that no record of the file had.
-
-        Raises:
-            CorpusError: names the file, the field, what the records have, and the nearest name.
-        """
+        """Refuse, with a CorpusError, a mapping to a path that no record of the file had."""
         if self._first is not None and self._missing:
             path, name = next(iter(self._missing.items()))
             raise self._unknown(name, path, list(_names(self._first)))

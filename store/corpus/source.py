@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 from store.errors import CorpusError
 
 from .corpus_files import CorpusFile
 from .fields import TABLE_DEFAULTS, TAR_DEFAULTS, FieldReader, SourcePair
-from .section import Corpus
+from .section import Corpus, Format
 from .tables import read_table
 from .webdataset import read_tar
-
-Format = Literal["tar", "parquet", "jsonl", "csv"]
 
 SUFFIXES: dict[str, Format] = {
     ".tar": "tar",

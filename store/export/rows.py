@@ -32,10 +32,7 @@ class Rows:
 
     def blocks(self) -> Iterator[tuple[int, int, int]]:
         """Yield number, first row and row after the last of each range, cut to the rows asked for."""
-        for range_id in range(self.store.info.ranges):
-            start, stop = self.store.info.bounds(range_id)
-            if max(start, self.start) < min(stop, self.stop):
-                yield range_id, max(start, self.start), min(stop, self.stop)
+        return self.store.info.blocks(self.start, self.stop)
 
     def pairs(self, start: int, stop: int) -> pa.Table:
         """Return some rows of the pair table."""

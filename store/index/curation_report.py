@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from store.corpus.section import Corpus
-from store.format.records import Record, read_record, write_record
+from store.format.records import Record, read_record
 from store.io.location import Location
 
 from .merge import Merged
@@ -68,11 +68,6 @@ def report_of(merged: Merged, corpus: Corpus, *, files: int, modalities: dict[st
         num_problems=found.num_problems,
         problems=found.problems[:PROBLEMS_KEPT],
     )
-
-
-def write_report(location: Location, report: CurationReport) -> None:
-    """Write it beside the pair table."""
-    write_record(location, REPORT_KEY, report)
 
 
 def read_report(location: Location) -> CurationReport | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,7 +34,7 @@ class CorpusIndex:
     problems: list[str] = field(default_factory=list)
 
 
-def read_corpus(corpus: Corpus, *, on_file: Callable[[int], object] | None = None) -> CorpusIndex:
+def read_corpus(corpus: Corpus) -> CorpusIndex:
     """Read a corpus once and return the table of its pairs, by the rules of its ``keep``.
 
     A pair without image or without caption is a row too, unless a rule refuses it: extraction gives it a bad status and
@@ -46,11 +45,7 @@ def read_corpus(corpus: Corpus, *, on_file: Callable[[int], object] | None = Non
     """
     files = corpus_files(corpus.files)
     root = common_root(files)
-    parts = []
-    for file in files:
-        parts.append(FileIndexer(file, corpus, root=root).part())
-        if on_file:
-            on_file(1)
+    parts = [FileIndexer(file, corpus, root=root).part() for file in files]
     merged = merge([functools.partial(bytes, part) for part in parts], corpus.keep)
     require_pairs(merged.report, rows=int(merged.keep_N.sum()), files=len(files))
     columns = [name for name in PAIR_SCHEMA.names if name != "row"]
@@ -61,11 +56,7 @@ def read_corpus(corpus: Corpus, *, on_file: Callable[[int], object] | None = Non
 
 
 def require_pairs(report: FileReport, *, rows: int, files: int) -> None:
-    """Refuse a corpus without any pair.
-
-    Raises:
-        CorpusError: says whether it is the corpus or the rules that leave none.
-    """
+    """Refuse a corpus without any pair: the CorpusError says whether the corpus or the rules leave none."""
     if not report.usable:
         raise CorpusError(
             f"the corpus holds no pair: {files} files were read, {report.pairs} keys found, and none has both an "

@@ -62,12 +62,8 @@ class FileReport(BaseModel):
 
     def add(self, other: FileReport) -> None:
         """Add another file's."""
-        self.pairs += other.pairs
-        self.usable += other.usable
-        self.dropped += other.dropped
-        self.unmapped += other.unmapped
-        self.num_problems += other.num_problems
-        self.problems += other.problems
+        for name in FileReport.model_fields:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def note(self, problem: str) -> None:
         """Count a problem and keep it, if it is one of the first."""

@@ -52,10 +52,7 @@ class Hashes:
         """Take them from candidates."""
         return cls(
             group=table["group"].to_numpy(),
-            **{
-                name: pc.fill_null(table[f"{name}_hash"], 0).to_numpy()
-                for name in ("key", "image", "pair", "difference")
-            },
+            **{name: pc.fill_null(table[f"{name}_hash"], 0).to_numpy() for name in _HASHED},
             **{f"has_{name}": table[f"{name}_hash"].is_valid().to_numpy() for name in ("image", "difference")},
         )
 
@@ -79,11 +76,7 @@ class Merged:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Known:
-    """Rows that a table has already, with which new rows are compared.
-
-    Attributes:
-        key, image, pair, difference: hashes that occur in it.
-    """
+    """Hashes of the rows that a table has already, with which new rows are compared."""
 
     key: npt.NDArray[np.uint64]
     image: npt.NDArray[np.uint64]

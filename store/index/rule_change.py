@@ -44,7 +44,7 @@ def rule_change(
     corpus: Corpus,
     *,
     workers: int | None = None,
-    on_file: Callable[[int], object] | None = None,
+    on_file: Callable[[int], object] = lambda _: None,
 ) -> RuleChange:
     """Index the files of a store under other settings and compare keys; nothing of the store is changed.
 

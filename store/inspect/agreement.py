@@ -59,12 +59,7 @@ def linear_cka(x_ND: npt.NDArray[np.floating[Any]], y_NE: npt.NDArray[np.floatin
 
 
 def agreement(
-    store: FeatureStore,
-    *,
-    side: Side,
-    sample: int,
-    seed: int,
-    advance: Callable[[int], None] = lambda _: None,
+    store: FeatureStore, *, side: Side, sample: int, seed: int, advance: Callable[[int], None] = lambda _: None
 ) -> Agreement:
     """Compare every two teachers on a sample of rows.
 

@@ -148,9 +148,6 @@ def teacher_statistics(
     Args:
         sample: rows of which features are read at most, drawn by `draw_rows`. They are held in memory, as float64.
         advance: told how many sides are done; there are two.
-
-    Raises:
-        StoreError: there is no such teacher.
     """
     ok_N = store.status(teacher) == Status.OK
     similarity_N = store.similarity(teacher)[ok_N]

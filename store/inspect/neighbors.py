@@ -51,8 +51,7 @@ def neighbors(
         )
     query_D = store.read(np.array([row]), teacher=teacher, side=side)[0].astype(np.float32)
     best_rows, best_cosines = np.zeros(0, np.int64), np.zeros(0, np.float32)
-    for range_id in range(store.info.ranges):
-        start, stop = store.info.bounds(range_id)
+    for _, start, stop in store.info.blocks(0, store.info.rows):
         rows = start + np.flatnonzero(ok_N[start:stop])
         rows = rows[rows != row]
         if len(rows):

@@ -135,11 +135,9 @@ class PixelCache:
         return self._file(self.location, receipt.range, receipt.stop - receipt.start)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle the place alone."""
         return {"location": self.location, "info": self._info, "chunks_kept": self._chunks_kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Open the cache again in the other process."""
         self.__init__(**state)  # type: ignore[misc]
 
 

@@ -33,7 +33,6 @@ class FeatureStore:
     Ranges without a valid receipt read as missing, whatever bytes lie in the arrays.
 
     Args:
-        path: the store's folder or URL.
         corpus_root: where the images lie, if the corpus moved since it was indexed.
 
     Raises:

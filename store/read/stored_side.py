@@ -91,8 +91,6 @@ class StoredSide:
 
         Args:
             soon: rows of the next call; chunks that hold them are kept until then.
-            arrays: gives the buffer that chunks are read into.
-            threads: that read.
 
         Raises:
             CorruptChunkError: a unit is committed, but not what is stored.
