@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import TypeVar
 
 import numpy as np
@@ -64,7 +64,7 @@ class _Check:
         self._inventory, self._location, self._info = inventory, inventory.location, inventory.info
         self.units: list[UnitCheck] = []
         self.general: list[Problem] = []
-        self._digests: dict[tuple[int, int], str | None] = {}
+        self._digest = cache(self._read_digest)
         self._pairs = self._open_pairs()
 
     def _open_pairs(self) -> PairTable | None:
@@ -97,16 +97,11 @@ class _Check:
             Problem(kind=kind, key=key, message=message, next=step, teacher=teacher, range=range_id, rows=rows)
         )
 
-    def _digest(self, start: int, stop: int) -> str | None:
+    def _read_digest(self, start: int, stop: int) -> str | None:
         if self._pairs is None:
             return None
-        if (start, stop) not in self._digests:
-            self._digests[start, stop] = self._read_digest(self._pairs, start, stop)
-        return self._digests[start, stop]
-
-    def _read_digest(self, pairs: PairTable, start: int, stop: int) -> str | None:
         try:
-            table = pairs.read(start, stop, ["row", "key", "caption", "image_sha256"])
+            table = self._pairs.read(start, stop, ["row", "key", "caption", "image_sha256"])
         except LocationError:
             raise
         except (pa.ArrowException, OSError, CorruptChunkError) as error:

@@ -19,7 +19,6 @@ from store.check.quarantine import QuarantinedRow, count_reasons, quarantined
 from store.console import ExitCode, progress
 from store.export.formats import ExportFormat
 from store.export.formats import export as write_export
-from store.export.rows import Skipped
 from store.inspect.diff import Difference, PairsDifference, RangeDifference, TeacherDifference
 from store.inspect.diff import diff as compare
 from store.read.reader import FeatureStore
@@ -110,19 +109,16 @@ def export(
         done = write_export(
             opened, out=out, file_format=file_format, teachers=teacher, rows=(first, last), advance=advance
         )
-    _warn_of_skipped(done.skipped)
+    for row in done.skipped[:SHOWN]:
+        log.warning("row %d, %s: left out: %s", row.row, row.key, row.reason)
+    if done.skipped:
+        message = "%d rows were left out because their images cannot be read; export.json names all"
+        log.warning(message, len(done.skipped))
     if as_json:
         print_json(asdict(done))
     else:
         names = ", ".join(done.teachers) or "no teacher"
         sys.stdout.write(f"{out}: {done.written:,} rows with {names} in {len(done.files)} files ({file_format})\n")
-
-
-def _warn_of_skipped(skipped: list[Skipped]) -> None:
-    for row in skipped[:SHOWN]:
-        log.warning("row %d, %s: left out: %s", row.row, row.key, row.reason)
-    if skipped:
-        log.warning("%d rows were left out because their images cannot be read; export.json names all", len(skipped))
 
 
 def _print_difference(found: Difference) -> None:

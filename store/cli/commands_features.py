@@ -102,8 +102,14 @@ def agreement(
         _write_csv(found, csv_file)
     if as_json:
         print_json(asdict(found))
-    else:
-        _print_agreement(found)
+        return
+    sys.stdout.write(
+        f"linear CKA of {found.side} features, {found.sample:,} of {found.of_rows:,} rows, seed {found.seed}\n"
+    )
+    table = Table("", *found.teachers)
+    for teacher, values in zip(found.teachers, found.cka, strict=True):
+        table.add_row(teacher, *("-" if value is None else f"{value:.3f}" for value in values))
+    wide_console().print(table)
 
 
 def _print_similarity(found: list[TeacherStatistics]) -> None:
@@ -135,16 +141,6 @@ def _print_sides(found: list[TeacherStatistics]) -> None:
                 f"{numbers.effective_rank:.1f}",
                 _number(numbers.mean_cosine),
             )
-    wide_console().print(table)
-
-
-def _print_agreement(found: Agreement) -> None:
-    sys.stdout.write(
-        f"linear CKA of {found.side} features, {found.sample:,} of {found.of_rows:,} rows, seed {found.seed}\n"
-    )
-    table = Table("", *found.teachers)
-    for teacher, values in zip(found.teachers, found.cka, strict=True):
-        table.add_row(teacher, *("-" if value is None else f"{value:.3f}" for value in values))
     wide_console().print(table)
 
 

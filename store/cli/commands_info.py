@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from store.errors import StoreError
-from store.inspect.summary import Hole, StoreSummary, describe_row, summarize, summarize_teachers
+from store.inspect.summary import Hole, describe_row, summarize, summarize_teachers
 from store.read.reader import FeatureStore
 
 from .options import JsonOption, StoreArgument, print_json, wide_console
@@ -31,8 +31,26 @@ def info(store: StoreArgument, *, as_json: JsonOption = False) -> None:
     summary = summarize(FeatureStore(store))
     if as_json:
         print_json(summary.as_json())
-    else:
-        _print_summary(summary)
+        return
+    console = Console()
+    console.print(Text(f"store          {summary.path} (format version {summary.version})"))
+    console.print(f"rows           {summary.rows:,} in {summary.ranges:,} ranges of {summary.range_rows:,}")
+    console.print(f"feature pairs  {summary.feature_pairs:,}")
+    console.print(f"on disk        {summary.bytes_on_disk / 1e6:,.1f} MB")
+    console.print(Text(f"corpus         {summary.corpus_root}"))
+    console.print(f"complete       {'yes' if summary.complete else 'no'}")
+    table = Table("teacher", "width", "dtype", "spec", "ranges", "ok", "bad", "not applicable", "missing")
+    for name, teacher in summary.teachers.items():
+        counts = (teacher.rows_ok, teacher.rows_bad, teacher.rows_not_applicable, teacher.rows_missing)
+        table.add_row(
+            name,
+            str(teacher.width),
+            teacher.dtype,
+            teacher.spec_hash[:8],
+            f"{teacher.ranges_done}/{summary.ranges}",
+            *(f"{count:,}" for count in counts),
+        )
+    console.print(table)
 
 
 @app.command("ls", epilog="Example: python -m store ls runs/demo/store")
@@ -82,28 +100,6 @@ def row(
     for name, entry in described["teachers"].items():
         numbers = (f"{entry[field]:.4f}" for field in ("image_norm", "text_norm", "similarity"))
         table.add_row(name, entry["status"], *numbers, Text(entry["reason"] or ""))
-    console.print(table)
-
-
-def _print_summary(summary: StoreSummary) -> None:
-    console = Console()
-    console.print(Text(f"store          {summary.path} (format version {summary.version})"))
-    console.print(f"rows           {summary.rows:,} in {summary.ranges:,} ranges of {summary.range_rows:,}")
-    console.print(f"feature pairs  {summary.feature_pairs:,}")
-    console.print(f"on disk        {summary.bytes_on_disk / 1e6:,.1f} MB")
-    console.print(Text(f"corpus         {summary.corpus_root}"))
-    console.print(f"complete       {'yes' if summary.complete else 'no'}")
-    table = Table("teacher", "width", "dtype", "spec", "ranges", "ok", "bad", "not applicable", "missing")
-    for name, teacher in summary.teachers.items():
-        counts = (teacher.rows_ok, teacher.rows_bad, teacher.rows_not_applicable, teacher.rows_missing)
-        table.add_row(
-            name,
-            str(teacher.width),
-            teacher.dtype,
-            teacher.spec_hash[:8],
-            f"{teacher.ranges_done}/{summary.ranges}",
-            *(f"{count:,}" for count in counts),
-        )
     console.print(table)
 
 

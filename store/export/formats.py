@@ -8,9 +8,8 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -31,12 +30,7 @@ RECORD = "export.json"
 """Written last; says what the other files hold."""
 
 
-class ExportFormat(StrEnum):
-    """Formats of an export."""
-
-    PARQUET = "parquet"
-    NPZ = "npz"
-    WEBDATASET = "webdataset"
+ExportFormat: TypeAlias = Literal["parquet", "npz", "webdataset"]
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -63,7 +57,7 @@ def write_parquet(rows: Rows, folder: Path, advance: Callable[[int], object]) ->
     ``TEACHER_image`` and ``TEACHER_text`` are lists of fixed size D, zeros where ``TEACHER_status`` is not 1.
     """
     for range_id, start, stop in rows.blocks():
-        table = rows.pairs(start, stop)
+        table = rows.store.pairs.read(start, stop)
         strings = [field.name for field in table.schema if field.type == pa.string()]
         for teacher in rows.teachers:
             for name in ARRAY_NAMES:
@@ -88,7 +82,7 @@ def write_npz(rows: Rows, folder: Path, advance: Callable[[int], object]) -> lis
     """
     with (folder / "pairs.jsonl").open("w", encoding="utf-8") as file:
         for _, start, stop in rows.blocks():
-            file.writelines(json.dumps(pair) + "\n" for pair in rows.pairs(start, stop).to_pylist())
+            file.writelines(json.dumps(pair) + "\n" for pair in rows.store.pairs.read(start, stop).to_pylist())
     for teacher in rows.teachers:
         _write_teacher(rows, teacher, folder / f"{teacher}.npz")
     advance(rows.stop - rows.start)
@@ -116,11 +110,7 @@ def _write_teacher(rows: Rows, teacher: str, path: Path) -> None:
 Writer = Callable[[Rows, Path, Callable[[int], object]], list[Skipped]]
 """Writes rows to a folder, tells how many more are done, and returns those that it left out."""
 
-WRITERS: dict[ExportFormat, Writer] = {
-    ExportFormat.PARQUET: write_parquet,
-    ExportFormat.NPZ: write_npz,
-    ExportFormat.WEBDATASET: write_tars,
-}
+WRITERS: dict[ExportFormat, Writer] = {"parquet": write_parquet, "npz": write_npz, "webdataset": write_tars}
 
 
 def export(

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
-import pyarrow as pa
 
 from store.format.arrays import ArrayName
 from store.read.reader import FeatureStore
@@ -33,10 +32,6 @@ class Rows:
     def blocks(self) -> Iterator[tuple[int, int, int]]:
         """Yield number, first row and row after the last of each range, cut to the rows asked for."""
         return self.store.info.blocks(self.start, self.stop)
-
-    def pairs(self, start: int, stop: int) -> pa.Table:
-        """Return some rows of the pair table."""
-        return self.store.pairs.read(start, stop)
 
     def values(self, teacher: str, name: ArrayName, start: int, stop: int) -> npt.NDArray[Any]:
         """Return one array of a teacher: image and text (rows, D), similarity and status (rows,)."""

@@ -20,9 +20,8 @@ from store.io.location import Location, locate
 from store.io.lock import exclusive
 
 from .curation_report import REPORT_KEY, report_of
-from .in_memory import CorpusIndex, require_pairs
 from .indexing import INDEX_FOLDER, Plan, index_files, settings_of
-from .merge import Merged, merge, write_rows
+from .merge import CorpusIndex, Merged, merge, require_pairs, write_rows
 
 
 def check_shape(*, range_rows: int, chunk_rows: int) -> None:

@@ -1,7 +1,6 @@
 """One side of one teacher's features, from its store shards to the array where they are wanted.
 
-Rows are gathered by one call of NumPy, out of mapped files or out of a buffer of chunks. Arrays with a compressor or
-another layout are left to Zarr.
+Arrays with a compressor or another layout are left to Zarr.
 
 Axes: B rows that were asked for, K chunks that hold them, D the teacher's width.
 """

@@ -19,7 +19,7 @@ import yaml
 from transformers import BertConfig
 
 from store.corpus.section import Corpus
-from store.index.in_memory import read_pairs
+from store.index.merge import read_pairs
 from tests.benchmarks.measure import measure
 from train.config import ModelSection
 from train.models.model_folder import begin_model, save_weights

@@ -25,7 +25,7 @@ from store.format.commit import Circumstances, UnitFeatures, commit_unit, regist
 from store.format.pairs import PAIR_SCHEMA, PairTable
 from store.format.records import RETRY_FOLDER, STORE_KEY, Spec, Status, read_store_info, receipt_key, write_record
 from store.index.create import create_store
-from store.index.in_memory import CorpusIndex
+from store.index.merge import CorpusIndex
 from store.io.location import locate
 from store.io.lock import LOCK_KEY, exclusive, holder
 

@@ -23,7 +23,7 @@ from store.index import indexing
 from store.index.append import append_corpus
 from store.index.create import index_corpus
 from store.index.curation_report import read_report
-from store.index.in_memory import read_corpus
+from store.index.merge import read_corpus
 from store.io.location import locate
 from store.read.reader import FeatureStore
 
