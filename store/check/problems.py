@@ -125,13 +125,5 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Return the same as plain JSON values; docs/store.md describes them."""
-        return {
-            "store": self.store,
-            "deep": self.deep,
-            "valid": self.valid,
-            "complete": self.complete,
-            "rows": self.rows,
-            "ranges": self.ranges,
-            "teachers": self.counts(),
-            "problems": [problem.as_json() for problem in self.problems],
-        }
+        plain = {name: getattr(self, name) for name in ("store", "deep", "valid", "complete", "rows", "ranges")}
+        return {**plain, "teachers": self.counts(), "problems": [problem.as_json() for problem in self.problems]}

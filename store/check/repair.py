@@ -38,14 +38,11 @@ class Repair:
 
     def as_json(self) -> dict[str, Any]:
         """Return the same as plain JSON values; docs/store.md describes them."""
+        names = ("dry_run", "receipts", "objects", "unfinished", "metadata")
         return {
             "store": self.report.store,
             "deep": self.report.deep,
-            "dry_run": self.dry_run,
-            "receipts": self.receipts,
-            "objects": self.objects,
-            "unfinished": self.unfinished,
-            "metadata": self.metadata,
+            **{name: getattr(self, name) for name in names},
             "left": [problem.as_json() for problem in self.left],
         }
 

@@ -15,7 +15,6 @@ from .fields import SourcePair
 
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"})
 
-
 END_BYTES = 1024
 """Zeros that end every tar (two blocks of 512 bytes)."""
 

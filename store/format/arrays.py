@@ -48,7 +48,10 @@ def create_arrays(location: Location, spec: Spec, *, info: StoreInfo) -> None:
     """
     for key, data in _metadata(spec, info).items():
         name, expected = key.split("/")[-2], json.loads(data).get("shape")
-        shape = _stored_shape(location, key)
+        try:
+            shape = json.loads(location.read(key)).get("shape")
+        except FileNotFoundError:
+            shape = None
         if expected is None and location.exists(key):
             continue
         if shape is not None and (shape[1:] != expected[1:] or shape[0] > info.rows):
@@ -86,14 +89,6 @@ def _metadata(spec: Spec, info: StoreInfo) -> dict[str, bytes]:
             config={"write_empty_chunks": True},
         )
     return {f"{ZARR_FOLDER}/{key}": bytes(value.to_bytes()) for key, value in objects.items()}
-
-
-def _stored_shape(location: Location, key: str) -> list[int] | None:
-    try:
-        shape: list[int] | None = json.loads(location.read(key)).get("shape")
-    except FileNotFoundError:
-        return None
-    return shape
 
 
 def encode_shard(

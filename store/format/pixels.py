@@ -109,7 +109,6 @@ class SmallImage:
     """One row's image as it is kept.
 
     Attributes:
-        data: the encoded file; None where there is none.
         width, height: in pixels, of what is kept.
     """
 

@@ -54,12 +54,11 @@ class CurationReport(Record):
 def report_of(merged: Merged, corpus: Corpus, *, files: int, modalities: dict[str | None, int]) -> CurationReport:
     """Return the report of an index."""
     found = merged.report
-    dropped = {name: found.dropped.get(name, 0) for name in corpus.keep.names()}
     return CurationReport(
         rules=corpus.keep.model_dump(mode="json", exclude_defaults=True),
         files=files,
         pairs=found.pairs,
-        dropped=dropped,
+        dropped={name: found.dropped.get(name, 0) for name in corpus.keep.names()},
         rows=int(merged.keep_N.sum()),
         same_image=merged.same_image,
         same_pair=merged.same_pair,

@@ -62,9 +62,8 @@ def neighbors(
             order = np.lexsort((best_rows, -best_cosines))[:count]
             best_rows, best_cosines = best_rows[order], best_cosines[order]
         advance(stop - start)
-    return [_described(store, int(found), float(cosine)) for found, cosine in zip(best_rows, best_cosines, strict=True)]
-
-
-def _described(store: FeatureStore, row: int, cosine: float) -> Neighbor:
-    pair = store.pairs.read(row, row + 1, ["key", "modality", "caption"]).to_pylist()[0]
-    return Neighbor(row=row, cosine=cosine, **pair)
+    columns = ["key", "modality", "caption"]
+    return [
+        Neighbor(row=found, cosine=cosine, **store.pairs.read(found, found + 1, columns).to_pylist()[0])
+        for found, cosine in zip(best_rows.tolist(), best_cosines.tolist(), strict=True)
+    ]

@@ -26,7 +26,6 @@ HINT = "python -m extract pixels --pipeline NAME makes them"
 CHUNKS_KEPT = 8
 """Chunks of images held in memory (about 4 MB each at 256 rows): enough for rows that are read in order."""
 
-
 FILES_OPEN = 64
 """Files of ranges that are open at most; the least recently used one is closed. Many systems allow a process 256."""
 
