@@ -76,7 +76,8 @@ def main(app: typer.Typer, *, program: str, interrupted: str = RESUMES) -> None:
     except BrokenPipeError:  # the reader of the output closed it, as `| head` does
         code = ExitCode.BAD_INPUT
     except OSError as error:
-        if not _is_of_the_system(error):
+        # Only an error of the operating system, about a file or a full disk, is the user's; any other one is a bug.
+        if error.strerror is None or not (isinstance(error.filename, str | bytes) or error.errno in FULL):
             raise
         log.debug("raised here", exc_info=error)
         sys.stderr.write(render_os_error(error))
@@ -97,11 +98,6 @@ def _flush_stdout() -> None:
         with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         raise
-
-
-def _is_of_the_system(error: OSError) -> bool:
-    """Return whether the operating system raised an error, about a file or a full disk; another OSError is a bug."""
-    return error.strerror is not None and (isinstance(error.filename, str | bytes) or error.errno in FULL)
 
 
 def _log_to_stderr() -> None:

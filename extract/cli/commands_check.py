@@ -55,7 +55,7 @@ def retry(
 
     Without --status: rows that killed a worker and features that were not finite, because another try may succeed.
     """
-    from store.check.retry import TRANSIENT, find_retries, mark, unmark
+    from store.check.quarantine import TRANSIENT, find_retries, mark, unmark
     from store.read.reader import FeatureStore
 
     place = locate(store_of(store, config, pipeline))

@@ -21,8 +21,9 @@ from store.corpus.decode import MAX_PIXELS, decode_image
 from store.corpus.image_source import ImageSource
 from store.errors import PairDecodeError
 from store.files import sweep_temporary
+from store.format.commit import valid_receipt
 from store.format.pairs import PairTable, pairs_digest
-from store.format.pixels import PixelSpec, SmallImage, commit_pixels, committed_pixels, register_pixels
+from store.format.pixels import PixelReceipt, PixelSpec, SmallImage, commit_pixels, pixel_receipt_key, register_pixels
 from store.format.records import read_store_info
 from store.io.folder import Folder
 from store.io.location import Location, locate
@@ -79,7 +80,8 @@ def make_pixels(
 
     def is_committed(range_id: int) -> bool:
         digest = pairs_digest(pairs.read(*info.bounds(range_id), ["key", "caption", "image_sha256"]))
-        return committed_pixels(location, range_id, spec=spec, digest=digest) is not None
+        key = pixel_receipt_key(range_id)
+        return valid_receipt(location, key, PixelReceipt, spec_hash=spec.hash, digest=digest) is not None
 
     def small_image(uri: str | None, member: dict[str, Any] | None, sha256: str | None) -> SmallImage:
         try:

@@ -28,7 +28,7 @@ from store.format.pairs import PAIR_SCHEMA, PairTable, check_keys
 from store.format.pixels import Pixels, PixelSpec
 from store.format.records import Spec, Status, StoreInfo, read_store_info
 from store.index.create import create_store
-from store.index.in_memory import CorpusIndex
+from store.index.merge import CorpusIndex
 from store.io.location import Location, locate
 from store.io.lock import exclusive
 

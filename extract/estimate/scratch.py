@@ -16,7 +16,7 @@ from extract.run.run_spec import RunSpec
 from store.format.commit import register_teacher
 from store.format.records import Spec
 from store.index.create import create_store
-from store.index.in_memory import CorpusIndex
+from store.index.merge import CorpusIndex
 from store.io.location import Location, locate
 
 RUN_ID = "scratch"

@@ -14,11 +14,10 @@ from extract.run.plan import KnownUnits, Plan
 from extract.run.stages import SHARED_STAGES, THREAD_STAGES
 from extract.run.tracker import Outcome, Tracker, write_report
 from store.config.pipeline_file import dump_resolved
-from store.format.arrays import ARRAY_NAMES, ArrayName, dtype_of
+from store.format.arrays import ARRAY_NAMES, ArrayName, dtype_of, index_bytes
 from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
 from store.format.pairs import PAIR_SCHEMA
 from store.format.records import Receipt, Spec, Status, StoreInfo, record_bytes
-from store.format.shard_layout import index_bytes
 from store.io.location import Location
 
 from .rates import Rates

@@ -16,9 +16,9 @@ from typing import Any
 
 from extract.run.plan import listed_receipts
 from extract.run.tracker import progress_key, stop_key
-from store.check.retry import marked
+from store.check.quarantine import marked
 from store.errors import StoreError
-from store.format.records import StoreInfo, read_store_info, readable_receipt, receipt_key
+from store.format.records import Receipt, StoreInfo, read_store_info, readable_record, receipt_key
 from store.io.location import Location
 from store.io.lock import holder
 
@@ -114,7 +114,7 @@ def _short(store: Location, teacher: str, info: StoreInfo) -> int:
     """Return 1 if the last range's receipt is older than rows that were appended to the range, else 0."""
     if not info.ranges:
         return 0
-    receipt = readable_receipt(store, receipt_key(teacher, info.ranges - 1))
+    receipt = readable_record(store, receipt_key(teacher, info.ranges - 1), Receipt)
     return int(receipt is not None and receipt.stop < info.rows)
 
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from store.errors import LocationError
-from store.format.records import Receipt, read_store_info, readable_receipt, receipt_key
+from store.format.records import Receipt, read_store_info, readable_record, receipt_key
 
 from .plan import RangeWork
 from .run_spec import RunSpec
@@ -81,7 +81,7 @@ def committed_by_run(spec: RunSpec, task: Task) -> list[Receipt]:
     receipts = []
     for name in task.teachers:
         try:
-            receipt = readable_receipt(spec.store, receipt_key(name, task.range_id))
+            receipt = readable_record(spec.store, receipt_key(name, task.range_id), Receipt)
         except LocationError:
             return []
         if receipt is None or receipt.run_id != spec.run_id:

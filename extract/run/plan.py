@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from store.check.retry import marked
+from store.check.quarantine import marked
 from store.errors import StoreError
 from store.format.pairs import PairTable, pairs_digest
 from store.format.records import (
@@ -18,7 +18,7 @@ from store.format.records import (
     Spec,
     StoreInfo,
     parse_receipt_key,
-    readable_receipt,
+    readable_record,
     receipt_key,
     record_bytes,
 )
@@ -176,7 +176,7 @@ def _read(
     known: KnownUnits,
 ) -> set[Unit]:
     """Read the receipts of some units; note the valid ones in ``known`` and return their units."""
-    receipts = fetch_all(lambda unit: readable_receipt(store, receipt_key(*unit)), sizes)
+    receipts = fetch_all(lambda unit: readable_record(store, receipt_key(*unit), Receipt), sizes)
     valid, digests = set(), {}
     for (name, range_id), receipt in zip(sizes, receipts, strict=True):
         start, stop = info.bounds(range_id)

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from extract.teachers.base import FrozenTeacher
-from store.format.commit import Circumstances, UnitFeatures, commit_unit, committed_receipt
+from store.format.commit import Circumstances, UnitFeatures, commit_unit, valid_receipt
 from store.format.pairs import PairTable, pairs_digest, strings
-from store.format.records import Receipt, Status, StoreInfo
+from store.format.records import Receipt, Status, StoreInfo, receipt_key
 from store.io.location import Location
 
 from .batch_size import BatchSize
@@ -99,9 +99,10 @@ class Worker:
     def _committed(self, range_id: int, names: Sequence[str], pairs: pa.Table) -> dict[str, Receipt]:
         """Return what an earlier attempt committed before it failed."""
         digest = pairs_digest(pairs)
+        hashes = {name: self.teachers[name].spec.hash for name in names}
         receipts = {
-            name: committed_receipt(self.store, name, range_id, spec_hash=self.teachers[name].spec.hash, digest=digest)
-            for name in names
+            name: valid_receipt(self.store, receipt_key(name, range_id), Receipt, spec_hash=spec_hash, digest=digest)
+            for name, spec_hash in hashes.items()
         }
         return {name: receipt for name, receipt in receipts.items() if receipt and receipt.run_id == self.run_id}
 

@@ -42,11 +42,7 @@ class Inventory:
     teachers: tuple[str, ...]
 
     def check_name(self, teacher: str) -> None:
-        """Refuse a teacher of which the store holds nothing.
-
-        Raises:
-            StoreError: the message suggests the names that are close.
-        """
+        """Refuse, with a StoreError, a teacher of which the store holds nothing."""
         if teacher not in self.teachers:
             close = difflib.get_close_matches(teacher, self.teachers, n=1)
             meant = f"; did you mean {close[0]!r}?" if close else ""

@@ -43,12 +43,7 @@ UnitState = Literal["verified", "damaged", "missing", "outgrown"]
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Problem:
-    """One thing in a store that is wrong.
-
-    Attributes:
-        key: of the object it is about, inside the store.
-        teacher, range, rows: which unit it is about; None where it is about none.
-    """
+    """One thing in a store that is wrong: with the object at a key, and with a unit if it is about one."""
 
     kind: Kind
     key: str
@@ -130,13 +125,5 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Return the same as plain JSON values; docs/store.md describes them."""
-        return {
-            "store": self.store,
-            "deep": self.deep,
-            "valid": self.valid,
-            "complete": self.complete,
-            "rows": self.rows,
-            "ranges": self.ranges,
-            "teachers": self.counts(),
-            "problems": [problem.as_json() for problem in self.problems],
-        }
+        plain = {name: getattr(self, name) for name in ("store", "deep", "valid", "complete", "rows", "ranges")}
+        return {**plain, "teachers": self.counts(), "problems": [problem.as_json() for problem in self.problems]}

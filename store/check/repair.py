@@ -13,7 +13,7 @@ from store.io.lock import exclusive
 
 from .inventory import ROOT_METADATA, metadata_keys, take_inventory, unfinished_writes
 from .problems import Kind, Problem, Report, UnitCheck
-from .verify import THREADS, verify
+from .verify import verify
 
 _FOREIGN = frozenset({Kind.OTHER_SPEC, Kind.OTHER_PAIRS})
 
@@ -24,7 +24,6 @@ class Repair:
 
     Attributes:
         objects: keys of objects that are deleted: of the units of those receipts, and those without a receipt.
-        unfinished: keys of unfinished writes that are deleted.
         metadata: teachers whose Zarr metadata is written anew; ``""`` for the group that holds them.
         left: damage that this cannot mend.
     """
@@ -39,26 +38,16 @@ class Repair:
 
     def as_json(self) -> dict[str, Any]:
         """Return the same as plain JSON values; docs/store.md describes them."""
+        names = ("dry_run", "receipts", "objects", "unfinished", "metadata")
         return {
             "store": self.report.store,
             "deep": self.report.deep,
-            "dry_run": self.dry_run,
-            "receipts": self.receipts,
-            "objects": self.objects,
-            "unfinished": self.unfinished,
-            "metadata": self.metadata,
+            **{name: getattr(self, name) for name in names},
             "left": [problem.as_json() for problem in self.left],
         }
 
 
-def repair(
-    location: Location,
-    *,
-    teacher: str | None = None,
-    deep: bool = False,
-    dry_run: bool = False,
-    threads: int = THREADS,
-) -> Repair:
+def repair(location: Location, *, teacher: str | None = None, deep: bool = False, dry_run: bool = False) -> Repair:
     """Delete receipts and objects of damaged units, so that an extraction makes them anew, and nothing else.
 
     Args:
@@ -70,9 +59,9 @@ def repair(
     """
     read_store_info(location)
     if dry_run:
-        return _plan(location, teacher=teacher, deep=deep, dry_run=True, threads=threads)
+        return _plan(location, teacher=teacher, deep=deep, dry_run=True)
     with exclusive(location):
-        planned = _plan(location, teacher=teacher, deep=deep, dry_run=False, threads=threads)
+        planned = _plan(location, teacher=teacher, deep=deep, dry_run=False)
         # Receipts first: an object of a unit that counts as committed is never deleted.
         location.delete(planned.receipts)
         location.delete(planned.objects)
@@ -81,8 +70,8 @@ def repair(
     return planned
 
 
-def _plan(location: Location, *, teacher: str | None, deep: bool, dry_run: bool, threads: int) -> Repair:
-    report = verify(location, teacher=teacher, deep=deep, threads=threads)
+def _plan(location: Location, *, teacher: str | None, deep: bool, dry_run: bool) -> Repair:
+    report = verify(location, teacher=teacher, deep=deep)
     inventory = take_inventory(location)
     by_kind: dict[Kind, list[Problem]] = {kind: [] for kind in Kind}
     for problem in report.general:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from typing import TypeVar
 
 import numpy as np
@@ -27,12 +28,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def verify(location: Location, *, teacher: str | None = None, deep: bool = False, threads: int = THREADS) -> Report:
+def verify(location: Location, *, teacher: str | None = None, deep: bool = False) -> Report:
     """Check a store.
 
     Args:
         deep: read every object and check its bytes and values, not just that it is there.
-        threads: objects read at once.
 
     Raises:
         StoreError: there is no store, or no such teacher.
@@ -42,7 +42,7 @@ def verify(location: Location, *, teacher: str | None = None, deep: bool = False
     inventory = take_inventory(location)
     if teacher is not None:
         inventory.check_name(teacher)
-    check = _Check(inventory, threads)
+    check = _Check(inventory)
     check.root()
     for name in [teacher] if teacher is not None else inventory.teachers:
         check.teacher(name, deep=deep)
@@ -60,12 +60,11 @@ def verify(location: Location, *, teacher: str | None = None, deep: bool = False
 class _Check:
     """A check in progress."""
 
-    def __init__(self, inventory: Inventory, threads: int) -> None:
+    def __init__(self, inventory: Inventory) -> None:
         self._inventory, self._location, self._info = inventory, inventory.location, inventory.info
-        self._threads = threads
         self.units: list[UnitCheck] = []
         self.general: list[Problem] = []
-        self._digests: dict[tuple[int, int], str | None] = {}
+        self._digest = cache(self._read_digest)
         self._pairs = self._open_pairs()
 
     def _open_pairs(self) -> PairTable | None:
@@ -98,16 +97,11 @@ class _Check:
             Problem(kind=kind, key=key, message=message, next=step, teacher=teacher, range=range_id, rows=rows)
         )
 
-    def _digest(self, start: int, stop: int) -> str | None:
+    def _read_digest(self, start: int, stop: int) -> str | None:
         if self._pairs is None:
             return None
-        if (start, stop) not in self._digests:
-            self._digests[start, stop] = self._read_digest(self._pairs, start, stop)
-        return self._digests[start, stop]
-
-    def _read_digest(self, pairs: PairTable, start: int, stop: int) -> str | None:
         try:
-            table = pairs.read(start, stop, ["row", "key", "caption", "image_sha256"])
+            table = self._pairs.read(start, stop, ["row", "key", "caption", "image_sha256"])
         except LocationError:
             raise
         except (pa.ArrowException, OSError, CorruptChunkError) as error:
@@ -147,11 +141,12 @@ class _Check:
             self._arrays_damage(name, metadata_keys(name)[0], problem)
         with progress(len(ranges), label=f"receipts of {name}", noun="receipts") as advance:
             keys = [receipt_key(name, k) for k in ranges]
-            receipts = list(_on_threads(lambda key: self._read(key, Receipt), keys, self._threads, advance))
+            receipts = list(_on_threads(lambda key: self._read(key, Receipt), keys, advance))
         committed = dict(zip(ranges, receipts, strict=True))
         units = [self._unit(spec, k, committed.get(k)) for k in range(self._info.ranges)]
         if deep and not problem:
-            self._read_units(name, [unit for unit in units if unit.state in ("verified", "outgrown")])
+            whole = [unit for unit in units if unit.state in ("verified", "outgrown")]
+            self._read_units(name, [(unit, unit.receipt) for unit in whole if unit.receipt])
         self.units += units
 
     def _read(self, key: str, model: type[R]) -> R | str | None:
@@ -234,18 +229,12 @@ class _Check:
                 )
             )
 
-    def _read_units(self, name: str, units: list[UnitCheck]) -> None:
-        metadata = {
-            array: self._location.read(key) for array, key in zip(ARRAY_NAMES, metadata_keys(name)[1:], strict=True)
-        }
-
-        def read(unit: UnitCheck) -> list[Found]:
-            if unit.receipt is None:  # never: only units with a receipt are read
-                return []
-            return check_bytes(self._location, unit.receipt, metadata=metadata)
-
+    def _read_units(self, name: str, units: list[tuple[UnitCheck, Receipt]]) -> None:
+        metadata = dict(zip(ARRAY_NAMES, map(self._location.read, metadata_keys(name)[1:]), strict=True))
+        read = partial(check_bytes, self._location, metadata=metadata)
         with progress(len(units), label=f"features of {name}", noun="units") as advance:
-            for unit, found in zip(units, _on_threads(read, units, self._threads, advance), strict=True):
+            results = _on_threads(read, [receipt for _, receipt in units], advance)
+            for (unit, _), found in zip(units, results, strict=True):
                 self._add(unit, found)
 
     def belongings(self, teacher: str | None) -> None:
@@ -273,10 +262,10 @@ def _repair(location: Location) -> str:
 
 
 def _on_threads(
-    function: Callable[[Item], Result], items: list[Item], threads: int, advance: Callable[[int], None]
+    function: Callable[[Item], Result], items: list[Item], advance: Callable[[int], None]
 ) -> Iterator[Result]:
     """Yield a function's results in the order of its arguments; an error ends it without the rest being run."""
-    pool = ThreadPoolExecutor(threads)
+    pool = ThreadPoolExecutor(THREADS)
     try:
         for result in pool.map(function, items):
             advance(1)

@@ -23,18 +23,13 @@ from store.io.lock import unlock as remove_lock
 
 from .options import DeepOption, JsonOption, StoreArgument, TeacherOption, print_json
 
+app = typer.Typer()
+
 SHOWN = 50
 """Problems that are printed as text; JSON has all."""
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands to a program."""
-    app.command(epilog="Example: python -m store verify runs/demo/store --deep")(verify)
-    app.command(epilog="Example: python -m store repair runs/demo/store --deep --dry-run")(repair)
-    app.command("rm-teacher", epilog="Example: python -m store rm-teacher runs/demo/store tiny_ct --yes")(rm_teacher)
-    app.command(epilog="Example: python -m store unlock s3://bucket/store")(unlock)
-
-
+@app.command(epilog="Example: python -m store verify runs/demo/store --deep")
 def verify(
     store: StoreArgument, *, teacher: TeacherOption = None, deep: DeepOption = False, as_json: JsonOption = False
 ) -> int:
@@ -47,6 +42,7 @@ def verify(
     return ExitCode.COMPLETE if report.valid else ExitCode.BAD_INPUT
 
 
+@app.command(epilog="Example: python -m store repair runs/demo/store --deep --dry-run")
 def repair(
     store: StoreArgument,
     *,
@@ -64,6 +60,7 @@ def repair(
     return ExitCode.BAD_INPUT if done.left else ExitCode.COMPLETE
 
 
+@app.command("rm-teacher", epilog="Example: python -m store rm-teacher runs/demo/store tiny_ct --yes")
 def rm_teacher(
     store: StoreArgument,
     teacher: Annotated[str, typer.Argument(help="Its id.")],
@@ -87,6 +84,7 @@ def rm_teacher(
     return ExitCode.COMPLETE
 
 
+@app.command(epilog="Example: python -m store unlock s3://bucket/store")
 def unlock(store: StoreArgument) -> None:
     """Remove the lock that a killed writer left on object storage; make sure first that it no longer runs."""
     location = locate(store)

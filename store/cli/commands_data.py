@@ -19,12 +19,13 @@ from store.check.quarantine import QuarantinedRow, count_reasons, quarantined
 from store.console import ExitCode, progress
 from store.export.formats import ExportFormat
 from store.export.formats import export as write_export
-from store.export.rows import Skipped
 from store.inspect.diff import Difference, PairsDifference, RangeDifference, TeacherDifference
 from store.inspect.diff import diff as compare
 from store.read.reader import FeatureStore
 
 from .options import JsonOption, StoreArgument, TeacherOption, print_json
+
+app = typer.Typer()
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +33,7 @@ SHOWN = 20
 """Rows that are printed as text; JSON and CSV have all."""
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands to a program."""
-    app.command(epilog="Example: python -m store quarantine runs/demo/store --csv bad.csv")(quarantine)
-    app.command(epilog="Example: python -m store diff runs/demo/store s3://bucket/store")(diff)
-    app.command(epilog="Example: python -m store export runs/demo/store --out features --format parquet")(export)
-
-
+@app.command(epilog="Example: python -m store quarantine runs/demo/store --csv bad.csv")
 def quarantine(
     store: StoreArgument,
     *,
@@ -71,6 +66,7 @@ def quarantine(
         sys.stdout.write(f"... and {len(rows) - SHOWN:,} more; --json or --csv FILE has all\n")
 
 
+@app.command(epilog="Example: python -m store diff runs/demo/store s3://bucket/store")
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help="A store's folder or URL.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Another store's folder or URL.")],
@@ -89,6 +85,7 @@ def diff(
     return ExitCode.COMPLETE if found.equal else ExitCode.BAD_INPUT
 
 
+@app.command(epilog="Example: python -m store export runs/demo/store --out features --format parquet")
 def export(
     store: StoreArgument,
     *,
@@ -112,19 +109,16 @@ def export(
         done = write_export(
             opened, out=out, file_format=file_format, teachers=teacher, rows=(first, last), advance=advance
         )
-    _warn_of_skipped(done.skipped)
+    for row in done.skipped[:SHOWN]:
+        log.warning("row %d, %s: left out: %s", row.row, row.key, row.reason)
+    if done.skipped:
+        message = "%d rows were left out because their images cannot be read; export.json names all"
+        log.warning(message, len(done.skipped))
     if as_json:
         print_json(asdict(done))
     else:
         names = ", ".join(done.teachers) or "no teacher"
         sys.stdout.write(f"{out}: {done.written:,} rows with {names} in {len(done.files)} files ({file_format})\n")
-
-
-def _warn_of_skipped(skipped: list[Skipped]) -> None:
-    for row in skipped[:SHOWN]:
-        log.warning("row %d, %s: left out: %s", row.row, row.key, row.reason)
-    if skipped:
-        log.warning("%d rows were left out because their images cannot be read; export.json names all", len(skipped))
 
 
 def _print_difference(found: Difference) -> None:

@@ -23,6 +23,8 @@ from store.read.reader import FeatureStore
 
 from .options import JsonOption, StoreArgument, TeacherOption, print_json, wide_console
 
+app = typer.Typer()
+
 SAMPLE = 16_384
 """Rows whose features are read by default; 0.3 GB for nine teachers."""
 
@@ -31,13 +33,7 @@ SampleOption = Annotated[int, typer.Option("--sample", min=2, help="Read the fea
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the sample.")]
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands to a program."""
-    app.command(epilog="Example: python -m store stats runs/demo/store --teacher tiny_ct")(stats)
-    app.command(epilog="Example: python -m store neighbors runs/demo/store 17 --teacher tiny_ct --side text")(neighbors)
-    app.command(epilog="Example: python -m store agreement runs/demo/store --csv agreement.csv")(agreement)
-
-
+@app.command(epilog="Example: python -m store stats runs/demo/store --teacher tiny_ct")
 def stats(
     store: StoreArgument,
     *,
@@ -60,6 +56,7 @@ def stats(
             sys.stdout.write(f"{entry.teacher}: truncated captions: {_share(entry)}\n")
 
 
+@app.command(epilog="Example: python -m store neighbors runs/demo/store 17 --teacher tiny_ct --side text")
 def neighbors(
     store: StoreArgument,
     row: Annotated[int, typer.Argument(metavar="N", min=0, help="A row number.")],
@@ -87,6 +84,7 @@ def neighbors(
     wide_console().print(table)
 
 
+@app.command(epilog="Example: python -m store agreement runs/demo/store --csv agreement.csv")
 def agreement(
     store: StoreArgument,
     *,
@@ -104,8 +102,14 @@ def agreement(
         _write_csv(found, csv_file)
     if as_json:
         print_json(asdict(found))
-    else:
-        _print_agreement(found)
+        return
+    sys.stdout.write(
+        f"linear CKA of {found.side} features, {found.sample:,} of {found.of_rows:,} rows, seed {found.seed}\n"
+    )
+    table = Table("", *found.teachers)
+    for teacher, values in zip(found.teachers, found.cka, strict=True):
+        table.add_row(teacher, *("-" if value is None else f"{value:.3f}" for value in values))
+    wide_console().print(table)
 
 
 def _print_similarity(found: list[TeacherStatistics]) -> None:
@@ -137,16 +141,6 @@ def _print_sides(found: list[TeacherStatistics]) -> None:
                 f"{numbers.effective_rank:.1f}",
                 _number(numbers.mean_cosine),
             )
-    wide_console().print(table)
-
-
-def _print_agreement(found: Agreement) -> None:
-    sys.stdout.write(
-        f"linear CKA of {found.side} features, {found.sample:,} of {found.of_rows:,} rows, seed {found.seed}\n"
-    )
-    table = Table("", *found.teachers)
-    for teacher, values in zip(found.teachers, found.cka, strict=True):
-        table.add_row(teacher, *("-" if value is None else f"{value:.3f}" for value in values))
     wide_console().print(table)
 
 

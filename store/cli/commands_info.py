@@ -14,31 +14,46 @@ from rich.table import Table
 from rich.text import Text
 
 from store.errors import StoreError
-from store.inspect.summary import Hole, StoreSummary, describe_row, summarize, summarize_teachers
+from store.inspect.summary import Hole, describe_row, summarize, summarize_teachers
 from store.read.reader import FeatureStore
 
 from .options import JsonOption, StoreArgument, print_json, wide_console
+
+app = typer.Typer()
 
 SHOWN = 20
 """Holes of a teacher that are printed as text; JSON has all."""
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands to a program."""
-    app.command(epilog="Example: python -m store info runs/demo/store")(info)
-    app.command("ls", epilog="Example: python -m store ls runs/demo/store")(list_)
-    app.command(epilog="Example: python -m store row runs/demo/store 17")(row)
-
-
+@app.command(epilog="Example: python -m store info runs/demo/store")
 def info(store: StoreArgument, *, as_json: JsonOption = False) -> None:
     """Show rows, ranges, teachers with width, dtype and spec, rows ok, bad and missing, and bytes on disk."""
     summary = summarize(FeatureStore(store))
     if as_json:
         print_json(summary.as_json())
-    else:
-        _print_summary(summary)
+        return
+    console = Console()
+    console.print(Text(f"store          {summary.path} (format version {summary.version})"))
+    console.print(f"rows           {summary.rows:,} in {summary.ranges:,} ranges of {summary.range_rows:,}")
+    console.print(f"feature pairs  {summary.feature_pairs:,}")
+    console.print(f"on disk        {summary.bytes_on_disk / 1e6:,.1f} MB")
+    console.print(Text(f"corpus         {summary.corpus_root}"))
+    console.print(f"complete       {'yes' if summary.complete else 'no'}")
+    table = Table("teacher", "width", "dtype", "spec", "ranges", "ok", "bad", "not applicable", "missing")
+    for name, teacher in summary.teachers.items():
+        counts = (teacher.rows_ok, teacher.rows_bad, teacher.rows_not_applicable, teacher.rows_missing)
+        table.add_row(
+            name,
+            str(teacher.width),
+            teacher.dtype,
+            teacher.spec_hash[:8],
+            f"{teacher.ranges_done}/{summary.ranges}",
+            *(f"{count:,}" for count in counts),
+        )
+    console.print(table)
 
 
+@app.command("ls", epilog="Example: python -m store ls runs/demo/store")
 def list_(store: StoreArgument, *, as_json: JsonOption = False) -> None:
     """Show the teachers: spec, width, dtype, ranges done, and the rows that are not committed."""
     opened = FeatureStore(store)
@@ -57,6 +72,7 @@ def list_(store: StoreArgument, *, as_json: JsonOption = False) -> None:
         _print_holes(name, teacher.holes)
 
 
+@app.command(epilog="Example: python -m store row runs/demo/store 17")
 def row(
     store: StoreArgument,
     row: Annotated[str, typer.Argument(help="A row number, or a key.")],
@@ -84,28 +100,6 @@ def row(
     for name, entry in described["teachers"].items():
         numbers = (f"{entry[field]:.4f}" for field in ("image_norm", "text_norm", "similarity"))
         table.add_row(name, entry["status"], *numbers, Text(entry["reason"] or ""))
-    console.print(table)
-
-
-def _print_summary(summary: StoreSummary) -> None:
-    console = Console()
-    console.print(Text(f"store          {summary.path} (format version {summary.version})"))
-    console.print(f"rows           {summary.rows:,} in {summary.ranges:,} ranges of {summary.range_rows:,}")
-    console.print(f"feature pairs  {summary.feature_pairs:,}")
-    console.print(f"on disk        {summary.bytes_on_disk / 1e6:,.1f} MB")
-    console.print(Text(f"corpus         {summary.corpus_root}"))
-    console.print(f"complete       {'yes' if summary.complete else 'no'}")
-    table = Table("teacher", "width", "dtype", "spec", "ranges", "ok", "bad", "not applicable", "missing")
-    for name, teacher in summary.teachers.items():
-        counts = (teacher.rows_ok, teacher.rows_bad, teacher.rows_not_applicable, teacher.rows_missing)
-        table.add_row(
-            name,
-            str(teacher.width),
-            teacher.dtype,
-            teacher.spec_hash[:8],
-            f"{teacher.ranges_done}/{summary.ranges}",
-            *(f"{count:,}" for count in counts),
-        )
     console.print(table)
 
 

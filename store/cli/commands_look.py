@@ -11,18 +11,20 @@ from typing import Annotated
 import typer
 from pydantic import RootModel
 from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from store.config.pipeline_file import read_pipeline
-from store.inspect.coverage import Kept, coverage, kept, tally
-from store.inspect.provenance import Provenance, architecture_in_short, in_short
+from store.inspect.coverage import coverage, kept, tally
+from store.inspect.provenance import architecture_in_short, in_short
 from store.inspect.provenance import provenance as find_provenance
 from store.pipeline import Pipeline
 from store.read.reader import FeatureStore
 from store.read.selection import Selection
 
 from .options import PIPELINES_FILE, ConfigOption, JsonOption, StoreArgument, print_json, wide_console
+
+app = typer.Typer()
 
 SHOWN = 20
 """Runs that are printed as text; JSON has all."""
@@ -39,13 +41,7 @@ class _PolicyFile(RootModel[Selection]):
     """The value of ``select`` in a file of its own."""
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands to a program."""
-    app.command("coverage", epilog="Example: python -m store coverage runs/demo/store --pipeline demo")(coverage_)
-    app.command(epilog="Example: python -m store select runs/demo/store --pipeline demo")(select)
-    app.command(epilog="Example: python -m store provenance runs/demo/store")(provenance)
-
-
+@app.command("coverage", epilog="Example: python -m store coverage runs/demo/store --pipeline demo")
 def coverage_(
     store: StoreArgument,
     *,
@@ -72,6 +68,7 @@ def coverage_(
     wide_console().print(table)
 
 
+@app.command(epilog="Example: python -m store select runs/demo/store --pipeline demo")
 def select(
     store: StoreArgument,
     *,
@@ -84,29 +81,7 @@ def select(
     found = kept(tally(FeatureStore(store), _selection(pipeline, config, file)))
     if as_json:
         print_json(asdict(found))
-    else:
-        _print_kept(found)
-
-
-def provenance(store: StoreArgument, *, as_json: JsonOption = False) -> None:
-    """Show the origin of the features: every spec, and the versions, devices and runs of the receipts."""
-    found = find_provenance(FeatureStore(store))
-    if as_json:
-        teachers = {teacher: entry.as_json() for teacher, entry in found.teachers.items()}
-        print_json({"teachers": teachers, "runs": [asdict(run) for run in found.runs]})
-    else:
-        _print_provenance(found)
-
-
-def _selection(pipeline: str | None, config: Path, file: Path | None) -> Selection:
-    if pipeline and file:
-        raise typer.BadParameter("--pipeline and --select exclude each other: each names a policy")
-    if file:
-        return read_pipeline(file, "select", _PolicyFile).root
-    return read_pipeline(config, pipeline, Pipeline).select if pipeline else "all"
-
-
-def _print_kept(found: Kept) -> None:
+        return
     share = f" ({found.feature_pairs / found.of_feature_pairs:.1%})" if found.of_feature_pairs else ""
     sys.stdout.write(f"feature pairs  {found.feature_pairs:,} of {found.of_feature_pairs:,} that are ok{share}\n")
     modalities = list(next(iter(found.teachers.values()), {}))
@@ -121,19 +96,19 @@ def _print_kept(found: Kept) -> None:
     console.print(rows)
 
 
-def _print_provenance(found: Provenance) -> None:
-    headings = (
-        "teacher",
-        "spec",
-        "weights",
-        "architecture",
-        "preprocessing",
-        "tokenizer",
-        "dtype",
-        "source",
-        "licence",
+@app.command(epilog="Example: python -m store provenance runs/demo/store")
+def provenance(store: StoreArgument, *, as_json: JsonOption = False) -> None:
+    """Show the origin of the features: every spec, and the versions, devices and runs of the receipts."""
+    found = find_provenance(FeatureStore(store))
+    if as_json:
+        teachers = {teacher: entry.as_json() for teacher, entry in found.teachers.items()}
+        print_json({"teachers": teachers, "runs": [asdict(run) for run in found.runs]})
+        return
+    specs = Table(
+        "teacher", "spec", "weights", "architecture", "preprocessing", "tokenizer", "dtype", "source", "licence"
     )
-    specs = Table(*(Column(heading, overflow="fold") for heading in headings))
+    for column in specs.columns:
+        column.overflow = "fold"
     used: Counter[tuple[str, str]] = Counter()
     for teacher, entry in found.teachers.items():
         spec = entry.spec
@@ -160,3 +135,11 @@ def _print_provenance(found: Provenance) -> None:
         console.print(table)
     if len(found.runs) > SHOWN:
         sys.stdout.write(f"... and {len(found.runs) - SHOWN:,} earlier runs; --json has all\n")
+
+
+def _selection(pipeline: str | None, config: Path, file: Path | None) -> Selection:
+    if pipeline and file:
+        raise typer.BadParameter("--pipeline and --select exclude each other: each names a policy")
+    if file:
+        return read_pipeline(file, "select", _PolicyFile).root
+    return read_pipeline(config, pipeline, Pipeline).select if pipeline else "all"

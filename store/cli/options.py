@@ -24,7 +24,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TeacherOption = Annotated[str | None, typer.Option("--teacher", help="Only this teacher.")]
 DeepOption = Annotated[bool, typer.Option("--deep", help="Read and check every stored byte.")]
 
-
 WIDTH = 160
 """Width of tables where stdout is no terminal; 80 characters would cut the columns."""
 

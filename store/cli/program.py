@@ -9,4 +9,4 @@ from . import commands_check, commands_data, commands_features, commands_info, c
 app = typer.Typer(help="Inspect, check, repair and export a feature store.", no_args_is_help=True, add_completion=False)
 
 for commands in (commands_info, commands_check, commands_data, commands_look, commands_features):
-    commands.add_commands(app)
+    app.add_typer(commands.app)

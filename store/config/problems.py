@@ -46,11 +46,7 @@ def show(value: object) -> str:
 
 
 def _explain(kind: Any, errors: Iterable[_Located], *, at: KeyPath, tag: Any = None) -> Iterator[_Problem]:
-    """Word pydantic's errors about the value at a key path, which should be of this kind.
-
-    Args:
-        tag: the key that tells a union's members apart, if it is known.
-    """
+    """Word pydantic's errors about a value, which should be of this kind; a tag tells a union's members apart."""
     kind, tag, members = _unwrap(kind, tag)
     below: dict[int | str, list[_Located]] = {}
     for rest, error in errors:

@@ -110,10 +110,6 @@ def _mapping(loader: Any, node: yaml.Node) -> dict[str, Any]:
     return {key.value: loader.construct_object(value, deep=True) for key, value in node.value}
 
 
-def _sequence(loader: Any, node: yaml.Node) -> Any:
-    return loader.construct_sequence(node, deep=True)
-
-
 class _CoreLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {  # type: ignore[misc]  # the stub has it on the instance
         None: [
@@ -131,7 +127,7 @@ class _CoreLoader(yaml.SafeLoader):
         _TAG + "int": _scalar(lambda text: int(text, 0 if text[:2] in {"0o", "0x"} else 10)),
         _TAG + "float": _scalar(lambda text: float(re.sub(r"\.(?=[a-z])", "", text.lower()))),
         _TAG + "str": _scalar(str),
-        _TAG + "seq": _sequence,
+        _TAG + "seq": lambda loader, node: loader.construct_sequence(node, deep=True),
         _TAG + "map": _mapping,
         None: yaml.SafeLoader.construct_undefined,
     }

@@ -1,9 +1,10 @@
-"""Maps a record of a corpus to the columns of the pair table, by dotted paths."""
+"""A pair as a corpus has it, and how its record is mapped to the columns of the pair table, by dotted paths."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import Field
@@ -17,6 +18,31 @@ Record = Mapping[str, Any]
 
 NAMES_SHOWN = 12
 """Number of a record's names that an error lists."""
+
+
+@dataclass(kw_only=True, slots=True)
+class SourcePair:
+    """One image of a corpus and its record, before fields are mapped.
+
+    Attributes:
+        record: what the corpus says of it: a tar's ``txt`` and ``json``, or the columns of a table.
+        uri: path or URL of the file that holds the image; None where it has none.
+        member: where in that file: ``offset`` and ``nbytes`` in a tar, ``column`` and ``row`` in a Parquet file; None
+            where the file is the image.
+    """
+
+    key: str
+    record: dict[str, Any]
+    image: bytes | None = None
+    uri: str | None = None
+    member: dict[str, Any] | None = None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """A tar's ``.json``, a table's columns."""
+        found = self.record.get("json", self.record)
+        return found if isinstance(found, Mapping) else {}
 
 
 class Fields(Section):
@@ -120,11 +146,7 @@ class FieldReader:
         return {path[0] for path in paths} | {".".join(path) for path in paths}
 
     def require(self, columns: Sequence[str]) -> None:
-        """Refuse paths that begin with none of a table's columns, before any row is read.
-
-        Raises:
-            CorpusError: names the file, the field, the columns and the nearest one.
-        """
+        """Refuse, with a CorpusError, paths that begin with none of a table's columns, before any row is read."""
         for path, name in self._missing.items():
             if not self._is_in(_split(path), columns):
                 raise self._unknown(name, path, columns)
@@ -168,11 +190,7 @@ class FieldReader:
             }
 
     def finish(self) -> None:
-        """Refuse a mapping to a path that no record of the file had.
-
-        Raises:
-            CorpusError: names the file, the field, what the records have, and the nearest name.
-        """
+        """Refuse, with a CorpusError, a mapping to a path that no record of the file had."""
         if self._first is not None and self._missing:
             path, name = next(iter(self._missing.items()))
             raise self._unknown(name, path, list(_names(self._first)))

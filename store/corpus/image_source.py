@@ -100,11 +100,9 @@ class ImageSource:
         return data
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle the root alone."""
         return {"root": self._root.uri}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Open the source again in the other process."""
         self.__init__(state["root"])  # type: ignore[misc]
 
 

@@ -14,6 +14,8 @@ from store.config.pipeline_file import ConfigPath, Section
 from .curation import Keep
 from .fields import Fields
 
+Format = Literal["tar", "parquet", "jsonl", "csv"]
+
 
 class Phantom(Section):
     """Settings of a phantom corpus (``python -m extract phantom``)."""
@@ -30,7 +32,7 @@ class Corpus(Section):
     """Image-text pairs."""
 
     files: list[ConfigPath] = Field(min_length=1)
-    format: Literal["tar", "parquet", "jsonl", "csv"] | None = None
+    format: Format | None = None
     qualify_keys: bool = False
     fields: Fields = Fields()
     modality_map: dict[str, str] | None = None

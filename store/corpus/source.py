@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 from store.errors import CorpusError
 
 from .corpus_files import CorpusFile
-from .fields import TABLE_DEFAULTS, TAR_DEFAULTS, FieldReader
-from .section import Corpus
-from .source_pair import SourcePair
+from .fields import TABLE_DEFAULTS, TAR_DEFAULTS, FieldReader, SourcePair
+from .section import Corpus, Format
 from .tables import read_table
 from .webdataset import read_tar
-
-Format = Literal["tar", "parquet", "jsonl", "csv"]
 
 SUFFIXES: dict[str, Format] = {
     ".tar": "tar",
@@ -62,17 +58,13 @@ class Source:
             CorpusError: the file cannot be read, or no record has a field that is mapped.
         """
         if self._format == "tar":
-            found = self._tar_pairs()
+            found = read_tar(self._file)
         else:
             found = read_table(self._file, self._format, self.fields, all_columns=all_columns)
         for pair in found:
+            mapped = self.fields.text(pair.record, "key") if self._format == "tar" else None
+            if mapped is not None:
+                pair.key = mapped
             self.fields.note(pair.record)
             yield pair
         self.fields.finish()
-
-    def _tar_pairs(self) -> Iterator[SourcePair]:
-        for pair in read_tar(self._file):
-            mapped = self.fields.text(pair.record, "key")
-            if mapped is not None:
-                pair.key = mapped
-            yield pair

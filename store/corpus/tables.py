@@ -17,8 +17,7 @@ from store.io.location import locate
 from store.io.object_file import open_object, open_parquet
 
 from .corpus_files import CorpusFile, resolve_uri
-from .fields import FieldReader
-from .source_pair import SourcePair
+from .fields import FieldReader, SourcePair
 
 FETCH_THREADS = 8
 """Images fetched at once: they are small, and a server's answer takes longer than the transfer."""
@@ -47,7 +46,13 @@ def read_table(
     """
 
     def choose(columns: list[str]) -> list[str]:
-        _require(file, fields, columns)
+        fields.require(columns)
+        for name in ("image", "caption"):
+            if not fields.has_candidate(name, columns):
+                raise CorpusError(
+                    f"{file.uri}: no column of {name}s was found; there are {', '.join(columns) or 'no columns'}",
+                    hint=f"name it in the corpus of pipelines.yaml, as in fields: {{{name}: COLUMN}}",
+                )
         return columns if all_columns else [name for name in columns if name in fields.names()]
 
     yield from _pairs(file, fields, read_records(file, kind, choose=choose))
@@ -133,16 +138,6 @@ def _text(file: CorpusFile) -> io.TextIOWrapper:
         return io.TextIOWrapper(open_object(file.folder, file.name), encoding="utf-8-sig", newline="")
     except FileNotFoundError as error:
         raise CorpusError(f"{file.uri}: no such corpus file") from error
-
-
-def _require(file: CorpusFile, fields: FieldReader, columns: list[str]) -> None:
-    fields.require(columns)
-    for name in ("image", "caption"):
-        if not fields.has_candidate(name, columns):
-            raise CorpusError(
-                f"{file.uri}: no column of {name}s was found; there are {', '.join(columns) or 'no columns'}",
-                hint=f"name it in the corpus of pipelines.yaml, as in fields: {{{name}: COLUMN}}",
-            )
 
 
 def _pairs(file: CorpusFile, fields: FieldReader, records: Iterator[dict[str, Any]]) -> Iterator[SourcePair]:

@@ -11,10 +11,9 @@ from store.errors import CorpusError
 from store.io.object_file import open_object
 
 from .corpus_files import CorpusFile
-from .source_pair import SourcePair
+from .fields import SourcePair
 
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"})
-
 
 END_BYTES = 1024
 """Zeros that end every tar (two blocks of 512 bytes)."""

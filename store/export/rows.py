@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
-import pyarrow as pa
 
 from store.format.arrays import ArrayName
 from store.read.reader import FeatureStore
@@ -32,14 +31,7 @@ class Rows:
 
     def blocks(self) -> Iterator[tuple[int, int, int]]:
         """Yield number, first row and row after the last of each range, cut to the rows asked for."""
-        for range_id in range(self.store.info.ranges):
-            start, stop = self.store.info.bounds(range_id)
-            if max(start, self.start) < min(stop, self.stop):
-                yield range_id, max(start, self.start), min(stop, self.stop)
-
-    def pairs(self, start: int, stop: int) -> pa.Table:
-        """Return some rows of the pair table."""
-        return self.store.pairs.read(start, stop)
+        return self.store.info.blocks(self.start, self.stop)
 
     def values(self, teacher: str, name: ArrayName, start: int, stop: int) -> npt.NDArray[Any]:
         """Return one array of a teacher: image and text (rows, D), similarity and status (rows,)."""

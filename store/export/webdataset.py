@@ -41,7 +41,7 @@ def write_tars(rows: Rows, folder: Path, advance: Callable[[int], object]) -> li
     with ThreadPoolExecutor(8) as pool:
         for range_id, start, stop in rows.blocks():
             # The rest of a pair is small, so the window of images bounds the memory.
-            pairs = rows.pairs(start, stop).to_pylist()
+            pairs = rows.store.pairs.read(start, stop).to_pylist()
             values = {
                 teacher: {name: rows.values(teacher, name, start, stop) for name in ARRAY_NAMES}
                 for teacher in rows.teachers

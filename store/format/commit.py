@@ -20,6 +20,7 @@ from store.io.location import Location
 from .arrays import ZARR_FOLDER, ArrayName, create_arrays, encode_shard, shard_key
 from .pairs import pairs_digest
 from .records import (
+    RETRY_FOLDER,
     BadRow,
     Committed,
     Receipt,
@@ -30,7 +31,6 @@ from .records import (
     read_record,
     readable_record,
     receipt_key,
-    retry_key,
     spec_key,
     write_record,
 )
@@ -105,13 +105,6 @@ def register_teacher(location: Location, spec: Spec, *, info: StoreInfo, replace
     write_record(location, key, spec)
 
 
-def committed_receipt(
-    location: Location, teacher: str, range_id: int, *, spec_hash: str, digest: str
-) -> Receipt | None:
-    """Return a unit's receipt if it is valid for this spec and these pairs, else None."""
-    return valid_receipt(location, receipt_key(teacher, range_id), Receipt, spec_hash=spec_hash, digest=digest)
-
-
 def valid_receipt(
     location: Location, key: str, model: type[Committed], *, spec_hash: str, digest: str
 ) -> Committed | None:
@@ -144,8 +137,8 @@ def commit_unit(
     receipt_at = receipt_key(spec.teacher, range_id)
     # Asked before the receipt is read: one that appears later is another worker's commit of this unit, and must stay.
     outdated = location.exists(receipt_at)
-    existing = committed_receipt(location, spec.teacher, range_id, spec_hash=spec.hash, digest=digest)
-    mark = retry_key(spec.teacher, range_id)
+    existing = valid_receipt(location, receipt_at, Receipt, spec_hash=spec.hash, digest=digest)
+    mark = receipt_key(spec.teacher, range_id, folder=RETRY_FOLDER)
     again = location.exists(mark)
     if existing and not again:
         return existing
@@ -155,6 +148,7 @@ def commit_unit(
         for name, values in _arrays(features).items()
     }
     start, stop = info.bounds(range_id)
+    truncated = None if features.truncated is None else features.truncated & (features.status == Status.OK)
 
     def describe(stored: dict[str, StoredObject]) -> Receipt:
         return Receipt(
@@ -174,7 +168,7 @@ def commit_unit(
             run_id=circumstances.run_id,
             attempt=circumstances.attempt,
             finished=timestamp(),
-            truncated_captions=_count_truncated(features),
+            truncated_captions=None if truncated is None else int(truncated.sum()),
         )
 
     receipt = commit_objects(location, receipt_at, objects, describe, outdated=outdated)
@@ -228,12 +222,6 @@ def _without_non_finite(features: UnitFeatures) -> UnitFeatures:
     )
 
 
-def _count_truncated(features: UnitFeatures) -> int | None:
-    if features.truncated is None:
-        return None
-    return int((features.truncated & (features.status == Status.OK)).sum())
-
-
 def _arrays(features: UnitFeatures) -> dict[ArrayName, npt.NDArray[np.generic]]:
     # Features are unit norm, so the product of the unrounded vectors is their cosine.
     similarity = np.einsum("nd,nd->n", features.image, features.text).astype(np.float32)
@@ -241,11 +229,7 @@ def _arrays(features: UnitFeatures) -> dict[ArrayName, npt.NDArray[np.generic]]:
 
 
 def _put_object(location: Location, key: str, data: bytes) -> StoredObject:
-    """Write an object, read it back and return what a receipt says of it.
-
-    Raises:
-        CorruptChunkError: what is read back is not what was written.
-    """
+    """Write an object, read it back and return what a receipt says of it."""
     digest = hashlib.sha256(data).hexdigest()
     location.write(key, data)
     reached("commit.object")

@@ -42,10 +42,7 @@ def hash_texts(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
 
 
 def write_key_index(
-    location: Location,
-    key_hashes_N: npt.NDArray[np.uint64],
-    *,
-    difference_hashes: pa.Array | None = None,
+    location: Location, key_hashes_N: npt.NDArray[np.uint64], *, difference_hashes: pa.Array | None = None
 ) -> None:
     """Write the key index of a whole pair table.
 

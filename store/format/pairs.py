@@ -63,11 +63,7 @@ def repeated_keys(count: int, examples: Sequence[str]) -> CorpusError:
 
 
 def check_keys(keys: Sequence[str]) -> None:
-    """Refuse keys that occur twice.
-
-    Raises:
-        CorpusError: names how many there are and the first few.
-    """
+    """Refuse, with a CorpusError, keys that occur twice."""
     counts = pc.value_counts(pa.array(keys, pa.string()))
     repeated = [entry["values"].as_py() for entry in counts if entry["counts"].as_py() > 1]
     if repeated:

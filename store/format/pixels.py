@@ -109,7 +109,6 @@ class SmallImage:
     """One row's image as it is kept.
 
     Attributes:
-        data: the encoded file; None where there is none.
         width, height: in pixels, of what is kept.
     """
 
@@ -155,11 +154,6 @@ def _shown(spec: PixelSpec) -> str:
     return f"short side {spec.short_side_px} px, {spec.format} ({options})"
 
 
-def committed_pixels(location: Location, range_id: int, *, spec: PixelSpec, digest: str) -> PixelReceipt | None:
-    """Return the receipt of a range's images if it is valid for this spec and these pairs, else None."""
-    return valid_receipt(location, pixel_receipt_key(range_id), PixelReceipt, spec_hash=spec.hash, digest=digest)
-
-
 def commit_pixels(
     location: Location,
     *,
@@ -179,8 +173,8 @@ def commit_pixels(
     Raises:
         CorruptChunkError: what is read back is not what was written.
     """
-    digest = pairs_digest(pairs)
-    existing = committed_pixels(location, range_id, spec=spec, digest=digest)
+    digest, receipt_at = pairs_digest(pairs), pixel_receipt_key(range_id)
+    existing = valid_receipt(location, receipt_at, PixelReceipt, spec_hash=spec.hash, digest=digest)
     if existing:
         return existing
     start, stop = info.bounds(range_id)
@@ -203,7 +197,7 @@ def commit_pixels(
         )
 
     objects = {pixels_key(range_id): encode_range(images, start=start, chunk_rows=info.chunk_rows)}
-    return commit_objects(location, pixel_receipt_key(range_id), objects, describe, outdated=True)
+    return commit_objects(location, receipt_at, objects, describe, outdated=True)
 
 
 def encode_range(images: Sequence[SmallImage], *, start: int, chunk_rows: int) -> bytes:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -72,6 +72,12 @@ class StoreInfo(Record):
         """Return the first row of a range and the row after its last."""
         start = range_id * self.range_rows
         return start, min(start + self.range_rows, self.rows)
+
+    def blocks(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Yield number, first row and row after the last of each range that holds some rows, cut to these rows."""
+        for range_id in range(start // self.range_rows, -(-min(stop, self.rows) // self.range_rows)):
+            first, end = self.bounds(range_id)
+            yield range_id, max(first, start), min(end, stop)
 
 
 class Spec(Record):
@@ -140,7 +146,6 @@ class RangeReceipt(Record):
     """The commit of what was made of one range.
 
     Attributes:
-        start, stop: the range's rows.
         objects: by key inside the store.
         status_counts: rows by status name.
         bad_rows: every row whose status is neither ok nor not applicable.
@@ -164,7 +169,6 @@ class Receipt(RangeReceipt):
     """``receipts/<teacher>/r000123.json``: the commit of one unit.
 
     Attributes:
-        attempt: 1 for a first try.
         truncated_captions: how many of the ok rows have a caption that the teacher read in part; None where that is not
             known, and then left out of the file.
     """
@@ -221,11 +225,6 @@ def read_record(location: Location, key: str, model: type[R]) -> R:
         raise StoreError(f"{location.show(key)}: not a valid {model.__name__} record: {error}") from error
 
 
-def readable_receipt(location: Location, key: str) -> Receipt | None:
-    """Return a unit's receipt; see `readable_record`."""
-    return readable_record(location, key, Receipt)
-
-
 def readable_record(location: Location, key: str, model: type[R]) -> R | None:
     """Return a receipt; None where there is none. One that cannot be read counts as none, with a warning.
 
@@ -264,10 +263,13 @@ _UNIT_KEY = re.compile(r"(?P<folder>[^/]+)/(?P<teacher>[^/]+)/r(?P<range>\d{6,})
 STORE_KEY = "store.json"
 """With this record a store begins to exist."""
 
+RETRY_FOLDER = "retry"
+"""Marks of units that are to be done again; see store/check/quarantine.py."""
 
-def receipt_key(teacher: str, range_id: int) -> str:
-    """Return the key of a unit's receipt."""
-    return f"receipts/{teacher}/r{range_id:06d}.json"
+
+def receipt_key(teacher: str, range_id: int, *, folder: str = "receipts") -> str:
+    """Return the key of a unit's receipt; in `RETRY_FOLDER`, of the mark that has the unit done again."""
+    return f"{folder}/{teacher}/r{range_id:06d}.json"
 
 
 def parse_receipt_key(key: str, *, folder: str = "receipts") -> tuple[str, int] | None:
@@ -275,13 +277,6 @@ def parse_receipt_key(key: str, *, folder: str = "receipts") -> tuple[str, int] 
     match = _UNIT_KEY.fullmatch(key)
     return (match["teacher"], int(match["range"])) if match and match["folder"] == folder else None
 
-
-def retry_key(teacher: str, range_id: int) -> str:
-    """Return the key of the mark that has a unit done again; see store/check/retry.py."""
-    return f"{RETRY_FOLDER}/{teacher}/r{range_id:06d}.json"
-
-
-RETRY_FOLDER = "retry"
 
 KNOWN_UNITS_KEY = "runs/committed.json"
 """Units that extraction found committed, kept for its next plan. Code that writes another pair table deletes it."""

@@ -20,7 +20,7 @@ from store.io.location import Location, locate
 from store.io.lock import exclusive
 
 from .create import differences_of, plan_for, signature_of
-from .curation_report import read_report, report_of, write_report
+from .curation_report import REPORT_KEY, read_report, report_of
 from .indexing import INDEX_FOLDER, Plan, index_files
 from .merge import Known, Merged, merge, write_rows
 
@@ -33,7 +33,7 @@ def append_corpus(
     *,
     workers: int | None = None,
     part_rows: int = PART_ROWS,
-    on_file: Callable[[int], object] | None = None,
+    on_file: Callable[[int], object] = lambda _: None,
 ) -> tuple[StoreInfo, list[str]]:
     """Add the pairs of corpus files that were not there when a store was made, as rows behind its last one.
 
@@ -71,7 +71,7 @@ def append_corpus(
         )
         added = report_of(merged, corpus, files=len(plan.files), modalities=dict(modalities))
         before = read_report(location)
-        write_report(location, before.plus(added) if before else added)
+        write_record(location, REPORT_KEY, before.plus(added) if before else added)
         files = {**info.corpus["files"], **signature_of(plan)["files"]}
         info = info.model_copy(
             update={"rows": rows, "corpus": {**info.corpus, "files": files}, "corpus_root": plan.root}
@@ -169,13 +169,7 @@ def _writer_at_end(location: Location, pairs: PairTable, info: StoreInfo, *, par
 
 def _joined(old: pa.Array | None, merged: Merged, *, old_rows: int) -> pa.Array | None:
     """Return the difference hashes of old and new rows, None where neither have any."""
-    new = differences_of(merged)
-    if old is None and new is None:
+    parts = [(old, old_rows), (differences_of(merged), int(merged.keep_N.sum()))]
+    if all(hashes is None for hashes, _ in parts):
         return None
-    new_rows = int(merged.keep_N.sum())
-    return pa.concat_arrays(
-        [
-            old if old is not None else pa.nulls(old_rows, pa.uint64()),
-            new if new is not None else pa.nulls(new_rows, pa.uint64()),
-        ]
-    )
+    return pa.concat_arrays([pa.nulls(rows, pa.uint64()) if hashes is None else hashes for hashes, rows in parts])

@@ -19,18 +19,13 @@ from store.format.records import KNOWN_UNITS_KEY, STORE_KEY, StoreInfo, read_sto
 from store.io.location import Location, locate
 from store.io.lock import exclusive
 
-from .curation_report import report_of, write_report
-from .in_memory import CorpusIndex, require_pairs
+from .curation_report import REPORT_KEY, report_of
 from .indexing import INDEX_FOLDER, Plan, index_files, settings_of
-from .merge import Merged, merge, write_rows
+from .merge import CorpusIndex, Merged, merge, require_pairs, write_rows
 
 
 def check_shape(*, range_rows: int, chunk_rows: int) -> None:
-    """Refuse a chunk size that does not divide the shard.
-
-    Raises:
-        ConfigError: Zarr shards hold whole chunks.
-    """
+    """Refuse, with a ConfigError, a chunk size that does not divide the shard: Zarr shards hold whole chunks."""
     if range_rows % chunk_rows:
         raise ConfigError(f"store.chunk_rows: {chunk_rows} does not divide range_rows, {range_rows}")
 
@@ -72,7 +67,7 @@ def index_corpus(
     range_rows: int,
     chunk_rows: int,
     workers: int | None = None,
-    on_shard: Callable[[int], object] | None = None,
+    on_shard: Callable[[int], object] = lambda _: None,
 ) -> tuple[StoreInfo, list[str] | None]:
     """Make a store of a corpus's pairs, unless the store already holds exactly them.
 
@@ -109,7 +104,7 @@ def index_corpus(
         rows = writer.close()
         write_key_index(location, merged.hashes.key[merged.keep_N], difference_hashes=differences_of(merged))
         report = report_of(merged, corpus, files=len(plan.files), modalities=dict(modalities))
-        write_report(location, report)
+        write_record(location, REPORT_KEY, report)
         info = _info(rows, root=plan.root, signature=signature, range_rows=range_rows, chunk_rows=chunk_rows)
         write_record(location, STORE_KEY, info)
         location.delete_below(INDEX_FOLDER)
@@ -122,11 +117,7 @@ def create_store(
     """Write the pair table and, last, store.json, with which the store begins to exist."""
     check_shape(range_rows=range_rows, chunk_rows=chunk_rows)
     info = _info(
-        index.table.num_rows,
-        root=str(index.root),
-        signature=signature,
-        range_rows=range_rows,
-        chunk_rows=chunk_rows,
+        index.table.num_rows, root=str(index.root), signature=signature, range_rows=range_rows, chunk_rows=chunk_rows
     )
     location.delete([KNOWN_UNITS_KEY])
     writer = PairWriter(location, range_rows=range_rows)
@@ -140,11 +131,7 @@ def create_store(
 def refuse_other(
     location: Location, existing: StoreInfo, signature: Mapping[str, Any], *, range_rows: int, chunk_rows: int
 ) -> None:
-    """Refuse to index something else into a store.
-
-    Raises:
-        StoreError: says whether files, settings or rules differ, and what to do.
-    """
+    """Refuse to index something else into a store: the StoreError says what differs, and what to do."""
     if (existing.corpus, existing.range_rows, existing.chunk_rows) == (signature, range_rows, chunk_rows):
         return
     same_shape = (existing.range_rows, existing.chunk_rows) == (range_rows, chunk_rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from store.corpus.section import Corpus
-from store.format.records import Record, read_record, write_record
+from store.format.records import Record, read_record
 from store.io.location import Location
 
 from .merge import Merged
@@ -54,12 +54,11 @@ class CurationReport(Record):
 def report_of(merged: Merged, corpus: Corpus, *, files: int, modalities: dict[str | None, int]) -> CurationReport:
     """Return the report of an index."""
     found = merged.report
-    dropped = {name: found.dropped.get(name, 0) for name in corpus.keep.names()}
     return CurationReport(
         rules=corpus.keep.model_dump(mode="json", exclude_defaults=True),
         files=files,
         pairs=found.pairs,
-        dropped=dropped,
+        dropped={name: found.dropped.get(name, 0) for name in corpus.keep.names()},
         rows=int(merged.keep_N.sum()),
         same_image=merged.same_image,
         same_pair=merged.same_pair,
@@ -68,11 +67,6 @@ def report_of(merged: Merged, corpus: Corpus, *, files: int, modalities: dict[st
         num_problems=found.num_problems,
         problems=found.problems[:PROBLEMS_KEPT],
     )
-
-
-def write_report(location: Location, report: CurationReport) -> None:
-    """Write it beside the pair table."""
-    write_record(location, REPORT_KEY, report)
 
 
 def read_report(location: Location) -> CurationReport | None:

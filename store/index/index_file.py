@@ -15,11 +15,10 @@ from pydantic import BaseModel
 from store.corpus.corpus_files import CorpusFile, relative_uri
 from store.corpus.curation import first_refusal, pair_rules
 from store.corpus.decode import decode_image, image_size
-from store.corpus.fields import FieldReader, as_text
+from store.corpus.fields import FieldReader, SourcePair, as_text
 from store.corpus.near_duplicates import difference_hash
 from store.corpus.section import Corpus
 from store.corpus.source import Source
-from store.corpus.source_pair import SourcePair
 from store.errors import PairDecodeError
 from store.format.key_index import hash_text
 from store.format.pairs import PAIR_SCHEMA
@@ -63,12 +62,8 @@ class FileReport(BaseModel):
 
     def add(self, other: FileReport) -> None:
         """Add another file's."""
-        self.pairs += other.pairs
-        self.usable += other.usable
-        self.dropped += other.dropped
-        self.unmapped += other.unmapped
-        self.num_problems += other.num_problems
-        self.problems += other.problems
+        for name in FileReport.model_fields:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def note(self, problem: str) -> None:
         """Count a problem and keep it, if it is one of the first."""

@@ -61,13 +61,8 @@ def settings_of(corpus: Corpus) -> dict[str, Any]:
     return {"qualify_keys": corpus.qualify_keys, **settings}
 
 
-def default_workers() -> int:
-    """Return the default number of processes that index a corpus: one per core that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def index_files(
-    location: Location, plan: Plan, *, workers: int | None = None, on_file: Callable[[int], object] | None = None
+    location: Location, plan: Plan, *, workers: int | None, on_file: Callable[[int], object]
 ) -> list[ReadPart]:
     """Make the candidates of every file that has none yet.
 
@@ -83,24 +78,23 @@ def index_files(
     """
     done = {key for key, _ in location.list(INDEX_FOLDER)}
     todo = [file for file in plan.files if plan.key(file) not in done]
-    report = on_file or (lambda _done: None)
     if len(todo) < len(plan.files):
-        report(len(plan.files) - len(todo))
-    if _worth_processes(location, plan, todo, workers := workers or default_workers()):
+        on_file(len(plan.files) - len(todo))
+    if _worth_processes(location, plan, todo, workers := workers or len(os.sched_getaffinity(0))):
         context = multiprocessing.get_context("spawn")  # obstore's threads do not survive a fork
         with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context, initializer=_begin_worker) as pool:
             futures = [pool.submit(_make, location, plan.key(f), f, plan.corpus, plan.root) for f in todo]
             try:
                 for future in as_completed(futures):
                     future.result()
-                    report(1)
+                    on_file(1)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     else:
         for file in todo:
             _make(location, plan.key(file), file, plan.corpus, plan.root)
-            report(1)
+            on_file(1)
     return [functools.partial(location.read, plan.key(file)) for file in plan.files]
 
 

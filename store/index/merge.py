@@ -1,10 +1,12 @@
-"""Turns the candidates of all corpus files into rows: finds duplicates, numbers rows, writes the pair table."""
+"""Turns the candidates of all corpus files into rows: finds duplicates, numbers rows, writes or returns the table."""
 
 from __future__ import annotations
 
+import functools
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from store.corpus.corpus_files import common_root, corpus_files
 from store.corpus.curation import Keep
 from store.corpus.near_duplicates import first_of_alike
+from store.corpus.section import Corpus
+from store.errors import CorpusError
 from store.format.pairs import PAIR_SCHEMA, PairWriter, repeated_keys
+from store.io.location import Location
 
-from .index_file import REPORT_KEY, FileReport
+from .index_file import REPORT_KEY, FileIndexer, FileReport
 
 KEYS_COMPARED = 100_000
 """Rows with a repeated hash whose keys are read, to tell repeated keys from keys that only hash alike."""
@@ -52,10 +58,7 @@ class Hashes:
         """Take them from candidates."""
         return cls(
             group=table["group"].to_numpy(),
-            **{
-                name: pc.fill_null(table[f"{name}_hash"], 0).to_numpy()
-                for name in ("key", "image", "pair", "difference")
-            },
+            **{name: pc.fill_null(table[f"{name}_hash"], 0).to_numpy() for name in _HASHED},
             **{f"has_{name}": table[f"{name}_hash"].is_valid().to_numpy() for name in ("image", "difference")},
         )
 
@@ -79,11 +82,7 @@ class Merged:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Known:
-    """Rows that a table has already, with which new rows are compared.
-
-    Attributes:
-        key, image, pair, difference: hashes that occur in it.
-    """
+    """Hashes of the rows that a table has already, with which new rows are compared."""
 
     key: npt.NDArray[np.uint64]
     image: npt.NDArray[np.uint64]
@@ -197,3 +196,56 @@ def write_rows(parts: Sequence[ReadPart], merged: Merged, writer: PairWriter) ->
             counts = pc.value_counts(kept["modality"])
             modalities.update({entry["values"].as_py(): entry["counts"].as_py() for entry in counts})
     return modalities
+
+
+@dataclass(kw_only=True, slots=True)
+class CorpusIndex:
+    """Pairs found in a corpus.
+
+    Attributes:
+        root: the folder or URL that the table's uris are relative to.
+        problems: one line per pair whose members are not as they should be; such a pair is kept.
+    """
+
+    table: pa.Table
+    root: str | os.PathLike[str] | Location
+    problems: list[str] = field(default_factory=list)
+
+
+def read_corpus(corpus: Corpus) -> CorpusIndex:
+    """Read a corpus into memory and return the table of its pairs, by the rules of its ``keep``.
+
+    For one that is small or read once, such as the pairs of a stage-1 training.
+
+    A pair without image or without caption is a row too, unless a rule refuses it: extraction gives it a bad status and
+    a reason, so that no pair is lost silently.
+
+    Raises:
+        CorpusError: a file cannot be read, a key occurs twice, or there is no pair at all.
+    """
+    files = corpus_files(corpus.files)
+    root = common_root(files)
+    parts = [FileIndexer(file, corpus, root=root).part() for file in files]
+    merged = merge([functools.partial(bytes, part) for part in parts], corpus.keep)
+    require_pairs(merged.report, rows=int(merged.keep_N.sum()), files=len(files))
+    columns = [name for name in PAIR_SCHEMA.names if name != "row"]
+    candidates = pa.concat_tables([pq.read_table(pa.BufferReader(part), columns=columns) for part in parts])
+    kept = candidates.filter(pa.array(merged.keep_N))
+    table = kept.add_column(0, PAIR_SCHEMA.field("row"), pa.array(np.arange(kept.num_rows))).cast(PAIR_SCHEMA)
+    return CorpusIndex(table=table, root=root, problems=merged.report.problems)
+
+
+def require_pairs(report: FileReport, *, rows: int, files: int) -> None:
+    """Refuse a corpus without any pair: the CorpusError says whether the corpus or the rules leave none."""
+    if not report.usable:
+        raise CorpusError(
+            f"the corpus holds no pair: {files} files were read, {report.pairs} keys found, and none has both an "
+            "image and a caption",
+            hint="in a tar a pair is KEY.jpg (or .png, ...) and KEY.txt, side by side; in a table, a row with both",
+        )
+    if not rows:
+        refused = ", ".join(f"{rule}: {count}" for rule, count in report.dropped.items())
+        raise CorpusError(
+            f"the rules of the corpus keep none of its {report.pairs} pairs ({refused})",
+            hint="python -m extract index --report prints what each rule refuses; relax keep: in pipelines.yaml",
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +13,13 @@ from store.corpus.corpus_files import corpus_files, relative_uri
 from store.corpus.section import Corpus
 from store.errors import StoreError
 from store.format.pairs import PairTable
-from store.format.records import StoreInfo, read_store_info
+from store.format.records import read_store_info
 from store.io.location import Location, locate
 
 from .create import plan_for
 from .curation_report import CurationReport, report_of
 from .indexing import INDEX_FOLDER, index_files
-from .merge import Merged, ReadPart, keys_at, merge
+from .merge import keys_at, merge
 
 KEYS_SHOWN = 10
 
@@ -44,7 +44,7 @@ def rule_change(
     corpus: Corpus,
     *,
     workers: int | None = None,
-    on_file: Callable[[int], object] | None = None,
+    on_file: Callable[[int], object] = lambda _: None,
 ) -> RuleChange:
     """Index the files of a store under other settings and compare keys; nothing of the store is changed.
 
@@ -66,24 +66,18 @@ def rule_change(
     plan = dataclasses.replace(found, files=[by_uri[uri] for uri in indexed])
     parts = index_files(location, plan, workers=workers, on_file=on_file)
     merged = merge(parts, corpus.keep)
-    change = _compare(location, info, parts, merged, corpus)
-    location.delete_below(INDEX_FOLDER)
-    return change
-
-
-def _compare(
-    location: Location, info: StoreInfo, parts: Sequence[ReadPart], merged: Merged, corpus: Corpus
-) -> RuleChange:
     pairs = PairTable(location, rows=info.rows)
     old_N = pairs.key_hashes()
     new_N = merged.hashes.key
     added_N = merged.keep_N & ~np.isin(new_N, old_N)
     dropped_N = ~np.isin(old_N, new_N[merged.keep_N])
     first = np.flatnonzero(dropped_N)[:KEYS_SHOWN]
-    return RuleChange(
+    change = RuleChange(
         report=report_of(merged, corpus, files=len(parts), modalities={}),
         added=int(added_N.sum()),
         dropped=int(dropped_N.sum()),
         first_added=keys_at(parts, merged, np.flatnonzero(added_N)[:KEYS_SHOWN]),
         first_dropped=[pairs.read(int(row), int(row) + 1, ["key"])["key"][0].as_py() for row in first],
     )
+    location.delete_below(INDEX_FOLDER)
+    return change

@@ -15,7 +15,7 @@ from store.format.arrays import Side
 from store.format.records import Status
 from store.read.reader import FeatureStore
 
-from .sampling import draw_rows
+from .feature_statistics import draw_rows
 
 CONSTANT = 1e-12
 """Features whose variance, summed over dimensions, is below this are all the same up to rounding."""
@@ -59,12 +59,7 @@ def linear_cka(x_ND: npt.NDArray[np.floating[Any]], y_NE: npt.NDArray[np.floatin
 
 
 def agreement(
-    store: FeatureStore,
-    *,
-    side: Side,
-    sample: int,
-    seed: int,
-    advance: Callable[[int], None] = lambda _: None,
+    store: FeatureStore, *, side: Side, sample: int, seed: int, advance: Callable[[int], None] = lambda _: None
 ) -> Agreement:
     """Compare every two teachers on a sample of rows.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
@@ -123,22 +123,17 @@ class Difference:
         return {"equal": self.equal, **asdict(self)}
 
 
-def diff(a: FeatureStore, b: FeatureStore, *, advance: Callable[[int], object] | None = None) -> Difference:
+def diff(a: FeatureStore, b: FeatureStore, *, advance: Callable[[int], object] = lambda _: None) -> Difference:
     """Compare two stores.
 
     Rows are compared by number. Where B has more, because rows were appended, those that both have are compared.
-    Bytes are not read where the receipts already say that they are the same.
-
-    Args:
-        a: one store; results are counted in its ranges.
-        b: the other.
+    Bytes are not read where the receipts already say that they are the same. Results are counted in A's ranges.
     """
     ours, theirs = set(a.teachers), set(b.teachers)
     teachers = {}
     for name in sorted(ours & theirs):
         teachers[name] = _teacher(a, b, name)
-        if advance:
-            advance(1)
+        advance(1)
     names = ("rows", "range_rows", "chunk_rows")
     return Difference(
         a=str(a.location),
@@ -151,20 +146,12 @@ def diff(a: FeatureStore, b: FeatureStore, *, advance: Callable[[int], object] |
     )
 
 
-def _blocks(a: FeatureStore, rows: int) -> Iterator[tuple[int, int, int]]:
-    """Yield A's ranges, cut to the rows that both have: number, first row, row after the last."""
-    for range_id in range(a.info.ranges):
-        start, stop = a.info.bounds(range_id)
-        if start < rows:
-            yield range_id, start, min(stop, rows)
-
-
 def _pairs(a: FeatureStore, b: FeatureStore) -> PairsDifference:
     found = PairsDifference(rows=(a.info.rows, b.info.rows))
     both = min(found.rows)
     names = [name for name in PAIR_SCHEMA.names if name not in _PLACES]
     keys: tuple[list[pa.ChunkedArray], list[pa.ChunkedArray]] = ([], [])
-    for range_id, start, stop in _blocks(a, both):
+    for range_id, start, stop in a.info.blocks(0, both):
         left, right = (store.pairs.read(start, stop, names) for store in (a, b))
         columns = {name: _unequal(left[name], right[name]) for name in names if not left[name].equals(right[name])}
         if not columns:
@@ -203,7 +190,7 @@ def _teacher(a: FeatureStore, b: FeatureStore, name: str) -> TeacherDifference:
     statuses = [store.status(name)[:both] for store in (a, b)]
     similarities = [store.similarity(name)[:both] for store in (a, b)]
     same_shape = (a.info.range_rows, a.info.chunk_rows) == (b.info.range_rows, b.info.chunk_rows)
-    for range_id, start, stop in _blocks(a, both):
+    for range_id, start, stop in a.info.blocks(0, both):
         rows = start + np.flatnonzero(shared_N[start:stop])
         if not len(rows):
             continue
@@ -211,6 +198,8 @@ def _teacher(a: FeatureStore, b: FeatureStore, name: str) -> TeacherDifference:
             found.ranges_equal += 1
             continue
         different = _range(
+            range_id,
+            (start, stop),
             [store_status[rows] for store_status in statuses],
             [store_similarity[rows] for store_similarity in similarities],
             {side: [store.read(rows, teacher=name, side=side) for store in (a, b)] for side in _SIDES},
@@ -218,12 +207,7 @@ def _teacher(a: FeatureStore, b: FeatureStore, name: str) -> TeacherDifference:
         if different is None:
             found.ranges_equal += 1
         else:
-            status, max_abs, min_cosine = different
-            found.different.append(
-                RangeDifference(
-                    range=range_id, rows=(start, stop), status=status, max_abs=max_abs, min_cosine=min_cosine
-                )
-            )
+            found.different.append(different)
     return found
 
 
@@ -234,11 +218,13 @@ def _same_objects(a: FeatureStore, b: FeatureStore, teacher: str, range_id: int)
 
 
 def _range(
+    range_id: int,
+    rows: tuple[int, int],
     status: list[npt.NDArray[np.uint8]],
     similarity: list[npt.NDArray[np.float32]],
     features: dict[Side, list[npt.NDArray[np.floating[Any]]]],
-) -> tuple[int, dict[str, float], dict[str, float | None]] | None:
-    """Compare the values of some rows of A and B; None if they are the same."""
+) -> RangeDifference | None:
+    """Compare the values of some rows of A and B in a range; None if they are the same."""
     same_width = all(left.shape == right.shape for left, right in features.values())
     pairs: list[list[npt.NDArray[Any]]] = [status, similarity, *features.values()]
     if same_width and all(np.array_equal(left, right) for left, right in pairs):
@@ -254,7 +240,8 @@ def _range(
         norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
         cosine = np.einsum("nd,nd->n", ours, theirs) / np.where(norms > 0, norms, 1)
         min_cosine[side] = float(cosine.min()) if ok.any() else None
-    return int(np.count_nonzero(status[0] != status[1])), max_abs, min_cosine
+    changed = int(np.count_nonzero(status[0] != status[1]))
+    return RangeDifference(range=range_id, rows=rows, status=changed, max_abs=max_abs, min_cosine=min_cosine)
 
 
 def _largest(differences: npt.NDArray[np.floating[Any]]) -> float:

@@ -15,8 +15,6 @@ from store.format.records import Status
 from store.read.categories import categorize
 from store.read.reader import FeatureStore
 
-from .sampling import draw_rows
-
 PERCENTS = (1, 5, 25, 50, 75, 95, 99)
 """Percentiles of the similarity that are given."""
 
@@ -115,6 +113,33 @@ def duplicates(features_ND: npt.NDArray[np.generic], inputs_N: npt.NDArray[np.in
     return repeated, len(together) - len(distinct)
 
 
+def draw_rows(eligible_N: npt.NDArray[np.bool_], *, chunk_rows: int, rows: int, seed: int) -> npt.NDArray[np.int64]:
+    """Draw about ``rows`` of some rows, in whole chunks.
+
+    A chunk is the unit of reading: rows drawn one by one would touch nearly every chunk of a large store.
+
+    Args:
+        eligible_N: (N,) whether a row may be drawn.
+        rows: how many are wanted; fewer are drawn where fewer may be, never more.
+
+    Returns:
+        Rows in ascending order: all that may be drawn if they are not more than wanted.
+    """
+    candidates = np.flatnonzero(eligible_N)
+    if len(candidates) <= rows:
+        return candidates
+    chunk_of = candidates // chunk_rows
+    # All chunks, so that teachers with different ok rows are mostly looked at in the same ones.
+    order = np.random.default_rng(seed).permutation(-(-len(eligible_N) // chunk_rows))
+    per_chunk = np.bincount(chunk_of, minlength=len(order))[order]
+    enough = int(np.searchsorted(np.cumsum(per_chunk), rows)) + 1
+    drawn = candidates[np.isin(chunk_of, order[:enough])]
+    # Only as many rows of the last chunk are kept as are still wanted.
+    last = drawn[drawn // chunk_rows == order[enough - 1]]
+    surplus = len(drawn) - rows
+    return np.setdiff1d(drawn, last[len(last) - surplus :]) if surplus else drawn
+
+
 def teacher_statistics(
     store: FeatureStore, teacher: str, *, sample: int, seed: int, advance: Callable[[int], None] = lambda _: None
 ) -> TeacherStatistics:
@@ -123,9 +148,6 @@ def teacher_statistics(
     Args:
         sample: rows of which features are read at most, drawn by `draw_rows`. They are held in memory, as float64.
         advance: told how many sides are done; there are two.
-
-    Raises:
-        StoreError: there is no such teacher.
     """
     ok_N = store.status(teacher) == Status.OK
     similarity_N = store.similarity(teacher)[ok_N]

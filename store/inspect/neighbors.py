@@ -51,8 +51,7 @@ def neighbors(
         )
     query_D = store.read(np.array([row]), teacher=teacher, side=side)[0].astype(np.float32)
     best_rows, best_cosines = np.zeros(0, np.int64), np.zeros(0, np.float32)
-    for range_id in range(store.info.ranges):
-        start, stop = store.info.bounds(range_id)
+    for _, start, stop in store.info.blocks(0, store.info.rows):
         rows = start + np.flatnonzero(ok_N[start:stop])
         rows = rows[rows != row]
         if len(rows):
@@ -63,9 +62,8 @@ def neighbors(
             order = np.lexsort((best_rows, -best_cosines))[:count]
             best_rows, best_cosines = best_rows[order], best_cosines[order]
         advance(stop - start)
-    return [_described(store, int(found), float(cosine)) for found, cosine in zip(best_rows, best_cosines, strict=True)]
-
-
-def _described(store: FeatureStore, row: int, cosine: float) -> Neighbor:
-    pair = store.pairs.read(row, row + 1, ["key", "modality", "caption"]).to_pylist()[0]
-    return Neighbor(row=row, cosine=cosine, **pair)
+    columns = ["key", "modality", "caption"]
+    return [
+        Neighbor(row=found, cosine=cosine, **store.pairs.read(found, found + 1, columns).to_pylist()[0])
+        for found, cosine in zip(best_rows.tolist(), best_cosines.tolist(), strict=True)
+    ]

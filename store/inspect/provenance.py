@@ -19,9 +19,7 @@ class TeacherProvenance:
     """One teacher.
 
     Attributes:
-        versions: units by package and version.
-        devices: units by device.
-        batch_sizes: units by batch size.
+        versions, devices, batch_sizes: how many units were made with each.
     """
 
     spec: Spec
@@ -32,14 +30,8 @@ class TeacherProvenance:
 
     def as_json(self) -> dict[str, Any]:
         """Return the same as plain JSON values, with the spec hash."""
-        return {
-            "spec_hash": self.spec.hash,
-            "spec": self.spec.model_dump(mode="json"),
-            "units": self.units,
-            "versions": self.versions,
-            "devices": self.devices,
-            "batch_sizes": self.batch_sizes,
-        }
+        rest = {name: getattr(self, name) for name in ("units", "versions", "devices", "batch_sizes")}
+        return {"spec_hash": self.spec.hash, "spec": self.spec.model_dump(mode="json"), **rest}
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
 
 class Folder(Location):
-    """A folder on a file system.
-
-    Args:
-        path: the folder; it need not be there yet.
-    """
+    """A folder on a file system, which need not be there yet."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -120,5 +116,4 @@ class Folder(Location):
             ) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the path alone."""
         return Folder, (self.path,)

@@ -86,15 +86,12 @@ class Location(ABC):
         return f"{self.uri}/{key}"
 
     def __str__(self) -> str:
-        """Return the uri."""
         return self.uri
 
     def __eq__(self, other: object) -> bool:
-        """Two locations are the same where their uris are."""
         return isinstance(other, Location) and other.uri == self.uri
 
     def __hash__(self) -> int:
-        """Go with equality."""
         return hash(self.uri)
 
 

@@ -42,11 +42,9 @@ def exclusive(location: Location) -> Iterator[None]:
 
 def unlock(location: Location) -> str | None:
     """Remove the lock that a killed writer left on object storage. Returns its holder, None if there is no lock."""
-    try:
-        found = _written(location)
-    except FileNotFoundError:
-        return None
-    location.delete([LOCK_KEY])
+    found = holder(location)
+    if found:
+        location.delete([LOCK_KEY])
     return found
 
 
@@ -124,6 +122,5 @@ def _try_condition(location: Location, mine: bytes) -> None:
     except FileExistsError:
         return
     log.warning(
-        "%s: this storage has no conditional writes, so nothing keeps a second writer out; do not start one",
-        location,
+        "%s: this storage has no conditional writes, so nothing keeps a second writer out; do not start one", location
     )

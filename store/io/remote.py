@@ -148,5 +148,4 @@ class Remote(Location):
             ) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the URL alone."""
         return Remote, (self.uri,)

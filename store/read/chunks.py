@@ -23,8 +23,7 @@ from store.io.fetching import THREADS
 from store.io.folder import Folder
 
 from .reader import FeatureStore
-from .recycled import RecycledArrays
-from .stored_side import StoredSide
+from .stored_side import RecycledArrays, StoredSide
 
 SIDES: tuple[Side, Side] = ("image", "text")
 
@@ -87,7 +86,9 @@ class ChunkReader:
         found: Found = {}
         gathers: list[Callable[[], None]] = []
         for name, side, ask in wanted:
-            self._require(ask.rows_B)
+            if len(ask.rows_B) and not 0 <= ask.rows_B.min() <= ask.rows_B.max() < self._store.info.rows:
+                bounds = f"rows {ask.rows_B.min()} to {ask.rows_B.max()}"
+                raise IndexError(f"{bounds} of a store that has {self._store.info.rows}")
             stored = self._side(name, side)
             out_BD = found[name, side] = self._arrays.empty((len(ask.rows_B), stored.width), stored.dtype)
             if stored.maps(ask.rows_B):
@@ -103,10 +104,6 @@ class ChunkReader:
                 gather()
         self._arrays.trim()
         return found
-
-    def _require(self, rows_B: Rows) -> None:
-        if len(rows_B) and not 0 <= rows_B.min() <= rows_B.max() < self._store.info.rows:
-            raise IndexError(f"rows {rows_B.min()} to {rows_B.max()} of a store that has {self._store.info.rows}")
 
     def _side(self, teacher: str, side: Side) -> StoredSide:
         if (teacher, side) not in self._sides:

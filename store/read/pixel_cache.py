@@ -26,7 +26,6 @@ HINT = "python -m extract pixels --pipeline NAME makes them"
 CHUNKS_KEPT = 8
 """Chunks of images held in memory (about 4 MB each at 256 rows): enough for rows that are read in order."""
 
-
 FILES_OPEN = 64
 """Files of ranges that are open at most; the least recently used one is closed. Many systems allow a process 256."""
 
@@ -135,11 +134,9 @@ class PixelCache:
         return self._file(self.location, receipt.range, receipt.stop - receipt.start)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle the place alone."""
         return {"location": self.location, "info": self._info, "chunks_kept": self._chunks_kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Open the cache again in the other process."""
         self.__init__(**state)  # type: ignore[misc]
 
 

@@ -15,16 +15,18 @@ import zarr
 
 from store.corpus.image_source import ImageSource
 from store.errors import IncompleteStoreError, StoreError
-from store.format.arrays import ArrayName, Side, open_arrays, restored
+from store.format.arrays import ArrayName, Side, open_arrays, restored, rows_in_order, shard_key
 from store.format.pairs import PairTable
 from store.format.records import Receipt, Spec, read_record, read_store_info, spec_key
+from store.io.fetching import fetch_all
 from store.io.location import Location, locate
 
 from .categories import read_categories
-from .columns import read_column
 from .pixel_cache import PixelCache
 from .receipts import committed_rows, read_receipts
 from .selection import Selection, available
+
+COLUMN_DTYPES: dict[str, np.dtype[Any]] = {"status": np.dtype(np.uint8), "similarity": np.dtype(np.float32)}
 
 
 class FeatureStore:
@@ -33,7 +35,6 @@ class FeatureStore:
     Ranges without a valid receipt read as missing, whatever bytes lie in the arrays.
 
     Args:
-        path: the store's folder or URL.
         corpus_root: where the images lie, if the corpus moved since it was indexed.
 
     Raises:
@@ -135,14 +136,22 @@ class FeatureStore:
         return self._column(teacher, "similarity")
 
     def _column(self, teacher: str, name: Literal["status", "similarity"]) -> npt.NDArray[Any]:
-        return read_column(
-            self.location,
-            array=lambda: self._arrays(teacher)[name],
-            teacher=teacher,
-            name=name,
-            receipts=self.receipts(teacher).values(),
-            info=self.info,
-        )
+        # Zarr takes 3.4 s for a column of 2.9 M rows: it decodes each of 11,000 chunks by itself. Where the chunks of a
+        # shard lie in order, all rows are taken at once, in a hundredth of the time. Zarr reads the other shards.
+        dtype = COLUMN_DTYPES[name]
+        column_N = np.zeros(self.info.rows, dtype)
+
+        def read(receipt: Receipt) -> None:
+            start, stop = receipt.start, receipt.stop
+            try:
+                data = self.location.read(shard_key(teacher, name, receipt.range))
+            except FileNotFoundError:
+                data = b""
+            values = rows_in_order(data, dtype=dtype, rows=stop - start, info=self.info)
+            column_N[start:stop] = self._arrays(teacher)[name][start:stop] if values is None else values
+
+        fetch_all(read, self.receipts(teacher).values())
+        return column_N
 
     def read(self, rows: slice | npt.NDArray[np.int64], *, teacher: str, side: Side) -> npt.NDArray[np.floating[Any]]:
         """Return features of some rows, (rows, D), unit norm; zeros where the status is not ok.

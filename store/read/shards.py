@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from store.errors import CorruptChunkError, LocationError
-from store.format.arrays import ZARR_FOLDER, Side, shard_key
+from store.format.arrays import ZARR_FOLDER, Side, chunks_of, decode_index, index_bytes, shard_key
 from store.format.records import Receipt, Spec, StoreInfo
-from store.format.shard_layout import chunks_of, decode_index, index_bytes
 from store.io.location import Location
 
 

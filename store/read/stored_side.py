@@ -1,7 +1,6 @@
 """One side of one teacher's features, from its store shards to the array where they are wanted.
 
-Rows are gathered by one call of NumPy, out of mapped files or out of a buffer of chunks. Arrays with a compressor or
-another layout are left to Zarr.
+Arrays with a compressor or another layout are left to Zarr.
 
 Axes: B rows that were asked for, K chunks that hold them, D the teacher's width.
 """
@@ -9,24 +8,26 @@ Axes: B rows that were asked for, K chunks that hold them, D the teacher's width
 from __future__ import annotations
 
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from store.format.arrays import Side, restored
-from store.format.shard_layout import chunks_of
+from store.format.arrays import Side, chunks_of, restored
 from store.io.fetching import SLOW_S
 from store.io.folder import Folder
 
 from .mapped import MAPS, QUICK_BYTES_PER_S, MappedFeatures
 from .reader import FeatureStore
-from .recycled import RecycledArrays
 from .shards import PlainShards, is_plain
 
 BLOCK_BYTES = 2**20
 """Bytes of rows that are copied at a time: about what a core's cache holds."""
+
+SMALLEST_BYTES = 2**20
+"""Smaller arrays are not worth keeping."""
 
 
 class StoredSide:
@@ -89,8 +90,6 @@ class StoredSide:
 
         Args:
             soon: rows of the next call; chunks that hold them are kept until then.
-            arrays: gives the buffer that chunks are read into.
-            threads: that read.
 
         Raises:
             CorruptChunkError: a unit is committed, but not what is stored.
@@ -157,3 +156,40 @@ class StoredSide:
 def _whole_rows(values_BD: npt.NDArray[Any]) -> npt.NDArray[np.void]:
     """Return rows as one value each: NumPy copies such a value at once, and lets go of the interpreter meanwhile."""
     return np.ascontiguousarray(values_BD).view(f"V{values_BD.shape[1] * values_BD.itemsize}")[:, 0]
+
+
+class RecycledArrays:
+    """Gives arrays like `numpy.empty`, from memory of arrays that it gave before and that are gone, views included.
+
+    The operating system gives fresh memory page by page as it is written, which takes longer than filling it.
+    """
+
+    def __init__(self) -> None:
+        self._spare: dict[int, list[npt.NDArray[np.uint8]]] = {}
+        self._sizes: set[int] = set()
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        """Return an array whose content is not defined."""
+        nbytes = int(np.prod(shape)) * dtype.itemsize
+        if nbytes < SMALLEST_BYTES:
+            return np.empty(shape, dtype)
+        size = rounded_up(nbytes)
+        self._sizes.add(size)
+        spare = self._spare.setdefault(size, [])
+        memory = spare.pop() if spare else np.empty(size, np.uint8)
+        # Through a buffer, so that views refer to this array, and keep it alive, and not to the memory behind it.
+        array = np.frombuffer(memory.data, np.uint8)
+        weakref.finalize(array, spare.append, memory).atexit = False
+        return array[:nbytes].view(dtype).reshape(shape)
+
+    def trim(self) -> None:
+        """Free spare memory of sizes that were not asked for since the last call."""
+        for size in self._spare.keys() - self._sizes:
+            del self._spare[size]
+        self._sizes = set()
+
+
+def rounded_up(nbytes: int) -> int:
+    """Return a size that others have too: a number from 8 to 16, times a power of two."""
+    step = 1 << max(0, nbytes.bit_length() - 4)
+    return -(-nbytes // step) * step

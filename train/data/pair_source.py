@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus
-from store.index.in_memory import read_corpus
+from store.index.merge import read_corpus
 from store.read.pixel_cache import PixelCache
 from store.read.reader import FeatureStore
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from store.config.pipeline_file import dump_resolved
 from store.errors import IncompleteStoreError
-from store.inspect.sampling import draw_rows
+from store.inspect.feature_statistics import draw_rows
 from store.read.chunks import ChunkReader
 from store.read.reader import FeatureStore
 from train.config import ProjectSection, TrainPipeline

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from store.corpus.corpus_files import as_corpus_file, corpus_files
+from store.corpus.fields import SourcePair
 from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus
 from store.corpus.source import Source
-from store.corpus.source_pair import SourcePair
 from store.corpus.webdataset import IMAGE_SUFFIXES, read_tar
 
 from .record import Record, StoredImage

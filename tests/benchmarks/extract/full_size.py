@@ -18,8 +18,9 @@ from pathlib import Path
 import yaml
 from transformers import BertConfig
 
+from store.corpus.corpus_files import corpus_files
 from store.corpus.section import Corpus
-from store.index.in_memory import read_pairs
+from store.corpus.source import Source
 from tests.benchmarks.measure import measure
 from train.config import ModelSection
 from train.models.model_folder import begin_model, save_weights
@@ -61,7 +62,9 @@ def architectures(bert: Path) -> dict[str, dict[str, object]]:
 
 def subset(patterns: str, rows: int, out: Path) -> list[str]:
     """Copy the first pairs of a corpus into one tar, each with a label for the evaluation, and return its captions."""
-    pairs = list(itertools.islice(read_pairs(Corpus(files=[patterns])), rows))
+    corpus = Corpus(files=[patterns])
+    found = (pair for file in corpus_files(corpus.files) for pair in Source(file, corpus).pairs(all_columns=True))
+    pairs = list(itertools.islice(found, rows))
     out.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(out, "w") as tar:
         for pair in pairs:

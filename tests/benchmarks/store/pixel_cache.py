@@ -23,7 +23,7 @@ from store.corpus.decode import decode_image
 from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus
 from store.format.pixels import PixelSpec
-from store.index.in_memory import read_corpus
+from store.index.merge import read_corpus
 
 SEED = 20261123
 FULL_SIZE = ("ViT-B-32", "RN50")

@@ -13,7 +13,7 @@ from extract.config import ExtractPipeline
 from store.config.pipeline_file import read_pipeline
 from store.format.pairs import PairTable
 from store.format.records import read_store_info
-from store.index.in_memory import read_corpus
+from store.index.merge import read_corpus
 from store.io.location import locate
 
 

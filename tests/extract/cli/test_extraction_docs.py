@@ -16,7 +16,7 @@ from extract.estimate.size import Size
 from extract.monitor.drift import SideDrift, TeacherDrift
 from extract.monitor.stage_report import ADVICE, StageReport
 from extract.monitor.status import Progress, StoreStatus
-from store.check.retry import TRANSIENT
+from store.check.quarantine import TRANSIENT
 
 FOLDER = Path(__file__).parents[3] / "docs"
 TEXT = (FOLDER / "extraction.md").read_text()

@@ -23,9 +23,9 @@ from extract.run.tracker import progress_key, stop_key
 from store.errors import StoreError, StoreNotFoundError
 from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
 from store.format.pairs import PAIR_SCHEMA, PairTable
-from store.format.records import STORE_KEY, Spec, Status, read_store_info, retry_key, write_record
+from store.format.records import RETRY_FOLDER, STORE_KEY, Spec, Status, read_store_info, receipt_key, write_record
 from store.index.create import create_store
-from store.index.in_memory import CorpusIndex
+from store.index.merge import CorpusIndex
 from store.io.location import locate
 from store.io.lock import LOCK_KEY, exclusive, holder
 
@@ -91,7 +91,7 @@ def test_a_receipt_from_before_an_append_counts_as_not_done(store):
 
 
 def test_units_that_are_marked_to_be_done_again_are_counted(store):
-    store.write(retry_key("alpha", 0), b"{}")
+    store.write(receipt_key("alpha", 0, folder=RETRY_FOLDER), b"{}")
     assert dict(read_status(store).retries) == {"alpha": 1}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from extract.run.plan import KnownUnits, plan
-from store.check.retry import RetryUnit, mark
+from store.check.quarantine import RetryUnit, mark
 from store.corpus.section import Corpus
 from store.format.pairs import PairTable
 from store.format.records import KNOWN_UNITS_KEY, STORE_KEY, read_store_info, receipt_key

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from store.check.retry import TRANSIENT, find_retries, mark, marked, unmark
+from store.check.quarantine import TRANSIENT, find_retries, mark, marked, unmark
 from store.check.verify import verify
 from store.errors import StoreError
-from store.format.records import Status, receipt_key, retry_key
+from store.format.records import RETRY_FOLDER, Status, receipt_key
 from store.io.lock import exclusive
 from store.read.reader import FeatureStore
 from tests.store.damage import contents
@@ -51,7 +51,10 @@ def test_a_mark_changes_nothing_that_readers_see_and_can_be_taken_back(bad):
     assert marked(bad.location) == {("alpha", 0), ("beta", 1)}
     after = contents(bad.location)
     assert after.items() >= before.items()
-    assert set(after) - set(before) == {retry_key("alpha", 0), retry_key("beta", 1)}
+    assert set(after) - set(before) == {
+        receipt_key("alpha", 0, folder=RETRY_FOLDER),
+        receipt_key("beta", 1, folder=RETRY_FOLDER),
+    }
     report = verify(bad.location, deep=True)
     assert {unit.state for unit in report.units} <= {"verified", "missing"}
     assert not report.general
@@ -67,7 +70,7 @@ def test_a_marked_unit_is_replaced_by_the_next_commit_and_the_mark_goes(bad):
     after = contents(bad.location)
     assert marked(bad.location) == {("beta", 1)}
     changed = {key for key in before if after.get(key) != before[key]}
-    assert retry_key("alpha", 0) in changed
+    assert receipt_key("alpha", 0, folder=RETRY_FOLDER) in changed
     assert all("alpha" in key for key in changed)
     assert FeatureStore(bad.path).status("alpha")[:4].tolist() == [Status.OK] * 4
     # Once done it is left alone again.

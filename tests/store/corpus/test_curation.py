@@ -9,14 +9,13 @@ import pytest
 from PIL import Image
 
 from store.config.pipeline_file import read_pipeline
-from store.corpus.curation import Keep
-from store.corpus.language import is_english
+from store.corpus.curation import Keep, is_english
 from store.corpus.section import Corpus
 from store.errors import ConfigError, CorpusError, StoreError
 from store.format.pairs import PairTable
 from store.index.create import index_corpus, settings_changed
 from store.index.curation_report import read_report, render
-from store.index.in_memory import read_corpus
+from store.index.merge import read_corpus
 from store.index.rule_change import rule_change
 from store.io.location import locate
 from store.pipeline import Pipeline

@@ -10,7 +10,7 @@ from PIL import Image
 from store.corpus.fields import as_text, values_at
 from store.corpus.section import Corpus
 from store.errors import CorpusError
-from store.index.in_memory import read_corpus
+from store.index.merge import read_corpus
 
 RECORD = {
     "image_primary_label": ["Microscopy", "Plots and Charts"],

@@ -19,7 +19,7 @@ from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus
 from store.corpus.source import Source
 from store.errors import CorpusError, PairDecodeError
-from store.index.in_memory import read_corpus
+from store.index.merge import read_corpus
 from store.io.location import locate
 
 

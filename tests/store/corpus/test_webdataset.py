@@ -16,7 +16,7 @@ from store.corpus.section import Corpus
 from store.errors import ConfigError, CorpusError, PairDecodeError, StoreError
 from store.format.pairs import PAIR_SCHEMA, pairs_digest
 from store.index.create import index_corpus
-from store.index.in_memory import read_corpus
+from store.index.merge import read_corpus
 
 
 def tars(*paths, **settings):

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from store.errors import ConfigError, CorpusError, StoreError
-from store.export.formats import ExportFormat, export
+from store.export.formats import export
 from store.format.records import Status
 from store.io.location import locate
 from store.read.reader import FeatureStore
@@ -64,7 +64,7 @@ def samples(folder):
 
 
 def test_parquet_holds_pairs_and_features_side_by_side(store, tmp_path):
-    done = export(store, out=tmp_path / "out", file_format=ExportFormat.PARQUET)
+    done = export(store, out=tmp_path / "out", file_format="parquet")
     assert done.files == ["part-000000.parquet", "part-000001.parquet", "part-000002.parquet"]
     table = pq.read_table([tmp_path / "out" / name for name in done.files])
     assert (
@@ -81,7 +81,7 @@ def test_parquet_holds_pairs_and_features_side_by_side(store, tmp_path):
 
 
 def test_npz_holds_the_arrays_of_a_teacher_and_its_pairs_beside_it(store, tmp_path):
-    done = export(store, out=tmp_path / "out", file_format=ExportFormat.NPZ, rows=(2, 9))
+    done = export(store, out=tmp_path / "out", file_format="npz", rows=(2, 9))
     assert done.files == ["alpha.npz", "beta.npz", "pairs.jsonl"]
     pairs = [json.loads(line) for line in (tmp_path / "out/pairs.jsonl").read_text().splitlines()]
     assert [pair["key"] for pair in pairs] == [f"p{number:02d}" for number in range(2, 9)]
@@ -95,7 +95,7 @@ def test_npz_holds_the_arrays_of_a_teacher_and_its_pairs_beside_it(store, tmp_pa
 
 
 def test_tars_hold_image_caption_metadata_and_features_of_each_pair(store, tmp_path):
-    done = export(store, out=tmp_path / "out", file_format=ExportFormat.WEBDATASET, teachers=["alpha"])
+    done = export(store, out=tmp_path / "out", file_format="webdataset", teachers=["alpha"])
     assert done.files == ["000000.tar", "000001.tar", "000002.tar"]
     found = samples(tmp_path / "out")
     pairs = store.pairs.read(0, 10).to_pylist()
@@ -117,7 +117,7 @@ def test_keys_that_webdataset_would_cut_are_replaced_and_kept_in_the_metadata(fu
     names = {1: "fig.1", 2: "/root", 3: "../up", 4: "folder.v2/fig", 5: ".hidden"}
     for row, key in names.items():
         damage.edit_pairs(full.location, at=row, key=key)
-    export(FeatureStore(full.location), out=tmp_path / "out", file_format=ExportFormat.WEBDATASET)
+    export(FeatureStore(full.location), out=tmp_path / "out", file_format="webdataset")
     found = samples(tmp_path / "out")
     assert list(found)[:6] == ["p00", "row000000001", "row000000002", "row000000003", "folder.v2/fig", "row000000005"]
     assert json.loads(found["row000000001"]["json"])["key"] == "fig.1"
@@ -127,7 +127,7 @@ def test_pairs_whose_image_is_not_to_be_had_are_named_and_left_out(full, tmp_pat
     damage.edit_pairs(full.location, at=3, uri=None, member=None)
     damage.edit_pairs(full.location, at=4, member={"offset": 0, "nbytes": 100})
     damage.edit_pairs(full.location, at=8, uri="nowhere.tar")
-    done = export(FeatureStore(full.location), out=tmp_path / "out", file_format=ExportFormat.WEBDATASET)
+    done = export(FeatureStore(full.location), out=tmp_path / "out", file_format="webdataset")
     assert [(row.row, row.key) for row in done.skipped] == [(3, "p03"), (4, "p04"), (8, "p08")]
     assert "no image" in done.skipped[0].reason
     assert "not an image" in done.skipped[1].reason
@@ -143,13 +143,13 @@ def test_a_corpus_that_is_elsewhere_ends_the_export_and_leaves_no_folder(full, t
         export(
             FeatureStore(full.location, corpus_root=tmp_path / "gone"),
             out=tmp_path / "out",
-            file_format=ExportFormat.WEBDATASET,
+            file_format="webdataset",
         )
     assert not (tmp_path / "out").exists()
 
 
 def test_the_record_says_what_the_files_hold(full, tmp_path):
-    done = export(FeatureStore(full.location), out=tmp_path / "out", file_format=ExportFormat.NPZ, rows=(None, 6))
+    done = export(FeatureStore(full.location), out=tmp_path / "out", file_format="npz", rows=(None, 6))
     record = json.loads((tmp_path / "out/export.json").read_text())
     assert record == json.loads(json.dumps(asdict(done)))
     assert (record["format"], record["rows"], record["written"], record["skipped"]) == ("npz", [0, 6], 6, [])
@@ -166,20 +166,20 @@ def test_what_a_killed_export_left_is_cleared_away_and_a_full_folder_is_refused(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export(store, out=out, file_format=ExportFormat.PARQUET, advance=kill)
+        export(store, out=out, file_format="parquet", advance=kill)
     assert not out.exists()
     out.mkdir()
-    export(store, out=out, file_format=ExportFormat.NPZ, rows=(1, 2))
+    export(store, out=out, file_format="npz", rows=(1, 2))
     assert sorted(path.name for path in out.iterdir()) == ["alpha.npz", "beta.npz", "export.json", "pairs.jsonl"]
     assert not (tmp_path / ".out.partial").exists()
     with pytest.raises(ConfigError, match="is there already and not empty"):
-        export(store, out=out, file_format=ExportFormat.NPZ)
+        export(store, out=out, file_format="npz")
 
 
 @pytest.mark.parametrize("rows", [(4, 4), (0, 11), (10, None), (7, 3)])
 def test_rows_that_are_not_there_are_refused(full, tmp_path, rows):
     with pytest.raises(StoreError, match="the store has 0:10"):
-        export(FeatureStore(full.location), out=tmp_path / "out", file_format=ExportFormat.NPZ, rows=rows)
+        export(FeatureStore(full.location), out=tmp_path / "out", file_format="npz", rows=rows)
 
 
 def run(*arguments):

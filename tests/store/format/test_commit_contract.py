@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from store import faults
-from store.check.retry import find_retries, mark, marked
+from store.check.quarantine import find_retries, mark, marked
 from store.check.verify import verify
 from store.format.commit import UnitFeatures, register_teacher
 from store.format.records import Status, read_store_info

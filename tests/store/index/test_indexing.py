@@ -15,14 +15,15 @@ from store.corpus.curation import Keep
 from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus
 from store.errors import CorpusError, StoreError
-from store.format.commit import committed_receipt
+from store.format.commit import valid_receipt
 from store.format.key_index import KEY_INDEX, KeyIndex, hash_text, write_key_index
 from store.format.pairs import PAIR_SCHEMA, PairTable, PairWriter, pairs_digest, part_key
+from store.format.records import Receipt, receipt_key
 from store.index import indexing
 from store.index.append import append_corpus
 from store.index.create import index_corpus
 from store.index.curation_report import read_report
-from store.index.in_memory import read_corpus
+from store.index.merge import read_corpus
 from store.io.location import locate
 from store.read.reader import FeatureStore
 
@@ -312,7 +313,7 @@ def test_only_the_partial_range_has_to_be_done_again(units, corpus, write_pairs_
     digests = [pairs_digest(pairs.read(*info.bounds(range_id))) for range_id in range(info.ranges)]
     spec_hash = units.spec().hash
     found = [
-        committed_receipt(units.location, "alpha", range_id, spec_hash=spec_hash, digest=digest)
+        valid_receipt(units.location, receipt_key("alpha", range_id), Receipt, spec_hash=spec_hash, digest=digest)
         for range_id, digest in enumerate(digests)
     ]
     assert [receipt is not None for receipt in found] == [True, True, False, False, False]

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from store.inspect.agreement import linear_cka
-from store.inspect.feature_statistics import duplicates, effective_rank, mean_cosine, side_statistics
-from store.inspect.sampling import draw_rows
+from store.inspect.feature_statistics import draw_rows, duplicates, effective_rank, mean_cosine, side_statistics
 
 ROWS = 60
 

@@ -20,8 +20,8 @@ from store.format.records import receipt_key
 from store.io.location import locate
 from store.read.chunks import SIDES, Ask, ChunkReader
 from store.read.reader import FeatureStore
-from store.read.recycled import RecycledArrays
 from store.read.shards import is_plain
+from store.read.stored_side import RecycledArrays
 from tests.store import damage
 from tests.store.make_fixture import CHUNK_ROWS, FIXTURE, RANGE_ROWS, ROWS
 

@@ -12,15 +12,13 @@ import pyarrow as pa
 import pytest
 
 from store.errors import StoreError, StoreNotFoundError
-from store.format.arrays import encode_shard, open_arrays, shard_key
+from store.format.arrays import encode_shard, open_arrays, rows_in_order, shard_key
 from store.format.pairs import PAIR_SCHEMA, PairWriter
 from store.format.records import StoreInfo, receipt_key
-from store.format.shard_layout import rows_in_order
 from store.io.fetching import SLOW_S, fetch_all
 from store.io.location import locate
 from store.read.categories import categorize, read_categories
-from store.read.columns import COLUMN_DTYPES
-from store.read.reader import FeatureStore
+from store.read.reader import COLUMN_DTYPES, FeatureStore
 
 INFO = StoreInfo(rows=100, range_rows=24, chunk_rows=6, created_by="test", corpus_root="/", corpus={})
 
