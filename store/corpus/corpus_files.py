@@ -47,11 +47,15 @@ class CorpusFile:
         Raises:
             CorpusError: the file is not there.
         """
+        if isinstance(self.folder, Folder):
+            try:
+                found = (self.folder.path / self.name).stat()
+            except FileNotFoundError as error:
+                raise CorpusError(f"{self.uri}: no such corpus file") from error
+            return found.st_size, found.st_mtime_ns
         nbytes = self.folder.size(self.name)
         if nbytes is None:
             raise CorpusError(f"{self.uri}: no such corpus file")
-        if isinstance(self.folder, Folder):
-            return nbytes, (self.folder.path / self.name).stat().st_mtime_ns
         ends = self.folder.read_part(self.name, 0, min(nbytes, STAMP_BYTES))
         if nbytes > STAMP_BYTES:
             ends += self.folder.read_part(self.name, nbytes - STAMP_BYTES, STAMP_BYTES)
