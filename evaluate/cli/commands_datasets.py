@@ -29,6 +29,8 @@ from store.files import write_atomic
 
 from .listing import listing, summary
 
+app = typer.Typer()
+
 DataRootOption = Annotated[
     Path | None, typer.Option("--data-root", help="Folder of the datasets' files; MMKD_DATA or data if left out.")
 ]
@@ -43,16 +45,7 @@ AllowOption = Annotated[
 ]
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands to a program."""
-    app.command("list", epilog="Example: python -m evaluate list --task vqa --data-root data")(list_)
-    app.command(epilog="Example: python -m evaluate new my_xrays --format table --out datasets")(new)
-    app.command(epilog="Example: python -m evaluate check datasets/my_xrays.yaml --data-root data")(check)
-    app.command("phantom-slides", epilog="Example: python -m evaluate phantom-slides --out data/phantom_slides")(
-        phantom_slides
-    )
-
-
+@app.command("list", epilog="Example: python -m evaluate list --task vqa --data-root data")
 def list_(
     *,
     data_root_: DataRootOption = None,
@@ -76,6 +69,7 @@ def list_(
     _print_list(found, root)
 
 
+@app.command(epilog="Example: python -m evaluate new my_xrays --format table --out datasets")
 def new(
     name: Annotated[str, typer.Argument(help="What the dataset is called: small letters, digits and _.")],
     *,
@@ -100,6 +94,7 @@ def new(
     )
 
 
+@app.command(epilog="Example: python -m evaluate check datasets/my_xrays.yaml --data-root data")
 def check(
     dataset: Annotated[str, typer.Argument(help="A dataset's file, or its name in the registry.")],
     *,
@@ -124,11 +119,11 @@ def check(
     else:
         _print_summary(entry, found)
     if problems:
-        raise EvaluationError(
-            "\n".join(f"{entry.name}: {problem}" for problem in problems), hint="fetch the files again"
-        )
+        said = "\n".join(f"{entry.name}: {problem}" for problem in problems)
+        raise EvaluationError(said, hint="fetch the files again")
 
 
+@app.command("phantom-slides", epilog="Example: python -m evaluate phantom-slides --out data/phantom_slides")
 def phantom_slides(
     *,
     out: Annotated[Path, typer.Option(help="The folder for the tars.")],
@@ -141,9 +136,8 @@ def phantom_slides(
     """Draw phantom slides: tiles of which a known share is tumour. They are drawn and no patient data."""
     from evaluate.datasets.phantom_slides import SlidePlan, write_phantom_slides
 
-    slides = write_phantom_slides(
-        out, SlidePlan(slides={"train": train, "val": val, "test": test}, tiles=tiles, seed=seed)
-    )
+    plan = SlidePlan(slides={"train": train, "val": val, "test": test}, tiles=tiles, seed=seed)
+    slides = write_phantom_slides(out, plan)
     tumors = [slide for slide in slides if slide.share]
     shares = f"{min(slide.share for slide in tumors):.0%} to {max(slide.share for slide in tumors):.0%}"
     sys.stdout.write(
@@ -175,11 +169,7 @@ def root_of(loaded: EvaluatePipeline | None, option: Path | None) -> Path:
 
 
 def allowed(names: list[str]) -> list[str]:
-    """Return the names of what is not refused.
-
-    Raises:
-        ConfigError: nothing is refused under such a name.
-    """
+    """Return the names of what is not refused; refuse names under which nothing is refused."""
     known = ("shared_patients", "empty_classes")
     for name in names:
         if name not in known:

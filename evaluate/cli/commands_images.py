@@ -27,14 +27,10 @@ from .commands_datasets import (
     root_of,
 )
 
-
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands to a program."""
-    example = "Example: python -m evaluate predict IMAGE --model local-dir:STUDENT --class cyst --class polyp"
-    app.command(epilog=example)(predict)
-    app.command(epilog="Example: python -m evaluate overlap STORE breastmnist --data-root data")(overlap)
+app = typer.Typer()
 
 
+@app.command(epilog="Example: python -m evaluate predict IMAGE --model local-dir:STUDENT --class cyst --class polyp")
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     *,
@@ -88,6 +84,7 @@ def predict(
     wide_console().print(table)
 
 
+@app.command(epilog="Example: python -m evaluate overlap STORE breastmnist --data-root data")
 def overlap(
     store: StoreArgument,
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset of the registry or of --datasets.")],

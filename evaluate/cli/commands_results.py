@@ -22,19 +22,15 @@ if TYPE_CHECKING:  # heavy imports are made where they are needed, so that --hel
     from evaluate.report.comparison import Comparison
     from evaluate.results.record import Result
 
+app = typer.Typer()
+
 RESULTS = Path("results")
 
 ResultsOption = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of the results.")]
 ModelsArgument = Annotated[list[str] | None, typer.Argument(metavar="[A B]", help="Two models; all if left out.")]
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands to a program."""
-    app.command(epilog="Example: python -m evaluate compare mmkd biomedclip --results results")(compare)
-    app.command(epilog="Example: python -m evaluate leaderboard --results results")(leaderboard)
-    app.command(epilog="Example: python -m evaluate report --results results --out report.html")(report)
-
-
+@app.command(epilog="Example: python -m evaluate compare mmkd biomedclip --results results")
 def compare(
     models: ModelsArgument = None,
     *,
@@ -152,6 +148,7 @@ def _diagram(ranking: Ranking) -> str:
     return "\n".join([*lines, said])
 
 
+@app.command(epilog="Example: python -m evaluate leaderboard --results results")
 def leaderboard(*, results: ResultsOption = RESULTS) -> None:
     """Write leaderboard.csv, leaderboard.md and leaderboard.json into the folder of the results."""
     from evaluate.report.leaderboard import write_leaderboards
@@ -160,6 +157,7 @@ def leaderboard(*, results: ResultsOption = RESULTS) -> None:
         sys.stdout.write(f"{path}\n")
 
 
+@app.command(epilog="Example: python -m evaluate report --results results --out report.html")
 def report(
     *,
     results: ResultsOption = RESULTS,

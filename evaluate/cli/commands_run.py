@@ -35,14 +35,12 @@ from .commands_datasets import (
 )
 from .commands_results import RESULTS
 
+app = typer.Typer()
+
 ResultsOption = Annotated[Path | None, typer.Option("--results", help="Folder of the results.")]
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's command to a program."""
-    app.command(epilog="Example: python -m evaluate run --model local-dir:STUDENT --dataset breastmnist")(run)
-
-
+@app.command(epilog="Example: python -m evaluate run --model local-dir:STUDENT --dataset breastmnist")
 def run(
     *,
     pipeline: MaybePipelineOption = None,
