@@ -37,11 +37,7 @@ NOT_STORED = "not in the store"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageSet:
-    """Distinct images.
-
-    Attributes:
-        digests: SHA-256 of the bytes of each of the N images.
-    """
+    """Distinct images, with the SHA-256 of the bytes of each."""
 
     images: Sequence[Image]
     digests: Sequence[str]

@@ -25,11 +25,7 @@ Groups = list[tuple[str, str, list[tuple[ResultRecord, Any]]]]
 
 
 def render(contents: Contents, *, title: str) -> str:
-    """Return the page as a text.
-
-    Args:
-        title: heading of the page and title of the browser's window.
-    """
+    """Return the page as a text."""
     style, script = ((HERE / name).read_text() for name in ("report.css", "report.js"))
     records = contents.records
     numbers = {id(record): number for number, record in enumerate(records)}

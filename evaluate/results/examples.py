@@ -49,7 +49,6 @@ class Candidate(_Part):
 
     Attributes:
         text: a caption or answer; the image's id where an image was found.
-        correct: whether it belongs to the query.
         thumbnail_jpeg_base64: set if an image was found.
     """
 

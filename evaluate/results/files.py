@@ -41,13 +41,10 @@ def _file_name(name: str) -> str:
 
 
 def write_result(folder: Path, record: Result, predictions: Predictions | None = None) -> Path:
-    """Write a record and its predictions; the record last, so that its predictions always exist.
+    """Write a record and its predictions; the record last, so that its predictions always exist. Return its path.
 
     Args:
         predictions: required for a result; a skipped one has none.
-
-    Returns:
-        The record's path.
 
     Raises:
         EvaluationError: a result comes without its predictions, or with those of other items.

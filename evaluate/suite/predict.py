@@ -29,12 +29,7 @@ TEMPLATE = "{label}"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompts:
-    """Classes to tell apart, with their prompts.
-
-    Attributes:
-        classes: C names.
-        prompts: prompts of each class.
-    """
+    """Classes to tell apart, with the prompts of each."""
 
     classes: Sequence[str]
     prompts: Sequence[Sequence[str]]
@@ -87,10 +82,7 @@ def predict_images(
     teachers: Mapping[str, TeacherEntry],
     device: str = "cpu",
 ) -> npt.NDArray[np.float64]:
-    """Return the share of each class for each image, (N, C): the softmax of the scaled cosines.
-
-    Args:
-        images: RGB.
+    """Return the share of each class for each RGB image, (N, C): the softmax of the scaled cosines.
 
     Raises:
         ConfigError: the address is that of stored features.

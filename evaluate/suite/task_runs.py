@@ -48,8 +48,6 @@ class Outcome:
     Attributes:
         results: one; for the linear probe one per amount of training items.
         excluded: test items without an embedding, by reason.
-        prompts_digest: SHA-256 of the prompts, if there are any.
-        logit_scale: the multiplier of the scores, if there is one.
         skipped: parts of the task that could not be done, by name, with the reason.
     """
 

@@ -81,7 +81,6 @@ def linear_probe(
 
     Args:
         train: features of any length, as in val and test; they are scaled to unit norm.
-        probe: all training items if left out.
 
     Raises:
         EvaluationError: a split is empty or of one class, labels are outside the list, features are not finite or zero,
@@ -168,7 +167,6 @@ def path_losses(
 
     Args:
         classes: number of classes of the dataset; one without training items has the probability 0.
-        strengths: values of C, ascending.
     """
     model = LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True)
     losses = []

@@ -40,11 +40,7 @@ Risks = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64], int], tuple[Arra
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class CrossValidation:
-    """Cross-validation of patients.
-
-    Attributes:
-        seed: decides the split; the same for all models.
-    """
+    """Cross-validation of patients; the seed decides the split, the same for all models."""
 
     folds: int = 5
     seed: int = 0
@@ -179,11 +175,7 @@ def kaplan_meier(time_N: Array, event_N: Array, high_N: npt.NDArray[np.bool_]) -
 
 
 def _folds(cohort: Cohort, split: CrossValidation | Fold) -> list[Fold]:
-    """Return the folds; a split that is given is one.
-
-    Raises:
-        EvaluationError: a patient is in training and test, or the test patients of a fold cannot be compared.
-    """
+    """Return the folds; a split that is given is one."""
     if isinstance(split, CrossValidation):
         folds = survival_folds(cohort, folds=split.folds, seed=split.seed)
     else:

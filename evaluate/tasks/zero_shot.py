@@ -47,7 +47,6 @@ def zero_shot(
     Args:
         test: image embeddings (N, E), any float dtype, any length, with class numbers.
         class_CE: class embeddings, as ``prompt_ensemble`` returns them.
-        classes: C names, from the dataset's entry.
         logit_scale: the model's, exponentiated.
         official: use the scale 1 instead.
 
@@ -160,11 +159,7 @@ def _details(
 
 
 def _constant_labels(target_NC: Array, labels: Sequence[str], images: int) -> list[str]:
-    """Return the labels that all images have or none has.
-
-    Raises:
-        EvaluationError: targets are not 0 and 1 of every label and image, or all labels are such.
-    """
+    """Return the labels that all images have or none has."""
     if target_NC.shape != (images, len(labels)) or not np.isin(target_NC, (0, 1)).all():
         raise EvaluationError(f"targets must be 0 or 1, {len(labels)} to an image; their shape is {target_NC.shape}")
     have_C = target_NC.sum(axis=0)

@@ -25,9 +25,6 @@ def fraction_rows(
     Where groups are known, a class's items are taken group by group until they are enough: of many images of a patient
     a small fraction then has few patients, as it would if few had been collected.
 
-    Args:
-        fraction: above 0, up to 1.
-
     Raises:
         EvaluationError: the fraction is not above 0 and at most 1.
     """
