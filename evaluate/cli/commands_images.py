@@ -58,29 +58,27 @@ def predict(
         prompts = Prompts.of_dataset(find_dataset(dataset, known_datasets(loaded, datasets)))
     else:
         prompts = Prompts.of(class_ or [], template or [])
-    pictures, names = [], []
+    pictures = []
     for path in images:
         try:
             pictures.append(decode_image(path.read_bytes()))
         except (OSError, PairDecodeError) as error:
             raise ConfigError(f"{path}: {error}") from error
-        names.append(str(path))
     address = addresses_of([model], loaded)[0]
     scores_NC = predict_images(pictures, address, prompts, teachers=loaded.teachers if loaded else {}, device=device)
     found = [
-        {"image": name, "predicted": prompts.classes[int(np.argmax(row))]}
+        {"image": str(path), "predicted": prompts.classes[int(np.argmax(row))]}
         | {"scores": {label: round(float(score), 6) for label, score in zip(prompts.classes, row, strict=True)}}
-        for name, row in zip(names, scores_NC, strict=True)
+        for path, row in zip(images, scores_NC, strict=True)
     ]
     if as_json:
         print_json(found)
         return
     table = Table("image", *prompts.classes, box=None)
-    for name, row in zip(names, scores_NC, strict=True):
+    for path, row in zip(images, scores_NC, strict=True):
         best = int(np.argmax(row))
-        table.add_row(
-            name, *(f"[bold]{score:.3f}[/]" if at == best else f"{score:.3f}" for at, score in enumerate(row))
-        )
+        cells = (f"[bold]{score:.3f}[/]" if at == best else f"{score:.3f}" for at, score in enumerate(row))
+        table.add_row(str(path), *cells)
     wide_console().print(table)
 
 

@@ -118,17 +118,16 @@ def _p(p: float | None) -> str:
 def _compare_all(found: list[Result], *, as_json: bool) -> None:
     from evaluate.report.boards import boards
 
-    ranked = [board for board in boards(found) if board.ranking is not None]
+    ranked = [(board, board.ranking) for board in boards(found) if board.ranking is not None]
     if not ranked:
         raise EvaluationError("no test set has results of two models", hint="evaluate another model, then compare")
     if as_json:
-        print_json({board.task: asdict(board.ranking) for board in ranked if board.ranking is not None})
+        print_json({board.task: asdict(ranking) for board, ranking in ranked})
         return
     console = wide_console()
-    for board in ranked:
-        if board.ranking is not None:
-            console.print(f"[bold]{escape(board.task)}[/]")
-            console.print(_diagram(board.ranking), highlight=False, markup=False)
+    for board, ranking in ranked:
+        console.print(f"[bold]{escape(board.task)}[/]")
+        console.print(_diagram(ranking), highlight=False, markup=False)
         for note in board.notes:
             console.print(f"note: {escape(note)}", highlight=False)
 

@@ -94,15 +94,13 @@ def _stage(name: str, *rounds: list[Command]) -> float:
         for command in commands:
             sys.stderr.write(f"\n[{name}] $ python -m {shlex.join(command)}\n")
         with ThreadPoolExecutor(len(commands)) as pool:
-            codes = list(pool.map(_run, commands))
-        for command, code in zip(commands, codes, strict=True):
-            if code:
+            ended = list(
+                pool.map(lambda command: subprocess.run([sys.executable, "-m", *command], check=False), commands)
+            )
+        for command, process in zip(commands, ended, strict=True):
+            if process.returncode:
                 raise MMKDError(
-                    f"python -m {shlex.join(command)} ended with exit code {code}",
+                    f"python -m {shlex.join(command)} ended with exit code {process.returncode}",
                     hint="its own message is above; `make demo` goes on from there once it is mended",
                 )
     return round(time.monotonic() - began, 1)
-
-
-def _run(command: Command) -> int:
-    return subprocess.run([sys.executable, "-m", *command], check=False).returncode

@@ -51,7 +51,8 @@ def check_splits(
 def _empty(splits: Mapping[SplitName, Split], excluded: Mapping[str, int]) -> Iterator[str]:
     if "test" not in splits:
         left = f" ({_listed(excluded)} left out)" if excluded else ""
-        yield f"there is no test item{left}; it has {_sizes(splits) or 'none at all'}"
+        sizes = ", ".join(f"{name} {len(split)}" for name, split in splits.items())
+        yield f"there is no test item{left}; it has {sizes or 'none at all'}"
 
 
 def _excluded(entry: DatasetEntry, splits: Mapping[SplitName, Split], excluded: Mapping[str, int]) -> Iterator[str]:
@@ -118,10 +119,6 @@ def _counts(entry: DatasetEntry, splits: Mapping[SplitName, Split]) -> Iterator[
         found = len(splits[name]) if name in splits else 0
         if found != count:
             yield f"{name} has {found} items, its source says {count}"
-
-
-def _sizes(splits: Mapping[SplitName, Split]) -> str:
-    return ", ".join(f"{name} {len(split)}" for name, split in splits.items())
 
 
 def _listed(excluded: Mapping[str, int]) -> str:

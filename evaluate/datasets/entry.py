@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
-from evaluate.config import TEMPLATE_FIELDS, fillable
+from evaluate.config import fillable
 from evaluate.datasets.formats.rules import ReadRule
 from evaluate.metrics.registry import METRICS
 from store.config.pipeline_file import Section, read_section
@@ -26,17 +26,7 @@ from .task_kinds import TASKS, TaskName
 Modality = Literal[
     "xray", "ct", "mri", "ultrasound", "fundus", "oct", "histopathology", "dermatology", "endoscopy", "mixed", "other"
 ]
-MODALITIES: tuple[Modality, ...] = (
-    "xray",
-    "ct",
-    "mri",
-    "ultrasound",
-    "fundus",
-    "oct",
-    "histopathology",
-    "dermatology",
-    "endoscopy",
-)
+MODALITIES: tuple[Modality, ...] = get_args(Modality)[:-2]
 """The nine modalities that MMKD-CLIP's authors name. ``mixed`` is several of them, ``other`` none (cells, say)."""
 
 Origin = Literal["official", "inferred", "ours"]
@@ -45,11 +35,7 @@ NAME = r"[a-z0-9][a-z0-9_]*"
 """Name of a dataset that has a file."""
 
 
-def _prompt(template: str) -> str:
-    return fillable(template, fields=TEMPLATE_FIELDS)
-
-
-Template = Annotated[str, AfterValidator(_prompt)]
+Template = Annotated[str, AfterValidator(fillable)]
 
 
 class Task(Section):

@@ -6,7 +6,6 @@ Axes: N images or texts, E embedding width.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -54,10 +53,6 @@ class Embedded:
 
     rows: Embeddings
     without: dict[int, str] = field(default_factory=dict)
-
-    def reasons(self) -> Counter[str]:
-        """Return how many images have no embedding, by reason."""
-        return Counter(self.without.values())
 
 
 class Encoder(Protocol):

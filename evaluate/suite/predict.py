@@ -17,7 +17,7 @@ from evaluate.config import fillable
 from evaluate.datasets.entry import DatasetEntry
 from evaluate.models.addresses import Address
 from evaluate.models.opening import entry_of
-from evaluate.tasks.prompts import prompt_ensemble
+from evaluate.tasks.zero_shot import prompt_ensemble
 from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.geometry import fit
 from extract.teacher_files.specs import teacher_spec

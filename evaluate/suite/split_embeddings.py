@@ -53,7 +53,7 @@ class Embedder:
         good_N = np.array([int(image) not in found.without for image in image_N], bool)
         self._leave_out(split, [found.without[int(image)] for image in image_N[~good_N]], of=len(split))
         if not good_N.any():
-            reasons = ", ".join(f"{count} x {why}" for why, count in found.reasons().most_common(3))
+            reasons = ", ".join(f"{count} x {why}" for why, count in Counter(found.without.values()).most_common(3))
             raise EvaluationError(f"{self.dataset.entry.name}: no {split.name} image has an embedding: {reasons}")
         return split.take(np.flatnonzero(good_N)), found.rows[image_N[good_N]]
 
