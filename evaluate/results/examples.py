@@ -81,11 +81,7 @@ class Example(_Part):
 
 
 def examples_in(details: Mapping[str, Any]) -> list[Example]:
-    """Return the examples in a result's details; an empty list if there are none.
-
-    Raises:
-        EvaluationError: the content is not a list of examples.
-    """
+    """Return the examples in a result's details; raise EvaluationError if they are not a list of examples."""
     found = details.get("examples", [])
     if not isinstance(found, list):
         raise EvaluationError(f"details.examples must be a list, not {type(found).__name__}")

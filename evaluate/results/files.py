@@ -116,11 +116,7 @@ def read_results(folder: Path) -> list[Result]:
 
 
 def results_on(folder: Path, *, task: str, dataset: str) -> list[Result]:
-    """Read the records of all models for one task on one dataset, by model; an empty list if there is none.
-
-    Raises:
-        EvaluationError: one is damaged.
-    """
+    """Read the records of all models for one task on one dataset, by model; an empty list if there is none."""
     file = result_path(folder, model="any", task=task, dataset=dataset)
     return [read_result(path) for path in sorted(folder.glob(f"*/{file.parent.name}/{glob.escape(file.name)}"))]
 

@@ -79,7 +79,7 @@ def confusion(target_N: Array, predicted_N: Array, classes: int) -> list[list[in
 
 
 def positive_number(classes: Sequence[str], positive: str | None) -> int:
-    """Return which of two classes is the positive one, the second if none is named; refuse a name that is neither."""
+    """Return which of two classes is the positive one, the second if none is named; refuse an unknown name."""
     if positive is None:
         return 1
     if positive not in classes:

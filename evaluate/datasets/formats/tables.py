@@ -32,10 +32,7 @@ Values = dict[str, Any]
 
 
 def rows(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[Values]:
-    """Yield the records of a table: CSV, TSV, Parquet, JSON lines, or JSON that is a list of objects.
-
-    Args:
-        columns: column names of a CSV without header line.
+    """Yield the records of a table: CSV (``columns`` if it has no header), TSV, Parquet, JSON lines, or a JSON list.
 
     Raises:
         EvaluationError, CorpusError: it cannot be read.
