@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +17,7 @@ from evaluate.config import EvaluatePipeline
 from evaluate.datasets.checks import deep_problems
 from evaluate.datasets.entry import DatasetEntry, read_entry
 from evaluate.datasets.formats.rules import FORMATS
+from evaluate.datasets.loaded import LoadedDataset, Split
 from evaluate.datasets.loading import load_dataset
 from evaluate.datasets.pipeline_sets import pipeline_sets
 from evaluate.datasets.registry import Status, data_root, find_dataset, read_registry, status
@@ -27,7 +29,7 @@ from store.config.problems import suggest
 from store.errors import ConfigError, EvaluationError
 from store.files import write_atomic
 
-from .listing import listing, summary
+app = typer.Typer()
 
 DataRootOption = Annotated[
     Path | None, typer.Option("--data-root", help="Folder of the datasets' files; MMKD_DATA or data if left out.")
@@ -43,16 +45,7 @@ AllowOption = Annotated[
 ]
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands to a program."""
-    app.command("list", epilog="Example: python -m evaluate list --task vqa --data-root data")(list_)
-    app.command(epilog="Example: python -m evaluate new my_xrays --format table --out datasets")(new)
-    app.command(epilog="Example: python -m evaluate check datasets/my_xrays.yaml --data-root data")(check)
-    app.command("phantom-slides", epilog="Example: python -m evaluate phantom-slides --out data/phantom_slides")(
-        phantom_slides
-    )
-
-
+@app.command("list", epilog="Example: python -m evaluate list --task vqa --data-root data")
 def list_(
     *,
     data_root_: DataRootOption = None,
@@ -71,11 +64,12 @@ def list_(
     found = [status(entry, root) for entry in chosen]
     found = [each for each in found if each.present or not present]
     if as_json:
-        print_json([listing(each, root) for each in found])
+        print_json([_listing(each, root) for each in found])
         return
     _print_list(found, root)
 
 
+@app.command(epilog="Example: python -m evaluate new my_xrays --format table --out datasets")
 def new(
     name: Annotated[str, typer.Argument(help="What the dataset is called: small letters, digits and _.")],
     *,
@@ -100,6 +94,7 @@ def new(
     )
 
 
+@app.command(epilog="Example: python -m evaluate check datasets/my_xrays.yaml --data-root data")
 def check(
     dataset: Annotated[str, typer.Argument(help="A dataset's file, or its name in the registry.")],
     *,
@@ -118,17 +113,17 @@ def check(
     entry = read_entry(Path(dataset)) if is_file else find_dataset(dataset, known_datasets(loaded_pipeline, datasets))
     loaded = load_dataset(entry, root, allow=allowed(allow or []))
     problems = list(deep_problems(loaded, root)) if deep else []
-    found = summary(loaded) | ({"problems": problems} if deep else {})
+    found = _summary(loaded) | ({"problems": problems} if deep else {})
     if as_json:
         print_json(found)
     else:
         _print_summary(entry, found)
     if problems:
-        raise EvaluationError(
-            "\n".join(f"{entry.name}: {problem}" for problem in problems), hint="fetch the files again"
-        )
+        said = "\n".join(f"{entry.name}: {problem}" for problem in problems)
+        raise EvaluationError(said, hint="fetch the files again")
 
 
+@app.command("phantom-slides", epilog="Example: python -m evaluate phantom-slides --out data/phantom_slides")
 def phantom_slides(
     *,
     out: Annotated[Path, typer.Option(help="The folder for the tars.")],
@@ -141,9 +136,8 @@ def phantom_slides(
     """Draw phantom slides: tiles of which a known share is tumour. They are drawn and no patient data."""
     from evaluate.datasets.phantom_slides import SlidePlan, write_phantom_slides
 
-    slides = write_phantom_slides(
-        out, SlidePlan(slides={"train": train, "val": val, "test": test}, tiles=tiles, seed=seed)
-    )
+    plan = SlidePlan(slides={"train": train, "val": val, "test": test}, tiles=tiles, seed=seed)
+    slides = write_phantom_slides(out, plan)
     tumors = [slide for slide in slides if slide.share]
     shares = f"{min(slide.share for slide in tumors):.0%} to {max(slide.share for slide in tumors):.0%}"
     sys.stdout.write(
@@ -175,11 +169,7 @@ def root_of(loaded: EvaluatePipeline | None, option: Path | None) -> Path:
 
 
 def allowed(names: list[str]) -> list[str]:
-    """Return the names of what is not refused.
-
-    Raises:
-        ConfigError: nothing is refused under such a name.
-    """
+    """Return the names of what is not refused; refuse names under which nothing is refused."""
     known = ("shared_patients", "empty_classes")
     for name in names:
         if name not in known:
@@ -228,3 +218,54 @@ def _print_summary(entry: DatasetEntry, found: dict[str, Any]) -> None:
     lines += [f"note: {caveat}" for caveat in found["caveats"]]
     lines += [f"digest {found['digest'][:16]}, of the splits {found['split_digest'][:16]}"]
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _listing(status: Status, root: Path) -> dict[str, Any]:
+    entry = status.entry
+    plain = {"name", "title", "modality", "licence", "access", "get", "source", "citation", "notes"}
+    return entry.model_dump(include=plain) | {
+        "tasks": {task: use.primary for task, use in entry.tasks.items()},
+        "classes": len(entry.classes),
+        "provenance": entry.provenance.model_dump(exclude_none=True),
+        "present": status.present,
+        "missing": [str(root / pattern) for pattern in status.missing],
+    }
+
+
+def _summary(dataset: LoadedDataset) -> dict[str, Any]:
+    return {
+        "name": dataset.entry.name,
+        "digest": dataset.digest,
+        "split_digest": dataset.split_digest,
+        "splits": {name: _split_summary(split, dataset.entry) for name, split in dataset.splits.items()},
+        "excluded": dataset.excluded,
+        "duplicates": dataset.duplicates,
+        "caveats": dataset.caveats,
+    }
+
+
+def _split_summary(split: Split, entry: DatasetEntry) -> dict[str, Any]:
+    found: dict[str, Any] = {"items": len(split)}
+    if split.patients is not None:
+        found["patients"] = len(set(split.patients))
+    if split.image_digests is not None:
+        found["distinct_images"] = len(set(split.image_digests))
+    if split.bags is not None:
+        found["tiles_or_files"] = sum(len(bag.digests) for bag in split.bags)
+    if split.targets is not None:
+        counts_C = (
+            split.targets.sum(axis=0)
+            if split.targets.ndim == 2
+            else np.bincount(split.targets, minlength=len(entry.classes))
+        )
+        found["classes"] = dict(zip(entry.classes, counts_C.tolist(), strict=True))
+    if split.answer_types is not None:
+        found["closed_questions"] = split.answer_types.count("closed")
+    if split.captions is not None:
+        found["distinct_captions"] = len(set(split.captions))
+    if split.events is not None:
+        found["events"] = int(split.events.sum())
+    if split.features is not None:
+        found["features"] = split.features.shape[1]
+        found["missing_values"] = int(np.isnan(split.features).sum())
+    return found

@@ -27,14 +27,10 @@ from .commands_datasets import (
     root_of,
 )
 
-
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands to a program."""
-    example = "Example: python -m evaluate predict IMAGE --model local-dir:STUDENT --class cyst --class polyp"
-    app.command(epilog=example)(predict)
-    app.command(epilog="Example: python -m evaluate overlap STORE breastmnist --data-root data")(overlap)
+app = typer.Typer()
 
 
+@app.command(epilog="Example: python -m evaluate predict IMAGE --model local-dir:STUDENT --class cyst --class polyp")
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     *,
@@ -62,32 +58,31 @@ def predict(
         prompts = Prompts.of_dataset(find_dataset(dataset, known_datasets(loaded, datasets)))
     else:
         prompts = Prompts.of(class_ or [], template or [])
-    pictures, names = [], []
+    pictures = []
     for path in images:
         try:
             pictures.append(decode_image(path.read_bytes()))
         except (OSError, PairDecodeError) as error:
             raise ConfigError(f"{path}: {error}") from error
-        names.append(str(path))
     address = addresses_of([model], loaded)[0]
     scores_NC = predict_images(pictures, address, prompts, teachers=loaded.teachers if loaded else {}, device=device)
     found = [
-        {"image": name, "predicted": prompts.classes[int(np.argmax(row))]}
+        {"image": str(path), "predicted": prompts.classes[int(np.argmax(row))]}
         | {"scores": {label: round(float(score), 6) for label, score in zip(prompts.classes, row, strict=True)}}
-        for name, row in zip(names, scores_NC, strict=True)
+        for path, row in zip(images, scores_NC, strict=True)
     ]
     if as_json:
         print_json(found)
         return
     table = Table("image", *prompts.classes, box=None)
-    for name, row in zip(names, scores_NC, strict=True):
+    for path, row in zip(images, scores_NC, strict=True):
         best = int(np.argmax(row))
-        table.add_row(
-            name, *(f"[bold]{score:.3f}[/]" if at == best else f"{score:.3f}" for at, score in enumerate(row))
-        )
+        cells = (f"[bold]{score:.3f}[/]" if at == best else f"{score:.3f}" for at, score in enumerate(row))
+        table.add_row(str(path), *cells)
     wide_console().print(table)
 
 
+@app.command(epilog="Example: python -m evaluate overlap STORE breastmnist --data-root data")
 def overlap(
     store: StoreArgument,
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset of the registry or of --datasets.")],

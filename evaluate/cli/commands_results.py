@@ -22,19 +22,15 @@ if TYPE_CHECKING:  # heavy imports are made where they are needed, so that --hel
     from evaluate.report.comparison import Comparison
     from evaluate.results.record import Result
 
+app = typer.Typer()
+
 RESULTS = Path("results")
 
 ResultsOption = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of the results.")]
 ModelsArgument = Annotated[list[str] | None, typer.Argument(metavar="[A B]", help="Two models; all if left out.")]
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands to a program."""
-    app.command(epilog="Example: python -m evaluate compare mmkd biomedclip --results results")(compare)
-    app.command(epilog="Example: python -m evaluate leaderboard --results results")(leaderboard)
-    app.command(epilog="Example: python -m evaluate report --results results --out report.html")(report)
-
-
+@app.command(epilog="Example: python -m evaluate compare mmkd biomedclip --results results")
 def compare(
     models: ModelsArgument = None,
     *,
@@ -122,17 +118,16 @@ def _p(p: float | None) -> str:
 def _compare_all(found: list[Result], *, as_json: bool) -> None:
     from evaluate.report.boards import boards
 
-    ranked = [board for board in boards(found) if board.ranking is not None]
+    ranked = [(board, board.ranking) for board in boards(found) if board.ranking is not None]
     if not ranked:
         raise EvaluationError("no test set has results of two models", hint="evaluate another model, then compare")
     if as_json:
-        print_json({board.task: asdict(board.ranking) for board in ranked if board.ranking is not None})
+        print_json({board.task: asdict(ranking) for board, ranking in ranked})
         return
     console = wide_console()
-    for board in ranked:
-        if board.ranking is not None:
-            console.print(f"[bold]{escape(board.task)}[/]")
-            console.print(_diagram(board.ranking), highlight=False, markup=False)
+    for board, ranking in ranked:
+        console.print(f"[bold]{escape(board.task)}[/]")
+        console.print(_diagram(ranking), highlight=False, markup=False)
         for note in board.notes:
             console.print(f"note: {escape(note)}", highlight=False)
 
@@ -152,6 +147,7 @@ def _diagram(ranking: Ranking) -> str:
     return "\n".join([*lines, said])
 
 
+@app.command(epilog="Example: python -m evaluate leaderboard --results results")
 def leaderboard(*, results: ResultsOption = RESULTS) -> None:
     """Write leaderboard.csv, leaderboard.md and leaderboard.json into the folder of the results."""
     from evaluate.report.leaderboard import write_leaderboards
@@ -160,6 +156,7 @@ def leaderboard(*, results: ResultsOption = RESULTS) -> None:
         sys.stdout.write(f"{path}\n")
 
 
+@app.command(epilog="Example: python -m evaluate report --results results --out report.html")
 def report(
     *,
     results: ResultsOption = RESULTS,

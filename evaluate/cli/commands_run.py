@@ -35,14 +35,12 @@ from .commands_datasets import (
 )
 from .commands_results import RESULTS
 
+app = typer.Typer()
+
 ResultsOption = Annotated[Path | None, typer.Option("--results", help="Folder of the results.")]
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's command to a program."""
-    app.command(epilog="Example: python -m evaluate run --model local-dir:STUDENT --dataset breastmnist")(run)
-
-
+@app.command(epilog="Example: python -m evaluate run --model local-dir:STUDENT --dataset breastmnist")
 def run(
     *,
     pipeline: MaybePipelineOption = None,
@@ -195,7 +193,11 @@ def _print(records: list[Result], folder: Path) -> None:
     grouped = {one.dataset.name: one for one in records if isinstance(one, ResultRecord) and "groups" in one.details}
     for name, like in grouped.items():
         # With the results of earlier runs: students are compared with teachers that were evaluated before them.
-        found = [one for one in results_on(folder, task=like.task, dataset=name) if _comparable(one, like)]
+        found = [
+            one
+            for one in results_on(folder, task=like.task, dataset=name)
+            if isinstance(one, ResultRecord) and one.split_digest == like.split_digest and one.protocol == like.protocol
+        ]
         console.print(results_table(by_group(found), title=f"zero-shot accuracy, {name}"))
     table = Table("model", "task", "dataset", "result", box=None)
     for record in records:
@@ -205,7 +207,3 @@ def _print(records: list[Result], folder: Path) -> None:
             table.add_row(record.model.name, record.task, record.dataset.name, record.cite(record.primary))
     if table.row_count:
         console.print(table)
-
-
-def _comparable(one: Result, like: ResultRecord) -> bool:
-    return isinstance(one, ResultRecord) and (one.split_digest, one.protocol) == (like.split_digest, like.protocol)

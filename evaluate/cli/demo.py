@@ -1,4 +1,4 @@
-"""The whole main job on a CPU in minutes, by the commands that a user would type."""
+"""``python -m evaluate demo``: the whole main job on a CPU in minutes, by the commands that a user would type."""
 
 from __future__ import annotations
 
@@ -11,30 +11,47 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
 
 from evaluate.config import EvaluatePipeline
 from evaluate.report.table import by_group
 from evaluate.results.files import results_on
 from evaluate.results.record import ORACLE
-from store.errors import MMKDError
+from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption
+from store.config.pipeline_file import read_pipeline
+from store.errors import ConfigError, MMKDError
 from store.files import write_atomic
 from store.inspect.summary import summarize
 from store.read.reader import FeatureStore
 
+app = typer.Typer()
+
 Command = list[str]
 
 
+@app.command(epilog="Example: python -m evaluate demo --pipeline demo --dataset phantom_test")
+def demo(
+    *,
+    pipeline: PipelineOption = "demo",
+    config: ConfigOption = PIPELINES_FILE,
+    dataset: Annotated[str, typer.Option(help="Which of evaluate.zero_shot is reported.")] = "phantom_test",
+) -> None:
+    """Run the whole main job, from drawing a corpus to comparing students, by its documented commands."""
+    loaded = read_pipeline(config, pipeline, EvaluatePipeline)
+    if dataset not in loaded.evaluate.zero_shot:
+        raise ConfigError(f"evaluate.zero_shot has no {dataset!r}; it has {', '.join(loaded.evaluate.zero_shot)}")
+    report = run_demo(loaded, pipeline, config=config, dataset=dataset)
+    console = Console()
+    stages = ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in report["seconds"].items())
+    console.print(f"seconds: {stages}; in all {sum(report['seconds'].values()):.0f}", soft_wrap=True)
+    console.print(f"report: {Path(loaded.evaluate.out) / 'report.json'}", highlight=False, soft_wrap=True)
+
+
 def run_demo(pipeline: EvaluatePipeline, name: str, *, config: Path, dataset: str) -> dict[str, Any]:
-    """Run corpus, teachers, extraction, distillation and evaluation, and write ``report.json``.
-
-    Args:
-        config: the file that holds the pipeline.
-        dataset: the zero-shot dataset that is reported.
-
-    Returns:
-        The report's content.
-    """
+    """Run corpus, teachers, extraction, distillation and evaluation; write ``report.json`` and return its content."""
     chosen = ["--pipeline", name, "--config", str(config)]
     corpora = [corpus for corpus, section in pipeline.corpora.items() if section.phantom]
     students = list(pipeline.train.students)
@@ -77,15 +94,13 @@ def _stage(name: str, *rounds: list[Command]) -> float:
         for command in commands:
             sys.stderr.write(f"\n[{name}] $ python -m {shlex.join(command)}\n")
         with ThreadPoolExecutor(len(commands)) as pool:
-            codes = list(pool.map(_run, commands))
-        for command, code in zip(commands, codes, strict=True):
-            if code:
+            ended = list(
+                pool.map(lambda command: subprocess.run([sys.executable, "-m", *command], check=False), commands)
+            )
+        for command, process in zip(commands, ended, strict=True):
+            if process.returncode:
                 raise MMKDError(
-                    f"python -m {shlex.join(command)} ended with exit code {code}",
+                    f"python -m {shlex.join(command)} ended with exit code {process.returncode}",
                     hint="its own message is above; `make demo` goes on from there once it is mended",
                 )
     return round(time.monotonic() - began, 1)
-
-
-def _run(command: Command) -> int:
-    return subprocess.run([sys.executable, "-m", *command], check=False).returncode

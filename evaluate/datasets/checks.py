@@ -25,9 +25,6 @@ def check_splits(
 ) -> tuple[dict[str, int], list[str]]:
     """Return the duplicates between splits, and the caveats in words.
 
-    Args:
-        allow: what is not refused, see ``DatasetEntry.allow``.
-
     Raises:
         EvaluationError: says everything that is wrong at once.
     """
@@ -36,15 +33,14 @@ def check_splits(
         problems += [*_classes(entry, splits["test"], allow), *_groups(entry, splits["test"])]
     caveats = []
     shared = list(_shared_patients(splits))
+    hint = "python -m evaluate check reads a dataset and says what it has"
     if shared and "shared_patients" not in allow:
         problems.append(f"{'; '.join(shared)}: what is known of a patient in training helps in testing")
+        hint = "split by patient, or say allow: [shared_patients] in the dataset's file"
     elif shared:
         caveats += shared
     if problems:
-        hints = ["python -m evaluate check reads a dataset and says what it has"]
-        if shared and "shared_patients" not in allow:
-            hints = ["split by patient, or say allow: [shared_patients] in the dataset's file"]
-        raise EvaluationError("\n".join(f"{entry.name}: {problem}" for problem in problems), hint=hints[0])
+        raise EvaluationError("\n".join(f"{entry.name}: {problem}" for problem in problems), hint=hint)
     duplicates = _duplicates(splits)
     caveats += [
         f"{count} items of {pair.replace('/', ' and ')} show the same image" for pair, count in duplicates.items()
@@ -55,7 +51,8 @@ def check_splits(
 def _empty(splits: Mapping[SplitName, Split], excluded: Mapping[str, int]) -> Iterator[str]:
     if "test" not in splits:
         left = f" ({_listed(excluded)} left out)" if excluded else ""
-        yield f"there is no test item{left}; it has {_sizes(splits) or 'none at all'}"
+        sizes = ", ".join(f"{name} {len(split)}" for name, split in splits.items())
+        yield f"there is no test item{left}; it has {sizes or 'none at all'}"
 
 
 def _excluded(entry: DatasetEntry, splits: Mapping[SplitName, Split], excluded: Mapping[str, int]) -> Iterator[str]:
@@ -122,10 +119,6 @@ def _counts(entry: DatasetEntry, splits: Mapping[SplitName, Split]) -> Iterator[
         found = len(splits[name]) if name in splits else 0
         if found != count:
             yield f"{name} has {found} items, its source says {count}"
-
-
-def _sizes(splits: Mapping[SplitName, Split]) -> str:
-    return ", ".join(f"{name} {len(split)}" for name, split in splits.items())
 
 
 def _listed(excluded: Mapping[str, int]) -> str:

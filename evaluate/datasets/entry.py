@@ -1,15 +1,18 @@
-"""One evaluation dataset as its YAML file describes it, validated; it does not know where the files are."""
+"""One evaluation dataset as its YAML file describes it, validated; it does not know where the files are.
+
+docs/datasets.md describes every key.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
-from evaluate.config import TEMPLATE_FIELDS, fillable
+from evaluate.config import fillable
 from evaluate.datasets.formats.rules import ReadRule
 from evaluate.metrics.registry import METRICS
 from store.config.pipeline_file import Section, read_section
@@ -23,17 +26,7 @@ from .task_kinds import TASKS, TaskName
 Modality = Literal[
     "xray", "ct", "mri", "ultrasound", "fundus", "oct", "histopathology", "dermatology", "endoscopy", "mixed", "other"
 ]
-MODALITIES: tuple[Modality, ...] = (
-    "xray",
-    "ct",
-    "mri",
-    "ultrasound",
-    "fundus",
-    "oct",
-    "histopathology",
-    "dermatology",
-    "endoscopy",
-)
+MODALITIES: tuple[Modality, ...] = get_args(Modality)[:-2]
 """The nine modalities that MMKD-CLIP's authors name. ``mixed`` is several of them, ``other`` none (cells, say)."""
 
 Origin = Literal["official", "inferred", "ours"]
@@ -42,58 +35,31 @@ NAME = r"[a-z0-9][a-z0-9_]*"
 """Name of a dataset that has a file."""
 
 
-def _prompt(template: str) -> str:
-    return fillable(template, fields=TEMPLATE_FIELDS)
-
-
-Template = Annotated[str, AfterValidator(_prompt)]
+Template = Annotated[str, AfterValidator(fillable)]
 
 
 class Task(Section):
-    """The use of a dataset for one task.
-
-    Attributes:
-        primary: the metric that stands for the result, a name in ``evaluate.metrics.METRICS``.
-    """
+    """The use of a dataset for one task; ``primary`` is a name in ``evaluate.metrics.registry.METRICS``."""
 
     primary: str
 
 
 class ClassText(Section):
-    """The words of a class in prompts.
-
-    Attributes:
-        name: fills ``{label}`` of the templates.
-        prompts: whole prompts of this class, which take the place of the templates.
-    """
+    """The words of a class in prompts: its own prompts take the place of the templates."""
 
     name: str
     prompts: list[str] = []
 
 
 class Group(Section):
-    """Classes among which the images of one group are classified, such as those of one modality.
-
-    Attributes:
-        name: fills ``{group}`` of the templates; the group itself if left out.
-        classes: labels, all of them keys of the entry's ``classes``.
-    """
+    """Classes among which the images of one group are classified, such as those of one modality."""
 
     name: str | None = None
     classes: list[str] = Field(min_length=1)
 
 
 class Provenance(Section):
-    """Who decided each part: ``official`` (the authors concerned), ``inferred`` (from what they published), ``ours``.
-
-    Attributes:
-        choice: to evaluate the dataset at all: ``official`` if MMKD-CLIP's code names it, ``inferred`` if the catalogue
-            of UniMed-CLIP does, from which that code was forked.
-        classes: the list of labels, by the dataset's authors.
-        split: the assignment of images to splits.
-        templates: the wording of the prompts.
-        metrics: the choice of the primary metric.
-    """
+    """Who decided: ``official`` (the authors concerned), ``inferred`` (from what they published) or ``ours``."""
 
     choice: Origin
     classes: Origin | None = None
@@ -105,15 +71,7 @@ class Provenance(Section):
 class Fields(Section):
     """Dotted path of each column in a record; columns that are left out do not exist.
 
-    Attributes:
-        id: names the item; by its place in the files if left out.
-        label: the class, as ``classes`` or ``label_map`` has it.
-        patient: the patient of the item. No patient may be in two splits, and resamples take a patient whole.
-        caption: text of retrieval.
-        question, answer, answer_type: columns of visual question answering.
-        bag: the slide that a tile belongs to; the items are then the slides.
-        time, event: columns of survival: how long, and whether the event was seen.
-        group: restricts the classes among which an image is classified, see ``groups``.
+    No patient may be in two splits, and resamples take a patient whole. With ``bag``, the items are slides of tiles.
     """
 
     id: str | None = None
@@ -131,14 +89,7 @@ class Fields(Section):
 
 
 class MultiLabel(Section):
-    """How a record states its classes if it may have several or none.
-
-    Attributes:
-        by: ``list``: the label is a list of classes; ``text``: a text of classes; ``columns``: each class is a column.
-        separator: between the classes of a text.
-        none: values that mean none of the classes.
-        yes: values of a column that mean that the class is present.
-    """
+    """How a record states its classes if it may have several or none."""
 
     by: Literal["list", "text", "columns"]
     separator: str = "|"
@@ -147,37 +98,7 @@ class MultiLabel(Section):
 
 
 class DatasetEntry(Section):
-    """One dataset.
-
-    Attributes:
-        name: the file's name without ``.yaml``.
-        title: its usual name.
-        modality: one of the nine, ``mixed`` or ``other``.
-        source: address of the page of the dataset, or the file here that draws it.
-        facts_from: addresses where the facts of this entry are said, if not at the source.
-        licence: as the source states it, or ``not stated``.
-        access: ``open`` to anyone, after ``registration``, or by an ``agreement`` that someone has to grant.
-        get: what to fetch and where to put it, in words.
-        citation: authors, title, year.
-        read: the files, relative to the data root, and how they are read.
-        digests: ``md5:...`` or ``sha256:...`` by file, where known.
-        counts: items by split where the source states them; a difference is reported.
-        classes: name or prompts of each label, in the order of the scores' columns.
-        label_map: further labels and the classes they count as.
-        ignore_labels: labels whose items are left out, and counted.
-        keep: by column, the values of the records that are used; all others are counted as ignored.
-        one_hot: each class is a column, and one of them is 1.
-        multi_label: set where an image may have several classes.
-        positive: the class that is looked for, of two classes.
-        groups: by value of the column ``fields.group``, the classes that its images may have. Accuracy is then counted
-            within each group, and the mean over groups stands for the result.
-        templates: prompts with ``{label}``, and with ``{group}`` where there are groups.
-        negative_templates: prompts of a multi-label dataset that say that ``{label}`` is absent.
-        event_values, censored_values: values of the event column if the event was seen, and if it was not.
-        allow: what is not refused: ``shared_patients`` (in two splits), ``empty_classes`` (without test item).
-        max_excluded: share of items that may be unreadable or missing before the dataset is refused.
-        notes: what a reader of results should know.
-    """
+    """One dataset."""
 
     name: str
     title: str

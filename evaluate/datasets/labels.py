@@ -50,11 +50,7 @@ class Labels:
         return tuple(sorted({self._place(label) for label in labels}))
 
     def finish(self) -> None:
-        """Refuse labels that the dataset does not list.
-
-        Raises:
-            EvaluationError: names them, with how many items have each.
-        """
+        """Raise an EvaluationError that names the labels the dataset does not list, with how many items have each."""
         if not self._unknown:
             return
         shown = ", ".join(f"{_shown(*key)} ({count})" for key, count in self._unknown.most_common(SHOWN))

@@ -143,11 +143,7 @@ class LoadedDataset:
         return self.splits["test"]
 
     def require(self, name: SplitName) -> Split:
-        """Return a split.
-
-        Raises:
-            EvaluationError: the dataset has no such items.
-        """
+        """Return a split; raise EvaluationError if the dataset has no such items."""
         if name not in self.splits:
             raise EvaluationError(
                 f"{self.entry.name}: has no {name} split; it has {', '.join(self.splits)}",

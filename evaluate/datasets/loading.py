@@ -34,8 +34,6 @@ DIGEST_AHEAD = 256
 def load_dataset(entry: DatasetEntry, root: Path, *, allow: Collection[str] = ()) -> LoadedDataset:
     """Read a dataset's labels and texts, digest its images, split it, and check that it can be evaluated.
 
-    Every image is read once, for its digest, and not kept.
-
     Args:
         allow: ``shared_patients``, ``empty_classes``: not refused, in addition to what the entry allows.
 

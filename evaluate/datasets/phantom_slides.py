@@ -66,11 +66,7 @@ class SlidePlan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slide:
-    """One slide before its tiles are drawn.
-
-    Attributes:
-        findings: one per tile, in order.
-    """
+    """One slide before its tiles are drawn; it has a finding per tile, in order."""
 
     name: str
     patient: str

@@ -25,11 +25,7 @@ DEFAULT_ROOT = Path("data")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """Whether a dataset's files are present.
-
-    Attributes:
-        missing: patterns that no file matches, relative to the data root.
-    """
+    """A dataset, and the patterns relative to the data root that no file matches."""
 
     entry: DatasetEntry
     missing: list[str]
@@ -49,10 +45,7 @@ def data_root(option: Path | None = None) -> Path:
 
 
 def read_registry(folders: Iterable[Path] = ()) -> dict[str, DatasetEntry]:
-    """Return every dataset by name; those of the given folders replace shipped ones of the same name.
-
-    Args:
-        folders: folders of YAML files, or single files.
+    """Return every dataset by name; those of the given folders, or files, replace shipped ones of the same name.
 
     Raises:
         ConfigError: files are wrong (every problem of every file at once), or a folder has none.
@@ -76,11 +69,7 @@ def read_registry(folders: Iterable[Path] = ()) -> dict[str, DatasetEntry]:
 
 
 def find_dataset(name: str, entries: Mapping[str, DatasetEntry]) -> DatasetEntry:
-    """Return a dataset by name.
-
-    Raises:
-        ConfigError: there is none; the message suggests a similar name.
-    """
+    """Return a dataset by name; the ConfigError for an unknown name suggests a similar one."""
     if name not in entries:
         raise ConfigError(
             f"no dataset {name!r}{suggest(name, entries)}",

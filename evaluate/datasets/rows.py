@@ -115,11 +115,7 @@ class RowReader:
         )
 
     def finish(self) -> None:
-        """Refuse fields that no record had, and labels that are not listed.
-
-        Raises:
-            EvaluationError: names them.
-        """
+        """Raise an EvaluationError that names fields that no record had, or labels that are not listed."""
         absent = [f"fields.{name}: {'.'.join(path)!r}" for name, path in self._paths.items() if name not in self._seen]
         if absent and self._names:
             known = ", ".join(self._names[:12])

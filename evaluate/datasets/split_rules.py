@@ -1,4 +1,7 @@
-"""Rules that split a dataset into train, val and test, and the pure functions that apply them."""
+"""Rules that split a dataset into train, val and test, and the pure functions that apply them.
+
+docs/datasets.md describes every key.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +41,7 @@ class _Carving(Section):
 
 
 class FieldSplit(_Carving):
-    """A column names the split.
-
-    Attributes:
-        values: meaning of the column's values; usual spellings are known.
-        ignore: values whose items are left out, and counted.
-    """
+    """A column names the split; usual spellings are known."""
 
     rule: Literal["field"]
     values: dict[str, SplitName] = {}
@@ -51,11 +49,7 @@ class FieldSplit(_Carving):
 
 
 class FileSplit(_Carving):
-    """The file of an item decides.
-
-    Attributes:
-        train, val, test: patterns of files, relative to the data root.
-    """
+    """The file of an item decides, by patterns relative to the data root."""
 
     rule: Literal["files"]
     train: list[str] = []
@@ -64,13 +58,7 @@ class FileSplit(_Carving):
 
 
 class DigestSplit(Section):
-    """A digest decides: the same on every machine, whatever else the dataset contains.
-
-    Attributes:
-        by: what stays together: equal images, a patient, or nothing but the item.
-        salt: changed to draw another split.
-        train, val: their shares; the rest is for testing.
-    """
+    """A digest decides: the same on every machine, whatever else the dataset contains."""
 
     rule: Literal["digest"]
     by: By

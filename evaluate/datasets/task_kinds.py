@@ -15,9 +15,6 @@ class TaskKind:
     """The needs of a task.
 
     Attributes:
-        labelled: its targets are classes.
-        trains: it trains something, and so needs training items.
-        fields: columns that it needs, in addition to the label.
         first_result: the result that it always has, if it has several; the task's own name if left out.
     """
 
@@ -38,11 +35,7 @@ TASKS: dict[str, TaskKind] = {
 
 
 def known_task(name: str) -> str:
-    """Return the name of a task.
-
-    Raises:
-        ValueError: there is no such task.
-    """
+    """Return the name of a task; raise ValueError if there is no such task."""
     if name not in TASKS:
         raise ValueError(f"no task {name!r}{suggest(name, TASKS)}; there are {', '.join(TASKS)}")
     return name

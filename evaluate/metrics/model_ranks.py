@@ -50,12 +50,7 @@ def ranks(scores_DK: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def rank_models(models: Sequence[str], scores_DK: npt.NDArray[np.float64]) -> Ranking:
-    """Rank models and test whether they differ.
-
-    Args:
-        models: K names.
-        scores_DK: finite, more is better.
-    """
+    """Rank K models by their scores, finite and more is better, and test whether they differ."""
     datasets, count = scores_DK.shape
     means = ranks(scores_DK).mean(axis=0)
     order = np.argsort(means, kind="stable")

@@ -41,14 +41,10 @@ class Difference:
 
 
 def difference(values: tuple[float, float], samples: tuple[Samples, Samples]) -> Difference:
-    """Return how much the first number exceeds the second.
+    """Return how much the first number exceeds the second: on the test set itself, and on the same resamples.
 
     The p-value inverts the percentile interval: twice the smaller share of resamples on one side of zero, where the
     test set itself counts as one more resample (Davison and Hinkley, 1997, section 4.2).
-
-    Args:
-        values: on the test set itself.
-        samples: on the same resamples for both.
     """
     differences = samples[0] - samples[1]
     kept = differences[np.isfinite(differences)]

@@ -38,12 +38,7 @@ SEED_COLUMN = re.compile(r"^(?P<column>.+)\.(?P<seed>\d+)$")
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Metric:
-    """A number that measures how good predictions are.
-
-    Attributes:
-        function: columns and weights (R, N) to values (R,).
-        higher_is_better: False for ranks.
-    """
+    """A number that measures how good predictions are."""
 
     title: str
     function: Callable[[Columns, Weights], Samples]
@@ -51,9 +46,6 @@ class Metric:
 
     def __call__(self, columns: Columns, weights_RN: Weights) -> Samples:
         """Return the metric on every resample; the mean over training seeds where columns hold several.
-
-        Args:
-            weights_RN: how often each resample holds each item; whole numbers of any dtype.
 
         Returns:
             (R,) float64, NaN where the metric is undefined, such as AUROC of one class.
@@ -131,11 +123,7 @@ IN_GROUP = "accuracy@"
 
 
 def metrics_named(names: Iterable[str]) -> dict[str, Metric]:
-    """Return metrics by name: those of METRICS, and ``accuracy@GROUP`` for the accuracy within a group.
-
-    Raises:
-        KeyError: there is no such metric.
-    """
+    """Return metrics by name: those of METRICS, and ``accuracy@GROUP`` for the accuracy within a group."""
     return {name: _in_group(name) if name.startswith(IN_GROUP) else METRICS[name] for name in names}
 
 

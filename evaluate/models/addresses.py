@@ -44,11 +44,7 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """Parse an address; nothing is looked up.
-
-    Raises:
-        ConfigError: it is not an address.
-    """
+    """Parse an address without a look at what it names; raise ConfigError if it is not an address."""
     given, sign, rest = text.partition("=")
     # A path may hold the sign; the kind stands before any path.
     name, address = (given, rest) if sign and ":" not in given else ("", text)

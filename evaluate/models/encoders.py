@@ -6,7 +6,6 @@ Axes: N images or texts, E embedding width.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -37,11 +36,7 @@ NOT_STORED = "not in the store"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageSet:
-    """Distinct images.
-
-    Attributes:
-        digests: SHA-256 of the bytes of each of the N images.
-    """
+    """Distinct images, with the SHA-256 of the bytes of each."""
 
     images: Sequence[Image]
     digests: Sequence[str]
@@ -58,10 +53,6 @@ class Embedded:
 
     rows: Embeddings
     without: dict[int, str] = field(default_factory=dict)
-
-    def reasons(self) -> Counter[str]:
-        """Return how many images have no embedding, by reason."""
-        return Counter(self.without.values())
 
 
 class Encoder(Protocol):

@@ -48,11 +48,7 @@ def open_encoder(
     max_pixels: int,
     device: str,
 ) -> Encoder:
-    """Load a model, or open a store.
-
-    Raises:
-        MMKDError: it cannot be loaded.
-    """
+    """Load a model, or open a store; raise MMKDError if that cannot be done."""
     if address.kind == "store":
         return StoreEncoder(FeatureStore(address.place), str(address.teacher), facts)
     entry = entry_of(address, teachers=teachers)

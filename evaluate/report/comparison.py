@@ -114,11 +114,7 @@ class Evidence:
 
 
 def of_model(results: Sequence[Result], name: str) -> dict[tuple[str, str], Result]:
-    """Return a model's results by task and dataset.
-
-    Raises:
-        EvaluationError: there is no result of such a model.
-    """
+    """Return a model's results by task and dataset; raise EvaluationError if there is none."""
     found = {(result.task, result.dataset.name): result for result in results if result.model.name == name}
     if not found:
         known = ", ".join(sorted({result.model.name for result in results}))

@@ -93,22 +93,13 @@ def _by_modality(board: Board, evidence: Evidence) -> ByModality:
         if column.higher_is_better and all(board.result(row, place) is not None for row in rows)
     ]
     evaluated = sum(column.metric is not None for column in board.columns)
-    modalities = sorted({board.columns[place].dataset.modality for place in common})
     means: dict[str, dict[str, Interval]] = {}
     for row in rows:
-        means[board.models[row].name] = {
-            modality: _mean(
-                [
-                    record
-                    for place in common
-                    if board.columns[place].dataset.modality == modality
-                    for record in [board.result(row, place)]
-                    if record is not None
-                ],
-                evidence,
-            )
-            for modality in modalities
-        }
+        own: dict[str, list[ResultRecord]] = {}
+        for record in (board.result(row, place) for place in common):
+            if record is not None:
+                own.setdefault(record.dataset.modality, []).append(record)
+        means[board.models[row].name] = {modality: _mean(own[modality], evidence) for modality in sorted(own)}
     return ByModality(task=board.task, means=means, left_out=evaluated - len(common))
 
 

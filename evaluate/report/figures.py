@@ -50,10 +50,7 @@ def figure(
     """Return a plot with its text alternatives.
 
     Args:
-        name: unique on the page.
-        caption: how to read it.
         description: what the drawing shows, for readers who do not see it.
-        height: of the drawing, in its units.
         drawing: SVG elements within WIDTH by height.
         beside: show the table too, beside the drawing where there is room.
     """

@@ -12,7 +12,7 @@ from typing import Any
 
 from evaluate.metrics.registry import METRICS
 from evaluate.results.files import read_results
-from evaluate.results.record import DIGEST_SHOWN, Result, SkippedRecord
+from evaluate.results.record import DIGEST_SHOWN, SkippedRecord
 from store.files import write_atomic
 
 from .boards import Board, boards
@@ -28,10 +28,7 @@ CSV_FIELDS = (
 
 
 def write_leaderboards(folder: Path) -> list[Path]:
-    """Write the three leaderboards of a folder of results into it.
-
-    Returns:
-        Their paths: CSV, Markdown, JSON.
+    """Write the three leaderboards of a folder of results into it; return their paths.
 
     Raises:
         EvaluationError: there are no results, or one is damaged.
@@ -90,21 +87,20 @@ def _flat(board: Board, row: int, place: int) -> dict[str, Any]:
 
 def as_json(found: Sequence[Board]) -> dict[str, Any]:
     """Return the boards as JSON values."""
-    return {"format": FORMAT, "tasks": [_board_json(board) for board in found]}
-
-
-def _board_json(board: Board) -> dict[str, Any]:
-    results = [_flat(board, *place) for place in sorted(board.cells)]
-    return {
-        "task": board.task,
-        "ranking": None if board.ranking is None else asdict(board.ranking),
-        "notes": board.notes,
-        "datasets": [
-            {"name": column.dataset.name, "title": column.title, "metric": column.metric, "n": column.n}
-            for column in board.columns
-        ],
-        "results": results,
-    }
+    tasks = [
+        {
+            "task": board.task,
+            "ranking": None if board.ranking is None else asdict(board.ranking),
+            "notes": board.notes,
+            "datasets": [
+                {"name": column.dataset.name, "title": column.title, "metric": column.metric, "n": column.n}
+                for column in board.columns
+            ],
+            "results": [_flat(board, *place) for place in sorted(board.cells)],
+        }
+        for board in found
+    ]
+    return {"format": FORMAT, "tasks": tasks}
 
 
 def as_markdown(found: Sequence[Board]) -> str:
@@ -160,7 +156,9 @@ def _below(board: Board) -> list[str]:
             f"Mean ranks over {board.ranking.datasets} datasets{friedman}; "
             f"Nemenyi's critical difference is {board.ranking.critical_difference:.2f}"
         )
-    lines += [f"{result.dataset.title}: skipped: {result.skipped}" for result in _skips(list(board.cells.values()))]
+    # Most reasons are the same for all models.
+    skips = [one for one in board.cells.values() if isinstance(one, SkippedRecord)]
+    lines += dict.fromkeys(f"{one.dataset.title}: skipped: {one.skipped}" for one in skips)
     lines += [
         f"{column.title}: {overlap.exact:,} test images occur in the training corpus {overlap.store}, "
         f"{overlap.near:,} more nearly"
@@ -169,12 +167,6 @@ def _below(board: Board) -> list[str]:
         if overlap is not None
     ]
     return ["", *(f"- {_plain(line)}" for line in lines)] if lines else []
-
-
-def _skips(results: Sequence[Result]) -> list[SkippedRecord]:
-    """Return one record per dataset and reason: most reasons are the same for all models."""
-    skips = {(one.dataset.name, one.skipped): one for one in results if isinstance(one, SkippedRecord)}
-    return list(skips.values())
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -10,26 +10,28 @@ from typing import Any
 
 from markupsafe import Markup
 
+from evaluate.results.examples import Example, examples_in
 from evaluate.results.record import ResultRecord, SkippedRecord
 
 from .boards import ROLE_ORDER
 from .contents import ByModality, Contents
 from .figures import HERE, environment
-from .galleries import confusion, gallery
 from .kaplan_meier import kaplan_meier
 from .plots import FEWEST_AXES, forest, radar, ranks_plot
 from .wording import in_words, overlap_in_words
+
+MOST_CLASSES = 16
+"""Classes of a matrix that is shown whole; for more the most frequent confusions are listed."""
+MOST_PAIRS = 12
+MOST_EXAMPLES = 12
+"""Examples of one result that are shown."""
 
 Groups = list[tuple[str, str, list[tuple[ResultRecord, Any]]]]
 """By title of the dataset and task, records with what is shown of them."""
 
 
 def render(contents: Contents, *, title: str) -> str:
-    """Return the page as a text.
-
-    Args:
-        title: heading of the page and title of the browser's window.
-    """
+    """Return the page as a text."""
     style, script = ((HERE / name).read_text() for name in ("report.css", "report.js"))
     records = contents.records
     numbers = {id(record): number for number, record in enumerate(records)}
@@ -117,3 +119,33 @@ def _reasons(contents: Contents) -> list[list[str]]:
         [title, in_words(task), wrapped(reason), wrapped(", ".join(models))]
         for (title, task, reason), models in sorted(reasons.items())
     ]
+
+
+def confusion(record: ResultRecord) -> dict[str, Any] | None:
+    """Return how often each class was taken for each, as the template takes it; None if the record does not say."""
+    counts, names = record.details.get("confusion"), record.details.get("classes")
+    if not isinstance(counts, list) or not isinstance(names, list) or len(counts) != len(names):
+        return None
+    if not all(isinstance(line, list) and len(line) == len(names) for line in counts):
+        return None
+    title = f"{record.model.name} on {record.dataset.title}: rows are the true class, columns what was said"
+    pairs = _pairs(counts, names) if len(names) > MOST_CLASSES else []
+    return {"title": title, "names": names, "counts": counts, "pairs": pairs}
+
+
+def _pairs(counts: Sequence[Sequence[int]], names: Sequence[str]) -> list[list[str]]:
+    wrong = [
+        (line[place] / sum(line), line[place], name, names[place])
+        for row, (name, line) in enumerate(zip(names, counts, strict=True))
+        for place in range(len(names))
+        if place != row and line[place]
+    ]
+    return [
+        [name, taken, f"{share:.0%} of its items ({count:,})"]
+        for share, count, name, taken in sorted(wrong, key=lambda pair: (-pair[0], -pair[1]))[:MOST_PAIRS]
+    ]
+
+
+def gallery(record: ResultRecord, kind: str) -> list[Example] | None:
+    """Return a result's examples of a kind; None if it has none."""
+    return [example for example in examples_in(record.details) if example.kind == kind][:MOST_EXAMPLES] or None

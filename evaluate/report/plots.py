@@ -35,7 +35,6 @@ def radar(name: str, *, title: str, values: Mapping[str, Interval], best: Mappin
     """Return a radar of one model: a value per modality, before the outline of the best model of each.
 
     Args:
-        name: unique on the page.
         values: by modality, between low and 1.
         best: by modality, the largest value of any model.
         low: the value at the centre.

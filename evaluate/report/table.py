@@ -27,20 +27,12 @@ def by_group(results: Iterable[Result]) -> dict[str, dict[str, Any]]:
             "macro_accuracy": one.metrics["group_accuracy"].value,
             "by_modality": {group: one.metrics[f"{IN_GROUP}{group}"].value for group in one.details["groups"]},
         }
-        for one in sorted(records, key=_place)
+        for one in sorted(records, key=lambda one: (ROLES.index(one.model.role), one.model.name))
     }
 
 
-def _place(record: ResultRecord) -> tuple[int, str]:
-    return ROLES.index(record.model.role), record.model.name
-
-
 def results_table(models: Mapping[str, Mapping[str, Any]], *, title: str) -> Table:
-    """Return a table of accuracies by modality and macro, best in each column in bold; the oracle does not compete.
-
-    Args:
-        models: as ``by_group`` returns them.
-    """
+    """Return a table of what ``by_group`` returns, best in each column in bold; the oracle does not compete."""
     modalities = list(next(iter(models.values()))["by_modality"])
     columns = [*modalities, "macro"]
     table = Table(title=title, box=SIMPLE, padding=0, pad_edge=False)

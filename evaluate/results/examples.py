@@ -49,7 +49,6 @@ class Candidate(_Part):
 
     Attributes:
         text: a caption or answer; the image's id where an image was found.
-        correct: whether it belongs to the query.
         thumbnail_jpeg_base64: set if an image was found.
     """
 
@@ -82,11 +81,7 @@ class Example(_Part):
 
 
 def examples_in(details: Mapping[str, Any]) -> list[Example]:
-    """Return the examples in a result's details; an empty list if there are none.
-
-    Raises:
-        EvaluationError: the content is not a list of examples.
-    """
+    """Return the examples in a result's details; raise EvaluationError if they are not a list of examples."""
     found = details.get("examples", [])
     if not isinstance(found, list):
         raise EvaluationError(f"details.examples must be a list, not {type(found).__name__}")

@@ -1,23 +1,33 @@
 """Records of results in files.
 
-``results/MODEL/TASK/DATASET.json`` is a record, a Parquet file of the same name holds its predictions.
+``results/MODEL/TASK/DATASET.json`` is a record. A Parquet file of the same name holds its predictions, one row per test
+item, so that any reader can compute a number again.
 """
 
 from __future__ import annotations
 
 import glob
+import io
 import json
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from evaluate.metrics.predictions import Predictions
 from store.errors import EvaluationError, FormatVersionError
 from store.files import sha256_file, write_atomic
 
-from .prediction_files import predictions_bytes, read_predictions_file
 from .record import FORMAT, Result, ResultRecord, SkippedRecord
+
+RESERVED = ("id", "cluster")
+STRATA_KEY = b"strata"
+"""Metadata of the file: the column within whose values a stratified resample draws."""
 
 LONGEST_NAME = 200
 """Bytes of a file name: systems take 255, and a suffix must fit."""
@@ -41,13 +51,10 @@ def _file_name(name: str) -> str:
 
 
 def write_result(folder: Path, record: Result, predictions: Predictions | None = None) -> Path:
-    """Write a record and its predictions; the record last, so that its predictions always exist.
+    """Write a record and its predictions; the record last, so that its predictions always exist. Return its path.
 
     Args:
         predictions: required for a result; a skipped one has none.
-
-    Returns:
-        The record's path.
 
     Raises:
         EvaluationError: a result comes without its predictions, or with those of other items.
@@ -63,7 +70,7 @@ def write_result(folder: Path, record: Result, predictions: Predictions | None =
     if predictions is None or len(predictions.ids) != record.n:
         count = 0 if predictions is None else len(predictions.ids)
         raise EvaluationError(f"{path}: the result is of {record.n} test items, the predictions are of {count}")
-    write_atomic(table, predictions_bytes(predictions))
+    write_atomic(table, _predictions_bytes(predictions))
     complete = record.model_copy(update={"predictions_digest": sha256_file(table)})
     write_atomic(path, complete.model_dump_json(indent=1).encode() + b"\n")
     return path
@@ -109,11 +116,7 @@ def read_results(folder: Path) -> list[Result]:
 
 
 def results_on(folder: Path, *, task: str, dataset: str) -> list[Result]:
-    """Read the records of all models for one task on one dataset, by model; an empty list if there is none.
-
-    Raises:
-        EvaluationError: one is damaged.
-    """
+    """Read the records of all models for one task on one dataset, by model; an empty list if there is none."""
     file = result_path(folder, model="any", task=task, dataset=dataset)
     return [read_result(path) for path in sorted(folder.glob(f"*/{file.parent.name}/{glob.escape(file.name)}"))]
 
@@ -131,4 +134,57 @@ def read_predictions(folder: Path, record: ResultRecord) -> Predictions:
         raise EvaluationError(f"{path}: the predictions of a result are missing", hint=hint)
     if sha256_file(path) != record.predictions_digest:
         raise EvaluationError(f"{path}: not the predictions that the record beside it was written with", hint=hint)
-    return read_predictions_file(path)
+    return _read_predictions_file(path)
+
+
+def _predictions_bytes(predictions: Predictions) -> bytes:
+    """Return predictions as a Parquet file: id, cluster (null without clusters), and a column per array."""
+    clusters = predictions.clusters
+    cluster = pa.nulls(len(predictions.ids), pa.string()) if clusters is None else pa.array(clusters, pa.string())
+    columns = {"id": pa.array(predictions.ids, pa.string()), "cluster": cluster}
+    for name, values in predictions.columns.items():
+        if name in RESERVED:
+            raise EvaluationError(f"a column of predictions cannot be called {name!r}")
+        columns[name] = _column(name, np.ascontiguousarray(values))
+    table = pa.table(columns)
+    if predictions.strata is not None:
+        table = table.replace_schema_metadata({STRATA_KEY: predictions.strata.encode()})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _column(name: str, values: npt.NDArray[Any]) -> Any:
+    if values.ndim == 1:
+        return pa.array(values)
+    if values.ndim != 2 or not values.shape[1]:
+        raise EvaluationError(
+            f"column {name!r} of the predictions has the shape {values.shape}; expected (N,) or (N, C)"
+        )
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+
+
+def _read_predictions_file(path: Path) -> Predictions:
+    try:
+        table = pq.read_table(path)
+        ids, clusters = (table.column(name).to_pylist() for name in RESERVED)
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise EvaluationError(f"{path}: not a file of predictions: {error}") from None
+    strata = (table.schema.metadata or {}).get(STRATA_KEY)
+    return Predictions(
+        ids=ids,
+        clusters=None if clusters[0] is None else clusters,
+        columns={name: _array(table.column(name)) for name in table.column_names if name not in RESERVED},
+        strata=None if strata is None else strata.decode(),
+    )
+
+
+def _array(column: Any) -> npt.NDArray[Any]:
+    joined = column.combine_chunks()
+    if pa.types.is_fixed_size_list(joined.type):
+        flat: npt.NDArray[Any] = joined.flatten().to_numpy(zero_copy_only=False)
+        return flat.reshape(-1, joined.type.list_size)
+    if pa.types.is_string(joined.type):
+        return np.array(joined.to_pylist())
+    array: npt.NDArray[Any] = joined.to_numpy(zero_copy_only=False)
+    return array

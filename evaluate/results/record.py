@@ -122,11 +122,7 @@ class SkippedRecord(_Record):
 
 
 class ResultRecord(RunFacts, _Record):
-    """A result.
-
-    Attributes:
-        predictions_digest: SHA-256 of the Parquet file beside the record.
-    """
+    """A result; its predictions are a Parquet file beside the record, which has the SHA-256 of it."""
 
     n: int = Field(gt=0)
     primary: str

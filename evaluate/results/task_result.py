@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from evaluate.metrics.predictions import Columns, Predictions
-from evaluate.metrics.registry import Metric, metrics_named, seed_views
+from evaluate.metrics.predictions import Predictions
+from evaluate.metrics.registry import metrics_named, seed_views
 from store.errors import EvaluationError
 
 
@@ -47,9 +46,6 @@ def result_of(
 ) -> TaskResult:
     """Compute a task's metrics from its predictions.
 
-    Args:
-        names: the task's metrics, see ``metrics_named``.
-
     Raises:
         EvaluationError: the primary metric is none of the task's, or it is undefined on these items.
     """
@@ -60,21 +56,13 @@ def result_of(
     metrics = {name: float(metric(predictions.columns, ones_1N)[0]) for name, metric in known.items()}
     if not np.isfinite(metrics[primary]):
         raise EvaluationError(f"{task}: {primary} is not defined on these {len(predictions.ids)} test items")
+    views = seed_views(predictions.columns)
+    by_seed = {name: [float(metric(view, ones_1N)[0]) for view in views] for name, metric in known.items()}
     return TaskResult(
         task=task,
         primary=primary,
         metrics=metrics,
         predictions=predictions,
-        seeds=_by_seed(known, predictions.columns, ones_1N),
+        seeds=by_seed if len(views) > 1 else {},
         details=dict(details),
     )
-
-
-def _by_seed(
-    metrics: Mapping[str, Metric], columns: Columns, ones_1N: npt.NDArray[np.float64]
-) -> dict[str, list[float]]:
-    """Return each metric's value with every seed; nothing if there is one model only."""
-    views = seed_views(columns)
-    if len(views) == 1:
-        return {}
-    return {name: [float(metric(view, ones_1N)[0]) for view in views] for name, metric in metrics.items()}

@@ -75,7 +75,7 @@ def find_overlap(store: FeatureStore, dataset: LoadedDataset, *, near: bool = Tr
         return Found(items=len(dataset.test), exact=exact, near=[], pairs=pairs)
     rest = np.flatnonzero(~exact_N)
     hashes, readable = _hashes((images[item].read for item in rest.tolist()), len(rest), threads, "hash test images")
-    hash_R, there_R = _store_hashes(store, threads)
+    hash_R, there_R = _hashes(_store_reads(store), store.info.rows, threads, "hash the store's images")
     alike = nearest_within(hashes, hash_R[there_R], bits=NEAR_BITS)
     rows_there = np.flatnonzero(there_R)
     matched = [
@@ -117,8 +117,7 @@ def _test_images(split: Split) -> tuple[list[str], list[str], list[Image]]:
             for digest, image in zip(bag.digests, bag.images, strict=False)
         ]
     else:
-        parts = zip(split.ids, split.image_digests or [], split.images or [], strict=False)
-        tiles = list(parts)
+        tiles = list(zip(split.ids, split.image_digests or [], split.images or [], strict=False))
     if not tiles:
         raise EvaluationError("the test items of this dataset are no images: there is nothing to compare")
     names, digests, images = zip(*tiles, strict=True)
@@ -148,12 +147,8 @@ def _hashes(
     return np.array([value or 0 for value in found], np.uint64), np.array([value is not None for value in found], bool)
 
 
-def _store_hashes(store: FeatureStore, threads: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
-    """Return the hash of each row's image, from the pixel cache if the store has one, else from the corpus."""
-    return _hashes(_store_reads(store), store.info.rows, threads, "hash the store's images")
-
-
 def _store_reads(store: FeatureStore) -> Iterator[Read]:
+    """Yield what reads each row's image, from the pixel cache if the store has one, else from the corpus."""
     try:
         cached = store.pixels.committed_rows()
     except IncompleteStoreError:

@@ -24,9 +24,6 @@ class Settings:
     """Settings of a suite.
 
     Attributes:
-        batch_size: images or texts of a forward pass.
-        threads: threads that decode images.
-        max_pixels: width times height that is decoded.
         mode: mode of the resamples; ``natural_mode`` of each task if None.
         official: compute scores and resamples as MMKD-CLIP's released evaluator does.
         again: evaluate again what has a result of the same model, data, prompts, metric and resamples.

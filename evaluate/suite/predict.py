@@ -17,7 +17,7 @@ from evaluate.config import fillable
 from evaluate.datasets.entry import DatasetEntry
 from evaluate.models.addresses import Address
 from evaluate.models.opening import entry_of
-from evaluate.tasks.prompts import prompt_ensemble
+from evaluate.tasks.zero_shot import prompt_ensemble
 from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.geometry import fit
 from extract.teacher_files.specs import teacher_spec
@@ -29,12 +29,7 @@ TEMPLATE = "{label}"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompts:
-    """Classes to tell apart, with their prompts.
-
-    Attributes:
-        classes: C names.
-        prompts: prompts of each class.
-    """
+    """Classes to tell apart, with the prompts of each."""
 
     classes: Sequence[str]
     prompts: Sequence[Sequence[str]]
@@ -87,10 +82,7 @@ def predict_images(
     teachers: Mapping[str, TeacherEntry],
     device: str = "cpu",
 ) -> npt.NDArray[np.float64]:
-    """Return the share of each class for each image, (N, C): the softmax of the scaled cosines.
-
-    Args:
-        images: RGB.
+    """Return the share of each class for each RGB image, (N, C): the softmax of the scaled cosines.
 
     Raises:
         ConfigError: the address is that of stored features.

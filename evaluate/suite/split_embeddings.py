@@ -33,11 +33,7 @@ class Embedder:
 
     @property
     def encoder(self) -> Encoder:
-        """The model.
-
-        Raises:
-            EvaluationError: there is none.
-        """
+        """The model; raises EvaluationError if there is none."""
         if self._encoder is None:
             raise EvaluationError(f"{self.dataset.entry.name}: this task needs a model")
         return self._encoder
@@ -57,7 +53,7 @@ class Embedder:
         good_N = np.array([int(image) not in found.without for image in image_N], bool)
         self._leave_out(split, [found.without[int(image)] for image in image_N[~good_N]], of=len(split))
         if not good_N.any():
-            reasons = ", ".join(f"{count} x {why}" for why, count in found.reasons().most_common(3))
+            reasons = ", ".join(f"{count} x {why}" for why, count in Counter(found.without.values()).most_common(3))
             raise EvaluationError(f"{self.dataset.entry.name}: no {split.name} image has an embedding: {reasons}")
         return split.take(np.flatnonzero(good_N)), found.rows[image_N[good_N]]
 
@@ -78,11 +74,7 @@ class Embedder:
         return found, list(rows_NE)
 
     def bags(self, split: Split) -> LabelledFeatures:
-        """Return a split's bags with their class numbers.
-
-        Raises:
-            EvaluationError: the items are no bags.
-        """
+        """Return a split's bags with their class numbers; raise EvaluationError if the items are no bags."""
         if split.bags is None:
             raise EvaluationError(f"{self.dataset.entry.name}: the {split.name} items are no bags of tiles")
         found, bags = self._of_bags(split)
@@ -118,11 +110,7 @@ class Embedder:
 
 
 def targets_of(split: Split) -> npt.NDArray[Any]:
-    """Return the class numbers of a split's items.
-
-    Raises:
-        EvaluationError: they have none.
-    """
+    """Return the class numbers of a split's items; raise EvaluationError if they have none."""
     if split.targets is None:
         raise EvaluationError(f"the {split.name} items have no classes")
     return split.targets

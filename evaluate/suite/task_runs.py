@@ -20,12 +20,11 @@ from evaluate.tasks.cohort import Cohort, by_patient
 from evaluate.tasks.diagnosis import diagnose_by_abmil, diagnose_by_mean
 from evaluate.tasks.inputs import LabelledFeatures
 from evaluate.tasks.linear_probe import Probe, linear_probe
-from evaluate.tasks.prompts import prompt_ensemble
 from evaluate.tasks.questions import Questions
 from evaluate.tasks.retrieval import retrieval
 from evaluate.tasks.survival import survival_abmil, survival_cox
 from evaluate.tasks.vqa import Head, answer_questions
-from evaluate.tasks.zero_shot import zero_shot, zero_shot_in_groups, zero_shot_labels
+from evaluate.tasks.zero_shot import prompt_ensemble, zero_shot, zero_shot_in_groups, zero_shot_labels
 from store.errors import EvaluationError
 
 from .split_embeddings import Embedder, targets_of
@@ -48,8 +47,6 @@ class Outcome:
     Attributes:
         results: one; for the linear probe one per amount of training items.
         excluded: test items without an embedding, by reason.
-        prompts_digest: SHA-256 of the prompts, if there are any.
-        logit_scale: the multiplier of the scores, if there is one.
         skipped: parts of the task that could not be done, by name, with the reason.
     """
 

@@ -51,11 +51,7 @@ def request_digest(entry: DatasetEntry, task: str, settings: Settings) -> str:
 
 
 def kept_result(folder: Path, *, model: str, task: str, dataset: str) -> ResultRecord | None:
-    """Return the record of a result whose predictions exist; None if there is none, or only a skipped one.
-
-    Raises:
-        EvaluationError: the record is damaged.
-    """
+    """Return the record of a result whose predictions exist; None if there is none, or only a skipped one."""
     path = result_path(folder, model=model, task=task, dataset=dataset)
     if not path.is_file() or not path.with_suffix(".parquet").is_file():
         return None
@@ -73,12 +69,9 @@ def still_true(there: ResultRecord, skipped: SkippedRecord) -> bool:
 
 
 def refuse_other_models(folder: Path, models: Iterable[ModelFacts]) -> None:
-    """Refuse models with the name of another model, whose results they would replace.
+    """Create the folder of results, and refuse models with the name of another model, whose results they would replace.
 
     A model that was trained again in the same place, or that was moved, replaces its own results.
-
-    Args:
-        folder: folder of the results; it is created.
 
     Raises:
         ConfigError: the folder has results of another model under one of the names, or it cannot be a folder.

@@ -23,9 +23,6 @@ def check_splits(
 ) -> dict[str, Any]:
     """Check that splits can be trained and tested on, and return what a result records about them.
 
-    Args:
-        allow_shared_groups: accept patients that are in two splits, and count them.
-
     Raises:
         EvaluationError: a split is empty or of one class (val may be), has labels outside the list, or shares patients.
     """
@@ -82,11 +79,7 @@ def confusion(target_N: Array, predicted_N: Array, classes: int) -> list[list[in
 
 
 def positive_number(classes: Sequence[str], positive: str | None) -> int:
-    """Return which of two classes is the positive one; the second if none is named.
-
-    Raises:
-        EvaluationError: the name is neither.
-    """
+    """Return which of two classes is the positive one, the second if none is named; refuse an unknown name."""
     if positive is None:
         return 1
     if positive not in classes:

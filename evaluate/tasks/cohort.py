@@ -24,7 +24,6 @@ class Cohort:
     """Patients, each once.
 
     Attributes:
-        ids: N patients.
         features: (N, D), or N bags (P, D) of patch features.
         time: (N,) until the event or the end of observation, in any unit.
         event: (N,) 1 where the event was seen, 0 where the patient was censored.

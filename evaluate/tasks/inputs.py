@@ -65,14 +65,7 @@ class LabelledFeatures:
 
 
 def check_features(features_ND: Array, *, what: str) -> None:
-    """Check that features are a matrix with rows, all of them finite.
-
-    Args:
-        what: names them in the message, e.g. ``train features``.
-
-    Raises:
-        EvaluationError: they are not a finite matrix.
-    """
+    """Raise EvaluationError unless features are a matrix with rows, all of them finite."""
     if features_ND.ndim != 2 or not features_ND.size:
         raise EvaluationError(f"{what}: a matrix (items, width) is expected, not the shape {features_ND.shape}")
     bad = np.flatnonzero(~np.isfinite(features_ND).all(axis=1))
@@ -83,11 +76,7 @@ def check_features(features_ND: Array, *, what: str) -> None:
 
 
 def unit_norm(features_ND: Array, *, what: str, dtype: npt.DTypeLike = np.float32) -> Array:
-    """Return rows of length 1.
-
-    Raises:
-        EvaluationError: they are not a finite matrix, or a row is zero, so that it points nowhere.
-    """
+    """Return rows of length 1; raise EvaluationError unless they are a finite matrix without a row of zeros."""
     if features_ND.ndim != 2 or not features_ND.size:
         check_features(features_ND, what=what)
     unit_ND = features_ND.astype(dtype)
@@ -106,11 +95,7 @@ def unit_norm(features_ND: Array, *, what: str, dtype: npt.DTypeLike = np.float3
 
 
 def check_bags(bags: Sequence[Array], *, what: str) -> int:
-    """Check that every bag has patches, all of one width and finite, and return that width.
-
-    Raises:
-        EvaluationError: a bag is empty or not finite, or widths differ.
-    """
+    """Return the width of bags; raise EvaluationError unless every bag has patches, all of one width and finite."""
     if not len(bags):
         raise EvaluationError(f"{what}: there is no bag")
     widths = set()

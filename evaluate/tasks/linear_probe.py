@@ -81,7 +81,6 @@ def linear_probe(
 
     Args:
         train: features of any length, as in val and test; they are scaled to unit norm.
-        probe: all training items if left out.
 
     Raises:
         EvaluationError: a split is empty or of one class, labels are outside the list, features are not finite or zero,
@@ -97,9 +96,9 @@ def linear_probe(
     scores, runs = [], []
     for seed in probe.seeds if drawn else (0,):
         rows, run = _draw(train, probe, seed, classes)
-        fitted = _fit(unit["train"].take(rows), unit.get("val"), len(classes), probe=probe, seed=seed)
-        scores.append(_predict(fitted.model, np.asarray(unit["test"].features), len(classes)))
-        runs.append(run | fitted.said)
+        model, chosen = _fit(unit["train"].take(rows), unit.get("val"), len(classes), probe=probe, seed=seed)
+        scores.append(_predict(model, np.asarray(unit["test"].features), len(classes)))
+        runs.append(run | chosen)
     details |= {
         "num_val": len(val.ids) if val else 0,
         "training_seeds": [int(seed) for seed in probe.seeds] if drawn else [],
@@ -108,14 +107,6 @@ def linear_probe(
     return classified(
         probe.name, test, scores, classes=classes, positive=probe.positive, primary=primary, details=details
     )
-
-
-@dataclass(kw_only=True, frozen=True, slots=True)
-class _Fitted:
-    """A model, and what is said of how it was chosen."""
-
-    model: LogisticRegression
-    said: dict[str, Any]
 
 
 def _draw(
@@ -140,8 +131,10 @@ def _draw(
     }
 
 
-def _fit(train: LabelledFeatures, val: LabelledFeatures | None, classes: int, *, probe: Probe, seed: int) -> _Fitted:
-    """Choose C and train with it from zero, as anyone with scikit-learn would."""
+def _fit(
+    train: LabelledFeatures, val: LabelledFeatures | None, classes: int, *, probe: Probe, seed: int
+) -> tuple[LogisticRegression, dict[str, Any]]:
+    """Choose C and train with it from zero, as anyone with scikit-learn would; return also how C was chosen."""
     features_ND = np.asarray(train.features)
     if val is not None:
         loss = path_losses(train, val, classes=classes, strengths=probe.strengths)
@@ -158,7 +151,7 @@ def _fit(train: LabelledFeatures, val: LabelledFeatures | None, classes: int, *,
     converged = _fit_quietly(model, features_ND, train.target)
     if not converged:
         log.warning("the regression with C = %g did not converge in %d iterations", strength, MAX_ITERATIONS)
-    return _Fitted(model=model, said={"C": strength, "C_chosen_by": how, "converged": converged})
+    return model, {"C": strength, "C_chosen_by": how, "converged": converged}
 
 
 def path_losses(
@@ -168,7 +161,6 @@ def path_losses(
 
     Args:
         classes: number of classes of the dataset; one without training items has the probability 0.
-        strengths: values of C, ascending.
     """
     model = LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True)
     losses = []

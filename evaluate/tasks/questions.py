@@ -22,7 +22,6 @@ class Questions:
     """A split of questions about images.
 
     Attributes:
-        ids: N names.
         image: (N, E) embeddings; an image with several questions is repeated.
         question: (N, E) embeddings.
         images: N names of images (or patients): all questions of one stay in the same split.
@@ -59,12 +58,9 @@ class Questions:
 
 
 def fused(split: Questions, *, what: str) -> npt.NDArray[np.float32]:
-    """Return [u; v; u*v; |u-v|] of every question, (N, 4E).
+    """Return [u; v; u*v; |u-v|] of every question, (N, 4E), of the embeddings u of its image and v of its words.
 
     u and v are scaled to the length sqrt(E): their entries, and those of product and difference, are then all near 1.
-
-    Args:
-        split: u are the embeddings of its images, v those of its questions.
     """
     width = np.sqrt(split.image.shape[1])
     u_NE = width * unit_norm(split.image, what=f"{what} image embeddings")

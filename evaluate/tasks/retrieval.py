@@ -100,9 +100,7 @@ def _candidates(sizes: dict[str, int]) -> dict[str, Any]:
     for side, size in sizes.items():
         if size < max(RECALL_AT):
             log.warning("%s: only %d candidates, so that recall@%d is 1 for any model", side, size, size)
-    return {
-        "effective_k": {side: {str(k): min(k, size) for k in RECALL_AT} for side, size in sizes.items()},
-    }
+    return {"effective_k": {side: {str(k): min(k, size) for k in RECALL_AT} for side, size in sizes.items()}}
 
 
 def _chance(right_Q: Numbers, *, candidates: int) -> float:

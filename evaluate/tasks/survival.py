@@ -40,11 +40,7 @@ Risks = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64], int], tuple[Arra
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class CrossValidation:
-    """Cross-validation of patients.
-
-    Attributes:
-        seed: decides the split; the same for all models.
-    """
+    """Cross-validation of patients; the seed decides the split, the same for all models."""
 
     folds: int = 5
     seed: int = 0
@@ -142,10 +138,13 @@ def _cross_validated(task: str, cohort: Cohort, run: _Run, *, primary: str) -> T
     }
     for place in range(len(run.seeds)):
         columns[f"risk.{place}" if place else "risk"] = risk_SN[place, tested]
+    split: dict[str, Any] = {"kind": "given"}
+    if isinstance(run.split, CrossValidation):
+        split = {"kind": "folds", **asdict(run.split), "by_site": cohort.sites is not None}
     details = run.said | {
         "num_events": int(columns["event"].sum()),
         "num_train": [len(train) for train, _ in folds],
-        "split": _said_of(run.split, by_site=cohort.sites is not None),
+        "split": split,
         "folds": _by_fold(columns),
         **kaplan_meier(columns["time"], columns["event"], high_SN[0, tested]),
     }
@@ -179,11 +178,7 @@ def kaplan_meier(time_N: Array, event_N: Array, high_N: npt.NDArray[np.bool_]) -
 
 
 def _folds(cohort: Cohort, split: CrossValidation | Fold) -> list[Fold]:
-    """Return the folds; a split that is given is one.
-
-    Raises:
-        EvaluationError: a patient is in training and test, or the test patients of a fold cannot be compared.
-    """
+    """Return the folds; a split that is given is one."""
     if isinstance(split, CrossValidation):
         folds = survival_folds(cohort, folds=split.folds, seed=split.seed)
     else:
@@ -192,13 +187,6 @@ def _folds(cohort: Cohort, split: CrossValidation | Fold) -> list[Fold]:
     for number, (train, test) in enumerate(folds):
         check_fold(cohort, train, test, name=f"fold {number + 1}" if len(folds) > 1 else "the split")
     return folds
-
-
-def _said_of(split: CrossValidation | Fold, *, by_site: bool) -> dict[str, Any]:
-    """Return the record of how patients were split."""
-    if isinstance(split, CrossValidation):
-        return {"kind": "folds", "folds": split.folds, "seed": split.seed, "by_site": by_site}
-    return {"kind": "given"}
 
 
 def _by_fold(columns: dict[str, Array]) -> dict[str, Any]:

@@ -84,7 +84,11 @@ def answer_questions(
     """
     head = head or Head()
     splits = {"train": train, "test": test} | ({"val": val} if val else {})
-    shared = _check(splits, allow_shared=head.allow_shared_images)
+    empty = [name for name, split in splits.items() if not len(split.ids)]
+    if empty:
+        raise EvaluationError(f"the {empty[0]} split has no question")
+    images = {name: split.images for name, split in splits.items()}
+    shared = check_disjoint(images, what="images", allow_shared=head.allow_shared_images)
     vocabulary = sorted({_answer(split_id, text) for split_id, text in zip(train.ids, train.answers, strict=True)})
     if len(vocabulary) < 2:
         raise EvaluationError(f"all training answers are {vocabulary[0]!r}: there is nothing to choose from")
@@ -109,15 +113,6 @@ def answer_questions(
     details |= {"images_shared": shared, "training_seeds": [int(seed) for seed in head.seeds]}
     names = [name for name in NAMES if _has_questions(name, test.is_closed)]
     return result_of("vqa", primary=primary, names=names, predictions=predictions, details=details)
-
-
-def _check(splits: dict[str, Questions], *, allow_shared: bool) -> dict[str, int]:
-    """Check that every split has questions, and no two an image in common; return how many they share where allowed."""
-    for name, split in splits.items():
-        if not len(split.ids):
-            raise EvaluationError(f"the {name} split has no question")
-    images = {name: split.images for name, split in splits.items()}
-    return check_disjoint(images, what="images", allow_shared=allow_shared)
 
 
 def _train_and_answer(

@@ -1,12 +1,13 @@
-"""Zero-shot classification: cosines with class embeddings, softmax, predictions.
+"""Zero-shot classification: an embedding per class from its prompts, cosines, softmax, predictions.
 
-Axes: N images, E embedding width, C classes or labels, K classes of a group.
+Axes: N images, E embedding width, C classes or labels, K classes of a group, P prompts.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,14 @@ from scipy.special import expit
 
 from evaluate.metrics.registry import IN_GROUP
 from evaluate.results.task_result import TaskResult, result_of
-from store.errors import EvaluationError
+from store.errors import CorpusError, EvaluationError
 
 from .classified import classified, confusion
 from .inputs import Array, LabelledFeatures, check_target, unit_norm
 
 log = logging.getLogger(__name__)
+
+Embeddings = npt.NDArray[np.float32]
 
 IN_GROUPS = ("group_accuracy", "accuracy", "balanced_accuracy", "macro_f1")
 SEVERAL_LABELS = ("auroc", "average_precision", "label_accuracy")
@@ -30,6 +33,31 @@ PIECE_ROWS = 65_536
 
 OFFICIAL_SCALE = 1.0
 """MMKD-CLIP's evaluator takes the softmax of the cosines themselves; AUROC of several classes depends on it."""
+
+
+def prompt_ensemble(encode_text: Callable[[Sequence[str]], Embeddings], prompts: Sequence[Sequence[str]]) -> Embeddings:
+    """Return one unit-norm embedding per class, (K, E): the mean of its prompts' unit-norm embeddings, normalised.
+
+    This is CLIP's prompt ensembling (Radford et al. 2021, section 3.1.4).
+
+    Args:
+        encode_text: returns embeddings of any length.
+        prompts: at least one for each of K classes; the number may differ.
+
+    Raises:
+        CorpusError: a class has no prompt, or embeddings of prompts are not finite or zero.
+    """
+    without = [str(number) for number, own in enumerate(prompts) if not own]
+    if without:
+        raise CorpusError(f"classes without a prompt: {', '.join(without)}")
+    prompt_PE = np.asarray(encode_text([prompt for own in prompts for prompt in own]), np.float32)
+    length_P1 = np.linalg.norm(prompt_PE, axis=1, keepdims=True)
+    if not (np.isfinite(length_P1) & (length_P1 > 0)).all():
+        raise CorpusError(f"of {len(prompt_PE)} embeddings of prompts some are zero or not finite")
+    begins = np.cumsum([0, *(len(own) for own in prompts)])
+    unit_PE = prompt_PE / length_P1
+    mean_KE = np.stack([unit_PE[begin:end].mean(axis=0) for begin, end in itertools.pairwise(begins)])
+    return np.asarray(mean_KE / np.linalg.norm(mean_KE, axis=1, keepdims=True), np.float32)
 
 
 def zero_shot(
@@ -47,7 +75,6 @@ def zero_shot(
     Args:
         test: image embeddings (N, E), any float dtype, any length, with class numbers.
         class_CE: class embeddings, as ``prompt_ensemble`` returns them.
-        classes: C names, from the dataset's entry.
         logit_scale: the model's, exponentiated.
         official: use the scale 1 instead.
 
@@ -160,11 +187,7 @@ def _details(
 
 
 def _constant_labels(target_NC: Array, labels: Sequence[str], images: int) -> list[str]:
-    """Return the labels that all images have or none has.
-
-    Raises:
-        EvaluationError: targets are not 0 and 1 of every label and image, or all labels are such.
-    """
+    """Return the labels that all images have or none has."""
     if target_NC.shape != (images, len(labels)) or not np.isin(target_NC, (0, 1)).all():
         raise EvaluationError(f"targets must be 0 or 1, {len(labels)} to an image; their shape is {target_NC.shape}")
     have_C = target_NC.sum(axis=0)

@@ -45,9 +45,6 @@ def path_parts(pattern: str) -> re.Pattern[str]:
 def read_webdataset(path: Path, file: str, source: ImageSource) -> Iterator[Record]:
     """Yield what a tar holds: ``key``, ``txt`` and ``json``.
 
-    Args:
-        file: its path below the data root.
-
     Raises:
         CorpusError: it is cut short, damaged or compressed.
     """

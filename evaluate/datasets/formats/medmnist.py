@@ -53,11 +53,7 @@ class NpzImages:
 
 @dataclass(frozen=True, slots=True)
 class ArrayImage:
-    """One image of an array.
-
-    Attributes:
-        name: the file and the array, for ``place``.
-    """
+    """One image of an array."""
 
     images: NpzImages
     name: str
@@ -75,9 +71,6 @@ class ArrayImage:
 
 def read_medmnist(path: Path, file: str) -> Iterator[Record]:
     """Yield the items of an npz: ``label`` is a text of digits, or a list of them where an image has several.
-
-    Args:
-        file: its path below the data root.
 
     Raises:
         EvaluationError: it is no MedMNIST file.

@@ -32,25 +32,17 @@ def read_all(rule: ReadRule, root: Path) -> Iterator[Record]:
             images = images_by_name(root, _files(root, rule.images))
             for path in _files(root, rule.files):
                 yield from read_vqa(root, path, rule, images)
-        case _:
+        case TableFiles() | SurvivalFiles():
+            image = rule.image if isinstance(rule, TableFiles) else None
+            for path in _files(root, rule.files):
+                yield from read_table(root, path, columns=rule.columns, image=image)
+        case WebDatasetFiles():
             source = ImageSource(root)
             for path in _files(root, rule.files):
-                yield from _one(rule, root, path, source)
-
-
-def _one(
-    rule: TableFiles | SurvivalFiles | WebDatasetFiles | MedMnistFile, root: Path, path: Path, source: ImageSource
-) -> Iterator[Record]:
-    file = path.relative_to(root).as_posix()
-    match rule:
-        case TableFiles():
-            yield from read_table(root, path, columns=rule.columns, image=rule.image)
-        case SurvivalFiles():
-            yield from read_table(root, path, columns=rule.columns)
-        case WebDatasetFiles():
-            yield from read_webdataset(path, file, source)
+                yield from read_webdataset(path, path.relative_to(root).as_posix(), source)
         case MedMnistFile():
-            yield from read_medmnist(path, file)
+            for path in _files(root, rule.files):
+                yield from read_medmnist(path, path.relative_to(root).as_posix())
 
 
 def _files(root: Path, patterns: Sequence[str]) -> list[Path]:

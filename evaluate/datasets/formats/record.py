@@ -51,11 +51,7 @@ class StoredImage:
 
 @dataclass(frozen=True, slots=True)
 class BagFile:
-    """Features of the tiles of one slide.
-
-    Attributes:
-        path: a file, or the folder of a Zarr store.
-    """
+    """Features of the tiles of one slide, in a file or in the folder of a Zarr store."""
 
     path: Path
     array: str
@@ -112,7 +108,6 @@ class Record:
     """One item of a dataset, before its columns are mapped.
 
     Attributes:
-        id: names the item by its place in the files.
         file: the file that it comes from, relative to the data root.
         sha256: digest of the image's bytes; None if they were not read.
         problem: why it has no image or no bag, in the same words for all such items.

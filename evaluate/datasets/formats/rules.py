@@ -1,4 +1,7 @@
-"""Rules for reading the files of a dataset (``read:``). Paths are relative to the data root."""
+"""Rules for reading the files of a dataset (``read:``). Paths are relative to the data root.
+
+docs/datasets.md describes every key.
+"""
 
 from __future__ import annotations
 
@@ -47,25 +50,14 @@ Parts = Annotated[str, AfterValidator(_with_parts)]
 
 
 class FolderFiles(Section):
-    """Images in folders: what a path says of an image stands in braces, and those parts are the record's columns.
-
-    Attributes:
-        files: patterns such as ``OCT2017/{split}/{label}/*-{patient}-*.jpeg``.
-    """
+    """Images in folders: what a path says of an image stands in braces, and those parts are the record's columns."""
 
     format: Literal["folders"]
     files: list[Parts] = Field(min_length=1)
 
 
 class TableFiles(Section):
-    """CSV, TSV, Parquet, JSON lines, or a JSON file that is a list of objects: a record per item.
-
-    Attributes:
-        columns: column names of a CSV without header line.
-        image: a column that holds the image, or a path relative to the table; or, with braces, a path relative to the
-            data root that is made of columns: ``images/{image_id}.jpg``. Of several patterns the first whose file
-            exists counts.
-    """
+    """CSV, TSV, Parquet, JSON lines, or a JSON file that is a list of objects: a record per item."""
 
     format: Literal["table"]
     files: list[Path] = Field(min_length=1)
@@ -74,12 +66,7 @@ class TableFiles(Section):
 
 
 class WebDatasetFiles(Section):
-    """Tars in which what belongs together has one name: the record has ``txt``, ``json.…`` and ``key``.
-
-    Attributes:
-        corpus: read this instead, as extraction reads it: files of any kind, wherever they lie. The record then has
-            ``key``, ``json.…`` and the columns.
-    """
+    """Tars in which what belongs together has one name; or a corpus of any kind, as extraction reads it."""
 
     format: Literal["webdataset"]
     files: list[Path] = []
@@ -100,12 +87,7 @@ class MedMnistFile(Section):
 
 
 class VqaFiles(Section):
-    """Questions with their answers, as a JSON list (or any table), and the images that they are about.
-
-    Attributes:
-        image: path of a question's image, made of its columns: relative to the data root, or a name within ``images``.
-        images: tars that hold the images; what they say of one is the record's ``image.json.…``.
-    """
+    """Questions with their answers, as a JSON list (or any table), and the images that they are about."""
 
     format: Literal["vqa_json"]
     files: list[Path] = Field(min_length=1)
@@ -114,14 +96,7 @@ class VqaFiles(Section):
 
 
 class BagFiles(Section):
-    """Features of the tiles of slides, computed before: a file, or an array of one, per slide.
-
-    Attributes:
-        files: tables with a record per slide; without one, the parts of the bags' paths are the record.
-        bags: path of a slide's features, ``.npy``, ``.npz``, ``.h5`` or ``.zarr``, made of columns.
-        array: which array of the file, (tiles, width); may be made of columns too.
-        per: whether an item is a slide, or a patient with all slides.
-    """
+    """Features of the tiles of slides, computed before: a file, or an array (tiles, width) of one, per slide."""
 
     format: Literal["bags"]
     files: list[Path] = []
@@ -131,12 +106,7 @@ class BagFiles(Section):
 
 
 class SurvivalFiles(Section):
-    """A table of patients with features: numbers, one column each.
-
-    Attributes:
-        files: CSV, TSV, Parquet or JSON lines.
-        columns: column names of a CSV without header line.
-    """
+    """A table of patients with features: numbers, one column each."""
 
     format: Literal["survival_table"]
     files: list[Path] = Field(min_length=1)

@@ -32,11 +32,7 @@ Values = dict[str, Any]
 
 
 def rows(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[Values]:
-    """Yield the records of a table.
-
-    Args:
-        path: CSV, TSV, Parquet, JSON lines, or JSON that is a list of objects.
-        columns: column names of a CSV without header line.
+    """Yield the records of a table: CSV (``columns`` if it has no header), TSV, Parquet, JSON lines, or a JSON list.
 
     Raises:
         EvaluationError, CorpusError: it cannot be read.
@@ -54,11 +50,7 @@ def rows(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[Values
 
 
 def filled(pattern: str, values: Mapping[str, Any], *, where: str) -> str:
-    """Return a pattern with a record's columns in place of its parts in braces.
-
-    Raises:
-        EvaluationError: the record lacks one.
-    """
+    """Return a pattern with a record's columns in place of its parts in braces; refuse columns that it lacks."""
     try:
         return pattern.format_map({name: as_text(value) or "" for name, value in values.items()})
     except KeyError as error:
@@ -69,12 +61,7 @@ def filled(pattern: str, values: Mapping[str, Any], *, where: str) -> str:
 def read_table(
     root: Path, path: Path, *, columns: Sequence[str] | None = None, image: str | Sequence[str] | None = None
 ) -> Iterator[Record]:
-    """Yield the records of a table with their images.
-
-    Args:
-        columns: see ``rows``.
-        image: see ``rules.TableFiles``.
-    """
+    """Yield the records of a table with their images."""
     source, file = ImageSource(root), path.relative_to(root).as_posix()
     patterns = [image] if isinstance(image, str) else list(image or ())
     for number, values in enumerate(rows(path, columns=columns)):
@@ -118,11 +105,7 @@ def _put_column(record: Record, source: ImageSource, root: Path, column: str, nu
 
 
 def read_vqa(root: Path, path: Path, rule: VqaFiles, images: Mapping[str, Record]) -> Iterator[Record]:
-    """Yield questions with their images.
-
-    Args:
-        images: by name, see ``images_by_name``; empty if they are files of their own.
-    """
+    """Yield questions with their images; ``images`` is empty if they are files of their own."""
     if not rule.images:
         yield from read_table(root, path, image=[rule.image])
         return
@@ -144,11 +127,7 @@ def images_by_name(root: Path, tars: Sequence[Path]) -> dict[str, Record]:
 
 
 def read_bags(root: Path, rule: BagFiles, tables: Sequence[Path]) -> Iterator[Record]:
-    """Yield slides with where their features lie.
-
-    Args:
-        tables: one record per slide; empty if the paths say everything.
-    """
+    """Yield slides with where their features lie; without tables the paths say everything."""
     if not tables:
         parts = path_parts(rule.bags)
         for path in sorted(root.glob(wild(rule.bags))):

@@ -32,7 +32,6 @@ class Abmil:
     """Architecture and training of the network.
 
     Attributes:
-        hidden: H.
         attention: width of the attention's own layer.
         dropout: after the first layer and before the last.
         batch: bags per step.

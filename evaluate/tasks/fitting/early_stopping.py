@@ -19,7 +19,6 @@ class Stopped:
 
     Attributes:
         best_epoch: from 1; its weights are kept.
-        epochs: number of epochs that were run.
         best: best validation score; None without validation.
     """
 

@@ -20,16 +20,10 @@ Rows = npt.NDArray[np.int64]
 def fraction_rows(
     target_N: npt.NDArray[np.int64], fraction: float, *, seed: int, groups: Sequence[str] | None = None
 ) -> Rows:
-    """Return the rows of a fraction of every class, sorted: at least one item of each.
+    """Return the rows of a fraction (above 0, up to 1) of every class, sorted: at least one item of each.
 
     Where groups are known, a class's items are taken group by group until they are enough: of many images of a patient
     a small fraction then has few patients, as it would if few had been collected.
-
-    Args:
-        fraction: above 0, up to 1.
-
-    Raises:
-        EvaluationError: the fraction is not above 0 and at most 1.
     """
     if not 0 < fraction <= 1:
         raise EvaluationError(f"a fraction of the training split must be above 0 and at most 1, not {fraction}")
@@ -46,9 +40,6 @@ def shot_rows(
     """Return the rows of so many items of every class, sorted, and the classes that have fewer: number to count.
 
     Where groups are known, each item of a class is of another group as long as there are any.
-
-    Raises:
-        EvaluationError: there is less than one shot.
     """
     if shots < 1:
         raise EvaluationError(f"the number of shots must be at least 1, not {shots}")

@@ -44,11 +44,7 @@ def cox_model(features_ND: Array, time_N: Array, event_N: Array, *, penalizer: f
 
 
 def time_bounds(time_N: Array, event_N: Array, *, bins: int) -> npt.NDArray[np.float64]:
-    """Return the bounds between K spans of time: quantiles of the times of events, K - 1 of them, fewer where equal.
-
-    Args:
-        bins: K.
-    """
+    """Return the bounds between K spans of time: quantiles of the times of events, K - 1 of them, fewer where equal."""
     if bins < 2:
         raise EvaluationError(f"a discrete hazard needs at least 2 spans of time, not {bins}")
     times = np.asarray(time_N, np.float64)[np.asarray(event_N) > 0]

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 import yaml
 from typer.main import get_command
 
@@ -26,11 +25,9 @@ ROOT = Path(__file__).parents[3]
 def run(capsys, monkeypatch):
     """Run a command line and return what it prints."""
     monkeypatch.delenv(DATA_VARIABLE, raising=False)
-    app = typer.Typer()
-    commands_datasets.add_commands(app)
 
     def command(*line):
-        get_command(app)([str(part) for part in line], prog_name="evaluate", standalone_mode=False)
+        get_command(commands_datasets.app)([str(part) for part in line], prog_name="evaluate", standalone_mode=False)
         return capsys.readouterr().out
 
     return command

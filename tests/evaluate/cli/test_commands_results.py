@@ -3,10 +3,9 @@ from __future__ import annotations
 import json
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from evaluate.cli.commands_results import add_commands
+from evaluate.cli import commands_results
 from evaluate.results.files import write_result
 from store.errors import EvaluationError
 from tests.evaluate.synthetic import write_all, zero_shot
@@ -19,9 +18,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def app():
-    made = typer.Typer()
-    add_commands(made)
-    return made
+    return commands_results.app
 
 
 def run(app, *arguments):

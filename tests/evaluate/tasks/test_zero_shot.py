@@ -13,8 +13,7 @@ from sklearn import metrics as sk
 from evaluate.metrics.registry import METRICS
 from evaluate.tasks import zero_shot as zero_shot_task
 from evaluate.tasks.inputs import LabelledFeatures
-from evaluate.tasks.prompts import prompt_ensemble
-from evaluate.tasks.zero_shot import zero_shot_in_groups, zero_shot_labels
+from evaluate.tasks.zero_shot import prompt_ensemble, zero_shot_in_groups, zero_shot_labels
 from store.errors import CorpusError, EvaluationError
 
 CLASSES = ["benign", "malignant", "normal", "unclear"]
