@@ -26,7 +26,7 @@ from .task_kinds import TASKS, TaskName
 Modality = Literal[
     "xray", "ct", "mri", "ultrasound", "fundus", "oct", "histopathology", "dermatology", "endoscopy", "mixed", "other"
 ]
-MODALITIES: tuple[Modality, ...] = get_args(Modality)[:-2]
+MODALITIES: tuple[Modality, ...] = tuple(name for name in get_args(Modality) if name not in ("mixed", "other"))
 """The nine modalities that MMKD-CLIP's authors name. ``mixed`` is several of them, ``other`` none (cells, say)."""
 
 Origin = Literal["official", "inferred", "ours"]
