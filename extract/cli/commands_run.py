@@ -145,7 +145,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run the teachers over every pair that lacks their features. Kill it at any moment and run it again."""
-    from extract.run.here import execute_here
+    from extract.run.dispatch import execute_here
     from extract.run.run import run as run_extraction
 
     loaded = loaded_pipeline(config, pipeline, set_, store)

@@ -18,7 +18,7 @@ Stage = Literal["placing", "loading", "idle", "busy", "lost"]
 """An actor waits for room on a node, loads its teachers, waits for a task, does one, or is unreachable."""
 
 Kind = Literal["place", "load", "run", "steps", "inquest"]
-"""A kind of call to an actor; an inquest asks an unreachable one whether it is alive."""
+"""A kind of call to an actor; an inquest calls an unreachable one and fails as soon as the cluster knows it is dead."""
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Member:
     Attributes:
         since: when it entered its stage.
         node: the id of its node, once that is known.
-        asked: when its steps were last asked for.
+        asked: when `Fleet.ask_again` last called it.
         answered: whether it answered that call.
     """
 
@@ -79,25 +79,17 @@ class Fleet:
         member.stage, member.since, member.asked, member.answered = "busy", now, now, True
         self._ask("run", name, task)
 
-    def ask_steps(self, *, now: float, every_s: float) -> None:
-        """Ask the actors at work for their steps, unless the last such call is still unanswered."""
-        for name in self.in_stage("busy"):
-            member = self.members[name]
-            if member.answered and now - member.asked >= every_s:
-                member.asked, member.answered = now, False
-                self._ask("steps", name)
-
     def lose(self, name: str, *, now: float) -> None:
         """Note that an actor is unreachable; it may be alive."""
         member = self.members[name]
         member.stage, member.since, member.asked, member.answered = "lost", now, now, True
 
-    def hold_inquest(self, name: str, *, now: float, every_s: float) -> None:
-        """Call an unreachable actor: if it is dead, the call fails as soon as the cluster knows."""
+    def ask_again(self, kind: Kind, name: str, *, now: float, every_s: float) -> None:
+        """Call an actor for its steps or for an inquest, unless the last such call is recent or still unanswered."""
         member = self.members[name]
         if member.answered and now - member.asked >= every_s:
             member.asked, member.answered = now, False
-            self._ask("inquest", name)
+            self._ask(kind, name)
 
     def end(self, name: str) -> None:
         """Kill an actor. Do so before its range is given away, because an actor that does not answer may be alive."""

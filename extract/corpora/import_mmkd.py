@@ -36,17 +36,8 @@ from .fill_pixel_cache import make_pixels
 
 log = logging.getLogger(__name__)
 
-TEACHER_IDS = {
-    "BMCA": "bmca",
-    "BiomedCLIP": "biomedclip",
-    "UniMedCLIP": "unimedclip",
-    "QuiltNet": "quiltnet",
-    "GenMedClip": "genmedclip",
-    "PLIP": "plip",
-    "PUBMEDCLIP": "pubmedclip",
-    "PMCCLIP": "pmcclip",
-    "MedCLIP": "medclip",
-}
+NAMES = ("BMCA", "BiomedCLIP", "UniMedCLIP", "QuiltNet", "GenMedClip", "PLIP", "PUBMEDCLIP", "PMCCLIP", "MedCLIP")
+TEACHER_IDS = {name: name.lower() for name in NAMES}
 """Our names of the teachers, by the authors' names."""
 
 NORM_TOLERANCE = 1e-3

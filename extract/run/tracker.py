@@ -92,10 +92,6 @@ class Tracker:
         """Whether no further range is to be begun."""
         return self._stop.is_set()
 
-    def stop(self) -> None:
-        """Let the ranges at work finish and begin no other."""
-        self._stop.set()
-
     def note(self, receipts: Sequence[Receipt]) -> None:
         """Count the receipts of one range.
 
@@ -227,11 +223,14 @@ class Tracker:
 
 
 def write_report(store: Location, outcome: Outcome, *, run_id: str, resolved: str) -> None:
-    """Write a run's outcome and its whole configuration into the store."""
+    """Write a run's outcome and its whole configuration into the store, if that can be written."""
     # asdict() would count a Counter's items instead of copying it.
     report = asdict(outcome) | {"bad_rows": dict(outcome.bad_rows)}
     report |= {"run_id": run_id, "pipeline": json.loads(resolved)}
-    store.write(f"runs/{run_id}/report.json", json.dumps(report, indent=1).encode())
+    try:
+        store.write(f"runs/{run_id}/report.json", json.dumps(report, indent=1).encode())
+    except MMKDError as error:  # committed units need no report
+        log.warning("the run's report cannot be written: %s", error)
 
 
 def progress_key(run_id: str) -> str:

@@ -111,7 +111,21 @@ def write_corpus(out: Path, settings: PhantomSettings) -> bool:
     if _is_complete(out, settings):
         return False
     out.mkdir(parents=True, exist_ok=True)
-    _write(out, settings)
+    (out / MANIFEST).unlink(missing_ok=True)
+    tars, modalities = [], Counter[str]()
+    for number, start in enumerate(range(0, settings.rows, settings.shard_rows)):
+        shard = range(start, min(start + settings.shard_rows, settings.rows))
+        data = _tar(settings, shard, modalities)
+        name = f"phantom-{number:06d}.tar"
+        _replace(out / name, data)
+        tars.append({"name": name, "rows": len(shard), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+    # An interrupted larger corpus may have left tars, which a reader's glob would take for this corpus's.
+    for path in out.glob("phantom-[0-9][0-9][0-9][0-9][0-9][0-9].tar*"):
+        if path.name not in {tar["name"] for tar in tars}:
+            path.unlink()
+    drawn = {name: modalities[name] for name in MODALITIES if modalities[name]}
+    manifest = {"parameters": _parameters(settings), "rows": settings.rows, "modalities": drawn, "tars": tars}
+    _replace(out / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
     return True
 
 
@@ -143,24 +157,6 @@ def _is_complete(out: Path, settings: PhantomSettings) -> bool:
             hint="give another --out or remove the folder",
         )
     return all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in tars)
-
-
-def _write(out: Path, settings: PhantomSettings) -> None:
-    (out / MANIFEST).unlink(missing_ok=True)
-    tars, modalities = [], Counter[str]()
-    for number, start in enumerate(range(0, settings.rows, settings.shard_rows)):
-        shard = range(start, min(start + settings.shard_rows, settings.rows))
-        data = _tar(settings, shard, modalities)
-        name = f"phantom-{number:06d}.tar"
-        _replace(out / name, data)
-        tars.append({"name": name, "rows": len(shard), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
-    # An interrupted larger corpus may have left tars, which a reader's glob would take for this corpus's.
-    for path in out.glob("phantom-[0-9][0-9][0-9][0-9][0-9][0-9].tar*"):
-        if path.name not in {tar["name"] for tar in tars}:
-            path.unlink()
-    drawn = {name: modalities[name] for name in MODALITIES if modalities[name]}
-    manifest = {"parameters": _parameters(settings), "rows": settings.rows, "modalities": drawn, "tars": tars}
-    _replace(out / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
 
 
 def _tar(settings: PhantomSettings, shard: range, modalities: Counter[str]) -> bytes:

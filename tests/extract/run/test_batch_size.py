@@ -8,8 +8,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from extract.run import here
-from extract.run.batch_size import BatchSize
 from extract.run.run_spec import build_worker
+from extract.run.worker import BatchSize
 from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.specs import teacher_spec
 from extract.teachers.loading import load_teacher
