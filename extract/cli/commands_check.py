@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
 from store.cli.options import (
     PIPELINES_FILE,
@@ -125,8 +126,6 @@ def drift(
 
 
 def _print_drift(found: list[TeacherDrift]) -> None:
-    from rich.table import Table
-
     table = Table("teacher", "side", "rows", "cosine min", "p1", "median", "max |difference|", "worst row", "")
     for entry in found:
         for name, side in entry.sides.items():
@@ -170,8 +169,6 @@ def report(
 
 
 def _print_report(found: StageReport) -> None:
-    from rich.table import Table
-
     total = found.total_s or 1.0
     sys.stdout.write(f"{found.units:,} units, {found.rows:,} rows of ranges, {len(found.runs)} runs\n")
     table = Table("bound by", "worker s", "share", "ms per row")

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from extract.config import ExtractPipeline
 from extract.teacher_files.entry import TeacherEntry
@@ -106,10 +109,6 @@ def describe(name: str, entry: TeacherEntry) -> dict[str, Any]:
 
 
 def _print_teachers(described: dict[str, dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     console, table = Console(), Table("teacher", "family", "width", "state", "MB", "spec", "licence")
     for name, entry in described.items():
         state = "present" if entry["present"] else entry["problem"]["kind"]
@@ -127,9 +126,6 @@ def _print_teachers(described: dict[str, dict[str, Any]]) -> None:
 
 
 def _print_profile(found: Profile) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     numbers = ("images/s", "captions/s", "CPU share", "parameters MB", "peak MB", "load s", "hours")
     console, table = wide_console(), Table("teacher", "weights", "precision", *numbers)
     for name, speed in found.teachers.items():
@@ -237,10 +233,6 @@ def golden(
 
 
 def _print_verdicts(found: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table("teacher", "reading", "pair", "image", "text", "")
     for name, verdicts in found.items():
         for verdict in verdicts:

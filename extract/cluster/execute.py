@@ -25,9 +25,8 @@ from extract.run.tracker import Tracker
 from store.errors import ExtractionError
 from store.format.records import Receipt
 
-from .actor import room, wanted
 from .connect import connected
-from .fleet import Fleet, Kind
+from .fleet import Fleet, Kind, room, wanted
 
 log = logging.getLogger(__name__)
 

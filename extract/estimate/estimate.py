@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from extract.config import ExtractPipeline
-from extract.run.plan import KnownUnits, Plan, plan
+from extract.run.plan import Plan, plan
 from extract.run.stages import SHARED_STAGES, THREAD_STAGES
 from extract.run.tracker import Outcome, Tracker, write_report
 from extract.teacher_files.specs import teacher_spec
@@ -71,7 +71,6 @@ def estimate(
     Args:
         probe_s: seconds to run a worker for; 0 for no hours.
         profile: JSON of ``python -m extract teachers --profile``, in place of a probe.
-        corpus_root: where the images lie, if the corpus moved.
 
     Raises:
         StoreNotFoundError: the corpus is not indexed yet.
@@ -98,6 +97,7 @@ def estimate(
         worker_hours = predicted_hours(
             planned.work, info=info, rates=rates, distinct=distinct, section=pipeline.extract
         )
+    stored = {name: read_record(store, spec_key(name), Spec) for name in specs if store.exists(spec_key(name))}
     workers = max(1, pipeline.extract.workers)  # 0: as many as the cluster has, which is not known here
     return Estimate(
         store=str(store),
@@ -111,13 +111,8 @@ def estimate(
         hours=None if worker_hours is None else worker_hours / workers,
         workers=workers,
         cost=None if worker_hours is None or price_per_hour is None else worker_hours * price_per_hour,
-        replaced=_replaced(store, specs),
+        replaced=[name for name, spec in stored.items() if spec.hash != specs[name].hash],
     )
-
-
-def _replaced(store: Location, specs: Mapping[str, Spec]) -> list[str]:
-    stored = {name: read_record(store, spec_key(name), Spec) for name in specs if store.exists(spec_key(name))}
-    return [name for name, spec in stored.items() if spec.hash != specs[name].hash]
 
 
 EXAMPLE_S = dict.fromkeys((*THREAD_STAGES, *SHARED_STAGES), 1.2345)
@@ -184,13 +179,10 @@ def predicted_size(
             shards = (shard_bytes(array, rows=stop - start, spec=specs[name], info=info) for array in ARRAY_NAMES)
             nbytes += sum(shards) + sizes[name] + round((rates.bad_row_bytes if rates else 0.0) * (stop - start))
             objects += len(ARRAY_NAMES) + 1
-            _note(known, examples[name], item.range_id, stop=stop, size=sizes[name])
+            digest = known.digest(item.range_id, stop=stop) or examples[name].pairs_digest
+            update = {"range": item.range_id, "stop": stop, "pairs_digest": digest}
+            known.add(examples[name].model_copy(update=update), size=sizes[name])
     return Size(objects=objects, nbytes=nbytes + len(known.model_dump_json()))
-
-
-def _note(known: KnownUnits, example: Receipt, range_id: int, *, stop: int, size: int) -> None:
-    digest = known.digest(range_id, stop=stop) or example.pairs_digest
-    known.add(example.model_copy(update={"range": range_id, "stop": stop, "pairs_digest": digest}), size=size)
 
 
 def _example(

@@ -169,9 +169,7 @@ def probe(
     beside other workers on this one, it is another.
 
     Args:
-        specs: the specs of the teachers that lack something.
         seconds: after this time no further block of rows is begun.
-        root: where the images lie.
     """
     with scratch() as place:
         rows = _blocks(pairs, info, work, rows=WARM_UP_ROWS, count=1)

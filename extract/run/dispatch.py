@@ -24,7 +24,6 @@ class Dispatch:
     """A run's ranges and their results.
 
     Args:
-        work: ranges with something missing, in order.
         on_receipts: also gets the receipts of each range.
 
     Attributes:
@@ -79,16 +78,12 @@ def committed_by_run(spec: RunSpec, task: Task) -> list[Receipt]:
     """
     if task.probe is not None:
         return []
-    receipts = []
-    for name in task.teachers:
-        try:
-            receipt = readable_receipt(spec.store, receipt_key(name, task.range_id))
-        except LocationError:
-            return []
-        if receipt is None or receipt.run_id != spec.run_id:
-            return []
-        receipts.append(receipt)
-    return receipts
+    try:
+        found = [readable_receipt(spec.store, receipt_key(name, task.range_id)) for name in task.teachers]
+    except LocationError:
+        return []
+    receipts = [receipt for receipt in found if receipt and receipt.run_id == spec.run_id]
+    return receipts if len(receipts) == len(task.teachers) else []
 
 
 ME = "this process"

@@ -42,7 +42,6 @@ def run(
 
     Args:
         replace: teachers whose stored features may be dropped if they have another spec.
-        corpus_root: where the images lie, if the corpus moved since it was indexed.
 
     Raises:
         ExtractionError: too large a share of the rows is bad.

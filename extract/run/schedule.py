@@ -99,10 +99,6 @@ class Schedule:
     A range that failed goes to the back, so that one which kills its workers does not hold up the others. After its
     last attempt a range whose worker died is searched for the rows that kill; then it is done without them.
 
-    Args:
-        work: ranges with something missing, in order.
-        rows: the rows of each range.
-
     Attributes:
         given_up: the last error of each range that was given up.
     """

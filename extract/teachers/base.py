@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoTokenizer, BertTokenizer
 
-from extract.teacher_files.checkpoints import State, checked_logit_scale, load_strictly
 from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.geometry import Preprocessing
 from extract.teacher_files.specs import COMPILED
+from extract.teacher_files.states import State, checked_logit_scale, load_strictly
 from store.errors import TeacherError
 from store.format.records import Spec
 
@@ -57,6 +57,8 @@ class FrozenTeacher(ABC):
 
     _tokenizer: Any
     _context: int
+    _computed: tuple[str, ...] = ()
+    """Ends of the names of buffers that the model computes itself, so that files may lack them."""
 
     def __init__(self, spec: Spec, entry: TeacherEntry, state: State, *, device: str = "cpu") -> None:
         if device == "cuda" and not torch.cuda.is_available():
@@ -71,7 +73,7 @@ class FrozenTeacher(ABC):
         self._read_tokenizer(spec, entry, model)
         if "logit_scale" in state:  # a number in some files, a vector of one in others
             state = state | {"logit_scale": state["logit_scale"].reshape(model.state_dict()["logit_scale"].shape)}
-        load_strictly(model, self._renamed(state, model), teacher=spec.teacher, may_lack=self._is_computed)
+        load_strictly(model, self._renamed(state, model), teacher=spec.teacher, computed=self._computed)
         self.logit_scale = checked_logit_scale(float(model.state_dict()["logit_scale"]), teacher=spec.teacher)
         self._device = torch.device(device)
         self._model = model.eval().requires_grad_(requires_grad=False).to(self._device)
@@ -160,11 +162,6 @@ class FrozenTeacher(ABC):
         """Return the state by the model's names."""
         del model
         return state
-
-    def _is_computed(self, name: str) -> bool:
-        """Return whether the model computes a buffer itself, so that files may lack it."""
-        del name
-        return False
 
 
 def _unit_norm(features_BD: Tensor) -> npt.NDArray[np.float32]:

@@ -21,9 +21,9 @@ from transformers import (
     SwinModel,
 )
 
-from extract.teacher_files.checkpoints import State
 from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.specs import BERT_CONTEXT
+from extract.teacher_files.states import State
 from extract.teacher_files.text_tower import read_json, tokenizer_folder
 from store.errors import TeacherError
 from store.format.records import Spec
@@ -33,6 +33,8 @@ from .base import FrozenTeacher, load_tokenizer
 
 class ClipTeacher(FrozenTeacher):
     """A CLIPModel of transformers: a folder with ``config.json``, weights and tokenizer (PLIP, PubMedCLIP)."""
+
+    _computed = (".position_ids",)
 
     @classmethod
     def architecture(cls, spec: Spec, entry: TeacherEntry) -> nn.Module:
@@ -60,9 +62,6 @@ class ClipTeacher(FrozenTeacher):
         del lengths_B
         return _projected(self._model.get_text_features(input_ids=ids_BL))  # type: ignore[operator]
 
-    def _is_computed(self, name: str) -> bool:
-        return name.endswith(".position_ids")
-
 
 def _projected(output: Any) -> Tensor:
     # transformers 4 returns the projected feature, 5 an output object whose pooler_output it is.
@@ -71,7 +70,7 @@ def _projected(output: Any) -> Tensor:
 
 
 class _BertTeacher(FrozenTeacher):
-    """A teacher of one of these models."""
+    """A teacher whose text tower is a BERT of transformers."""
 
     towers: Callable[[dict[str, Any], int], nn.Module]
     lower_case: bool | None = None
@@ -183,6 +182,7 @@ class _MedClip(nn.Module):
 class MedClipTeacher(_BertTeacher):
     """MedCLIP: Swin-T or ResNet-50, and Bio_ClinicalBERT averaged over layers and tokens (its modeling_medclip.py)."""
 
+    _computed = ("relative_position_index",)
     towers = _MedClip
     lower_case = True
     """The vocabulary is cased, but the authors' tokenizer lower-cases, because their folder does not forbid it."""
@@ -207,6 +207,3 @@ class MedClipTeacher(_BertTeacher):
                 new = next((name.replace(old, other) for old, other in SWIN_NAMES if old in name), name)
             renamed[new] = value
         return renamed
-
-    def _is_computed(self, name: str) -> bool:
-        return name.endswith("relative_position_index")
