@@ -92,6 +92,10 @@ class Tracker:
         """Whether no further range is to be begun."""
         return self._stop.is_set()
 
+    def stop(self) -> None:
+        """Let the ranges at work finish and begin no other."""
+        self._stop.set()
+
     def note(self, receipts: Sequence[Receipt]) -> None:
         """Count the receipts of one range.
 
@@ -208,7 +212,7 @@ class Tracker:
     def _look_for_stop(self, store: Location) -> None:
         with contextlib.suppress(MMKDError):
             if store.exists(stop_key(self.run_id)):
-                self._stop.set()
+                self.stop()
 
     def _check_bad_fraction(self) -> None:
         bad, seen, limit = self.outcome.bad_rows.total(), self.outcome.rows_seen, self._max_bad_fraction
