@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
 from store.cli.options import (
     PIPELINES_FILE,
@@ -23,23 +24,19 @@ from store.format.records import Status
 from store.io.location import locate
 
 from .commands_run import OfPipelineOption, PlaceOption, RootOption, StoreArgument, loaded_pipeline, store_of
+from .commands_teachers import chosen
 
 if TYPE_CHECKING:
     from extract.monitor.drift import TeacherDrift
     from extract.monitor.stage_report import StageReport
 
+app = typer.Typer()
 log = logging.getLogger("extract")
 
 TeachersOption = Annotated[list[str] | None, typer.Option("--teacher", help="Only this teacher; may be repeated.")]
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands to a program."""
-    app.command(epilog="Example: python -m extract retry runs/mmkd/store --status killer_row,bad_image")(retry)
-    app.command(epilog="Example: python -m extract drift --pipeline mmkd --rows 256 --seed 1")(drift)
-    app.command(epilog="Example: python -m extract report runs/demo/store")(report)
-
-
+@app.command(epilog="Example: python -m extract retry runs/mmkd/store --status killer_row,bad_image")
 def retry(
     store: StoreArgument = None,
     *,
@@ -95,6 +92,7 @@ def _statuses(text: str) -> tuple[Status, ...]:
     return tuple(bad[name] for name in dict.fromkeys(names))
 
 
+@app.command(epilog="Example: python -m extract drift --pipeline mmkd --rows 256 --seed 1")
 def drift(
     *,
     pipeline: PipelineOption,
@@ -114,10 +112,7 @@ def drift(
 
     loaded = loaded_pipeline(config, pipeline, set_, store)
     opened = FeatureStore(loaded.store.path, corpus_root=corpus_root)
-    names = teacher or [name for name in loaded.teachers if name in opened.teachers]
-    unknown = sorted(set(names) - set(loaded.teachers))
-    if unknown:
-        raise ConfigError(f"no teacher {', '.join(unknown)} in the pipeline; it has {', '.join(loaded.teachers)}")
+    names = list(chosen(loaded, teacher)) if teacher else [name for name in loaded.teachers if name in opened.teachers]
     root = str(corpus_root or opened.info.corpus_root)
     found = measure(opened, loaded, teachers=names, rows=rows, seed=seed, root=root, min_cosine=min_cosine)
     if as_json:
@@ -131,8 +126,6 @@ def drift(
 
 
 def _print_drift(found: list[TeacherDrift]) -> None:
-    from rich.table import Table
-
     table = Table("teacher", "side", "rows", "cosine min", "p1", "median", "max |difference|", "worst row", "")
     for entry in found:
         for name, side in entry.sides.items():
@@ -155,6 +148,7 @@ def _print_drift(found: list[TeacherDrift]) -> None:
             sys.stdout.write(f"{entry.teacher}: none of the rows is ok both in the store and now\n")
 
 
+@app.command(epilog="Example: python -m extract report runs/demo/store")
 def report(
     store: StoreArgument = None,
     *,
@@ -175,8 +169,6 @@ def report(
 
 
 def _print_report(found: StageReport) -> None:
-    from rich.table import Table
-
     total = found.total_s or 1.0
     sys.stdout.write(f"{found.units:,} units, {found.rows:,} rows of ranges, {len(found.runs)} runs\n")
     table = Table("bound by", "worker s", "share", "ms per row")

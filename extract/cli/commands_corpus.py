@@ -18,22 +18,13 @@ from store.errors import ConfigError
 
 from .commands_run import RootOption
 
+app = typer.Typer()
 log = logging.getLogger("extract")
 
 WorkersOption = Annotated[int | None, typer.Option(min=1, help="Processes that read corpus files; one per core.")]
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands to a program."""
-    app.command(epilog="Example: python -m extract phantom --out runs/phantom --rows 900 --seed 1")(phantom)
-    app.command(epilog="Example: python -m extract index --pipeline demo --report")(index)
-    app.command(epilog="Example: python -m extract append --pipeline mmkd")(append)
-    app.command(epilog="Example: python -m extract pixels --pipeline mmkd --threads 16")(pixels)
-    app.command(name="import-mmkd", epilog="Example: python -m extract import-mmkd MMKDCLIP_DATA runs/mmkd_demo/store")(
-        import_mmkd
-    )
-
-
+@app.command(epilog="Example: python -m extract phantom --out runs/phantom --rows 900 --seed 1")
 def phantom(
     *,
     out: Annotated[Path | None, typer.Option(help="Folder to write the tars to.")] = None,
@@ -78,6 +69,7 @@ def _draw_corpora(pipeline: ExtractPipeline, names: list[str] | None) -> None:
             log.info("corpus %s: %d pairs%s", name, corpus.phantom.rows, "" if written else " exist already")
 
 
+@app.command(epilog="Example: python -m extract index --pipeline demo --report")
 def index(
     *,
     pipeline: PipelineOption,
@@ -123,6 +115,7 @@ def index(
     log.info("%s: %d pairs in %d ranges of %d rows", loaded.store.path, info.rows, info.ranges, info.range_rows)
 
 
+@app.command(epilog="Example: python -m extract append --pipeline mmkd")
 def append(
     *,
     pipeline: PipelineOption,
@@ -180,6 +173,7 @@ def _say_change(pipeline: ExtractPipeline, corpus: Corpus, workers: int | None) 
     log.info("%s: left as it is; to have these rows, index into a new store", pipeline.store.path)
 
 
+@app.command(epilog="Example: python -m extract pixels --pipeline mmkd --threads 16")
 def pixels(
     *,
     pipeline: PipelineOption,
@@ -215,6 +209,7 @@ def pixels(
         log.info("the store has the images of all %d ranges: nothing to do", made.ranges)
 
 
+@app.command(name="import-mmkd", epilog="Example: python -m extract import-mmkd MMKDCLIP_DATA runs/mmkd_demo/store")
 def import_mmkd(
     source: Annotated[Path, typer.Argument(help="The folder with meta.jsonl and features/.")],
     store: Annotated[Path, typer.Argument(help="The store to make.")],

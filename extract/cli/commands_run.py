@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from extract.run.run_spec import RunSpec
     from extract.run.tracker import Tracker
 
+app = typer.Typer()
 log = logging.getLogger("extract")
 
 RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -38,19 +39,7 @@ RootOption = Annotated[Path | None, typer.Option(help="The corpus's folder, if i
 StoreArgument = Annotated[
     str | None, typer.Argument(metavar="[STORE]", help="The store's folder or URL; or give --pipeline.")
 ]
-ProbeOption = Annotated[
-    float, typer.Option(min=0, metavar="SECONDS", help="How long to run a worker as a probe; 0: no hours.")
-]
-ProfileOption = Annotated[Path | None, typer.Option(help="JSON of `extract teachers --profile`, instead of a probe.")]
 OfPipelineOption = Annotated[str | None, typer.Option("--pipeline", help="The pipeline that names the store.")]
-
-
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands to a program."""
-    app.command(epilog="Example: python -m extract plan --pipeline mmkd --price-per-hour 2.5")(plan)
-    app.command(epilog="Example: python -m extract run --pipeline demo")(run)
-    app.command(epilog="Example: python -m extract status s3://bucket/store --json")(status)
-    app.command(epilog="Example: python -m extract stop s3://bucket/store")(stop)
 
 
 def loaded_pipeline(config: Path, pipeline: str, overrides: list[str] | None, store: str | None) -> ExtractPipeline:
@@ -84,61 +73,15 @@ def store_of(store: str | None, config: Path, pipeline: str | None) -> str:
     return store if store is not None else read_pipeline(config, str(pipeline), ExtractPipeline).store.path
 
 
-def run(
-    *,
-    pipeline: PipelineOption,
-    config: ConfigOption = PIPELINES_FILE,
-    set_: SetOption = None,
-    store: PlaceOption = None,
-    local: Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")] = False,
-    replace: Annotated[list[str] | None, typer.Option(help="Teacher whose stored features may be dropped.")] = None,
-    corpus_root: RootOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Run the teachers over every pair that lacks their features. Kill it at any moment and run it again."""
-    from extract.run.here import execute_here
-    from extract.run.run import run as run_extraction
-
-    loaded = loaded_pipeline(config, pipeline, set_, store)
-    unknown = sorted(set(replace or []) - set(loaded.teachers))
-    if unknown:
-        raise ConfigError(f"--replace: the pipeline has no teacher {', '.join(unknown)}")
-
-    def on_ray(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker) -> None:
-        # Ray is imported only when there is work for it, so that a run with nothing to do ends in a second.
-        from extract.cluster.execute import execute_on_ray
-
-        execute_on_ray(spec, work, tracker)
-
-    outcome = run_extraction(
-        loaded, execute=execute_here if local else on_ray, replace=replace or [], corpus_root=corpus_root
-    )
-    if as_json:
-        print_json({name: getattr(outcome, name) for name in ("units", "found", "done", "failed", "seconds")})
-    if outcome.found == outcome.units:
-        log.info("all %d units are committed: nothing to do (%.1f s)", outcome.units, outcome.seconds)
-    else:
-        counts = (outcome.done, outcome.found, outcome.units, outcome.seconds)
-        log.info("%d units committed, %d were there before, %d in all (%.1f s)", *counts)
-    for reason, count in outcome.bad_rows.most_common(10):
-        log.warning("%d feature pairs are missing: %s", count, reason)
-    if outcome.stopped:
-        log.warning("stopped as requested: %s", RESUMES)
-        raise typer.Exit(ExitCode.INTERRUPTED)
-    if outcome.failed:
-        for range_id, error in outcome.failed.items():
-            log.error("range %d was given up: %s", range_id, error)
-        raise typer.Exit(ExitCode.INCOMPLETE)
-
-
+@app.command(epilog="Example: python -m extract plan --pipeline mmkd --price-per-hour 2.5")
 def plan(
     *,
     pipeline: PipelineOption,
     config: ConfigOption = PIPELINES_FILE,
     set_: SetOption = None,
     store: PlaceOption = None,
-    probe: ProbeOption = 60.0,
-    profile: ProfileOption = None,
+    probe: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Time to probe a worker; 0: no hours.")] = 60.0,
+    profile: Annotated[Path | None, typer.Option(help="JSON of `extract teachers --profile`, not a probe.")] = None,
     price_per_hour: Annotated[float | None, typer.Option(min=0, help="Price of one worker (one GPU).")] = None,
     corpus_root: RootOption = None,
     as_json: JsonOption = False,
@@ -189,6 +132,55 @@ def _rate_lines(rates: Rates) -> list[str]:
     return lines
 
 
+@app.command(epilog="Example: python -m extract run --pipeline demo")
+def run(
+    *,
+    pipeline: PipelineOption,
+    config: ConfigOption = PIPELINES_FILE,
+    set_: SetOption = None,
+    store: PlaceOption = None,
+    local: Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")] = False,
+    replace: Annotated[list[str] | None, typer.Option(help="Teacher whose stored features may be dropped.")] = None,
+    corpus_root: RootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the teachers over every pair that lacks their features. Kill it at any moment and run it again."""
+    from extract.run.dispatch import execute_here
+    from extract.run.run import run as run_extraction
+
+    loaded = loaded_pipeline(config, pipeline, set_, store)
+    unknown = sorted(set(replace or []) - set(loaded.teachers))
+    if unknown:
+        raise ConfigError(f"--replace: the pipeline has no teacher {', '.join(unknown)}")
+
+    def on_ray(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker) -> None:
+        # Ray is imported only when there is work for it, so that a run with nothing to do ends in a second.
+        from extract.cluster.execute import execute_on_ray
+
+        execute_on_ray(spec, work, tracker)
+
+    outcome = run_extraction(
+        loaded, execute=execute_here if local else on_ray, replace=replace or [], corpus_root=corpus_root
+    )
+    if as_json:
+        print_json({name: getattr(outcome, name) for name in ("units", "found", "done", "failed", "seconds")})
+    if outcome.found == outcome.units:
+        log.info("all %d units are committed: nothing to do (%.1f s)", outcome.units, outcome.seconds)
+    else:
+        counts = (outcome.done, outcome.found, outcome.units, outcome.seconds)
+        log.info("%d units committed, %d were there before, %d in all (%.1f s)", *counts)
+    for reason, count in outcome.bad_rows.most_common(10):
+        log.warning("%d feature pairs are missing: %s", count, reason)
+    if outcome.stopped:
+        log.warning("stopped as requested: %s", RESUMES)
+        raise typer.Exit(ExitCode.INTERRUPTED)
+    if outcome.failed:
+        for range_id, error in outcome.failed.items():
+            log.error("range %d was given up: %s", range_id, error)
+        raise typer.Exit(ExitCode.INCOMPLETE)
+
+
+@app.command(epilog="Example: python -m extract status s3://bucket/store --json")
 def status(
     store: StoreArgument = None,
     *,
@@ -235,19 +227,14 @@ def _run_lines(run: Progress, *, locked: bool) -> list[str]:
         lines.append(f"  {_duration(said['seconds_left'])} left")
     if said.get("actors"):
         lines.append("  workers: " + ", ".join(f"{count} {name}" for name, count in said["actors"].items()))
-    for name, noun in (("bad_rows", "bad rows"), ("failed_ranges", "ranges given up")):
-        if said.get(name):
-            lines.append(f"  {_count(said[name]):,} {noun}")
-    return lines
+    bad, failed = sum((said.get("bad_rows") or {}).values()), len(said.get("failed_ranges") or {})
+    return [
+        *lines,
+        *(f"  {count:,} {noun}" for count, noun in ((bad, "bad rows"), (failed, "ranges given up")) if count),
+    ]
 
 
-def _count(value: Any) -> int:
-    """Return a number, the sum of a mapping's numbers, or the length of a list."""
-    if isinstance(value, dict):
-        return sum(number if isinstance(number, int) else 1 for number in value.values())
-    return len(value) if isinstance(value, list) else int(value)
-
-
+@app.command(epilog="Example: python -m extract stop s3://bucket/store")
 def stop(
     store: StoreArgument = None,
     *,

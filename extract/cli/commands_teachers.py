@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from extract.config import ExtractPipeline
 from extract.teacher_files.entry import TeacherEntry
@@ -20,6 +23,7 @@ from store.errors import ConfigError, MMKDError, TeacherError, WeightsNotFoundEr
 if TYPE_CHECKING:
     from extract.estimate.speed import Profile
 
+app = typer.Typer()
 log = logging.getLogger("extract")
 
 MMKD = "mmkd"
@@ -30,13 +34,7 @@ PAPER_ROWS = 2_900_000
 TeachersPipelineOption = Annotated[str, typer.Option("--pipeline", help="The pipeline that has the teachers.")]
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands to a program."""
-    app.command(epilog="Example: python -m extract teachers --profile --random-weights --rows 2900000")(teachers)
-    app.command(epilog="Example: python -m extract fetch biomedclip plip")(fetch)
-    app.command(epilog="Example: python -m extract golden --against MMKDCLIP_DATA --teacher pmcclip")(golden)
-
-
+@app.command(epilog="Example: python -m extract teachers --profile --random-weights --rows 2900000")
 def teachers(
     *,
     pipeline: TeachersPipelineOption = MMKD,
@@ -57,7 +55,7 @@ def teachers(
     With --profile: images and captions per second and memory of each, with all in memory, and hours for --rows.
     """
     loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
-    chosen = _chosen(loaded, teacher)
+    entries = chosen(loaded, teacher)
     if profile:
         from extract.estimate.speed import profile as measure
         from extract.estimate.speed import settings_of
@@ -65,14 +63,14 @@ def teachers(
         settings = settings_of(
             loaded.extract, rows=rows, batch_size=batch_size, seconds=seconds, random_weights=random_weights
         )
-        with progress(len(chosen), label="profile", noun="teachers") as advance:
-            found = measure(chosen, settings, advance=advance)
+        with progress(len(entries), label="profile", noun="teachers") as advance:
+            found = measure(entries, settings, advance=advance)
         if as_json:
             print_json(asdict(found))
         else:
             _print_profile(found)
         return
-    described = {name: describe(name, entry) for name, entry in chosen.items()}
+    described = {name: describe(name, entry) for name, entry in entries.items()}
     if as_json:
         print_json(described)
     else:
@@ -111,10 +109,6 @@ def describe(name: str, entry: TeacherEntry) -> dict[str, Any]:
 
 
 def _print_teachers(described: dict[str, dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     console, table = Console(), Table("teacher", "family", "width", "state", "MB", "spec", "licence")
     for name, entry in described.items():
         state = "present" if entry["present"] else entry["problem"]["kind"]
@@ -132,9 +126,6 @@ def _print_teachers(described: dict[str, dict[str, Any]]) -> None:
 
 
 def _print_profile(found: Profile) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     numbers = ("images/s", "captions/s", "CPU share", "parameters MB", "peak MB", "load s", "hours")
     console, table = wide_console(), Table("teacher", "weights", "precision", *numbers)
     for name, speed in found.teachers.items():
@@ -156,6 +147,7 @@ def _print_profile(found: Profile) -> None:
         console.print(Text(line), soft_wrap=True)
 
 
+@app.command(epilog="Example: python -m extract fetch biomedclip plip")
 def fetch(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Teachers; all if left out.")] = None,
     *,
@@ -167,7 +159,7 @@ def fetch(
     """Download the files that teachers lack and convert them to safetensors. Kill it at any moment and run it again."""
     from extract.teacher_files.fetch import fetch as fetch_teacher
 
-    entries = _chosen(read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or []), names)
+    entries = chosen(read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or []), names)
     if variant is not None:
         entries = {name: _variant(name, entry, variant) for name, entry in entries.items()}
     problems: list[TeacherError] = []
@@ -190,13 +182,15 @@ def _variant(name: str, entry: TeacherEntry, variant: str) -> TeacherEntry:
     return readings[variant]
 
 
-def _chosen(pipeline: ExtractPipeline, names: list[str] | None) -> dict[str, TeacherEntry]:
+def chosen(pipeline: ExtractPipeline, names: list[str] | None) -> dict[str, TeacherEntry]:
+    """Return a pipeline's teachers of some names; all if there is no name."""
     unknown = sorted(set(names or []) - set(pipeline.teachers))
     if unknown:
         raise ConfigError(f"no teacher {', '.join(unknown)} in the pipeline; it has {', '.join(pipeline.teachers)}")
     return {name: pipeline.teachers[name] for name in names or pipeline.teachers}
 
 
+@app.command(epilog="Example: python -m extract golden --against MMKDCLIP_DATA --teacher pmcclip")
 def golden(
     *,
     against: Annotated[Path, typer.Option(help="The authors' released folder, with meta.jsonl and features/.")],
@@ -212,7 +206,7 @@ def golden(
     loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
     released = read_released(against)
     found, skipped = {}, {}
-    for name, entry in _chosen(loaded, teacher).items():
+    for name, entry in chosen(loaded, teacher).items():
         if name not in released:
             skipped[name] = "the release holds no features of it"
             continue
@@ -239,10 +233,6 @@ def golden(
 
 
 def _print_verdicts(found: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table("teacher", "reading", "pair", "image", "text", "")
     for name, verdicts in found.items():
         for verdict in verdicts:

@@ -35,12 +35,10 @@ def connected(settings: ExtractSection) -> Iterator[None]:
         ConfigError: no cluster answers there, or this program cannot use it.
     """
     handler = signal.getsignal(signal.SIGTERM)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     address = os.environ.get(ADDRESS)
+    options = _local(settings) if address is None else _remote(address)
     try:
-        ray.init(**quiet, **(_local(settings) if address is None else _remote(address)))
-    except ConfigError:
-        raise
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
     # A RuntimeError, a ConnectionError, an AuthenticationError, and a plain Exception where a node starts too slowly.
     except Exception as error:
         raise ConfigError(

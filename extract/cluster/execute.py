@@ -1,4 +1,4 @@
-"""The driver's loop on Ray: gives ranges to actors and reports what became of them.
+"""The driver's loop on Ray: gives ranges to actors, reports what became of them, and counts that as Ray metrics.
 
 Only an actor that has said it is ready gets work: one that still waits for a place in the cluster would take a range
 and never return it.
@@ -9,23 +9,24 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
+from ray.util.metrics import Counter, Gauge
 
 from extract.run.dispatch import Dispatch
 from extract.run.plan import RangeWork
 from extract.run.run_spec import RunSpec
 from extract.run.schedule import Failure, Restarts, failure_of
+from extract.run.stages import seconds_of_range
 from extract.run.tracker import Tracker
 from store.errors import ExtractionError
+from store.format.records import Receipt
 
-from .actor import room, wanted
 from .connect import connected
-from .fleet import Fleet, Kind
-from .metrics import RunMetrics
+from .fleet import Fleet, Kind, room, wanted
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,8 @@ class Driver:
                 if task is not None:
                     self._fleet.run(name, task, now=self._clock())
             self._tell()
-            self._fleet.ask_steps(now=self._clock(), every_s=every_s)
+            for name in self._fleet.in_stage("busy"):
+                self._fleet.ask_again("steps", name, now=self._clock(), every_s=every_s)
             for kind, name, call in self._fleet.answers(timeout_s=min(TICK_S, every_s)):
                 self._collect(kind, name, call)
             self._watch()
@@ -176,7 +178,7 @@ class Driver:
             elif now - self._fleet.members[name].since > INQUEST_S:
                 self._lose(name, Failure.CRASH, "its worker does not answer")
             else:
-                self._fleet.hold_inquest(name, now=now, every_s=ASK_AGAIN_S)
+                self._fleet.ask_again("inquest", name, now=now, every_s=ASK_AGAIN_S)
         if self._fleet.count("loading", "idle", "busy", "lost"):
             self._placed_last = now
         elif now - self._placed_last > settings.start_timeout_s:
@@ -210,3 +212,34 @@ class Driver:
 def _shown(resources: dict[str, float]) -> str:
     shown = (f"{name} {resources[name]:g}" for name in ("CPU", "GPU") if resources.get(name))
     return ", ".join(shown) or "neither CPU nor GPU"
+
+
+class RunMetrics:
+    """Counts units, rows, bad rows and seconds by stage; every metric has the run's id as a tag."""
+
+    def __init__(self, run_id: str) -> None:
+        of_teacher = ("run", "teacher")
+        self._units = Counter("mmkd_extract_units", "Units committed by the run.", of_teacher)
+        self._rows = Counter("mmkd_extract_rows", "Rows of the units committed by the run.", of_teacher)
+        self._bad = Counter("mmkd_extract_bad_rows", "Rows without feature in units committed by the run.", of_teacher)
+        self._seconds = Counter("mmkd_extract_stage_seconds", "Seconds of all workers, by stage.", ("run", "stage"))
+        self._workers = Gauge("mmkd_extract_workers", "Workers, by state.", ("run", "state"))
+        for metric in (self._units, self._rows, self._bad, self._seconds, self._workers):
+            metric.set_default_tags({"run": run_id})
+
+    def note(self, receipts: Sequence[Receipt]) -> None:
+        """Count the receipts of one range."""
+        for receipt in receipts:
+            tags = {"teacher": receipt.teacher}
+            self._units.inc(1, tags)
+            self._rows.inc(max(1, receipt.stop - receipt.start), tags)
+            if receipt.bad_rows:
+                self._bad.inc(len(receipt.bad_rows), tags)
+        for stage, seconds in seconds_of_range(receipts).items():
+            if seconds > 0:  # a counter refuses zero
+                self._seconds.inc(seconds, {"stage": stage})
+
+    def workers(self, counts: Mapping[str, int]) -> None:
+        """Record how many workers are in each state."""
+        for state, count in counts.items():
+            self._workers.set(count, {"state": state})

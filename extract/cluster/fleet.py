@@ -1,24 +1,99 @@
-"""Starts a run's actors, calls them and ends them. Decides nothing about ranges."""
+"""A run's actors: the process on a node, and the driver's side, which starts, calls and ends them.
+
+An actor holds all teachers, does one range at a time, and answers meanwhile. Nothing here decides about ranges.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
 
-from extract.run.run_spec import RunSpec
+from extract.run.run_spec import RunSpec, build_worker
 from extract.run.schedule import Task
+from extract.run.worker import Worker
+from store.format.records import Receipt
 
-from .actor import CONTROL, start_actor
+CONTROL = "control"
+"""Concurrency group whose thread answers the driver while a range is at work."""
+
+
+class RangeActor:
+    """Holds the teachers in a separate process.
+
+    Call ``place`` and ``steps`` in the concurrency group CONTROL, so that they answer while a range is at work.
+    """
+
+    def __init__(self, spec: RunSpec) -> None:
+        self._spec, self._steps = spec, 0
+        self._worker: Worker | None = None
+
+    def place(self) -> str:
+        """Return the id of this actor's node; the first answer shows that the cluster had room for it."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    def steps(self) -> int:
+        """Return a number that grows whenever something was done."""
+        return self._steps
+
+    def load(self) -> None:
+        """Load the teachers."""
+        self._worker = build_worker(self._spec)
+        self._worker.on_step = self._step
+
+    def run(self, task: Task) -> list[Receipt]:
+        """Extract and commit one range, or try the rows of a probe."""
+        if self._worker is None:
+            raise RuntimeError("the teachers are not loaded")
+        if task.probe is not None:
+            self._worker.probe(task.probe, task.teachers)
+            return []
+        return self._worker.run(task.range_id, task.teachers, attempt=task.attempt, killers=task.killers)
+
+    def _step(self) -> None:
+        self._steps += 1
+
+
+def start_actor(spec: RunSpec) -> Any:
+    """Ask the cluster for an actor and return its handle; it may never get a place."""
+    asked = wanted(spec)
+    make: Callable[[type], Any] = ray.remote(
+        num_cpus=asked["CPU"],
+        num_gpus=asked["GPU"],
+        # Ray restarts and repeats nothing. The driver does, because it counts attempts.
+        max_restarts=0,
+        max_task_retries=0,
+        concurrency_groups={CONTROL: 1},
+        max_concurrency=1,
+        scheduling_strategy="SPREAD",
+    )
+    return make(RangeActor).remote(spec)
+
+
+def wanted(spec: RunSpec) -> dict[str, float]:
+    """Return the CPUs and GPUs of one node that each actor asks for."""
+    settings = spec.settings
+    return {"CPU": float(settings.threads_per_worker), "GPU": 1.0 if settings.device == "cuda" else 0.0}
+
+
+def room(spec: RunSpec) -> int:
+    """Return how many actors the present nodes could hold if nothing else ran on them."""
+    asked = {name: amount for name, amount in wanted(spec).items() if amount}
+    return sum(
+        min(int(node["Resources"].get(name, 0) // amount) for name, amount in asked.items())
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+
 
 Stage = Literal["placing", "loading", "idle", "busy", "lost"]
 """An actor waits for room on a node, loads its teachers, waits for a task, does one, or is unreachable."""
 
 Kind = Literal["place", "load", "run", "steps", "inquest"]
-"""A kind of call to an actor; an inquest asks an unreachable one whether it is alive."""
+"""A kind of call to an actor; an inquest calls an unreachable one and fails as soon as the cluster knows it is dead."""
 
 
 @dataclass(slots=True)
@@ -28,7 +103,7 @@ class Member:
     Attributes:
         since: when it entered its stage.
         node: the id of its node, once that is known.
-        asked: when its steps were last asked for.
+        asked: when `Fleet.ask_again` last called it.
         answered: whether it answered that call.
     """
 
@@ -79,25 +154,17 @@ class Fleet:
         member.stage, member.since, member.asked, member.answered = "busy", now, now, True
         self._ask("run", name, task)
 
-    def ask_steps(self, *, now: float, every_s: float) -> None:
-        """Ask the actors at work for their steps, unless the last such call is still unanswered."""
-        for name in self.in_stage("busy"):
-            member = self.members[name]
-            if member.answered and now - member.asked >= every_s:
-                member.asked, member.answered = now, False
-                self._ask("steps", name)
-
     def lose(self, name: str, *, now: float) -> None:
         """Note that an actor is unreachable; it may be alive."""
         member = self.members[name]
         member.stage, member.since, member.asked, member.answered = "lost", now, now, True
 
-    def hold_inquest(self, name: str, *, now: float, every_s: float) -> None:
-        """Call an unreachable actor: if it is dead, the call fails as soon as the cluster knows."""
+    def ask_again(self, kind: Kind, name: str, *, now: float, every_s: float) -> None:
+        """Call an actor for its steps or for an inquest, unless the last such call is recent or still unanswered."""
         member = self.members[name]
         if member.answered and now - member.asked >= every_s:
             member.asked, member.answered = now, False
-            self._ask("inquest", name)
+            self._ask(kind, name)
 
     def end(self, name: str) -> None:
         """Kill an actor. Do so before its range is given away, because an actor that does not answer may be alive."""

@@ -7,7 +7,6 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -101,7 +100,9 @@ def make_pixels(
         ):
             for range_id in ranges:
                 part, range_began = pairs.read(*info.bounds(range_id)), time.monotonic()
-                images = _all_of(part, small_image, pool)
+                columns = (part[name].to_pylist() for name in ("uri", "member", "image_sha256"))
+                # After an error or Ctrl-C the pool cancels the rest of the range.
+                images = list(pool.map(small_image, *columns))
                 receipt = commit_pixels(
                     location,
                     info=info,
@@ -118,16 +119,6 @@ def make_pixels(
                 advance(1)
     outcome.seconds = time.monotonic() - began
     return outcome
-
-
-def _all_of(pairs: pa.Table, small_image: Callable[..., SmallImage], pool: ThreadPoolExecutor) -> list[SmallImage]:
-    columns = (pairs[name].to_pylist() for name in ("uri", "member", "image_sha256"))
-    waiting = [pool.submit(small_image, *place) for place in zip(*columns, strict=True)]
-    try:
-        return [future.result() for future in waiting]
-    finally:
-        for future in waiting:  # after an error or Ctrl-C the rest of the range is of no use
-            future.cancel()
 
 
 def keep(data: bytes, spec: PixelSpec, *, max_pixels: int = MAX_PIXELS) -> SmallImage:

@@ -36,17 +36,8 @@ from .fill_pixel_cache import make_pixels
 
 log = logging.getLogger(__name__)
 
-TEACHER_IDS = {
-    "BMCA": "bmca",
-    "BiomedCLIP": "biomedclip",
-    "UniMedCLIP": "unimedclip",
-    "QuiltNet": "quiltnet",
-    "GenMedClip": "genmedclip",
-    "PLIP": "plip",
-    "PUBMEDCLIP": "pubmedclip",
-    "PMCCLIP": "pmcclip",
-    "MedCLIP": "medclip",
-}
+NAMES = ("BMCA", "BiomedCLIP", "UniMedCLIP", "QuiltNet", "GenMedClip", "PLIP", "PUBMEDCLIP", "PMCCLIP", "MedCLIP")
+TEACHER_IDS = {name: name.lower() for name in NAMES}
 """Our names of the teachers, by the authors' names."""
 
 NORM_TOLERANCE = 1e-3
@@ -161,7 +152,7 @@ def _row(source: Path, entry: dict[str, Any], row: int) -> dict[str, Any]:
     if not image.is_file():
         raise CorpusError(f"{image}: the image is missing")
     data = image.read_bytes()
-    size = image_size(data)
+    width, height = image_size(data) or (None, None)
     article = json.loads((source / entry["metapath"]).read_text()) if entry.get("metapath") else {}
     return {
         "row": row,
@@ -172,8 +163,8 @@ def _row(source: Path, entry: dict[str, Any], row: int) -> dict[str, Any]:
         "modality": None,
         "split": "train",
         "image_sha256": hashlib.sha256(data).hexdigest(),
-        "width": size[0] if size else None,
-        "height": size[1] if size else None,
+        "width": width,
+        "height": height,
         "source": article.get("article_accession_id"),
         "license": article.get("article_license"),
     }

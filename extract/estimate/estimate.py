@@ -1,21 +1,33 @@
-"""Estimates units, bytes, objects, hours and cost of a run. Reads the store and writes nothing to it."""
+"""Estimates units, bytes, objects, hours and cost of a run. Reads the store and writes nothing to it.
+
+The bytes of store shards follow from their format, those of JSON from examples that are written to memory.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from extract.config import ExtractPipeline
-from extract.run.plan import plan
+from extract.run.plan import Plan, plan
+from extract.run.stages import SHARED_STAGES, THREAD_STAGES
+from extract.run.tracker import Outcome, Tracker, write_report
 from extract.teacher_files.specs import teacher_spec
-from store.format.pairs import PairTable
-from store.format.records import Spec, read_record, read_store_info, spec_key
+from store.config.pipeline_file import dump_resolved
+from store.format.arrays import ARRAY_NAMES, ArrayName, dtype_of, index_bytes
+from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
+from store.format.pairs import PAIR_SCHEMA, PairTable
+from store.format.records import Receipt, Spec, Status, StoreInfo, read_record, read_store_info, record_bytes, spec_key
 from store.io.location import Location, locate
 
-from .rates import Rates, count_distinct, predicted_hours, rates_of_profile
-from .size import Size, predicted_size
+from .rates import Rates, count_distinct, predicted_hours, probe, rates_of_profile
+from .scratch import RUN_ID, scratch
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -58,7 +70,6 @@ def estimate(
     Args:
         probe_s: seconds to run a worker for; 0 for no hours.
         profile: JSON of ``python -m extract teachers --profile``, in place of a probe.
-        corpus_root: where the images lie, if the corpus moved.
 
     Raises:
         StoreNotFoundError: the corpus is not indexed yet.
@@ -76,8 +87,6 @@ def estimate(
     if planned.work and profile is not None:
         rates = rates_of_profile(profile, teachers=lacking)
     elif planned.work and probe_s > 0:
-        from .probe import probe
-
         root = str(corpus_root or info.corpus_root)
         wanted = [spec for name, spec in specs.items() if lacking[name]]
         rates = probe(pairs, info, planned.work, specs=wanted, pipeline=pipeline, seconds=probe_s, root=root)
@@ -87,6 +96,7 @@ def estimate(
         worker_hours = predicted_hours(
             planned.work, info=info, rates=rates, distinct=distinct, section=pipeline.extract
         )
+    stored = {name: read_record(store, spec_key(name), Spec) for name in specs if store.exists(spec_key(name))}
     workers = max(1, pipeline.extract.workers)  # 0: as many as the cluster has, which is not known here
     return Estimate(
         store=str(store),
@@ -100,10 +110,101 @@ def estimate(
         hours=None if worker_hours is None else worker_hours / workers,
         workers=workers,
         cost=None if worker_hours is None or price_per_hour is None else worker_hours * price_per_hour,
-        replaced=_replaced(store, specs),
+        replaced=[name for name, spec in stored.items() if spec.hash != specs[name].hash],
     )
 
 
-def _replaced(store: Location, specs: Mapping[str, Spec]) -> list[str]:
-    stored = {name: read_record(store, spec_key(name), Spec) for name in specs if store.exists(spec_key(name))}
-    return [name for name, spec in stored.items() if spec.hash != specs[name].hash]
+EXAMPLE_S = dict.fromkeys((*THREAD_STAGES, *SHARED_STAGES), 1.2345)
+"""Seconds by stage in a receipt, where no probe says them; only their number of digits counts."""
+
+LONG_RUN_ID = RUN_ID.ljust(len("20260101T000000-012345"), "-")
+"""An id of the same length as a run's."""
+
+RUN_OBJECTS = 3
+"""A run's report, its progress, and the known units for the next plan."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Size:
+    """Objects that are written, and their bytes."""
+
+    objects: int
+    nbytes: int
+
+
+def shard_bytes(name: ArrayName, *, rows: int, spec: Spec, info: StoreInfo) -> int:
+    """Return the bytes of a store shard: whole chunks of the rows, then the index of a whole range."""
+    chunks = -(-rows // info.chunk_rows)
+    width = spec.embed_dim if name in ("image", "text") else 1
+    data = chunks * info.chunk_rows * width * np.dtype(dtype_of(name, spec.stored_dtype)).itemsize
+    return data + index_bytes(info)
+
+
+def predicted_size(
+    store: Location,
+    planned: Plan,
+    *,
+    info: StoreInfo,
+    specs: Mapping[str, Spec],
+    pipeline: ExtractPipeline,
+    rates: Rates | None,
+) -> Size:
+    """Return what a run writes: shards to the byte, receipts by example, metadata of teachers that are not registered.
+
+    Args:
+        pipeline: the run's report repeats it.
+        rates: a probe's rates say how many rows are bad and what stages a receipt has.
+    """
+    if not planned.work:
+        return Size(objects=0, nbytes=0)
+    lacking = dict.fromkeys(name for item in planned.work for name in item.teachers)
+    timings = (rates and rates.timings_s) or EXAMPLE_S
+    with scratch() as place:
+        for spec in specs.values():
+            register_teacher(place, spec, info=info)
+        made = [size for key, size in place.list() if not store.exists(key)]
+        examples = {name: _example(place, specs[name], info, pipeline, timings) for name in lacking}
+        outcome = Outcome(units=planned.units, found=planned.committed)
+        tracker = Tracker(outcome, run_id=LONG_RUN_ID, max_bad_fraction=1.0)
+        tracker.note(list(examples.values()))
+        write_report(place, outcome, run_id=LONG_RUN_ID, resolved=dump_resolved(pipeline))
+        report_bytes = sum(size for _, size in place.list("runs"))
+    nbytes = sum(made) + report_bytes + len(json.dumps(tracker.record("finished"), indent=1))
+    known, objects = planned.known.model_copy(deep=True), len(made) + RUN_OBJECTS
+    sizes = {name: len(record_bytes(example)) for name, example in examples.items()}
+    for item in planned.work:
+        start, stop = info.bounds(item.range_id)
+        for name in item.teachers:
+            shards = (shard_bytes(array, rows=stop - start, spec=specs[name], info=info) for array in ARRAY_NAMES)
+            nbytes += sum(shards) + sizes[name] + round((rates.bad_row_bytes if rates else 0.0) * (stop - start))
+            objects += len(ARRAY_NAMES) + 1
+            digest = known.digest(item.range_id, stop=stop) or examples[name].pairs_digest
+            update = {"range": item.range_id, "stop": stop, "pairs_digest": digest}
+            known.add(examples[name].model_copy(update=update), size=sizes[name])
+    return Size(objects=objects, nbytes=nbytes + len(known.model_dump_json()))
+
+
+def _example(
+    place: Location, spec: Spec, info: StoreInfo, pipeline: ExtractPipeline, timings_s: Mapping[str, float]
+) -> Receipt:
+    """Return a receipt without bad rows, by writing an invented unit to memory."""
+    from extract.run.worker import PACKAGES
+
+    start, stop = info.bounds(info.ranges - 1)
+    zeros = np.zeros((stop - start, spec.embed_dim), np.float32)
+    return commit_unit(
+        place,
+        info=info,
+        spec=spec,
+        range_id=info.ranges - 1,
+        pairs=PAIR_SCHEMA.empty_table(),
+        features=UnitFeatures(image=zeros, text=zeros, status=np.full(len(zeros), Status.OK, np.uint8), reasons={}),
+        circumstances=Circumstances(
+            device=pipeline.extract.device,
+            batch_size=pipeline.extract.batch_size,
+            run_id=LONG_RUN_ID,
+            attempt=1,
+            timings_s=dict(timings_s),
+            versions={name: importlib.metadata.version(name) for name in PACKAGES},
+        ),
+    )

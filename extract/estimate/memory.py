@@ -17,7 +17,8 @@ RESET = Path("/proc/self/clear_refs")
 
 
 def held_bytes(device: str) -> int:
-    """Return the bytes held now: tensors on a GPU, else the process's resident memory."""
+    """Return the bytes held now, after `give_back`: tensors on a GPU, else the process's resident memory."""
+    give_back()
     if device == "cuda":
         return int(torch.cuda.memory_allocated())
     return _status_bytes("VmRSS") if STATUS.is_file() else peak_bytes(device)

@@ -39,9 +39,7 @@ def scratch_run(
     """Make a store of some pairs in a place of `scratch`, and return the run that extracts them.
 
     Args:
-        specs: the specs of the teachers to run.
         pairs: rows of a pair table, with distinct keys; they get new row numbers.
-        root: where their images lie.
         range_rows: rows that a worker does at once.
     """
     place.delete_below("")

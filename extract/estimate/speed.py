@@ -8,7 +8,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +98,6 @@ class Settings:
         threads: CPU threads of a forward pass; set for the process.
         decode_threads: threads that decode beside a GPU.
         seconds: least duration of each measurement; it may be exceeded by one batch.
-        rows: number of rows that hours are for.
         random_weights: give random weights to teachers whose weights are not here.
     """
 
@@ -170,26 +169,23 @@ def profile(
         not_profiled=absent,
         decoded_per_s=decoded_per_s,
         parameter_bytes=sum(speed.parameter_bytes for speed in speeds.values()),
-        resident_bytes=_held(settings.device) - before,
+        resident_bytes=held_bytes(settings.device) - before,
         decode_hours=decode,
         hours=settings.rows * row_s / 3600,
         hours_alone=None if on_gpu else sum(s.hours * (s.cpu_share or 1) for s in speeds.values()) + decode,
     )
 
 
-def _held(device: str) -> int:
-    give_back()
-    return held_bytes(device)
-
-
 def _measure(name: str, entry: TeacherEntry, settings: Settings) -> tuple[FrozenTeacher, TeacherSpeed]:
-    before, began = _held(settings.device), time.perf_counter()
+    before, began = held_bytes(settings.device), time.perf_counter()
     teacher, weights = _load(name, entry, settings)
     give_back()  # Memory left behind by loading is not the teacher's.
     load_s = time.perf_counter() - began
     side, count = teacher.geometry.size_px, settings.batch_size
     pixels_BHWC = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
-    texts = _batches(captions(4 * count), count)
+    words = captions(4 * count)
+    # Each batch has other captions than the one before.
+    texts = itertools.cycle(words[start : start + count] for start in range(0, len(words), count))
     begin_peak(settings.device)
     wall, used = time.perf_counter(), time.process_time()
     images_per_s = count * _calls_per_s(lambda: teacher.encode_image(pixels_BHWC), settings.seconds)
@@ -216,13 +212,6 @@ def _load(name: str, entry: TeacherEntry, settings: Settings) -> tuple[FrozenTea
             raise
     with tempfile.TemporaryDirectory(prefix="mmkd-profile-") as folder:
         return stand_in(name, entry, Path(folder), device=settings.device), "random"
-
-
-def _batches(texts: Sequence[str], count: int) -> Iterator[list[str]]:
-    """Yield batches without end, each with other captions than the one before."""
-    for number in itertools.count():
-        start = number * count % len(texts)
-        yield list(texts[start : start + count])
 
 
 def _calls_per_s(

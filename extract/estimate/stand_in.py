@@ -96,32 +96,19 @@ def stand_in(name: str, entry: TeacherEntry, folder: Path, *, device: str, seed:
         WeightsNotFoundError: the file that says its architecture is not here either.
         TeacherError: a file that is here does not fit.
     """
-    here = write_files(name, entry, folder)
+    for part in (Path(), Path(TEXT_FOLDER)):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        for file in (Path(entry.folder) / part).glob("*"):
+            if file.suffix in (".json", ".txt"):
+                shutil.copy2(file, folder / part / file.name)
+    for weights in weight_names(entry)[-1]:
+        (folder / weights).write_bytes(b"a stand-in, to be told from weights")
+    _write_configuration(name, entry, folder)
+    _write_tokenizer(entry, folder)
+    here = entry.model_copy(update={"folder": str(folder)})
     spec = teacher_spec(name, here)
     family = FAMILIES[entry.family]
     return family(spec, here, _random_state(family.architecture(spec, here), seed), device=device)
-
-
-def write_files(name: str, entry: TeacherEntry, folder: Path) -> TeacherEntry:
-    """Write all files of an entry except weights into an empty folder, and return the entry of that folder.
-
-    Raises:
-        WeightsNotFoundError: the file that says its architecture is not here either.
-    """
-    _copy_small_files(Path(entry.folder), folder)
-    for file in weight_names(entry)[-1]:
-        (folder / file).write_bytes(b"a stand-in, to be told from weights")
-    _write_configuration(name, entry, folder)
-    _write_tokenizer(entry, folder)
-    return entry.model_copy(update={"folder": str(folder)})
-
-
-def _copy_small_files(source: Path, folder: Path) -> None:
-    for part in (Path(), Path(TEXT_FOLDER)):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        for file in (source / part).glob("*"):
-            if file.suffix in (".json", ".txt"):
-                shutil.copy2(file, folder / part / file.name)
 
 
 def _write_configuration(name: str, entry: TeacherEntry, folder: Path) -> None:

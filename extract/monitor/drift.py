@@ -93,8 +93,6 @@ def drift(
     """Extract some committed rows again and compare them with the stored ones. Writes nothing to the store.
 
     Args:
-        rows: how many rows to draw at most.
-        root: where the images lie.
         min_cosine: replaces the default, which depends on how features are computed and stored.
 
     Raises:
@@ -108,7 +106,6 @@ def drift(
         raise IncompleteStoreError(
             f"{store.location}: holds no features yet of {', '.join(teachers)}", hint="python -m extract run"
         )
-    found: list[TeacherDrift] = []
     with scratch() as place:
         pairs = rows_of(store.pairs, drawn, range_rows=store.info.range_rows)
         size = min(UNIT_ROWS, len(drawn))
@@ -116,10 +113,8 @@ def drift(
         again = FeatureStore(place)
         for range_id in range(again.info.ranges):
             worker.run(range_id, list(specs))
-        for name, spec in specs.items():
-            threshold = min_cosine if min_cosine is not None else default_threshold(spec)
-            found.append(_compare(store, again, name, drawn, threshold=threshold))
-    return found
+        limits = {name: default_threshold(spec) if min_cosine is None else min_cosine for name, spec in specs.items()}
+        return [_compare(store, again, name, drawn, threshold=limit) for name, limit in limits.items()]
 
 
 def default_threshold(spec: Spec) -> float:

@@ -34,14 +34,6 @@ ADVICE: dict[Bound, str] = {
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
-class RunTime:
-    """A run's wall time and number of workers, from its report."""
-
-    seconds: float
-    workers: int
-
-
-@dataclass(kw_only=True, frozen=True, slots=True)
 class StageReport:
     """Worker time by its use.
 
@@ -95,15 +87,14 @@ def report(store: FeatureStore, *, run_id: str | None = None) -> StageReport:
     return summarize(chosen, read_runs(store.location, {receipt.run_id for receipt in chosen}))
 
 
-def read_runs(location: Location, run_ids: Iterable[str]) -> dict[str, RunTime]:
-    """Return the wall times of the runs that left a report."""
+def read_runs(location: Location, run_ids: Iterable[str]) -> dict[str, float]:
+    """Return wall time times workers, in seconds, of the runs that left a report."""
     found = {}
     for run_id in sorted(run_ids):
         key = f"runs/{run_id}/report.json"
         try:
             content = json.loads(location.read(key))
-            workers = int(content["workers"])
-            found[run_id] = RunTime(seconds=float(content["seconds"]), workers=workers)
+            found[run_id] = float(content["seconds"]) * int(content["workers"])
         except FileNotFoundError:  # it was killed, or still runs
             continue
         except (ValueError, KeyError, TypeError) as error:
@@ -111,10 +102,9 @@ def read_runs(location: Location, run_ids: Iterable[str]) -> dict[str, RunTime]:
     return found
 
 
-def summarize(receipts: Sequence[Receipt], runs: Mapping[str, RunTime]) -> StageReport:
-    """Return where the time of some receipts went; ``runs`` may lack some of their runs."""
+def summarize(receipts: Sequence[Receipt], runs_s: Mapping[str, float]) -> StageReport:
+    """Return where the time of some receipts went; ``runs_s``, as of `read_runs`, may lack some of their runs."""
     stages, rows = _stages(receipts)
-    shown = dict(sorted(stages.items()))
     waited, write = stages[WAIT_STAGE], stages[WRITE_STAGE]
     forward = sum(stages[name] for name in FORWARD_STAGES)
     # The decoding threads' seconds are in no sum; they say what the teachers waited for.
@@ -123,7 +113,7 @@ def summarize(receipts: Sequence[Receipt], runs: Mapping[str, RunTime]) -> Stage
     known = {WAIT_STAGE, WRITE_STAGE, *FORWARD_STAGES, *THREAD_STAGES}
     other = sum(seconds for stage, seconds in stages.items() if stage not in known)
     run_ids = sorted({receipt.run_id for receipt in receipts})
-    worker_s = sum(runs[run].seconds * runs[run].workers for run in run_ids) if set(run_ids) <= set(runs) else None
+    worker_s = sum(runs_s[run] for run in run_ids) if set(run_ids) <= set(runs_s) else None
     idle = max(0.0, worker_s - waited - forward - write - other) if worker_s is not None else 0.0
     bound: dict[Bound, float] = {
         "decode": waited - for_bytes,
@@ -136,7 +126,7 @@ def summarize(receipts: Sequence[Receipt], runs: Mapping[str, RunTime]) -> Stage
         runs=run_ids,
         rows=rows,
         units=len(receipts),
-        stages_s=shown,
+        stages_s=dict(sorted(stages.items())),
         bound_s=bound,
         other_s=other,
         worker_s=worker_s,

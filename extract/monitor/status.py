@@ -144,7 +144,6 @@ class Stopped:
         run_id: the run's id; None if no run ever wrote its progress.
         outcome: ``nothing``: no run was at work; ``dead``: it had died before; ``stopped``: it stopped; ``ended``: it
             finished meanwhile; ``silent``: it has not answered within the time.
-        seconds: time waited.
         lock: the process that writes to the store now, if any.
     """
 

@@ -52,8 +52,6 @@ class Decoder:
     """Decodes images ahead of the teachers.
 
     Attributes:
-        batch_size: images of a batch.
-        threads: threads that read and decode.
         max_pixels: largest width times height that is decoded.
     """
 

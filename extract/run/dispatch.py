@@ -1,4 +1,4 @@
-"""Handles the end of a task for both drivers: they report to `Dispatch`, which tells the schedule and the tracker.
+"""Does a run's ranges in this process, and handles the end of a task for this driver and the one on Ray.
 
 The schedule decides; `Dispatch` reads receipts, logs, and counts.
 """
@@ -6,14 +6,15 @@ The schedule decides; `Dispatch` reads receipts, logs, and counts.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 
-from store.errors import LocationError
+from store.errors import ExtractionError, LocationError
 from store.format.records import Receipt, read_store_info, readable_record, receipt_key
 
 from .plan import RangeWork
-from .run_spec import RunSpec
-from .schedule import Failure, Schedule, Task
+from .run_spec import RunSpec, build_worker
+from .schedule import Failure, Schedule, Task, failure_of
 from .tracker import Tracker
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,6 @@ class Dispatch:
     """A run's ranges and their results.
 
     Args:
-        work: ranges with something missing, in order.
         on_receipts: also gets the receipts of each range.
 
     Attributes:
@@ -78,13 +78,38 @@ def committed_by_run(spec: RunSpec, task: Task) -> list[Receipt]:
     """
     if task.probe is not None:
         return []
-    receipts = []
-    for name in task.teachers:
+    try:
+        found = [readable_record(spec.store, receipt_key(name, task.range_id), Receipt) for name in task.teachers]
+    except LocationError:
+        return []
+    receipts = [receipt for receipt in found if receipt and receipt.run_id == spec.run_id]
+    return receipts if len(receipts) == len(task.teachers) else []
+
+
+ME = "this process"
+
+
+def execute_here(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker) -> None:
+    """Do every range in this process, one after the other.
+
+    No other process watches this one: a row that kills or hangs it ends the run.
+
+    Raises:
+        ExtractionError: this process can no longer use the device.
+    """
+    worker, dispatch = build_worker(spec), Dispatch(spec, work, tracker)
+    tracker.workers(ready=1, starting=0, busy=1)
+    while (task := dispatch.schedule.take(ME, now=time.monotonic())) is not None:
         try:
-            receipt = readable_record(spec.store, receipt_key(name, task.range_id), Receipt)
-        except LocationError:
-            return []
-        if receipt is None or receipt.run_id != spec.run_id:
-            return []
-        receipts.append(receipt)
-    return receipts
+            receipts = worker.run(task.range_id, task.teachers, attempt=task.attempt)
+        except Exception as error:
+            failure, why = failure_of(error)
+            if failure is Failure.CRASH:
+                raise ExtractionError(
+                    f"range {task.range_id}: this process can no longer use the device: {why}",
+                    hint="run it again; if that ends here too, run it without --local: the row is found and left out",
+                ) from error
+            dispatch.failed(ME, failure, why, now=time.monotonic())
+        else:
+            dispatch.done(ME, receipts, now=time.monotonic())
+        dispatch.look_for_stop()

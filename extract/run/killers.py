@@ -7,12 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class _Suspects:
-    """Neighbouring rows among which there may be a killer.
-
-    Attributes:
-        guilty: there must be a killer: a process died of rows that held these, and survived the others.
-        first_half: the other half is next on the stack.
-    """
+    """Neighbouring rows; among guilty ones there must be a killer, and of a first half the other half is next."""
 
     rows: range
     guilty: bool = False
@@ -26,7 +21,6 @@ class KillerSearch:
     the first half of guilty rows, the second half is guilty without a try, because each death costs a worker.
 
     Args:
-        rows: the rows of a range of which workers died.
         max_killers: with more killers the search gives up, because then the rows are not to blame.
 
     Attributes:

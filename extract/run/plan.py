@@ -158,12 +158,8 @@ def plan(store: Location, *, info: StoreInfo, pairs: PairTable, specs: Mapping[s
 
 def listed_receipts(store: Location, info: StoreInfo, teachers: Collection[str]) -> dict[Unit, int]:
     """Return the sizes of some teachers' receipts, by unit."""
-    found = {}
-    for key, size in store.list("receipts"):
-        unit = parse_receipt_key(key)
-        if unit and unit[0] in teachers and unit[1] < info.ranges:
-            found[unit] = size
-    return found
+    found = ((parse_receipt_key(key), size) for key, size in store.list("receipts"))
+    return {unit: size for unit, size in found if unit and unit[0] in teachers and unit[1] < info.ranges}
 
 
 def _read(

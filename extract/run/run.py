@@ -12,7 +12,7 @@ from pathlib import Path
 from extract.config import ExtractPipeline
 from extract.teacher_files.specs import teacher_spec
 from store.config.pipeline_file import dump_resolved
-from store.errors import ConfigError, MMKDError
+from store.errors import ConfigError
 from store.files import sweep_temporary
 from store.format.arrays import ZARR_FOLDER
 from store.format.commit import register_teacher
@@ -22,7 +22,7 @@ from store.io.folder import Folder
 from store.io.location import Location, locate
 from store.io.lock import exclusive
 
-from .plan import Plan, RangeWork, plan
+from .plan import RangeWork, plan
 from .run_spec import RunSpec
 from .tracker import Outcome, Tracker, write_report
 
@@ -42,7 +42,6 @@ def run(
 
     Args:
         replace: teachers whose stored features may be dropped if they have another spec.
-        corpus_root: where the images lie, if the corpus moved since it was indexed.
 
     Raises:
         ExtractionError: too large a share of the rows is bad.
@@ -74,22 +73,23 @@ def run(
                 corpus_root=str(corpus_root or info.corpus_root),
                 run_id=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}",
             )
+            counts = (outcome.units - outcome.found, outcome.units, len(planned.work))
+            log.info("extract: run %s, %d of %d units to do, %d ranges", run_spec.run_id, *counts)
+            limit, interval_s = pipeline.extract.max_bad_fraction, pipeline.extract.progress_interval_s
+            tracker = Tracker(outcome, run_id=run_spec.run_id, max_bad_fraction=limit, on_receipt=planned.known.add)
             try:
-                _perform(run_spec, planned, outcome, execute)
+                with tracker.published(store, interval_s=interval_s):
+                    execute(run_spec, planned.work, tracker)
             finally:
                 planned.known.write(store)
                 outcome.seconds = time.monotonic() - began
-                _leave_report(run_spec, outcome, dump_resolved(pipeline))
+                write_report(store, outcome, run_id=run_spec.run_id, resolved=dump_resolved(pipeline))
     outcome.seconds = time.monotonic() - began
     return outcome
 
 
 def _refuse_copies(pipeline: ExtractPipeline, store: Location) -> None:
-    """Refuse places in the copy of a folder that a Ray job runs in.
-
-    Raises:
-        ConfigError: the store lies there, or a teacher would and is missing.
-    """
+    """Refuse a store, or a folder of a missing teacher, in the copy of a folder that a Ray job runs in."""
     places = {"store.path": store.uri} if RAY_PACKAGE in store.uri else {}
     places |= {
         f"teachers.{name}.folder": entry.folder
@@ -101,20 +101,3 @@ def _refuse_copies(pipeline: ExtractPipeline, store: Location) -> None:
             f"{key}: {place} lies inside the copy of the working directory that Ray made, which goes with the job",
             hint='give the file by its full name, --config "$PWD/pipelines.yaml": relative paths start at its folder',
         )
-
-
-def _perform(spec: RunSpec, planned: Plan, outcome: Outcome, execute: Execute) -> None:
-    units = outcome.units - outcome.found
-    log.info("extract: run %s, %d of %d units to do, %d ranges", spec.run_id, units, outcome.units, len(planned.work))
-    tracker = Tracker(
-        outcome, run_id=spec.run_id, max_bad_fraction=spec.settings.max_bad_fraction, on_receipt=planned.known.add
-    )
-    with tracker.published(spec.store, interval_s=spec.settings.progress_interval_s):
-        execute(spec, planned.work, tracker)
-
-
-def _leave_report(spec: RunSpec, outcome: Outcome, resolved: str) -> None:
-    try:
-        write_report(spec.store, outcome, run_id=spec.run_id, resolved=resolved)
-    except MMKDError as error:  # committed units need no report
-        log.warning("the run's report cannot be written: %s", error)

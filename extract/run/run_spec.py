@@ -22,9 +22,7 @@ class RunSpec:
     """Everything a worker process needs; it crosses process borders.
 
     Attributes:
-        entries, specs: the teachers' entries and specs by name.
         max_pixels: largest width times height that is decoded.
-        corpus_root: where the images lie.
     """
 
     store: Location
@@ -48,17 +46,16 @@ def build_worker(spec: RunSpec) -> Worker:
     # The number of threads decides the order of sums and with it the last bits of a feature.
     torch.set_num_threads(spec.settings.threads_per_worker)
     info, device = read_store_info(spec.store), spec.settings.device
-    decoder = Decoder(
-        images=ImageSource(spec.corpus_root),
-        batch_size=spec.settings.batch_size,
-        threads=spec.settings.decode_threads,
-        max_pixels=spec.max_pixels,
-    )
     return Worker(
         store=spec.store,
         info=info,
         pairs=PairTable(spec.store, rows=info.rows),
-        decoder=decoder,
+        decoder=Decoder(
+            images=ImageSource(spec.corpus_root),
+            batch_size=spec.settings.batch_size,
+            threads=spec.settings.decode_threads,
+            max_pixels=spec.max_pixels,
+        ),
         teachers={name: load_teacher(one, spec.entries[name], device=device) for name, one in spec.specs.items()},
         device=device,
         run_id=spec.run_id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from extract.config import ExtractSection
@@ -99,10 +99,6 @@ class Schedule:
     A range that failed goes to the back, so that one which kills its workers does not hold up the others. After its
     last attempt a range whose worker died is searched for the rows that kill; then it is done without them.
 
-    Args:
-        work: ranges with something missing, in order.
-        rows: the rows of each range.
-
     Attributes:
         given_up: the last error of each range that was given up.
     """
@@ -132,11 +128,6 @@ class Schedule:
         return len(self._running) + (0 if self._stopping else len(self._waiting))
 
     @property
-    def has_work(self) -> bool:
-        """Whether a task waits to be taken."""
-        return bool(self._waiting) and not self._stopping
-
-    @property
     def at_work(self) -> frozenset[str]:
         """Workers that have a task."""
         return frozenset(self._running)
@@ -147,7 +138,7 @@ class Schedule:
 
     def take(self, worker: str, *, now: float) -> Task | None:
         """Return the next task and note that the worker has it; None if there is none."""
-        if not self.has_work:
+        if self._stopping or not self._waiting:
             return None
         task = self._waiting.popleft()
         self._running[worker] = _Running(task, since=now, last_step=now)
@@ -174,22 +165,19 @@ class Schedule:
         """Return the task of a worker."""
         return self._running[worker].task
 
-    def done(self, worker: str, *, now: float) -> Task:
-        """Note that a worker did its task, and return the task."""
+    def done(self, worker: str, *, now: float) -> None:
+        """Note that a worker did its task."""
         running = self._running.pop(worker)
         task, rows = running.task, len(self._rows[running.task.range_id])
         if task.probe is None:
             self._seconds_per_row.append((now - running.since) / max(rows, 1))
             self._histories.pop(task.range_id, None)
-            return task
-        search = self._history(task).search
-        if search:
+        elif search := self._history(task).search:
             search.survived()
             self._go_on_searching(task, search)
-        return task
 
-    def failed(self, worker: str, failure: Failure, why: str) -> Task:
-        """Try a worker's task again, search its range for killer rows, or give it up; return the task."""
+    def failed(self, worker: str, failure: Failure, why: str) -> None:
+        """Try a worker's task again, search its range for killer rows, or give it up."""
         task = self._running.pop(worker).task
         history = self._history(task)
         if failure is Failure.LOSS and history.losses < MAX_LOSSES:
@@ -200,13 +188,12 @@ class Schedule:
         elif task.killers:
             self._give_up(task, f"{why}, without {len(task.killers)} rows of which workers died")
         elif task.attempt < self._settings.attempts:
-            self._waiting.append(Task(range_id=task.range_id, teachers=task.teachers, attempt=task.attempt + 1))
+            self._waiting.append(replace(task, attempt=task.attempt + 1))
         elif failure is Failure.ERROR:
             self._give_up(task, why)
         else:
             history.search = KillerSearch(self._rows[task.range_id], max_killers=self._settings.max_killer_rows)
             self._go_on_searching(task, history.search)
-        return task
 
     def _probe_failed(self, task: Task, history: _History, failure: Failure, why: str) -> None:
         if failure is Failure.ERROR or history.search is None:
@@ -218,8 +205,7 @@ class Schedule:
     def _go_on_searching(self, task: Task, search: KillerSearch) -> None:
         rows, attempts = search.next(), self._settings.attempts
         if rows is not None:
-            probe = Task(range_id=task.range_id, teachers=task.teachers, attempt=task.attempt, probe=rows)
-            self._waiting.append(probe)
+            self._waiting.append(replace(task, probe=rows))
         elif search.gave_up:
             self._give_up(
                 task,
@@ -232,9 +218,7 @@ class Schedule:
                 row: f"{attempts} workers died of this row's range, and one of this row alone: {why}"
                 for row, why in sorted(search.killers.items())
             }
-            self._waiting.append(
-                Task(range_id=task.range_id, teachers=task.teachers, attempt=task.attempt + 1, killers=killers)
-            )
+            self._waiting.append(replace(task, attempt=task.attempt + 1, killers=killers, probe=None))
 
     def _give_up(self, task: Task, why: str) -> None:
         self.given_up[task.range_id] = why
@@ -244,9 +228,7 @@ class Schedule:
         return self._histories.setdefault(task.range_id, _History())
 
     def _bound_s(self, task: Task) -> float | None:
-        if task.probe is None:
-            return self._settings.range_timeout_s
-        if not self._seconds_per_row:
+        if task.probe is None or not self._seconds_per_row:
             return self._settings.range_timeout_s
         usual_s = statistics.median(self._seconds_per_row) * len(task.probe)
         bound = max(PROBE_S, TIMES_MEDIAN * usual_s)

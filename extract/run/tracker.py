@@ -212,7 +212,7 @@ class Tracker:
     def _look_for_stop(self, store: Location) -> None:
         with contextlib.suppress(MMKDError):
             if store.exists(stop_key(self.run_id)):
-                self._stop.set()
+                self.stop()
 
     def _check_bad_fraction(self) -> None:
         bad, seen, limit = self.outcome.bad_rows.total(), self.outcome.rows_seen, self._max_bad_fraction
@@ -227,11 +227,14 @@ class Tracker:
 
 
 def write_report(store: Location, outcome: Outcome, *, run_id: str, resolved: str) -> None:
-    """Write a run's outcome and its whole configuration into the store."""
+    """Write a run's outcome and its whole configuration into the store, if that can be written."""
     # asdict() would count a Counter's items instead of copying it.
     report = asdict(outcome) | {"bad_rows": dict(outcome.bad_rows)}
     report |= {"run_id": run_id, "pipeline": json.loads(resolved)}
-    store.write(f"runs/{run_id}/report.json", json.dumps(report, indent=1).encode())
+    try:
+        store.write(f"runs/{run_id}/report.json", json.dumps(report, indent=1).encode())
+    except MMKDError as error:  # committed units need no report
+        log.warning("the run's report cannot be written: %s", error)
 
 
 def progress_key(run_id: str) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 
 from extract.teachers.base import FrozenTeacher
 from store.format.commit import Circumstances, UnitFeatures, commit_unit, valid_receipt
@@ -20,9 +23,57 @@ from store.format.pairs import PairTable, pairs_digest, strings
 from store.format.records import Receipt, Status, StoreInfo, receipt_key
 from store.io.location import Location
 
-from .batch_size import BatchSize
 from .decoding import Decoder, DistinctImages
 from .stages import Clock
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class BatchSize:
+    """Rows that a teacher gets at once: halved when memory runs out, and never raised again, so that a run is steady.
+
+    Attributes:
+        rows: the present size; receipts record it.
+    """
+
+    def __init__(self, rows: int, *, teacher: str) -> None:
+        self.rows, self._teacher = rows, teacher
+
+    def over(self, count: int, encode: Callable[[slice], T]) -> list[T]:
+        """Return the results of ``encode`` for consecutive slices of ``count`` rows, each row exactly once.
+
+        Raises:
+            OutOfMemoryError: memory is too small for a single row.
+        """
+        done: list[T] = []
+        position = 0
+        while position < count:
+            batch = slice(position, min(position + self.rows, count))
+            result = _unless_memory_runs_out(encode, batch, last=batch.stop - batch.start == 1)
+            if result is None:
+                self._halve(batch.stop - batch.start)
+            else:
+                done.append(result[0])
+                position = batch.stop
+        return done
+
+    def _halve(self, rows: int) -> None:
+        # Not where the error is caught, because its traceback keeps the tensors alive.
+        torch.cuda.empty_cache()
+        self.rows = rows // 2
+        log.warning("%s: no memory for %d rows at once, going on with %d", self._teacher, rows, self.rows)
+
+
+def _unless_memory_runs_out(encode: Callable[[slice], T], batch: slice, *, last: bool) -> tuple[T] | None:
+    try:
+        return (encode(batch),)
+    except torch.OutOfMemoryError:
+        if last:
+            raise
+        return None
+
 
 PACKAGES = ("torch", "open_clip_torch", "timm", "transformers", "zarr")
 """A receipt records the versions of these; the teachers' arithmetic and tokenizers are theirs."""

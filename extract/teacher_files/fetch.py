@@ -65,12 +65,23 @@ def _fetch_one(name: str, file: Wanted, entry: TeacherEntry) -> bool:
     file.path.parent.mkdir(parents=True, exist_ok=True)
     try:
         if file.item.repo:
-            _from_hub(file, file.item.repo)
+            huggingface_hub.hf_hub_download(
+                file.item.repo,
+                file.name,
+                repo_type=file.item.kind,
+                revision=file.item.revision,
+                local_dir=file.path.parent,
+            )
         else:
             _from_zip(file)
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-            return _lacks(name, file, error)
+            if file.optional:
+                return False
+            raise TeacherError(
+                f"teacher {name}: {file.item.origin} has no file {file.name}",
+                hint=f"correct teachers.{name}.download, or put the file at {file.path}",
+            ) from error
         raise _by_hand(name, entry, error) from error
     expected = file.item.sha256.get(file.name)
     if expected and sha256_file(file.path) != expected.lower():
@@ -83,21 +94,6 @@ def _fetch_one(name: str, file: Wanted, entry: TeacherEntry) -> bool:
     if file.path.suffix not in (".json", ".txt"):
         check_plausible(file.path)
     return True
-
-
-def _lacks(name: str, file: Wanted, error: Exception) -> bool:
-    if file.optional:
-        return False
-    raise TeacherError(
-        f"teacher {name}: {file.item.origin} has no file {file.name}",
-        hint=f"correct teachers.{name}.download, or put the file at {file.path}",
-    ) from error
-
-
-def _from_hub(file: Wanted, repo: str) -> None:
-    huggingface_hub.hf_hub_download(
-        repo, file.name, repo_type=file.item.kind, revision=file.item.revision, local_dir=file.path.parent
-    )
 
 
 def _by_hand(name: str, entry: TeacherEntry, error: Exception) -> TeacherError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable
 from functools import partial
+from operator import methodcaller
 from typing import Any, Literal
 
 import numpy as np
@@ -96,7 +97,7 @@ def _steps(geometry: Geometry) -> tuple[Step, ...]:
     squash: Step = f"both sides to {size} {interpolation}", Resize((size, size), interpolation=interpolation)
     if geometry.resize_mode == "pad_square_grey":
         pad: Step = f"square of at least {size}", partial(_pad_square, at_least=size)
-        return ("grey", _grey), pad, squash, ("colours", _rgb)
+        return ("grey", methodcaller("convert", "L")), pad, squash, ("colours", methodcaller("convert", "RGB"))
     if geometry.resize_mode == "shortest_floor_crop":
         return shortest, (f"crop to {size}, down", partial(_crop_rounding_down, size=size))
     if geometry.resize_mode == "squash":
@@ -106,14 +107,6 @@ def _steps(geometry: Geometry) -> tuple[Step, ...]:
         crop_or_pad = CenterCropOrPad(size, fill=geometry.fill_color)
         return (f"long side to {size} {interpolation}", resize), (f"pad to {size} {geometry.fill_color}", crop_or_pad)
     return shortest, (f"crop to {size}", CenterCrop(size))
-
-
-def _grey(image: Image.Image) -> Image.Image:
-    return image.convert("L")
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    return image.convert("RGB")
 
 
 def _pad_square(image: Image.Image, *, at_least: int) -> Image.Image:

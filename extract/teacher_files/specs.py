@@ -50,6 +50,7 @@ def teacher_spec(name: str, entry: TeacherEntry, *, stored_dtype: StoredDtype = 
     architecture, preprocessing, tokenizer = _parts(name, entry)
     weights = find_weights(name, entry)
     scale = None if entry.family == "pmc_clip" else logit_scale_note(name, weights)
+    precision = entry.precision or "fp32"
     notes = {"folder": entry.folder, "logit_scale": scale, "source": entry.origin, "licence": entry.licence}
     return Spec(
         teacher=name,
@@ -59,15 +60,10 @@ def teacher_spec(name: str, entry: TeacherEntry, *, stored_dtype: StoredDtype = 
         preprocessing=preprocessing.model_dump(mode="json"),
         tokenizer=tokenizer,
         output="projected, L2-normalised",
-        compute_dtype=_compute_dtype(entry),
+        compute_dtype=COMPUTE_DTYPES[precision] + (COMPILED if entry.compile and precision != "fp32" else ""),
         stored_dtype=stored_dtype,
         notes=notes,
     )
-
-
-def _compute_dtype(entry: TeacherEntry) -> str:
-    precision = entry.precision or "fp32"
-    return COMPUTE_DTYPES[precision] + (COMPILED if entry.compile and precision != "fp32" else "")
 
 
 Parts = tuple[dict[str, Any], Preprocessing, dict[str, Any]]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from store.errors import TeacherError, WeightsNotFoundError
 from store.files import sha256_file
+from store.format.records import Record, record_bytes
 from store.io.weight_files import check_plausible
 
 from .entry import TeacherEntry
@@ -30,19 +30,15 @@ NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
 """Sets of file names as the authors publish them, by family; the first complete set is used."""
 
 
-class SourceFile(BaseModel):
+class SourceFile(Record):
     """One of the authors' files at the time of its conversion."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     nbytes: int
     sha256: str
 
 
-class ConversionRecord(BaseModel):
+class ConversionRecord(Record):
     """``converted.json``: the authors' files by name, and the digest of the converted file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     files: dict[str, SourceFile]
     sha256: str
@@ -131,22 +127,17 @@ def _find_converted(folder: Path, sets: Sequence[tuple[str, ...]]) -> Weights | 
         raise TeacherError(
             f"{record}: not a record of a conversion: {error}", hint="delete it and fetch again"
         ) from None
-    sources = {file: folder / file for file in conversion.files}
     if tuple(conversion.files) not in sets:
         return None
     # If a file was replaced since by one of another size, the converted file is not made from it.
-    if any(path.is_file() and path.stat().st_size != conversion.files[file].nbytes for file, path in sources.items()):
+    sources = ((folder / name, file.nbytes) for name, file in conversion.files.items())
+    if any(source.is_file() and source.stat().st_size != nbytes for source, nbytes in sources):
         return None
     return Weights(folder=folder, paths=(path,), conversion=conversion)
 
 
 def _where(name: str, entry: TeacherEntry, missing: Sequence[str]) -> str:
-    origins = [
-        f"{file} of {item.origin}"
-        for item in entry.download
-        for file in (*item.files, *item.optional)
-        if file in missing
-    ]
+    origins = [f"{file.name} of {file.item.origin}" for file in entry.wanted() if file.name in missing]
     if not origins:
         return f"put it there, or correct teachers.{name}.folder"
     return f"python -m extract fetch {name}, or put {' and '.join(origins)} there"
@@ -163,5 +154,4 @@ def write_record(folder: Path, sources: Sequence[Path], converted: Path) -> byte
         path.relative_to(folder).as_posix(): SourceFile(nbytes=path.stat().st_size, sha256=sha256_file(path))
         for path in sources
     }
-    record = ConversionRecord(files=files, sha256=sha256_file(converted))
-    return (json.dumps(record.model_dump(mode="json"), indent=1) + "\n").encode()
+    return record_bytes(ConversionRecord(files=files, sha256=sha256_file(converted)))

@@ -1,4 +1,4 @@
-"""The common part of all families: loading, normalising, autocast, unit norm. A family adds model and tokenizer."""
+"""The common part of all families: loading, tokenizing, normalising, autocast, unit norm. A family adds its model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import AutoTokenizer, BertTokenizer
 
-from extract.teacher_files.checkpoints import State, checked_logit_scale, load_strictly
 from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.geometry import Preprocessing
 from extract.teacher_files.specs import COMPILED
+from extract.teacher_files.states import State, checked_logit_scale, load_strictly
 from store.errors import TeacherError
 from store.format.records import Spec
-
-from .tokenizers import full_length, padded_ids
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -57,6 +57,8 @@ class FrozenTeacher(ABC):
 
     _tokenizer: Any
     _context: int
+    _computed: tuple[str, ...] = ()
+    """Ends of the names of buffers that the model computes itself, so that files may lack them."""
 
     def __init__(self, spec: Spec, entry: TeacherEntry, state: State, *, device: str = "cpu") -> None:
         if device == "cuda" and not torch.cuda.is_available():
@@ -71,7 +73,7 @@ class FrozenTeacher(ABC):
         self._read_tokenizer(spec, entry, model)
         if "logit_scale" in state:  # a number in some files, a vector of one in others
             state = state | {"logit_scale": state["logit_scale"].reshape(model.state_dict()["logit_scale"].shape)}
-        load_strictly(model, self._renamed(state, model), teacher=spec.teacher, may_lack=self._is_computed)
+        load_strictly(model, self._renamed(state, model), teacher=spec.teacher, computed=self._computed)
         self.logit_scale = checked_logit_scale(float(model.state_dict()["logit_scale"]), teacher=spec.teacher)
         self._device = torch.device(device)
         self._model = model.eval().requires_grad_(requires_grad=False).to(self._device)
@@ -148,23 +150,55 @@ class FrozenTeacher(ABC):
 
     def _ids(self, captions: list[str]) -> tuple[Tensor, list[int]]:
         """Return ids (B, L), cut and padded, and the number of tokens of each caption that are no padding."""
-        return padded_ids(self._tokenizer, captions, context=self._context)
+        options = {"padding": "max_length", "truncation": True, "max_length": self._context}
+        encoded = self._tokenizer(captions, **options, return_tensors="pt")
+        return encoded["input_ids"].to(torch.int64), encoded["attention_mask"].sum(dim=1).tolist()
 
     def _full_length(self, caption: str) -> int:
-        """Return how many tokens a caption has before it is cut."""
-        return full_length(self._tokenizer, caption)
+        """Return how many tokens a caption has before it is cut, with special tokens."""
+        return len(self._tokenizer(caption, truncation=False, verbose=False)["input_ids"])
 
     def _renamed(self, state: State, model: nn.Module) -> State:
         """Return the state by the model's names."""
         del model
         return state
 
-    def _is_computed(self, name: str) -> bool:
-        """Return whether the model computes a buffer itself, so that files may lack it."""
-        del name
-        return False
-
 
 def _unit_norm(features_BD: Tensor) -> npt.NDArray[np.float32]:
     normal: npt.NDArray[np.float32] = functional.normalize(features_BD.float(), dim=-1).cpu().numpy()
     return normal
+
+
+def load_tokenizer(
+    kind: type[AutoTokenizer] | type[BertTokenizer],
+    folder: Path,
+    *,
+    vocabulary: int,
+    teacher: str,
+    lower_case: bool | None = None,
+) -> Any:
+    """Return a tokenizer of transformers from a folder.
+
+    Args:
+        vocabulary: the number of tokens of the model.
+        lower_case: overrides the folder's setting.
+
+    Raises:
+        TeacherError: it cannot be read, or has another vocabulary than the model.
+    """
+    options = {} if lower_case is None else {"do_lower_case": lower_case}
+    try:
+        # BertTokenizer(vocab_file=...) of transformers 5 silently has five tokens; from_pretrained reads the file.
+        tokenizer = kind.from_pretrained(str(folder), **options)
+    except Exception as error:  # the tokenizers library raises a bare Exception on damaged files
+        raise TeacherError(
+            f"teacher {teacher}: cannot be loaded: the tokenizer in {folder} cannot be read: {error}",
+            hint="expected tokenizer.json, or vocab.txt and config.json; fetch them again",
+        ) from error
+    if len(tokenizer) != vocabulary:
+        raise TeacherError(
+            f"teacher {teacher}: cannot be loaded: the tokenizer in {folder} has {len(tokenizer)} tokens, the model "
+            f"{vocabulary}",
+            hint="the tokenizer is another model's, or a file of it is missing",
+        )
+    return tokenizer

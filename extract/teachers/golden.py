@@ -95,12 +95,14 @@ def compare(reading: str, image_ND: Array, text_ND: Array, released: Mapping[str
     if image_ND.shape[1] != theirs.image_ND.shape[1]:
         note = f"{image_ND.shape[1]} wide, the released ones {theirs.image_ND.shape[1]}: another model"
         return Verdict(reading=reading, image={}, text={}, passed=False, note=note)
-    cosines_2N = [np.sum(ours * unit(other), axis=1) for ours, other in _sides(image_ND, text_ND, theirs)]
+    cosines_2N = [
+        np.sum(ours * unit(other), axis=1) for ours, other in ((image_ND, theirs.image_ND), (text_ND, theirs.text_ND))
+    ]
     image, text = (dict(zip(theirs.keys, map(float, side), strict=True)) for side in cosines_2N)
     # A comparison with NaN is false, so a feature with NaN does not pass.
-    passed = all(value > PASS_COSINE for side in (image, text) for value in side.values())
-    note = "" if passed else _explain(image_ND, text_ND, released, name)
-    return Verdict(reading=reading, image=image, text=text, passed=passed, note=note)
+    agree = [bool((side_N > PASS_COSINE).all()) for side_N in cosines_2N]
+    note = "" if all(agree) else _explain(agree, image_ND, released, name)
+    return Verdict(reading=reading, image=image, text=text, passed=all(agree), note=note)
 
 
 def unit(features_ND: Array) -> Array:
@@ -109,13 +111,8 @@ def unit(features_ND: Array) -> Array:
     return norms
 
 
-def _sides(image_ND: Array, text_ND: Array, other: Released) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    return (image_ND, other.image_ND), (text_ND, other.text_ND)
-
-
-def _explain(image_ND: Array, text_ND: Array, released: Mapping[str, Released], name: str) -> str:
+def _explain(agree: list[bool], image_ND: Array, released: Mapping[str, Released], name: str) -> str:
     theirs = released[name]
-    agree = [bool((np.sum(a * unit(b), axis=1) > PASS_COSINE).all()) for a, b in _sides(image_ND, text_ND, theirs)]
     if agree == [True, False]:
         return "images agree, captions do not: tokenizer or text tower"
     if agree == [False, True]:

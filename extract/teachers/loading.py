@@ -12,10 +12,8 @@ from store.errors import TeacherError
 from store.format.records import Spec
 
 from .base import FrozenTeacher
-from .clip_model import ClipTeacher
-from .medclip import MedClipTeacher
 from .open_clip_model import OpenClipTeacher
-from .pmc_clip import PmcClipTeacher
+from .transformers_models import ClipTeacher, MedClipTeacher, PmcClipTeacher
 
 FAMILIES: dict[str, type[FrozenTeacher]] = {
     "open_clip": OpenClipTeacher,

@@ -76,20 +76,15 @@ class OpenClipTeacher(FrozenTeacher):
 
     def _ids(self, captions: list[str]) -> tuple[Tensor, list[int]]:
         ids_BL: Tensor = self._tokenizer(captions)
-        return ids_BL, _used(ids_BL)
+        # Both tokenizers pad with 0.
+        positions_L = torch.arange(1, ids_BL.shape[1] + 1)
+        return ids_BL, torch.where(ids_BL != 0, positions_L, 1).amax(dim=1).tolist()
 
     def _full_length(self, caption: str) -> int:
         inner = getattr(self._tokenizer, "tokenizer", None)
         if inner is None:
             return len(self._tokenizer.encode(caption)) + 2
         return len(inner(self._tokenizer.clean_fn(caption), truncation=False, verbose=False)["input_ids"])
-
-
-def _used(ids_BL: Tensor) -> list[int]:
-    # Both tokenizers pad with 0.
-    positions_L = torch.arange(1, ids_BL.shape[1] + 1)
-    lengths_B: list[int] = torch.where(ids_BL != 0, positions_L, 1).amax(dim=1).tolist()
-    return lengths_B
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from PIL import Image
 from extract.config import ExtractPipeline
 from extract.corpora.phantom.catalog import FINDINGS, caption
 from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
-from extract.run.here import execute_here
+from extract.run.dispatch import execute_here
 from extract.run.run import run as run_extraction
 from store.config.pipeline_file import read_pipeline
 from store.index.create import index_corpus

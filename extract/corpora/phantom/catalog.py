@@ -11,7 +11,7 @@ import numpy as np
 from store.errors import CorpusError
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """A finding that an image shows.
 
@@ -55,63 +55,59 @@ MODALITIES: dict[str, tuple[str, ...]] = {
 """Noun phrases for an image of each modality, without an article. Rows take turns in this order."""
 
 
-def _finding(name: str, *synonyms: str, normal: bool = False) -> Finding:
-    return Finding(name=name, synonyms=synonyms, normal=normal)
-
-
 FINDINGS: dict[str, tuple[Finding, ...]] = {
     "xray": (
-        _finding("normal lungs", "clear lungs", "normal chest with no focal lesion", normal=True),
-        _finding("pleural effusion", "fluid in the pleural space", "blunted costophrenic angle"),
-        _finding("pulmonary nodule", "solitary lung nodule", "round opacity in the lung"),
-        _finding("cardiomegaly", "enlarged heart", "widened cardiac silhouette"),
+        Finding("normal lungs", ("clear lungs", "normal chest with no focal lesion"), normal=True),
+        Finding("pleural effusion", ("fluid in the pleural space", "blunted costophrenic angle")),
+        Finding("pulmonary nodule", ("solitary lung nodule", "round opacity in the lung")),
+        Finding("cardiomegaly", ("enlarged heart", "widened cardiac silhouette")),
     ),
     "ct": (
-        _finding("normal abdomen", "normal abdominal organs", "abdomen with no focal lesion", normal=True),
-        _finding("hepatic cyst", "cyst in the liver", "hypodense liver lesion"),
-        _finding("kidney stone", "renal calculus", "dense calculus in the kidney"),
-        _finding("aortic aneurysm", "dilated abdominal aorta", "aneurysm with mural thrombus"),
+        Finding("normal abdomen", ("normal abdominal organs", "abdomen with no focal lesion"), normal=True),
+        Finding("hepatic cyst", ("cyst in the liver", "hypodense liver lesion")),
+        Finding("kidney stone", ("renal calculus", "dense calculus in the kidney")),
+        Finding("aortic aneurysm", ("dilated abdominal aorta", "aneurysm with mural thrombus")),
     ),
     "mri": (
-        _finding("normal brain", "normal brain parenchyma", "brain with no focal lesion", normal=True),
-        _finding("ring-enhancing tumor", "glioblastoma with ring enhancement", "mass with an enhancing rim"),
-        _finding("hydrocephalus", "enlarged lateral ventricles", "dilated ventricular system"),
-        _finding(
-            "multiple sclerosis plaques", "multiple periventricular lesions", "demyelinating white matter lesions"
+        Finding("normal brain", ("normal brain parenchyma", "brain with no focal lesion"), normal=True),
+        Finding("ring-enhancing tumor", ("glioblastoma with ring enhancement", "mass with an enhancing rim")),
+        Finding("hydrocephalus", ("enlarged lateral ventricles", "dilated ventricular system")),
+        Finding(
+            "multiple sclerosis plaques", ("multiple periventricular lesions", "demyelinating white matter lesions")
         ),
     ),
     "ultrasound": (
-        _finding("normal liver", "homogeneous liver parenchyma", "liver with no focal lesion", normal=True),
-        _finding("simple cyst", "anechoic cyst", "cyst with posterior enhancement"),
-        _finding("gallstone", "echogenic stone", "calculus with acoustic shadow"),
+        Finding("normal liver", ("homogeneous liver parenchyma", "liver with no focal lesion"), normal=True),
+        Finding("simple cyst", ("anechoic cyst", "cyst with posterior enhancement")),
+        Finding("gallstone", ("echogenic stone", "calculus with acoustic shadow")),
     ),
     "fundus": (
-        _finding("normal retina", "healthy retina", "retina with no focal lesion", normal=True),
-        _finding("macular drusen", "yellow drusen deposits", "drusen around the macula"),
-        _finding("retinal hemorrhages", "dark blot hemorrhages", "scattered retinal bleeding"),
-        _finding("tortuous retinal vessels", "retinal vascular tortuosity", "twisted retinal arteries"),
+        Finding("normal retina", ("healthy retina", "retina with no focal lesion"), normal=True),
+        Finding("macular drusen", ("yellow drusen deposits", "drusen around the macula")),
+        Finding("retinal hemorrhages", ("dark blot hemorrhages", "scattered retinal bleeding")),
+        Finding("tortuous retinal vessels", ("retinal vascular tortuosity", "twisted retinal arteries")),
     ),
     "oct": (
-        _finding("normal macula", "normal foveal contour", "retinal layers with no focal lesion", normal=True),
-        _finding("macular edema", "intraretinal cystic fluid", "cystoid swelling of the macula"),
-        _finding("macular hole", "full thickness foveal defect", "gap in the fovea"),
-        _finding("pigment epithelial detachment", "dome shaped epithelial elevation", "raised pigment epithelium"),
+        Finding("normal macula", ("normal foveal contour", "retinal layers with no focal lesion"), normal=True),
+        Finding("macular edema", ("intraretinal cystic fluid", "cystoid swelling of the macula")),
+        Finding("macular hole", ("full thickness foveal defect", "gap in the fovea")),
+        Finding("pigment epithelial detachment", ("dome shaped epithelial elevation", "raised pigment epithelium")),
     ),
     "histopathology": (
-        _finding("normal glandular tissue", "regular glands", "benign glands with open lumens", normal=True),
-        _finding("invasive carcinoma", "sheets of atypical nuclei", "large pleomorphic tumor cells"),
-        _finding("lymphocytic infiltrate", "chronic inflammation", "clusters of small lymphocytes"),
+        Finding("normal glandular tissue", ("regular glands", "benign glands with open lumens"), normal=True),
+        Finding("invasive carcinoma", ("sheets of atypical nuclei", "large pleomorphic tumor cells")),
+        Finding("lymphocytic infiltrate", ("chronic inflammation", "clusters of small lymphocytes")),
     ),
     "dermatology": (
-        _finding("benign nevus", "common mole", "symmetric benign mole", normal=True),
-        _finding("melanoma", "malignant melanoma", "irregular asymmetric pigmented lesion"),
-        _finding("basal cell carcinoma", "pearly lesion with branching vessels", "nodule with arborizing vessels"),
+        Finding("benign nevus", ("common mole", "symmetric benign mole"), normal=True),
+        Finding("melanoma", ("malignant melanoma", "irregular asymmetric pigmented lesion")),
+        Finding("basal cell carcinoma", ("pearly lesion with branching vessels", "nodule with arborizing vessels")),
     ),
     "endoscopy": (
-        _finding("normal mucosa", "healthy colon lining", "mucosa with no focal lesion", normal=True),
-        _finding("colon polyp", "sessile polyp", "raised polypoid lesion"),
-        _finding("mucosal ulcer", "ulcerated mucosa", "crater with a pale base"),
-        _finding("active bleeding", "fresh blood streaks", "hemorrhage from the mucosa"),
+        Finding("normal mucosa", ("healthy colon lining", "mucosa with no focal lesion"), normal=True),
+        Finding("colon polyp", ("sessile polyp", "raised polypoid lesion")),
+        Finding("mucosal ulcer", ("ulcerated mucosa", "crater with a pale base")),
+        Finding("active bleeding", ("fresh blood streaks", "hemorrhage from the mucosa")),
     ),
 }
 """The findings of each modality, its normal class first."""

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from store.errors import CorpusError
+from store.files import sweep_temporary, write_atomic
 
 from .catalog import FINDINGS, MODALITIES, caption, known_modality
 from .drawing import draw
@@ -108,10 +109,26 @@ def write_corpus(out: Path, settings: PhantomSettings) -> bool:
     Raises:
         CorpusError: the folder holds a corpus with other settings.
     """
-    if _is_complete(out, settings):
+    parameters = {"generator_version": GENERATOR_VERSION, **asdict(settings)}
+    if _is_complete(out, parameters):
         return False
     out.mkdir(parents=True, exist_ok=True)
-    _write(out, settings)
+    sweep_temporary(out)
+    (out / MANIFEST).unlink(missing_ok=True)
+    tars, modalities = [], Counter[str]()
+    for number, start in enumerate(range(0, settings.rows, settings.shard_rows)):
+        shard = range(start, min(start + settings.shard_rows, settings.rows))
+        data = _tar(settings, shard, modalities)
+        name = f"phantom-{number:06d}.tar"
+        write_atomic(out / name, data)
+        tars.append({"name": name, "rows": len(shard), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+    # An interrupted larger corpus may have left tars, which a reader's glob would take for this corpus's.
+    for path in out.glob("phantom-[0-9][0-9][0-9][0-9][0-9][0-9].tar*"):
+        if path.name not in {tar["name"] for tar in tars}:
+            path.unlink()
+    drawn = {name: modalities[name] for name in MODALITIES if modalities[name]}
+    manifest = {"parameters": parameters, "rows": settings.rows, "modalities": drawn, "tars": tars}
+    write_atomic(out / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
     return True
 
 
@@ -119,11 +136,7 @@ def _number(text: str) -> int:
     return zlib.crc32(text.encode())
 
 
-def _parameters(settings: PhantomSettings) -> dict[str, Any]:
-    return {"generator_version": GENERATOR_VERSION, **asdict(settings)}
-
-
-def _is_complete(out: Path, settings: PhantomSettings) -> bool:
+def _is_complete(out: Path, wanted: dict[str, Any]) -> bool:
     try:
         manifest = json.loads((out / MANIFEST).read_text())
         found, tars = manifest["parameters"], [(out / tar["name"], tar["bytes"]) for tar in manifest["tars"]]
@@ -134,7 +147,6 @@ def _is_complete(out: Path, settings: PhantomSettings) -> bool:
             f"{out / MANIFEST} is not a phantom corpus's record: {error}",
             hint="give another --out or remove the folder",
         ) from error
-    wanted = _parameters(settings)
     differing = [name for name in wanted if found.get(name) != wanted[name]]
     if differing:
         listed = "; ".join(f"{name} is {found.get(name)!r}, not {wanted[name]!r}" for name in differing)
@@ -143,24 +155,6 @@ def _is_complete(out: Path, settings: PhantomSettings) -> bool:
             hint="give another --out or remove the folder",
         )
     return all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in tars)
-
-
-def _write(out: Path, settings: PhantomSettings) -> None:
-    (out / MANIFEST).unlink(missing_ok=True)
-    tars, modalities = [], Counter[str]()
-    for number, start in enumerate(range(0, settings.rows, settings.shard_rows)):
-        shard = range(start, min(start + settings.shard_rows, settings.rows))
-        data = _tar(settings, shard, modalities)
-        name = f"phantom-{number:06d}.tar"
-        _replace(out / name, data)
-        tars.append({"name": name, "rows": len(shard), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
-    # An interrupted larger corpus may have left tars, which a reader's glob would take for this corpus's.
-    for path in out.glob("phantom-[0-9][0-9][0-9][0-9][0-9][0-9].tar*"):
-        if path.name not in {tar["name"] for tar in tars}:
-            path.unlink()
-    drawn = {name: modalities[name] for name in MODALITIES if modalities[name]}
-    manifest = {"parameters": _parameters(settings), "rows": settings.rows, "modalities": drawn, "tars": tars}
-    _replace(out / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
 
 
 def _tar(settings: PhantomSettings, shard: range, modalities: Counter[str]) -> bytes:
@@ -192,10 +186,3 @@ def _pair(settings: PhantomSettings, row: int, modality: str, finding: str) -> d
     }
     text = caption(modality, finding, rng)
     return {"jpg": jpeg.getvalue(), "txt": text.encode("ascii"), "json": json.dumps(record).encode("ascii")}
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file so that it is either complete or absent."""
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_bytes(data)
-    unfinished.replace(path)

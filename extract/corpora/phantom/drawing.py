@@ -10,8 +10,7 @@ import numpy.typing as npt
 from .canvas import Drawing, Plane, specify_histogram
 from .catalog import FINDINGS, known_finding
 from .echoes import oct_scan, ultrasound
-from .microscopy import histopathology
-from .photographs import dermatology, endoscopy, fundus
+from .photographs import dermatology, endoscopy, fundus, histopathology
 from .radiology import ct, mri, xray
 
 Painter = Callable[[str, np.random.Generator, int], Drawing]

@@ -23,7 +23,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 from extract.cluster.execute import execute_on_ray
 from extract.config import ExtractPipeline
 from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
-from extract.run.here import execute_here
+from extract.run.dispatch import execute_here
 from extract.run.plan import RangeWork
 from extract.run.run import Execute, run
 from extract.run.run_spec import RunSpec

@@ -10,9 +10,8 @@ import pytest
 from typer.main import get_command
 
 from extract.cli.program import app
-from extract.estimate.estimate import Estimate
+from extract.estimate.estimate import Estimate, Size
 from extract.estimate.rates import Rates, TeacherRate
-from extract.estimate.size import Size
 from extract.monitor.drift import SideDrift, TeacherDrift
 from extract.monitor.stage_report import ADVICE, StageReport
 from extract.monitor.status import Progress, StoreStatus

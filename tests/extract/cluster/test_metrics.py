@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-from extract.cluster.metrics import RunMetrics
+from extract.cluster.execute import RunMetrics
 from tests.extract.run.test_tracker import receipt
 
 pytestmark = [pytest.mark.ray, pytest.mark.end_to_end, pytest.mark.slow]

@@ -10,10 +10,9 @@ from typer.main import get_command
 
 from extract.cli.program import app
 from extract.config import ExtractPipeline, ExtractSection
-from extract.estimate.estimate import estimate
+from extract.estimate.estimate import estimate, predicted_size, shard_bytes
 from extract.estimate.rates import Distinct, Rates, TeacherRate, count_distinct, predicted_hours, rates_of_profile
-from extract.estimate.size import predicted_size, shard_bytes
-from extract.run.here import execute_here
+from extract.run.dispatch import execute_here
 from extract.run.plan import KnownUnits, Plan, RangeWork
 from extract.run.run import run
 from store.config.pipeline_file import read_pipeline

@@ -9,7 +9,7 @@ import pytest
 from typer.main import get_command
 
 from extract.cli.program import app
-from extract.monitor.stage_report import RunTime, report, summarize
+from extract.monitor.stage_report import report, summarize
 from extract.run.run import run
 from extract.run.run_spec import build_worker
 from store.errors import IncompleteStoreError
@@ -75,13 +75,13 @@ def test_a_range_counts_once_and_the_writing_of_each_unit():
 
 def test_time_of_the_workers_that_is_in_no_receipt_is_waiting():
     busy = 1.0 + 1.1 + 0.5 + 0.1
-    found = summarize([receipt()], {"r": RunTime(seconds=20.0, workers=2)})
+    found = summarize([receipt()], {"r": 20.0 * 2})
     assert found.worker_s == 40.0
     assert found.total_s == pytest.approx(40.0)
     assert found.bound_s["waiting"] == pytest.approx(0.25 + 40.0 - busy)
     assert found.verdict == "waiting"
     # Of a run that was killed nobody knows it.
-    unknown = summarize([receipt(), receipt(run_id="killed", range_id=1)], {"r": RunTime(seconds=20.0, workers=2)})
+    unknown = summarize([receipt(), receipt(run_id="killed", range_id=1)], {"r": 20.0 * 2})
     assert unknown.worker_s is None
     assert unknown.bound_s["waiting"] == pytest.approx(0.5)
 

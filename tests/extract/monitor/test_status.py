@@ -17,7 +17,7 @@ from typer.main import get_command
 
 from extract.cli.program import app
 from extract.monitor.status import OLD_S, read_status, stop
-from extract.run.here import execute_here
+from extract.run.dispatch import execute_here
 from extract.run.run import run
 from extract.run.tracker import progress_key, stop_key
 from store.errors import StoreError, StoreNotFoundError

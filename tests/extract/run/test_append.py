@@ -10,7 +10,7 @@ from typer.main import get_command
 
 from extract.cli.program import app
 from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
-from extract.run.here import execute_here
+from extract.run.dispatch import execute_here
 from extract.run.run import run as run_extraction
 from store.format.records import receipt_key
 from store.read.chunks import ChunkReader

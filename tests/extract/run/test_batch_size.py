@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from extract.run import here
-from extract.run.batch_size import BatchSize
+from extract.run import dispatch
 from extract.run.run_spec import build_worker
+from extract.run.worker import BatchSize
 from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.specs import teacher_spec
 from extract.teachers.loading import load_teacher
@@ -94,7 +94,7 @@ def test_a_range_on_a_small_device_is_that_of_a_large_one(
         worker.teachers["wide"] = SmallDevice(worker.teachers["wide"])
         return worker
 
-    monkeypatch.setattr(here, "build_worker", build)
+    monkeypatch.setattr(dispatch, "build_worker", build)
     small = FeatureStore(extract_here(write_pipeline(tmp_path / "small", **options, batch_size=64))[0])
     for name, batch_size in (("small", 64), ("wide", 15)):
         assert [receipt.batch_size for receipt in small.receipts(name).values()] == [batch_size]

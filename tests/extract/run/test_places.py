@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract.run.here import execute_here
+from extract.run.dispatch import execute_here
 from extract.run.run import run
 from store.errors import ConfigError, CorpusError
 from store.read.reader import FeatureStore

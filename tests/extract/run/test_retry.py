@@ -9,7 +9,7 @@ import pytest
 from typer.main import get_command
 
 from extract.cli.program import app
-from extract.run.here import execute_here
+from extract.run.dispatch import execute_here
 from extract.run.plan import plan
 from extract.run.run import run
 from extract.run.run_spec import build_worker

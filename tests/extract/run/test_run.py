@@ -14,7 +14,7 @@ import safetensors.numpy
 import torch
 from PIL import Image
 
-from extract.run import here
+from extract.run import dispatch
 from extract.run.run import run
 from extract.run.run_spec import build_worker
 from store.errors import ExtractionError, SpecMismatchError
@@ -367,7 +367,7 @@ def test_a_failing_range_is_tried_three_times_and_does_not_end_the_run(
         worker.teachers = {name: Failing(teacher, failures=failures) for name, teacher in worker.teachers.items()}
         return worker
 
-    monkeypatch.setattr(here, "build_worker", build)
+    monkeypatch.setattr(dispatch, "build_worker", build)
     path = write_pipeline(tmp_path, files=[corpus / "*.tar"], teachers={"small": teachers["small"]})
     store, outcome = extract_here(path)
     assert outcome.failed == given_up
@@ -394,7 +394,7 @@ def test_a_range_that_fails_after_its_last_commit_is_done(
     tmp_path, corpus, teachers, write_pipeline, extract_here, monkeypatch, caplog
 ):
     caplog.set_level("INFO")
-    monkeypatch.setattr(here, "build_worker", lambda spec: Late(build_worker(spec)))
+    monkeypatch.setattr(dispatch, "build_worker", lambda spec: Late(build_worker(spec)))
     store, outcome = extract_here(write_pipeline(tmp_path, files=[corpus / "*.tar"], teachers=teachers))
     assert (outcome.done, outcome.failed) == (8, {})
     assert caplog.text.count("all of it was committed, then: RuntimeError: too late") == 4

@@ -255,7 +255,7 @@ def test_a_schedule_that_is_stopped_begins_nothing_and_is_over_when_what_is_at_w
     schedule = schedule_of(3)
     schedule.take("w", now=0)
     schedule.stop()
-    assert (schedule.over, schedule.outstanding, schedule.has_work) == (False, 1, False)
+    assert (schedule.over, schedule.outstanding) == (False, 1)
     assert schedule.take("v", now=0) is None
     schedule.done("w", now=1)
     assert schedule.over

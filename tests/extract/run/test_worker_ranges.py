@@ -9,8 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from extract.run.dispatch import committed_by_run
-from extract.run.here import execute_here
+from extract.run.dispatch import committed_by_run, execute_here
 from extract.run.run import run
 from extract.run.run_spec import build_worker
 from extract.run.schedule import Task

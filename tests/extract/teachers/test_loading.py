@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from extract.teacher_files.checkpoints import checked_logit_scale, read_checkpoint, state_dict
 from extract.teacher_files.entry import Download, TeacherEntry
 from extract.teacher_files.specs import teacher_spec
-from extract.teacher_files.states import convert
+from extract.teacher_files.states import checked_logit_scale, convert, read_checkpoint, state_dict
 from extract.teacher_files.weights import CONVERTED_NAME, RECORD_NAME
 from extract.teachers.loading import load_teacher
 from store.errors import TeacherError, WeightsNotFoundError
