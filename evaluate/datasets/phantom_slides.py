@@ -133,9 +133,7 @@ def _complete(out: Path, parameters: dict[str, Any]) -> bool:
     except (ValueError, KeyError, TypeError) as error:
         raise EvaluationError(f"{out / MANIFEST}: not a record of phantom slides: {error}") from error
     if not same:
-        raise EvaluationError(
-            f"{out} holds phantom slides with other parameters", hint="give another --out or remove the folder"
-        )
+        raise EvaluationError(f"{out} holds phantom slides with other parameters", hint="give another --out")
     return all((out / name).is_file() and sha256_file(out / name) == digest for name, digest in tars.items())
 
 

@@ -83,7 +83,7 @@ def read_result(path: Path) -> Result:
         FormatVersionError: it was written in a format that this program does not read.
         EvaluationError: it is no record, or a part of it is missing or wrong.
     """
-    hint = f"delete {path} and evaluate that model again"
+    hint = f"move {path} away and evaluate that model again"
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:

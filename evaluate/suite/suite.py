@@ -16,7 +16,7 @@ from evaluate.models.embedding_cache import CachedEncoder
 from evaluate.models.encoders import Encoder
 from evaluate.models.opening import facts_of, open_encoder
 from evaluate.results.assemble import record_of
-from evaluate.results.files import read_result, write_result
+from evaluate.results.files import read_result, results_on, write_result
 from evaluate.results.record import DatasetFacts, ModelFacts, Overlap, Result, ResultRecord, RunFacts, SkippedRecord
 from store.errors import MMKDError
 
@@ -50,6 +50,10 @@ class Suite:
             MMKDError: a model is missing or cannot be loaded, or it would replace the results of another one.
         """
         self.find(evaluations)
+        for one in evaluations:
+            if one.entry.groups:
+                # The oracle reads the results of all models: a damaged one ends the run before the work.
+                results_on(self._settings.results, task=one.first_result, dataset=one.entry.name)
         records = [record for evaluation in evaluations for record in self.run(evaluation)]
         grouped = {
             one.dataset.name: one for one in records if isinstance(one, ResultRecord) and "groups" in one.details

@@ -89,8 +89,9 @@ def _check_that_it_answers(address: str) -> None:
         return
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"{ADDRESS}={address}: no Ray cluster answers there ({error.strerror or error})",
+            f"{ADDRESS}={address}: no Ray cluster answers there ({reason})",
             hint="`ray status` shows whether one runs; unset RAY_ADDRESS to run on this machine alone",
         ) from error

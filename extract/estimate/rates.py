@@ -135,6 +135,7 @@ def rates_of_profile(path: Path, *, teachers: Iterable[str]) -> Rates:
         raise ConfigError(f"{path}: not JSON: {error}", hint=PROFILE_HINT) from error
     content = content if isinstance(content, dict) else {}
     entries = content.get("teachers", content)
+    entries = entries if isinstance(entries, dict) else {}
     found, lacking = {}, []
     for name in teachers:
         entry = entries.get(name)

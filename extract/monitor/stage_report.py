@@ -105,11 +105,11 @@ def read_runs(location: Location, run_ids: Iterable[str]) -> dict[str, float]:
 def summarize(receipts: Sequence[Receipt], runs_s: Mapping[str, float]) -> StageReport:
     """Return where the time of some receipts went; ``runs_s``, as of `read_runs`, may lack some of their runs."""
     stages, rows = _stages(receipts)
-    waited, write = stages[WAIT_STAGE], stages[WRITE_STAGE]
-    forward = sum(stages[name] for name in FORWARD_STAGES)
+    waited, write = stages.get(WAIT_STAGE, 0.0), stages.get(WRITE_STAGE, 0.0)
+    forward = sum(stages.get(name, 0.0) for name in FORWARD_STAGES)
     # The decoding threads' seconds are in no sum; they say what the teachers waited for.
-    preparing = sum(stages[name] for name in THREAD_STAGES)
-    for_bytes = waited * stages[READ_STAGE] / preparing if preparing else 0.0
+    preparing = sum(stages.get(name, 0.0) for name in THREAD_STAGES)
+    for_bytes = waited * stages.get(READ_STAGE, 0.0) / preparing if preparing else 0.0
     known = {WAIT_STAGE, WRITE_STAGE, *FORWARD_STAGES, *THREAD_STAGES}
     other = sum(seconds for stage, seconds in stages.items() if stage not in known)
     run_ids = sorted({receipt.run_id for receipt in receipts})
@@ -135,7 +135,7 @@ def summarize(receipts: Sequence[Receipt], runs_s: Mapping[str, float]) -> Stage
     )
 
 
-def _stages(receipts: Sequence[Receipt]) -> tuple[defaultdict[str, float], int]:
+def _stages(receipts: Sequence[Receipt]) -> tuple[dict[str, float], int]:
     """Return seconds by stage, and the number of rows, of the receipts' ranges."""
     attempts: dict[tuple[str, int, int], list[Receipt]] = defaultdict(list)
     for receipt in receipts:
@@ -144,4 +144,4 @@ def _stages(receipts: Sequence[Receipt]) -> tuple[defaultdict[str, float], int]:
     for group in attempts.values():
         for stage, seconds in seconds_of_range(group).items():
             stages[stage] += seconds
-    return stages, sum(group[0].stop - group[0].start for group in attempts.values())
+    return dict(stages), sum(group[0].stop - group[0].start for group in attempts.values())

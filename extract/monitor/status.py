@@ -104,7 +104,7 @@ def read_status(store: Location) -> StoreStatus:
         rows=info.rows,
         ranges=info.ranges,
         teachers={name: committed[name] - _short(store, name, info) for name in names},
-        retries=Counter(name for name, _ in marked(store)),
+        retries=dict(Counter(name for name, _ in marked(store))),
         lock=holder(store),
         progress=latest_progress(store),
     )

@@ -36,7 +36,7 @@ class Dispatch:
         work: Sequence[RangeWork],
         tracker: Tracker,
         *,
-        on_receipts: Callable[[Sequence[Receipt]], object] = len,
+        on_receipts: Callable[[Sequence[Receipt]], object] = lambda _receipts: None,
     ) -> None:
         self._spec, self._tracker, self._on_receipts = spec, tracker, on_receipts
         info = read_store_info(spec.store)

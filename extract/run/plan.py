@@ -62,7 +62,7 @@ class KnownUnits(BaseModel):
         """Whether a receipt of that size was found valid for this spec and these rows."""
         known, range_id = self.teachers.get(unit[0]), unit[1]
         same = known is not None and known.spec_hash == spec_hash and known.sizes.get(range_id) == size
-        return same and self.digests[range_id][0] == stop
+        return same and self.digests.get(range_id, (0, ""))[0] == stop
 
     def digest(self, range_id: int, *, stop: int) -> str | None:
         """Return the digest of a range's pairs if it is known."""

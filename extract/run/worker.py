@@ -98,7 +98,7 @@ class Worker:
     teachers: dict[str, FrozenTeacher]
     device: str
     run_id: str
-    on_step: Callable[[], object] = int
+    on_step: Callable[[], object] = lambda: None
     teacher_s: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float), init=False)
     _batch_sizes: dict[str, BatchSize] = field(default_factory=dict, init=False)
 

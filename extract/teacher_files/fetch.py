@@ -134,7 +134,7 @@ def _from_zip(file: Wanted) -> None:
                 shutil.copyfileobj(source, target, BLOCK_BYTES)
             partial.replace(file.path)
     except zipfile.BadZipFile as error:
-        raise TeacherError(f"{archive}: not a zip file: {error}", hint="delete it and fetch again") from error
+        raise TeacherError(f"{archive}: not a zip file: {error}", hint="move it away and fetch again") from error
     if all((file.path.parent / name).is_file() for name in file.item.files):
         archive.unlink()
 

@@ -6,8 +6,8 @@ Nothing here imports torch: planning a run reads specs and must answer in second
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +85,12 @@ def built_in_architecture(name: str, architecture: str) -> dict[str, Any]:
     Raises:
         ConfigError: open_clip has none of that name.
     """
-    path = Path(str(distribution("open_clip_torch").locate_file(f"open_clip/model_configs/{architecture}.json")))
-    if path.is_file():
-        model: dict[str, Any] = json.loads(path.read_text())
-        return model
+    found = importlib.util.find_spec("open_clip")
+    for root in (found and found.submodule_search_locations) or ():
+        path = Path(root, "model_configs", f"{architecture}.json")
+        if path.is_file():
+            model: dict[str, Any] = json.loads(path.read_text())
+            return model
     raise ConfigError(
         f"teachers.{name}.architecture: open_clip has no model {architecture!r}",
         hint="its names are those of its model_configs folder, such as ViT-B-32; or give a model_cfg as config",

@@ -75,7 +75,7 @@ class Weights:
         if sha256_file(self.paths[0]) != self.conversion.sha256:
             raise TeacherError(
                 f"{self.paths[0]}: not the file that {RECORD_NAME} beside it was written for",
-                hint="it is damaged or was replaced; delete it, and fetch makes it again from the authors' file",
+                hint="it is damaged or was replaced; move it away, and fetch makes it again from the authors' file",
             )
         return combined({name: file.sha256 for name, file in self.conversion.files.items()})
 
@@ -125,7 +125,7 @@ def _find_converted(folder: Path, sets: Sequence[tuple[str, ...]]) -> Weights | 
         conversion = ConversionRecord.model_validate_json(record.read_bytes())
     except ValidationError as error:
         raise TeacherError(
-            f"{record}: not a record of a conversion: {error}", hint="delete it and fetch again"
+            f"{record}: not a record of a conversion: {error}", hint="move it away and fetch again"
         ) from None
     if tuple(conversion.files) not in sets:
         return None

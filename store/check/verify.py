@@ -254,7 +254,7 @@ class _Check:
             self._note(Kind.UNFINISHED, key, "an unfinished write of a program that runs or was killed", repair)
         for key in self._inventory.strays():
             message = "nothing in a store has this name; no program reads it"
-            self._note(Kind.STRAY, key, message, "delete it, or leave it: it does no harm")
+            self._note(Kind.STRAY, key, message, "leave it: it does no harm")
 
 
 def _repair(location: Location) -> str:

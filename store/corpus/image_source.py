@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from store.errors import CorpusError, PairDecodeError
+from store.errors import CorpusError, LocationError, PairDecodeError
 from store.io.location import Location, is_url, locate
-from store.io.object_file import open_parquet
+from store.io.object_file import HANDLES_HINT, open_parquet
 
 from .corpus_files import resolve_uri
 
@@ -112,6 +112,10 @@ class _Parquet:
     def __init__(self, location: Location, name: str) -> None:
         try:
             self._file = open_parquet(location, name)
+        except OSError as error:
+            if error.errno is None or isinstance(error, FileNotFoundError):
+                raise
+            raise LocationError(f"{location.show(name)}: {error}", hint=HANDLES_HINT) from error
         except pa.ArrowInvalid as error:
             raise CorpusError(f"{location.show(name)}: cannot be read as Parquet: {error}") from error
         self._uri = location.show(name)

@@ -134,7 +134,7 @@ def export(
         CorpusError: the corpus is not there, though WebDataset needs the images.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} is there already and not empty", hint="give --out a new folder, or delete that one")
+        raise ConfigError(f"{out} is there already and not empty", hint="give --out a new folder")
     for name in teachers or []:
         store.spec(name)
     start, stop = _bounds(store, rows)

@@ -178,6 +178,8 @@ def commit_pixels(
     if existing:
         return existing
     start, stop = info.bounds(range_id)
+    if len(images) != pairs.num_rows:
+        raise ValueError(f"{len(images)} images were given for {pairs.num_rows} pairs")
     status = np.array([image.status for image in images], np.uint8)
 
     def describe(stored: dict[str, StoredObject]) -> PixelReceipt:

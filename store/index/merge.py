@@ -244,7 +244,7 @@ def require_pairs(report: FileReport, *, rows: int, files: int) -> None:
             hint="in a tar a pair is KEY.jpg (or .png, ...) and KEY.txt, side by side; in a table, a row with both",
         )
     if not rows:
-        refused = ", ".join(f"{rule}: {count}" for rule, count in report.dropped.items())
+        refused = ", ".join(f"{rule}: {count}" for rule, count in report.dropped.items() if count)
         raise CorpusError(
             f"the rules of the corpus keep none of its {report.pairs} pairs ({refused})",
             hint="python -m extract index --report prints what each rule refuses; relax keep: in pipelines.yaml",

@@ -15,6 +15,9 @@ from .location import Location
 BLOCK_BYTES = 8 * 2**20
 """Bytes that `open_object` reads at a time: enough that most of a request's time is transfer."""
 
+HANDLES_HINT = "nothing was changed; if too many files are open, raise the limit (ulimit -n), then run it again"
+"""Hint of an error of the disk or of this process's limits, which says nothing about what is stored."""
+
 
 class ObjectFile(io.RawIOBase):
     """A read-only view of one object.
@@ -67,7 +70,7 @@ def open_parquet(
 ) -> pq.ParquetFile:
     """Open a Parquet object, of which then only what is asked for is read.
 
-    In a folder Arrow reads the file itself. Elsewhere it reads through Python; then call it with ``use_threads=False``.
+    In a folder Arrow reads the file itself. Elsewhere it reads through Python; then read it with ``use_threads=False``.
     If a thread of Arrow releases a Python object while the program ends, the program aborts ("terminate called without
     an active exception"). For the same reason Arrow gets bytes as ``pyarrow.BufferReader``, never as ``io.BytesIO``.
 

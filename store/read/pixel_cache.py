@@ -17,7 +17,7 @@ from store.errors import CorruptChunkError, IncompleteStoreError, LocationError,
 from store.format.pixels import PIXEL_RECEIPTS, PIXEL_SCHEMA, PIXEL_SPEC_KEY, PixelReceipt, PixelSpec, pixels_key
 from store.format.records import StoreInfo, read_record
 from store.io.location import Location
-from store.io.object_file import open_parquet
+from store.io.object_file import HANDLES_HINT, open_parquet
 
 from .receipts import committed_rows, read_receipts
 
@@ -158,7 +158,7 @@ class _RangeFile:
         except (pa.ArrowInvalid, OSError) as error:
             if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
                 # The disk or this process's limits, which says nothing about what is stored.
-                raise LocationError(f"{self._location.show(self._key)}: {error}") from error
+                raise LocationError(f"{self._location.show(self._key)}: {error}", hint=HANDLES_HINT) from error
             raise self._corrupt(f"cannot be read: {error}") from error
 
     def _open(self) -> pq.ParquetFile:

@@ -5,7 +5,8 @@ Axes: N rows of the pair table, T teachers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -108,6 +109,7 @@ class TaughtPairs(PairSource):
     teachers: RunTeachers
     sampling: Sampling | None
     seed: int
+    _latest: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def committed(self) -> Ranges:
         """Return the committed ranges of the store as it is on disk now."""
@@ -135,7 +137,13 @@ class TaughtPairs(PairSource):
         )
 
     def _at(self, ranges: Ranges | None) -> FeatureStore:
-        return self.store if ranges is None else self.store.as_of(ranges)
+        if ranges is None:
+            return self.store
+        # Rows and targets of an epoch ask for the same ranges, whose receipts are read once.
+        if self._latest.get("ranges") != ranges:
+            self._latest.update(ranges=ranges, store=self.store.as_of(ranges))
+        found: FeatureStore = self._latest["store"]
+        return found
 
 
 def taught_pairs(

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from store.config.pipeline_file import dump_resolved
 from store.corpus.corpus_files import corpus_files
 from store.errors import ConfigError, IncompleteStoreError
@@ -94,14 +96,13 @@ def distill(pipeline: TrainPipeline, name: str, run: StudentRun, how: Circumstan
     )
     if projection and begun is None:
         _require_projected(projection, store, teachers, pairs)
-    rows = pairs.rows()
+    available_NT = pairs.available()
+    rows = np.flatnonzero(available_NT.any(axis=1))
     if not len(rows):
         raise IncompleteStoreError(f"{store.location}: no training row has a feature that the selection allows")
     if pixels:
         require_pixels(pixels, rows)
-    data = TeacherData(
-        store=store, teachers=pairs.teachers.names, available_NT=pairs.available(), projection=projection
-    )
+    data = TeacherData(store=store, teachers=pairs.teachers.names, available_NT=available_NT, projection=projection)
     objective = functools.partial(recipe.objective, run, data)
     train_model(_run_of(pipeline, name, run, identity), pairs, objective, how)
     return True

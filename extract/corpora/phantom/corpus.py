@@ -145,14 +145,14 @@ def _is_complete(out: Path, wanted: dict[str, Any]) -> bool:
     except (ValueError, KeyError, TypeError) as error:
         raise CorpusError(
             f"{out / MANIFEST} is not a phantom corpus's record: {error}",
-            hint="give another --out or remove the folder",
+            hint="give another --out",
         ) from error
     differing = [name for name in wanted if found.get(name) != wanted[name]]
     if differing:
         listed = "; ".join(f"{name} is {found.get(name)!r}, not {wanted[name]!r}" for name in differing)
         raise CorpusError(
             f"{out} holds a phantom corpus with other parameters: {listed}",
-            hint="give another --out or remove the folder",
+            hint="give another --out",
         )
     return all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in tars)
 

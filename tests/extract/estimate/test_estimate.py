@@ -198,6 +198,9 @@ def test_a_profile_without_a_teacher_is_refused_by_name(tmp_path):
     file.write_text(json.dumps({"small": {"images_per_s": 20.0, "captions_per_s": 0}}))
     with pytest.raises(ConfigError, match="no images_per_s and captions_per_s of small, wide"):
         rates_of_profile(file, teachers=["small", "wide"])
+    file.write_text(json.dumps({"teachers": [{"images_per_s": 20.0}]}))
+    with pytest.raises(ConfigError, match="no images_per_s and captions_per_s of small"):
+        rates_of_profile(file, teachers=["small"])
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         rates_of_profile(tmp_path / "none.json", teachers=["small"])
     file.write_text("<html>")

@@ -58,6 +58,11 @@ def test_the_inflated_stage_is_the_verdict(stages, verdict, advice):
     assert advice in found.advice
 
 
+def test_a_stage_without_a_time_is_not_shown():
+    only_written = receipt().model_copy(update={"timings_s": {"write": 2.0}})
+    assert summarize([only_written], {}).stages_s == {"write": 2.0}
+
+
 def test_what_the_teachers_waited_for_is_shared_out_by_what_the_threads_did():
     found = summarize([receipt(wait_for_images=8.0, read=1.0, decode=2.0, fit=1.0)], {})
     assert found.bound_s["decode"] == pytest.approx(6.0)

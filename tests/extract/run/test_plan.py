@@ -86,6 +86,11 @@ def test_a_receipt_of_other_pairs_or_another_spec_is_to_do(store):
     assert planned(store)[0] == {("small", 1), ("wide", 2)}
 
 
+def test_a_range_without_a_known_digest_is_read_again():
+    known = KnownUnits.model_validate({"digests": {}, "teachers": {"small": {"spec_hash": "s", "sizes": {"0": 9}}}})
+    assert not known.has(("small", 0), size=9, spec_hash="s", stop=16)
+
+
 def test_what_is_known_of_another_spec_does_not_count(store):
     known = KnownUnits.read(Folder(store))
     known.teachers["wide"].spec_hash, known.changed = "another", True

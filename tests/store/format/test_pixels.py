@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from store.errors import CorruptChunkError, IncompleteStoreError, PairDecodeError, SpecMismatchError
 from store.format.pixels import (
+    PIXEL_RECEIPTS,
     Pixels,
     PixelSpec,
     SmallImage,
@@ -270,6 +271,22 @@ def test_a_spec_survives_its_file(units):
 def test_a_section_that_asks_for_what_there_is_not_is_refused(section):
     with pytest.raises(ValidationError):
         Pixels(**section)
+
+
+def test_images_of_another_number_than_the_pairs_are_refused_before_anything_is_written(units):
+    register_pixels(units.location, SPEC)
+    with pytest.raises(ValueError, match="1 images were given for 4 pairs"):
+        commit_pixels(
+            units.location,
+            info=units.info,
+            spec=SPEC,
+            range_id=0,
+            pairs=units.pairs.read(0, 4),
+            images=[SmallImage(data=b"x", width=1, height=1)],
+            timings_s={},
+            versions={},
+        )
+    assert list(units.location.list(PIXEL_RECEIPTS)) == []
 
 
 @pytest.fixture
