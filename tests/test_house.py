@@ -115,7 +115,7 @@ def test_nothing_but_the_interface_is_an_attribute_of_the_store():
 
 
 def test_every_dependency_is_imported_by_a_package():
-    """What only tests import belongs to the dev extra."""
+    """Libraries that only tests import belong to the dev extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {re.match(r"[\w-]+", text)[0].lower().replace("_", "-") for text in project["dependencies"]}
     imported = set()

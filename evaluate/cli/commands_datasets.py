@@ -71,7 +71,7 @@ def list_(
 
 @app.command(epilog="Example: python -m evaluate new my_xrays --format table --out datasets")
 def new(
-    name: Annotated[str, typer.Argument(help="What the dataset is called: small letters, digits and _.")],
+    name: Annotated[str, typer.Argument(help="Name of the dataset: small letters, digits and _.")],
     *,
     format_: Annotated[str, typer.Option("--format", help=f"How its files are read: {', '.join(FORMATS)}.")] = "table",
     out: Annotated[Path, typer.Option(help="The folder for the file.")] = Path("datasets"),

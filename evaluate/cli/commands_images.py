@@ -92,7 +92,7 @@ def overlap(
     pipeline: PlaceOption = None,
     config: ConfigOption = PIPELINES_FILE,
     allow: AllowOption = None,
-    corpus_root: Annotated[Path | None, typer.Option(help="Where the store's corpus lies now, if it moved.")] = None,
+    corpus_root: Annotated[Path | None, typer.Option(help="Place of the store's corpus, if it moved.")] = None,
     near: Annotated[bool, typer.Option(help="Also look for images that look alike.")] = True,
     threads: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2,
     results: Annotated[

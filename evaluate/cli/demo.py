@@ -37,7 +37,7 @@ def demo(
     *,
     pipeline: PipelineOption = "demo",
     config: ConfigOption = PIPELINES_FILE,
-    dataset: Annotated[str, typer.Option(help="Which of evaluate.zero_shot is reported.")] = "phantom_test",
+    dataset: Annotated[str, typer.Option(help="Report this set of evaluate.zero_shot.")] = "phantom_test",
 ) -> None:
     """Run the whole main job, from drawing a corpus to comparing students, by its documented commands."""
     loaded = read_pipeline(config, pipeline, EvaluatePipeline)

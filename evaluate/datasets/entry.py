@@ -89,7 +89,7 @@ class Fields(Section):
 
 
 class MultiLabel(Section):
-    """How a record states its classes if it may have several or none."""
+    """The way in which a record states several classes, or none."""
 
     by: Literal["list", "text", "columns"]
     separator: str = "|"

@@ -29,7 +29,7 @@ ModelOption = Annotated[
         "All of the pipeline if left out.",
     ),
 ]
-DeviceOption = Annotated[str, typer.Option(help="Where models run: cpu or cuda.")]
+DeviceOption = Annotated[str, typer.Option(help="Run the models on this device: cpu or cuda.")]
 
 
 def addresses_of(texts: list[str] | None, loaded: EvaluatePipeline | None) -> list[Address]:

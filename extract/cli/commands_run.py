@@ -240,7 +240,7 @@ def stop(
     *,
     pipeline: OfPipelineOption = None,
     config: ConfigOption = PIPELINES_FILE,
-    wait: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to wait.")] = 120.0,
+    wait: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Wait at most so long.")] = 120.0,
     as_json: JsonOption = False,
 ) -> int:
     """Ask a store's run to stop, on any machine, and wait until it has. What is committed stays."""

@@ -46,7 +46,7 @@ class SourcePair:
 
 
 class Fields(Section):
-    """Where in a record the columns of the pair table are, as dotted paths.
+    """Dotted paths from a record to the columns of the pair table.
 
     A path leads through mappings and over lists; a number in it is a position in a list. A path that no record of a
     file has is an error, unless it ends with ``?``.

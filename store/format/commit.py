@@ -59,7 +59,7 @@ class UnitFeatures:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Circumstances:
-    """How a unit was made; recorded in its receipt, never part of the data."""
+    """The circumstances in which a unit was made; its receipt records them, the data does not."""
 
     device: str
     batch_size: int

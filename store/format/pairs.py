@@ -23,7 +23,7 @@ from .key_index import KeyIndex, hash_texts
 from .records import StoreInfo
 
 MEMBER = pa.struct([("offset", pa.int64()), ("nbytes", pa.int64()), ("column", pa.string()), ("row", pa.int64())])
-"""Where an image lies inside a corpus file: offset and nbytes in a tar, column and row in a Parquet file.
+"""The place of an image inside a corpus file: offset and nbytes in a tar, column and row in a Parquet file.
 
 Null where the file at the uri is the image itself or there is none.
 """

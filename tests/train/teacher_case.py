@@ -42,7 +42,7 @@ class Case:
         )
 
     def given(self, names=tuple(WIDTHS), order=None):
-        """What an objective is given of some rows in some order; absent features are not among them."""
+        """Return an objective's input for some rows in some order; it has no absent features."""
         order = np.arange(len(self.student["image"])) if order is None else order
         teachers = {}
         for name in names:

@@ -25,7 +25,7 @@ def export(
     *,
     out: OutOption,
     store: Annotated[
-        str | None, typer.Option(help="That a student was distilled from; says the teachers' terms.")
+        str | None, typer.Option(help="The store of a distilled student; it states the teachers' terms.")
     ] = None,
     text: TextOption = None,
     results: Annotated[Path | None, typer.Option(help="Markdown or JSON for the model card.")] = None,

@@ -22,7 +22,7 @@ log = logging.getLogger("train")
 app = typer.Typer()
 
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace another run's result.")]
-CorpusRootOption = Annotated[Path | None, typer.Option(help="Where the corpus lies now, if it moved.")]
+CorpusRootOption = Annotated[Path | None, typer.Option(help="The present place of the corpus, if it moved.")]
 Run = TypeVar("Run")
 
 
@@ -42,7 +42,7 @@ def pretrain(
     pipeline: PipelineOption,
     config: ConfigOption = PIPELINES_FILE,
     set_: SetOption = None,
-    run: Annotated[list[str] | None, typer.Option(help="Which of train.pretrain; all if left out.")] = None,
+    run: Annotated[list[str] | None, typer.Option(help="Train only this run of train.pretrain.")] = None,
     overwrite: OverwriteOption = False,
     resume: ResumeOption = Resume.AUTO,
     corpus_root: CorpusRootOption = None,
@@ -79,7 +79,7 @@ def distill(
     pipeline: PipelineOption,
     config: ConfigOption = PIPELINES_FILE,
     set_: SetOption = None,
-    student: Annotated[list[str] | None, typer.Option(help="Which of train.students; all if left out.")] = None,
+    student: Annotated[list[str] | None, typer.Option(help="Train only this one of train.students.")] = None,
     overwrite: OverwriteOption = False,
     resume: ResumeOption = Resume.AUTO,
     corpus_root: CorpusRootOption = None,

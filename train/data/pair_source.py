@@ -5,8 +5,8 @@ Axes: N rows of the pair table, T teachers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -58,18 +58,17 @@ class PairSource:
         """Return what is committed at this moment."""
         return {}
 
-    def rows(self, ranges: Ranges | None = None) -> Rows:
-        """Return the rows of the training split, held-out images among them, ascending.
-
-        Args:
-            ranges: count only these as committed; all that were when the run began if left out.
-        """
+    def as_of(self, ranges: Ranges) -> Self:
+        """Return the pairs as if only some ranges were committed."""
         del ranges
+        return self
+
+    def rows(self) -> Rows:
+        """Return the rows of the training split, held-out images among them, ascending."""
         return np.flatnonzero(to_train_on(self.table))
 
-    def targets(self, ranges: Ranges | None = None) -> TargetReader | None:
+    def targets(self) -> TargetReader | None:
         """Return the reader of the teachers' features of `rows`; None without teachers."""
-        del ranges
         return None
 
 
@@ -109,41 +108,34 @@ class TaughtPairs(PairSource):
     teachers: RunTeachers
     sampling: Sampling | None
     seed: int
-    _latest: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def committed(self) -> Ranges:
         """Return the committed ranges of the store as it is on disk now."""
         return committed_ranges(self.store)
 
-    def available(self, ranges: Ranges | None = None) -> npt.NDArray[np.bool_]:
+    def as_of(self, ranges: Ranges) -> Self:
+        """Return the pairs of the store as if only some ranges were committed."""
+        return replace(self, store=self.store.as_of(ranges))
+
+    def available(self) -> npt.NDArray[np.bool_]:
         """Return which teacher may teach which row of the training split, (N, T)."""
-        return self.teachers.available(self._at(ranges)) & to_train_on(self.table)[:, None]
+        return self.teachers.available(self.store) & to_train_on(self.table)[:, None]
 
-    def rows(self, ranges: Ranges | None = None) -> Rows:
+    def rows(self) -> Rows:
         """Return the rows of the training split that have an available teacher, ascending."""
-        return np.flatnonzero(self.available(ranges).any(axis=1))
+        return np.flatnonzero(self.available().any(axis=1))
 
-    def targets(self, ranges: Ranges | None = None) -> TargetReader | None:
+    def targets(self) -> TargetReader | None:
         """Return the reader of the teachers' features; None for a student without teachers."""
         if self.sampling is None:
             return None
-        store = self._at(ranges)
         return TargetReader(
-            store,
+            self.store,
             teachers=self.teachers.names,
-            available_NT=self.teachers.available(store),
+            available_NT=self.teachers.available(self.store),
             seed=self.seed,
             sampling=self.sampling,
         )
-
-    def _at(self, ranges: Ranges | None) -> FeatureStore:
-        if ranges is None:
-            return self.store
-        # Rows and targets of an epoch ask for the same ranges, whose receipts are read once.
-        if self._latest.get("ranges") != ranges:
-            self._latest.update(ranges=ranges, store=self.store.as_of(ranges))
-        found: FeatureStore = self._latest["store"]
-        return found
 
 
 def taught_pairs(

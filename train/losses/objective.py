@@ -25,7 +25,7 @@ MAX_LOGIT_SCALE = 100.0
 
 
 class Given(NamedTuple):
-    """What an objective knows of a batch beside the embeddings.
+    """Facts about a batch that an objective gets beside the embeddings.
 
     Attributes:
         rows_B: store rows of this rank; with the step they seed what is random in a loss.

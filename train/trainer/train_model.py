@@ -24,7 +24,7 @@ from train.data.batches import Stream
 from train.data.captions import Captions
 from train.data.feeds import Epochs, FixedFeed, GrowingFeed
 from train.data.image_loader import ImageLoader, View
-from train.data.pair_source import PairSource, Ranges
+from train.data.pair_source import PairSource
 from train.data.store_rows import in_split, to_train_on, usable
 from train.data.target_reader import TargetReader
 from train.models.model_folder import Student, begin_model, save_weights
@@ -193,8 +193,8 @@ def _feed(
 ) -> Feed:
     settings, block_rows = run.optimization, pairs.block_rows
 
-    def epochs(ranges: Ranges | None) -> Epochs:
-        rows = pairs.rows(ranges)
+    def epochs(pairs: PairSource) -> Epochs:
+        rows = pairs.rows()
         rows = rows[~held_N[rows]]
         _require_a_batch(run, rows)
         lanes = 1
@@ -211,13 +211,19 @@ def _feed(
             lanes=lanes,
             shuffle=pairs.shuffle,
         )
-        targets = pairs.targets(ranges)
+        targets = pairs.targets()
         return Epochs(order=order, stream=lambda share: stream(share, targets))
 
     # A checkpoint decides: a run that began on a growing store ends as such, and the reverse.
     if state == {} or (state is None and not pairs.grows):
-        return FixedFeed(epochs(None), ranks=ranks, parts=settings.accumulate)
-    return GrowingFeed(committed=pairs.committed, epochs=epochs, state=state, ranks=ranks, parts=settings.accumulate)
+        return FixedFeed(epochs(pairs), ranks=ranks, parts=settings.accumulate)
+    return GrowingFeed(
+        committed=pairs.committed,
+        epochs=lambda ranges: epochs(pairs.as_of(ranges)),
+        state=state,
+        ranks=ranks,
+        parts=settings.accumulate,
+    )
 
 
 @contextlib.contextmanager

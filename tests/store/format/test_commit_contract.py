@@ -46,7 +46,7 @@ ALLOWED = {
     "outdated spec": {"old", "nothing", "new"},
     "grown range": {"old", "nothing", "new"},
 }
-"""What a reader may see after a kill, by what the store holds before the commit."""
+"""The outcomes that a reader may see after a kill, by the store's content before the commit."""
 
 UNIT = {"commit.begin": 1, "commit.object": 4, "commit.objects": 1, "commit.done": 1}
 WRITES = {"first commit": 5, "retry": 5, "outdated pairs": 5, "outdated spec": 11, "grown range": 9}

@@ -136,7 +136,7 @@ def test_an_improved_student_trains_and_leaves_a_model_without_heads(make_store,
 
 
 def test_a_recipe_of_its_own_is_an_objective_and_an_entry(make_store, phantom, tmp_path, tiny_model, monkeypatch):
-    """What CONTRIBUTING.md says of a recipe, followed; the name in StudentRun is the third place."""
+    """This follows the steps of CONTRIBUTING.md; the name in StudentRun is the third place."""
 
     class Relational(Objective):
         def forward(self, image_BE, text_BE, logit_scale, given):

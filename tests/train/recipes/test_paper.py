@@ -20,7 +20,7 @@ from train.recipes.projection import Projection, apply_projection
 
 
 def given_of(*teachers, rows):
-    """What an objective is given; of each teacher image and text features and places."""
+    """Return an objective's input from each teacher's image and text features and places."""
     targets = Targets(
         rows=rows,
         teachers={
