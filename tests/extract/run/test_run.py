@@ -377,25 +377,3 @@ def test_a_failing_range_is_tried_three_times_and_does_not_end_the_run(
     assert {range_id: receipt.attempt for range_id, receipt in receipts.items() if receipt.attempt > 1} == (
         {} if given_up else {0: 3}
     )
-
-
-class Late:
-    """A worker that fails after it has committed everything."""
-
-    def __init__(self, worker):
-        self._worker = worker
-
-    def run(self, *arguments, **options):
-        self._worker.run(*arguments, **options)
-        raise RuntimeError("too late")
-
-
-def test_a_range_that_fails_after_its_last_commit_is_done(
-    tmp_path, corpus, teachers, write_pipeline, extract_here, monkeypatch, caplog
-):
-    caplog.set_level("INFO")
-    monkeypatch.setattr(dispatch, "build_worker", lambda spec: Late(build_worker(spec)))
-    store, outcome = extract_here(write_pipeline(tmp_path, files=[corpus / "*.tar"], teachers=teachers))
-    assert (outcome.done, outcome.failed) == (8, {})
-    assert caplog.text.count("all of it was committed, then: RuntimeError: too late") == 4
-    assert all(receipt.attempt == 1 for receipt in FeatureStore(store).receipts("small").values())

@@ -6,7 +6,6 @@ import string
 import subprocess
 import sys
 import textwrap
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,21 +17,7 @@ from pydantic import Field
 
 from store.config.pipeline_file import ConfigPath, Section, dump_resolved, read_pipeline
 from store.errors import ConfigError
-
-
-class Device(StrEnum):
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-class Tars(Section):
-    kind: Literal["tars"]
-    files: list[ConfigPath] = Field(min_length=1)
-
-
-class Table(Section):
-    kind: Literal["table"]
-    file: ConfigPath
+from tests.store.config.sections import Device, Rule, Table, Tars
 
 
 class Teacher(Section):
@@ -51,11 +36,6 @@ class Extract(Section):
     device: Device = Device.CPU
     pixels: bool = False
     teachers: list[Teacher] = []
-
-
-class Rule(Section):
-    modalities: list[str] | None = None
-    quantile: float | None = Field(default=None, gt=0, le=1)
 
 
 class Student(Section):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from typing import Annotated, Literal
 
 import pytest
@@ -10,22 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from store.config.pipeline_file import ConfigPath, Section
 from store.config.problems import explain, show, suggest
 from store.config.yaml_tree import parse
-
-
-class Device(StrEnum):
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-class Tars(Section):
-    kind: Literal["tars"]
-    files: list[ConfigPath] = Field(min_length=1)
-
-
-class Table(Section):
-    kind: Literal["table"]
-    file: ConfigPath
-    columns: tuple[str, str] = ("image", "caption")
+from tests.store.config.sections import Device, Rule, Table, Tars
 
 
 class Teacher(Section):
@@ -41,11 +25,6 @@ class Extract(Section):
     workers: int | Literal["auto"] = "auto"
     pixels: bool = False
     teachers: list[Teacher] = []
-
-
-class Rule(Section):
-    modalities: list[str] | None = None
-    quantile: float | None = Field(default=None, gt=0, le=1)
 
 
 class Student(Section):
