@@ -24,7 +24,7 @@ from store.io.location import Location
 
 from .commit import bad_rows, commit_objects, status_counts, timestamp, valid_receipt
 from .pairs import pairs_digest
-from .records import VERSION, RangeReceipt, Record, Status, StoredObject, StoreInfo, read_record, write_record
+from .records import RangeReceipt, Record, Status, StoredObject, StoreInfo, read_record, write_record
 
 PIXEL_SPEC_KEY = "pixels/spec.json"
 """With this record a store's pixel cache begins to exist."""
@@ -76,7 +76,7 @@ class PixelSpec(Record):
             PNG of 8-bit grey or RGB and no larger than the image encoded again.
     """
 
-    version: int = VERSION
+    version: Literal[1] = 1
     short_side_px: int
     resample: Literal["lanczos"] = "lanczos"
     format: Literal["jpeg", "webp"]

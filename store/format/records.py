@@ -17,8 +17,11 @@ from store.io.location import Location
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
-"""The store format that this code writes and reads; docs/store-format.md describes it."""
+VERSION = 2
+"""The store format that this code writes; docs/store-format.md describes it."""
+
+READABLE_VERSIONS = (1, VERSION)
+"""Formats that this code reads; ``python -m store upgrade`` makes the present one of an older one."""
 
 
 StoredDtype: TypeAlias = Literal["float16", "float32", "int8"]
@@ -52,6 +55,7 @@ class StoreInfo(Record):
         chunk_rows: C, rows of a chunk; divides R.
         corpus_root: the folder that the pair table's uris are relative to.
         corpus: what was indexed; a second index of the same corpus then has nothing to do.
+        parts: rows of each part of the pair table; None in format 1, where parts are found by listing.
     """
 
     format: Literal["mmkd-feature-store"] = "mmkd-feature-store"
@@ -62,6 +66,7 @@ class StoreInfo(Record):
     created_by: str
     corpus_root: str
     corpus: dict[str, Any]
+    parts: list[int] | None = None
 
     @property
     def ranges(self) -> int:
@@ -136,10 +141,21 @@ class BadRow(Record):
 
 
 class StoredObject(Record):
-    """An object that a unit wrote."""
+    """An object that a unit wrote.
+
+    Attributes:
+        crc32c: of the object, 8 hexadecimal digits; None in format 1.
+        chunk_crc32c: of each chunk of a shard of features that has rows, in order; None for other objects.
+    """
 
     nbytes: int
     sha256: str
+    crc32c: str | None = None
+    chunk_crc32c: list[str] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if value is not None}
 
 
 class RangeReceipt(Record):
@@ -149,6 +165,7 @@ class RangeReceipt(Record):
         objects: by key inside the store.
         status_counts: rows by status name.
         bad_rows: every row whose status is neither ok nor not applicable.
+        at: prefix below which the objects lie until they are moved to their keys; None where they have been.
     """
 
     version: int = VERSION
@@ -163,6 +180,11 @@ class RangeReceipt(Record):
     timings_s: dict[str, float]
     versions: dict[str, str]
     finished: str
+    at: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if value is not None}
 
 
 class Receipt(RangeReceipt):
@@ -183,7 +205,7 @@ class Receipt(RangeReceipt):
     @model_serializer(mode="wrap")
     def _in_order(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = serialize(self)
-        last = {name: content.pop(name) for name in ("finished", "truncated_captions")}
+        last = {name: content.pop(name) for name in ("finished", "truncated_captions", "at")}
         content = {"version": content["version"], "teacher": content["teacher"]} | content | last
         return {name: value for name, value in content.items() if value is not None}
 
@@ -214,10 +236,10 @@ def read_record(location: Location, key: str, model: type[R]) -> R:
     try:
         content = json.loads(data)
         version = content.get("version", VERSION) if isinstance(content, dict) else VERSION
-        if version != VERSION:
+        if version not in READABLE_VERSIONS:
             raise FormatVersionError(
-                f"{location.show(key)}: written in store format version {version}, this program reads version "
-                f"{VERSION}",
+                f"{location.show(key)}: written in store format version {version}, this program reads versions "
+                f"{' and '.join(map(str, READABLE_VERSIONS))}",
                 hint="read it with the release that wrote it, or extract again into a new store",
             )
         return model.model_validate(content)
