@@ -21,7 +21,7 @@ from store.corpus.image_source import ImageSource
 from store.errors import PairDecodeError
 from store.files import sweep_temporary
 from store.format.commit import valid_receipt
-from store.format.pairs import PairTable, pairs_digest
+from store.format.pairs import PairTable
 from store.format.pixels import PixelReceipt, PixelSpec, SmallImage, commit_pixels, pixel_receipt_key, register_pixels
 from store.format.records import read_store_info
 from store.io.folder import Folder
@@ -75,11 +75,10 @@ def make_pixels(
     began = time.monotonic()
     location = locate(store)
     info = read_store_info(location)
-    pairs, source = PairTable(location, rows=info.rows), ImageSource(corpus_root or info.corpus_root)
+    pairs, source = PairTable(location, info), ImageSource(corpus_root or info.corpus_root)
 
     def is_committed(range_id: int) -> bool:
-        digest = pairs_digest(pairs.read(*info.bounds(range_id), ["key", "caption", "image_sha256"]))
-        key = pixel_receipt_key(range_id)
+        key, digest = pixel_receipt_key(range_id), pairs.digest(*info.bounds(range_id))
         return valid_receipt(location, key, PixelReceipt, spec_hash=spec.hash, digest=digest) is not None
 
     def small_image(uri: str | None, member: dict[str, Any] | None, sha256: str | None) -> SmallImage:

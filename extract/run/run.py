@@ -60,7 +60,7 @@ def run(
                 sweep_temporary(store.path / folder)
         for name, spec in specs.items():
             register_teacher(store, spec, info=info, replace=name in replace)
-        planned = plan(store, info=info, pairs=PairTable(store, rows=info.rows), specs=specs)
+        planned = plan(store, info=info, pairs=PairTable(store, info), specs=specs)
         planned.known.write(store)
         outcome = Outcome(units=planned.units, found=planned.committed)
         if planned.work:

@@ -49,7 +49,7 @@ def build_worker(spec: RunSpec) -> Worker:
     return Worker(
         store=spec.store,
         info=info,
-        pairs=PairTable(spec.store, rows=info.rows),
+        pairs=PairTable(spec.store, info),
         decoder=Decoder(
             images=ImageSource(spec.corpus_root),
             batch_size=spec.settings.batch_size,

@@ -42,7 +42,7 @@ class Units:
 
     def __init__(self, path, info):
         self.path, self.info, self.location = path, info, locate(path)
-        self.pairs = PairTable(self.location, rows=info.rows)
+        self.pairs = PairTable(self.location, info)
 
     def spec(self, teacher="alpha", **changes):
         fields = {

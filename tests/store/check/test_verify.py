@@ -320,8 +320,8 @@ def test_a_storage_that_does_not_answer_says_nothing_about_what_it_holds(full):
 def test_another_version_an_unknown_teacher_and_no_store_are_refused(location):
     with pytest.raises(StoreError, match="did you mean 'alpha'"):
         verify(location, teacher="alhpa")
-    damage.edit_json(location, RECEIPT_1, version=2)
-    with pytest.raises(FormatVersionError, match="version 2"):
+    damage.edit_json(location, RECEIPT_1, version=3)
+    with pytest.raises(FormatVersionError, match="version 3"):
         verify(location)
     with pytest.raises(StoreNotFoundError):
         verify(locate(f"{location.uri}/elsewhere"))
