@@ -24,8 +24,13 @@ LOOKS, LOOK_S = 10, 0.02
 """Tries of a writer, and the seconds between them: `holder` takes a folder's lock for a moment."""
 
 
+class Held:
+    def check(self) -> None:
+        pass
+
+
 @contextlib.contextmanager
-def exclusive(location: Location) -> Iterator[None]:
+def exclusive(location: Location) -> Iterator[Held]:
     """Hold a store for writing.
 
     In a folder the operating system releases the lock when its holder ends, in whatever way. On object storage the lock
@@ -37,7 +42,7 @@ def exclusive(location: Location) -> Iterator[None]:
         StoreError: another program holds it; the message names it.
     """
     with _folder_lock(location) if isinstance(location, Folder) else _object_lock(location):
-        yield
+        yield Held()
 
 
 def unlock(location: Location) -> str | None:
