@@ -140,6 +140,8 @@ def append(
 
 
 def _corpus_of(pipeline: ExtractPipeline) -> Corpus:
+    if pipeline.store.corpus is None:
+        raise ConfigError("store.corpus: missing; it says which of corpora the store holds")
     if pipeline.store.corpus not in pipeline.corpora:
         raise ConfigError(f"store.corpus: the pipeline has no corpus {pipeline.store.corpus!r}")
     return pipeline.corpora[pipeline.store.corpus]
