@@ -10,7 +10,8 @@
     │   ├── SpecMismatchError            features of another teacher, corpus or projection
     │   ├── IncompleteStoreError         ranges lack receipts
     │   ├── CorruptChunkError            stored bytes are not those that were committed
-    │   └── LocationError                a disk or an object storage fails or refuses
+    │   ├── LocationError                a disk or an object storage fails or refuses
+    │   └── ObjectChangedError           an object was replaced since it was looked at
     ├── TeacherError                     a teacher cannot be used
     │   ├── WeightsNotFoundError (FileNotFoundError)
     │   └── ExtractionError              too many rows or workers failed
@@ -74,6 +75,10 @@ class CorruptChunkError(StoreError):
 
 class LocationError(StoreError):
     """A disk or an object storage fails, refuses, or is named in a way that cannot be opened."""
+
+
+class ObjectChangedError(StoreError):
+    """An object is another than when its stamp was taken; whoever knows why it was replaced may look again."""
 
 
 class TeacherError(MMKDError):

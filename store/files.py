@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from .faults import reached
 
@@ -13,23 +17,96 @@ TEMPORARY_SUFFIX = ".tmp"
 """Files with this suffix are unfinished writes; the holder of the store's lock may delete them."""
 
 
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EMLINK}
+"""What a file system answers that has no hard links."""
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace a file whole: written beside it, forced to disk, renamed over it."""
-    make_folder(path.parent)
+    with _temporary(path, data) as temporary:
+        temporary.replace(path)
+        reached("write.replaced")
+    sync_folder(path.parent)
+
+
+def create_atomic(path: Path, data: bytes) -> None:
+    """Write a file that must not be there yet, whole: whoever sees its name sees all of it.
+
+    A file system without hard links shows the name for a moment before it has the content; a kill in this moment leaves
+    a file of no bytes.
+
+    Raises:
+        FileExistsError: it is there.
+    """
+    with _temporary(path, data) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            # A server may have made the link, and its answer was lost: then the two names are one file.
+            with contextlib.suppress(FileNotFoundError):
+                if temporary.samefile(path):
+                    return
+            raise
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            temporary.replace(path)
+        reached("write.replaced")
+    sync_folder(path.parent)
+
+
+def move_file(source: Path, target: Path) -> None:
+    """Rename a file over another, and force both folders to disk; between file systems it is copied first.
+
+    Raises:
+        FileNotFoundError: the source is not there.
+    """
+    make_folder(target.parent)
+    # A relative link would point elsewhere at another place, so what it points to is copied.
+    copied = source.is_symlink() or not _renamed(source, target)
+    if copied:
+        write_atomic(target, source.read_bytes())
+    reached("move.done")
+    if copied:
+        source.unlink(missing_ok=True)
+    sync_folder(target.parent)
+    sync_folder(source.parent)
+
+
+def _renamed(source: Path, target: Path) -> bool:
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, data: bytes) -> Iterator[Path]:
+    """Write a file beside another and force it to disk; afterwards it is gone, if it was not renamed."""
     # The process id says who left a file; the token keeps threads apart.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     try:
-        with temporary.open("wb") as file:
+        with _open_new(temporary) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         reached("write.temporary")
-        temporary.replace(path)
-        reached("write.replaced")
-    except BaseException:
+        yield temporary
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+
+
+def _open_new(path: Path) -> BinaryIO:
+    for _ in range(3):
+        make_folder(path.parent)
+        # Who deletes the last file of a folder removes the folder.
+        with contextlib.suppress(FileNotFoundError):
+            return path.open("wb")
+    return path.open("wb")
 
 
 def make_folder(folder: Path) -> None:
@@ -39,7 +116,10 @@ def make_folder(folder: Path) -> None:
         missing.append(folder)
         folder = folder.parent
     for new in reversed(missing):
-        new.mkdir(exist_ok=True)
+        try:
+            new.mkdir(exist_ok=True)
+        except FileExistsError as error:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(new)) from error
         sync_folder(new.parent)
 
 

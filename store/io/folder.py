@@ -6,13 +6,14 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
-from store.errors import LocationError
+from store.errors import LocationError, ObjectChangedError
 from store.faults import reached
-from store.files import sync_folder, write_atomic
+from store.files import create_atomic, move_file, sync_folder, write_atomic
 
-from .location import Location
+from .location import Location, Stat
 
 if TYPE_CHECKING:
     import zarr
@@ -30,9 +31,11 @@ class Folder(Location):
         with self._access(key):
             return (self.path / key).read_bytes()
 
-    def read_part(self, key: str, offset: int, nbytes: int) -> bytes:
+    def read_part(self, key: str, offset: int, nbytes: int, *, stamp: str | None = None) -> bytes:
         """Return a part of a file's content."""
         with self._access(key), (self.path / key).open("rb") as file:
+            if stamp is not None and _stamp(os.fstat(file.fileno())) != stamp:
+                raise ObjectChangedError(f"{self.path / key}: the file was replaced since it was looked at")
             file.seek(offset)
             return file.read(nbytes)
 
@@ -42,46 +45,60 @@ class Folder(Location):
             write_atomic(self.path / key, data)
 
     def create(self, key: str, data: bytes) -> None:
-        """Write a file that must not be there yet."""
-        path = self.path / key
-        with self._access(key):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with self._access(key, FileExistsError), path.open("xb") as file:
-            file.write(data)
+        """Write beside it, force to disk, link to its name, which fails if that is taken."""
+        with self._access(key, FileExistsError):
+            create_atomic(self.path / key, data)
 
-    def size(self, key: str) -> int | None:
-        """Return a file's bytes."""
-        with self._access(key):
-            path = self.path / key
-            return path.stat().st_size if path.is_file() else None
+    def move(self, source: str, target: str) -> None:
+        """Rename a file over another one; the folders that this leaves empty go too."""
+        with self._access(source):
+            move_file(self.path / source, self.path / target)
+        self._remove_empty({self.path / source})
+
+    def stat(self, key: str) -> Stat | None:
+        """Ask the file system; a folder is no object."""
+        try:
+            with self._access(key):
+                found = (self.path / key).stat()
+        except FileNotFoundError:
+            return None
+        return Stat(found.st_size, _stamp(found), found.st_mtime) if S_ISREG(found.st_mode) else None
+
+    def below(self, prefix: str) -> Folder:
+        """Return a folder below this one."""
+        return Folder(self.path / prefix)
 
     def list(self, prefix: str = "") -> list[tuple[str, int]]:
-        """Walk the folder; names that begin with a dot are unfinished writes."""
+        """Walk the folder and where links lead; names that begin with a dot are unfinished writes."""
         found: list[tuple[str, int]] = []
         folders = [prefix.strip("/")]
         while folders:
             folder = folders.pop()
             start = f"{folder}/" if folder else ""
             # scandir and not walk: listing many receipts takes most of the time of planning.
-            with contextlib.suppress(OSError), os.scandir(self.path / folder) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
+            # What another process deletes meanwhile is not there. A link loop ends with an error of the system.
+            with contextlib.suppress(FileNotFoundError), self._access(folder), os.scandir(self.path / folder) as opened:
+                for entry in opened:
+                    if entry.is_dir():
                         folders.append(start + entry.name)
-                    elif not entry.name.startswith(".") and not entry.is_dir():
-                        # Another process may have renamed or deleted it since the folder was read.
-                        with contextlib.suppress(FileNotFoundError):
+                    elif not entry.name.startswith("."):
+                        with contextlib.suppress(FileNotFoundError), self._access(start + entry.name):
                             found.append((start + entry.name, entry.stat().st_size))
         return sorted(found)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete files and the folders that this leaves empty, and force that to disk."""
-        changed: set[Path] = set()
         for key in keys:
-            path = self.path / key
             with self._access(key):
-                path.unlink(missing_ok=True)
+                (self.path / key).unlink(missing_ok=True)
             reached("delete.done")
-            for folder in path.parents:
+        self._remove_empty({self.path / key for key in keys})
+
+    def _remove_empty(self, gone: set[Path]) -> None:
+        """Remove the folders that files which are gone left empty; force to disk that the files are gone."""
+        changed: set[Path] = set()
+        for parent in {path.parent for path in gone}:
+            for folder in (parent, *parent.parents):
                 changed.add(folder)
                 if folder == self.path:
                     break
@@ -91,7 +108,7 @@ class Folder(Location):
                     break
         # A receipt that was deleted must not come back after a power cut.
         for folder in changed:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError), self._access(str(folder)):
                 sync_folder(folder)
 
     def zarr_group(self, folder: str) -> zarr.Group:
@@ -107,13 +124,32 @@ class Folder(Location):
     def _access(self, key: str, *passed_on: type[OSError]) -> Iterator[None]:
         try:
             yield
+        except passed_on:
+            raise
         except OSError as error:
-            if isinstance(error, (FileNotFoundError, *passed_on)):
+            if isinstance(error, FileNotFoundError):
+                self._check_links(key)
                 raise
             raise LocationError(
                 f"{self.path / key}: {error.strerror or error}",
                 hint="what was committed before stays; mend it and run the same command again",
             ) from error
 
+    def _check_links(self, key: str) -> None:
+        """Refuse a link to what is not there: it may lie on a disk that is not mounted, which says nothing of it."""
+        path = self.path / key
+        for step in (path, *path.parents):
+            if step.is_symlink():
+                raise LocationError(
+                    f"{step}: a link to what is not there: {step.readlink()}",
+                    hint="if it leads to another disk, mount that; nothing was changed",
+                )
+            if step.exists():
+                return
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Folder, (self.path,)
+
+
+def _stamp(found: os.stat_result) -> str:
+    return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}"

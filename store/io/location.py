@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,26 @@ REMOTE_SCHEMES = ("s3", "gs", "az", "memory", "http", "https")
 """URL schemes that obstore opens; ``file`` is a folder, and http is for reading only."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What a storage says of an object.
+
+    Attributes:
+        stamp: changes when the object is replaced.
+        modified: seconds since the epoch, by the storage's clock.
+    """
+
+    nbytes: int
+    stamp: str
+    modified: float
+
+
 class Location(ABC):
     """A folder of objects named by keys: relative paths with ``/``.
 
-    Safe for use from several threads. It can be sent to another process, which then uses its own credentials.
+    Safe for use from several threads. It can be sent to another process, which then uses its own credentials. Links are
+    followed wherever they lie. Every method raises LocationError, which names the place, where the storage fails or
+    refuses: that something is not there is said only where it was looked for and not found.
 
     Attributes:
         uri: absolute path or URL, without a ``/`` at its end.
@@ -34,12 +51,16 @@ class Location(ABC):
 
         Raises:
             FileNotFoundError: there is none.
-            LocationError: the storage does not answer or refuses.
         """
 
     @abstractmethod
-    def read_part(self, key: str, offset: int, nbytes: int) -> bytes:
-        """Return ``nbytes`` bytes of an object from ``offset`` on, fewer where it ends before."""
+    def read_part(self, key: str, offset: int, nbytes: int, *, stamp: str | None = None) -> bytes:
+        """Return ``nbytes`` bytes of an object from ``offset`` on, fewer where it ends before.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ObjectChangedError: it is another than the one with that stamp.
+        """
 
     @abstractmethod
     def write(self, key: str, data: bytes) -> None:
@@ -47,15 +68,29 @@ class Location(ABC):
 
     @abstractmethod
     def create(self, key: str, data: bytes) -> None:
-        """Write an object that must not be there yet.
+        """Write an object that must not be there yet, whole and to stay like `write`.
+
+        On object storage the answer to a request may be lost. So one with the same bytes that is there already counts
+        as the one that was to be created.
 
         Raises:
-            FileExistsError: it is.
+            FileExistsError: it is there.
         """
 
     @abstractmethod
-    def size(self, key: str) -> int | None:
-        """Return an object's bytes, None where there is none."""
+    def move(self, source: str, target: str) -> None:
+        """Let an object take the place of another, or a free one.
+
+        In a folder this is one step. On object storage both are there for a moment, and after a kill; then the same
+        call ends it.
+
+        Raises:
+            FileNotFoundError: the source is not there.
+        """
+
+    @abstractmethod
+    def stat(self, key: str) -> Stat | None:
+        """Return what the storage says of an object, None where there is none."""
 
     @abstractmethod
     def list(self, prefix: str = "") -> list[tuple[str, int]]:
@@ -73,9 +108,18 @@ class Location(ABC):
             FileNotFoundError: there is none.
         """
 
+    @abstractmethod
+    def below(self, prefix: str) -> Location:
+        """Return a folder of this one as a location of its own."""
+
+    def size(self, key: str) -> int | None:
+        """Return an object's bytes, None where there is none."""
+        found = self.stat(key)
+        return found.nbytes if found else None
+
     def exists(self, key: str) -> bool:
         """Whether there is such an object."""
-        return self.size(key) is not None
+        return self.stat(key) is not None
 
     def delete_below(self, folder: str) -> None:
         """Delete every object below a folder."""

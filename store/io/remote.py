@@ -5,27 +5,42 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from store.errors import LocationError
+from store.errors import LocationError, ObjectChangedError
+from store.faults import reached
 
-from .location import Location
+from .location import Location, Stat
 
 if TYPE_CHECKING:
     import zarr
+    from obstore import ObjectMeta
     from obstore.store import ObjectStore as RemoteStore
     from obstore.store import RetryConfig
 
+RETRY_S, FIRST_PAUSE_S, LONGEST_PAUSE_S = 180, 0.2, 10
+
 RETRY: RetryConfig = {
     "max_retries": 1000,
-    "retry_timeout": timedelta(minutes=3),
-    "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=10), "base": 2},
+    "retry_timeout": timedelta(seconds=RETRY_S),
+    "backoff": {
+        "init_backoff": timedelta(seconds=FIRST_PAUSE_S),
+        "max_backoff": timedelta(seconds=LONGEST_PAUSE_S),
+        "base": 2,
+    },
 }
 """Requests to a storage that does not answer are repeated for three minutes; obstore's ten tries take two seconds."""
+
+_REFUSED = re.compile(r"status code: 4(?!08|29)")
+"""In the text of an error: a storage that answers so will answer so again."""
+
+T = TypeVar("T")
 
 
 @functools.cache
@@ -70,12 +85,17 @@ class Remote(Location):
         with self._request("get", key):
             return bytes(self._store.get(self._prefix + key).bytes())
 
-    def read_part(self, key: str, offset: int, nbytes: int) -> bytes:
-        """GET a range of an object."""
+    def read_part(self, key: str, offset: int, nbytes: int, *, stamp: str | None = None) -> bytes:
+        """GET a range of an object; what the answer says of it is compared, because not every storage has If-Match."""
         if nbytes == 0:
             return b""
         with self._request("get", key):
-            return bytes(self._store.get_range(self._prefix + key, start=offset, length=nbytes))
+            if stamp is None:
+                return bytes(self._store.get_range(self._prefix + key, start=offset, length=nbytes))
+            answer = self._store.get(self._prefix + key, options={"range": (offset, offset + nbytes)})
+            if _stamp(answer.meta) != stamp:
+                raise ObjectChangedError(f"{self.show(key)}: the object was replaced since it was looked at")
+            return bytes(answer.bytes())
 
     def write(self, key: str, data: bytes) -> None:
         """PUT an object in one request, which storage makes atomic."""
@@ -86,27 +106,54 @@ class Remote(Location):
         """PUT an object on the condition that there is none."""
         from obstore.exceptions import AlreadyExistsError
 
-        with self._request("put", key):
+        def put() -> None:
             try:
                 self._store.put(self._prefix + key, data, mode="create", use_multipart=False)
             except AlreadyExistsError as error:
-                raise FileExistsError(self.show(key)) from error
+                if self.size(key) != len(data) or self.read(key) != data:
+                    raise FileExistsError(self.show(key)) from error
 
-    def size(self, key: str) -> int | None:
+        with self._request("put", key):
+            # obstore repeats only what may be done twice.
+            _again(put)
+
+    def move(self, source: str, target: str) -> None:
+        """Have the storage copy an object, then DELETE it where it was."""
+        with self._request("copy", source):
+            self._store.copy(self._prefix + source, self._prefix + target)
+        reached("move.done")
+        self.delete([source])
+
+    def stat(self, key: str) -> Stat | None:
         """HEAD an object."""
         try:
             with self._request("head", key):
-                return int(self._store.head(self._prefix + key)["size"])
+                found = self._store.head(self._prefix + key)
         except FileNotFoundError:
             return None
+        return Stat(int(found["size"]), _stamp(found), found["last_modified"].timestamp())
+
+    def below(self, prefix: str) -> Remote:
+        """Return a longer prefix."""
+        return Remote(f"{self.uri}/{prefix}")
 
     def list(self, prefix: str = "") -> list[tuple[str, int]]:
         """List objects, a thousand per request."""
-        found: list[tuple[str, int]] = []
-        with self._request("list", prefix):
+
+        def objects() -> list[tuple[str, int]]:
+            found: list[tuple[str, int]] = []
             for batch in self._store.list(self._prefix + prefix or None, chunk_size=1000):
                 found += [(str(meta["path"])[len(self._prefix) :], int(meta["size"])) for meta in batch]
-        return sorted(found)
+            return sorted(found)
+
+        try:
+            with self._request("list", prefix):
+                # obstore repeats requests, but not an answer that breaks off.
+                return _again(objects)
+        except FileNotFoundError as error:
+            if self._root.startswith("http"):
+                return []
+            raise LocationError(f"{self._root}: no such bucket", hint="make it, or correct its name") from error
 
     def delete(self, keys: Sequence[str]) -> None:
         """DELETE objects one by one, on threads: not every storage has a request for many."""
@@ -149,3 +196,22 @@ class Remote(Location):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Remote, (self.uri,)
+
+
+def _stamp(meta: ObjectMeta) -> str:
+    return meta["e_tag"] or f"{meta['last_modified'].timestamp()}-{meta['size']}"
+
+
+def _again(request: Callable[[], T]) -> T:
+    """Repeat a whole request that the network broke off, for as long as obstore repeats parts of one."""
+    from obstore.exceptions import GenericError
+
+    began, pause_s = time.monotonic(), FIRST_PAUSE_S
+    while True:
+        try:
+            return request()
+        except GenericError as error:
+            if _REFUSED.search(str(error)) or time.monotonic() + pause_s > began + RETRY_S:
+                raise
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

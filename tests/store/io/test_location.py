@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 
 import pytest
 
-from store.errors import LocationError, StoreError
+from store.errors import LocationError, ObjectChangedError, StoreError
 from store.io import remote as module
 from store.io.folder import Folder
 from store.io.location import locate
@@ -39,6 +40,12 @@ def place(request, tmp_path):
         request.getfixturevalue("s3")
         return locate(f"s3://bucket/{tmp_path.name}/store")
     return locate(f"memory://{tmp_path.name}/store")
+
+
+@pytest.fixture(params=["folder", "memory"])
+def conditional(request, tmp_path):
+    """An empty location of each kind that can refuse what is there."""
+    return locate(tmp_path / "store") if request.param == "folder" else locate(f"memory://{tmp_path.name}/store")
 
 
 def test_what_was_written_is_read_whole_and_in_part(place):
@@ -85,13 +92,47 @@ def test_it_travels_to_another_process_by_its_name(place):
     assert again.read("k") == b"v"
 
 
-@pytest.mark.parametrize("kind", ["folder", "memory"])
-def test_creating_what_is_there_is_refused(kind, tmp_path):
-    place = locate(tmp_path) if kind == "folder" else locate(f"memory://{tmp_path.name}")
-    place.create("k", b"first")
+def test_creating_what_is_there_is_refused(conditional):
+    conditional.create("deep/k", b"first")
     with pytest.raises(FileExistsError):
-        place.create("k", b"second")
-    assert place.read("k") == b"first"
+        conditional.create("deep/k", b"second")
+    assert conditional.read("deep/k") == b"first"
+    assert conditional.list() == [("deep/k", 5)]
+
+
+def test_an_object_is_moved_over_another_or_to_a_free_place(place):
+    place.write("staged/t/a", b"new")
+    place.write("staged/t/b", b"more")
+    place.write("a", b"old and longer")
+    place.move("staged/t/a", "a")
+    place.move("staged/t/b", "c/b")
+    assert [(key, place.read(key)) for key, _ in place.list()] == [("a", b"new"), ("c/b", b"more")]
+    with pytest.raises(FileNotFoundError):
+        place.move("staged/t/a", "a")
+    assert place.read("a") == b"new"
+
+
+def test_a_stamp_tells_whether_an_object_is_still_the_same(place):
+    assert place.stat("k") is None
+    place.write("k", b"0123456789")
+    seen = place.stat("k")
+    assert seen.nbytes == 10
+    assert abs(seen.modified - time.time()) < 3600
+    assert place.stat("k") == seen
+    assert place.read_part("k", 2, 3, stamp=seen.stamp) == b"234"
+    place.write("k", b"other bytes")
+    assert place.stat("k").stamp != seen.stamp
+    with pytest.raises(ObjectChangedError, match=r"k: .*replaced since"):
+        place.read_part("k", 2, 3, stamp=seen.stamp)
+    with pytest.raises(FileNotFoundError):
+        place.read_part("none", 0, 1, stamp=seen.stamp)
+
+
+def test_a_folder_below_is_a_location_of_its_own(place):
+    place.below("next/12").write("a/b", b"v")
+    assert place.list() == [("next/12/a/b", 1)]
+    assert place.below("next/12").list("a") == [("a/b", 1)]
+    assert place.below("next") == locate(f"{place.uri}/next")
 
 
 def test_a_path_a_file_url_and_a_location_name_the_same_folder(tmp_path):
