@@ -78,6 +78,16 @@ class Location(ABC):
         """
 
     @abstractmethod
+    def replace(self, key: str, data: bytes, *, stamp: str) -> None:
+        """Replace an object on the condition that it is still the one with that stamp.
+
+        A folder has no such step: the file may change in the moment between the look and the write.
+
+        Raises:
+            ObjectChangedError: it is another, or gone.
+        """
+
+    @abstractmethod
     def move(self, source: str, target: str) -> None:
         """Let an object take the place of another, or a free one.
 

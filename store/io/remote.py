@@ -20,7 +20,7 @@ from .location import Location, Stat
 
 if TYPE_CHECKING:
     import zarr
-    from obstore import ObjectMeta
+    from obstore import ObjectMeta, UpdateVersion
     from obstore.store import ObjectStore as RemoteStore
     from obstore.store import RetryConfig
 
@@ -116,6 +116,25 @@ class Remote(Location):
         with self._request("put", key):
             # obstore repeats only what may be done twice.
             _again(put)
+
+    def replace(self, key: str, data: bytes, *, stamp: str) -> None:
+        """PUT an object with If-Match; a storage that ignores this is left with the look before."""
+        from obstore.exceptions import NotFoundError, PreconditionError
+
+        changed = f"{self.show(key)}: the object was replaced since it was looked at"
+        with self._request("put", key):
+            try:
+                found = self._store.head(self._prefix + key)
+                if _stamp(found) != stamp:
+                    raise ObjectChangedError(changed)
+                version: UpdateVersion = {}
+                if found["e_tag"]:
+                    version["e_tag"] = found["e_tag"]
+                if found["version"]:
+                    version["version"] = found["version"]
+                self._store.put(self._prefix + key, data, mode=version, use_multipart=False)
+            except (NotFoundError, PreconditionError) as error:
+                raise ObjectChangedError(changed) from error
 
     def move(self, source: str, target: str) -> None:
         """Have the storage copy an object, then DELETE it where it was."""
