@@ -10,6 +10,9 @@ from collections import Counter
 KILL_AT = "MMKD_KILL_AT"
 """Environment variable: ``STEP`` or ``STEP:N`` kills the process when it reaches that step the first or N-th time."""
 
+STOP_AT = "MMKD_STOP_AT"
+"""Environment variable: like `KILL_AT`, but the process stops, until it gets SIGCONT."""
+
 MISBEHAVE_AT = "MMKD_MISBEHAVE_AT"
 """Environment variable: ``exit:KEY`` ends the process at the image of that pair, ``hang:KEY`` never returns from it, as
 a decoder of damaged images may do. ``device:KEY`` fails there and at each later image of the process, as a GPU does
@@ -21,14 +24,15 @@ _broken = threading.Event()
 
 
 def reached(step: str) -> None:
-    """Mark a step of a write; does nothing unless the environment names this step."""
-    wanted = os.environ.get(KILL_AT)
-    if wanted is None:
+    """Mark a step of a write; does nothing unless the environment names a step."""
+    wanted = {name: os.environ.get(name) for name in (KILL_AT, STOP_AT)}
+    if not any(wanted.values()):
         return
     _reached[step] += 1
-    name, _, number = wanted.partition(":")
-    if name == step and _reached[step] == int(number or 1):
-        os.kill(os.getpid(), signal.SIGKILL)
+    for variable, end in ((KILL_AT, signal.SIGKILL), (STOP_AT, signal.SIGSTOP)):
+        name, _, number = (wanted[variable] or "").partition(":")
+        if name == step and _reached[step] == int(number or 1):
+            os.kill(os.getpid(), end)
 
 
 def misbehave(key: str) -> None:

@@ -21,9 +21,18 @@ from store.corpus.image_source import ImageSource
 from store.errors import PairDecodeError
 from store.files import sweep_temporary
 from store.format.commit import valid_receipt
-from store.format.pairs import PairTable, pairs_digest
-from store.format.pixels import PixelReceipt, PixelSpec, SmallImage, commit_pixels, pixel_receipt_key, register_pixels
-from store.format.records import read_store_info
+from store.format.pairs import PairTable
+from store.format.pixels import (
+    PIXEL_SPEC_KEY,
+    PixelReceipt,
+    PixelSpec,
+    SmallImage,
+    commit_pixels,
+    pixel_receipt_key,
+    register_pixels,
+)
+from store.format.promote import recover, replace_units
+from store.format.records import read_store_info, require_present_format
 from store.io.folder import Folder
 from store.io.location import Location, locate
 from store.io.lock import exclusive
@@ -66,7 +75,7 @@ def make_pixels(
         corpus_root: where the images lie, if the corpus moved since it was indexed.
         threads: threads that read, decode and encode; one per core if left out.
         max_pixels: largest width times height that is decoded.
-        replace: drop images of another spec.
+        replace: replace images of another spec, once all new ones are there.
 
     Raises:
         SpecMismatchError: the store holds images of another spec, and ``replace`` is not given.
@@ -74,13 +83,7 @@ def make_pixels(
     """
     began = time.monotonic()
     location = locate(store)
-    info = read_store_info(location)
-    pairs, source = PairTable(location, rows=info.rows), ImageSource(corpus_root or info.corpus_root)
-
-    def is_committed(range_id: int) -> bool:
-        digest = pairs_digest(pairs.read(*info.bounds(range_id), ["key", "caption", "image_sha256"]))
-        key = pixel_receipt_key(range_id)
-        return valid_receipt(location, key, PixelReceipt, spec_hash=spec.hash, digest=digest) is not None
+    read_store_info(location)
 
     def small_image(uri: str | None, member: dict[str, Any] | None, sha256: str | None) -> SmallImage:
         try:
@@ -88,10 +91,20 @@ def make_pixels(
         except PairDecodeError as error:
             return SmallImage(reason=str(error))
 
-    with exclusive(location):
+    with exclusive(location) as lock:
+        info = read_store_info(location)
+        require_present_format(location, info)
+        pairs, source = PairTable(location, info), ImageSource(corpus_root or info.corpus_root)
         if isinstance(location, Folder):
             sweep_temporary(location.path / "pixels")
-        register_pixels(location, spec, replace=replace)
+        recover(location, guard=lock.check)
+        at = register_pixels(location, spec, replace=replace)
+        place = location.below(at)
+
+        def is_committed(range_id: int) -> bool:
+            key, digest = pixel_receipt_key(range_id), pairs.digest(*info.bounds(range_id))
+            return valid_receipt(place, key, PixelReceipt, spec_hash=spec.hash, digest=digest) is not None
+
         ranges = [range_id for range_id in range(info.ranges) if not is_committed(range_id)]
         outcome = PixelOutcome(ranges=info.ranges, found=info.ranges - len(ranges))
         with (
@@ -104,7 +117,7 @@ def make_pixels(
                 # After an error or Ctrl-C the pool cancels the rest of the range.
                 images = list(pool.map(small_image, *columns))
                 receipt = commit_pixels(
-                    location,
+                    place,
                     info=info,
                     spec=spec,
                     range_id=range_id,
@@ -112,11 +125,14 @@ def make_pixels(
                     images=images,
                     timings_s={"encode": round(time.monotonic() - range_began, 4)},
                     versions=_versions(),
+                    guard=lock.check,
                 )
                 outcome.done += 1
                 outcome.nbytes += sum(stored.nbytes for stored in receipt.objects.values())
                 outcome.bad_rows.update(bad.reason for bad in receipt.bad_rows)
                 advance(1)
+        if at:
+            replace_units(location, at, PIXEL_SPEC_KEY, guard=lock.check)
     outcome.seconds = time.monotonic() - began
     return outcome
 

@@ -55,4 +55,5 @@ def scratch_run(
         max_pixels=pipeline.max_pixels,
         corpus_root=root,
         run_id=RUN_ID,
+        prefixes=dict.fromkeys((spec.teacher for spec in specs), ""),
     )

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from store.errors import ExtractionError, LocationError
+from store.format.commit import promoted
+from store.format.promote import Guard, unguarded
 from store.format.records import Receipt, read_store_info, readable_record, receipt_key
 
 from .plan import RangeWork
@@ -24,6 +26,7 @@ class Dispatch:
     """A run's ranges and their results.
 
     Args:
+        guard: called before what a worker wrote is put where readers find it.
         on_receipts: also gets the receipts of each range.
 
     Attributes:
@@ -36,26 +39,40 @@ class Dispatch:
         work: Sequence[RangeWork],
         tracker: Tracker,
         *,
+        guard: Guard = unguarded,
         on_receipts: Callable[[Sequence[Receipt]], object] = lambda _receipts: None,
     ) -> None:
-        self._spec, self._tracker, self._on_receipts = spec, tracker, on_receipts
+        self._spec, self._tracker, self._guard, self._on_receipts = spec, tracker, guard, on_receipts
         info = read_store_info(spec.store)
         rows = {item.range_id: range(*info.bounds(item.range_id)) for item in work}
         self.schedule = Schedule(work, rows=rows, settings=spec.settings)
 
     def done(self, worker: str, receipts: Sequence[Receipt], *, now: float) -> None:
-        """Count a task that a worker did."""
+        """Put a task's units where readers find them, and count it."""
+        try:
+            receipts = [self._promoted(receipt) for receipt in receipts]
+        except LocationError as error:
+            self._fail(worker, Failure.ERROR, str(error))
+            return
         self.schedule.done(worker, now=now)
         self._on_receipts(receipts)
         self._tracker.note(receipts)
 
     def failed(self, worker: str, failure: Failure, why: str, *, now: float) -> None:
         """Have a worker's task tried again, searched for killer rows, or given up, unless all of it was committed."""
-        task, attempts = self.schedule.task_of(worker), self._spec.settings.attempts
+        task = self.schedule.task_of(worker)
         if receipts := committed_by_run(self._spec, task):
             log.info("range %d: all of it was committed, then: %s", task.range_id, why)
             self.done(worker, receipts, now=now)
             return
+        self._fail(worker, failure, why)
+
+    def _promoted(self, receipt: Receipt) -> Receipt:
+        key = receipt_key(receipt.teacher, receipt.range)
+        return promoted(self._spec.place(receipt.teacher), receipt, key, guard=self._guard)
+
+    def _fail(self, worker: str, failure: Failure, why: str) -> None:
+        task, attempts = self.schedule.task_of(worker), self._spec.settings.attempts
         self.schedule.failed(worker, failure, why)
         self._tracker.outcome.failed.update(self.schedule.given_up)
         if task.probe is None:
@@ -79,7 +96,7 @@ def committed_by_run(spec: RunSpec, task: Task) -> list[Receipt]:
     if task.probe is not None:
         return []
     try:
-        found = [readable_record(spec.store, receipt_key(name, task.range_id), Receipt) for name in task.teachers]
+        found = [readable_record(spec.place(name), receipt_key(name, task.range_id), Receipt) for name in task.teachers]
     except LocationError:
         return []
     receipts = [receipt for receipt in found if receipt and receipt.run_id == spec.run_id]
@@ -89,7 +106,7 @@ def committed_by_run(spec: RunSpec, task: Task) -> list[Receipt]:
 ME = "this process"
 
 
-def execute_here(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker) -> None:
+def execute_here(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker, guard: Guard = unguarded) -> None:
     """Do every range in this process, one after the other.
 
     No other process watches this one: a row that kills or hangs it ends the run.
@@ -97,7 +114,7 @@ def execute_here(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker) -> 
     Raises:
         ExtractionError: this process can no longer use the device.
     """
-    worker, dispatch = build_worker(spec), Dispatch(spec, work, tracker)
+    worker, dispatch = build_worker(spec), Dispatch(spec, work, tracker, guard=guard)
     tracker.workers(ready=1, starting=0, busy=1)
     while (task := dispatch.schedule.take(ME, now=time.monotonic())) is not None:
         try:

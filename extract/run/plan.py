@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from pydantic import BaseModel, Field
 
 from store.check.quarantine import marked
 from store.errors import StoreError
-from store.format.pairs import PairTable, pairs_digest
+from store.format.pairs import PairTable
 from store.format.records import (
     KNOWN_UNITS_KEY,
     Receipt,
@@ -132,11 +133,27 @@ class Plan:
     known: KnownUnits
 
 
-def plan(store: Location, *, info: StoreInfo, pairs: PairTable, specs: Mapping[str, Spec]) -> Plan:
-    """Find the units that have no valid receipt or are marked to be done again. Writes nothing."""
-    known, again = KnownUnits.read(store), marked(store)
+def plan(
+    store: Location,
+    *,
+    info: StoreInfo,
+    pairs: PairTable,
+    specs: Mapping[str, Spec],
+    prefixes: Mapping[str, str] = MappingProxyType({}),
+) -> Plan:
+    """Find the units that have no valid receipt or are marked to be done again. Writes nothing.
+
+    Args:
+        prefixes: by teacher, where in the store its units are committed, if not in the store itself.
+    """
+    known = KnownUnits.read(store)
+    places = {name: store.below(prefixes.get(name, "")) for name in specs}
     hashes = {name: spec.hash for name, spec in specs.items()}
-    listed = listed_receipts(store, info, specs)
+    again, listed = set(), {}
+    for place in {*places.values()}:
+        here = [name for name in specs if places[name] == place]
+        again |= {unit for unit in marked(place) if unit[0] in here}
+        listed |= listed_receipts(place, info, here)
     valid = {
         unit
         for unit, size in listed.items()
@@ -145,7 +162,7 @@ def plan(store: Location, *, info: StoreInfo, pairs: PairTable, specs: Mapping[s
     unread = sorted(listed.keys() - valid, key=lambda unit: unit[::-1])
     for first in range(0, len(unread), READ_AT_ONCE):
         sizes = {unit: listed[unit] for unit in unread[first : first + READ_AT_ONCE]}
-        valid |= _read(store, sizes, info=info, pairs=pairs, hashes=hashes, known=known)
+        valid |= _read(places, sizes, info=info, pairs=pairs, hashes=hashes, known=known)
     valid -= again
     work = []
     for range_id in range(info.ranges):
@@ -163,7 +180,7 @@ def listed_receipts(store: Location, info: StoreInfo, teachers: Collection[str])
 
 
 def _read(
-    store: Location,
+    places: Mapping[str, Location],
     sizes: Mapping[Unit, int],
     *,
     info: StoreInfo,
@@ -172,7 +189,7 @@ def _read(
     known: KnownUnits,
 ) -> set[Unit]:
     """Read the receipts of some units; note the valid ones in ``known`` and return their units."""
-    receipts = fetch_all(lambda unit: readable_record(store, receipt_key(*unit), Receipt), sizes)
+    receipts = fetch_all(lambda unit: readable_record(places[unit[0]], receipt_key(*unit), Receipt), sizes)
     valid, digests = set(), {}
     for (name, range_id), receipt in zip(sizes, receipts, strict=True):
         start, stop = info.bounds(range_id)
@@ -180,7 +197,7 @@ def _read(
             continue
         if receipt.pairs_digest != known.digest(range_id, stop=stop):
             if range_id not in digests:
-                digests[range_id] = pairs_digest(pairs.read(start, stop, ["key", "caption", "image_sha256"]))
+                digests[range_id] = pairs.digest(start, stop)
             if receipt.pairs_digest != digests[range_id]:
                 continue
         known.add(receipt, size=sizes[name, range_id])

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from extract.config import ExtractPipeline
@@ -17,7 +18,8 @@ from store.files import sweep_temporary
 from store.format.arrays import ZARR_FOLDER
 from store.format.commit import register_teacher
 from store.format.pairs import PairTable
-from store.format.records import read_store_info
+from store.format.promote import Guard, lacking, recover, replace_units
+from store.format.records import Spec, read_store_info, receipt_key, require_present_format, spec_key
 from store.io.folder import Folder
 from store.io.location import Location, locate
 from store.io.lock import exclusive
@@ -31,7 +33,7 @@ log = logging.getLogger(__name__)
 RAY_PACKAGE = "/_ray_pkg_"
 """Part of the path of what ``ray job submit --working-dir`` uploads."""
 
-Execute = Callable[[RunSpec, Sequence[RangeWork], Tracker], None]
+Execute = Callable[[RunSpec, Sequence[RangeWork], Tracker, Guard], None]
 """Has every range done and gives the tracker each range's receipts: in this process, or on Ray."""
 
 
@@ -41,7 +43,7 @@ def run(
     """Complete a store.
 
     Args:
-        replace: teachers whose stored features may be dropped if they have another spec.
+        replace: teachers whose stored features are replaced if they have another spec, once all new ones are there.
 
     Raises:
         ExtractionError: too large a share of the rows is bad.
@@ -54,13 +56,19 @@ def run(
     specs = {
         name: teacher_spec(name, entry, stored_dtype=pipeline.store.dtype) for name, entry in pipeline.teachers.items()
     }
-    with exclusive(store):
+    with exclusive(store) as lock:
+        # Read again: another writer may have appended rows before this one had the lock.
+        info = read_store_info(store)
+        require_present_format(store, info)
         if isinstance(store, Folder):
             for folder in (ZARR_FOLDER, "receipts", "specs", "runs"):
                 sweep_temporary(store.path / folder)
-        for name, spec in specs.items():
-            register_teacher(store, spec, info=info, replace=name in replace)
-        planned = plan(store, info=info, pairs=PairTable(store, rows=info.rows), specs=specs)
+        recover(store, guard=lock.check)
+        prefixes = {
+            name: register_teacher(store, spec, info=info, replace=name in replace) for name, spec in specs.items()
+        }
+        pairs = PairTable(store, info)
+        planned = plan(store, info=info, pairs=pairs, specs=specs, prefixes=prefixes)
         planned.known.write(store)
         outcome = Outcome(units=planned.units, found=planned.committed)
         if planned.work:
@@ -71,6 +79,7 @@ def run(
                 settings=pipeline.extract,
                 max_pixels=pipeline.max_pixels,
                 corpus_root=str(corpus_root or info.corpus_root),
+                prefixes=prefixes,
                 run_id=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}",
             )
             counts = (outcome.units - outcome.found, outcome.units, len(planned.work))
@@ -79,13 +88,27 @@ def run(
             tracker = Tracker(outcome, run_id=run_spec.run_id, max_bad_fraction=limit, on_receipt=planned.known.add)
             try:
                 with tracker.published(store, interval_s=interval_s):
-                    execute(run_spec, planned.work, tracker)
+                    execute(run_spec, planned.work, tracker, lock.check)
             finally:
                 planned.known.write(store)
                 outcome.seconds = time.monotonic() - began
                 write_report(store, outcome, run_id=run_spec.run_id, resolved=dump_resolved(pipeline))
+        for name, at in prefixes.items():
+            if at:
+                _replace(store, specs[name], at, info=info, pairs=pairs, guard=lock.check)
     outcome.seconds = time.monotonic() - began
     return outcome
+
+
+def _replace(store: Location, spec: Spec, at: str, *, info: StoreInfo, pairs: PairTable, guard: Guard) -> None:
+    """Let a teacher's new model take the place of the old one if all its ranges are there."""
+    missing = lacking(store.below(at), partial(receipt_key, spec.teacher), info=info, pairs=pairs, spec_hash=spec.hash)
+    if missing:
+        counts = (spec.teacher, info.ranges - missing, info.ranges)
+        log.warning("%s: %d of %d ranges of the new model are there; readers see the old one until all are", *counts)
+        return
+    replace_units(store, at, spec_key(spec.teacher), guard=guard)
+    log.info("%s: the new model has replaced the old one", spec.teacher)
 
 
 def _refuse_copies(pipeline: ExtractPipeline, store: Location) -> None:

@@ -23,6 +23,7 @@ class RunSpec:
 
     Attributes:
         max_pixels: largest width times height that is decoded.
+        prefixes: by teacher, where in the store its units are committed; empty for the store itself.
     """
 
     store: Location
@@ -32,6 +33,11 @@ class RunSpec:
     max_pixels: int
     corpus_root: str
     run_id: str
+    prefixes: Mapping[str, str]
+
+    def place(self, teacher: str) -> Location:
+        """Return where the units of a teacher are committed."""
+        return self.store.below(self.prefixes[teacher])
 
 
 def build_worker(spec: RunSpec) -> Worker:
@@ -47,7 +53,7 @@ def build_worker(spec: RunSpec) -> Worker:
     torch.set_num_threads(spec.settings.threads_per_worker)
     info, device = read_store_info(spec.store), spec.settings.device
     return Worker(
-        store=spec.store,
+        places={name: spec.place(name) for name in spec.specs},
         info=info,
         pairs=PairTable(spec.store, rows=info.rows),
         decoder=Decoder(

@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 
 from extract.teachers.base import FrozenTeacher
-from store.format.commit import Circumstances, UnitFeatures, commit_unit, valid_receipt
+from store.format.commit import Circumstances, UnitFeatures, valid_receipt, write_unit
 from store.format.pairs import PairTable, pairs_digest, strings
 from store.format.records import Receipt, Status, StoreInfo, receipt_key
 from store.io.location import Location
@@ -84,6 +84,7 @@ class Worker:
     """Runs teachers over ranges of a store.
 
     Attributes:
+        places: where the units of each teacher are committed.
         decoder: counts its batches from the range's first image, so that features do not depend on which worker does
             which range.
         device, run_id: for the receipts.
@@ -91,7 +92,7 @@ class Worker:
         teacher_s: seconds so far by teacher and stage.
     """
 
-    store: Location
+    places: Mapping[str, Location]
     info: StoreInfo
     pairs: PairTable
     decoder: Decoder
@@ -105,7 +106,7 @@ class Worker:
     def run(
         self, range_id: int, names: Sequence[str], *, attempt: int = 1, killers: Mapping[int, str] | None = None
     ) -> list[Receipt]:
-        """Extract one range with the named teachers and commit each one's unit.
+        """Extract one range with the named teachers and write each one's unit, which `Dispatch.done` then promotes.
 
         Args:
             attempt: counted from 1, for the receipt.
@@ -131,8 +132,8 @@ class Worker:
                 versions={package: importlib.metadata.version(package) for package in PACKAGES},
             )
             with clock("write"):
-                found[teacher.name] = commit_unit(
-                    self.store,
+                found[teacher.name] = write_unit(
+                    self.places[teacher.name],
                     info=self.info,
                     spec=teacher.spec,
                     range_id=range_id,
@@ -150,10 +151,15 @@ class Worker:
     def _committed(self, range_id: int, names: Sequence[str], pairs: pa.Table) -> dict[str, Receipt]:
         """Return what an earlier attempt committed before it failed."""
         digest = pairs_digest(pairs)
-        hashes = {name: self.teachers[name].spec.hash for name in names}
         receipts = {
-            name: valid_receipt(self.store, receipt_key(name, range_id), Receipt, spec_hash=spec_hash, digest=digest)
-            for name, spec_hash in hashes.items()
+            name: valid_receipt(
+                self.places[name],
+                receipt_key(name, range_id),
+                Receipt,
+                spec_hash=self.teachers[name].spec.hash,
+                digest=digest,
+            )
+            for name in names
         }
         return {name: receipt for name, receipt in receipts.items() if receipt and receipt.run_id == self.run_id}
 

@@ -10,6 +10,7 @@ import json
 import math
 from typing import Any, Literal, TypeAlias, get_args
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import zarr
@@ -49,9 +50,10 @@ def create_arrays(location: Location, spec: Spec, *, info: StoreInfo) -> None:
     for key, data in _metadata(spec, info).items():
         name, expected = key.split("/")[-2], json.loads(data).get("shape")
         try:
-            shape = json.loads(location.read(key)).get("shape")
+            stored = json.loads(location.read(key))
         except FileNotFoundError:
-            shape = None
+            stored = {}
+        shape = stored.get("shape")
         if expected is None and location.exists(key):
             continue
         if shape is not None and (shape[1:] != expected[1:] or shape[0] > info.rows):
@@ -59,8 +61,9 @@ def create_arrays(location: Location, spec: Spec, *, info: StoreInfo) -> None:
                 f"{location}: {spec.teacher}/{name} has shape {tuple(shape)}, expected {tuple(expected)}",
                 hint="python -m extract run --replace TEACHER drops a teacher's features and makes them anew",
             )
-        if shape != expected or shape is None:
-            # New, or rows were appended: growing changes the metadata alone, the partial last shard is made anew.
+        if shape != expected or shape is None or "dimension_names" not in stored:
+            # New, of format 1, or rows were appended: growing changes the metadata alone, the partial last shard is
+            # made anew.
             location.write(key, data)
 
 
@@ -86,6 +89,7 @@ def _metadata(spec: Spec, info: StoreInfo) -> dict[str, bytes]:
             dtype=dtype_of(name, spec.stored_dtype),
             compressors=None,
             fill_value=0,
+            dimension_names=("row", *("feature" for _ in tail)),
             config={"write_empty_chunks": True},
         )
     return {f"{ZARR_FOLDER}/{key}": bytes(value.to_bytes()) for key, value in objects.items()}
@@ -114,6 +118,17 @@ def encode_shard(
     shard[rows_bytes : chunks * chunk_bytes] = 0
     shard[chunks * chunk_bytes :] = np.frombuffer(index, np.uint8)
     return shard.tobytes()
+
+
+def checksum(data: bytes | memoryview | npt.NDArray[np.uint8]) -> str:
+    """Return the CRC-32C of some bytes, as receipts have it; a buffer must be read-only."""
+    return f"{google_crc32c.value(data):08x}"
+
+
+def chunk_checksums(shard: bytes, spec: Spec, *, rows: int, info: StoreInfo) -> list[str]:
+    """Return the CRC-32C of each chunk of a shard of features that holds some of its rows."""
+    chunk_bytes = info.chunk_rows * spec.embed_dim * np.dtype(spec.stored_dtype).itemsize
+    return [checksum(shard[k * chunk_bytes : (k + 1) * chunk_bytes]) for k in range(-(-rows // info.chunk_rows))]
 
 
 def quantised(features_ND: npt.NDArray[np.generic]) -> npt.NDArray[np.int8]:
@@ -194,6 +209,21 @@ def decode_index(data: npt.NDArray[np.uint8], *, chunk_bytes: int, end: int) -> 
             f"bytes before byte {end}"
         )
     return np.where(there, index_K2[:, 0], _ABSENT).astype(np.int64)
+
+
+def in_order(shard: bytes, dtype: str, *, width: int, rows: int, info: StoreInfo) -> bytes:
+    """Return a shard whose chunks lie one after the other, as format 2 asks for; format 1 allowed any order.
+
+    Raises:
+        ValueError: it is no shard of that many rows.
+    """
+    chunks, chunk_bytes = -(-rows // info.chunk_rows), info.chunk_rows * width * np.dtype(dtype).itemsize
+    index, end = encode_index(chunks, chunk_bytes=chunk_bytes, info=info), len(shard) - index_bytes(info)
+    if end < 0:
+        raise ValueError(f"it has {len(shard)} bytes, too few for an index of {chunks_of(info)} chunks")
+    offsets_K = decode_index(np.frombuffer(shard, np.uint8)[end:], chunk_bytes=chunk_bytes, end=end)[:chunks]
+    found = (shard[offset : offset + chunk_bytes] if offset >= 0 else bytes(chunk_bytes) for offset in offsets_K)
+    return b"".join([*found, index])
 
 
 def rows_in_order(

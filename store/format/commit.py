@@ -1,13 +1,15 @@
-"""Commits a unit: whole shards, then the receipt, so that a kill between any two steps loses one unit at most."""
+"""Commits a unit: whole shards, then the receipt that names them. Nothing that is there is overwritten."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +19,18 @@ from store.errors import CorruptChunkError, SpecMismatchError, StoreError
 from store.faults import reached
 from store.io.location import Location
 
-from .arrays import ZARR_FOLDER, ArrayName, create_arrays, encode_shard, shard_key
+from .arrays import (
+    ZARR_FOLDER,
+    ArrayName,
+    Side,
+    checksum,
+    chunk_checksums,
+    create_arrays,
+    encode_shard,
+    shard_key,
+)
 from .pairs import pairs_digest
+from .promote import STAGED_FOLDER, Guard, next_folder, promote, unguarded
 from .records import (
     RETRY_FOLDER,
     BadRow,
@@ -31,6 +43,7 @@ from .records import (
     read_record,
     readable_record,
     receipt_key,
+    record_bytes,
     spec_key,
     write_record,
 )
@@ -69,11 +82,13 @@ class Circumstances:
     versions: dict[str, str]
 
 
-def register_teacher(location: Location, spec: Spec, *, info: StoreInfo, replace: bool = False) -> None:
-    """Make a store ready for a teacher's features.
+def register_teacher(location: Location, spec: Spec, *, info: StoreInfo, replace: bool = False) -> str:
+    """Make a store ready for a teacher's features, and return the prefix below which they are committed.
+
+    The prefix is empty, or that of a new model: readers see the old one until `promote.replace_units` is called.
 
     Args:
-        replace: drop the teacher's features if they are of another spec.
+        replace: features of another spec are to be replaced.
 
     Raises:
         SpecMismatchError: the store holds features of another spec, and ``replace`` is not given.
@@ -83,26 +98,28 @@ def register_teacher(location: Location, spec: Spec, *, info: StoreInfo, replace
             f"{spec.teacher!r} cannot name a teacher in a store: letters, digits, _, - and . only, the first no sign"
         )
     key, receipts = spec_key(spec.teacher), f"receipts/{spec.teacher}"
-    if location.exists(key):
-        stored = read_record(location, key, Spec)
-        if stored.hash == spec.hash:
-            create_arrays(location, spec, info=info)
-            return
-        if not replace:
-            changes = "\n  ".join(spec.difference(stored))
-            raise SpecMismatchError(
-                f"{location} holds features of another {spec.teacher} than the one to be run:\n  {changes}",
-                hint=f"--replace {spec.teacher} drops the stored features and makes them anew; "
-                "or list the new one under a name of its own",
-            )
-        # Receipts are deleted first: from here on nothing of the old spec counts as committed.
-        location.delete_below(receipts)
-        location.delete([key])
+    stored = read_record(location, key, Spec) if location.exists(key) else None
+    if stored and stored.hash == spec.hash:
+        create_arrays(location, spec, info=info)
+        return ""
+    if stored and not replace:
+        changes = "\n  ".join(spec.difference(stored))
+        raise SpecMismatchError(
+            f"{location} holds features of another {spec.teacher} than the one to be run:\n  {changes}",
+            hint=f"--replace {spec.teacher} makes them anew and replaces the stored ones when all are there; "
+            "or list the new one under a name of its own",
+        )
+    if stored and location.list(receipts):
+        at = next_folder(spec.hash)
+        create_arrays(location.below(at), spec, info=info)
+        write_record(location.below(at), key, spec)
+        return at
     if not location.list(receipts):
-        # An interrupted replacement left arrays without spec and receipts.
+        # Arrays without receipts: of a spec of which nothing was committed, or left by a removal that was killed.
         location.delete_below(f"{ZARR_FOLDER}/{spec.teacher}")
     create_arrays(location, spec, info=info)
     write_record(location, key, spec)
+    return ""
 
 
 def valid_receipt(
@@ -122,8 +139,11 @@ def commit_unit(
     pairs: pa.Table,
     features: UnitFeatures,
     circumstances: Circumstances,
+    guard: Guard = unguarded,
 ) -> Receipt:
     """Write one unit and return its receipt; what is already committed is left alone, unless it is marked for a retry.
+
+    For the holder of the lock; others call `write_unit`.
 
     Args:
         location: the store's, with the teacher registered.
@@ -132,15 +152,48 @@ def commit_unit(
     Raises:
         CorruptChunkError: an object read back is not what was written.
     """
+    receipt = write_unit(
+        location,
+        info=info,
+        spec=spec,
+        range_id=range_id,
+        pairs=pairs,
+        features=features,
+        circumstances=circumstances,
+        guard=guard,
+    )
+    return promoted(location, receipt, receipt_key(spec.teacher, range_id), guard=guard)
+
+
+def promoted(location: Location, receipt: Committed, receipt_at: str, *, guard: Guard) -> Committed:
+    """Put a unit that was written beside the store's own objects in its place, and return its receipt there."""
+    if receipt.at is None:
+        return receipt
+    promote(location, receipt.at, receipt_at, guard=guard)
+    return receipt.model_copy(update={"at": None})
+
+
+def write_unit(
+    location: Location,
+    *,
+    info: StoreInfo,
+    spec: Spec,
+    range_id: int,
+    pairs: pa.Table,
+    features: UnitFeatures,
+    circumstances: Circumstances,
+    guard: Guard = unguarded,
+) -> Receipt:
+    """Write one unit as `commit_unit` does, and overwrite nothing.
+
+    A unit that is there in whatever state is left as it is. The new one then lies below the receipt's ``at``, and
+    counts when the holder of the lock calls `promoted`.
+    """
     began = time.perf_counter()
     digest = pairs_digest(pairs)
     receipt_at = receipt_key(spec.teacher, range_id)
-    # Asked before the receipt is read: one that appears later is another worker's commit of this unit, and must stay.
-    outdated = location.exists(receipt_at)
     existing = valid_receipt(location, receipt_at, Receipt, spec_hash=spec.hash, digest=digest)
-    mark = receipt_key(spec.teacher, range_id, folder=RETRY_FOLDER)
-    again = location.exists(mark)
-    if existing and not again:
+    if existing and not location.exists(receipt_key(spec.teacher, range_id, folder=RETRY_FOLDER)):
         return existing
     features = _without_non_finite(features)
     objects = {
@@ -151,6 +204,9 @@ def commit_unit(
     truncated = None if features.truncated is None else features.truncated & (features.status == Status.OK)
 
     def describe(stored: dict[str, StoredObject]) -> Receipt:
+        for key in (shard_key(spec.teacher, name, range_id) for name in get_args(Side)):
+            chunks = chunk_checksums(objects[key], spec, rows=stop - start, info=info)
+            stored[key] = stored[key].model_copy(update={"chunk_crc32c": chunks})
         return Receipt(
             teacher=spec.teacher,
             range=range_id,
@@ -171,9 +227,7 @@ def commit_unit(
             truncated_captions=None if truncated is None else int(truncated.sum()),
         )
 
-    receipt = commit_objects(location, receipt_at, objects, describe, outdated=outdated)
-    if again:
-        location.delete([mark])
+    receipt = commit_objects(location, receipt_at, objects, describe, guard=guard)
     reached("commit.done")
     return receipt
 
@@ -184,24 +238,42 @@ def commit_objects(
     objects: Mapping[str, bytes],
     describe: Callable[[dict[str, StoredObject]], Committed],
     *,
-    outdated: bool,
+    guard: Guard,
 ) -> Committed:
-    """Write the objects of a unit, and last the receipt that commits them.
+    """Create the objects of a unit, and last the receipt that commits them.
+
+    If one of them is there already, all are created below a prefix of this attempt, and the receipt that is returned
+    names it. Two attempts so never share an object.
 
     Args:
         describe: makes the receipt of the objects that were written.
-        outdated: a receipt is there already. It is deleted first, or it would vouch for a mixture of old and new.
 
     Raises:
         CorruptChunkError: an object read back is not what was written.
     """
     reached("commit.begin")
-    if outdated:
-        location.delete([receipt_at])
-    stored = {key: _put_object(location, key, data) for key, data in objects.items()}
+    if not location.exists(receipt_at):
+        try:
+            return _create_unit(location, receipt_at, objects, describe, guard)
+        except FileExistsError:
+            pass  # left by an attempt that was killed, or written by one that goes on elsewhere
+    at = f"{STAGED_FOLDER}/{secrets.token_hex(8)}"
+    receipt = _create_unit(location.below(at), receipt_at, objects, describe, guard)
+    return receipt.model_copy(update={"at": at})
+
+
+def _create_unit(
+    location: Location,
+    receipt_at: str,
+    objects: Mapping[str, bytes],
+    describe: Callable[[dict[str, StoredObject]], Committed],
+    guard: Guard,
+) -> Committed:
+    stored = {key: _create_object(location, key, data) for key, data in objects.items()}
     reached("commit.objects")
     receipt = describe(stored)
-    write_record(location, receipt_at, receipt)
+    guard()
+    location.create(receipt_at, record_bytes(receipt))
     return receipt
 
 
@@ -228,16 +300,16 @@ def _arrays(features: UnitFeatures) -> dict[ArrayName, npt.NDArray[np.generic]]:
     return {"image": features.image, "text": features.text, "similarity": similarity, "status": features.status}
 
 
-def _put_object(location: Location, key: str, data: bytes) -> StoredObject:
-    """Write an object, read it back and return what a receipt says of it."""
+def _create_object(location: Location, key: str, data: bytes) -> StoredObject:
+    """Create an object, read it back and return what a receipt says of it."""
     digest = hashlib.sha256(data).hexdigest()
-    location.write(key, data)
+    location.create(key, data)
     reached("commit.object")
     if location.read(key) != data:
         raise CorruptChunkError(
             f"{location.show(key)}: what was read back is not what was written", hint="check the disk"
         )
-    return StoredObject(nbytes=len(data), sha256=digest)
+    return StoredObject(nbytes=len(data), sha256=digest, crc32c=checksum(data))
 
 
 def status_counts(status: npt.NDArray[np.uint8]) -> dict[str, int]:

@@ -22,8 +22,9 @@ from store.config.pipeline_file import Section
 from store.errors import SpecMismatchError
 from store.io.location import Location
 
-from .commit import bad_rows, commit_objects, status_counts, timestamp, valid_receipt
+from .commit import bad_rows, commit_objects, promoted, status_counts, timestamp, valid_receipt
 from .pairs import pairs_digest
+from .promote import Guard, next_folder, unguarded
 from .records import RangeReceipt, Record, Status, StoredObject, StoreInfo, read_record, write_record
 
 PIXEL_SPEC_KEY = "pixels/spec.json"
@@ -123,30 +124,30 @@ class SmallImage:
         return Status.BAD_IMAGE if self.data is None else Status.OK
 
 
-def register_pixels(location: Location, spec: PixelSpec, *, replace: bool = False) -> None:
-    """Make a store ready for images of a spec.
+def register_pixels(location: Location, spec: PixelSpec, *, replace: bool = False) -> str:
+    """Make a store ready for images of a spec, and return the prefix below which they are committed.
+
+    The prefix is empty, or that of a new spec: readers see the old images until `promote.replace_units` is called.
 
     Args:
-        replace: drop the images that are there if they are of another spec.
+        replace: images of another spec are to be replaced.
 
     Raises:
         SpecMismatchError: there are images of another spec, and ``replace`` is not given.
     """
-    if location.exists(PIXEL_SPEC_KEY):
-        stored = read_record(location, PIXEL_SPEC_KEY, PixelSpec)
-        if stored.hash == spec.hash:
-            return
-        if not replace:
-            raise SpecMismatchError(
-                f"{location} holds images of another kind than the one asked for:\n"
-                f"  {_shown(spec)} here, {_shown(stored)} there",
-                hint="--replace drops the stored images and makes them anew; or change pixels: in the pipeline",
-            )
-        # Receipts are deleted first: from here on none of the old images counts as committed.
-        location.delete_below(PIXEL_RECEIPTS)
-        location.delete([PIXEL_SPEC_KEY])
-    location.delete_below("pixels")
-    write_record(location, PIXEL_SPEC_KEY, spec)
+    stored = read_record(location, PIXEL_SPEC_KEY, PixelSpec) if location.exists(PIXEL_SPEC_KEY) else None
+    if stored and stored.hash == spec.hash:
+        return ""
+    if stored and not replace:
+        raise SpecMismatchError(
+            f"{location} holds images of another kind than the one asked for:\n"
+            f"  {_shown(spec)} here, {_shown(stored)} there",
+            hint="--replace makes them anew and replaces the stored ones when all are there; or change pixels: in the "
+            "pipeline",
+        )
+    at = next_folder(spec.hash) if stored else ""
+    write_record(location.below(at) if at else location, PIXEL_SPEC_KEY, spec)
+    return at
 
 
 def _shown(spec: PixelSpec) -> str:
@@ -164,6 +165,7 @@ def commit_pixels(
     images: Sequence[SmallImage],
     timings_s: dict[str, float],
     versions: dict[str, str],
+    guard: Guard = unguarded,
 ) -> PixelReceipt:
     """Write the images of one range and return their receipt; what is already committed is left alone.
 
@@ -199,7 +201,8 @@ def commit_pixels(
         )
 
     objects = {pixels_key(range_id): encode_range(images, start=start, chunk_rows=info.chunk_rows)}
-    return commit_objects(location, receipt_at, objects, describe, outdated=True)
+    receipt = commit_objects(location, receipt_at, objects, describe, guard=guard)
+    return promoted(location, receipt, receipt_at, guard=guard)
 
 
 def encode_range(images: Sequence[SmallImage], *, start: int, chunk_rows: int) -> bytes:

@@ -40,9 +40,9 @@ def members_of(number):
 class Units:
     """One store, and what was committed to it."""
 
-    def __init__(self, path, info):
+    def __init__(self, path, info, *, pairs=None):
         self.path, self.info, self.location = path, info, locate(path)
-        self.pairs = PairTable(self.location, rows=info.rows)
+        self.pairs = pairs or PairTable(self.location, info)
 
     def spec(self, teacher="alpha", **changes):
         fields = {

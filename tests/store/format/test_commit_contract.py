@@ -1,18 +1,17 @@
 """The contract of a commit: a kill at any step leaves readers the old unit, the new unit or nothing, never a mixture.
 
-A process of its own does each commit once per step of `store.faults` that the commit reaches, each time in a fork that
-kills itself there. Afterwards the same commands are run again, and have to end at the new unit.
+In a folder a process of its own does each commit once per step of `store.faults` that the commit reaches, each time in
+a fork that kills itself there. On object storage the commit ends before each of its requests that change something.
+Afterwards the same commands are run again, and have to end at the new unit.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +20,21 @@ import pytest
 from store import faults
 from store.check.quarantine import find_retries, mark, marked
 from store.check.verify import verify
+from store.format.arrays import shard_key
 from store.format.commit import UnitFeatures, register_teacher
-from store.format.records import Status, read_store_info
+from store.format.promote import recover, replace_units, unguarded
+from store.format.records import Status, read_store_info, receipt_key, spec_key
 from store.io.location import locate
 from store.read.chunks import ChunkReader
 from store.read.reader import FeatureStore
 from tests.store import damage
 from tests.store.conftest import Units
+from tests.store.dying import Dying, Killed
 
 pytestmark = pytest.mark.end_to_end
 
 ROOT = Path(__file__).parents[3]
-RANGE = 2
+LAST = 2
 """The last range, which may grow."""
 
 OLD, NEW = 0, 1
@@ -40,39 +42,24 @@ OLD, NEW = 0, 1
 
 ALLOWED = {
     "first commit": {"nothing", "new"},
-    # Today the outdated receipt is deleted before anything is written: a kill in between takes the old rows away.
-    "retry": {"old", "nothing", "new"},
-    "outdated pairs": {"old", "nothing", "new"},
-    "outdated spec": {"old", "nothing", "new"},
-    "grown range": {"old", "nothing", "new"},
+    "first commit over leftovers": {"nothing", "new"},
+    "retry": {"old", "new"},
+    "outdated pairs": {"nothing", "new"},  # features of other pairs are no features of these
+    "grown range": {"old", "new"},
+    "another spec": {"old", "new"},
 }
 """The outcomes that a reader may see after a kill, by the store's content before the commit."""
 
-UNIT = {"commit.begin": 1, "commit.object": 4, "commit.objects": 1, "commit.done": 1}
-WRITES = {"first commit": 5, "retry": 5, "outdated pairs": 5, "outdated spec": 11, "grown range": 9}
-"""Four shards and the receipt; metadata of the arrays that grow, or of all and the group, and the spec."""
 
-DELETES = {"retry": 2, "outdated pairs": 1, "outdated spec": 11, "grown range": 1}
-"""The receipt; the retry mark; with another spec also the spec, five metadata and four shards."""
-
-CASES = [
-    (situation, f"{step}:{number}")
-    for situation in ALLOWED
-    for step, count in {
-        **UNIT,
-        "write.temporary": WRITES[situation],
-        "write.replaced": WRITES[situation],
-        "delete.done": DELETES.get(situation, 0),
-    }.items()
-    for number in range(1, count + 1)
-]
+def ranges_of(situation):
+    return range(LAST + 1) if situation == "another spec" else [LAST]
 
 
-def features(units, seed, *, rows=None, width=6):
-    """Features of the last range, with one row that is not ok."""
-    start, stop = units.info.bounds(RANGE)
+def features(units, range_id, seed, *, rows=None, width=6):
+    """Features of a range, with one row that is not ok."""
+    start, stop = units.info.bounds(range_id)
     rows = stop - start if rows is None else rows
-    drawn = np.random.default_rng(seed).normal(size=(2, rows, width))
+    drawn = np.random.default_rng([seed, range_id]).normal(size=(2, rows, width))
     image, text = (drawn / np.linalg.norm(drawn, axis=2, keepdims=True)).astype(np.float32)
     status = np.full(rows, Status.OK, np.uint8)
     status[seed] = Status.KILLER_ROW
@@ -80,69 +67,67 @@ def features(units, seed, *, rows=None, width=6):
 
 
 def new_spec(units, situation):
-    return units.spec(embed_dim=7) if situation == "outdated spec" else units.spec()
+    return units.spec(embed_dim=7) if situation == "another spec" else units.spec()
 
 
 def prepare(units, situation):
-    """Bring a store to where a commit of the last range has to be done."""
+    """Bring a store to where a commit has to be done."""
     units.register()
     if situation == "first commit":
         return
-    units.commit(RANGE, features=features(units, OLD))
-    if situation == "retry":
-        mark(units.location, find_retries(FeatureStore(units.path), statuses=[Status.KILLER_ROW]))
+    for range_id in ranges_of(situation):
+        units.commit(range_id, features=features(units, range_id, OLD))
+    if situation == "first commit over leftovers":
+        units.location.delete([receipt_key("alpha", LAST), shard_key("alpha", "text", LAST)])
+    elif situation == "retry":
+        mark(units.location, find_retries(FeatureStore(units.location), statuses=[Status.KILLER_ROW]))
     elif situation == "outdated pairs":
         damage.edit_pairs(units.location, at=8, caption="another finding")
     elif situation == "grown range":
         damage.append_pairs(units.location, 2)
 
 
-def commit_new(path, situation):
-    """Do what an extraction does: register the teacher, commit the unit."""
-    units = Units(Path(path), read_store_info(locate(path)))
-    spec = new_spec(units, situation)
-    register_teacher(units.location, spec, info=units.info, replace=True)
-    units.commit(RANGE, features=features(units, NEW, width=spec.embed_dim), spec=spec, run_id="second")
+def commit_new(location, situation):
+    """Do what an extraction does: finish what was begun, register the teacher, commit the units."""
+    recover(location, guard=unguarded)
+    store = Units(location, read_store_info(location))
+    spec = new_spec(store, situation)
+    at = register_teacher(location, spec, info=store.info, replace=True)
+    units = Units(location.below(at), store.info, pairs=store.pairs)
+    for range_id in ranges_of(situation):
+        new = features(units, range_id, NEW, width=spec.embed_dim)
+        units.commit(range_id, features=new, spec=spec, run_id="second")
+    if at:
+        replace_units(location, at, spec_key("alpha"), guard=unguarded)
 
 
-def kill_at_every_step(prepared, out, situation):
+def kill_at_every_step(prepared, out, situation, *steps):
     """Commit in a copy of a store per step, each in a fork that is killed there; runs in a process of its own."""
-    for step in [case_step for case_situation, case_step in CASES if case_situation == situation]:
+    for step in steps:
         shutil.copytree(prepared, Path(out) / step)
         child = os.fork()
         if not child:
             os.environ[faults.KILL_AT] = step
-            commit_new(Path(out) / step, situation)
+            commit_new(locate(Path(out) / step), situation)
             os._exit(0)
         ended = os.waitpid(child, 0)[1]
         assert os.WIFSIGNALED(ended), (step, ended)
         assert os.WTERMSIG(ended) == signal.SIGKILL, (step, ended)
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory):
-    """Return a function that gives the store before a situation's commit, and those after a kill, by step."""
-    made = {}
-
-    def get(situation, units):
-        if situation not in made:
-            out = tmp_path_factory.mktemp("killed")
-            prepare(units, situation)
-            code = (
-                "import sys; from tests.store.format.test_commit_contract import *; kill_at_every_step(*sys.argv[1:])"
-            )
-            command = [sys.executable, "-c", code, str(units.path), str(out), situation]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
-            made[situation] = out
-        return made[situation]
-
-    return get
+def steps_reached(location, situation, monkeypatch):
+    """Return every step that a commit reaches, with its number."""
+    faults._reached.clear()
+    with monkeypatch.context() as patch:
+        patch.setenv(faults.KILL_AT, "no step")
+        commit_new(location, situation)
+    return [f"{step}:{number + 1}" for step, count in faults._reached.items() for number in range(count)]
 
 
-def holds(store, expected):
-    """Whether readers get exactly some features in the rows that are committed of the last range."""
-    start, stop = store.receipts("alpha")[RANGE].start, store.receipts("alpha")[RANGE].stop
+def holds(store, range_id, expected):
+    """Whether readers get exactly some features in the rows that are committed of a range."""
+    receipt = store.receipts("alpha")[range_id]
+    start, stop = receipt.start, receipt.stop
     ok = expected.status == Status.OK
     if len(ok) != stop - start or store.status("alpha")[start:stop].tolist() != expected.status.tolist():
         return False
@@ -158,45 +143,61 @@ def holds(store, expected):
     return True
 
 
-def seen(path, situation):
-    """Return what a reader sees of the last range: ``nothing``, ``old``, ``new``, or ``a mixture``."""
-    units = Units(path, read_store_info(locate(path)))
-    store = FeatureStore(path)
-    if "alpha" not in store.teachers or RANGE not in store.receipts("alpha"):
+def seen(location, situation):
+    """Return what a reader sees of the ranges: ``nothing``, ``old``, ``new``, or ``a mixture``."""
+    units, store = Units(location, read_store_info(location)), FeatureStore(location)
+    there = [range_id for range_id in ranges_of(situation) if range_id in store.receipts("alpha")]
+    if not there:
         return "nothing"
-    if holds(store, features(units, NEW, width=new_spec(units, situation).embed_dim)):
-        return "new"
-    return "old" if holds(store, features(units, OLD, rows=2)) else "a mixture"
+    width, rows = new_spec(units, situation).embed_dim, 2 if situation == "grown range" else None
+    outcomes = {
+        "new": [features(units, range_id, NEW, width=width) for range_id in ranges_of(situation)],
+        "old": [features(units, range_id, OLD, rows=rows) for range_id in ranges_of(situation)],
+    }
+    for name, expected in outcomes.items():
+        if len(there) == len(expected) and all(map(holds, [store] * len(there), there, expected)):
+            return name
+    return "a mixture"
 
 
-@pytest.mark.parametrize(("situation", "step"), CASES)
-def test_after_a_kill_a_reader_sees_one_unit_or_nothing_and_the_same_command_ends_at_the_new_one(
-    units, killed, situation, step
-):
-    path = killed(situation, units) / step
-    assert seen(path, situation) in ALLOWED[situation]
-    commit_new(path, situation)
-    assert seen(path, situation) == "new"
-    assert verify(locate(path), deep=True).valid
-    assert marked(locate(path)) == set()
+def check_contract(location, situation, step):
+    """Check what a kill left, and what the same command makes of it."""
+    assert seen(location, situation) in ALLOWED[situation], step
+    commit_new(location, situation)
+    assert seen(location, situation) == "new", step
+    assert verify(location, deep=True).valid, step
+    assert marked(location) == set(), step
+    assert not [key for key, _ in location.list() if key.startswith(("staged/", "next/"))], step
 
 
 @pytest.mark.parametrize("situation", ALLOWED)
-def test_the_steps_of_the_contract_are_all_that_a_commit_reaches(units, monkeypatch, situation):
-    reached = Counter()
-    for module in ("store.format.commit", "store.files", "store.io.folder"):
-        monkeypatch.setattr(f"{module}.reached", lambda step: reached.update([step]))
+def test_after_a_kill_a_reader_sees_one_unit_or_nothing_and_the_same_command_ends_at_the_new_one(
+    units, tmp_path, monkeypatch, situation
+):
     prepare(units, situation)
-    assert (seen(units.path, situation) == "old") == (situation != "first commit")
-    reached.clear()
-    commit_new(units.path, situation)
-    assert {(situation, f"{step}:{n + 1}") for step, count in reached.items() for n in range(count)} == {
-        case for case in CASES if case[0] == situation
-    }
+    assert (seen(units.location, situation) == "old") == ("old" in ALLOWED[situation])
+    whole = damage.copy(units.location, locate(tmp_path / "whole"))
+    steps = steps_reached(whole, situation, monkeypatch)
+    assert len(steps) > 10
+    code = "import sys; from tests.store.format.test_commit_contract import *; kill_at_every_step(*sys.argv[1:])"
+    command = [sys.executable, "-c", code, str(units.path), str(tmp_path / "killed"), situation, *steps]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for step in steps:
+        check_contract(locate(tmp_path / "killed" / step), situation, step)
 
 
-def test_every_step_that_the_store_names_is_in_the_contract():
-    named = {
-        step for path in (ROOT / "store").rglob("*.py") for step in re.findall(r'reached\("(.+?)"\)', path.read_text())
-    }
-    assert named == {step.partition(":")[0] for _, step in CASES}
+@pytest.mark.parametrize("situation", ALLOWED)
+def test_the_contract_holds_on_object_storage(units, tmp_path, situation):
+    place = f"memory://contract/{tmp_path.name}"
+    remote = Units(damage.copy(units.location, locate(f"{place}/prepared")), units.info)
+    prepare(remote, situation)
+    for requests in range(1000):
+        location = damage.copy(remote.location, locate(f"{place}/{requests}"))
+        try:
+            commit_new(Dying(location.uri, after=requests), situation)
+            break
+        except Killed:
+            check_contract(location, situation, requests)
+    assert requests > 5
+    assert seen(location, situation) == "new"

@@ -1,0 +1,132 @@
+"""Moves units that were committed beside the store's own objects over the units that they replace.
+
+An attempt at a unit that is there already, and all units of a teacher's new model, are committed below a prefix of
+their own. The switch is one record: a receipt whose ``at`` names that prefix, or the spec of the new model. After it the
+objects are moved to their keys, which any later writer can finish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from store.faults import reached
+from store.io.location import Location
+
+from .pairs import PairTable
+from .records import (
+    RETRY_FOLDER,
+    RangeReceipt,
+    Receipt,
+    StoreInfo,
+    parse_receipt_key,
+    read_record,
+    readable_record,
+    receipt_key,
+    write_record,
+)
+
+STAGED_FOLDER = "staged"
+"""Below it, attempts at units that are there already, each in a folder of its own."""
+
+NEXT_FOLDER = "next"
+"""Below it, the units of a teacher's new model, or of images of another spec, until all ranges are there."""
+
+Guard: TypeAlias = Callable[[], object]
+"""Called before every record that commits something; raises if this program is no longer the only writer."""
+
+
+def unguarded() -> None:
+    """Check nothing: the place belongs to this process, or the writers of its units overwrite nothing."""
+
+
+def next_folder(spec_hash: str) -> str:
+    """Return the prefix of the units that are to replace those of another spec."""
+    return f"{NEXT_FOLDER}/{spec_hash[:16]}"
+
+
+def promote(location: Location, at: str, receipt_at: str, *, guard: Guard) -> None:
+    """Put the unit that is committed below a prefix in the place of the one that readers see.
+
+    May be repeated after a kill at any step. Only the holder of the lock may call it.
+
+    Args:
+        receipt_at: key of the receipt, below the prefix and in the store.
+    """
+    data = location.read(f"{at}/{receipt_at}")
+    receipt = read_record(location.below(at), receipt_at, _model(receipt_at))
+    guard()
+    write_record(location, receipt_at, receipt.model_copy(update={"at": at}))
+    reached("promote.switched")
+    for key in receipt.objects:
+        try:
+            location.move(f"{at}/{key}", key)
+        except FileNotFoundError:  # moved before a kill
+            continue
+        reached("promote.moved")
+    guard()
+    location.write(receipt_at, data)
+    unit = parse_receipt_key(receipt_at)
+    mark = unit and receipt_key(*unit, folder=RETRY_FOLDER)
+    location.delete([f"{at}/{receipt_at}", *([mark] if mark and location.exists(mark) else [])])
+    reached("promote.done")
+
+
+def recover(location: Location, *, guard: Guard) -> None:
+    """Finish what a killed writer had switched to, and drop attempts that it had not. For the holder of the lock."""
+    for key in _receipts_below(location, STAGED_FOLDER):
+        folder, token, receipt_at = key.split("/", 2)
+        receipt = readable_record(location, receipt_at, _model(receipt_at))
+        if receipt and receipt.at == f"{folder}/{token}":
+            promote(location, receipt.at, receipt_at, guard=guard)
+    location.delete_below(STAGED_FOLDER)
+    for at in {"/".join(key.split("/")[:2]) for key, _ in location.list(NEXT_FOLDER)}:
+        recover(location.below(at), guard=guard)
+        specs = [key for key, _ in location.below(at).list() if key.startswith("specs/") or key == "pixels/spec.json"]
+        if specs and all(location.exists(key) and location.read(key) == location.read(f"{at}/{key}") for key in specs):
+            _move_units(location, at, guard=guard)
+
+
+def replace_units(location: Location, at: str, spec_at: str, *, guard: Guard) -> None:
+    """Let a new spec and its units, which are complete below a prefix, take the place of the old ones.
+
+    Args:
+        spec_at: key of the spec, below the prefix and in the store.
+    """
+    guard()
+    location.write(spec_at, location.read(f"{at}/{spec_at}"))
+    reached("replace.switched")
+    _move_units(location, at, guard=guard)
+
+
+def lacking(
+    location: Location, receipts_at: Callable[[int], str], *, info: StoreInfo, pairs: PairTable, spec_hash: str
+) -> int:
+    """Return how many ranges have no valid receipt of a spec."""
+    count = 0
+    for range_id in range(info.ranges):
+        key = receipts_at(range_id)
+        receipt = readable_record(location, key, _model(key))
+        digest = pairs.digest(*info.bounds(range_id))
+        count += receipt is None or (receipt.spec_hash, receipt.pairs_digest) != (spec_hash, digest)
+    return count
+
+
+def _move_units(location: Location, at: str, *, guard: Guard) -> None:
+    keys = [key for key, _ in location.below(at).list()]
+    for key in keys:
+        if key.endswith("zarr.json"):
+            location.write(key, location.read(f"{at}/{key}"))
+    for key in keys:
+        if "receipts/" in key:
+            promote(location, at, key, guard=guard)
+    location.delete_below(at)
+    reached("replace.done")
+
+
+def _receipts_below(location: Location, folder: str) -> list[str]:
+    return [key for key, _ in location.list(folder) if "/receipts/" in key]
+
+
+def _model(receipt_at: str) -> type[RangeReceipt]:
+    return Receipt if receipt_at.startswith("receipts/") else RangeReceipt
