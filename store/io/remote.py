@@ -202,9 +202,9 @@ class Remote(Location):
             cut = len(self._at("")[1])
             for batch in store.list(folder or None, chunk_size=1000):
                 found += [(str(meta["path"])[cut:], int(meta["size"])) for meta in batch]
-            return (
-                sorted((quote(key, safe=URL_SIGNS), nbytes) for key, nbytes in found) if self._http else sorted(found)
-            )
+            if self._http:
+                found = [(quote(key, safe=URL_SIGNS), nbytes) for key, nbytes in found]
+            return sorted(found)
 
         try:
             with self._request("list", prefix):
