@@ -82,7 +82,7 @@ def summarize(store: FeatureStore) -> StoreSummary:
     Raises:
         StoreError: the pair table is missing, cannot be opened, or lacks rows.
     """
-    store.pairs.last_part()  # A store whose rows cannot be read is not complete.
+    store.pairs.check()  # A store whose rows cannot be read is not complete.
     teachers = summarize_teachers(store)
     return StoreSummary(
         path=str(store.location),

@@ -54,7 +54,7 @@ class FeatureStore:
     @cached_property
     def pairs(self) -> PairTable:
         """The pair table."""
-        return PairTable(self.location, rows=self.info.rows)
+        return PairTable(self.location, self.info)
 
     @cached_property
     def pixels(self) -> PixelCache:
@@ -177,7 +177,7 @@ class FeatureStore:
 
     def modality(self) -> npt.NDArray[np.object_]:
         """Return the modality of all rows, (N,) strings, None where unknown."""
-        return read_categories(self.location, "modality", rows=self.info.rows).texts()
+        return read_categories(self.location, "modality", self.info).texts()
 
     def available(self, selection: Selection = "all", *, teachers: list[str] | None = None) -> npt.NDArray[np.bool_]:
         """Return (N, T), in the order of ``teachers``: whether a selection lets a teacher teach a row.
@@ -194,6 +194,6 @@ class FeatureStore:
             status={name: self.status(name) for name in names},
             # Callables, because not every policy looks at them.
             similarity=self.similarity,
-            modality=lambda: read_categories(self.location, "modality", rows=self.info.rows),
+            modality=lambda: read_categories(self.location, "modality", self.info),
         )
         return np.stack([*by_teacher.values()], axis=1)
