@@ -168,7 +168,7 @@ def unit_keys(teacher: str, range_id: int) -> list[str]:
 
 def unfinished_writes(location: Location) -> list[str]:
     """Return the keys of unfinished writes of killed writers; object storage keeps none."""
-    return location.unfinished() if isinstance(location, Folder) else []
+    return [*location.unfinished()] if isinstance(location, Folder) else []
 
 
 def _unit_of(key: str) -> tuple[str, int] | None:

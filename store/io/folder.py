@@ -84,7 +84,7 @@ class Folder(Location):
                     found.append((key, entry.stat().st_size))
         return sorted(found)
 
-    def unfinished(self) -> list[str]:
+    def unfinished(self) -> Sequence[str]:
         """Return the keys of temporary files, which belong to programs that write now or were killed."""
         names = ((key, entry.name) for key, entry in self._walk(""))
         return sorted(key for key, name in names if name.startswith(".") and name.endswith(TEMPORARY_SUFFIX))
