@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from extract.run.plan import RangeWork
     from extract.run.run_spec import RunSpec
     from extract.run.tracker import Tracker
-    from store.format.promote import Guard
 
 app = typer.Typer()
 log = logging.getLogger("extract")
@@ -154,11 +153,11 @@ def run(
     if unknown:
         raise ConfigError(f"--replace: the pipeline has no teacher {', '.join(unknown)}")
 
-    def on_ray(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker, guard: Guard) -> None:
+    def on_ray(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker) -> None:
         # Ray is imported only when there is work for it, so that a run with nothing to do ends in a second.
         from extract.cluster.execute import execute_on_ray
 
-        execute_on_ray(spec, work, tracker, guard)
+        execute_on_ray(spec, work, tracker)
 
     outcome = run_extraction(
         loaded, execute=execute_here if local else on_ray, replace=replace or [], corpus_root=corpus_root

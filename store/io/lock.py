@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from store.errors import LocationError
+from store.faults import reached
 
 from .folder import Folder
 from .lease import Held, holding, new_holder, read_holder, refused, wait_until_free
@@ -44,6 +45,7 @@ def exclusive(location: Location) -> Iterator[Held]:
     Raises:
         StoreError: another program holds it; the message names it.
     """
+    reached("lock.wanted")
     with _folder_lock(location) if isinstance(location, Folder) else holding(location, LOCK_KEY) as held:
         yield held
 
