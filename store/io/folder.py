@@ -158,13 +158,13 @@ class Folder(Location):
         """Refuse a link to what is not there: it may lie on a disk that is not mounted, which says nothing of it."""
         path = self.path / key
         for step in (path, *path.parents):
+            if step.exists():
+                return
             if step.is_symlink():
                 raise LocationError(
                     f"{step}: a link to what is not there: {step.readlink()}",
                     hint="if it leads to another disk, mount that; nothing was changed",
                 )
-            if step.exists():
-                return
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Folder, (self.path,)
