@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from store.errors import StoreError
-from store.files import TEMPORARY_SUFFIX
 from store.format.arrays import ARRAY_NAMES, ZARR_FOLDER, shard_key
 from store.format.key_index import KEY_INDEX
+from store.format.promote import NEXT_FOLDER, STAGED_FOLDER
 from store.format.records import (
     REPORT_KEY,
+    RETRY_FOLDER,
     STORE_KEY,
     StoreInfo,
     parse_receipt_key,
@@ -24,8 +25,17 @@ from store.io.folder import Folder
 from store.io.location import Location
 from store.io.lock import LEASE_KEY, LOCK_KEY
 
-OTHER_FOLDERS = ("index/", "pairs/", "pixels/", "retry/", "runs/")
+SCRATCH = "upgrade"
+"""Below it an upgrade of the format writes parts of the pair table before they replace the old ones."""
+
+LOST_FOLDER = "lost+found"
+"""Where `repair` puts what it takes away; no other program looks there."""
+
+OTHER_FOLDERS = ("index/", "pairs/", "pixels/", "retry/", "runs/", f"{LOST_FOLDER}/", f"{SCRATCH}/")
 """Folders of a store that hold no features."""
+
+_BESIDE = (f"{STAGED_FOLDER}/", f"{NEXT_FOLDER}/")
+"""Folders of units that lie beside those that they are to replace."""
 
 ROOT_METADATA = f"{ZARR_FOLDER}/zarr.json"
 
@@ -64,14 +74,30 @@ class Inventory:
         return [(key, *unit) for key, unit in units if unit and unit[1] >= self.info.ranges]
 
     def orphans(self, *, without: Iterable[str] = ()) -> list[tuple[str, str, int]]:
-        """Return key, teacher and range of shards that no receipt commits.
+        """Return key, teacher and range of shards that no receipt commits, be it readable or not.
 
         Args:
             without: keys of receipts that are not to count.
         """
         receipts = {*self.receipts} - {*without}
+        # A new model's objects are moved here one by one, and may come before their receipt.
+        receipts |= {split_prefix(key)[1] for key in self.sizes if key.startswith(f"{NEXT_FOLDER}/")}
         shards = ((key, _unit_of(key)) for key in self.sizes)
         return [(key, *unit) for key, unit in shards if unit and receipt_key(*unit) not in receipts]
+
+    def attempts(self) -> dict[str, list[str]]:
+        """Return the keys of each attempt at a unit that is there already, by its prefix."""
+        found: dict[str, list[str]] = {}
+        for key in self.sizes:
+            if key.startswith(f"{STAGED_FOLDER}/"):
+                found.setdefault("/".join(key.split("/")[:2]), []).append(key)
+        return found
+
+    def places(self, teacher: str, range_id: int, prefixes: Iterable[str]) -> list[str]:
+        """Return the keys at which a unit's receipt and objects are, below some prefixes; receipts first."""
+        bare = [receipt_key(teacher, range_id), *unit_keys(teacher, range_id)]
+        keys = (below(prefix, key) for key in bare for prefix in dict.fromkeys((*prefixes, "")))
+        return [key for key in keys if key in self.sizes]
 
     def strays(self) -> list[str]:
         """Return keys that a store of this version has no place for."""
@@ -82,7 +108,7 @@ class Inventory:
             key
             for key in self.sizes
             if key not in known
-            and not key.startswith(OTHER_FOLDERS)
+            and not key.startswith((*OTHER_FOLDERS, *_BESIDE))
             and not parse_receipt_key(key)
             and not _unit_of(key)
         ]
@@ -108,6 +134,27 @@ def take_inventory(location: Location) -> Inventory:
     )
 
 
+def below(prefix: str, key: str) -> str:
+    """Return a key below a prefix, which may be empty."""
+    return f"{prefix}/{key}" if prefix else key
+
+
+def split_prefix(key: str) -> tuple[str, str]:
+    """Return the prefix of an object that lies beside the one that it is to replace, and the key of that one."""
+    rest = key
+    while rest.startswith(_BESIDE) and rest.count("/") > 1:
+        rest = rest.split("/", 2)[2]
+    return key[: len(key) - len(rest)].rstrip("/"), rest
+
+
+def teacher_of(key: str) -> str | None:
+    """Return the teacher that an object belongs to, wherever it lies; None where it is no teacher's."""
+    parts = split_prefix(key)[1].split("/")
+    if parts[0] not in ("receipts", "specs", ZARR_FOLDER, RETRY_FOLDER) or len(parts) < 2 or parts[1] == "zarr.json":
+        return None
+    return parts[1].removesuffix(".json") if parts[0] == "specs" else parts[1]
+
+
 def metadata_keys(teacher: str) -> list[str]:
     """Return the keys of a teacher's Zarr metadata: of its group, then of its arrays."""
     folder = f"{ZARR_FOLDER}/{teacher}"
@@ -121,10 +168,7 @@ def unit_keys(teacher: str, range_id: int) -> list[str]:
 
 def unfinished_writes(location: Location) -> list[str]:
     """Return the keys of unfinished writes of killed writers; object storage keeps none."""
-    if not isinstance(location, Folder):
-        return []
-    found = (path for path in location.path.rglob(f".*{TEMPORARY_SUFFIX}") if path.is_file())
-    return sorted(path.relative_to(location.path).as_posix() for path in found)
+    return [*location.unfinished()] if isinstance(location, Folder) else []
 
 
 def _unit_of(key: str) -> tuple[str, int] | None:

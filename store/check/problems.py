@@ -30,11 +30,12 @@ class Kind(StrEnum):
     SIMILARITY = "similarity"
     OUTGROWN = "outgrown"
     ORPHAN = "orphan"
+    ATTEMPT = "attempt"
     UNFINISHED = "unfinished"
     STRAY = "stray"
 
 
-NOTES = frozenset({Kind.OUTGROWN, Kind.ORPHAN, Kind.UNFINISHED, Kind.STRAY})
+NOTES = frozenset({Kind.OUTGROWN, Kind.ORPHAN, Kind.ATTEMPT, Kind.UNFINISHED, Kind.STRAY})
 """Kinds that do no harm: such an object reads as missing or is not read at all."""
 
 UnitState = Literal["verified", "damaged", "missing", "outgrown"]
@@ -76,12 +77,14 @@ class UnitCheck:
 
     Attributes:
         receipt: None where it is missing or cannot be read.
+        prefixes: where its objects may lie, in this order: the empty one is the place where they stay.
     """
 
     teacher: str
     range: int
     state: UnitState
     receipt: Receipt | None = None
+    prefixes: tuple[str, ...] = ("",)
     problems: list[Problem] = field(default_factory=list)
 
 

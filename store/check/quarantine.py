@@ -89,19 +89,23 @@ def find_retries(
     return found
 
 
-def mark(location: Location, units: Iterable[RetryUnit]) -> None:
-    """Mark units to be done again by the next extraction.
+def mark(location: Location, units: Collection[RetryUnit]) -> None:
+    """Mark units to be done again by the next extraction; those that another has done again meanwhile are passed over.
 
     Raises:
         StoreError: another program writes to the store.
     """
-    with exclusive(location):
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+    with exclusive(location) as held:
+        now, store = datetime.now(UTC).isoformat(timespec="seconds"), FeatureStore(location)
+        receipts = {name: store.receipts(name) for name in {unit.teacher for unit in units}}
+        held.check()
         for unit in units:
-            content = {"teacher": unit.teacher, "range": unit.range, "marked": now}
-            content |= {"rows": [row.row for row in unit.rows]}
-            key = receipt_key(unit.teacher, unit.range, folder=RETRY_FOLDER)
-            location.write(key, (json.dumps(content) + "\n").encode())
+            receipt = receipts[unit.teacher].get(unit.range)
+            rows = [row.row for row in unit.rows if receipt is not None and row in receipt.bad_rows]
+            if rows:
+                content = {"teacher": unit.teacher, "range": unit.range, "marked": now, "rows": rows}
+                key = receipt_key(unit.teacher, unit.range, folder=RETRY_FOLDER)
+                location.write(key, (json.dumps(content) + "\n").encode())
 
 
 def unmark(location: Location) -> int:
@@ -110,7 +114,8 @@ def unmark(location: Location) -> int:
     Raises:
         StoreError: another program writes to the store.
     """
-    with exclusive(location):
+    with exclusive(location) as held:
         keys = [key for key, _ in location.list(RETRY_FOLDER)]
+        held.check()
         location.delete(keys)
     return len(keys)

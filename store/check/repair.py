@@ -1,21 +1,37 @@
-"""Repairs a store: deletes the receipts of damaged units, so that the next extraction makes exactly these anew."""
+"""Repairs a store: puts damaged units aside, so that the next extraction makes exactly these anew."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from store.format.arrays import ZARR_FOLDER, create_arrays, write_root
-from store.format.records import Spec, read_record, read_store_info, receipt_key, spec_key
+from store.format.promote import NEXT_FOLDER, STAGED_FOLDER, recover
+from store.format.records import RETRY_FOLDER, Spec, read_record, read_store_info, receipt_key, spec_key
 from store.io.location import Location
 from store.io.lock import exclusive
 
-from .inventory import ROOT_METADATA, metadata_keys, take_inventory, unfinished_writes
+from .inventory import (
+    LOST_FOLDER,
+    ROOT_METADATA,
+    Inventory,
+    metadata_keys,
+    take_inventory,
+    teacher_of,
+    unfinished_writes,
+)
 from .problems import Kind, Problem, Report, UnitCheck
-from .verify import verify
+from .verify import verify_inventory
 
 _FOREIGN = frozenset({Kind.OTHER_SPEC, Kind.OTHER_PAIRS})
+
+THREADS = 8
+"""Objects that are moved at once: a disk and an object storage take longer to answer than to do it."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -23,22 +39,37 @@ class Repair:
     """The actions of a repair, done or planned.
 
     Attributes:
-        objects: keys of objects that are deleted: of the units of those receipts, and those without a receipt.
+        dry_run: nothing was done.
+        receipts: keys of receipts that are taken away.
+        objects: keys of objects that are taken away: of the units of those receipts, and those without a receipt.
+        attempts: prefixes of attempts at units that no receipt names, which are taken away.
+        kept: those of the keys above that are never deleted, because a receipt that cannot be read may own them.
+        forward: receipts of units that a killed writer was moving; this is finished.
         metadata: teachers whose Zarr metadata is written anew; ``""`` for the group that holds them.
         left: damage that this cannot mend.
+        lost_found: prefix below which lies what was taken away, under its keys; None where nothing was.
     """
 
     report: Report
     dry_run: bool
     receipts: list[str]
     objects: list[str]
+    attempts: list[str]
+    kept: frozenset[str]
     unfinished: list[str]
+    forward: list[str]
     metadata: list[str]
     left: list[Problem]
+    lost_found: str | None = None
+
+    @property
+    def nothing(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.receipts or self.objects or self.attempts or self.unfinished or self.forward or self.metadata)
 
     def as_json(self) -> dict[str, Any]:
         """Return the same as plain JSON values; docs/store.md describes them."""
-        names = ("dry_run", "receipts", "objects", "unfinished", "metadata")
+        names = ("dry_run", "receipts", "objects", "attempts", "unfinished", "forward", "metadata", "lost_found")
         return {
             "store": self.report.store,
             "deep": self.report.deep,
@@ -47,84 +78,157 @@ class Repair:
         }
 
 
-def repair(location: Location, *, teacher: str | None = None, deep: bool = False, dry_run: bool = False) -> Repair:
-    """Delete receipts and objects of damaged units, so that an extraction makes them anew, and nothing else.
+def repair(
+    location: Location,
+    *,
+    teacher: str | None = None,
+    deep: bool = False,
+    dry_run: bool = False,
+    purge: bool = False,
+    agreed: Callable[[Repair], bool] = lambda _plan: True,
+) -> Repair:
+    """Take receipts and objects of damaged units away, so that an extraction makes them anew, and nothing else.
+
+    They are moved below ``lost+found/``. A listing or a read that fails ends it before anything is changed.
 
     Args:
         deep: find damaged bytes too, by reading all of them.
         dry_run: only say what would be done; takes no lock.
+        purge: delete instead of moving, except what a receipt that cannot be read may own.
+        agreed: is shown the plan before anything is done, and may refuse it.
 
     Raises:
         StoreError: there is no store, no such teacher, or another program writes to it.
     """
     read_store_info(location)
     if dry_run:
-        return _plan(location, teacher=teacher, deep=deep, dry_run=True)
-    with exclusive(location):
-        planned = _plan(location, teacher=teacher, deep=deep, dry_run=False)
-        # Receipts first: an object of a unit that counts as committed is never deleted.
-        location.delete(planned.receipts)
-        location.delete(planned.objects)
+        return _plan(location, teacher=teacher, deep=deep)[0]
+    with exclusive(location) as held:
+        planned, attempts = _plan(location, teacher=teacher, deep=deep)
+        if not agreed(planned):
+            return planned
+        run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+        away = _Away(location, f"{LOST_FOLDER}/{run}", planned.kept if purge else None)
+        held.check()
+        # Receipts first: an object of a unit that counts as committed is never taken away.
+        away.take(planned.receipts)
+        away.take([*planned.objects, *attempts])
+        held.check()
         location.delete(planned.unfinished)
-        _write_metadata(location, planned.metadata)
-    return planned
+        if planned.forward:
+            recover(location, guard=held.check)
+        _write_metadata(location, planned.metadata, away)
+    return replace(planned, dry_run=False, lost_found=away.prefix if away.moved else None)
 
 
-def _plan(location: Location, *, teacher: str | None, deep: bool, dry_run: bool) -> Repair:
-    report = verify(location, teacher=teacher, deep=deep)
+class _Away:
+    """Takes objects away.
+
+    Args:
+        kept: what is moved although everything else is deleted; None to move everything.
+    """
+
+    def __init__(self, location: Location, prefix: str, kept: frozenset[str] | None) -> None:
+        self._location, self.prefix, self._kept = location, prefix, kept
+        self.moved = False
+
+    def take(self, keys: Sequence[str]) -> None:
+        """Move or delete objects; those that are gone already are not missed."""
+        moved = [key for key in keys if self._kept is None or key in self._kept]
+        self._location.delete([key for key in keys if self._kept is not None and key not in self._kept])
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(self._move, moved))
+
+    def _move(self, key: str) -> None:
+        with suppress(FileNotFoundError):
+            self._location.move(key, f"{self.prefix}/{key}")
+            self.moved = True
+
+
+def _plan(location: Location, *, teacher: str | None, deep: bool) -> tuple[Repair, list[str]]:
+    """Return what is to be done, and the keys of the attempts that are taken away."""
     inventory = take_inventory(location)
+    if teacher is not None:
+        inventory.check_name(teacher)
+    report = verify_inventory(inventory, teacher=teacher, deep=deep)
     by_kind: dict[Kind, list[Problem]] = {kind: [] for kind in Kind}
     for problem in report.general:
         by_kind[problem.kind].append(problem)
     left = [*by_kind[Kind.PAIR_TABLE], *by_kind[Kind.SPEC]]
-    receipts = [problem.key for problem in by_kind[Kind.RECEIPT_WRONG]]
+    taken = [problem.key for problem in by_kind[Kind.RECEIPT_WRONG]]
+    objects = [key for key, name, _ in inventory.orphans(without=taken) if teacher in (None, name)]
+    staged, kept = inventory.attempts(), set[str]()
+    attempts = [problem.key for problem in by_kind[Kind.ATTEMPT]]
+    left_alone = _left_alone(report.units)
     for unit in report.units:
-        if unit.state != "damaged":
-            continue
-        foreign = _left_alone(unit, report.units)
+        foreign = left_alone(unit)
         left += foreign
-        if unit.problems and not foreign:
-            receipts.append(receipt_key(unit.teacher, unit.range))
-    return Repair(
+        if unit.state != "damaged" or not unit.problems or foreign:
+            continue
+        keys = _places(inventory, unit)
+        taken += [key for key in keys if key.endswith(".json")]
+        objects += [key for key in keys if not key.endswith(".json")]
+        if unit.receipt is None:
+            kept |= {*keys}
+    planned = Repair(
         report=report,
-        dry_run=dry_run,
-        receipts=receipts,
-        objects=[key for key, name, _ in inventory.orphans(without=receipts) if teacher in (None, name)],
+        dry_run=True,
+        receipts=taken,
+        objects=objects,
+        attempts=attempts,
+        kept=frozenset(kept),
         unfinished=[problem.key for problem in by_kind[Kind.UNFINISHED]],
+        # For one teacher alone nothing is moved on: this cannot be told apart from what other teachers have staged.
+        forward=[] if teacher else [_receipt_key(unit) for unit in report.units if _is_moving(unit)],
         metadata=[problem.teacher or "" for problem in by_kind[Kind.ARRAYS]],
         left=left,
     )
+    return planned, [key for prefix in attempts for key in staged[prefix]]
 
 
-def _left_alone(unit: UnitCheck, units: Iterable[UnitCheck]) -> list[Problem]:
-    """Return the problems of another spec or other pairs, if the spec or the pair table is probably what is wrong.
+def _receipt_key(unit: UnitCheck) -> str:
+    return receipt_key(unit.teacher, unit.range)
 
-    If no unit at all agrees with the spec or the pair table, this one file was exchanged. Deleting the receipts would
-    then lose features that a copy of the file makes valid again.
+
+def _is_moving(unit: UnitCheck) -> bool:
+    return unit.state in ("verified", "outgrown") and unit.prefixes != ("",)
+
+
+def _places(inventory: Inventory, unit: UnitCheck) -> list[str]:
+    return inventory.places(unit.teacher, unit.range, unit.prefixes)
+
+
+def _left_alone(units: Iterable[UnitCheck]) -> Callable[[UnitCheck], list[Problem]]:
+    """Return a function that gives a unit's problems of another spec or other pairs, if it is to be left alone.
+
+    If no unit at all agrees with the spec or the pair table, this one file was exchanged. Features would be lost that a
+    copy of the file makes valid again.
     """
-    accused = [problem for problem in unit.problems if problem.kind in _FOREIGN]
-    kinds = {problem.kind for problem in accused}
-    teachers = {unit.teacher} if Kind.OTHER_SPEC in kinds else None
-    agreeing = (
-        other
-        for other in units
-        if (teachers is None or other.teacher in teachers)
-        and other.receipt is not None
-        and not any(problem.kind in _FOREIGN | {Kind.RECEIPT_WRONG} for problem in other.problems)
-    )
-    return [] if any(agreeing) else accused
+    agreeing = {
+        unit.teacher
+        for unit in units
+        if unit.receipt is not None
+        and not any(problem.kind in _FOREIGN | {Kind.RECEIPT_WRONG} for problem in unit.problems)
+    }
+
+    def problems(unit: UnitCheck) -> list[Problem]:
+        accused = [problem for problem in unit.problems if problem.kind in _FOREIGN]
+        of_spec = any(problem.kind == Kind.OTHER_SPEC for problem in accused)
+        return [] if (unit.teacher in agreeing if of_spec else agreeing) else accused
+
+    return problems
 
 
-def _write_metadata(location: Location, teachers: Iterable[str]) -> None:
+def _write_metadata(location: Location, teachers: Iterable[str], away: _Away) -> None:
     """Write Zarr metadata anew. It follows from spec and store.json, and shards do not depend on it."""
     info = read_store_info(location)
     for teacher in sorted(teachers):
         if not teacher:
-            location.delete([ROOT_METADATA])
+            away.take([ROOT_METADATA])
             write_root(location)
             continue
         spec = read_record(location, spec_key(teacher), Spec)
-        location.delete(metadata_keys(teacher))
+        away.take(metadata_keys(teacher))
         create_arrays(location, spec, info=info)
 
 
@@ -137,13 +241,15 @@ def remove_teacher(location: Location, teacher: str) -> int:
         StoreError: there is no store, no such teacher, or another program writes to it.
     """
     read_store_info(location)
-    with exclusive(location):
+    with exclusive(location) as held:
         take_inventory(location).check_name(teacher)
         folders = (f"receipts/{teacher}", f"{ZARR_FOLDER}/{teacher}")
         receipts, arrays = ([key for key, _ in location.list(folder)] for folder in folders)
+        beside = [key for folder in (NEXT_FOLDER, STAGED_FOLDER, RETRY_FOLDER) for key, _ in location.list(folder)]
+        beside = [key for key in beside if teacher_of(key) == teacher]
         unfinished = [key for key in unfinished_writes(location) if key.startswith(tuple(f"{f}/" for f in folders))]
+        held.check()
         location.delete(receipts)
         location.delete([spec_key(teacher)])
-        location.delete(arrays)
-        location.delete(unfinished)
-    return len(receipts) + 1 + len(arrays)
+        location.delete([*arrays, *beside, *unfinished])
+    return len(receipts) + 1 + len(arrays) + len(beside)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -12,11 +13,11 @@ import zarr
 from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore
 
-from store.format.arrays import ARRAY_NAMES, ArrayName, Side, shard_key
-from store.format.records import Receipt, Status, StoreInfo
+from store.format.arrays import ARRAY_NAMES, ArrayName, Side, checksum, chunk_checksums, shard_key
+from store.format.records import Receipt, Spec, Status, StoreInfo
 from store.io.location import Location
 
-from .inventory import unit_keys
+from .inventory import below, unit_keys
 from .problems import Kind
 
 NORM_TOLERANCE = 1e-3
@@ -40,12 +41,15 @@ def check_record(
     info: StoreInfo,
     spec_hash: str,
     digest: Callable[[int, int], str | None],
-    sizes: Mapping[str, int],
+    prefixes: Sequence[str],
+    size: Callable[[str], int | None],
 ) -> list[Found]:
-    """Return what is wrong with a unit according to its receipt and a listing.
+    """Return what is wrong with a unit according to its receipt and the sizes of its objects.
 
     Args:
         digest: of the pairs from one row to another; None where the pair table cannot be read.
+        prefixes: where its objects may lie, in this order.
+        size: bytes of the object at a key, None where there is none.
     """
     start, stop = info.bounds(range_id)
     named = (receipt.teacher, receipt.range, receipt.start)
@@ -61,37 +65,57 @@ def check_record(
         return [(Kind.OTHER_PAIRS, key, "the receipt is of other keys, captions or images than the pair table's")]
     found: list[Found] = []
     for name, stored in receipt.objects.items():
-        size = sizes.get(name)
-        if size is None:
+        places = ((at, size(at)) for at in (below(prefix, name) for prefix in prefixes))
+        at, nbytes = next((place for place in places if place[1] is not None), (name, None))
+        if nbytes is None:
             found.append((Kind.OBJECT_MISSING, name, f"the object is missing; the receipt has {stored.nbytes:,} bytes"))
-        elif size != stored.nbytes:
-            problem = f"the object has {size:,} bytes, the receipt {stored.nbytes:,}"
-            found.append((Kind.OBJECT_SIZE, name, problem))
+        elif nbytes != stored.nbytes:
+            problem = f"the object has {nbytes:,} bytes, the receipt {stored.nbytes:,}"
+            found.append((Kind.OBJECT_SIZE, at, problem))
     if not found and receipt.stop < stop:
         problem = f"committed up to row {receipt.stop - 1}, before rows were appended; what is there is valid"
         return [(Kind.OUTGROWN, key, problem)]
     return found
 
 
-def check_bytes(location: Location, receipt: Receipt, *, metadata: Mapping[ArrayName, bytes]) -> list[Found]:
+def check_bytes(
+    location: Location,
+    receipt: Receipt,
+    *,
+    prefixes: Sequence[str],
+    metadata: Mapping[ArrayName, bytes],
+    spec: Spec,
+    info: StoreInfo,
+) -> list[Found]:
     """Read a unit's objects and return what is wrong with them.
 
     Args:
+        prefixes: where its objects may lie, in this order.
         metadata: the ``zarr.json`` of the teacher's arrays, with which the shards are decoded.
     """
     objects: dict[ArrayName, bytes] = {}
     found: list[Found] = []
     for name in ARRAY_NAMES:
         key = shard_key(receipt.teacher, name, receipt.range)
-        try:
-            objects[name] = location.read(key)
-        except FileNotFoundError:
+        for at in (below(prefix, key) for prefix in prefixes):
+            with contextlib.suppress(FileNotFoundError):
+                objects[name] = location.read(at)
+                break
+        else:
             found.append((Kind.OBJECT_MISSING, key, "the object is missing"))
             continue
-        digest = hashlib.sha256(objects[name]).hexdigest()
-        if digest != receipt.objects[key].sha256:
+        stored, digest = receipt.objects[key], hashlib.sha256(objects[name]).hexdigest()
+        if digest != stored.sha256:
             problem = f"the bytes are not those that were committed: SHA-256 {digest[:8]}, the receipt has "
-            found.append((Kind.OBJECT_BYTES, key, problem + receipt.objects[key].sha256[:8]))
+            found.append((Kind.OBJECT_BYTES, at, problem + stored.sha256[:8]))
+        elif stored.crc32c not in (None, checksum(objects[name])):
+            problem = f"CRC-32C is {checksum(objects[name])}, the receipt has {stored.crc32c}; SHA-256 agrees"
+            found.append((Kind.OBJECT_BYTES, at, problem))
+        elif stored.chunk_crc32c is not None:
+            chunks = chunk_checksums(objects[name], spec, rows=receipt.stop - receipt.start, info=info)
+            if stored.chunk_crc32c != chunks:
+                problem = f"CRC-32C of the chunks: {chunks}, the receipt has {stored.chunk_crc32c}"
+                found.append((Kind.OBJECT_BYTES, at, problem))
     if found:
         return found
     values: dict[ArrayName, npt.NDArray[np.generic]] = {}

@@ -45,8 +45,7 @@ from store.index.curation_report import REPORT_KEY_1
 from store.io.location import Location
 from store.io.lock import exclusive
 
-SCRATCH = "upgrade"
-"""Below it a part of the pair table is written before it replaces the old one."""
+from .inventory import SCRATCH
 
 _FORMAT_1 = (KEY_INDEX_1, REPORT_KEY_1)
 """Objects that the present format keeps elsewhere."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import partial
+from threading import Lock
 from typing import TypeVar
 
 import numpy as np
@@ -12,12 +13,24 @@ import pyarrow as pa
 
 from store.console import progress
 from store.errors import CorruptChunkError, FormatVersionError, LocationError, StoreError
-from store.format.arrays import ARRAY_NAMES, ZARR_FOLDER, ArrayName, dtype_of, open_arrays
+from store.format.arrays import ArrayName
 from store.format.pairs import PairTable, pairs_digest
-from store.format.records import R, Receipt, Spec, read_record, receipt_key, spec_key
+from store.format.promote import NEXT_FOLDER, next_folder
+from store.format.records import R, RangeReceipt, Receipt, Spec, read_record, receipt_key, spec_key
 from store.io.location import Location
+from store.io.object_file import disk_error
 
-from .inventory import ROOT_METADATA, Inventory, metadata_keys, take_inventory, unfinished_writes
+from .array_check import check_arrays, check_root
+from .inventory import (
+    ROOT_METADATA,
+    Inventory,
+    below,
+    metadata_keys,
+    split_prefix,
+    take_inventory,
+    teacher_of,
+    unfinished_writes,
+)
 from .problems import Kind, Problem, Report, UnitCheck
 from .unit_check import Found, check_bytes, check_record
 
@@ -42,13 +55,18 @@ def verify(location: Location, *, teacher: str | None = None, deep: bool = False
     inventory = take_inventory(location)
     if teacher is not None:
         inventory.check_name(teacher)
+    return verify_inventory(inventory, teacher=teacher, deep=deep)
+
+
+def verify_inventory(inventory: Inventory, *, teacher: str | None, deep: bool) -> Report:
+    """Check a store as `verify` does, by a listing that was made already."""
     check = _Check(inventory)
     check.root()
     for name in [teacher] if teacher is not None else inventory.teachers:
         check.teacher(name, deep=deep)
     check.belongings(teacher)
     return Report(
-        store=location.uri,
+        store=inventory.location.uri,
         deep=deep,
         rows=inventory.info.rows,
         ranges=inventory.info.ranges,
@@ -64,16 +82,17 @@ class _Check:
         self._inventory, self._location, self._info = inventory, inventory.location, inventory.info
         self.units: list[UnitCheck] = []
         self.general: list[Problem] = []
-        self._digest = cache(self._read_digest)
+        self._digests: dict[tuple[int, int], str | None] = {}
+        self._one_at_a_time = Lock()
         self._pairs = self._open_pairs()
 
     def _open_pairs(self) -> PairTable | None:
         try:
             pairs = PairTable(self._location, self._info)
             pairs.check()
-        except LocationError:
-            raise
         except (StoreError, pa.ArrowException, OSError) as error:
+            if failed := disk_error(error, self._location.show("pairs")):
+                raise failed from error
             self._table_damage(str(error))
             return None
         return pairs
@@ -99,14 +118,21 @@ class _Check:
             Problem(kind=kind, key=key, message=message, next=step, teacher=teacher, range=range_id, rows=rows)
         )
 
+    def _digest(self, start: int, stop: int) -> str | None:
+        # Several threads may not read one Parquet file.
+        with self._one_at_a_time:
+            if (start, stop) not in self._digests:
+                self._digests[start, stop] = self._read_digest(start, stop)
+            return self._digests[start, stop]
+
     def _read_digest(self, start: int, stop: int) -> str | None:
         if self._pairs is None:
             return None
         try:
             table = self._pairs.read(start, stop, ["row", "key", "caption", "image_sha256"])
-        except LocationError:
-            raise
-        except (pa.ArrowException, OSError, CorruptChunkError) as error:
+        except (pa.ArrowException, OSError, CorruptChunkError, LocationError) as error:
+            if failed := disk_error(error, self._location.show("pairs")):
+                raise failed from error
             self._table_damage(f"the pair table cannot be read: {error}", (start, stop))
             return None
         if not np.array_equal(table["row"].to_numpy(), np.arange(start, stop)):
@@ -115,22 +141,17 @@ class _Check:
         return pairs_digest(table)
 
     def root(self) -> None:
-        """Check the Zarr group that holds the teachers; any Zarr reader begins there."""
-        if not self._inventory.teachers:
-            return
-        try:
-            self._location.zarr_group(ZARR_FOLDER)
-        except LocationError:
-            raise
-        except Exception as error:  # noqa: BLE001
-            self._arrays_damage(None, ROOT_METADATA, f"the Zarr group cannot be opened: {error}")
+        """Check the Zarr group that holds the teachers."""
+        problem = check_root(self._location) if self._inventory.teachers else None
+        if problem:
+            self._arrays_damage(None, ROOT_METADATA, problem)
 
     def teacher(self, name: str, *, deep: bool) -> None:
         """Check everything that belongs to one teacher."""
-        spec = self._read(spec_key(name), Spec)
-        listed = set(self._inventory.receipts)
-        ranges = [k for k in range(self._info.ranges) if receipt_key(name, k) in listed]
+        spec = self._read(self._location, spec_key(name), Spec)
+        listed = {*self._inventory.receipts, *(key for key in self._inventory.sizes if key.startswith(NEXT_FOLDER))}
         if not isinstance(spec, Spec):
+            ranges = [k for k in range(self._info.ranges) if receipt_key(name, k) in listed]
             if ranges or spec:
                 again = f"python -m store rm-teacher {self._location} {name} and extract it again"
                 message = spec or "there are receipts, but no spec that says what the features are of"
@@ -138,23 +159,28 @@ class _Check:
                 self._note(Kind.SPEC, spec_key(name), message, step, teacher=name)
                 self.units += [UnitCheck(teacher=name, range=k, state="damaged") for k in ranges]
             return
-        problem = self._arrays(name, spec)
+        problem, metadata = check_arrays(self._location, spec, info=self._info)
+        beside = next_folder(spec.hash)
+        if problem and f"{beside}/{metadata_keys(name)[0]}" in self._inventory.sizes:
+            # A new model has taken the place of another, and its arrays are about to.
+            problem, metadata = check_arrays(self._location.below(beside), spec, info=self._info)
         if problem:
             self._arrays_damage(name, metadata_keys(name)[0], problem)
-        with progress(len(ranges), label=f"receipts of {name}", noun="receipts") as advance:
-            keys = [receipt_key(name, k) for k in ranges]
-            receipts = list(_on_threads(lambda key: self._read(key, Receipt), keys, advance))
-        committed = dict(zip(ranges, receipts, strict=True))
-        units = [self._unit(spec, k, committed.get(k)) for k in range(self._info.ranges)]
+        with progress(self._info.ranges, label=f"receipts of {name}", noun="receipts") as advance:
+            look = partial(self._unit, spec, listed=listed, size=self._inventory.sizes.get)
+            units = list(_on_threads(look, range(self._info.ranges), advance))
         if deep and not problem:
             whole = [unit for unit in units if unit.state in ("verified", "outgrown")]
-            self._read_units(name, [(unit, unit.receipt) for unit in whole if unit.receipt])
+            with progress(len(whole), label=f"features of {name}", noun="units") as advance:
+                read = partial(self._read_unit, spec, metadata=metadata)
+                for _ in _on_threads(read, whole, advance):
+                    pass
         self.units += units
 
-    def _read(self, key: str, model: type[R]) -> R | str | None:
+    def _read(self, location: Location, key: str, model: type[R]) -> R | str | None:
         """Return a record, or what is wrong with it; None where there is none."""
         try:
-            return read_record(self._location, key, model)
+            return read_record(location, key, model)
         except FileNotFoundError:
             return None
         except (FormatVersionError, LocationError):
@@ -162,58 +188,75 @@ class _Check:
         except StoreError as error:
             return str(error)
 
-    def _arrays(self, name: str, spec: Spec) -> str:
-        """Compare a teacher's Zarr metadata with the shape that store and spec give them."""
-        try:
-            arrays = open_arrays(self._location, name)
-            wrong = [text for array in ARRAY_NAMES if (text := self._misshapen(array, arrays[array], spec))]
-            return "; ".join(wrong)
-        except LocationError:
-            raise
-        # Zarr raises nearly anything on damaged metadata.
-        except Exception as error:  # noqa: BLE001
-            return f"the arrays cannot be opened: {type(error).__name__}: {error}"
-
     def _arrays_damage(self, teacher: str | None, key: str, message: str) -> None:
         step = f"python -m store repair {self._location} writes the metadata anew and leaves the shards alone"
         self._note(Kind.ARRAYS, key, message, step, teacher=teacher)
 
-    def _misshapen(self, name: ArrayName, array: object, spec: Spec) -> str | None:
-        tail = (spec.embed_dim,) if name in ("image", "text") else ()
-        expected = (
-            (self._info.range_rows, *tail),
-            (self._info.chunk_rows, *tail),
-            dtype_of(name, spec.stored_dtype),
-            tail,
-        )
-        shape = tuple(getattr(array, "shape", ()))
-        found = (getattr(array, "shards", None), getattr(array, "chunks", None), str(getattr(array, "dtype", "")))
-        # Fewer rows than the store has: some were appended, and the next extraction lets the arrays grow.
-        if (*found, shape[1:]) == expected and shape[0] <= self._info.rows:
-            return None
-        return f"{name} has shape {shape}, shards {found[0]}, chunks {found[1]}, dtype {found[2]}; expected {expected}"
+    def _unit(
+        self, spec: Spec, range_id: int, *, listed: Container[str] | None, size: Callable[[str], int | None]
+    ) -> UnitCheck:
+        """Look at a unit's receipt and at the sizes of its objects.
 
-    def _unit(self, spec: Spec, range_id: int, receipt: Receipt | str | None) -> UnitCheck:
+        Args:
+            listed: keys of the receipts that there are; None to look.
+            size: of an object by its key.
+        """
         unit = UnitCheck(teacher=spec.teacher, range=range_id, state="missing")
+        key = receipt_key(spec.teacher, range_id)
+        receipt: Receipt | str | None = None
+        for prefix in ("", next_folder(spec.hash)):
+            if listed is not None and below(prefix, key) not in listed:
+                continue
+            found = self._read(self._location, below(prefix, key), Receipt)
+            present = isinstance(found, Receipt) and found.spec_hash == spec.hash
+            if present or receipt is None:
+                receipt = found
+            if isinstance(found, Receipt) and present:
+                places = (*([below(prefix, found.at)] if found.at else []), prefix, "")
+                unit.prefixes = tuple(dict.fromkeys(places))
+                break
         if receipt is None:
             return unit
-        key = receipt_key(spec.teacher, range_id)
         if isinstance(receipt, str):
             self._add(unit, [(Kind.RECEIPT_UNREADABLE, key, receipt)])
-            return unit
-        unit.receipt, unit.state = receipt, "verified"
-        found = check_record(
-            receipt,
-            key=key,
-            teacher=spec.teacher,
-            range_id=range_id,
-            info=self._info,
-            spec_hash=spec.hash,
-            digest=self._digest,
-            sizes=self._inventory.sizes,
-        )
-        self._add(unit, found)
+        else:
+            unit.receipt, unit.state = receipt, "verified"
+            found_problems = check_record(
+                receipt,
+                key=key,
+                teacher=spec.teacher,
+                range_id=range_id,
+                info=self._info,
+                spec_hash=spec.hash,
+                digest=self._digest,
+                prefixes=unit.prefixes,
+                size=size,
+            )
+            self._add(unit, found_problems)
+        if unit.state == "damaged" and listed is not None:
+            # A writer may have moved it since it was listed.
+            return self._unit(spec, range_id, listed=None, size=self._location.size)
         return unit
+
+    def _read_unit(self, spec: Spec, unit: UnitCheck, *, metadata: Mapping[ArrayName, bytes]) -> None:
+        """Read a unit's objects; once more if a writer has replaced it meanwhile."""
+        while unit.receipt is not None:
+            found = check_bytes(
+                self._location,
+                unit.receipt,
+                prefixes=unit.prefixes,
+                metadata=metadata,
+                spec=spec,
+                info=self._info,
+            )
+            again = self._unit(spec, unit.range, listed=None, size=self._location.size) if found else unit
+            if again.receipt == unit.receipt:
+                self._add(unit, found)
+                return
+            unit.receipt, unit.state, unit.problems = again.receipt, again.state, again.problems
+            unit.prefixes = again.prefixes
+            if unit.state == "damaged":
+                return
 
     def _add(self, unit: UnitCheck, found: Iterable[Found]) -> None:
         for kind, key, message in found:
@@ -231,14 +274,6 @@ class _Check:
                 )
             )
 
-    def _read_units(self, name: str, units: list[tuple[UnitCheck, Receipt]]) -> None:
-        metadata = dict(zip(ARRAY_NAMES, map(self._location.read, metadata_keys(name)[1:]), strict=True))
-        read = partial(check_bytes, self._location, metadata=metadata)
-        with progress(len(units), label=f"features of {name}", noun="units") as advance:
-            results = _on_threads(read, [receipt for _, receipt in units], advance)
-            for (unit, _), found in zip(units, results, strict=True):
-                self._add(unit, found)
-
     def belongings(self, teacher: str | None) -> None:
         """Name what lies in the store and belongs to no unit; of one teacher, if one is given."""
         repair = _repair(self._location)
@@ -250,6 +285,9 @@ class _Check:
             if teacher in (None, name):
                 message = "no receipt commits this object, so it reads as missing; a running extraction may yet do so"
                 self._note(Kind.ORPHAN, key, message, repair, teacher=name, range_id=range_id)
+        for prefix, keys in self._inventory.attempts().items():
+            if teacher is None or teacher in map(teacher_of, keys):
+                self._attempt(prefix, keys)
         if teacher is not None:
             return
         for key in unfinished_writes(self._location):
@@ -258,13 +296,23 @@ class _Check:
             message = "nothing in a store has this name; no program reads it"
             self._note(Kind.STRAY, key, message, "leave it: it does no harm")
 
+    def _attempt(self, prefix: str, keys: Iterable[str]) -> None:
+        """Name an attempt that no receipt names; one that was killed while it was moved is ended by the next writer."""
+        for receipt_at in {split_prefix(key)[1] for key in keys if "receipts/" in key}:
+            model = Receipt if receipt_at.startswith("receipts/") else RangeReceipt
+            switched = self._read(self._location, receipt_at, model)
+            if isinstance(switched, RangeReceipt) and switched.at == prefix:
+                return
+        message = "an attempt at a unit, which no receipt names; a running extraction may yet do so"
+        self._note(Kind.ATTEMPT, prefix, message, _repair(self._location), teacher=next(map(teacher_of, keys), None))
+
 
 def _repair(location: Location) -> str:
     return f"python -m store repair {location}, then python -m extract run"
 
 
 def _on_threads(
-    function: Callable[[Item], Result], items: list[Item], advance: Callable[[int], None]
+    function: Callable[[Item], Result], items: Sequence[Item], advance: Callable[[int], None]
 ) -> Iterator[Result]:
     """Yield a function's results in the order of its arguments; an error ends it without the rest being run."""
     pool = ThreadPoolExecutor(THREADS)

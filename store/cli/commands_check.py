@@ -48,16 +48,29 @@ def repair(
     *,
     teacher: TeacherOption = None,
     deep: DeepOption = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    purge: Annotated[bool, typer.Option("--purge", help="Delete instead of moving to lost+found/.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before deleting.")] = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Delete the receipts of damaged units and objects that no receipt commits; an extraction makes the units anew."""
-    done = mend(locate(store), teacher=teacher, deep=deep, dry_run=dry_run)
+    """Move damaged units, and objects that no receipt commits, to lost+found/; an extraction makes the units anew."""
+    if purge and not (yes or dry_run or sys.stdin.isatty()):
+        raise typer.BadParameter("--purge deletes; without a terminal, --yes must be given")
+
+    def agreed(planned: Repair) -> bool:
+        if not as_json:
+            _print_plan(planned, purge=purge)
+        return not purge or yes or planned.nothing or typer.confirm("Delete?", err=True)
+
+    done = mend(locate(store), teacher=teacher, deep=deep, dry_run=dry_run, purge=purge, agreed=agreed)
     if as_json:
         print_json(done.as_json())
-    else:
-        _print_repair(done)
-    return ExitCode.BAD_INPUT if done.left else ExitCode.COMPLETE
+    elif dry_run:
+        _print_plan(done, purge=purge)
+    elif not done.dry_run:
+        _print_done(done)
+    refused = done.dry_run and not dry_run
+    return ExitCode.INTERRUPTED if refused else ExitCode.BAD_INPUT if done.left else ExitCode.COMPLETE
 
 
 @app.command("rm-teacher", epilog="Example: python -m store rm-teacher runs/demo/store tiny_ct --yes")
@@ -136,19 +149,26 @@ def _print_problems(problems: list[Problem]) -> None:
         sys.stdout.write(f"... and {len(orphans) - 1} more objects that no receipt commits; --json names all\n")
 
 
-def _print_repair(done: Repair) -> None:
-    delete, write = ("would delete", "would write") if done.dry_run else ("deleted", "wrote")
-    nothing = not (done.receipts or done.objects or done.unfinished or done.metadata or done.left)
-    _print_keys(f"{delete} receipts of damaged units", done.receipts)
-    _print_keys(f"{delete} objects that no receipt commits", done.objects)
-    _print_keys(f"{delete} unfinished writes", done.unfinished)
-    _print_keys(f"{write} Zarr metadata anew", [teacher or "(the group)" for teacher in done.metadata])
-    if done.left:
+def _print_plan(planned: Repair, *, purge: bool) -> None:
+    move = "to delete" if purge else "to move to lost+found/"
+    _print_keys(f"{move}, receipts of damaged units", planned.receipts)
+    _print_keys(f"{move}, objects of these units and such as no receipt commits", planned.objects)
+    _print_keys(f"{move}, attempts that no receipt names", planned.attempts)
+    _print_keys("to delete, unfinished writes", planned.unfinished)
+    _print_keys("to finish, moves of whole units", planned.forward)
+    _print_keys("to write anew, Zarr metadata", [teacher or "(the group)" for teacher in planned.metadata])
+    if planned.left:
         sys.stdout.write("left alone:\n")
-        _print_problems(done.left)
-    if nothing:
+        _print_problems(planned.left)
+    elif planned.nothing:
         sys.stdout.write("nothing to repair\n")
-    elif done.receipts and not done.dry_run:
+
+
+def _print_done(done: Repair) -> None:
+    if not done.nothing:
+        place = f"; what was taken away lies in {done.report.store}/{done.lost_found}" if done.lost_found else ""
+        sys.stdout.write(f"done{place}\n")
+    if done.receipts:
         sys.stdout.write("next: python -m extract run makes these units anew\n")
 
 

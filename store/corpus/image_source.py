@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from store.errors import CorpusError, LocationError, PairDecodeError
 from store.io.location import Location, is_url, locate, split_uri
-from store.io.object_file import HANDLES_HINT, open_parquet
+from store.io.object_file import disk_error, open_parquet
 
 from .corpus_files import resolve_uri
 
@@ -116,9 +116,7 @@ class _Parquet:
         try:
             self._file = open_parquet(location, name)
         except OSError as error:
-            if error.errno is None or isinstance(error, FileNotFoundError):
-                raise
-            raise LocationError(f"{location.show(name)}: {error}", hint=HANDLES_HINT) from error
+            raise disk_error(error, location.show(name)) or error from error
         except pa.ArrowInvalid as error:
             raise CorpusError(f"{location.show(name)}: cannot be read as Parquet: {error}") from error
         self._uri = location.show(name)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from store.errors import CorpusError, CorruptChunkError, StoreError, StoreNotFoundError
 from store.io.folder import Folder
 from store.io.location import Location
-from store.io.object_file import open_parquet
+from store.io.object_file import disk_error, open_parquet
 
 from .key_index import KeyIndex, hash_texts
 from .records import StoreInfo
@@ -91,6 +91,8 @@ def _row_group(file: pq.ParquetFile, group: int, columns: list[str], *, use_thre
     except (OSError, pa.ArrowInvalid) as error:
         if isinstance(error, StoreError):
             raise
+        if failed := disk_error(error, "the pair table"):
+            raise failed from error
         raise CorruptChunkError(
             f"the pair table cannot be read: {error}",
             hint="if rows were appended since the store was opened, open it again; else python -m store verify STORE",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from store.errors import LocationError, ObjectChangedError
 from store.faults import reached
-from store.files import create_atomic, move_file, sync_folder, write_atomic
+from store.files import TEMPORARY_SUFFIX, create_atomic, move_file, sync_folder, write_atomic
 
 from .location import Location, Stat
 
@@ -78,20 +78,32 @@ class Folder(Location):
     def list(self, prefix: str = "") -> list[tuple[str, int]]:
         """Walk the folder and where links lead; names that begin with a dot are unfinished writes."""
         found: list[tuple[str, int]] = []
-        folders = [prefix.strip("/")]
+        for key, entry in self._walk(prefix.strip("/")):
+            if not entry.name.startswith("."):
+                with contextlib.suppress(FileNotFoundError), self._access(key):
+                    found.append((key, entry.stat().st_size))
+        return sorted(found)
+
+    def unfinished(self) -> Sequence[str]:
+        """Return the keys of temporary files, which belong to programs that write now or were killed."""
+        names = ((key, entry.name) for key, entry in self._walk(""))
+        return sorted(key for key, name in names if name.startswith(".") and name.endswith(TEMPORARY_SUFFIX))
+
+    def _walk(self, start: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        folders = [start]
         while folders:
             folder = folders.pop()
-            start = f"{folder}/" if folder else ""
             # scandir and not walk: listing many receipts takes most of the time of planning.
             # What another process deletes meanwhile is not there. A link loop ends with an error of the system.
+            entries: Sequence[tuple[os.DirEntry[str], bool]] = ()
             with contextlib.suppress(FileNotFoundError), self._access(folder), os.scandir(self.path / folder) as opened:
-                for entry in opened:
-                    if entry.is_dir():
-                        folders.append(start + entry.name)
-                    elif not entry.name.startswith("."):
-                        with contextlib.suppress(FileNotFoundError), self._access(start + entry.name):
-                            found.append((start + entry.name, entry.stat().st_size))
-        return sorted(found)
+                entries = [(entry, entry.is_dir()) for entry in opened]
+            for entry, is_folder in entries:
+                key = f"{folder}/{entry.name}" if folder else entry.name
+                if is_folder:
+                    folders.append(key)
+                else:
+                    yield key, entry
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete files and the folders that this leaves empty, and force that to disk."""
@@ -146,13 +158,13 @@ class Folder(Location):
         """Refuse a link to what is not there: it may lie on a disk that is not mounted, which says nothing of it."""
         path = self.path / key
         for step in (path, *path.parents):
+            if step.exists():
+                return
             if step.is_symlink():
                 raise LocationError(
                     f"{step}: a link to what is not there: {step.readlink()}",
                     hint="if it leads to another disk, mount that; nothing was changed",
                 )
-            if step.exists():
-                return
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Folder, (self.path,)

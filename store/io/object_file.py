@@ -9,6 +9,8 @@ from typing import BinaryIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from store.errors import LocationError
+
 from .folder import Folder
 from .location import Location
 
@@ -17,6 +19,15 @@ BLOCK_BYTES = 8 * 2**20
 
 HANDLES_HINT = "nothing was changed; if too many files are open, raise the limit (ulimit -n), then run it again"
 """Hint of an error of the disk or of this process's limits, which says nothing about what is stored."""
+
+
+def disk_error(error: BaseException, place: str) -> LocationError | None:
+    """Return the error for a disk or a limit of this process; None if what is stored is wrong or not there."""
+    if isinstance(error, LocationError):
+        return error
+    if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
+        return LocationError(f"{place}: {error}", hint=HANDLES_HINT)
+    return None
 
 
 class ObjectFile(io.RawIOBase):

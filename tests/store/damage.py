@@ -17,8 +17,13 @@ TABLE = "pairs/part-00000.parquet"
 
 
 def contents(location):
-    """Every object of a store; the lock's file is no part of it."""
-    return {key: location.read(key) for key, _ in location.list() if key != "writer.lock"}
+    """Every object of a store; the lock's file and what a repair took away are no part of it."""
+    return {key: location.read(key) for key, _ in location.list() if not key.startswith(("writer.lock", "lost+found/"))}
+
+
+def taken_away(location):
+    """What repairs took away, by its key in the store."""
+    return {key.split("/", 2)[2]: location.read(key) for key, _ in location.list("lost+found")}
 
 
 def copy(source, target):

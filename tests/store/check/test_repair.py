@@ -70,6 +70,8 @@ def test_just_the_damaged_unit_is_deleted_and_made_anew(store, kind):
     done = repair(store.location, deep=True)
     assert done.left == []
     assert set(before) - set(damage.contents(store.location)) == UNIT_1
+    assert done.lost_found is not None
+    assert set(damage.taken_away(store.location)) == {*done.receipts, *done.objects} <= UNIT_1
     after = verify(store.location, deep=True)
     assert after.problems == []
     assert [unit.state for unit in after.units] == ["verified", "missing", "verified", *["verified"] * 3]
@@ -244,7 +246,8 @@ def test_the_command_repairs_and_says_what_to_run(full):
     damage.truncate(full.location, shard_key("alpha", "image", 1))
     planned = run("repair", full.path, "--dry-run")
     assert (planned.returncode, planned.stderr) == (0, "")
-    assert f"would delete receipts of damaged units: 1\n  {RECEIPT_1}\n" in planned.stdout
+    assert f"to move to lost+found/, receipts of damaged units: 1\n  {RECEIPT_1}\n" in planned.stdout
+    assert not (full.path / "lost+found").exists()
     done = run("repair", full.path, "--json")
     assert done.returncode == 0
     assert json.loads(done.stdout) == {
@@ -252,9 +255,12 @@ def test_the_command_repairs_and_says_what_to_run(full):
         "deep": False,
         "dry_run": False,
         "receipts": [RECEIPT_1],
-        "objects": sorted(UNIT_1 - {RECEIPT_1}),
+        "objects": [shard_key("alpha", name, 1) for name in ARRAY_NAMES],
+        "attempts": [],
         "unfinished": [],
+        "forward": [],
         "metadata": [],
+        "lost_found": f"lost+found/{next((full.path / 'lost+found').iterdir()).name}",
         "left": [],
     }
     assert run("repair", full.path).stdout == "nothing to repair\n"

@@ -70,6 +70,11 @@ def test_links_to_folders_and_files_are_followed(folder, tmp_path):
     assert folder.list() == listed
     assert folder.read("receipts/t/r1") == b"receipts/t/r1"
     assert folder.size("store.json") == len("store.json")
+    assert not folder.exists("receipts/t/r9")
+    assert folder.list("receipts/t/deeper") == []
+    folder.create("receipts/t/r9", b"new")
+    folder.move("receipts/t/r9", "receipts/t/r1")
+    assert (tmp_path / "elsewhere/t/r1").read_bytes() == b"new"
 
 
 def test_a_link_to_what_is_not_there_is_an_error(folder, tmp_path):
