@@ -212,7 +212,7 @@ def _teacher(a: FeatureStore, b: FeatureStore, name: str) -> TeacherDifference:
 
 
 def _same_objects(a: FeatureStore, b: FeatureStore, teacher: str, range_id: int) -> bool:
-    receipts = [store.receipts(teacher).get(range_id) for store in (a, b)]
+    receipts = [store.receipt(teacher, range_id) for store in (a, b)]
     objects = [{key: stored.sha256 for key, stored in receipt.objects.items()} for receipt in receipts if receipt]
     return len(objects) == 2 and objects[0] == objects[1]
 

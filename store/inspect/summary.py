@@ -143,7 +143,8 @@ def describe_row(store: FeatureStore, row: int) -> dict[str, Any]:
         image_BD = store.read(rows, teacher=name, side="image").astype(np.float32)
         text_BD = store.read(rows, teacher=name, side="text").astype(np.float32)
         status = Status(int(store.status(name)[row]))
-        bad = next((bad for r in store.receipts(name).values() for bad in r.bad_rows if bad.row == row), None)
+        receipt = store.receipt(name, row // store.info.range_rows)
+        bad = next((bad for bad in receipt.bad_rows if bad.row == row), None) if receipt else None
         teachers[name] = {
             "status": status.name.lower(),
             "reason": bad.reason if bad else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from store.errors import StoreError
 from store.format.arrays import ARRAY_NAMES, Side, shard_key
 from store.format.pairs import PairTable
 from store.format.promote import next_folder
-from store.format.records import Receipt, Spec, read_record, read_store_info, spec_key
+from store.format.records import Receipt, Spec, StoreInfo, read_record, read_store_info, spec_key
 from store.io.fetching import fetch_all
 from store.io.location import Location, locate
 
@@ -28,6 +29,15 @@ from .present_pairs import PresentPairs
 from .selection import Selection, available
 from .shards import COLUMN_DTYPES, Verify, read_column
 from .units import Unit, UnitChangedError, Units, committed_rows
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Known:
+    """What a process knows of a store: its shape, and by teacher the spec and the committed units."""
+
+    info: StoreInfo
+    specs: dict[str, Spec]
+    units: dict[str, dict[int, Unit]]
 
 
 class FeatureStore:
@@ -126,6 +136,21 @@ class FeatureStore:
     def _of_pairs(self) -> PresentPairs:
         return PresentPairs(self.location, self.info, lambda: self.pairs)
 
+    def known(self) -> Known:
+        """Return what is committed, for another process that shall see the store as this one does."""
+        return Known(
+            info=self.info,
+            specs={teacher: self.spec(teacher) for teacher in self.teachers},
+            units={teacher: self.units(teacher).all() for teacher in self.teachers},
+        )
+
+    def adopt(self, known: Known) -> None:
+        """See a store that was just opened as another process does, without reading what it has read."""
+        self.info, self.teachers = known.info, sorted(known.specs)
+        self._specs |= known.specs
+        for teacher, units in known.units.items():
+            self.units(teacher).adopt(units)
+
     def receipt(self, teacher: str, range_id: int) -> Receipt | None:
         """Return the receipt of a range as it is now; None where the range is not committed."""
         return self.units(teacher).record(range_id)
@@ -137,8 +162,7 @@ class FeatureStore:
     def as_of(self, ranges: Mapping[str, Collection[int]]) -> FeatureStore:
         """Return the store as it was when only some ranges of these teachers were committed.
 
-        Receipts are read again, because ranges may have been committed since this store was opened. Ranges beyond its
-        rows are left out.
+        Ranges that were committed since this store was opened may be among them; those beyond its rows are left out.
 
         Raises:
             IncompleteStoreError: one of them is not committed.
@@ -147,7 +171,7 @@ class FeatureStore:
         earlier = copy.copy(self)
         vars(earlier).update(_units={}, _reader=ChunkReader(earlier), teachers=sorted(ranges))
         for teacher, numbers in ranges.items():
-            earlier.units(teacher).only(numbers)
+            earlier.units(teacher).only(numbers, known=self.units(teacher))
         return earlier
 
     def is_complete(self, teacher: str) -> bool:

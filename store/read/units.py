@@ -137,13 +137,18 @@ class Units(Generic[Committed]):
                 self._complete = True
         return {number: unit for number, unit in self._known.items() if unit is not None}
 
-    def only(self, numbers: Collection[int]) -> None:
+    def only(self, numbers: Collection[int], *, known: Units[Committed]) -> None:
         """Treat all ranges but some as not committed, from now on.
+
+        Args:
+            known: what an earlier reader knows of them is not read again.
 
         Raises:
             IncompleteStoreError: one of them is not committed.
         """
-        found = self.among(sorted(number for number in numbers if number < self.info.ranges))
+        wanted = sorted(number for number in numbers if number < self.info.ranges)
+        self._known = {number: unit for number in wanted if (unit := known.known(number))}
+        found = self.among(wanted)
         missing = [number for number, unit in found.items() if unit is None]
         if missing:
             raise IncompleteStoreError(
@@ -152,6 +157,10 @@ class Units(Generic[Committed]):
                 hint=f"{self._again} makes them anew",
             )
         self.adopt({number: unit for number, unit in found.items() if unit})
+
+    def known(self, range_id: int) -> Unit | None:
+        """Return a unit if it is known already."""
+        return self._known.get(range_id)
 
     def adopt(self, units: dict[int, Unit]) -> None:
         """Take over what another reader of the same store found."""
