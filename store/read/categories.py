@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from store.errors import StoreError, StoreNotFoundError
-from store.format.pairs import PART_NAME
+from store.format.pairs import part_keys
+from store.format.records import StoreInfo
 from store.io.fetching import fetch_all
 from store.io.location import Location
 from store.io.object_file import open_parquet
@@ -57,29 +58,27 @@ def categorize(texts: Sequence[str | None] | pa.Array | pa.ChunkedArray) -> Cate
     return Categories(codes_N=new_codes[codes_N], names=tuple(names))
 
 
-def read_categories(location: Location, column: str, *, rows: int) -> Categories:
+def read_categories(location: Location, column: str, info: StoreInfo) -> Categories:
     """Read one text column of a store's pair table, and nothing else of it.
-
-    Args:
-        rows: N; rows beyond them are ignored.
 
     Raises:
         StoreNotFoundError: there is no pair table.
-        StoreError: it cannot be read, or has fewer rows.
+        StoreError: it cannot be read, or has fewer rows than ``info`` says.
     """
-    keys = [key for key, _ in location.list("pairs") if PART_NAME.fullmatch(key)]
-    if not keys:
-        raise StoreNotFoundError(f"{location}: the pair table pairs/part-*.parquet is missing")
+    keys = part_keys(location, info)
 
     def read(key: str) -> pa.ChunkedArray:
         with open_parquet(location, key, read_dictionary=[column]) as part:
             return part.read([column], use_threads=False)[column]
 
     try:
-        chunks = [chunk for part in fetch_all(read, keys) for chunk in part.chunks]
+        parts = fetch_all(read, keys)
+    except FileNotFoundError as error:
+        raise StoreNotFoundError(f"{location}: the pair table lacks a part, {error} is missing") from error
     except pa.ArrowInvalid as error:
         raise StoreError(f"{location}: the pair table cannot be read: {error}") from error
-    whole = pa.chunked_array(chunks, pa.dictionary(pa.int32(), pa.string()))
-    if len(whole) < rows:
-        raise StoreError(f"{location}: the pair table has {len(whole)} rows, store.json says {rows}")
-    return categorize(whole.slice(0, rows))
+    whole = pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.dictionary(pa.int32(), pa.string()))
+    found = [len(part) for part in parts]
+    if len(whole) < info.rows or info.parts not in (None, found):
+        raise StoreError(f"{location}: the pair table has {len(whole)} rows, store.json says {info.rows}")
+    return categorize(whole.slice(0, info.rows))

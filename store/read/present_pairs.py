@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from store.format.pairs import PairTable, pairs_digest
+from store.format.pairs import PairTable
 from store.format.records import RangeReceipt, StoreInfo, read_store_info
 from store.io.location import Location
 
@@ -31,7 +31,7 @@ class PresentPairs:
             if receipt.stop > self._info.rows or receipt.start != receipt.range * self._info.range_rows:
                 return False
             self._pairs = self._pairs or self._open()
-            return pairs_digest(self._pairs.read(receipt.start, receipt.stop)) == receipt.pairs_digest
+            return self._pairs.digest(receipt.start, receipt.stop) == receipt.pairs_digest
 
     def _reopened(self) -> PairTable:
-        return PairTable(self._location, rows=self._info.rows)
+        return PairTable(self._location, self._info)

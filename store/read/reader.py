@@ -30,6 +30,9 @@ from .selection import Selection, available
 from .shards import COLUMN_DTYPES, Verify, read_column
 from .units import Unit, UnitChangedError, Units, committed_rows
 
+EVERY = slice(None)
+"""All rows."""
+
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Known:
@@ -76,7 +79,7 @@ class FeatureStore:
     @cached_property
     def pairs(self) -> PairTable:
         """The pair table."""
-        return PairTable(self.location, rows=self.info.rows)
+        return PairTable(self.location, self.info)
 
     @cached_property
     def pixels(self) -> PixelCache:
@@ -182,17 +185,18 @@ class FeatureStore:
         """Return (N,) whether each row lies in a committed range of a teacher."""
         return committed_rows(self.units(teacher).all().values(), rows=self.info.rows)
 
-    def status(self, teacher: str) -> npt.NDArray[np.uint8]:
-        """Return a teacher's status of all rows, (N,) uint8; missing where nothing is committed."""
-        return self._column(teacher, "status")
+    def status(self, teacher: str, rows: slice = EVERY) -> npt.NDArray[np.uint8]:
+        """Return a teacher's status of some rows, (rows,) uint8; missing where nothing is committed."""
+        return self._column(teacher, "status", rows)
 
-    def similarity(self, teacher: str) -> npt.NDArray[np.float32]:
-        """Return the cosines of a teacher's image and text features, (N,) float32; 0 where the status is not ok."""
-        return self._column(teacher, "similarity")
+    def similarity(self, teacher: str, rows: slice = EVERY) -> npt.NDArray[np.float32]:
+        """Return the cosines of a teacher's image and text features, (rows,) float32; 0 where the status is not ok."""
+        return self._column(teacher, "similarity", rows)
 
-    def _column(self, teacher: str, name: Literal["status", "similarity"]) -> npt.NDArray[Any]:
+    def _column(self, teacher: str, name: Literal["status", "similarity"], rows: slice) -> npt.NDArray[Any]:
         # Zarr takes 3.4 s for a column of 2.9 M rows: it decodes each of 11,000 chunks by itself.
-        column_N, units = np.zeros(self.info.rows, COLUMN_DTYPES[name]), self.units(teacher)
+        first, end, step = rows.indices(self.info.rows)
+        column_N, units = np.zeros(max(0, end - first), COLUMN_DTYPES[name]), self.units(teacher)
 
         def read(unit: Unit) -> None:
             try:
@@ -200,11 +204,14 @@ class FeatureStore:
             except UnitChangedError as changed:
                 read(changed.unit)
                 return
-            stop = min(unit.stop, self.info.rows)
-            column_N[unit.start : stop] = values[: stop - unit.start]
+            begin, stop = max(unit.start, first), min(unit.stop, end)
+            column_N[begin - first : stop - first] = values[begin - unit.start : stop - unit.start]
 
-        fetch_all(read, units.all().values())
-        return column_N
+        if rows == EVERY:
+            units.all()
+        numbers = [number for number, _, _ in self.info.blocks(first, end)]
+        fetch_all(read, filter(None, units.among(numbers).values()))
+        return column_N[::step]
 
     def read(self, rows: slice | npt.NDArray[np.int64], *, teacher: str, side: Side) -> npt.NDArray[np.floating[Any]]:
         """Return features of some rows, (rows, D), unit norm; zeros where the status is not ok.
@@ -230,7 +237,7 @@ class FeatureStore:
 
     def modality(self) -> npt.NDArray[np.object_]:
         """Return the modality of all rows, (N,) strings, None where unknown."""
-        return read_categories(self.location, "modality", rows=self.info.rows).texts()
+        return read_categories(self.location, "modality", self.info).texts()
 
     def available(self, selection: Selection = "all", *, teachers: list[str] | None = None) -> npt.NDArray[np.bool_]:
         """Return (N, T), in the order of ``teachers``: whether a selection lets a teacher teach a row.
@@ -247,6 +254,6 @@ class FeatureStore:
             status={name: self.status(name) for name in names},
             # Callables, because not every policy looks at them.
             similarity=self.similarity,
-            modality=lambda: read_categories(self.location, "modality", rows=self.info.rows),
+            modality=lambda: read_categories(self.location, "modality", self.info),
         )
         return np.stack([*by_teacher.values()], axis=1)
