@@ -102,14 +102,14 @@ def index(
             workers=workers,
             on_shard=advance,
         )
-    found = read_report(locate(loaded.store.path))
+    found = read_report(locate(loaded.store.path), info)
     if report and found is not None:
         sys.stdout.write(render(found))
     if problems is None:
         log.info("%s holds these %d pairs already: nothing to do", loaded.store.path, info.rows)
         return
     _warn(problems, found.num_problems if found else len(problems))
-    caption = only_caption(PairTable(locate(loaded.store.path), rows=info.rows), info)
+    caption = only_caption(PairTable(locate(loaded.store.path), info), info)
     if caption is not None:
         log.warning("all %d captions are the same, %r; is that the caption's field?", info.rows, caption[:80])
     log.info("%s: %d pairs in %d ranges of %d rows", loaded.store.path, info.rows, info.ranges, info.range_rows)
@@ -124,18 +124,16 @@ def append(
     workers: WorkersOption = None,
 ) -> None:
     """Add the pairs of corpus files that are new since the store was made, as rows after the old ones."""
-    from store.format.records import read_store_info
     from store.index.append import append_corpus, new_files
     from store.io.location import locate
 
     loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
     corpus, location = _corpus_of(loaded), locate(loaded.store.path)
-    before = read_store_info(location)
-    files = new_files(location, before, corpus).files
-    if not files:
+    before, plan = new_files(location, corpus)
+    if not plan.files:
         log.info("%s holds all %d files of the corpus already: nothing to do", location, len(before.corpus["files"]))
         return
-    with progress(len(files), label="append", noun="files") as advance:
+    with progress(len(plan.files), label="append", noun="files") as advance:
         info, problems = append_corpus(location, corpus, workers=workers, on_file=advance)
     _warn(problems, len(problems))
     log.info("%s: %d rows more, %d in all; extract run does them next", location, info.rows - before.rows, info.rows)

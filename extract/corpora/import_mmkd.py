@@ -26,11 +26,10 @@ from store.files import sha256_file
 from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
 from store.format.pairs import PAIR_SCHEMA, PairTable, check_keys
 from store.format.pixels import Pixels, PixelSpec
-from store.format.records import Spec, Status, StoreInfo, read_store_info
-from store.index.create import create_store
+from store.format.records import Spec, Status, StoreInfo, read_store_info, require_present_format
+from store.index.create import create_store, new_place
 from store.index.merge import CorpusIndex
 from store.io.location import Location, locate
-from store.io.lock import exclusive
 
 from .fill_pixel_cache import make_pixels
 
@@ -81,8 +80,8 @@ def import_mmkd(
         for name in TEACHER_IDS
         if any(f"{name}_img" in found for found in features)
     }
-    info = _begin(location, table, source, signature=signature, range_rows=range_rows, chunk_rows=chunk_rows)
-    with exclusive(location):
+    with new_place(location):
+        info = _begin(location, table, source, signature=signature, range_rows=range_rows, chunk_rows=chunk_rows)
         for name, unit in units.items():
             _import_teacher(location, info, name, unit)
     if pixels:
@@ -103,6 +102,7 @@ def _begin(
         return create_store(location, index, signature=signature, range_rows=range_rows, chunk_rows=chunk_rows)
     if info.corpus != signature:
         raise StoreError(f"{location}: there is a store of other pairs already", hint="import into a new folder")
+    require_present_format(location, info)
     return info
 
 
@@ -198,7 +198,7 @@ def _import_teacher(location: Location, info: StoreInfo, name: str, features: Un
     circumstances = Circumstances(
         device="import", batch_size=1, run_id=f"import-{secrets.token_hex(3)}", attempt=1, timings_s={}, versions={}
     )
-    pairs = PairTable(location, rows=info.rows)
+    pairs = PairTable(location, info)
     for range_id in range(info.ranges):
         part = slice(*info.bounds(range_id))
         commit_unit(

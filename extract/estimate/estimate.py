@@ -80,7 +80,7 @@ def estimate(
     specs = {
         name: teacher_spec(name, entry, stored_dtype=pipeline.store.dtype) for name, entry in pipeline.teachers.items()
     }
-    pairs = PairTable(store, rows=info.rows)
+    pairs = PairTable(store, info)
     planned = plan(store, info=info, pairs=pairs, specs=specs)
     lacking = Counter(name for item in planned.work for name in item.teachers)
     rates = None

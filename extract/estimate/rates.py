@@ -181,7 +181,7 @@ def probe(
         block = int(np.clip(seconds / BLOCKS_WANTED / row_s, WARM_UP_ROWS, 2 * pipeline.extract.batch_size))
         rows = _blocks(pairs, info, work, rows=block, count=MAX_BLOCKS)
         scratch_run(place, pipeline, specs, rows, root=root, range_rows=block)
-        table = PairTable(place, rows=rows.num_rows)
+        table = PairTable(place, read_store_info(place))
         return _measure(dataclasses.replace(worker, info=read_store_info(place), pairs=table), seconds=seconds)
 
 

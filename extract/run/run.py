@@ -19,7 +19,7 @@ from store.format.arrays import ZARR_FOLDER
 from store.format.commit import register_teacher
 from store.format.pairs import PairTable
 from store.format.promote import Guard, lacking, recover, replace_units
-from store.format.records import Spec, read_store_info, receipt_key, require_present_format, spec_key
+from store.format.records import Spec, StoreInfo, read_store_info, receipt_key, require_present_format, spec_key
 from store.io.folder import Folder
 from store.io.location import Location, locate
 from store.io.lock import exclusive

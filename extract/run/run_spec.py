@@ -55,7 +55,7 @@ def build_worker(spec: RunSpec) -> Worker:
     return Worker(
         places={name: spec.place(name) for name in spec.specs},
         info=info,
-        pairs=PairTable(spec.store, rows=info.rows),
+        pairs=PairTable(spec.store, info),
         decoder=Decoder(
             images=ImageSource(spec.corpus_root),
             batch_size=spec.settings.batch_size,

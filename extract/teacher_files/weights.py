@@ -31,10 +31,15 @@ NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
 
 
 class SourceFile(Record):
-    """One of the authors' files at the time of its conversion."""
+    """One of the authors' files at the time of its conversion.
+
+    Attributes:
+        mtime_ns: time of its last change; None in records of earlier releases.
+    """
 
     nbytes: int
     sha256: str
+    mtime_ns: int | None = None
 
 
 class ConversionRecord(Record):
@@ -129,11 +134,19 @@ def _find_converted(folder: Path, sets: Sequence[tuple[str, ...]]) -> Weights | 
         ) from None
     if tuple(conversion.files) not in sets:
         return None
-    # If a file was replaced since by one of another size, the converted file is not made from it.
-    sources = ((folder / name, file.nbytes) for name, file in conversion.files.items())
-    if any(source.is_file() and source.stat().st_size != nbytes for source, nbytes in sources):
+    if any(_was_replaced(folder / name, file) for name, file in conversion.files.items()):
         return None
     return Weights(folder=folder, paths=(path,), conversion=conversion)
+
+
+def _was_replaced(source: Path, file: SourceFile) -> bool:
+    """Whether a file is there and is not the one that was converted; every fine-tune of a model has the same size."""
+    if not source.is_file():
+        return False
+    found = source.stat()
+    if (found.st_size, found.st_mtime_ns) == (file.nbytes, file.mtime_ns):
+        return False
+    return found.st_size != file.nbytes or sha256_file(source) != file.sha256
 
 
 def _where(name: str, entry: TeacherEntry, missing: Sequence[str]) -> str:
@@ -151,7 +164,9 @@ def write_record(folder: Path, sources: Sequence[Path], converted: Path) -> byte
         converted: the file made from them, not yet in place.
     """
     files = {
-        path.relative_to(folder).as_posix(): SourceFile(nbytes=path.stat().st_size, sha256=sha256_file(path))
+        path.relative_to(folder).as_posix(): SourceFile(
+            nbytes=path.stat().st_size, sha256=sha256_file(path), mtime_ns=path.stat().st_mtime_ns
+        )
         for path in sources
     }
     return record_bytes(ConversionRecord(files=files, sha256=sha256_file(converted)))

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from store.errors import StoreError
 from store.files import TEMPORARY_SUFFIX
 from store.format.arrays import ARRAY_NAMES, ZARR_FOLDER, shard_key
-from store.format.records import STORE_KEY, StoreInfo, parse_receipt_key, read_store_info, receipt_key, spec_key
+from store.format.key_index import KEY_INDEX
+from store.format.records import (
+    REPORT_KEY,
+    STORE_KEY,
+    StoreInfo,
+    parse_receipt_key,
+    read_store_info,
+    receipt_key,
+    spec_key,
+)
 from store.io.folder import Folder
 from store.io.location import Location
 from store.io.lock import LOCK_KEY
@@ -20,7 +29,7 @@ OTHER_FOLDERS = ("index/", "pairs/", "pixels/", "retry/", "runs/")
 
 ROOT_METADATA = f"{ZARR_FOLDER}/zarr.json"
 
-OTHER_FILES = (STORE_KEY, LOCK_KEY, ROOT_METADATA)
+OTHER_FILES = (STORE_KEY, LOCK_KEY, KEY_INDEX, REPORT_KEY, ROOT_METADATA)
 
 _SHARD = re.compile(rf"{re.escape(ZARR_FOLDER)}/([^/]+)/[^/]+/c/(\d+)(?:/0)?")
 

@@ -69,8 +69,8 @@ def upgrade(location: Location) -> bool:
         problems = _upgrade_receipts(location, info, lock.check)
         if problems:
             raise StoreError(
-                f"{location}: {len(problems)} receipts name objects that are missing or damaged, such as {problems[0]}; "
-                "the store stays of the old format",
+                f"{location}: {len(problems)} receipts name objects that are missing or damaged, so the store stays of "
+                f"the old format. The first is {problems[0]}",
                 hint=f"python -m store repair {location} --deep puts these units aside; then run the upgrade again",
             )
         lock.check()

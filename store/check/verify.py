@@ -69,12 +69,14 @@ class _Check:
 
     def _open_pairs(self) -> PairTable | None:
         try:
-            return PairTable(self._location, rows=self._info.rows)
+            pairs = PairTable(self._location, self._info)
+            pairs.check()
         except LocationError:
             raise
         except (StoreError, pa.ArrowException, OSError) as error:
             self._table_damage(str(error))
             return None
+        return pairs
 
     def _table_damage(self, message: str, rows: tuple[int, int] | None = None) -> None:
         step = "restore pairs/ from a copy: rows never change, and without them no feature has a meaning"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 from collections.abc import Iterable
@@ -16,7 +15,12 @@ from store.errors import StoreError
 from store.io.location import Location
 from store.io.object_file import open_parquet
 
-KEY_INDEX = "pairs/keys.parquet"
+from .records import StoreInfo
+
+KEY_INDEX = "keys.parquet"
+
+KEY_INDEX_1 = "pairs/keys.parquet"
+"""The place of the key index in format 1."""
 
 GROUP_ROWS = 65_536
 """Hashes read for one lookup: 45 groups at 2.9 M rows, of half a megabyte each."""
@@ -28,7 +32,7 @@ SCHEMA = pa.schema(
         pa.field("difference_hash", pa.uint64()),
     ]
 )
-"""Columns of ``pairs/keys.parquet``, ordered by key_hash and row; difference_hash is there where a rule needed it."""
+"""Columns of ``keys.parquet``, ordered by key_hash and row; difference_hash is there where a rule needed it."""
 
 
 def hash_text(text: str) -> int:
@@ -68,26 +72,29 @@ def write_key_index(
 class KeyIndex:
     """The key index of a store, read a row group at a time.
 
+    It is opened for each look, because an append replaces it: on object storage an object that is replaced while it is
+    open would give parts of both.
+
     Args:
-        rows: of the pair table; an index of fewer rows is out of date and is not used.
+        info: of the store; an index of fewer rows is out of date and is not used.
     """
 
-    def __init__(self, location: Location, *, rows: int) -> None:
-        self._location, self._rows = location, rows
+    def __init__(self, location: Location, info: StoreInfo) -> None:
+        self._location, self._rows = location, info.rows
+        self._key = KEY_INDEX if info.version > 1 else KEY_INDEX_1
 
-    @functools.cached_property
     def _file(self) -> pq.ParquetFile | None:
         try:
-            file = open_parquet(self._location, KEY_INDEX)
+            file = open_parquet(self._location, self._key)
         except FileNotFoundError:
             return None
         except pa.ArrowInvalid as error:
-            raise StoreError(f"{self._location.show(KEY_INDEX)}: cannot be read: {error}") from error
+            raise StoreError(f"{self._location.show(self._key)}: cannot be read: {error}") from error
         return file if file.metadata.num_rows >= self._rows else None
 
     def rows_of(self, key: str) -> list[int] | None:
         """Return the rows whose key may be this one, nearly always one or none; None where there is no index."""
-        file = self._file
+        file = self._file()
         if file is None:
             return None
         wanted = hash_text(key)
@@ -102,8 +109,9 @@ class KeyIndex:
 
     def read(self) -> pa.Table | None:
         """Return the whole index in the order of rows, None where there is none."""
-        if self._file is None:
+        file = self._file()
+        if file is None:
             return None
-        table = self._file.read(use_threads=False)
+        table = file.read(use_threads=False)
         ordered = table.take(pa.array(np.argsort(table["row"].to_numpy())))
         return ordered.slice(0, self._rows)

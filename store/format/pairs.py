@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +31,17 @@ Null where the file at the uri is the image itself or there is none.
 
 PART_NAME = re.compile(r"pairs/part-\d+\.parquet")
 
-PART_ROWS = 131_072
-"""Rows of a ``pairs/part-*.parquet`` (about 30 MB): what appending rewrites at most, and what a writer holds."""
+PAIRS_METADATA = "mmkd.pairs"
+"""Key in the metadata of a part: its bytes of data, and the digests of its ranges, which hold for those data alone."""
+
+DIGESTED = ("key", "caption", "image_sha256")
+"""Columns on which features depend."""
+
+OPEN_PARTS = 8
+"""Parts that are kept open, each with a file and its footer (60 KB at 131,072 rows and 64 ranges)."""
+
+BLOCK_ROWS = 131_072
+"""Rows that are held when the whole table is read."""
 
 PAIR_SCHEMA = pa.schema(
     [
@@ -75,68 +85,6 @@ def part_key(number: int) -> str:
     return f"pairs/part-{number:05d}.parquet"
 
 
-class PairWriter:
-    """Writes the pair table in parts of bounded size, whose row groups are the store's ranges.
-
-    Args:
-        range_rows: R; every row group but the table's last has R rows.
-        part_rows: rows of a part, rounded down to whole ranges.
-        first_part_rows: rows of the first part that is written, rounded up, if it may be larger.
-    """
-
-    def __init__(
-        self,
-        location: Location,
-        *,
-        range_rows: int,
-        first_part: int = 0,
-        first_row: int = 0,
-        part_rows: int = PART_ROWS,
-        first_part_rows: int | None = None,
-    ) -> None:
-        self._location, self._range_rows = location, range_rows
-        self._part, self.rows = first_part, first_row
-        self._part_rows = range_rows * max(1, part_rows // range_rows)
-        self._room = self._part_rows if first_part_rows is None else range_rows * -(-first_part_rows // range_rows)
-        self._waiting: list[pa.Table] = []
-        self._waiting_rows = 0
-        # The first part may exist and grow, so it is written last: until then the store reads as before.
-        self._first_part, self._first_bytes = first_part, b""
-
-    def add(self, table: pa.Table) -> None:
-        """Take rows, of PAIR_SCHEMA with or without ``row``, which is counted here."""
-        self._waiting.append(table.select([name for name in PAIR_SCHEMA.names if name != "row"]))
-        self._waiting_rows += table.num_rows
-        while self._waiting_rows >= self._room:
-            self._write(self._room)
-            self._room = self._part_rows
-
-    def close(self) -> int:
-        """Write what is left and return the number of rows of the whole table."""
-        if self._waiting_rows or self._part == self._first_part:
-            self._write(self._waiting_rows)
-        self._location.write(part_key(self._first_part), self._first_bytes)
-        return self.rows
-
-    def _write(self, rows: int) -> None:
-        whole = pa.concat_tables(self._waiting) if self._waiting else PAIR_SCHEMA.remove(0).empty_table()
-        part, rest = whole.slice(0, rows), whole.slice(rows)
-        numbers = pa.array(np.arange(self.rows, self.rows + rows, dtype=np.int64))
-        buffer = io.BytesIO()
-        pq.write_table(
-            part.add_column(0, PAIR_SCHEMA.field("row"), numbers).cast(PAIR_SCHEMA),
-            buffer,
-            row_group_size=self._range_rows,
-            compression="zstd",
-        )
-        if self._part == self._first_part:
-            self._first_bytes = buffer.getvalue()
-        else:
-            self._location.write(part_key(self._part), buffer.getvalue())
-        self._waiting, self._waiting_rows = [rest] if rest.num_rows else [], rest.num_rows
-        self._part, self.rows = self._part + 1, self.rows + rows
-
-
 def _row_group(file: pq.ParquetFile, group: int, columns: list[str], *, use_threads: bool) -> pa.Table:
     try:
         return file.read_row_group(group, columns=columns, use_threads=use_threads)
@@ -149,62 +97,122 @@ def _row_group(file: pq.ParquetFile, group: int, columns: list[str], *, use_thre
         ) from error
 
 
-class PairTable:
-    """The pair table of a store, read in parts.
+@dataclass(kw_only=True, frozen=True, slots=True)
+class _Part:
+    """A part of the pair table, open.
 
-    Args:
-        rows: as store.json says; rows beyond them, left by an append that was killed, are ignored.
+    Attributes:
+        ends_G: (row groups,) row of the table after the last of each.
+        digests: of each range that has rows here, from its first row to the last one here: by range and row after it.
     """
 
-    def __init__(self, location: Location, *, rows: int) -> None:
-        keys = [key for key, _ in location.list("pairs") if PART_NAME.fullmatch(key)]
-        if not keys:
-            raise StoreNotFoundError(f"{location}: the pair table pairs/part-*.parquet is missing")
-        self._use_threads = isinstance(location, Folder)
-        self._parts = [int(key.removeprefix("pairs/part-").removesuffix(".parquet")) for key in keys]
-        try:
-            self._files = [open_parquet(location, key, in_blocks=True) for key in keys]
-        except pa.ArrowInvalid as error:
-            raise StoreError(f"{location}: the pair table cannot be read: {error}") from error
-        self._rows, self._key_index = rows, KeyIndex(location, rows=rows)
-        self._groups = [
-            (file, group, file.metadata.row_group(group).num_rows)
-            for file in self._files
-            for group in range(file.num_row_groups)
-        ]
-        self._ends = np.cumsum([rows_in_group for _, _, rows_in_group in self._groups])
-        found = int(self._ends[-1]) if len(self._ends) else 0
-        if found < rows:
-            raise StoreError(f"{location}: the pair table has {found} rows, store.json says {rows}")
+    file: pq.ParquetFile
+    ends_G: npt.NDArray[np.int64]
+    digests: Mapping[tuple[int, int], str]
 
-    def last_part(self) -> tuple[int, int]:
-        """Return the first row of the last part, and the part's number."""
-        start = first_row = number = 0
-        for part, file in zip(self._parts, self._files, strict=True):
-            if start < self._rows:
-                first_row, number = start, part
-            start += file.metadata.num_rows
-        return first_row, number
+
+def part_keys(location: Location, info: StoreInfo) -> list[str]:
+    """Return where the parts of a store's pair table lie, in order; in format 1 they are found by listing.
+
+    Raises:
+        StoreNotFoundError: there is none.
+    """
+    if info.parts is not None:
+        return [part_key(number) for number in range(len(info.parts))]
+    keys = [key for key, _ in location.list("pairs") if PART_NAME.fullmatch(key)]
+    if not keys:
+        raise StoreNotFoundError(f"{location}: the pair table pairs/part-*.parquet is missing")
+    return keys
+
+
+class PairTable:
+    """The pair table of a store. Only the parts that hold rows that are asked for are opened, few at a time.
+
+    Args:
+        info: as store.json says; rows that it does not name, left by an append that was killed, are ignored.
+
+    Attributes:
+        parts: rows of each part.
+
+    Raises:
+        StoreError: the table has fewer rows than store.json says, or cannot be read; said when a part is opened.
+    """
+
+    def __init__(self, location: Location, info: StoreInfo) -> None:
+        self._location, self._rows, self._range_rows = location, info.rows, info.range_rows
+        self._use_threads = isinstance(location, Folder)
+        self._keys, self._key_index = part_keys(location, info), KeyIndex(location, info)
+        self._part = functools.lru_cache(maxsize=OPEN_PARTS)(self._open)
+        self.parts = info.parts or [self._open_file(key).metadata.num_rows for key in self._keys]
+        self._ends = np.cumsum(self.parts, dtype=np.int64)
+        rows = sum(self.parts)
+        if rows < info.rows or (info.parts is not None and rows != info.rows):
+            raise StoreError(f"{location}: the pair table has {rows} rows, store.json says {info.rows}")
+
+    def check(self) -> None:
+        """Open every part once.
+
+        Raises:
+            StoreError: one is missing, cannot be opened, or has not the rows that store.json says.
+        """
+        for number in range(len(self._keys)):
+            self._open(number)
+
+    def _open_file(self, key: str) -> pq.ParquetFile:
+        try:
+            return open_parquet(self._location, key, in_blocks=True)
+        except FileNotFoundError as error:
+            raise StoreNotFoundError(f"{self._location}: the pair table's part {key} is missing") from error
+        except pa.ArrowInvalid as error:
+            raise StoreError(f"{self._location}: the pair table cannot be read: {key}: {error}") from error
+
+    def _open(self, number: int) -> _Part:
+        file = self._open_file(self._keys[number])
+        found, rows = file.metadata.num_rows, self.parts[number]
+        if found != rows:
+            raise StoreError(f"{self._location}: {self._keys[number]} has {found} rows, store.json says {rows}")
+        groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        ends_G = np.cumsum(groups, dtype=np.int64) + (self._ends[number] - rows)
+        return _Part(file=file, ends_G=ends_G, digests=_stated_digests(file.metadata))
+
+    def _pieces(self, start: int, stop: int) -> Iterator[tuple[_Part, int, int]]:
+        """Yield part, row group, and the group's first row, for each row group that holds some of the rows."""
+        first = int(np.searchsorted(self._ends, start, side="right"))
+        last = int(np.searchsorted(self._ends, stop - 1, side="right"))
+        for number in range(first, last + 1):
+            part = self._part(number)
+            begin = int(self._ends[number]) - self.parts[number]
+            for group, end in enumerate(part.ends_G.tolist()):
+                if begin < stop and end > start:
+                    yield part, group, begin
+                begin = end
 
     def read(self, start: int, stop: int, columns: Iterable[str] | None = None) -> pa.Table:
         """Return rows ``start`` to ``stop`` (exclusive) as an Arrow table of the given columns."""
         names = list(columns) if columns is not None else PAIR_SCHEMA.names
-        if start >= stop:
-            return PAIR_SCHEMA.empty_table().select(names)
-        first = int(np.searchsorted(self._ends, start, side="right"))
-        last = int(np.searchsorted(self._ends, stop - 1, side="right"))
-        groups = self._groups[first : last + 1]
-        parts = [_row_group(file, group, names, use_threads=self._use_threads) for file, group, _ in groups]
-        begin = int(self._ends[first - 1]) if first else 0
-        # The first parts of an old store, from before Parquet corpora, have a member of two fields.
         wanted = pa.schema([PAIR_SCHEMA.field(name) for name in names])
-        parts = [part.select(names).cast(wanted) for part in parts]
-        return pa.concat_tables(parts).slice(start - begin, stop - start)
+        if start >= stop:
+            return wanted.empty_table()
+        pieces, first = [], start
+        for part, group, begin in self._pieces(start, stop):
+            first = min(first, begin)
+            piece = _row_group(part.file, group, names, use_threads=self._use_threads)
+            # The first parts of an old store, from before Parquet corpora, have a member of two fields.
+            pieces.append(piece.select(names).cast(wanted))
+        return pa.concat_tables(pieces).slice(start - first, stop - start)
+
+    def digest(self, start: int, stop: int) -> str:
+        """Return the `pairs_digest` of rows of one range, from its first on; as its part states it, where it does."""
+        number = int(np.searchsorted(self._ends, stop - 1, side="right"))
+        stated = self._part(number).digests.get((start // self._range_rows, stop))
+        if stated is not None and start % self._range_rows == 0:
+            return stated
+        return pairs_digest(self.read(start, stop, DIGESTED))
 
     def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Yield columns of the whole table, some rows at a time."""
-        for start in range(0, self._rows, PART_ROWS):
-            yield self.read(start, min(start + PART_ROWS, self._rows), columns)
+        for start in range(0, self._rows, BLOCK_ROWS):
+            yield self.read(start, min(start + BLOCK_ROWS, self._rows), columns)
 
     def key_hashes(self) -> npt.NDArray[np.uint64]:
         """Return (N,) the hashes of all keys."""
@@ -226,13 +234,24 @@ class PairTable:
 
     def _search(self, key: str) -> int:
         """Search the whole table, for a store without key index."""
-        end = 0
-        for file, group, rows_in_group in self._groups:
-            found = pc.index(_row_group(file, group, ["key"], use_threads=False)["key"], key).as_py()
-            if found >= 0 and end + found < self._rows:
-                return int(end + found)
-            end += rows_in_group
+        for part, group, begin in self._pieces(0, self._rows) if self._rows else ():
+            found = pc.index(_row_group(part.file, group, ["key"], use_threads=False)["key"], key).as_py()
+            if found >= 0 and begin + found < self._rows:
+                return int(begin + found)
         raise StoreError(f"no pair has the key {key!r}")
+
+
+def _stated_digests(metadata: pq.FileMetaData) -> dict[tuple[int, int], str]:
+    """Return the digests that a part states of its rows; none where another tool has rewritten the part."""
+    try:
+        stated = json.loads((metadata.metadata or {})[PAIRS_METADATA.encode()])
+        chunks = ((group, column) for group in range(metadata.num_row_groups) for column in range(metadata.num_columns))
+        data_bytes = sum(metadata.row_group(group).column(column).total_compressed_size for group, column in chunks)
+        if stated["data_bytes"] != data_bytes:
+            return {}
+        return {(range_id, stop): digest for range_id, stop, digest in stated["digests"]}
+    except (KeyError, TypeError, ValueError):
+        return {}
 
 
 def strings(table: pa.Table, column: str) -> npt.NDArray[np.object_]:
@@ -257,8 +276,10 @@ def pairs_digest(table: pa.Table) -> str:
 
     The places of the images are left out on purpose: a corpus that moved is the same corpus.
     """
-    digest = hashlib.sha256()
-    for pair in table.select(["key", "caption", "image_sha256"]).to_pylist():
-        digest.update(json.dumps([pair["key"], pair["caption"], pair["image_sha256"]]).encode())
-        digest.update(b"\n")
-    return digest.hexdigest()
+    return hashlib.sha256(digest_lines(table)).hexdigest()
+
+
+def digest_lines(table: pa.Table) -> bytes:
+    """Return the lines over which the digest of some rows is taken."""
+    columns = (table[name].to_pylist() for name in DIGESTED)
+    return "".join(f"{json.dumps(pair)}\n" for pair in zip(*columns, strict=True)).encode()

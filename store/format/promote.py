@@ -1,8 +1,8 @@
 """Moves units that were committed beside the store's own objects over the units that they replace.
 
 An attempt at a unit that is there already, and all units of a teacher's new model, are committed below a prefix of
-their own. The switch is one record: a receipt whose ``at`` names that prefix, or the spec of the new model. After it the
-objects are moved to their keys, which any later writer can finish.
+their own. The switch is one record: a receipt whose ``at`` names that prefix, or the spec of the new model. After it
+the objects are moved to their keys, which any later writer can finish.
 """
 
 from __future__ import annotations

@@ -280,10 +280,22 @@ def read_store_info(location: Location) -> StoreInfo:
         ) from error
 
 
+def require_present_format(location: Location, info: StoreInfo) -> None:
+    """Refuse, with a FormatVersionError, to write to a store of an older format."""
+    if info.version != VERSION:
+        raise FormatVersionError(
+            f"{location}: a store of format version {info.version}, which is read; only version {VERSION} is written",
+            hint=f"python -m store upgrade {location} makes one of version {VERSION} of it, in place",
+        )
+
+
 _UNIT_KEY = re.compile(r"(?P<folder>[^/]+)/(?P<teacher>[^/]+)/r(?P<range>\d{6,})\.json")
 
 STORE_KEY = "store.json"
 """With this record a store begins to exist."""
+
+REPORT_KEY = "curation.json"
+"""The report of an index; see store/index/curation_report.py."""
 
 RETRY_FOLDER = "retry"
 """Marks of units that are to be done again; see store/check/quarantine.py."""

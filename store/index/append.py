@@ -14,13 +14,14 @@ from store.corpus.corpus_files import corpus_files, relative_uri
 from store.corpus.section import Corpus
 from store.errors import StoreError
 from store.format.key_index import KeyIndex, hash_texts, write_key_index
-from store.format.pairs import PART_ROWS, PairTable, PairWriter, part_key
-from store.format.records import STORE_KEY, StoreInfo, read_store_info, write_record
+from store.format.pair_writer import PART_ROWS, PairWriter
+from store.format.pairs import PairTable
+from store.format.records import REPORT_KEY, STORE_KEY, StoreInfo, read_store_info, require_present_format, write_record
 from store.io.location import Location, locate
 from store.io.lock import exclusive
 
 from .create import differences_of, plan_for, signature_of
-from .curation_report import REPORT_KEY, read_report, report_of
+from .curation_report import read_report, report_of
 from .indexing import INDEX_FOLDER, Plan, index_files
 from .merge import Known, Merged, merge, write_rows
 
@@ -52,41 +53,50 @@ def append_corpus(
         CorpusError: a new file cannot be read, or a key of it is there already.
     """
     location = locate(store)
-    info = read_store_info(location)
-    plan = new_files(location, info, corpus)
-    if not plan.files:
-        return info, []
+    if not new_files(location, corpus)[1].files:
+        return read_store_info(location), []
     with exclusive(location):
-        pairs, index = PairTable(location, rows=info.rows), KeyIndex(location, rows=info.rows)
+        # Planned again: another may have appended before the lock was taken.
+        info, plan = new_files(location, corpus)
+        if not plan.files:
+            return info, []
+        pairs, index = PairTable(location, info), KeyIndex(location, info)
         parts = index_files(location, plan, workers=workers, on_file=on_file)
         old_keys, old_differences = _old_hashes(pairs, index)
         merged = merge(parts, corpus.keep, known=_known(pairs, old_keys, old_differences))
-        writer = _writer_at_end(location, pairs, info, part_rows=part_rows)
+        writer = PairWriter(location, range_rows=info.range_rows, part_rows=part_rows, after=pairs)
         modalities = write_rows(parts, merged, writer)
-        rows = writer.close()
+        writer.close()
         write_key_index(
             location,
             np.concatenate([old_keys, merged.hashes.key[merged.keep_N]]),
             difference_hashes=_joined(old_differences, merged, old_rows=info.rows),
         )
         added = report_of(merged, corpus, files=len(plan.files), modalities=dict(modalities))
-        before = read_report(location)
+        before = read_report(location, info)
         write_record(location, REPORT_KEY, before.plus(added) if before else added)
         files = {**info.corpus["files"], **signature_of(plan)["files"]}
         info = info.model_copy(
-            update={"rows": rows, "corpus": {**info.corpus, "files": files}, "corpus_root": plan.root}
+            update={
+                "rows": writer.rows,
+                "parts": writer.parts,
+                "corpus": {**info.corpus, "files": files},
+                "corpus_root": plan.root,
+            }
         )
         write_record(location, STORE_KEY, info)
         location.delete_below(INDEX_FOLDER)
     return info, added.problems
 
 
-def new_files(location: Location, info: StoreInfo, corpus: Corpus) -> Plan:
-    """Return the files of a corpus that a store does not have yet.
+def new_files(location: Location, corpus: Corpus) -> tuple[StoreInfo, Plan]:
+    """Return a store's shape, and a plan of the files of a corpus that it does not have yet.
 
     Raises:
-        StoreError: settings or rules changed, or an indexed file changed or is gone.
+        StoreError: settings or rules changed, an indexed file changed or is gone, or the store is of an older format.
     """
+    info = read_store_info(location)
+    require_present_format(location, info)
     indexed: Mapping[str, Any] | None = info.corpus.get("files")
     if indexed is None:
         raise StoreError(f"{location}: this store was imported, not indexed from corpus files; nothing can be appended")
@@ -108,7 +118,7 @@ def new_files(location: Location, info: StoreInfo, corpus: Corpus) -> Plan:
             hint="python -m extract index --report says what the present settings would change; or take them back",
         )
     fresh = [file for file in files if relative_uri(file.uri, plan.root) not in indexed]
-    return Plan(files=fresh, stamps=plan.stamps, root=plan.root, corpus=corpus)
+    return info, Plan(files=fresh, stamps=plan.stamps, root=plan.root, corpus=corpus)
 
 
 def _old_hashes(pairs: PairTable, index: KeyIndex) -> tuple[npt.NDArray[np.uint64], pa.Array | None]:
@@ -142,29 +152,6 @@ def _has(pairs: PairTable, key: str) -> bool:
     except StoreError:
         return False
     return True
-
-
-def _writer_at_end(location: Location, pairs: PairTable, info: StoreInfo, *, part_rows: int) -> PairWriter:
-    """Return a writer that continues after the old rows; it rewrites a last part that is not full."""
-    first_row, number = pairs.last_part()
-    stale = [key for key, _ in location.list("pairs") if key > part_key(number) and key.startswith("pairs/part-")]
-    location.delete(stale)  # left by an append that was killed
-    held = info.rows - first_row
-    whole_ranges = info.rows % info.range_rows == 0
-    if whole_ranges and held >= part_rows:
-        return PairWriter(
-            location, range_rows=info.range_rows, first_part=number + 1, first_row=info.rows, part_rows=part_rows
-        )
-    writer = PairWriter(
-        location,
-        range_rows=info.range_rows,
-        first_part=number,
-        first_row=first_row,
-        part_rows=part_rows,
-        first_part_rows=max(part_rows, held),
-    )
-    writer.add(pairs.read(first_row, info.rows))
-    return writer
 
 
 def _joined(old: pa.Array | None, merged: Merged, *, old_rows: int) -> pa.Array | None:

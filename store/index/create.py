@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,14 +16,19 @@ from store.corpus.corpus_files import CorpusFile, common_root, corpus_files, rel
 from store.corpus.section import Corpus
 from store.errors import ConfigError, StoreError, StoreNotFoundError
 from store.format.key_index import hash_texts, write_key_index
-from store.format.pairs import PairWriter
-from store.format.records import KNOWN_UNITS_KEY, STORE_KEY, StoreInfo, read_store_info, write_record
+from store.format.pair_writer import PairWriter
+from store.format.pairs import part_key
+from store.format.records import KNOWN_UNITS_KEY, REPORT_KEY, STORE_KEY, StoreInfo, read_store_info, write_record
 from store.io.location import Location, locate
 from store.io.lock import exclusive
 
-from .curation_report import REPORT_KEY, report_of
+from .curation_report import report_of
 from .indexing import INDEX_FOLDER, Plan, index_files, settings_of
 from .merge import CorpusIndex, Merged, merge, require_pairs, write_rows
+
+log = logging.getLogger(__name__)
+
+_PLACE = f"{INDEX_FOLDER}/begun"
 
 
 def check_shape(*, range_rows: int, chunk_rows: int) -> None:
@@ -84,45 +91,72 @@ def index_corpus(
         CorpusError: the corpus cannot be read.
     """
     check_shape(range_rows=range_rows, chunk_rows=chunk_rows)
-    location = locate(store)
-    files, existing = corpus_files(corpus.files), existing_store(location)
-    plan = plan_for(existing, files, corpus) if existing else plan_of(files, corpus)
-    signature = signature_of(plan)
-    if existing:
-        refuse_other(location, existing, signature, range_rows=range_rows, chunk_rows=chunk_rows)
+    location, shape = locate(store), {"range_rows": range_rows, "chunk_rows": chunk_rows}
+    files = corpus_files(corpus.files)
+    if existing := _same_store(location, files, corpus, shape):
         return existing, None
-    # Its folder has to be there for the lock.
-    location.write(f"{INDEX_FOLDER}/root.txt", plan.root.encode())
-    with exclusive(location):
+    with new_place(location):
+        # Both again: another may have made the store, and files may have come, before the lock was taken.
+        files = corpus_files(corpus.files)
+        if existing := _same_store(location, files, corpus, shape):
+            return existing, None
+        plan = plan_of(files, corpus)
         parts = index_files(location, plan, workers=workers, on_file=on_shard)
         merged = merge(parts, corpus.keep)
         require_pairs(merged.report, rows=int(merged.keep_N.sum()), files=len(plan.files))
-        location.delete_below("pairs")  # of an index that was killed, perhaps under other rules
-        location.delete([KNOWN_UNITS_KEY])  # of a store that was here, whose receipts may be of other pairs
-        writer = PairWriter(location, range_rows=range_rows)
+        writer = _new_table(location, range_rows)
         modalities = write_rows(parts, merged, writer)
-        rows = writer.close()
+        writer.close()
         write_key_index(location, merged.hashes.key[merged.keep_N], difference_hashes=differences_of(merged))
         report = report_of(merged, corpus, files=len(plan.files), modalities=dict(modalities))
         write_record(location, REPORT_KEY, report)
-        info = _info(rows, root=plan.root, signature=signature, range_rows=range_rows, chunk_rows=chunk_rows)
+        info = _info(writer.parts, root=plan.root, signature=signature_of(plan), shape=shape)
         write_record(location, STORE_KEY, info)
         location.delete_below(INDEX_FOLDER)
     return info, report.problems
+
+
+def _same_store(
+    location: Location, files: Sequence[CorpusFile], corpus: Corpus, shape: Mapping[str, int]
+) -> StoreInfo | None:
+    """Return the store that is there, None where there is none.
+
+    Raises:
+        StoreError: it holds other pairs.
+    """
+    existing = existing_store(location)
+    if existing:
+        refuse_other(location, existing, signature_of(plan_for(existing, files, corpus)), **shape)
+    return existing
+
+
+@contextlib.contextmanager
+def new_place(location: Location) -> Iterator[None]:
+    """Hold a place for writing where there need not be a store yet."""
+    # Its folder has to be there for the lock.
+    location.write(_PLACE, b"")
+    with exclusive(location):
+        location.delete([_PLACE])
+        yield
+
+
+def _new_table(location: Location, range_rows: int) -> PairWriter:
+    """Return a writer of the first parts, which are written over those of a store that was here."""
+    if location.exists(part_key(0)):
+        log.warning("%s: pairs of a store that was here, or of an index that was killed, are replaced", location)
+    location.delete([KNOWN_UNITS_KEY])  # of a store that was here, whose receipts may be of other pairs
+    return PairWriter(location, range_rows=range_rows)
 
 
 def create_store(
     location: Location, index: CorpusIndex, *, signature: dict[str, Any], range_rows: int, chunk_rows: int
 ) -> StoreInfo:
     """Write the pair table and, last, store.json, with which the store begins to exist."""
-    check_shape(range_rows=range_rows, chunk_rows=chunk_rows)
-    info = _info(
-        index.table.num_rows, root=str(index.root), signature=signature, range_rows=range_rows, chunk_rows=chunk_rows
-    )
-    location.delete([KNOWN_UNITS_KEY])
-    writer = PairWriter(location, range_rows=range_rows)
+    shape = {"range_rows": range_rows, "chunk_rows": chunk_rows}
+    check_shape(**shape)
+    writer = _new_table(location, range_rows)
     writer.add(index.table)
-    writer.close()
+    info = _info(writer.close(), root=str(index.root), signature=signature, shape=shape)
     write_key_index(location, hash_texts(index.table["key"].to_pylist()))
     write_record(location, STORE_KEY, info)
     return info
@@ -175,12 +209,12 @@ def differences_of(merged: Merged) -> pa.Array | None:
     return pa.array(merged.hashes.difference[merged.keep_N], mask=np.logical_not(has_N))
 
 
-def _info(rows: int, *, root: str, signature: dict[str, Any], range_rows: int, chunk_rows: int) -> StoreInfo:
+def _info(parts: list[int], *, root: str, signature: dict[str, Any], shape: Mapping[str, int]) -> StoreInfo:
     return StoreInfo(
-        rows=rows,
-        range_rows=range_rows,
-        chunk_rows=chunk_rows,
+        rows=sum(parts),
+        **shape,
         created_by=f"MMKD, zarr {importlib.metadata.version('zarr')}",
         corpus_root=root,
         corpus=signature,
+        parts=parts,
     )

@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from store.corpus.section import Corpus
-from store.format.records import Record, read_record
+from store.format.records import REPORT_KEY, Record, StoreInfo, read_record
 from store.io.location import Location
 
 from .merge import Merged
 
-REPORT_KEY = "pairs/curation.json"
+REPORT_KEY_1 = f"pairs/{REPORT_KEY}"
+"""The place of the report in format 1."""
 
 PROBLEMS_KEPT = 1000
 """Problems kept in the record; more are only counted."""
 
 
 class CurationReport(Record):
-    """``pairs/curation.json``: what was found in the corpus and what the rules refused.
+    """``curation.json``: what was found in the corpus and what the rules refused.
 
     Attributes:
         rules: of the corpus, as in its ``keep``.
@@ -26,6 +27,7 @@ class CurationReport(Record):
         same_image, same_pair: pairs whose image, or image and caption, an earlier pair has; before the rules on them.
         modalities: rows by modality; ``""`` where it is unknown.
         unmapped: images by label, where the modality map has none of their labels.
+        before: the report before an append, which counts until store.json has the append's files.
     """
 
     rules: dict[str, Any] = {}
@@ -39,6 +41,7 @@ class CurationReport(Record):
     unmapped: dict[str, int] = {}
     num_problems: int = 0
     problems: list[str] = []
+    before: CurationReport | None = None
 
     def plus(self, other: CurationReport) -> CurationReport:
         """Return the report of both, with this one's rules."""
@@ -48,7 +51,8 @@ class CurationReport(Record):
         }
         for name in ("dropped", "modalities", "unmapped"):
             sums[name] = _sum(getattr(self, name), getattr(other, name))
-        return self.model_copy(update={**sums, "problems": [*self.problems, *other.problems][:PROBLEMS_KEPT]})
+        sums["problems"] = [*self.problems, *other.problems][:PROBLEMS_KEPT]
+        return self.model_copy(update={**sums, "before": self.model_copy(update={"before": None})})
 
 
 def report_of(merged: Merged, corpus: Corpus, *, files: int, modalities: dict[str | None, int]) -> CurationReport:
@@ -69,12 +73,14 @@ def report_of(merged: Merged, corpus: Corpus, *, files: int, modalities: dict[st
     )
 
 
-def read_report(location: Location) -> CurationReport | None:
-    """Return a store's report, None where it has none."""
+def read_report(location: Location, info: StoreInfo) -> CurationReport | None:
+    """Return the report of a store as store.json says it is, None where there is none."""
     try:
-        return read_record(location, REPORT_KEY, CurationReport)
+        report = read_record(location, REPORT_KEY if info.version > 1 else REPORT_KEY_1, CurationReport)
     except FileNotFoundError:
         return None
+    # The report is written first: after a kill it may count files that the store does not have.
+    return report.before if report.before and report.files > len(info.corpus.get("files", {})) else report
 
 
 def render(report: CurationReport) -> str:

@@ -19,7 +19,8 @@ from store.corpus.curation import Keep
 from store.corpus.near_duplicates import first_of_alike
 from store.corpus.section import Corpus
 from store.errors import CorpusError
-from store.format.pairs import PAIR_SCHEMA, PairWriter, repeated_keys
+from store.format.pair_writer import PairWriter
+from store.format.pairs import PAIR_SCHEMA, repeated_keys
 from store.io.location import Location
 
 from .index_file import REPORT_KEY, FileIndexer, FileReport

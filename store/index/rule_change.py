@@ -66,7 +66,7 @@ def rule_change(
     plan = dataclasses.replace(found, files=[by_uri[uri] for uri in indexed])
     parts = index_files(location, plan, workers=workers, on_file=on_file)
     merged = merge(parts, corpus.keep)
-    pairs = PairTable(location, rows=info.rows)
+    pairs = PairTable(location, info)
     old_N = pairs.key_hashes()
     new_N = merged.hashes.key
     added_N = merged.keep_N & ~np.isin(new_N, old_N)

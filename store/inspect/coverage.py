@@ -63,7 +63,7 @@ def tally(store: FeatureStore, selection: Selection) -> Tally:
     Raises:
         ConfigError: the selection names a teacher or a modality that the store does not have.
     """
-    modality = read_categories(store.location, "modality", rows=store.info.rows)
+    modality = read_categories(store.location, "modality", store.info)
     status = {teacher: store.status(teacher) for teacher in store.teachers}
     may_teach = available(selection, status=status, similarity=store.similarity, modality=lambda: modality)
     shape = (len(modality.names) + 1, len(Status), 2)

@@ -7,11 +7,14 @@ say. Each names the chapter that it follows.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -117,7 +120,10 @@ def write_store(
     store: Path, pairs: list[dict[str, Any]], teachers: dict[str, Features], *, info: dict[str, Any], index: bool = True
 ) -> None:
     """Write a store that nobody reads meanwhile, in the order that the document asks for."""
-    write_pairs(store, pairs, info=info)
+    first = 0
+    for part, rows in enumerate(info["parts"]):
+        write_pairs(store, pairs[: first + rows], info=info, part=part, first=first)
+        first += rows
     if index:
         write_keys(store, [pair["key"] for pair in pairs])
     write_json(store / "store.json", info)
@@ -130,20 +136,38 @@ def write_store(
                 commit(store, teacher, k, features, arrays=arrays, pairs=pairs, info=info)
 
 
-def write_pairs(store: Path, pairs: list[dict[str, Any]], *, info: dict[str, Any], part: int = 0) -> None:
-    """Chapter Pair table."""
+def write_pairs(
+    store: Path, pairs: list[dict[str, Any]], *, info: dict[str, Any], part: int = 0, first: int = 0
+) -> None:
+    """Write a part with the rows from ``first`` on. Chapter Pair table."""
     path = store / f"pairs/part-{part:05d}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(
-        pa.Table.from_pylist(pairs, schema=PAIRS), path, row_group_size=info["range_rows"], compression="zstd"
-    )
+    size = info["range_rows"]
+    borders = [first, *range((first // size + 1) * size, len(pairs), size), len(pairs)]
+    groups = list(itertools.pairwise(borders))
+    digests = [(start // size, stop, pairs_digest(pairs[start // size * size : stop])) for start, stop in groups]
+
+    def write(**metadata: str) -> int:
+        with pq.ParquetWriter(path, PAIRS, compression="zstd") as writer:
+            for start, stop in groups:
+                writer.write_table(pa.Table.from_pylist(pairs[start:stop], schema=PAIRS))
+            writer.add_key_value_metadata(metadata)
+        return data_bytes(pq.read_metadata(path))
+
+    write(**{"mmkd.pairs": json.dumps({"data_bytes": write(), "digests": digests})})
+
+
+def data_bytes(part: pq.FileMetaData) -> int:
+    """Chapter Pair table."""
+    groups = [part.row_group(group) for group in range(part.num_row_groups)]
+    return sum(group.column(place).total_compressed_size for group in groups for place in range(group.num_columns))
 
 
 def write_keys(store: Path, keys: list[str]) -> None:
     """Chapter Pair table."""
     entries = sorted((key_hash(key), row) for row, key in enumerate(keys))
     rows = [{"key_hash": hashed, "row": row, "difference_hash": None} for hashed, row in entries]
-    pq.write_table(pa.Table.from_pylist(rows, schema=KEYS), store / "pairs/keys.parquet", compression="zstd")
+    pq.write_table(pa.Table.from_pylist(rows, schema=KEYS), store / "keys.parquet", compression="zstd")
 
 
 def create_arrays(store: Path, teacher: str, features: Features, *, info: dict[str, Any]) -> dict[str, zarr.Array]:
@@ -188,16 +212,14 @@ def commit(
     arrays["status"][rows] = status
     data = {key: (store / key).read_bytes() for key in shard_keys(teacher, k).values()}
     receipt = {
-        "version": 1,
+        "version": 2,
         "teacher": teacher,
         "range": k,
         "start": start,
         "stop": stop,
         "spec_hash": spec_hash(features.spec),
         "pairs_digest": pairs_digest(pairs[rows]),
-        "objects": {
-            key: {"nbytes": len(found), "sha256": hashlib.sha256(found).hexdigest()} for key, found in data.items()
-        },
+        "objects": {key: stored_object(key, found, arrays, rows=stop - start) for key, found in data.items()},
         "status_counts": status_counts(status),
         "bad_rows": [
             {"row": row, "key": pairs[row]["key"], "status": int(features.status[row]), "reason": features.reasons[row]}
@@ -213,6 +235,22 @@ def commit(
         "finished": "2026-11-23T12:00:00+00:00",
     }
     write_json(store / f"receipts/{teacher}/r{k:06d}.json", receipt)
+
+
+def stored_object(key: str, data: bytes, arrays: dict[str, zarr.Array], *, rows: int) -> dict[str, Any]:
+    """Chapter Receipts."""
+    found = {"nbytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "crc32c": crc32c(data)}
+    array = arrays[key.split("/")[2]]
+    if array.ndim == 1:
+        return found
+    nbytes = math.prod(array.chunks) * array.dtype.itemsize
+    chunks = -(-rows // array.chunks[0])
+    return found | {"chunk_crc32c": [crc32c(data[place * nbytes : (place + 1) * nbytes]) for place in range(chunks)]}
+
+
+def crc32c(data: bytes) -> str:
+    """Chapter Receipts."""
+    return f"{google_crc32c.value(data):08x}"
 
 
 def status_counts(status: np.ndarray) -> dict[str, int]:
@@ -234,14 +272,15 @@ class Read:
 def read_info(store: Path) -> dict[str, Any]:
     """Chapter store.json."""
     info: dict[str, Any] = json.loads((store / "store.json").read_bytes())
-    if info["version"] != 1:
-        raise ValueError(f"store format version {info['version']}, this reads 1")
+    if info["version"] not in (1, 2):
+        raise ValueError(f"store format version {info['version']}, this reads 1 and 2")
     return info
 
 
 def read_pairs(store: Path) -> list[dict[str, Any]]:
     """Chapter Pair table."""
-    parts = sorted((store / "pairs").glob("part-*.parquet"))
+    count = len(read_info(store).get("parts", [])) or None
+    parts = sorted((store / "pairs").glob("part-*.parquet"))[:count]
     rows: list[dict[str, Any]] = pa.concat_tables([pq.read_table(part) for part in parts]).to_pylist()
     return rows[: read_info(store)["rows"]]
 
@@ -250,7 +289,9 @@ def read_features(store: Path, teacher: str) -> Read:
     """Chapter Readers."""
     info, spec = read_info(store), json.loads((store / f"specs/{teacher}.json").read_bytes())
     receipts = [json.loads(path.read_bytes()) for path in sorted((store / f"receipts/{teacher}").glob("r*.json"))]
-    receipts = [receipt for receipt in receipts if receipt["version"] == 1 and receipt["spec_hash"] == spec_hash(spec)]
+    receipts = [
+        receipt for receipt in receipts if receipt["version"] in (1, 2) and receipt["spec_hash"] == spec_hash(spec)
+    ]
     group = zarr.open_group(str(store / "features.zarr"), mode="r", zarr_format=3)[teacher]
     values = {}
     for name in ARRAYS:
@@ -267,6 +308,7 @@ def damage(store: Path, teacher: str) -> list[str]:
     """Return what of a teacher is not as its receipts say; chapters Receipts and Spec."""
     info, pairs, found = read_info(store), read_pairs(store), []
     read = read_features(store, teacher)
+    arrays = dict(zarr.open_group(str(store / "features.zarr"), mode="r")[teacher].arrays())
     for receipt in read.receipts:
         k, rows = receipt["range"], slice(receipt["start"], receipt["stop"])
         if (receipt["teacher"], rows.start) != (teacher, bounds(info, k)[0]) or rows.stop > bounds(info, k)[1]:
@@ -279,6 +321,8 @@ def damage(store: Path, teacher: str) -> list[str]:
             data = (store / key).read_bytes()
             if (len(data), hashlib.sha256(data).hexdigest()) != (stored["nbytes"], stored["sha256"]):
                 found.append(f"{key}: other bytes")
+            if "crc32c" in stored and stored != stored_object(key, data, arrays, rows=rows.stop - rows.start):
+                found.append(f"{key}: other checksums")
         if status_counts(read.status[rows]) != receipt["status_counts"]:
             found.append(f"range {k}: other counts")
     return found

@@ -47,7 +47,7 @@ def edit_pairs(location, *, at, **changes):
 
 
 def write_pairs(location, rows):
-    schema = pq.read_schema(io.BytesIO(location.read(TABLE)))
+    schema = pq.read_schema(io.BytesIO(location.read(TABLE))).remove_metadata()
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, row_group_size=4)
     location.write(TABLE, buffer.getvalue())
@@ -57,7 +57,7 @@ def append_pairs(location, count):
     rows = pq.read_table(io.BytesIO(location.read(TABLE))).to_pylist()
     rows += [{**rows[-1], "row": len(rows) + n, "key": f"more{n}", "caption": f"more {n}"} for n in range(count)]
     write_pairs(location, rows)
-    edit_json(location, "store.json", rows=len(rows))
+    edit_json(location, "store.json", rows=len(rows), parts=[len(rows)])
 
 
 def commit_bytes(location, teacher, name, range_id, data):

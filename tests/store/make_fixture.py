@@ -127,7 +127,7 @@ def commit(store: Path, teacher: str, info: StoreInfo) -> None:
             info=info,
             spec=spec(teacher),
             range_id=range_id,
-            pairs=PairTable(location, rows=info.rows).read(start, stop),
+            pairs=PairTable(location, info).read(start, stop),
             features=features(teacher, start, stop),
             circumstances=Circumstances(
                 device="cpu",

@@ -183,9 +183,10 @@ def test_todays_programs_write_the_same_objects_to_the_byte(made_today):
     assert {**today, "created_by": ""} == {**then, "created_by": ""}
 
 
-@pytest.mark.parametrize("name", ["part-00000", "keys"])
-def test_todays_programs_write_the_same_tables(made_today, name):
-    today, then = (pq.ParquetFile(folder / f"store/pairs/{name}.parquet") for folder in (made_today, FIXTURE))
+@pytest.mark.parametrize(("name", "place"), [("part-00000", "pairs/part-00000"), ("keys", "keys")])
+def test_todays_programs_write_the_same_tables(made_today, name, place):
+    today = pq.ParquetFile(made_today / f"store/{place}.parquet")
+    then = pq.ParquetFile(FIXTURE / f"store/pairs/{name}.parquet")
     assert today.schema_arrow.equals(then.schema_arrow)
     assert today.read().equals(then.read())
     groups = [[file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)] for file in (today, then)]

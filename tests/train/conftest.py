@@ -73,7 +73,7 @@ def commit_random(path: Path, info, spec: Spec, *, seed: int, without=()) -> Non
     status_N = np.full(info.rows, Status.OK, np.uint8)
     status_N[list(without)] = Status.NOT_APPLICABLE
     register_teacher(locate(path), spec, info=info)
-    pairs = PairTable(locate(path), rows=info.rows)
+    pairs = PairTable(locate(path), info)
     circumstances = Circumstances(device="cpu", batch_size=1, run_id="test", attempt=1, timings_s={}, versions={})
     for number in range(info.ranges):
         part = slice(*info.bounds(number))

@@ -17,7 +17,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from extract.run.plan import plan
-from store.format.pairs import PAIR_SCHEMA, PairTable, PairWriter, pairs_digest
+from store.format.pair_writer import PairWriter
+from store.format.pairs import PAIR_SCHEMA, PairTable, pairs_digest
 from store.format.records import (
     STORE_KEY,
     Receipt,
@@ -64,9 +65,9 @@ def make(path: Path, *, ranges: int) -> None:
     columns = {"key": names, "caption": [f"a caption of {name}" for name in names], "image_sha256": names}
     schema = PAIR_SCHEMA.remove(0)
     writer.add(pa.table({f.name: pa.array(columns.get(f.name, [None] * rows), f.type) for f in schema}, schema=schema))
-    writer.close()
+    info = info.model_copy(update={"parts": writer.close()})
     write_record(store, STORE_KEY, info)
-    pairs = PairTable(store, rows=rows)
+    pairs = PairTable(store, info)
     for name in specs():
         (path / "receipts" / name).mkdir(parents=True)
     for number in range(ranges):
@@ -102,7 +103,7 @@ def measure(path: Path) -> None:
     store = Folder(path)
     info = read_store_info(store)
     began = time.perf_counter()
-    found = plan(store, info=info, pairs=PairTable(store, rows=info.rows), specs=specs())
+    found = plan(store, info=info, pairs=PairTable(store, info), specs=specs())
     seconds = time.perf_counter() - began
     # Not getrusage, which begins with what the program that started this one held.
     peak_mb = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1000

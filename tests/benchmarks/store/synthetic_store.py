@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
+from store.format.pair_writer import PairWriter
 from store.format.pairs import PAIR_SCHEMA, PairTable
 from store.format.records import STORE_KEY, Spec, Status, StoreInfo, write_record
-from store.io.location import locate
+from store.io.location import Location, locate
 
 MODALITIES = ("ct", "dermatology", "histopathology", "mri", "xray")
 
@@ -48,12 +48,12 @@ def make_store(
         corpus_root="/nowhere",
         corpus={"files": {}, "qualify_keys": False},
     )
-    _write_pairs(path, info)
     location = locate(path)
+    info = info.model_copy(update={"parts": _write_pairs(location, info)})
     write_record(location, STORE_KEY, info)
     rng = np.random.default_rng(seed)
     circumstances = Circumstances(device="none", batch_size=1, run_id="synthetic", attempt=1, timings_s={}, versions={})
-    pairs = PairTable(location, rows=rows)
+    pairs = PairTable(location, info)
     for teacher, width in widths.items():
         spec = spec_of(teacher, width)
         register_teacher(location, spec, info=info)
@@ -96,24 +96,20 @@ def unit_rows(rng: np.random.Generator, rows: int, width: int) -> npt.NDArray[np
     return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
 
 
-def _write_pairs(path: Path, info: StoreInfo) -> None:
-    (path / "pairs").mkdir(parents=True)
-    with pq.ParquetWriter(path / "pairs/part-00000.parquet", PAIR_SCHEMA, compression="zstd") as writer:
-        for range_id in range(info.ranges):
-            numbers = range(*info.bounds(range_id))
-            columns = {
-                "row": list(numbers),
-                "key": [f"pair{row:08d}" for row in numbers],
-                "uri": ["000.tar"] * len(numbers),
-                "caption": [f"finding {row}" for row in numbers],
-                "modality": [MODALITIES[row % len(MODALITIES)] for row in numbers],
-                "split": ["train"] * len(numbers),
-                "image_sha256": [hashlib.sha256(str(row).encode()).hexdigest() for row in numbers],
-            }
-            arrays = [
-                pa.array(columns[field.name], field.type)
-                if field.name in columns
-                else pa.nulls(len(numbers), field.type)
-                for field in PAIR_SCHEMA
-            ]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=PAIR_SCHEMA), row_group_size=info.range_rows)
+def _write_pairs(location: Location, info: StoreInfo) -> list[int]:
+    writer = PairWriter(location, range_rows=info.range_rows)
+    for range_id in range(info.ranges):
+        numbers = range(*info.bounds(range_id))
+        columns = {
+            "key": [f"pair{row:08d}" for row in numbers],
+            "uri": ["000.tar"] * len(numbers),
+            "caption": [f"finding {row}" for row in numbers],
+            "modality": [MODALITIES[row % len(MODALITIES)] for row in numbers],
+            "split": ["train"] * len(numbers),
+            "image_sha256": [hashlib.sha256(str(row).encode()).hexdigest() for row in numbers],
+        }
+        nulls = [None] * len(numbers)
+        schema = PAIR_SCHEMA.remove(0)
+        arrays = [pa.array(columns.get(field.name, nulls), field.type) for field in schema]
+        writer.add(pa.Table.from_arrays(arrays, schema=schema))
+    return writer.close()

@@ -19,7 +19,7 @@ from store.io.location import locate
 
 def keys_of(store):
     info = read_store_info(locate(store))
-    return PairTable(locate(store), rows=info.rows).read(0, info.rows, ["key"])["key"].to_pylist()
+    return PairTable(locate(store), info).read(0, info.rows, ["key"])["key"].to_pylist()
 
 
 @pytest.fixture

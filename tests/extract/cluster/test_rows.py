@@ -7,9 +7,7 @@ import pytest
 from PIL import Image
 
 from store.faults import KILL_AT, MISBEHAVE_AT
-from store.format.pairs import PairTable
 from store.format.records import Status
-from store.io.location import locate
 from store.read.reader import FeatureStore
 from tests.extract.cluster_cases import Run, progress, receipts
 
@@ -19,7 +17,7 @@ UNITS, R = 50, 16
 
 
 def keys_of(store, rows):
-    pairs = PairTable(locate(store), rows=400)
+    pairs = FeatureStore(store).pairs
     return [pairs.read(row, row + 1, ["key"])["key"][0].as_py() for row in rows]
 
 
@@ -149,7 +147,7 @@ def test_a_range_whose_worker_dies_between_its_last_commit_and_its_answer_is_don
 
 def test_a_row_that_breaks_its_workers_device_is_found_and_no_other_range_suffers(tmp_path, short):
     store = tmp_path / "store"
-    key = PairTable(locate(store), rows=60).read(21, 22, ["key"])["key"][0].as_py()
+    key = FeatureStore(store).pairs.read(21, 22, ["key"])["key"][0].as_py()
     with Run(short, **{MISBEHAVE_AT: f"device:{key}"}) as run:
         code, said = run.end()
     assert code == 0, said

@@ -18,9 +18,9 @@ from extract.run.run import run
 from store.config.pipeline_file import read_pipeline
 from store.errors import ConfigError, StoreNotFoundError
 from store.format.arrays import encode_shard
-from store.format.pairs import PairTable
 from store.format.records import Spec, StoreInfo, receipt_key
 from store.io.location import locate
+from store.read.reader import FeatureStore
 
 
 def command(*arguments):
@@ -158,7 +158,7 @@ def test_hours_are_the_sum_over_ranges_teachers_and_rows():
 
 def test_distinct_images_and_captions_are_counted_within_ranges(uneven, tmp_path):
     info = shape(rows=150)
-    found = count_distinct(PairTable(locate(tmp_path / "store"), rows=150), info=info, ranges=[0, 1, 2])
+    found = count_distinct(FeatureStore(tmp_path / "store").pairs, info=info, ranges=[0, 1, 2])
     numbers = [range(64), range(64, 128), range(128, 150)]
     images = sum(len({"bad" if n % 10 == 3 else n % 50 for n in part}) for part in numbers)
     captions = sum(len({n % 40 for n in part if n % 25 != 7}) for part in numbers)
@@ -172,7 +172,11 @@ def test_a_profile_takes_the_place_of_a_probe(uneven, tmp_path, nested):
     file = tmp_path / "profile.json"
     file.write_text(json.dumps({"device": "cpu", "teachers": entries} if nested else entries))
     found = estimate(uneven, probe_s=60.0, profile=file)
-    distinct = count_distinct(PairTable(locate(tmp_path / "store"), rows=150), info=shape(rows=150), ranges=[0, 1, 2])
+    distinct = count_distinct(
+        FeatureStore(tmp_path / "store").pairs,
+        info=shape(rows=150),
+        ranges=[0, 1, 2],
+    )
     seconds = 2 * 150 * (distinct.images / 20 + distinct.captions / 200)
     assert found.worker_hours * 3600 == pytest.approx(seconds)
     assert found.rates.source == str(file)
@@ -184,7 +188,11 @@ def test_decoding_takes_time_from_the_teachers_on_a_cpu_and_runs_beside_them_on_
     pipeline = uneven.model_copy(update={"extract": section})
     entries = {name: {"images_per_s": 20.0, "captions_per_s": 200.0} for name in ("small", "wide")}
     file = tmp_path / "profile.json"
-    distinct = count_distinct(PairTable(locate(tmp_path / "store"), rows=150), info=shape(rows=150), ranges=[0, 1, 2])
+    distinct = count_distinct(
+        FeatureStore(tmp_path / "store").pairs,
+        info=shape(rows=150),
+        ranges=[0, 1, 2],
+    )
     teachers = 2 * 150 * (distinct.images / 20 + distinct.captions / 200)
     for decoded_per_s in (1.0, 1e6):
         decode = 150 * distinct.images / decoded_per_s

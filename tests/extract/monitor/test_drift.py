@@ -23,9 +23,7 @@ from extract.teacher_files.specs import teacher_spec
 from store.config.pipeline_file import read_pipeline
 from store.errors import IncompleteStoreError, SpecMismatchError
 from store.format.arrays import encode_shard, shard_key
-from store.format.pairs import PairTable
 from store.format.records import Receipt, StoredObject, read_record, receipt_key, spec_key, write_record
-from store.io.location import locate
 from store.read.reader import FeatureStore
 
 ROWS = 40
@@ -206,8 +204,7 @@ def test_rows_are_drawn_by_the_seed_and_only_committed_ones(made, own):
 
 
 def test_drawn_rows_of_the_pair_table_are_those_rows(made):
-    location = locate(made[0] / "store")
-    table = PairTable(location, rows=ROWS)
+    table = FeatureStore(made[0] / "store").pairs
     wanted = np.array([0, 3, 15, 16, 31, 39])
     assert rows_of(table, wanted, range_rows=16)["row"].to_pylist() == wanted.tolist()
 

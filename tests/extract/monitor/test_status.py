@@ -55,7 +55,7 @@ def commit(place, info, spec, range_id):
         info=info,
         spec=spec,
         range_id=range_id,
-        pairs=PairTable(place, rows=info.rows).read(start, stop_row),
+        pairs=PairTable(place, info).read(start, stop_row),
         features=UnitFeatures(image=ones, text=ones, status=np.full(len(ones), Status.OK, np.uint8), reasons={}),
         circumstances=Circumstances(device="cpu", batch_size=1, run_id=RUN, attempt=1, timings_s={}, versions={}),
     )

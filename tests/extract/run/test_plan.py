@@ -41,7 +41,7 @@ def planned(store):
     location, info = Counting(store), read_store_info(Folder(store))
     opened = FeatureStore(store)
     specs = {name: opened.spec(name) for name in ("small", "wide")}
-    found = plan(location, info=info, pairs=PairTable(Folder(store), rows=info.rows), specs=specs)
+    found = plan(location, info=info, pairs=PairTable(Folder(store), info), specs=specs)
     lacking = {(name, item.range_id) for item in found.work for name in item.teachers}
     assert found.units - found.committed == len(lacking)
     return lacking, [key for key in location.reads if key.startswith("receipts/")], found

@@ -104,5 +104,5 @@ def test_marks_can_be_taken_back(sick, tmp_path, capsys):
     assert command("retry", str(store), "--undo") is None
     specs = {name: teacher_spec(name, entry) for name, entry in sick.teachers.items()}
     info = read_store_info(locate(store))
-    planned = plan(locate(store), info=info, pairs=PairTable(locate(store), rows=info.rows), specs=specs)
+    planned = plan(locate(store), info=info, pairs=PairTable(locate(store), info), specs=specs)
     assert (planned.committed, list(planned.work)) == (6, [])

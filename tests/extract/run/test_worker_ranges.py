@@ -16,7 +16,6 @@ from extract.run.schedule import Task
 from extract.run.stages import SHARED_STAGES, THREAD_STAGES
 from store import faults
 from store.errors import ExtractionError
-from store.format.pairs import PairTable
 from store.format.records import Status, receipt_key
 from store.io.folder import Folder
 from store.read.reader import FeatureStore
@@ -165,7 +164,7 @@ def test_a_device_that_is_broken_ends_a_run_in_this_process_instead_of_giving_up
     tmp_path, corpus, teachers, write_pipeline, prepare, monkeypatch
 ):
     pipeline = prepare(write_pipeline(tmp_path, files=[corpus / "*.tar"], teachers=teachers))
-    key = PairTable(Folder(tmp_path / "store"), rows=60).read(17, 18, ["key"])["key"][0].as_py()
+    key = FeatureStore(tmp_path / "store").pairs.read(17, 18, ["key"])["key"][0].as_py()
     monkeypatch.setattr(faults, "_broken", threading.Event())
     monkeypatch.setenv(faults.MISBEHAVE_AT, f"device:{key}")
     with pytest.raises(ExtractionError, match="range 1: this process can no longer use the device") as caught:

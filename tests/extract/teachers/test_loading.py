@@ -12,7 +12,7 @@ import torch
 from extract.teacher_files.entry import Download, TeacherEntry
 from extract.teacher_files.specs import teacher_spec
 from extract.teacher_files.states import checked_logit_scale, convert, read_checkpoint, state_dict
-from extract.teacher_files.weights import CONVERTED_NAME, RECORD_NAME
+from extract.teacher_files.weights import CONVERTED_NAME, RECORD_NAME, find_weights
 from extract.teachers.loading import load_teacher
 from store.errors import TeacherError, WeightsNotFoundError
 from tests.extract import authors_files as files
@@ -200,14 +200,25 @@ def test_a_converted_file_that_was_changed_afterwards_is_refused(tmp_path):
         load("quiltnet", case.entry)
 
 
-def test_authors_files_that_were_replaced_count_and_not_what_was_converted_from_the_old_ones(tmp_path):
+@pytest.mark.parametrize("more", [b"\0", b""])
+def test_authors_files_that_were_replaced_count_and_not_what_was_converted_from_the_old_ones(tmp_path, more):
     case = cases.open_clip_hub(tmp_path)
     convert("quiltnet", case.entry)
     before = teacher_spec("quiltnet", case.entry)
     path = tmp_path / "open_clip_pytorch_model.bin"
-    torch.save(torch.load(path) | {"text_projection": torch.zeros(32, 24)}, tmp_path / "new")
-    path.write_bytes((tmp_path / "new").read_bytes() + b"\0")
+    nbytes = path.stat().st_size
+    torch.save(torch.load(path) | {"text_projection": torch.zeros(32, 24)}, tmp_path / "open_clip_pytorch_model.new")
+    path.write_bytes((tmp_path / "open_clip_pytorch_model.new").read_bytes()[:nbytes] + more)
+    assert (path.stat().st_size == nbytes) == (not more)
     assert teacher_spec("quiltnet", case.entry).hash != before.hash
+
+
+def test_authors_files_that_were_copied_anew_are_still_those_that_were_converted(tmp_path):
+    case = cases.open_clip_hub(tmp_path)
+    convert("quiltnet", case.entry)
+    path = tmp_path / "open_clip_pytorch_model.bin"
+    path.write_bytes(path.read_bytes())
+    assert find_weights("quiltnet", case.entry).conversion is not None
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_info_gives_the_documented_fields_as_json(store):
     teachers = info.pop("teachers")
     assert info == {
         "path": str(store.path),
-        "version": 1,
+        "version": 2,
         "rows": 10,
         "ranges": 3,
         "range_rows": 4,
@@ -137,10 +137,10 @@ def test_a_row_that_is_not_there_ends_with_one(store, row, message):
 @pytest.mark.end_to_end
 def test_a_store_of_another_version_ends_with_one_and_names_both(store):
     path = store.path / "store.json"
-    path.write_text(json.dumps({**json.loads(path.read_bytes()), "version": 2}))
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "version": 3}))
     done = run("info", store.path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "written in store format version 2, this program reads version 1" in " ".join(done.stderr.split())
+    assert "written in store format version 3, this program reads versions 1 and 2" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
 
 

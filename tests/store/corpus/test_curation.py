@@ -43,8 +43,8 @@ def indexed(write_tar, tmp_path):
         corpus = Corpus.model_validate_json(json.dumps({"files": [str(tar)], "keep": keep, **settings}))
         location = locate(tmp_path / "store")
         info, _ = index_corpus(location, corpus, range_rows=4, chunk_rows=2)
-        keys = PairTable(location, rows=info.rows).read(0, info.rows, ["key"])["key"].to_pylist()
-        return keys, read_report(location)
+        keys = PairTable(location, info).read(0, info.rows, ["key"])["key"].to_pylist()
+        return keys, read_report(location, info)
 
     return index
 

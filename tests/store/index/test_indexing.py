@@ -17,8 +17,9 @@ from store.corpus.section import Corpus
 from store.errors import CorpusError, StoreError
 from store.format.commit import valid_receipt
 from store.format.key_index import KEY_INDEX, KeyIndex, hash_text, write_key_index
-from store.format.pairs import PAIR_SCHEMA, PairTable, PairWriter, pairs_digest, part_key
-from store.format.records import Receipt, receipt_key
+from store.format.pair_writer import PairWriter
+from store.format.pairs import PAIR_SCHEMA, PairTable, pairs_digest, part_key
+from store.format.records import Receipt, StoreInfo, receipt_key
 from store.index import indexing
 from store.index.append import append_corpus
 from store.index.create import index_corpus
@@ -52,12 +53,18 @@ def grown(tmp_path, write_pairs_tar):
 
 
 def keys_of(location, info):
-    return PairTable(location, rows=info.rows).read(0, info.rows, ["key"])["key"].to_pylist()
+    return PairTable(location, info).read(0, info.rows, ["key"])["key"].to_pylist()
 
 
 def group_rows(location, number):
     metadata = pq.ParquetFile(io.BytesIO(location.read(part_key(number)))).metadata
     return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+
+
+def shape(writer):
+    return StoreInfo(
+        rows=writer.rows, range_rows=4, chunk_rows=2, created_by="", corpus_root="", corpus={}, parts=writer.parts
+    )
 
 
 def table_of(corpus):
@@ -70,9 +77,9 @@ def test_parts_hold_whole_ranges_and_row_groups_are_ranges(tmp_path, write_pairs
     writer = PairWriter(location, range_rows=4, part_rows=9)
     for start in range(0, 23, 5):
         writer.add(table.slice(start, 5))
-    assert writer.close() == 23
+    assert writer.close() == [8, 8, 7]
     assert [group_rows(location, number) for number in range(3)] == [[4, 4], [4, 4], [4, 3]]
-    pairs = PairTable(location, rows=23)
+    pairs = PairTable(location, shape(writer))
     assert pairs.read(0, 23) == table
     for start, stop in ((0, 1), (7, 9), (3, 22), (16, 23)):
         assert pairs.read(start, stop) == table.slice(start, stop - start)
@@ -80,8 +87,9 @@ def test_parts_hold_whole_ranges_and_row_groups_are_ranges(tmp_path, write_pairs
 
 def test_an_empty_table_is_one_part_without_rows(tmp_path):
     location = locate(tmp_path / "store")
-    assert PairWriter(location, range_rows=4).close() == 0
-    assert PairTable(location, rows=0).read(0, 0).schema == PAIR_SCHEMA
+    writer = PairWriter(location, range_rows=4)
+    assert writer.close() == [0]
+    assert PairTable(location, shape(writer)).read(0, 0).schema == PAIR_SCHEMA
 
 
 def test_a_second_run_does_not_read_files_again_that_were_done(tmp_path, write_pairs_tar):
@@ -122,11 +130,7 @@ def test_parts_of_a_killed_index_under_other_rules_are_no_rows(tmp_path, write_p
     writer.add(table_of(Corpus(files=[str(tmp_path / "c/0.tar")])))
     writer.close()
     info, _ = index_corpus(location, Corpus(files=[str(tmp_path / "c/0.tar")]), range_rows=4, chunk_rows=2)
-    assert [key for key, _ in location.list("pairs")] == [
-        "pairs/curation.json",
-        KEY_INDEX,
-        part_key(0),
-    ]
+    assert [key for key, _ in location.list("pairs")] == [part_key(0)]
     assert info.rows == 9
 
 
@@ -139,7 +143,7 @@ def test_several_processes_make_the_same_table_as_one(tmp_path, write_pairs_tar,
     done = []
     index_corpus(tmp_path / "two", corpus, range_rows=4, chunk_rows=2, workers=2, on_shard=done.append)
     assert len(done) == 4
-    for key in (part_key(0), KEY_INDEX, "store.json", "pairs/curation.json"):
+    for key in (part_key(0), KEY_INDEX, "store.json", "curation.json"):
         assert (tmp_path / "one" / key).read_bytes() == (tmp_path / "two" / key).read_bytes(), key
 
 
@@ -157,17 +161,20 @@ def test_a_key_is_found_by_the_index_without_the_table(tmp_path):
     location = locate(tmp_path / "store")
     keys = [f"key {number}" for number in range(100_000)]
     write_key_index(location, np.array([hash_text(key) for key in keys], np.uint64))
-    index = KeyIndex(location, rows=100_000)
+    info = StoreInfo(
+        rows=100_000, range_rows=4, chunk_rows=2, created_by="", corpus_root="", corpus={}, parts=[100_000]
+    )
+    index = KeyIndex(location, info)
     assert [index.rows_of(keys[row]) for row in (0, 51_234, 99_999)] == [[0], [51_234], [99_999]]
     assert index.rows_of("another") == []
-    assert KeyIndex(location, rows=100_001).rows_of(keys[0]) is None
-    assert KeyIndex(locate(tmp_path / "none"), rows=1).rows_of("x") is None
+    assert KeyIndex(location, info.model_copy(update={"rows": 100_001})).rows_of(keys[0]) is None
+    assert KeyIndex(locate(tmp_path / "none"), info).rows_of("x") is None
 
 
 def test_keys_whose_hashes_are_equal_are_told_apart_by_the_table(grown):
     location, _, info = grown
     write_key_index(location, np.full(10, hash_text("p007"), np.uint64))
-    pairs = PairTable(location, rows=info.rows)
+    pairs = PairTable(location, info)
     assert pairs.row_of("p007") == 7
     with pytest.raises(StoreError, match="no pair has the key 'p003'"):
         pairs.row_of("p003")
@@ -176,7 +183,7 @@ def test_keys_whose_hashes_are_equal_are_told_apart_by_the_table(grown):
 def test_a_store_without_key_index_is_searched(grown):
     location, _, info = grown
     location.delete([KEY_INDEX])
-    pairs = PairTable(location, rows=info.rows)
+    pairs = PairTable(location, info)
     assert pairs.row_of("p009") == 9
     with pytest.raises(StoreError, match="no pair has the key 'p010'"):
         pairs.row_of("p010")
@@ -184,19 +191,20 @@ def test_a_store_without_key_index_is_searched(grown):
 
 def test_appending_adds_rows_and_changes_no_old_one(grown, write_pairs_tar):
     location, corpus, before = grown
-    old = PairTable(location, rows=10).read(0, 10)
+    old = PairTable(location, before).read(0, 10)
     digests = [pairs_digest(old.slice(start, 4)) for start in (0, 4)]
     write_pairs_tar("corpus/001.tar", range(10, 21))
     info, problems = append_corpus(location, corpus)
     assert (info.rows, info.ranges, problems) == (21, 6, [])
-    pairs = PairTable(location, rows=21)
+    pairs = PairTable(location, info)
     assert pairs.read(0, 10) == old
     assert [pairs_digest(pairs.read(start, start + 4)) for start in (0, 4)] == digests
     assert pairs.read(0, 21, ["row"])["row"].to_pylist() == list(range(21))
-    assert group_rows(location, 0) == [4, 4, 4, 4, 4, 1]
+    assert info.parts == [10, 11]
+    assert [group_rows(location, number) for number in (0, 1)] == [[4, 4, 2], [2, 4, 4, 1]]
     assert [pairs.row_of(key) for key in ("p003", "p010", "p020")] == [3, 10, 20]
     assert FeatureStore(location).info == info
-    report = read_report(location)
+    report = read_report(location, info)
     assert (report.files, report.pairs, report.rows) == (2, 21, 21)
     row = pairs.read(15, 16).to_pylist()[0]
     data = ImageSource(info.corpus_root).fetch(row["uri"], row["member"])
@@ -206,16 +214,17 @@ def test_appending_adds_rows_and_changes_no_old_one(grown, write_pairs_tar):
     assert before.corpus_root == info.corpus_root
 
 
-def test_appending_leaves_full_parts_alone(grown, write_pairs_tar):
+def test_appending_leaves_every_part_alone(grown, write_pairs_tar):
     location, corpus, _ = grown
     for number, first in enumerate((10, 15, 23, 24), start=1):
         write_pairs_tar(f"corpus/{number:03d}.tar", range(first, (15, 23, 24, 40)[number - 1]))
         kept = {n: location.read(part_key(n)) for n in range(10) if location.exists(part_key(n))}
         info, _ = append_corpus(location, corpus, part_rows=8)
-        last = max(kept)
-        assert all(location.read(part_key(n)) == data for n, data in kept.items() if n < last)
+        assert all(location.read(part_key(n)) == data for n, data in kept.items())
         assert keys_of(location, info) == [f"p{n:03d}" for n in range(info.rows)]
-    assert [group_rows(location, n) for n in range(5)] == [[4, 4, 4], [4, 4], [4, 4], [4, 4], [4]]
+    assert info.parts == [10, 5, 5, 3, 1, 8, 8]
+    groups = [[4, 4, 2], [2, 3], [1, 4], [3], [1], [4, 4], [4, 4]]
+    assert [group_rows(location, n) for n in range(7)] == groups
 
 
 def test_new_files_in_another_folder_keep_the_old_rows_uris(grown, write_pairs_tar, tmp_path):
@@ -223,10 +232,10 @@ def test_new_files_in_another_folder_keep_the_old_rows_uris(grown, write_pairs_t
     write_pairs_tar("other/0.tar", [50])
     wider = Corpus(files=[*corpus.files, str(tmp_path / "other/*.tar")])
     info, _ = append_corpus(location, wider)
-    uris = PairTable(location, rows=11).read(9, 11, ["uri"])["uri"].to_pylist()
+    uris = PairTable(location, info).read(9, 11, ["uri"])["uri"].to_pylist()
     assert uris == ["000.tar", "../other/0.tar"]
     assert info.corpus_root == before.corpus_root
-    row = PairTable(location, rows=11).read(10, 11).to_pylist()[0]
+    row = PairTable(location, info).read(10, 11).to_pylist()[0]
     assert len(ImageSource(info.corpus_root).fetch(row["uri"], row["member"])) == row["member"]["nbytes"]
     assert index_corpus(location, wider, range_rows=4, chunk_rows=2) == (info, None)
 
@@ -275,7 +284,7 @@ def test_what_a_killed_append_left_behind_is_no_row(grown, write_pairs_tar):
     append_corpus(location, corpus, part_rows=8)
     location.write("store.json", store_json)
     assert keys_of(location, info) == [f"p{n:03d}" for n in range(10)]
-    pairs = PairTable(location, rows=info.rows)
+    pairs = PairTable(location, info)
     assert pairs.row_of("p009") == 9
     with pytest.raises(StoreError, match="no pair has the key 'p010'"):
         pairs.row_of("p010")
@@ -297,7 +306,7 @@ def test_duplicates_of_old_rows_are_found_when_appending(tmp_path, write_tar, as
     write_tar("c/1.tar", [("b.png", again), ("b.txt", b"two"), ("c.png", images[1]), ("c.txt", b"three")])
     info, _ = append_corpus(tmp_path / "store", corpus)
     assert keys_of(locate(tmp_path / "store"), info) == ["a", "c"]
-    assert sum(read_report(locate(tmp_path / "store")).dropped.values()) == 1
+    assert sum(read_report(locate(tmp_path / "store"), info).dropped.values()) == 1
     write_tar("c/2.tar", [("d.png", images[1]), ("d.txt", b"two"), ("e.png", b"no image"), ("e.txt", b"three")])
     info, _ = append_corpus(tmp_path / "store", corpus)
     assert keys_of(locate(tmp_path / "store"), info) == ["a", "c", "e"]
@@ -309,7 +318,7 @@ def test_only_the_partial_range_has_to_be_done_again(units, corpus, write_pairs_
         units.commit(range_id)
     write_pairs_tar("corpus/100.tar", range(100, 107))
     info, _ = append_corpus(units.location, corpus)
-    pairs = PairTable(units.location, rows=info.rows)
+    pairs = PairTable(units.location, info)
     digests = [pairs_digest(pairs.read(*info.bounds(range_id))) for range_id in range(info.ranges)]
     spec_hash = units.spec().hash
     found = [

@@ -13,7 +13,8 @@ import pytest
 
 from store.errors import StoreError, StoreNotFoundError
 from store.format.arrays import encode_shard, open_arrays, rows_in_order, shard_key
-from store.format.pairs import PAIR_SCHEMA, PairWriter
+from store.format.pair_writer import PairWriter
+from store.format.pairs import PAIR_SCHEMA
 from store.format.records import StoreInfo, receipt_key
 from store.io.fetching import SLOW_S, fetch_all
 from store.io.location import locate
@@ -80,14 +81,14 @@ def crc32c(data):
 
 def test_receipts_are_read_with_the_collector_held_back_and_let_go_again(two_ranges):
     assert gc.isenabled()
-    (two_ranges.path / receipt_key("alpha", 2)).write_text(json.dumps({"version": 2}))
+    (two_ranges.path / receipt_key("alpha", 2)).write_text(json.dumps({"version": 3}))
     with pytest.raises(StoreError):
         FeatureStore(two_ranges.path).receipts("alpha")
     assert gc.isenabled()
 
 
 def test_categories_are_the_texts_of_the_pair_table(units):
-    found = read_categories(units.location, "modality", rows=10)
+    found = read_categories(units.location, "modality", units.info)
     texts = units.pairs.read(0, 10, ["modality"])["modality"].to_pylist()
     assert found.names == ("ct", "xray")
     assert found.texts().tolist() == texts
@@ -95,22 +96,23 @@ def test_categories_are_the_texts_of_the_pair_table(units):
     assert not found.among([]).any()
 
 
-def test_categories_of_the_first_rows_name_only_what_they_have(units):
-    assert read_categories(units.location, "modality", rows=1).names == ("xray",)
+def test_categories_of_the_first_rows_of_format_1_name_only_what_they_have(units):
+    short = units.info.model_copy(update={"version": 1, "rows": 1, "parts": None})
+    assert read_categories(units.location, "modality", short).names == ("xray",)
     assert categorize([None, None]).texts().tolist() == [None, None]
     assert categorize(["b", None, "a", "b"]).codes_N.tolist() == [1, -1, 0, 1]
 
 
 def test_a_pair_table_that_is_short_damaged_or_gone_is_named(units):
     with pytest.raises(StoreError, match=r"the pair table has 10 rows, store\.json says 11"):
-        read_categories(units.location, "modality", rows=11)
+        read_categories(units.location, "modality", units.info.model_copy(update={"rows": 11, "parts": [11]}))
     part = units.path / "pairs/part-00000.parquet"
     part.write_bytes(part.read_bytes()[:-10])
     with pytest.raises(StoreError, match="the pair table cannot be read"):
-        read_categories(units.location, "modality", rows=10)
+        read_categories(units.location, "modality", units.info)
     part.unlink()
     with pytest.raises(StoreNotFoundError, match="is missing"):
-        read_categories(units.location, "modality", rows=10)
+        read_categories(units.location, "modality", units.info)
 
 
 def test_categories_of_a_table_of_several_parts_in_memory(tmp_path):
@@ -120,9 +122,14 @@ def test_categories_of_a_table_of_several_parts_in_memory(tmp_path):
     columns = {field.name: pa.nulls(9, field.type) for field in PAIR_SCHEMA if field.name != "row"}
     columns |= {"key": pa.array([str(row) for row in range(9)]), "modality": pa.array(texts)}
     writer.add(pa.table(columns))
-    assert writer.close() == 9
-    assert read_categories(place, "modality", rows=9).texts().tolist() == texts
-    assert read_categories(place, "modality", rows=8).texts().tolist() == texts[:8]
+    assert writer.close() == [4, 4, 1]
+    info = INFO.model_copy(update={"rows": 9, "range_rows": 2, "parts": writer.parts})
+    assert read_categories(place, "modality", info).texts().tolist() == texts
+    before = info.model_copy(update={"rows": 8, "parts": [4, 4]})
+    assert read_categories(place, "modality", before).texts().tolist() == texts[:8]
+    swapped = info.model_copy(update={"parts": [4, 3, 2]})
+    with pytest.raises(StoreError, match="the pair table"):
+        read_categories(place, "modality", swapped)
 
 
 @pytest.mark.parametrize("wait_s", [0, 2 * SLOW_S], ids=["quick", "slow"])
