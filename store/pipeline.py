@@ -19,7 +19,7 @@ class StoreSection(Section):
     """The feature store."""
 
     path: ConfigPath
-    corpus: str
+    corpus: str | None = None
     range_rows: int = Field(default=8192, gt=0)
     chunk_rows: int = Field(default=256, gt=0)
     dtype: StoredDtype = "float16"
@@ -29,7 +29,7 @@ class StoreSection(Section):
 class Pipeline(Section):
     """One named pipeline; each program narrows the sections that it owns."""
 
-    corpora: dict[str, Corpus]
+    corpora: dict[str, Corpus] = {}
     store: StoreSection
     pixels: Pixels | None = None
     max_pixels: int = Field(default=MAX_PIXELS, gt=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,9 @@ from store.config.pipeline_file import ConfigPath, Section
 from store.pipeline import Pipeline
 
 from .recipe_sections import ImprovedRecipe, PaperRecipe
+
+Images: TypeAlias = Literal["corpus", "pixels"]
+"""Where images come from; without it the corpus, or the store where the pipeline names no corpus of it."""
 
 
 class ModelSection(Section):
@@ -92,7 +95,7 @@ class PretrainRun(Section):
     """Stage 1: CLIP pretraining on pairs."""
 
     corpus: str | None = None
-    images: Literal["corpus", "pixels"] = "corpus"
+    images: Images | None = None
     out: ConfigPath
     model: ModelSection
     optimization: Optimization
@@ -129,7 +132,7 @@ class StudentRun(Section):
     model: ModelSection
     optimization: Optimization
     validation: ValidationSection = ValidationSection(split="val")
-    images: Literal["corpus", "pixels"] = "corpus"
+    images: Images | None = None
     window_blocks: int = Field(default=256, gt=0)
 
 

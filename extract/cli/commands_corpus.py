@@ -131,6 +131,7 @@ def append(
     corpus, location = _corpus_of(loaded), locate(loaded.store.path)
     before, plan = new_files(location, corpus)
     if not plan.files:
+        append_corpus(location, corpus)  # clears away what a killed one has left
         log.info("%s holds all %d files of the corpus already: nothing to do", location, len(before.corpus["files"]))
         return
     with progress(len(plan.files), label="append", noun="files") as advance:
@@ -140,6 +141,8 @@ def append(
 
 
 def _corpus_of(pipeline: ExtractPipeline) -> Corpus:
+    if pipeline.store.corpus is None:
+        raise ConfigError("store.corpus: missing; it says which of corpora the store holds")
     if pipeline.store.corpus not in pipeline.corpora:
         raise ConfigError(f"store.corpus: the pipeline has no corpus {pipeline.store.corpus!r}")
     return pipeline.corpora[pipeline.store.corpus]

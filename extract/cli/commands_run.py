@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from extract.run.plan import RangeWork
     from extract.run.run_spec import RunSpec
     from extract.run.tracker import Tracker
+    from store.format.promote import Guard
 
 app = typer.Typer()
 log = logging.getLogger("extract")
@@ -140,7 +141,7 @@ def run(
     set_: SetOption = None,
     store: PlaceOption = None,
     local: Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")] = False,
-    replace: Annotated[list[str] | None, typer.Option(help="Teacher whose stored features may be dropped.")] = None,
+    replace: Annotated[list[str] | None, typer.Option(help="Teacher whose stored features are replaced.")] = None,
     corpus_root: RootOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -153,11 +154,11 @@ def run(
     if unknown:
         raise ConfigError(f"--replace: the pipeline has no teacher {', '.join(unknown)}")
 
-    def on_ray(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker) -> None:
+    def on_ray(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker, guard: Guard) -> None:
         # Ray is imported only when there is work for it, so that a run with nothing to do ends in a second.
         from extract.cluster.execute import execute_on_ray
 
-        execute_on_ray(spec, work, tracker)
+        execute_on_ray(spec, work, tracker, guard)
 
     outcome = run_extraction(
         loaded, execute=execute_here if local else on_ray, replace=replace or [], corpus_root=corpus_root

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from store.errors import StoreError
+from store.export.images import image_fetcher
 from store.inspect.summary import Hole, describe_row, summarize, summarize_teachers
 from store.read.reader import FeatureStore
 
@@ -88,7 +89,7 @@ def row(
         raise StoreError(f"{store}: row {number} is beyond the last row, {opened.info.rows - 1}")
     described = describe_row(opened, number)
     if image:
-        image.write_bytes(opened.images.fetch(described["uri"], described["member"]))
+        image.write_bytes(image_fetcher(opened, first_row=number)(described))
     if as_json:
         print_json(described)
         return

@@ -52,8 +52,9 @@ class Exported:
 
 
 def write_parquet(rows: Rows, folder: Path, advance: Callable[[int], object]) -> list[Skipped]:
-    """Write one ``part-NNNNNN.parquet`` per range: the pair table's columns, then four per teacher.
+    """Write one ``rows/part-NNNNNN.parquet`` per range: the pair table's columns, then four per teacher.
 
+    They have a folder of their own, so that other programs can take it as one table.
     ``TEACHER_image`` and ``TEACHER_text`` are lists of fixed size D, zeros where ``TEACHER_status`` is not 1.
     """
     for range_id, start, stop in rows.blocks():
@@ -64,7 +65,8 @@ def write_parquet(rows: Rows, folder: Path, advance: Callable[[int], object]) ->
                 values = rows.values(teacher, name, start, stop)
                 table = table.append_column(f"{teacher}_{name}", _column(values))
         # Features have no repetitions; a dictionary of them would only be built and thrown away.
-        path = folder / f"part-{range_id:06d}.parquet"
+        path = folder / "rows" / f"part-{range_id:06d}.parquet"
+        path.parent.mkdir(exist_ok=True)
         pq.write_table(table, path, compression="zstd", use_dictionary=strings)
         advance(stop - start)
     return []
@@ -149,7 +151,7 @@ def export(
         rows=(start, stop),
         written=stop - start - len(skipped),
         teachers={name: _teacher(chosen, name) for name in chosen.teachers},
-        files=sorted(path.name for path in partial.iterdir()),
+        files=sorted(path.relative_to(partial).as_posix() for path in partial.rglob("*") if path.is_file()),
         skipped=skipped,
     )
     (partial / RECORD).write_text(json.dumps(asdict(exported), indent=1) + "\n")

@@ -18,6 +18,7 @@ from store.errors import CorpusError, PairDecodeError
 from store.format.arrays import ARRAY_NAMES, Side
 from store.format.records import Status
 
+from .images import FetchImage, image_fetcher
 from .rows import Rows, Skipped
 
 WINDOW = 64
@@ -38,6 +39,7 @@ def write_tars(rows: Rows, folder: Path, advance: Callable[[int], object]) -> li
         CorpusError: not one image of the first range is where the store says, so the corpus is elsewhere.
     """
     skipped: list[Skipped] = []
+    fetch_image = image_fetcher(rows.store, first_row=rows.start)
     with ThreadPoolExecutor(8) as pool:
         for range_id, start, stop in rows.blocks():
             # The rest of a pair is small, so the window of images bounds the memory.
@@ -48,7 +50,7 @@ def write_tars(rows: Rows, folder: Path, advance: Callable[[int], object]) -> li
             }
             elsewhere: list[CorpusError] = []
             with tarfile.open(folder / f"{range_id:06d}.tar", "w") as tar:
-                for position, image in enumerate(_images(rows, pool, pairs)):
+                for position, image in enumerate(_images(fetch_image, pool, pairs)):
                     pair = pairs[position]
                     if isinstance(image, CorpusError):
                         skipped.append(Skipped(row=pair["row"], key=pair["key"], reason=str(image)))
@@ -66,11 +68,11 @@ def write_tars(rows: Rows, folder: Path, advance: Callable[[int], object]) -> li
 
 
 def _images(
-    rows: Rows, pool: ThreadPoolExecutor, pairs: list[dict[str, Any]]
+    fetch_image: FetchImage, pool: ThreadPoolExecutor, pairs: list[dict[str, Any]]
 ) -> Iterator[tuple[str, bytes] | CorpusError]:
     def fetch(pair: dict[str, Any]) -> tuple[str, bytes] | CorpusError:
         try:
-            data = rows.store.images.fetch(pair["uri"], pair["member"])
+            data = fetch_image(pair)
             return _suffix(data), data
         except CorpusError as error:
             return error

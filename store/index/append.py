@@ -13,6 +13,7 @@ import pyarrow as pa
 from store.corpus.corpus_files import corpus_files, relative_uri
 from store.corpus.section import Corpus
 from store.errors import StoreError
+from store.faults import reached
 from store.format.key_index import KeyIndex, hash_texts, write_key_index
 from store.format.pair_writer import PART_ROWS, PairWriter
 from store.format.pairs import PairTable
@@ -53,12 +54,15 @@ def append_corpus(
         CorpusError: a new file cannot be read, or a key of it is there already.
     """
     location = locate(store)
-    if not new_files(location, corpus)[1].files:
-        return read_store_info(location), []
+    info, plan = new_files(location, corpus)
+    if not plan.files and not location.list(INDEX_FOLDER):
+        return info, []
+    reached("index.planned")
     with exclusive(location):
         # Planned again: another may have appended before the lock was taken.
         info, plan = new_files(location, corpus)
         if not plan.files:
+            location.delete_below(INDEX_FOLDER)  # of one that was killed at its end
             return info, []
         pairs, index = PairTable(location, info), KeyIndex(location, info)
         parts = index_files(location, plan, workers=workers, on_file=on_file)

@@ -15,10 +15,19 @@ import pyarrow as pa
 from store.corpus.corpus_files import CorpusFile, common_root, corpus_files, relative_uri
 from store.corpus.section import Corpus
 from store.errors import ConfigError, StoreError, StoreNotFoundError
+from store.faults import reached
 from store.format.key_index import hash_texts, write_key_index
 from store.format.pair_writer import PairWriter
 from store.format.pairs import part_key
-from store.format.records import KNOWN_UNITS_KEY, REPORT_KEY, STORE_KEY, StoreInfo, read_store_info, write_record
+from store.format.records import (
+    KNOWN_UNITS_KEY,
+    REPORT_KEY,
+    STORE_KEY,
+    StoreInfo,
+    read_store_info,
+    record_bytes,
+    write_record,
+)
 from store.io.location import Location, locate
 from store.io.lock import exclusive
 
@@ -93,12 +102,15 @@ def index_corpus(
     check_shape(range_rows=range_rows, chunk_rows=chunk_rows)
     location, shape = locate(store), {"range_rows": range_rows, "chunk_rows": chunk_rows}
     files = corpus_files(corpus.files)
-    if existing := _same_store(location, files, corpus, shape):
+    existing = _same_store(location, files, corpus, shape)
+    if existing and not location.list(INDEX_FOLDER):
         return existing, None
+    reached("index.planned")
     with new_place(location):
         # Both again: another may have made the store, and files may have come, before the lock was taken.
         files = corpus_files(corpus.files)
         if existing := _same_store(location, files, corpus, shape):
+            location.delete_below(INDEX_FOLDER)  # of one that was killed at its end
             return existing, None
         plan = plan_of(files, corpus)
         parts = index_files(location, plan, workers=workers, on_file=on_shard)
@@ -111,7 +123,7 @@ def index_corpus(
         report = report_of(merged, corpus, files=len(plan.files), modalities=dict(modalities))
         write_record(location, REPORT_KEY, report)
         info = _info(writer.parts, root=plan.root, signature=signature_of(plan), shape=shape)
-        write_record(location, STORE_KEY, info)
+        _begin_store(location, info)
         location.delete_below(INDEX_FOLDER)
     return info, report.problems
 
@@ -158,8 +170,18 @@ def create_store(
     writer.add(index.table)
     info = _info(writer.close(), root=str(index.root), signature=signature, shape=shape)
     write_key_index(location, hash_texts(index.table["key"].to_pylist()))
-    write_record(location, STORE_KEY, info)
+    _begin_store(location, info)
     return info
+
+
+def _begin_store(location: Location, info: StoreInfo) -> None:
+    """Create store.json: with it the store is there."""
+    try:
+        location.create(STORE_KEY, record_bytes(info))
+    except FileExistsError as error:
+        raise StoreError(
+            f"{location}: another program made a store here meanwhile", hint="run the same command again"
+        ) from error
 
 
 def refuse_other(

@@ -13,12 +13,13 @@ from store.corpus.corpus_files import corpus_files, relative_uri
 from store.corpus.section import Corpus
 from store.errors import StoreError
 from store.format.pairs import PairTable
-from store.format.records import read_store_info
+from store.format.records import StoreInfo, read_store_info
 from store.io.location import Location, locate
+from store.io.lock import exclusive
 
 from .create import plan_for
 from .curation_report import CurationReport, report_of
-from .indexing import INDEX_FOLDER, index_files
+from .indexing import INDEX_FOLDER, Plan, index_files
 from .merge import keys_at, merge
 
 KEYS_SHOWN = 10
@@ -64,6 +65,14 @@ def rule_change(
         )
     # In the order of the store's rows, which differs from that of the names once files were appended.
     plan = dataclasses.replace(found, files=[by_uri[uri] for uri in indexed])
+    with exclusive(location):
+        return _compare(location, info, plan, workers=workers, on_file=on_file)
+
+
+def _compare(
+    location: Location, info: StoreInfo, plan: Plan, *, workers: int | None, on_file: Callable[[int], object]
+) -> RuleChange:
+    corpus = plan.corpus
     parts = index_files(location, plan, workers=workers, on_file=on_file)
     merged = merge(parts, corpus.keep)
     pairs = PairTable(location, info)

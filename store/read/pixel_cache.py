@@ -70,6 +70,7 @@ class PixelCache:
             keys=lambda range_id: [pixels_key(range_id)],
             of_pairs=PresentPairs(location, info),
             again=COMMAND,
+            mend=f"restore it from a copy; without one move the folder pixels/ out of the store, and {HINT} anew",
             beside=f"{next_folder(self.spec.hash)}/",
         )
 

@@ -30,6 +30,8 @@ from .selection import Selection, available
 from .shards import COLUMN_DTYPES, Verify, read_column
 from .units import Unit, UnitChangedError, Units, committed_rows
 
+EXTRACT = "python -m extract run --pipeline NAME"
+
 EVERY = slice(None)
 """All rows."""
 
@@ -124,7 +126,8 @@ class FeatureStore:
                 spec_now=lambda: self._spec_now(teacher),
                 keys=lambda range_id: [shard_key(teacher, name, range_id) for name in ARRAY_NAMES],
                 of_pairs=self._of_pairs,
-                again="python -m extract run --pipeline NAME",
+                again=EXTRACT,
+                mend=f"python -m store repair {self.location} --deep takes out what is damaged, {EXTRACT} makes it anew",
                 beside=f"{next_folder(spec.hash)}/",
             )
         return self._units[teacher]

@@ -208,6 +208,8 @@ def read_column(
         break
     if data is None:
         units.settle(unit, key, "is committed, but not there")
+    if unit.nbytes[place] < 0:
+        units.settle(unit, key, "is not named by its receipt")
     if len(data) != unit.nbytes[place]:
         units.settle(unit, key, f"has {len(data)} bytes, expected {unit.nbytes[place]}")
     expected = unit.crc(place)

@@ -91,6 +91,7 @@ class Units(Generic[Committed]):
         keys: returns the keys of a range's objects, shards of features first.
         of_pairs: whether a receipt is of the pairs that the pair table has now.
         again: command that makes a missing unit.
+        mend: what to do where an object is damaged.
         beside: folder of the next spec, ending with ``/``; empty where there is none.
     """
 
@@ -107,11 +108,12 @@ class Units(Generic[Committed]):
         keys: Callable[[int], Sequence[str]],
         of_pairs: Callable[[RangeReceipt], bool],
         again: str,
+        mend: str,
         beside: str = "",
     ) -> None:
         self.location, self.info, self.name, self._folder, self._model = location, info, name, folder, model
         self._spec_hash, self._spec_now, self._keys, self._of_pairs = spec_hash, spec_now, keys, of_pairs
-        self._again, self._prefixes = again, ("", beside) if beside else ("",)
+        self._again, self._mend, self._prefixes = again, mend, ("", beside) if beside else ("",)
         self._lock = threading.RLock()
         self._known: dict[int, Unit | None] = {}
         self._complete = self._warned = False
@@ -197,9 +199,7 @@ class Units(Generic[Committed]):
             found = self._reread(unit)
             if (found.content, found.folders) == (unit.content, unit.folders):
                 raise CorruptChunkError(
-                    f"{self.location.show(key)}: {what} ({self.name}, range {unit.range})",
-                    hint=f"python -m store repair {self.location} --deep takes damaged units out, {self._again} "
-                    "makes them anew",
+                    f"{self.location.show(key)}: {what} ({self.name}, range {unit.range})", hint=self._mend
                 )
             raise UnitChangedError(self._accept(unit, found))
 

@@ -38,7 +38,7 @@ def pretrain(pipeline: TrainPipeline, name: str, run: PretrainRun, how: Circumst
         raise ConfigError(f"{key}.corpus: the pipeline has no corpus {run.corpus!r}")
     corpus = pipeline.corpora[run.corpus]
     identity: dict[str, Any] = {
-        "run": settings_identity(run),
+        "run": settings_identity(run) | {"images": "corpus"},
         "corpus": {file.name: file.sha256() for file in corpus_files(corpus.files)},
     }
     settings = settings_of(corpus)
@@ -53,7 +53,7 @@ def pretrain(pipeline: TrainPipeline, name: str, run: PretrainRun, how: Circumst
 def _pretrain_on_store(pipeline: TrainPipeline, name: str, run: PretrainRun, how: Circumstances) -> bool:
     """Stage 1 on a store's pair table; it need not hold any feature."""
     store = FeatureStore(pipeline.store.path, corpus_root=how.corpus_root, verify=pipeline.store.verify)
-    pixels = _pixels(store, run)
+    pixels = _pixels(pipeline, store, run)
     identity = {"run": _without_images(run), "store": {"corpus": store.info.corpus}, **_pixel_identity(pixels)}
     if _nothing_to_do(f"train.pretrain.{name}", run, identity, how):
         return False
@@ -72,7 +72,7 @@ def distill(pipeline: TrainPipeline, name: str, run: StudentRun, how: Circumstan
     recipe = RECIPES[run.recipe]
     store = open_store(pipeline, corpus_root=how.corpus_root, ranks=how.ranks)
     projection_file = _projection_file(pipeline, name) if recipe.projects else None
-    pixels = _pixels(store, run)
+    pixels = _pixels(pipeline, store, run)
     identity = {
         "run": _without_images(run),
         "select": json.loads(dump_resolved(pipeline))["select"],
@@ -133,8 +133,8 @@ def _pixel_identity(pixels: PixelCache | None) -> dict[str, str]:
     return {"pixels": pixels.spec.hash} if pixels else {}
 
 
-def _pixels(store: FeatureStore, run: PretrainRun | StudentRun) -> PixelCache | None:
-    if run.images != "pixels":
+def _pixels(pipeline: TrainPipeline, store: FeatureStore, run: PretrainRun | StudentRun) -> PixelCache | None:
+    if (run.images or ("pixels" if pipeline.store.corpus is None else "corpus")) == "corpus":
         return None
     workers = run.optimization.image_workers
     # Each worker reads its own chunks; the factor of two makes up for uneven shares.

@@ -65,7 +65,7 @@ def samples(folder):
 
 def test_parquet_holds_pairs_and_features_side_by_side(store, tmp_path):
     done = export(store, out=tmp_path / "out", file_format="parquet")
-    assert done.files == ["part-000000.parquet", "part-000001.parquet", "part-000002.parquet"]
+    assert done.files == [f"rows/part-{number:06d}.parquet" for number in range(3)]
     table = pq.read_table([tmp_path / "out" / name for name in done.files])
     assert (
         table.select(["row", "key", "caption"]).to_pylist()
