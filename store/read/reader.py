@@ -127,7 +127,7 @@ class FeatureStore:
                 keys=lambda range_id: [shard_key(teacher, name, range_id) for name in ARRAY_NAMES],
                 of_pairs=self._of_pairs,
                 again=EXTRACT,
-                mend=f"python -m store repair {self.location} --deep takes out what is damaged, {EXTRACT} makes it anew",
+                mend=f"python -m store repair {self.location} --deep takes out what is damaged; then {EXTRACT}",
                 beside=f"{next_folder(spec.hash)}/",
             )
         return self._units[teacher]

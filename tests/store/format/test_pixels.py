@@ -339,7 +339,7 @@ def test_a_process_that_may_open_few_files_reads_many_ranges_and_is_not_told_tha
         "try: print(sum(int(cache.fetch(row)) for row in range(100)))\n"
         "except LocationError as error: print(error)\n"
     )
-    for limit, expected in ((64, "4950"), (24, "Too many open files")):
+    for limit, expected in ((64, "4950"), (12, "Too many open files")):
         arguments = [sys.executable, "-c", code, of_many_ranges.location.uri, str(limit)]
         done = subprocess.run(arguments, capture_output=True, text=True, check=False)
         assert expected in done.stdout, done.stderr
