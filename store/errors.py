@@ -11,6 +11,7 @@
     │   ├── IncompleteStoreError         ranges lack receipts
     │   ├── CorruptChunkError            stored bytes are not those that were committed
     │   ├── LocationError                a disk or an object storage fails or refuses
+    │   ├── LockLostError                another program took the lock of the store, or it ran out
     │   └── ObjectChangedError           an object was replaced since it was looked at
     ├── TeacherError                     a teacher cannot be used
     │   ├── WeightsNotFoundError (FileNotFoundError)
@@ -75,6 +76,10 @@ class CorruptChunkError(StoreError):
 
 class LocationError(StoreError):
     """A disk or an object storage fails, refuses, or is named in a way that cannot be opened."""
+
+
+class LockLostError(StoreError):
+    """The lock of a store is no longer held, so nothing more may be written."""
 
 
 class ObjectChangedError(StoreError):

@@ -140,7 +140,7 @@ def run(
     set_: SetOption = None,
     store: PlaceOption = None,
     local: Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")] = False,
-    replace: Annotated[list[str] | None, typer.Option(help="Teacher whose stored features may be dropped.")] = None,
+    replace: Annotated[list[str] | None, typer.Option(help="Teacher whose stored features are replaced.")] = None,
     corpus_root: RootOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -23,7 +23,6 @@ from extract.run.schedule import Failure, Restarts, failure_of
 from extract.run.stages import seconds_of_range
 from extract.run.tracker import Tracker
 from store.errors import ExtractionError
-from store.format.promote import Guard, unguarded
 from store.format.records import Receipt
 
 from .connect import connected
@@ -46,27 +45,21 @@ ASK_AGAIN_S = 1.0
 _DETAIL = re.compile(r"exit detail: (.+?)(?:\. |$)")
 
 
-def execute_on_ray(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker, guard: Guard = unguarded) -> None:
+def execute_on_ray(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker) -> None:
     """Do every range on a Ray cluster: the one that RAY_ADDRESS or a Ray job names, else a local one."""
     with connected(spec.settings):
-        Driver(spec, work, tracker, guard=guard).drain()
+        Driver(spec, work, tracker).drain()
 
 
 class Driver:
     """Gives ranges to actors until all are done or given up."""
 
     def __init__(
-        self,
-        spec: RunSpec,
-        work: Sequence[RangeWork],
-        tracker: Tracker,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        guard: Guard = unguarded,
+        self, spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._spec, self._tracker, self._clock = spec, tracker, clock
         self._fleet, self._metrics, self._restarts = Fleet(spec), RunMetrics(spec.run_id), Restarts()
-        self._dispatch = Dispatch(spec, work, tracker, guard=guard, on_receipts=self._metrics.note)
+        self._dispatch = Dispatch(spec, work, tracker, on_receipts=self._metrics.note)
         self._schedule = self._dispatch.schedule
         self._placed_last, self._looked, self._room = clock(), float("-inf"), 0
 

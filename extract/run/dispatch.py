@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 
 from store.errors import ExtractionError, LocationError
 from store.format.commit import promoted
-from store.format.promote import Guard, unguarded
 from store.format.records import Receipt, read_store_info, readable_record, receipt_key
 
 from .plan import RangeWork
@@ -26,7 +25,6 @@ class Dispatch:
     """A run's ranges and their results.
 
     Args:
-        guard: called before what a worker wrote is put where readers find it.
         on_receipts: also gets the receipts of each range.
 
     Attributes:
@@ -39,10 +37,9 @@ class Dispatch:
         work: Sequence[RangeWork],
         tracker: Tracker,
         *,
-        guard: Guard = unguarded,
         on_receipts: Callable[[Sequence[Receipt]], object] = lambda _receipts: None,
     ) -> None:
-        self._spec, self._tracker, self._guard, self._on_receipts = spec, tracker, guard, on_receipts
+        self._spec, self._tracker, self._on_receipts = spec, tracker, on_receipts
         info = read_store_info(spec.store)
         rows = {item.range_id: range(*info.bounds(item.range_id)) for item in work}
         self.schedule = Schedule(work, rows=rows, settings=spec.settings)
@@ -69,7 +66,7 @@ class Dispatch:
 
     def _promoted(self, receipt: Receipt) -> Receipt:
         key = receipt_key(receipt.teacher, receipt.range)
-        return promoted(self._spec.place(receipt.teacher), receipt, key, guard=self._guard)
+        return promoted(self._spec.place(receipt.teacher), receipt, key, guard=self._spec.guard)
 
     def _fail(self, worker: str, failure: Failure, why: str) -> None:
         task, attempts = self.schedule.task_of(worker), self._spec.settings.attempts
@@ -106,7 +103,7 @@ def committed_by_run(spec: RunSpec, task: Task) -> list[Receipt]:
 ME = "this process"
 
 
-def execute_here(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker, guard: Guard = unguarded) -> None:
+def execute_here(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker) -> None:
     """Do every range in this process, one after the other.
 
     No other process watches this one: a row that kills or hangs it ends the run.
@@ -114,7 +111,7 @@ def execute_here(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker, gua
     Raises:
         ExtractionError: this process can no longer use the device.
     """
-    worker, dispatch = build_worker(spec), Dispatch(spec, work, tracker, guard=guard)
+    worker, dispatch = build_worker(spec), Dispatch(spec, work, tracker)
     tracker.workers(ready=1, starting=0, busy=1)
     while (task := dispatch.schedule.take(ME, now=time.monotonic())) is not None:
         try:

@@ -149,7 +149,8 @@ def plan(
     known = KnownUnits.read(store)
     places = {name: store.below(prefixes.get(name, "")) for name in specs}
     hashes = {name: spec.hash for name, spec in specs.items()}
-    again, listed = set(), {}
+    again: set[Unit] = set()
+    listed: dict[Unit, int] = {}
     for place in {*places.values()}:
         here = [name for name in specs if places[name] == place]
         again |= {unit for unit in marked(place) if unit[0] in here}

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 RAY_PACKAGE = "/_ray_pkg_"
 """Part of the path of what ``ray job submit --working-dir`` uploads."""
 
-Execute = Callable[[RunSpec, Sequence[RangeWork], Tracker, Guard], None]
+Execute = Callable[[RunSpec, Sequence[RangeWork], Tracker], None]
 """Has every range done and gives the tracker each range's receipts: in this process, or on Ray."""
 
 
@@ -80,6 +80,7 @@ def run(
                 max_pixels=pipeline.max_pixels,
                 corpus_root=str(corpus_root or info.corpus_root),
                 prefixes=prefixes,
+                guard=lock.check,
                 run_id=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}",
             )
             counts = (outcome.units - outcome.found, outcome.units, len(planned.work))
@@ -88,7 +89,7 @@ def run(
             tracker = Tracker(outcome, run_id=run_spec.run_id, max_bad_fraction=limit, on_receipt=planned.known.add)
             try:
                 with tracker.published(store, interval_s=interval_s):
-                    execute(run_spec, planned.work, tracker, lock.check)
+                    execute(run_spec, planned.work, tracker)
             finally:
                 planned.known.write(store)
                 outcome.seconds = time.monotonic() - began

@@ -10,6 +10,7 @@ from extract.config import ExtractSection
 from extract.teacher_files.entry import TeacherEntry
 from store.corpus.image_source import ImageSource
 from store.format.pairs import PairTable
+from store.format.promote import Guard, unguarded
 from store.format.records import Spec, read_store_info
 from store.io.location import Location
 
@@ -24,6 +25,7 @@ class RunSpec:
     Attributes:
         max_pixels: largest width times height that is decoded.
         prefixes: by teacher, where in the store its units are committed; empty for the store itself.
+        guard: makes sure that the driver still has the lock of the store.
     """
 
     store: Location
@@ -34,6 +36,7 @@ class RunSpec:
     corpus_root: str
     run_id: str
     prefixes: Mapping[str, str]
+    guard: Guard = unguarded
 
     def place(self, teacher: str) -> Location:
         """Return where the units of a teacher are committed."""
@@ -65,4 +68,5 @@ def build_worker(spec: RunSpec) -> Worker:
         teachers={name: load_teacher(one, spec.entries[name], device=device) for name, one in spec.specs.items()},
         device=device,
         run_id=spec.run_id,
+        guard=spec.guard,
     )

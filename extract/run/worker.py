@@ -20,6 +20,7 @@ import torch
 from extract.teachers.base import FrozenTeacher
 from store.format.commit import Circumstances, UnitFeatures, valid_receipt, write_unit
 from store.format.pairs import PairTable, pairs_digest, strings
+from store.format.promote import Guard, unguarded
 from store.format.records import Receipt, Status, StoreInfo, receipt_key
 from store.io.location import Location
 
@@ -88,6 +89,7 @@ class Worker:
         decoder: counts its batches from the range's first image, so that features do not depend on which worker does
             which range.
         device, run_id: for the receipts.
+        guard: called before each receipt.
         on_step: called many times in a range, to show progress.
         teacher_s: seconds so far by teacher and stage.
     """
@@ -100,6 +102,7 @@ class Worker:
     device: str
     run_id: str
     on_step: Callable[[], object] = lambda: None
+    guard: Guard = unguarded
     teacher_s: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float), init=False)
     _batch_sizes: dict[str, BatchSize] = field(default_factory=dict, init=False)
 
@@ -140,6 +143,7 @@ class Worker:
                     pairs=pairs,
                     features=features[teacher.name],
                     circumstances=circumstances,
+                    guard=self.guard,
                 )
         return [found[name] for name in names]
 

@@ -22,14 +22,14 @@ from store.format.records import (
 )
 from store.io.folder import Folder
 from store.io.location import Location
-from store.io.lock import LOCK_KEY
+from store.io.lock import LEASE_KEY, LOCK_KEY
 
 OTHER_FOLDERS = ("index/", "pairs/", "pixels/", "retry/", "runs/")
 """Folders of a store that hold no features."""
 
 ROOT_METADATA = f"{ZARR_FOLDER}/zarr.json"
 
-OTHER_FILES = (STORE_KEY, LOCK_KEY, KEY_INDEX, REPORT_KEY, ROOT_METADATA)
+OTHER_FILES = (STORE_KEY, LOCK_KEY, LEASE_KEY, KEY_INDEX, REPORT_KEY, ROOT_METADATA)
 
 _SHARD = re.compile(rf"{re.escape(ZARR_FOLDER)}/([^/]+)/[^/]+/c/(\d+)(?:/0)?")
 

@@ -26,6 +26,7 @@ from store.format.pixels import PIXEL_RECEIPTS, PixelReceipt
 from store.format.promote import Guard, recover
 from store.format.records import (
     KNOWN_UNITS_KEY,
+    REPORT_KEY,
     STORE_KEY,
     VERSION,
     RangeReceipt,
@@ -40,7 +41,7 @@ from store.format.records import (
     spec_key,
     write_record,
 )
-from store.index.curation_report import REPORT_KEY, REPORT_KEY_1
+from store.index.curation_report import REPORT_KEY_1
 from store.io.location import Location
 from store.io.lock import exclusive
 
@@ -81,20 +82,18 @@ def upgrade(location: Location) -> bool:
 
 def _rewrite_parts(location: Location, info: StoreInfo) -> list[int]:
     """Give each part of the pair table the digests of its ranges; returns the rows of each."""
-    pairs = PairTable(location, info)
-    rows, start = [], 0
-    for number, held in enumerate(pairs.parts):
+    pairs, scratch = PairTable(location, info), location.below(SCRATCH)
+    writer, start = PairWriter(scratch, range_rows=info.range_rows, part_rows=max(pairs.parts)), 0
+    for held in pairs.parts:
         stop = min(start + held, info.rows)
-        if start >= stop:
-            break  # left by an append that was killed
-        scratch = location.below(SCRATCH)
-        writer = PairWriter(scratch, range_rows=info.range_rows, first_part=number, first_row=start, part_rows=held)
-        writer.add(pairs.read(start, stop))
-        writer.close()
-        location.move(f"{SCRATCH}/{part_key(number)}", part_keys(location, info)[number])
-        rows.append(stop - start)
+        if start < stop:  # else left by an append that was killed
+            writer.add(pairs.read(start, stop))
+            writer.end_part()
         start = stop
-    return rows
+    # Each part has the rows that it had, so that the table is whole after each of these steps.
+    for number, old in enumerate(part_keys(location, info)[: len(writer.parts)]):
+        location.move(f"{SCRATCH}/{part_key(number)}", old)
+    return writer.parts
 
 
 def _upgrade_receipts(location: Location, info: StoreInfo, guard: Guard) -> list[str]:

@@ -18,7 +18,7 @@ from store.check.verify import verify as check
 from store.console import ExitCode
 from store.io.folder import Folder
 from store.io.location import locate
-from store.io.lock import LOCK_KEY
+from store.io.lock import LEASE_KEY, LOCK_KEY
 from store.io.lock import unlock as remove_lock
 
 from .options import DeepOption, JsonOption, StoreArgument, TeacherOption, print_json
@@ -86,9 +86,9 @@ def rm_teacher(
 
 @app.command(epilog="Example: python -m store unlock s3://bucket/store")
 def unlock(store: StoreArgument) -> None:
-    """Remove the lock that a killed writer left on object storage; make sure first that it no longer runs."""
+    """Remove the lock that a killed writer left, instead of waiting; make sure first that it no longer runs."""
     location = locate(store)
-    if isinstance(location, Folder):
+    if isinstance(location, Folder) and not location.exists(LEASE_KEY):
         # Deleting the file while it is locked would let a second writer in.
         sys.stdout.write(f"{location.show(LOCK_KEY)}: the lock of a folder ends with its holder; nothing to remove\n")
         return

@@ -14,8 +14,10 @@ from pathlib import Path, PurePosixPath
 
 from store.errors import CorpusError
 from store.io.folder import Folder
-from store.io.location import Location, is_url, locate
+from store.io.location import Location, is_url, locate, split_query, split_uri
 from store.io.object_file import BLOCK_BYTES, open_object
+
+HTTP = ("http://", "https://")
 
 STAMP_BYTES = 2**16
 """Bytes at the beginning and at the end of a remote file that are compared; a local file has a time."""
@@ -36,7 +38,12 @@ class CorpusFile:
     @property
     def stem(self) -> str:
         """Its name without suffix."""
-        return PurePosixPath(self.name).stem
+        return PurePosixPath(self.plain_name).stem
+
+    @property
+    def plain_name(self) -> str:
+        """Its name without the query of a URL."""
+        return split_query(self.name)[0] if self.uri.startswith(HTTP) else self.name
 
     def stamp(self) -> tuple[int, int]:
         """Return its bytes, and a number that changes with its content.
@@ -75,8 +82,8 @@ def as_corpus_file(path: str | os.PathLike[str]) -> CorpusFile:
     text = os.fspath(path)
     if not is_url(text):
         text = str(Path(text).absolute())
-    folder, _, name = text.rpartition("/")
-    return CorpusFile(locate(folder or "/"), name)
+    folder, name = split_uri(text)
+    return CorpusFile(locate(folder), name)
 
 
 def corpus_files(patterns: Sequence[str]) -> list[CorpusFile]:
@@ -106,13 +113,15 @@ def _local(pattern: str) -> list[CorpusFile]:
 
 
 def _remote(pattern: str) -> list[CorpusFile]:
-    wild = re.search(r"[*?\[]", pattern)
+    # At HTTP a question mark begins the query.
+    path, query = split_query(pattern) if pattern.startswith(HTTP) else (pattern, "")
+    wild = re.search(r"[*?\[]", path)
     if wild is None:
         file = as_corpus_file(pattern)
         return [file] if file.folder.exists(file.name) else []
-    base = pattern[: wild.start()].rpartition("/")[0]
-    folder, matcher = locate(base), _matcher(pattern[len(base) + 1 :])
-    return [as_corpus_file(folder.show(key)) for key, _ in folder.list() if matcher.fullmatch(key)]
+    base = path[: wild.start()].rpartition("/")[0]
+    folder, matcher = locate(base), _matcher(path[len(base) + 1 :])
+    return [as_corpus_file(folder.show(key) + query) for key, _ in folder.list() if matcher.fullmatch(key)]
 
 
 @functools.cache
@@ -146,10 +155,11 @@ def relative_uri(uri: str, root: str) -> str:
     """Return a path or URL relative to a root, with ``..`` if need be; as it is where the storages differ."""
     if not is_url(uri) and not is_url(root):
         return posixpath.relpath(uri, root)
-    here, there = uri.split("/"), root.split("/")
+    path, query = split_query(uri) if uri.startswith(HTTP) else (uri, "")
+    here, there = path.split("/"), root.split("/")
     if here[:3] != there[:3]:
         return uri
-    return posixpath.relpath("/".join(["", *here[3:]]), "/".join(["", *there[3:]]))
+    return posixpath.relpath("/" + "/".join(here[3:]), "/" + "/".join(there[3:])) + query
 
 
 def resolve_uri(uri: str, root: str) -> str:
@@ -159,4 +169,5 @@ def resolve_uri(uri: str, root: str) -> str:
     if not is_url(root):
         return posixpath.normpath(posixpath.join(root, uri))
     storage, path = root.split("/")[:3], root.split("/")[3:]
-    return "/".join(storage) + posixpath.normpath(posixpath.join("/", *path, uri))
+    uri, query = split_query(uri) if root.startswith(HTTP) else (uri, "")
+    return "/".join(storage) + posixpath.normpath(posixpath.join("/", *path, uri)) + query

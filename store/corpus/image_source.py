@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from store.errors import CorpusError, LocationError, PairDecodeError
-from store.io.location import Location, is_url, locate
+from store.io.location import Location, is_url, locate, split_uri
 from store.io.object_file import HANDLES_HINT, open_parquet
 
 from .corpus_files import resolve_uri
@@ -86,8 +86,11 @@ class ImageSource:
     def _place(self, uri: str) -> tuple[Location, str]:
         if not is_url(uri) and not uri.startswith(("/", "../")):
             return self._root, uri
-        folder, _, name = resolve_uri(uri, self._root.uri).rpartition("/")
-        return self._folders.setdefault(folder, locate(folder or "/")), name
+        try:
+            folder, name = split_uri(resolve_uri(uri, self._root.uri))
+            return self._folders.setdefault(folder, locate(folder)), name
+        except LocationError as error:
+            raise PairDecodeError(str(error)) from error
 
     def _from_parquet(self, location: Location, name: str, column: str, row: int) -> bytes:
         with self._lock:

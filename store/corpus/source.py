@@ -35,7 +35,7 @@ def format_of(file: CorpusFile, corpus: Corpus) -> Format:
     if corpus.format is not None:
         return corpus.format
     for suffix, kind in SUFFIXES.items():
-        if file.name.lower().endswith(suffix):
+        if file.plain_name.lower().endswith(suffix):
             return kind
     raise CorpusError(
         f"{file.uri}: its name does not say what it is; expected one of {', '.join(SUFFIXES)}",

@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
 
-from store.errors import CorpusError
-from store.io.location import locate
+from store.errors import CorpusError, LocationError
+from store.io.location import locate, split_uri
 from store.io.object_file import open_object, open_parquet
 
 from .corpus_files import CorpusFile, resolve_uri
@@ -96,7 +96,7 @@ def read_records(
         if kind == "jsonl":
             yield from _json_records(file, lines)
             return
-        reader = csv.reader(lines, delimiter="\t" if file.name.endswith(".tsv") else ",")
+        reader = csv.reader(lines, delimiter="\t" if file.plain_name.lower().endswith(".tsv") else ",")
         try:
             names = list(header) if header else next(reader, [])
             choose(names)
@@ -187,5 +187,8 @@ def _add_image(pair: SourcePair, file: CorpusFile, fields: FieldReader, number: 
 def _fetch(file: CorpusFile, path: str) -> tuple[str, bytes]:
     """Return the path or URL of a file named relative to a corpus file, and its content."""
     uri = resolve_uri(path, file.folder.uri)
-    folder, _, name = uri.rpartition("/")
-    return uri, locate(folder or "/").read(name)
+    try:
+        folder, name = split_uri(uri)
+    except LocationError as error:
+        raise FileNotFoundError(uri) from error
+    return uri, locate(folder).read(name)

@@ -65,6 +65,11 @@ class PairWriter:
         while self._waiting_rows >= self._room:
             self._write(self._room)
 
+    def end_part(self) -> None:
+        """Write the rows that wait as a part, however few they are."""
+        if self._waiting_rows:
+            self._write(self._waiting_rows)
+
     def close(self) -> list[int]:
         """Write what is left, delete what killed writers left, and return the rows of each part of the whole table."""
         if self._waiting_rows or not self.parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -11,7 +12,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 TRIED = 3
-"""Reads that are timed first; the quickest one decides, because any of them may be delayed."""
+"""Reads one after the other that have to be slow before threads are used; any single one may be delayed."""
 
 SLOW_S = 1e-3
 """Threads pay off where a read takes longer than this, in seconds. A file in the page cache takes 0.03 ms, and three
@@ -20,20 +21,32 @@ times that on threads, which hinder each other; an object storage takes 30 ms, a
 
 THREADS = 16
 
+FIRST_BLOCK, LONGEST_BLOCK = 16 * THREADS, 512 * THREADS
+"""Reads that are made on threads before the next few are timed again."""
+
 
 def fetch_all(fetch: Callable[[K], V], keys: Iterable[K]) -> list[V]:
     """Return what a function that reads gives for each key, in order.
+
+    A file server may be quick for what it has at hand and slow for the rest, so the choice is made again and again.
 
     Args:
         fetch: may be called on several threads.
     """
     todo = list(keys)
-    first, quickest_s = [], float("inf")
-    for key in todo[:TRIED]:
-        start = time.perf_counter()
-        first.append(fetch(key))
-        quickest_s = min(quickest_s, time.perf_counter() - start)
-    if quickest_s < SLOW_S:
-        return first + [fetch(key) for key in todo[TRIED:]]
+    found: list[V] = []
+    latest_s: deque[float] = deque(maxlen=TRIED)
+    block = FIRST_BLOCK
     with ThreadPoolExecutor(THREADS) as pool:
-        return first + list(pool.map(fetch, todo[TRIED:]))
+        while len(found) < len(todo):
+            if len(latest_s) == TRIED and min(latest_s) >= SLOW_S:
+                found += pool.map(fetch, todo[len(found) : len(found) + block])
+                block = min(2 * block, LONGEST_BLOCK)
+                latest_s.clear()
+                continue
+            start = time.perf_counter()
+            found.append(fetch(todo[len(found)]))
+            latest_s.append(time.perf_counter() - start)
+            if latest_s[-1] < SLOW_S:
+                block = FIRST_BLOCK
+    return found

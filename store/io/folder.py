@@ -49,6 +49,13 @@ class Folder(Location):
         with self._access(key, FileExistsError):
             create_atomic(self.path / key, data)
 
+    def replace(self, key: str, data: bytes, *, stamp: str) -> None:
+        """Look, then write."""
+        found = self.stat(key)
+        if found is None or found.stamp != stamp:
+            raise ObjectChangedError(f"{self.path / key}: the file was replaced since it was looked at")
+        self.write(key, data)
+
     def move(self, source: str, target: str) -> None:
         """Rename a file over another one; the folders that this leaves empty go too."""
         with self._access(source):

@@ -78,6 +78,16 @@ class Location(ABC):
         """
 
     @abstractmethod
+    def replace(self, key: str, data: bytes, *, stamp: str) -> None:
+        """Replace an object on the condition that it is still the one with that stamp.
+
+        A folder has no such step: the file may change in the moment between the look and the write.
+
+        Raises:
+            ObjectChangedError: it is another, or gone.
+        """
+
+    @abstractmethod
     def move(self, source: str, target: str) -> None:
         """Let an object take the place of another, or a free one.
 
@@ -165,3 +175,22 @@ def locate(where: str | os.PathLike[str] | Location) -> Location:
 def is_url(text: str) -> bool:
     """Whether a text is a URL rather than a path."""
     return "://" in text
+
+
+def split_query(text: str) -> tuple[str, str]:
+    """Return a URL of HTTP, or a piece of one, up to its query, and the query with its ``?``."""
+    path, mark, query = text.partition("?")
+    return path, mark + query
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Return the folder of a path or URL, and the name in it; a query belongs to the name.
+
+    Raises:
+        LocationError: a URL that names a bucket or a host alone.
+    """
+    path, query = split_query(uri) if uri.startswith(("http://", "https://")) else (uri, "")
+    folder, _, name = path.rpartition("/")
+    if is_url(uri) and folder.endswith(("/", ":")):
+        raise LocationError(f"{uri}: the URL names no object")
+    return folder or "/", name + query

