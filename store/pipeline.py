@@ -12,6 +12,7 @@ from store.corpus.section import Corpus
 from store.format.pixels import Pixels
 from store.format.records import StoredDtype
 from store.read.selection import Selection
+from store.read.shards import Verify
 
 
 class StoreSection(Section):
@@ -22,6 +23,7 @@ class StoreSection(Section):
     range_rows: int = Field(default=8192, gt=0)
     chunk_rows: int = Field(default=256, gt=0)
     dtype: StoredDtype = "float16"
+    verify: Verify = "first"
 
 
 class Pipeline(Section):

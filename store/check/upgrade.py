@@ -47,6 +47,9 @@ from store.io.lock import exclusive
 
 from .inventory import SCRATCH
 
+_FORMAT_1 = (KEY_INDEX_1, REPORT_KEY_1)
+"""Objects that the present format keeps elsewhere."""
+
 
 def upgrade(location: Location) -> bool:
     """Make a store of the present format; returns whether it was of an older one.
@@ -60,6 +63,7 @@ def upgrade(location: Location) -> bool:
     with exclusive(location) as lock:
         info = read_store_info(location)
         if info.version == VERSION:
+            location.delete(_FORMAT_1)  # of an upgrade that was killed
             return False
         recover(location, guard=lock.check)
         parts = _rewrite_parts(location, info)
@@ -75,14 +79,15 @@ def upgrade(location: Location) -> bool:
             )
         lock.check()
         write_record(location, STORE_KEY, info.model_copy(update={"version": VERSION, "parts": parts}))
-        location.delete([KEY_INDEX_1, REPORT_KEY_1, KNOWN_UNITS_KEY])
+        location.delete([*_FORMAT_1, KNOWN_UNITS_KEY])
     return True
 
 
 def _rewrite_parts(location: Location, info: StoreInfo) -> list[int]:
     """Give each part of the pair table the digests of its ranges; returns the rows of each."""
     pairs, scratch = PairTable(location, info), location.below(SCRATCH)
-    writer, start = PairWriter(scratch, range_rows=info.range_rows, part_rows=max(pairs.parts)), 0
+    # More than any part has, so that each ends where the old one did.
+    writer, start = PairWriter(scratch, range_rows=info.range_rows, part_rows=max(pairs.parts) + info.range_rows), 0
     for held in pairs.parts:
         stop = min(start + held, info.rows)
         if start < stop:  # else left by an append that was killed

@@ -26,8 +26,8 @@ class Rows:
 
     def __init__(self, store: FeatureStore, *, teachers: list[str], start: int, stop: int) -> None:
         self.store, self.teachers, self.start, self.stop = store, teachers, start, stop
-        self._status = {name: store.status(name)[start:stop] for name in teachers}
-        self._similarity = {name: store.similarity(name)[start:stop] for name in teachers}
+        self._status = {name: store.status(name, slice(start, stop)) for name in teachers}
+        self._similarity = {name: store.similarity(name, slice(start, stop)) for name in teachers}
 
     def blocks(self) -> Iterator[tuple[int, int, int]]:
         """Yield number, first row and row after the last of each range, cut to the rows asked for."""

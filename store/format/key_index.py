@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from store.errors import StoreError
 from store.io.location import Location
 from store.io.object_file import open_parquet
+from store.io.scratch import scratch_database
 
 from .records import StoreInfo
+
+if TYPE_CHECKING:
+    import duckdb
 
 KEY_INDEX = "keys.parquet"
 
@@ -45,28 +50,49 @@ def hash_texts(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
     return np.fromiter(map(hash_text, texts), np.uint64)
 
 
-def write_key_index(
-    location: Location, key_hashes_N: npt.NDArray[np.uint64], *, difference_hashes: pa.Array | None = None
-) -> None:
-    """Write the key index of a whole pair table.
+class KeyIndexWriter:
+    """Collects the keys of a pair table in the table ``keys`` of a `scratch_database`, and writes its key index."""
 
-    Args:
-        difference_hashes: of the images, by row, where a rule compares them with pairs that are appended later.
-    """
-    order_N = np.argsort(key_hashes_N, kind="stable")
-    if difference_hashes is None:
-        difference_hashes = pa.nulls(len(key_hashes_N), pa.uint64())
-    table = pa.Table.from_arrays(
-        [
-            pa.array(key_hashes_N[order_N]),
-            pa.array(order_N.astype(np.int64)),
-            difference_hashes.take(pa.array(order_N)),
-        ],
-        schema=SCHEMA,
-    )
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, row_group_size=GROUP_ROWS, compression="zstd")
-    location.write(KEY_INDEX, buffer.getvalue())
+    def __init__(self, database: duckdb.DuckDBPyConnection) -> None:
+        self._database = database
+        database.execute("CREATE TABLE keys (key_hash UBIGINT, row BIGINT, difference_hash UBIGINT)")
+
+    def add(
+        self, key_hashes: npt.NDArray[np.uint64] | pa.ChunkedArray, first_row: int, differences: Any = None
+    ) -> None:
+        """Take the keys of neighbouring rows.
+
+        Args:
+            differences: the difference hash of each row's image, where a rule compares them with later pairs.
+        """
+        rows = pa.array(np.arange(first_row, first_row + len(key_hashes)))
+        columns = [key_hashes, rows, pa.nulls(len(rows), pa.uint64()) if differences is None else differences]
+        self.add_entries(pa.table(columns, schema=SCHEMA))
+
+    def add_entries(self, table: pa.Table) -> None:
+        """Take entries of SCHEMA, in any order."""
+        self._database.from_arrow(table).insert_into("keys")
+
+    def write(self, location: Location) -> None:
+        """Write the index of all keys that were taken."""
+        ordered = self._database.sql("SELECT * FROM keys ORDER BY key_hash, row").to_arrow_reader(GROUP_ROWS)
+        sink, waiting = pa.BufferOutputStream(), SCHEMA.empty_table()
+        with pq.ParquetWriter(sink, SCHEMA, compression="zstd") as writer:
+            for batch in ordered:
+                waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch]).cast(SCHEMA)])
+                if len(waiting) >= GROUP_ROWS:
+                    writer.write_table(waiting.slice(0, GROUP_ROWS))
+                    waiting = waiting.slice(GROUP_ROWS)
+            writer.write_table(waiting)
+        location.write(KEY_INDEX, sink.getvalue().to_pybytes())
+
+
+def write_key_index(location: Location, key_hashes_N: npt.NDArray[np.uint64]) -> None:
+    """Write the key index of a whole pair table."""
+    with scratch_database() as database:
+        index = KeyIndexWriter(database)
+        index.add(key_hashes_N, 0)
+        index.write(location)
 
 
 class KeyIndex:
@@ -107,11 +133,10 @@ class KeyIndex:
                 found += [int(row) for row in table["row"].to_numpy()[places] if row < self._rows]
         return found
 
-    def read(self) -> pa.Table | None:
-        """Return the whole index in the order of rows, None where there is none."""
+    def tables(self) -> Iterator[pa.Table] | None:
+        """Yield the index of the store's rows, of SCHEMA in the order of hashes; None where there is none."""
         file = self._file()
         if file is None:
             return None
-        table = file.read(use_threads=False)
-        ordered = table.take(pa.array(np.argsort(table["row"].to_numpy())))
-        return ordered.slice(0, self._rows)
+        groups = (file.read_row_group(group, use_threads=False) for group in range(file.num_row_groups))
+        return (table.filter(pc.less(table["row"], self._rows)) for table in groups)

@@ -20,7 +20,7 @@ from store.io.folder import Folder
 from store.io.location import Location
 from store.io.object_file import disk_error, open_parquet
 
-from .key_index import KeyIndex, hash_texts
+from .key_index import KeyIndex
 from .records import StoreInfo
 
 MEMBER = pa.struct([("offset", pa.int64()), ("nbytes", pa.int64()), ("column", pa.string()), ("row", pa.int64())])
@@ -215,10 +215,6 @@ class PairTable:
         """Yield columns of the whole table, some rows at a time."""
         for start in range(0, self._rows, BLOCK_ROWS):
             yield self.read(start, min(start + BLOCK_ROWS, self._rows), columns)
-
-    def key_hashes(self) -> npt.NDArray[np.uint64]:
-        """Return (N,) the hashes of all keys."""
-        return np.concatenate([hash_texts(table["key"].to_pylist()) for table in self.blocks(["key"])])
 
     def row_of(self, key: str) -> int:
         """Return the row of a key.

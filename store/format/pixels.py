@@ -224,5 +224,6 @@ def encode_range(images: Sequence[SmallImage], *, start: int, chunk_rows: int) -
         compression="none",
         use_dictionary=False,
         write_statistics=["row", "status"],
+        write_page_checksum=True,
     )
     return buffer.getvalue()

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from store.corpus.corpus_files import corpus_files, relative_uri
 from store.corpus.section import Corpus
 from store.errors import StoreError
 from store.faults import reached
-from store.format.key_index import KeyIndex, hash_texts, write_key_index
+from store.format.key_index import KeyIndex, KeyIndexWriter, hash_texts
 from store.format.pair_writer import PART_ROWS, PairWriter
 from store.format.pairs import PairTable
 from store.format.records import REPORT_KEY, STORE_KEY, StoreInfo, read_store_info, require_present_format, write_record
 from store.io.location import Location, locate
 from store.io.lock import exclusive
+from store.io.scratch import scratch_database
 
-from .create import differences_of, plan_for, signature_of
+from .create import plan_for, signature_of
 from .curation_report import read_report, report_of
 from .indexing import INDEX_FOLDER, Plan, index_files
-from .merge import Known, Merged, merge, write_rows
+from .merge import CANDIDATES, create_candidates, merge, write_rows
 
-_NONE = np.empty(0, np.uint64)
+if TYPE_CHECKING:
+    import duckdb
 
 
 def append_corpus(
@@ -64,18 +67,16 @@ def append_corpus(
         if not plan.files:
             location.delete_below(INDEX_FOLDER)  # of one that was killed at its end
             return info, []
-        pairs, index = PairTable(location, info), KeyIndex(location, info)
         parts = index_files(location, plan, workers=workers, on_file=on_file)
-        old_keys, old_differences = _old_hashes(pairs, index)
-        merged = merge(parts, corpus.keep, known=_known(pairs, old_keys, old_differences))
-        writer = PairWriter(location, range_rows=info.range_rows, part_rows=part_rows, after=pairs)
-        modalities = write_rows(parts, merged, writer)
-        writer.close()
-        write_key_index(
-            location,
-            np.concatenate([old_keys, merged.hashes.key[merged.keep_N]]),
-            difference_hashes=_joined(old_differences, merged, old_rows=info.rows),
-        )
+        with scratch_database() as database:
+            pairs, index = PairTable(location, info), KeyIndexWriter(database)
+            add_keys(index, location, info, pairs)
+            _add_older(database, pairs, info.rows)
+            merged = merge(database, parts, corpus.keep, has_key=functools.partial(_has, pairs))
+            writer = PairWriter(location, range_rows=info.range_rows, part_rows=part_rows, after=pairs)
+            modalities = write_rows(parts, merged, writer, index)
+            writer.close()
+            index.write(location)
         added = report_of(merged, corpus, files=len(plan.files), modalities=dict(modalities))
         before = read_report(location, info)
         write_record(location, REPORT_KEY, before.plus(added) if before else added)
@@ -125,29 +126,31 @@ def new_files(location: Location, corpus: Corpus) -> tuple[StoreInfo, Plan]:
     return info, Plan(files=fresh, stamps=plan.stamps, root=plan.root, corpus=corpus)
 
 
-def _old_hashes(pairs: PairTable, index: KeyIndex) -> tuple[npt.NDArray[np.uint64], pa.Array | None]:
-    """Return the key hashes of the old rows and the difference hashes of their images, if they were kept."""
-    table = index.read()
-    if table is not None:
-        differences = table["difference_hash"].combine_chunks()
-        return table["key_hash"].to_numpy(), None if differences.null_count == len(differences) else differences
-    return pairs.key_hashes(), None
+def add_keys(index: KeyIndexWriter, location: Location, info: StoreInfo, pairs: PairTable) -> None:
+    """Give a new key index the keys of the rows that are there, from the old index if there is one."""
+    tables = KeyIndex(location, info).tables()
+    if tables is not None:
+        for table in tables:
+            index.add_entries(table)
+        return
+    for block in pairs.blocks(["row", "key"]):
+        index.add(hash_texts(block["key"].to_pylist()), block["row"][0].as_py())
 
 
-def _known(pairs: PairTable, keys: npt.NDArray[np.uint64], differences: pa.Array | None) -> Known:
-    images, both = [_NONE], [_NONE]
-    for block in pairs.blocks(["image_sha256", "caption"]):
+def _add_older(database: duckdb.DuckDBPyConnection, pairs: PairTable, rows: int) -> None:
+    """Make the rows that are there candidates before all others: first their keys, then their images."""
+    create_candidates(database)
+    query = "INSERT INTO candidates SELECT row - ?, NULL, key_hash, NULL, NULL, difference_hash FROM keys"
+    database.execute(query, [rows])
+    for block in pairs.blocks(["row", "image_sha256", "caption"]):
         table = block.filter(block["image_sha256"].is_valid())
         digests, captions = table["image_sha256"].to_pylist(), table["caption"].to_pylist()
-        images.append(np.array([int(digest[:16], 16) for digest in digests], np.uint64))
-        both.append(hash_texts(f"{digest} {text or ''}" for digest, text in zip(digests, captions, strict=True)))
-    return Known(
-        key=keys,
-        image=np.concatenate(images),
-        pair=np.concatenate(both),
-        difference=np.unique(differences.drop_null().to_numpy()) if differences is not None else _NONE,
-        has_key=lambda key: _has(pairs, key),
-    )
+        positions = pc.subtract(table["row"], rows)
+        nulls = pa.nulls(len(table), pa.uint64())
+        image = np.array([int(digest[:16], 16) for digest in digests], np.uint64)
+        pair = hash_texts(f"{digest} {text or ''}" for digest, text in zip(digests, captions, strict=True))
+        table = pa.table([positions, positions, nulls, image, pair, nulls], schema=CANDIDATES)
+        database.from_arrow(table).insert_into("candidates")
 
 
 def _has(pairs: PairTable, key: str) -> bool:
@@ -156,11 +159,3 @@ def _has(pairs: PairTable, key: str) -> bool:
     except StoreError:
         return False
     return True
-
-
-def _joined(old: pa.Array | None, merged: Merged, *, old_rows: int) -> pa.Array | None:
-    """Return the difference hashes of old and new rows, None where neither have any."""
-    parts = [(old, old_rows), (differences_of(merged), int(merged.keep_N.sum()))]
-    if all(hashes is None for hashes, _ in parts):
-        return None
-    return pa.concat_arrays([pa.nulls(rows, pa.uint64()) if hashes is None else hashes for hashes, rows in parts])

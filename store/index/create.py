@@ -9,14 +9,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from store.corpus.corpus_files import CorpusFile, common_root, corpus_files, relative_uri
 from store.corpus.section import Corpus
 from store.errors import ConfigError, StoreError, StoreNotFoundError
 from store.faults import reached
-from store.format.key_index import hash_texts, write_key_index
+from store.format.key_index import KeyIndexWriter, hash_texts, write_key_index
 from store.format.pair_writer import PairWriter
 from store.format.pairs import part_key
 from store.format.records import (
@@ -30,10 +27,11 @@ from store.format.records import (
 )
 from store.io.location import Location, locate
 from store.io.lock import exclusive
+from store.io.scratch import scratch_database
 
 from .curation_report import report_of
 from .indexing import INDEX_FOLDER, Plan, index_files, settings_of
-from .merge import CorpusIndex, Merged, merge, require_pairs, write_rows
+from .merge import CorpusIndex, merge, require_pairs, write_rows
 
 log = logging.getLogger(__name__)
 
@@ -114,12 +112,13 @@ def index_corpus(
             return existing, None
         plan = plan_of(files, corpus)
         parts = index_files(location, plan, workers=workers, on_file=on_shard)
-        merged = merge(parts, corpus.keep)
-        require_pairs(merged.report, rows=int(merged.keep_N.sum()), files=len(plan.files))
-        writer = _new_table(location, range_rows)
-        modalities = write_rows(parts, merged, writer)
-        writer.close()
-        write_key_index(location, merged.hashes.key[merged.keep_N], difference_hashes=differences_of(merged))
+        with scratch_database() as database:
+            merged = merge(database, parts, corpus.keep)
+            require_pairs(merged.report, rows=int(merged.keep_N.sum()), files=len(plan.files))
+            writer, index = _new_table(location, range_rows), KeyIndexWriter(database)
+            modalities = write_rows(parts, merged, writer, index)
+            writer.close()
+            index.write(location)
         report = report_of(merged, corpus, files=len(plan.files), modalities=dict(modalities))
         write_record(location, REPORT_KEY, report)
         info = _info(writer.parts, root=plan.root, signature=signature_of(plan), shape=shape)
@@ -221,14 +220,6 @@ def existing_store(location: Location) -> StoreInfo | None:
         return read_store_info(location)
     except StoreNotFoundError:
         return None
-
-
-def differences_of(merged: Merged) -> pa.Array | None:
-    """Return the difference hashes of the rows, None where no rule asked for them."""
-    has_N = merged.hashes.has_difference[merged.keep_N]
-    if not has_N.any():
-        return None
-    return pa.array(merged.hashes.difference[merged.keep_N], mask=np.logical_not(has_N))
 
 
 def _info(parts: list[int], *, root: str, signature: dict[str, Any], shape: Mapping[str, int]) -> StoreInfo:

@@ -18,9 +18,10 @@ from typing import Any
 from store.corpus.corpus_files import CorpusFile, relative_uri
 from store.corpus.section import Corpus
 from store.io.location import Location
+from store.io.object_file import open_parquet
 
 from .index_file import FileIndexer
-from .merge import ReadPart
+from .merge import OpenPart
 
 INDEX_FOLDER = "index"
 """Candidates of corpus files while a store is made; deleted when its pair table is complete."""
@@ -63,7 +64,7 @@ def settings_of(corpus: Corpus) -> dict[str, Any]:
 
 def index_files(
     location: Location, plan: Plan, *, workers: int | None, on_file: Callable[[int], object]
-) -> list[ReadPart]:
+) -> list[OpenPart]:
     """Make the candidates of every file that has none yet.
 
     Args:
@@ -71,7 +72,7 @@ def index_files(
         workers: processes; one per core if left out.
 
     Returns:
-        How to read them, in the order of the files.
+        How to open them, in the order of the files.
 
     Raises:
         CorpusError: a file cannot be read.
@@ -95,7 +96,7 @@ def index_files(
         for file in todo:
             _make(location, plan.key(file), file, plan.corpus, plan.root)
             on_file(1)
-    return [functools.partial(location.read, plan.key(file)) for file in plan.files]
+    return [functools.partial(open_parquet, location, plan.key(file), in_blocks=True) for file in plan.files]
 
 
 def _worth_processes(location: Location, plan: Plan, todo: Sequence[CorpusFile], workers: int) -> bool:

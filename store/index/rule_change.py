@@ -8,15 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from store.corpus.corpus_files import corpus_files, relative_uri
 from store.corpus.section import Corpus
 from store.errors import StoreError
+from store.format.key_index import KeyIndexWriter
 from store.format.pairs import PairTable
 from store.format.records import StoreInfo, read_store_info
 from store.io.location import Location, locate
 from store.io.lock import exclusive
+from store.io.scratch import scratch_database
 
+from .append import add_keys
 from .create import plan_for
 from .curation_report import CurationReport, report_of
 from .indexing import INDEX_FOLDER, Plan, index_files
@@ -74,19 +78,24 @@ def _compare(
 ) -> RuleChange:
     corpus = plan.corpus
     parts = index_files(location, plan, workers=workers, on_file=on_file)
-    merged = merge(parts, corpus.keep)
     pairs = PairTable(location, info)
-    old_N = pairs.key_hashes()
-    new_N = merged.hashes.key
-    added_N = merged.keep_N & ~np.isin(new_N, old_N)
-    dropped_N = ~np.isin(old_N, new_N[merged.keep_N])
-    first = np.flatnonzero(dropped_N)[:KEYS_SHOWN]
+    with scratch_database() as database:
+        add_keys(KeyIndexWriter(database), location, info, pairs)
+        merged = merge(database, parts, corpus.keep)
+
+        def find(query: str) -> tuple[int, npt.NDArray[np.int64]]:
+            """Return the number of rows of a query, and the first of them."""
+            found = database.sql(query)
+            return len(found), found.order("1").limit(KEYS_SHOWN).to_arrow_table().column(0).to_numpy()
+
+        added, first_added = find("SELECT position FROM kept WHERE key NOT IN (SELECT key_hash FROM keys)")
+        dropped, first_dropped = find("SELECT row FROM keys WHERE key_hash NOT IN (SELECT key FROM kept)")
     change = RuleChange(
         report=report_of(merged, corpus, files=len(parts), modalities={}),
-        added=int(added_N.sum()),
-        dropped=int(dropped_N.sum()),
-        first_added=keys_at(parts, merged, np.flatnonzero(added_N)[:KEYS_SHOWN]),
-        first_dropped=[pairs.read(int(row), int(row) + 1, ["key"])["key"][0].as_py() for row in first],
+        added=added,
+        dropped=dropped,
+        first_added=keys_at(parts, merged, first_added),
+        first_dropped=[pairs.read(row, row + 1, ["key"])["key"][0].as_py() for row in first_dropped.tolist()],
     )
     location.delete_below(INDEX_FOLDER)
     return change

@@ -187,8 +187,8 @@ def _teacher(a: FeatureStore, b: FeatureStore, name: str) -> TeacherDifference:
     both = min(a.info.rows, b.info.rows)
     shared_N = committed[0][:both] & committed[1][:both]
     found.rows_only_in_a, found.rows_only_in_b = (int(rows_N.sum() - shared_N.sum()) for rows_N in committed)
-    statuses = [store.status(name)[:both] for store in (a, b)]
-    similarities = [store.similarity(name)[:both] for store in (a, b)]
+    statuses = [store.status(name, slice(both)) for store in (a, b)]
+    similarities = [store.similarity(name, slice(both)) for store in (a, b)]
     same_shape = (a.info.range_rows, a.info.chunk_rows) == (b.info.range_rows, b.info.chunk_rows)
     for range_id, start, stop in a.info.blocks(0, both):
         rows = start + np.flatnonzero(shared_N[start:stop])
@@ -212,7 +212,7 @@ def _teacher(a: FeatureStore, b: FeatureStore, name: str) -> TeacherDifference:
 
 
 def _same_objects(a: FeatureStore, b: FeatureStore, teacher: str, range_id: int) -> bool:
-    receipts = [store.receipts(teacher).get(range_id) for store in (a, b)]
+    receipts = [store.receipt(teacher, range_id) for store in (a, b)]
     objects = [{key: stored.sha256 for key, stored in receipt.objects.items()} for receipt in receipts if receipt]
     return len(objects) == 2 and objects[0] == objects[1]
 

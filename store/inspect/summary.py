@@ -137,18 +137,19 @@ def _teacher(store: FeatureStore, name: str) -> TeacherSummary:
 def describe_row(store: FeatureStore, row: int) -> dict[str, Any]:
     """Return one pair and what each teacher made of it: status, norms of the stored features, similarity."""
     pair: dict[str, Any] = store.pairs.read(row, row + 1).to_pylist()[0]
-    rows = np.array([row])
+    rows = slice(row, row + 1)
     teachers: dict[str, Any] = {}
     for name in store.teachers:
         image_BD = store.read(rows, teacher=name, side="image").astype(np.float32)
         text_BD = store.read(rows, teacher=name, side="text").astype(np.float32)
-        status = Status(int(store.status(name)[row]))
-        bad = next((bad for r in store.receipts(name).values() for bad in r.bad_rows if bad.row == row), None)
+        status = Status(int(store.status(name, rows)[0]))
+        receipt = store.receipt(name, row // store.info.range_rows)
+        bad = next((bad for bad in receipt.bad_rows if bad.row == row), None) if receipt else None
         teachers[name] = {
             "status": status.name.lower(),
             "reason": bad.reason if bad else None,
             "image_norm": float(np.linalg.norm(image_BD)),
             "text_norm": float(np.linalg.norm(text_BD)),
-            "similarity": float(store.similarity(name)[row]),
+            "similarity": float(store.similarity(name, rows)[0]),
         }
     return {**pair, "teachers": teachers}

@@ -73,7 +73,7 @@ class Folder(Location):
 
     def below(self, prefix: str) -> Folder:
         """Return a folder below this one."""
-        return Folder(self.path / prefix)
+        return Folder(self.path / prefix) if prefix else self
 
     def list(self, prefix: str = "") -> list[tuple[str, int]]:
         """Walk the folder and where links lead; names that begin with a dot are unfinished writes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -77,7 +77,12 @@ def open_object(location: Location, key: str) -> BinaryIO:
 
 
 def open_parquet(
-    location: Location, key: str, *, in_blocks: bool = False, read_dictionary: Sequence[str] = ()
+    location: Location,
+    key: str,
+    *,
+    in_blocks: bool = False,
+    read_dictionary: Sequence[str] = (),
+    check_pages: bool = False,
 ) -> pq.ParquetFile:
     """Open a Parquet object, of which then only what is asked for is read.
 
@@ -89,12 +94,14 @@ def open_parquet(
         in_blocks: read large blocks from an object storage, so that neighbouring columns cost one request; else no byte
             more than is asked for.
         read_dictionary: columns that are read as dictionaries of their distinct values.
+        check_pages: compare pages with their checksums, where they have any.
 
     Raises:
         FileNotFoundError: there is no such object.
         pyarrow.ArrowInvalid: it is no Parquet file.
     """
+    how: dict[str, Any] = {"read_dictionary": [*read_dictionary], "page_checksum_verification": check_pages}
     if isinstance(location, Folder):
-        return pq.ParquetFile(location.path / key, read_dictionary=[*read_dictionary])
+        return pq.ParquetFile(location.path / key, **how)
     source = pa.PythonFile(open_object(location, key) if in_blocks else ObjectFile(location, key), mode="r")
-    return pq.ParquetFile(source, pre_buffer=False, read_dictionary=[*read_dictionary])
+    return pq.ParquetFile(source, pre_buffer=False, **how)

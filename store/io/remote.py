@@ -191,7 +191,7 @@ class Remote(Location):
 
     def below(self, prefix: str) -> Remote:
         """Return a longer prefix."""
-        return Remote(f"{self.uri}/{prefix}")
+        return Remote(f"{self.uri}/{prefix}") if prefix else self
 
     def list(self, prefix: str = "") -> list[tuple[str, int]]:
         """List objects, a thousand per request."""

@@ -1,19 +1,18 @@
 """Features of many rows at once, straight from the bytes of their store shards.
 
-Zarr decodes each chunk by itself, at about a millisecond apiece. In a store shard the rows lie as they are, so that the
-rows of one side of one teacher are gathered by one call of NumPy: out of mapped files where the shards can be mapped,
-else out of a buffer that the chunks were read into (`stored_side.py`).
+The one way in which features are read, shared by `FeatureStore.read` and the trainer. Rows of one side of one teacher
+are gathered by one call of NumPy (`stored_side.py`).
 
 Axes: B rows that were asked for, D a teacher's width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +21,11 @@ from store.format.arrays import Side
 from store.io.fetching import THREADS
 from store.io.folder import Folder
 
-from .reader import FeatureStore
 from .stored_side import RecycledArrays, StoredSide
+from .units import UnitChangedError
+
+if TYPE_CHECKING:
+    from .reader import FeatureStore
 
 SIDES: tuple[Side, Side] = ("image", "text")
 
@@ -48,12 +50,14 @@ class Ask:
 
 
 class ChunkReader:
-    """Reads features of many rows at once. One call at a time, from whatever thread.
+    """Reads features of many rows at once. Calls from several threads follow each other.
 
-    What it holds, beside the arrays of this and the next call, does not grow with the store, but for 8 bytes per chunk.
+    The arrays of one call hold one attempt at each unit, also where the unit is made anew meanwhile: what is found then
+    is read from the beginning. What the reader holds, beside the arrays of this and the next call, does not grow with
+    the store, but for a byte per chunk.
 
     Args:
-        store: what is committed is as of when its receipts were read.
+        store: says what is committed, and how bytes are checked.
         threads: that read where reading is quick, as from the page cache; where it is not, 16 do.
     """
 
@@ -62,12 +66,15 @@ class ChunkReader:
         self._slow = not isinstance(store.location, Folder)
         self._arrays = RecycledArrays()
         self._sides: dict[tuple[str, Side], StoredSide] = {}
+        self._lock = threading.Lock()
 
     def read(self, rows_B: Rows, *, teacher: str, side: Side) -> Features:
         """Return features of some rows, as `FeatureStore.read` does.
 
         Raises:
             CorruptChunkError: a unit is committed, but not what is stored.
+            SpecMismatchError: the teacher was replaced since the store was opened.
+            IncompleteStoreError: a unit that was committed no longer is.
         """
         return self._read([(teacher, side, Ask(teachers=(teacher,), rows_B=rows_B))])[teacher, side]
 
@@ -78,34 +85,57 @@ class ChunkReader:
             asks: no teacher is in two of them.
 
         Raises:
-            CorruptChunkError: a unit is committed, but not what is stored.
+            MMKDError: as `read`.
         """
         return self._read([(name, side, ask) for ask in asks for name in ask.teachers for side in SIDES])
 
     def _read(self, wanted: Sequence[tuple[str, Side, Ask]]) -> Found:
-        found: Found = {}
-        gathers: list[Callable[[], None]] = []
-        for name, side, ask in wanted:
+        for _, _, ask in wanted:
             if len(ask.rows_B) and not 0 <= ask.rows_B.min() <= ask.rows_B.max() < self._store.info.rows:
                 bounds = f"rows {ask.rows_B.min()} to {ask.rows_B.max()}"
                 raise IndexError(f"{bounds} of a store that has {self._store.info.rows}")
+        with self._lock:
+            while True:
+                try:
+                    return self._attempt(wanted)
+                except UnitChangedError:
+                    # All of it again: what was filled in may be of the attempt before.
+                    continue
+
+    def _attempt(self, wanted: Sequence[tuple[str, Side, Ask]]) -> Found:
+        found: Found = {}
+        mapped: list[tuple[StoredSide, Ask, Features]] = []
+        for name, side, ask in wanted:
             stored = self._side(name, side)
             out_BD = found[name, side] = self._arrays.empty((len(ask.rows_B), stored.width), stored.dtype)
-            if stored.maps(ask.rows_B):
-                gathers.append(partial(stored.gather, ask.rows_B, out_BD))
+            if stored.maps:
+                mapped.append((stored, ask, out_BD))
             else:
                 threads = THREADS if self._slow else self._threads
-                self._slow = stored.read(ask.rows_B, out_BD, soon=ask.soon, arrays=self._arrays, threads=threads)
-        if self._threads > 1 < len(gathers):
+                self._slow = stored.fill(ask.rows_B, out_BD, soon=ask.soon, arrays=self._arrays, threads=threads)
+
+        def fill(job: tuple[StoredSide, Ask, Features]) -> None:
+            stored, ask, out_BD = job
+            stored.fill(ask.rows_B, out_BD, soon=ask.soon, arrays=self._arrays, threads=1)
+
+        if self._threads > 1 < len(mapped):
             with ThreadPoolExecutor(self._threads) as pool:
-                list(pool.map(lambda gather: gather(), gathers))
+                list(pool.map(fill, mapped))
         else:
-            for gather in gathers:
-                gather()
+            for job in mapped:
+                fill(job)
         self._arrays.trim()
         return found
 
     def _side(self, teacher: str, side: Side) -> StoredSide:
         if (teacher, side) not in self._sides:
-            self._sides[teacher, side] = StoredSide(self._store, teacher, side)
+            store = self._store
+            self._sides[teacher, side] = StoredSide(
+                store.location,
+                store.spec(teacher),
+                side,
+                units=store.units(teacher),
+                verify=store.verify,
+                sides=2 * len(store.teachers),
+            )
         return self._sides[teacher, side]

@@ -1,163 +1,149 @@
-"""One side of a teacher's features on a local disk, as one array over the files of its store shards.
+"""Files of a local disk mapped beside each other, so that one call of NumPy gathers rows of many of them.
 
-The files are mapped next to each other into one range of addresses. One call of NumPy then gathers the rows of a
-window, of however many shards, and copies each row once, out of the operating system's page cache. What nobody
-committed and what is not stored is not mapped, and reads as zeros.
+Addresses are reserved for a bounded number of store shards, each of which may take any place. Rows are copied once, out
+of the operating system's page cache. What is not mapped reads as zeros.
 
-Truncating a mapped file kills the process (SIGBUS). Nothing here truncates shards.
+Truncating a mapped file kills the process (SIGBUS). Nothing here truncates shards: they are replaced by a rename.
 
-Linux only: elsewhere, and for chunks that do not begin on a page, `stored_side.py` reads chunks into a buffer.
+Linux only: elsewhere `stored_side.py` reads chunks into a buffer.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import math
 import mmap
 import os
 import sys
-import time
-from collections.abc import Iterator
-from itertools import pairwise
-from typing import Any
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from store.format.records import StoreInfo
-
-from .shards import PlainShards
-
-QUICK_BYTES_PER_S = 1e9
-"""Slower than this, rows came from a disk. Out of the page cache they come at five to ten times that."""
-
 MAPS = 12_288
-"""Files that one reader maps at most. Linux allows a process 65,530 mappings, and each file may take two of them.
+"""Files that all readers of a process map at most. Linux allows 65,530 mappings, and each file may take two of them.
 
-For nine teachers these are 682 ranges per side, where a window of 256 chunks has 256 at most, or 512 if a span of steps
-begins in the middle of one.
+One reader of nine teachers has 682 files a side, where a window of 256 chunks lies in 256 at most, or in 512 if a span
+of steps begins in the middle of one.
 """
 
-PARTS = 2
-"""Pieces of a shard that are mapped at most; a shard whose chunks lie in more pieces is read instead."""
-
-_MAP_FIXED = 0x10
+_MAP_FIXED, _MAP_NORESERVE = 0x10, 0x4000
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
-class MappedFeatures:
-    """The rows of one side of one teacher. Used by one thread at a time.
+class Budget:
+    """How many more files the readers of this process may map."""
+
+    def __init__(self, left: int) -> None:
+        self.left, self._lock = left, threading.Lock()
+
+    def take(self) -> bool:
+        """Take one; False where none is left."""
+        with self._lock:
+            if self.left <= 0:
+                return False
+            self.left -= 1
+            return True
+
+    def give_back(self, counter: list[int]) -> None:
+        """Return what a reader that is gone had taken."""
+        with self._lock:
+            self.left += counter[0]
+
+
+BUDGET = Budget(MAPS)
+
+
+class Slots:
+    """Places for store shards of one side of one teacher. Used by one thread at a time.
 
     Args:
-        shards: on a local disk.
+        range_rows: R.
         row_bytes: of a feature as stored.
-        limit: files that are mapped at once; the least recently used one makes room for another.
+        limit: number of places; the shard that was used least recently makes room for another.
+
+    Raises:
+        OSError: the system does not give the addresses.
     """
 
-    def __init__(self, shards: PlainShards, *, info: StoreInfo, row_bytes: int, limit: int) -> None:
-        self._shards, self._info, self._row_bytes, self._limit = shards, info, row_bytes, limit
-        # The number of the call that used a range last; 0 where it is not mapped.
-        self._used = np.zeros(info.ranges, np.int64)
-        self._calls = 0
-        self._memory: mmap.mmap | None = None
-        self._waits = False
-        self._rows: npt.NDArray[np.void] = np.empty(0, f"V{row_bytes}")
+    def __init__(self, *, range_rows: int, row_bytes: int, limit: int) -> None:
+        if sys.platform != "linux":
+            raise OSError("files are mapped beside each other on Linux only")
+        # Whole pages and whole rows.
+        step = mmap.PAGESIZE // math.gcd(mmap.PAGESIZE, row_bytes)
+        self.limit, self._slot_rows, self._row_bytes = limit, -(-range_rows // step) * step, row_bytes
+        self._slot_bytes = self._slot_rows * row_bytes
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        # The first place stays empty: zeros for what is not there.
+        self._memory = mmap.mmap(-1, (limit + 1) * self._slot_bytes, flags, mmap.PROT_READ)
+        self._bytes = np.frombuffer(self._memory, np.uint8)
+        self.rows = self._bytes.view(f"V{row_bytes}")
+        self._held: OrderedDict[int, tuple[int, bytes]] = OrderedDict()
+        self._taken = [0]
+        weakref.finalize(self, BUDGET.give_back, self._taken).atexit = False
 
-    def cover(self, ranges: npt.NDArray[np.int64]) -> bool:
-        """Map some committed ranges that are not mapped yet. Returns whether all of them are mapped now.
+    def content(self, number: int) -> bytes | None:
+        """Return which content of a range is mapped, None where it is not; from now on it is the last to go."""
+        if number not in self._held:
+            return None
+        self._held.move_to_end(number)
+        return self._held[number][1]
 
-        Raises:
-            CorruptChunkError: the file of one is not as it was committed.
-        """
-        if not len(ranges):
-            return True
-        if len(ranges) > self._limit or not self._reserved():
+    def put(self, number: int, content: bytes, descriptor: int, nbytes: int) -> bool:
+        """Map the first bytes of a range's shard. Returns False where no more files can be mapped."""
+        if number in self._held:
+            slot = self._held.pop(number)[0]
+        elif self._taken[0] < self.limit and BUDGET.take():
+            self._taken[0] += 1
+            slot = self._taken[0]
+        elif self._held:
+            slot = self._held.popitem(last=False)[1][0]
+        else:
             return False
-        self._calls += 1
-        todo = ranges[self._used[ranges] == 0]
-        others = np.setdiff1d(np.flatnonzero(self._used), ranges)
-        surplus = max(0, len(others) + len(ranges) - self._limit)
-        for number in others[np.argsort(self._used[others], kind="stable")][:surplus]:
-            self._unmap(int(number))
-        if not all(self._map(int(number)) for number in todo):
+        address = self._bytes.ctypes.data + slot * self._slot_bytes
+        # What was there may have been longer.
+        if not _overlay(address, self._slot_bytes, None) or not _overlay(address, nbytes, descriptor):
             return False
-        self._used[ranges] = self._calls
+        self._held[number] = slot, content
         return True
 
-    def take(self, rows_B: npt.NDArray[np.int64], out_BD: npt.NDArray[Any]) -> None:
-        """Copy rows to an array of the stored dtype; rows of ranges that are not mapped are zeros."""
-        if self._memory is None:
-            out_BD[:] = 0
-            return
-        if self._waits:
-            self._read_ahead(self._memory, rows_B)
-        out_B = out_BD.view(self._rows.dtype)[:, 0]
-        start = time.perf_counter()
-        np.take(self._rows, rows_B, out=out_B, mode="clip")
-        self._waits = out_B.nbytes < QUICK_BYTES_PER_S * (time.perf_counter() - start)
-        # The pages stay in the page cache, but are no longer counted as this process's memory.
+    def shifts(self, numbers: Sequence[int], *, first: int, count: int, range_rows: int) -> npt.NDArray[np.int64]:
+        """Return (count,) what turns a row of range ``first`` + i into its place in `rows`; zeros if not mapped."""
+        shift = -range_rows * np.arange(first, first + count, dtype=np.int64)
+        for number in numbers:
+            if number in self._held:
+                shift[number - first] += self._held[number][0] * self._slot_rows
+        return shift
+
+    def part(self, number: int, begin: int, end: int) -> npt.NDArray[np.uint8]:
+        """Return some bytes of a mapped shard, which cannot be written to."""
+        start = self._held[number][0] * self._slot_bytes
+        return self._bytes[start + begin : start + end]
+
+    def read_ahead(self, parts: Iterable[tuple[int, int, int]]) -> None:
+        """Have the system fetch parts (as of `part`) now; by itself it fetches a few pages around each row."""
+        for number, begin, end in parts:
+            start = self._held[number][0] * self._slot_bytes + begin
+            aligned = start // mmap.PAGESIZE * mmap.PAGESIZE
+            self._memory.madvise(mmap.MADV_WILLNEED, aligned, start - aligned + end - begin)
+
+    def let_go(self) -> None:
+        """Have pages no longer counted as this process's memory; they stay in the page cache."""
         self._memory.madvise(mmap.MADV_DONTNEED)
 
-    def _read_ahead(self, memory: mmap.mmap, rows_B: npt.NDArray[np.int64]) -> None:
-        """Ask the system to fetch all chunks of some rows now; by itself it fetches a few pages around each row."""
-        chunk_bytes = self._info.chunk_rows * self._row_bytes
-        wanted = np.zeros(len(self._rows) // self._info.chunk_rows + 1, bool)
-        wanted[rows_B // self._info.chunk_rows] = True
-        edges = np.flatnonzero(np.diff(wanted, prepend=False)) * chunk_bytes
-        for begin, end in edges.reshape(-1, 2).tolist():
-            memory.madvise(mmap.MADV_WILLNEED, begin, end - begin)
 
-    def _reserved(self) -> bool:
-        """Reserve addresses for the whole store; they cost no memory. Returns False where that is not possible."""
-        if self._memory is None:
-            chunk_bytes = self._info.chunk_rows * self._row_bytes
-            if sys.platform != "linux" or chunk_bytes % mmap.PAGESIZE:
-                return False
-            size = self._info.ranges * self._info.range_rows * self._row_bytes
-            try:
-                self._memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ)
-            except OSError:
-                return False
-            self._rows = np.frombuffer(self._memory, self._rows.dtype)
-        return True
-
-    def _map(self, range_id: int) -> bool:
-        runs = list(_runs(self._shards.offsets(range_id), self._info.chunk_rows * self._row_bytes))
-        if len(runs) > PARTS or any(offset % mmap.PAGESIZE for _, offset, _ in runs):
-            return False
-        with self._shards.opened(range_id) as descriptor:
-            for place, offset, nbytes in runs:
-                if not _overlay(self._address(range_id) + place, nbytes, descriptor, offset):
-                    return False
-        self._used[range_id] = self._calls
-        return True
-
-    def _unmap(self, range_id: int) -> None:
-        _overlay(self._address(range_id), self._info.range_rows * self._row_bytes, None, 0)
-        self._used[range_id] = 0
-
-    def _address(self, range_id: int) -> int:
-        return self._rows.ctypes.data + range_id * self._info.range_rows * self._row_bytes
-
-
-def _runs(offsets_K: npt.NDArray[np.int64], chunk_bytes: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (place in the range, offset in the file, length) in bytes of each run of chunks that follow each other."""
-    broken = np.diff(offsets_K) != chunk_bytes
-    edges = [0, *(np.flatnonzero(broken | (offsets_K[1:] < 0)) + 1).tolist(), len(offsets_K)]
-    for first, stop in pairwise(edges):
-        if offsets_K[first] >= 0:
-            yield first * chunk_bytes, int(offsets_K[first]), (stop - first) * chunk_bytes
-
-
-def _overlay(address: int, nbytes: int, descriptor: int | None, offset: int) -> bool:
-    """Map a part of a file, or no file, over reserved addresses. False where the system allows no more mappings."""
+def _overlay(address: int, nbytes: int, descriptor: int | None) -> bool:
+    """Map the beginning of a file, or no file, over reserved addresses. False where the system allows no more."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-    kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS if descriptor is None else mmap.MAP_SHARED
+    kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE if descriptor is None else mmap.MAP_SHARED
     place = -1 if descriptor is None else descriptor
-    found = libc.mmap(address, nbytes, mmap.PROT_READ, kind | _MAP_FIXED, place, offset)
-    if found == _MAP_FAILED:
+    if libc.mmap(address, nbytes, mmap.PROT_READ, kind | _MAP_FIXED, place, 0) == _MAP_FAILED:
         code = ctypes.get_errno()
         if code in (errno.ENOMEM, errno.ENODEV, errno.EACCES, errno.EPERM):
             return False

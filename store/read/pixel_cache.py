@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future
-from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from store.errors import CorruptChunkError, IncompleteStoreError, LocationError, PairDecodeError
+from store.errors import IncompleteStoreError, LocationError, PairDecodeError
 from store.format.pixels import PIXEL_RECEIPTS, PIXEL_SCHEMA, PIXEL_SPEC_KEY, PixelReceipt, PixelSpec, pixels_key
+from store.format.promote import next_folder
 from store.format.records import StoreInfo, read_record
 from store.io.location import Location
 from store.io.object_file import HANDLES_HINT, open_parquet
 
-from .receipts import committed_rows, read_receipts
+from .present_pairs import PresentPairs
+from .units import CLOCKS_S, Unit, UnitChangedError, Units, committed_rows
 
-HINT = "python -m extract pixels --pipeline NAME makes them"
+COMMAND = "python -m extract pixels --pipeline NAME"
+HINT = f"{COMMAND} makes them"
 
 CHUNKS_KEPT = 8
 """Chunks of images held in memory (about 4 MB each at 256 rows): enough for rows that are read in order."""
 
-FILES_OPEN = 64
-"""Files of ranges that are open at most; the least recently used one is closed. Many systems allow a process 256."""
+FILES_OPEN = 16
+"""Files of ranges that are open at most; the least recently used one is closed. A process may be allowed only 64."""
+
+T = TypeVar("T")
 
 
 class PixelCache:
@@ -51,20 +57,26 @@ class PixelCache:
             raise IncompleteStoreError(f"{location}: the store holds no images of its own", hint=HINT) from error
         self._lock = threading.Lock()
         self._chunks: OrderedDict[tuple[int, int], Future[pa.ChunkedArray]] = OrderedDict()
-        self._file = lru_cache(FILES_OPEN)(_RangeFile)
-
-    @cached_property
-    def receipts(self) -> dict[int, PixelReceipt]:
-        """Receipts of the present spec, by range; read once."""
-        return read_receipts(self.location, PIXEL_RECEIPTS, PixelReceipt, spec_hash=self.spec.hash)
-
-    @cached_property
-    def _reasons(self) -> dict[int, str]:
-        return {bad.row: bad.reason for receipt in self.receipts.values() for bad in receipt.bad_rows}
+        self._files: OrderedDict[int, _RangeFile] = OrderedDict()
+        self._reasons: dict[int, dict[int, str]] = {}
+        self.units = Units(
+            location,
+            info=info,
+            folder=PIXEL_RECEIPTS,
+            name="pixels",
+            model=PixelReceipt,
+            spec_hash=self.spec.hash,
+            spec_now=lambda: read_record(location, PIXEL_SPEC_KEY, PixelSpec).hash,
+            keys=lambda range_id: [pixels_key(range_id)],
+            of_pairs=PresentPairs(location, info),
+            again=COMMAND,
+            mend=f"restore it from a copy; without one move the folder pixels/ out of the store, and {HINT} anew",
+            beside=f"{next_folder(self.spec.hash)}/",
+        )
 
     def committed_rows(self) -> npt.NDArray[np.bool_]:
         """Return (N,) whether each row's image is stored or known to be bad."""
-        return committed_rows(self.receipts.values(), rows=self._info.rows)
+        return committed_rows(self.units.all().values(), rows=self._info.rows)
 
     def is_complete(self) -> bool:
         """Whether every row's image is stored or known to be bad."""
@@ -78,11 +90,15 @@ class PixelCache:
             IncompleteStoreError: the row's range is not committed.
             CorruptChunkError: the range is committed, but not what is stored.
         """
-        receipt = self._receipt(row)
-        chunk, position = divmod(row - receipt.start, self._info.chunk_rows)
-        data = self._chunk(receipt.range, chunk)[position].as_py()
+
+        def fetched() -> Any:
+            unit = self._unit(row)
+            chunk, position = divmod(row - unit.start, self._info.chunk_rows)
+            return self._chunk(unit, chunk)[position].as_py()
+
+        data = self._settled(fetched)
         if not isinstance(data, bytes):
-            raise PairDecodeError(self._reasons.get(row, "the store has no image of this row"))
+            raise PairDecodeError(self._reason(row))
         return data
 
     def read(self, start: int, stop: int) -> pa.Table:
@@ -92,26 +108,45 @@ class PixelCache:
             IncompleteStoreError: a row's range is not committed.
             CorruptChunkError: a range is committed, but not what is stored.
         """
-        parts, row = [PIXEL_SCHEMA.empty_table()], start
+        row = start
+
+        def read() -> pa.Table:
+            unit, rows = self._unit(row), self._info.chunk_rows
+            end = min(stop, unit.stop)
+            first, last = (row - unit.start) // rows, (end - 1 - unit.start) // rows
+            chunks = [self._read(unit, chunk, PIXEL_SCHEMA.names) for chunk in range(first, last + 1)]
+            return pa.concat_tables(chunks).slice(row - unit.start - first * rows, end - row)
+
+        parts = [PIXEL_SCHEMA.empty_table()]
         while row < stop:
-            receipt = self._receipt(row)
-            end, rows = min(stop, receipt.stop), self._info.chunk_rows
-            first, last = (row - receipt.start) // rows, (end - 1 - receipt.start) // rows
-            file = self._range_file(receipt)
-            chunks = [file.read(chunk, PIXEL_SCHEMA.names) for chunk in range(first, last + 1)]
-            parts.append(pa.concat_tables(chunks).slice(row - receipt.start - first * rows, end - row))
-            row = end
+            parts.append(self._settled(read))
+            row += parts[-1].num_rows
         return pa.concat_tables(parts)
 
-    def _receipt(self, row: int) -> PixelReceipt:
-        receipt = self.receipts.get(row // self._info.range_rows)
-        # After an append the receipt of the last range may cover only its first rows.
-        if receipt is None or row >= receipt.stop:
-            raise IncompleteStoreError(f"{self.location}: the images of row {row} are not in the store yet", hint=HINT)
-        return receipt
+    @staticmethod
+    def _settled(read: Callable[[], T]) -> T:
+        while True:
+            try:
+                return read()
+            except UnitChangedError:
+                continue
 
-    def _chunk(self, range_id: int, chunk: int) -> pa.ChunkedArray:
-        key = (range_id, chunk)
+    def _unit(self, row: int) -> Unit:
+        unit = self.units.get(row // self._info.range_rows)
+        # After an append the receipt of the last range may cover only its first rows.
+        if unit is None or row >= unit.stop:
+            raise IncompleteStoreError(f"{self.location}: the images of row {row} are not in the store yet", hint=HINT)
+        return unit
+
+    def _reason(self, row: int) -> str:
+        number = row // self._info.range_rows
+        if number not in self._reasons:
+            receipt = self.units.record(number)
+            self._reasons[number] = {bad.row: bad.reason for bad in receipt.bad_rows} if receipt else {}
+        return self._reasons[number].get(row, "the store has no image of this row")
+
+    def _chunk(self, unit: Unit, chunk: int) -> pa.ChunkedArray:
+        key = (unit.range, chunk)
         with self._lock:
             found = self._chunks.get(key)
             reading = found or Future()
@@ -122,7 +157,7 @@ class PixelCache:
         if found is None:
             # Outside the lock, so that other threads can read other chunks meanwhile.
             try:
-                reading.set_result(self._range_file(self.receipts[range_id]).read(chunk, ["image"])["image"])
+                reading.set_result(self._read(unit, chunk, ["image"])["image"])
             except BaseException as error:
                 with self._lock:
                     self._chunks.pop(key, None)
@@ -130,8 +165,15 @@ class PixelCache:
                 raise
         return reading.result()
 
-    def _range_file(self, receipt: PixelReceipt) -> _RangeFile:
-        return self._file(self.location, receipt.range, receipt.stop - receipt.start)
+    def _read(self, unit: Unit, chunk: int, columns: list[str]) -> pa.Table:
+        with self._lock:
+            file = self._files.get(unit.range)
+            if file is None or file.unit.content != unit.content:
+                file = self._files[unit.range] = _RangeFile(self.location, unit, self.units)
+            self._files.move_to_end(unit.range)
+            while len(self._files) > FILES_OPEN:
+                self._files.popitem(last=False)
+        return file.read(chunk, columns)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"location": self.location, "info": self._info, "chunks_kept": self._chunks_kept}
@@ -141,15 +183,16 @@ class PixelCache:
 
 
 class _RangeFile:
-    """The Parquet file of one range, opened when it is first read."""
+    """The Parquet file of one range, opened when it is first read; its pages have checksums."""
 
-    def __init__(self, location: Location, range_id: int, rows: int) -> None:
-        self._location, self._rows, self._key = location, rows, pixels_key(range_id)
+    def __init__(self, location: Location, unit: Unit, units: Units[PixelReceipt]) -> None:
+        self._location, self.unit, self._units = location, unit, units
         self._lock = threading.Lock()
         self._opened: pq.ParquetFile | None = None
 
     def read(self, chunk: int, columns: list[str]) -> pa.Table:
         """Return some columns of a chunk."""
+        key = pixels_key(self.unit.range)
         try:
             with self._lock:
                 if self._opened is None:
@@ -158,17 +201,24 @@ class _RangeFile:
         except (pa.ArrowInvalid, OSError) as error:
             if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
                 # The disk or this process's limits, which says nothing about what is stored.
-                raise LocationError(f"{self._location.show(self._key)}: {error}", hint=HANDLES_HINT) from error
-            raise self._corrupt(f"cannot be read: {error}") from error
+                raise LocationError(f"{self._location.show(key)}: {error}", hint=HANDLES_HINT) from error
+            self._refuse(f"cannot be read: {error}")
 
     def _open(self) -> pq.ParquetFile:
-        file = open_parquet(self._location, self._key)
-        if file.metadata.num_rows != self._rows:
-            raise self._corrupt(f"has {file.metadata.num_rows} rows, its receipt says {self._rows}")
+        for start in self.unit.folders:
+            key = start + pixels_key(self.unit.range)
+            with contextlib.suppress(FileNotFoundError):
+                file = open_parquet(self._location, key, check_pages=True)
+                break
+        else:
+            self._refuse("is committed, but not there")
+        # Asked after the file was opened: where this is of another one than the receipt's, the file may be, too.
+        stat = self._location.stat(key)
+        if stat is None or stat.nbytes != self.unit.nbytes[0]:
+            self._refuse(f"has {stat and stat.nbytes} bytes, expected {self.unit.nbytes[0]}")
+        if stat.modified >= self.unit.finished + CLOCKS_S:
+            self._units.confirm(self.unit)
         return file
 
-    def _corrupt(self, what: str) -> CorruptChunkError:
-        return CorruptChunkError(
-            f"{self._location.show(self._key)}: {what}",
-            hint=f"restore it from a copy; without one move the folder pixels/ out of the store, then {HINT} anew",
-        )
+    def _refuse(self, what: str) -> NoReturn:
+        self._units.settle(self.unit, pixels_key(self.unit.range), what)

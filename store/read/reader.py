@@ -1,32 +1,48 @@
-"""Reads a feature store: receipts say which features are committed, arrays hold them."""
+"""Reads a feature store: receipts say which features are committed, store shards hold them."""
 
 from __future__ import annotations
 
 import copy
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from store.corpus.image_source import ImageSource
-from store.errors import IncompleteStoreError, StoreError
-from store.format.arrays import ArrayName, Side, open_arrays, restored, rows_in_order, shard_key
+from store.errors import StoreError
+from store.format.arrays import ARRAY_NAMES, Side, shard_key
 from store.format.pairs import PairTable
-from store.format.records import Receipt, Spec, read_record, read_store_info, spec_key
+from store.format.promote import next_folder
+from store.format.records import Receipt, Spec, StoreInfo, read_record, read_store_info, spec_key
 from store.io.fetching import fetch_all
 from store.io.location import Location, locate
 
 from .categories import read_categories
+from .chunks import ChunkReader
 from .pixel_cache import PixelCache
-from .receipts import committed_rows, read_receipts
+from .present_pairs import PresentPairs
 from .selection import Selection, available
+from .shards import COLUMN_DTYPES, Verify, read_column
+from .units import Unit, UnitChangedError, Units, committed_rows
 
-COLUMN_DTYPES: dict[str, np.dtype[Any]] = {"status": np.dtype(np.uint8), "similarity": np.dtype(np.float32)}
+EXTRACT = "python -m extract run --pipeline NAME"
+
+EVERY = slice(None)
+"""All rows."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Known:
+    """What a process knows of a store: its shape, and by teacher the spec and the committed units."""
+
+    info: StoreInfo
+    specs: dict[str, Spec]
+    units: dict[str, dict[int, Unit]]
 
 
 class FeatureStore:
@@ -36,6 +52,7 @@ class FeatureStore:
 
     Args:
         corpus_root: where the images lie, if the corpus moved since it was indexed.
+        verify: when bytes are compared with the checksums of their receipt: when they are first read, or each time.
 
     Raises:
         StoreNotFoundError: no store is there.
@@ -43,13 +60,23 @@ class FeatureStore:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str] | Location, *, corpus_root: str | os.PathLike[str] | None = None
+        self,
+        path: str | os.PathLike[str] | Location,
+        *,
+        corpus_root: str | os.PathLike[str] | None = None,
+        verify: Verify = "first",
     ) -> None:
-        self.location = locate(path)
+        self.location, self.verify = locate(path), verify
         self.info = read_store_info(self.location)
         self.images = ImageSource(corpus_root or self.info.corpus_root)
-        self._receipts: dict[str, dict[int, Receipt]] = {}
-        self._opened: dict[str, dict[ArrayName, zarr.Array]] = {}
+        self._corpus_root = corpus_root
+        self._specs: dict[str, Spec] = {}
+        self._units: dict[str, Units[Receipt]] = {}
+        self._reader = ChunkReader(self)
+
+    def reopen(self) -> FeatureStore:
+        """Return the store as it is now."""
+        return FeatureStore(self.location, corpus_root=self._corpus_root, verify=self.verify)
 
     @cached_property
     def pairs(self) -> PairTable:
@@ -72,52 +99,86 @@ class FeatureStore:
         return sorted(key.stem for key in keys if key.suffix == ".json")
 
     def spec(self, teacher: str) -> Spec:
-        """Return a teacher's spec.
+        """Return a teacher's spec as it was when it was first asked for.
 
         Raises:
             StoreError: the store has no such teacher.
         """
+        if teacher not in self._specs:
+            try:
+                self._specs[teacher] = read_record(self.location, spec_key(teacher), Spec)
+            except FileNotFoundError as error:
+                known = ", ".join(self.teachers) or "none yet"
+                raise StoreError(f"{self.location}: no teacher {teacher!r} in this store; it has {known}") from error
+        return self._specs[teacher]
+
+    def units(self, teacher: str) -> Units[Receipt]:
+        """Return a teacher's committed units, without what reading does not need."""
+        if teacher not in self._units:
+            spec = self.spec(teacher)
+            self._units[teacher] = Units(
+                self.location,
+                info=self.info,
+                folder=f"receipts/{teacher}",
+                name=teacher,
+                model=Receipt,
+                spec_hash=spec.hash,
+                spec_now=lambda: self._spec_now(teacher),
+                keys=lambda range_id: [shard_key(teacher, name, range_id) for name in ARRAY_NAMES],
+                of_pairs=self._of_pairs,
+                again=EXTRACT,
+                mend=f"python -m store repair {self.location} --deep takes out what is damaged; then {EXTRACT}",
+                beside=f"{next_folder(spec.hash)}/",
+            )
+        return self._units[teacher]
+
+    def _spec_now(self, teacher: str) -> str | None:
         try:
-            return read_record(self.location, spec_key(teacher), Spec)
-        except FileNotFoundError as error:
-            known = ", ".join(self.teachers) or "none yet"
-            raise StoreError(f"{self.location}: no teacher {teacher!r} in this store; it has {known}") from error
+            return read_record(self.location, spec_key(teacher), Spec).hash
+        except FileNotFoundError:
+            return None
+
+    @cached_property
+    def _of_pairs(self) -> PresentPairs:
+        return PresentPairs(self.location, self.info, lambda: self.pairs)
+
+    def known(self) -> Known:
+        """Return what is committed, for another process that shall see the store as this one does."""
+        return Known(
+            info=self.info,
+            specs={teacher: self.spec(teacher) for teacher in self.teachers},
+            units={teacher: self.units(teacher).all() for teacher in self.teachers},
+        )
+
+    def adopt(self, known: Known) -> None:
+        """See a store that was just opened as another process does, without reading what it has read."""
+        self.info, self.teachers = known.info, sorted(known.specs)
+        self._specs |= known.specs
+        for teacher, units in known.units.items():
+            self.units(teacher).adopt(units)
+
+    def receipt(self, teacher: str, range_id: int) -> Receipt | None:
+        """Return the receipt of a range as it is now; None where the range is not committed."""
+        return self.units(teacher).record(range_id)
 
     def receipts(self, teacher: str) -> dict[int, Receipt]:
-        """Return a teacher's receipts of its present spec, by range; read once per open store."""
-        if teacher not in self._receipts:
-            spec_hash, folder = self.spec(teacher).hash, f"receipts/{teacher}"
-            self._receipts[teacher] = read_receipts(self.location, folder, Receipt, spec_hash=spec_hash)
-        return self._receipts[teacher]
+        """Return a teacher's receipts of its present spec and pairs, by range. They are not kept."""
+        return {receipt.range: receipt for receipt in self.units(teacher).records()}
 
     def as_of(self, ranges: Mapping[str, Collection[int]]) -> FeatureStore:
         """Return the store as it was when only some ranges of these teachers were committed.
 
-        Receipts are read again, because ranges may have been committed since this store was opened.
+        Ranges that were committed since this store was opened may be among them; those beyond its rows are left out.
 
         Raises:
             IncompleteStoreError: one of them is not committed.
+            SpecMismatchError: a teacher was replaced since this store was opened.
         """
         earlier = copy.copy(self)
-        chosen: dict[str, dict[int, Receipt]] = {}
-        vars(earlier).update(_receipts={}, _opened={}, teachers=sorted(ranges))
+        vars(earlier).update(_units={}, _reader=ChunkReader(earlier), teachers=sorted(ranges))
         for teacher, numbers in ranges.items():
-            receipts = earlier.receipts(teacher)
-            missing = sorted(set(numbers) - set(receipts))
-            if missing:
-                raise IncompleteStoreError(
-                    f"{self.location}: {len(missing)} ranges of {teacher} that were committed no longer are, such as "
-                    f"{missing[0]}",
-                    hint="python -m extract run --pipeline NAME makes them anew",
-                )
-            chosen[teacher] = {number: receipts[number] for number in numbers}
-        vars(earlier).update(_receipts=chosen)
+            earlier.units(teacher).only(numbers, known=self.units(teacher))
         return earlier
-
-    def _arrays(self, teacher: str) -> dict[ArrayName, zarr.Array]:
-        if teacher not in self._opened:
-            self._opened[teacher] = open_arrays(self.location, teacher)
-        return self._opened[teacher]
 
     def is_complete(self, teacher: str) -> bool:
         """Whether every row of a teacher is committed."""
@@ -125,55 +186,57 @@ class FeatureStore:
 
     def committed_rows(self, teacher: str) -> npt.NDArray[np.bool_]:
         """Return (N,) whether each row lies in a committed range of a teacher."""
-        return committed_rows(self.receipts(teacher).values(), rows=self.info.rows)
+        return committed_rows(self.units(teacher).all().values(), rows=self.info.rows)
 
-    def status(self, teacher: str) -> npt.NDArray[np.uint8]:
-        """Return a teacher's status of all rows, (N,) uint8; missing where nothing is committed."""
-        return self._column(teacher, "status")
+    def status(self, teacher: str, rows: slice = EVERY) -> npt.NDArray[np.uint8]:
+        """Return a teacher's status of some rows, (rows,) uint8; missing where nothing is committed."""
+        return self._column(teacher, "status", rows)
 
-    def similarity(self, teacher: str) -> npt.NDArray[np.float32]:
-        """Return the cosines of a teacher's image and text features, (N,) float32; 0 where the status is not ok."""
-        return self._column(teacher, "similarity")
+    def similarity(self, teacher: str, rows: slice = EVERY) -> npt.NDArray[np.float32]:
+        """Return the cosines of a teacher's image and text features, (rows,) float32; 0 where the status is not ok."""
+        return self._column(teacher, "similarity", rows)
 
-    def _column(self, teacher: str, name: Literal["status", "similarity"]) -> npt.NDArray[Any]:
-        # Zarr takes 3.4 s for a column of 2.9 M rows: it decodes each of 11,000 chunks by itself. Where the chunks of a
-        # shard lie in order, all rows are taken at once, in a hundredth of the time. Zarr reads the other shards.
-        dtype = COLUMN_DTYPES[name]
-        column_N = np.zeros(self.info.rows, dtype)
+    def _column(self, teacher: str, name: Literal["status", "similarity"], rows: slice) -> npt.NDArray[Any]:
+        # Zarr takes 3.4 s for a column of 2.9 M rows: it decodes each of 11,000 chunks by itself.
+        first, end, step = rows.indices(self.info.rows)
+        column_N, units = np.zeros(max(0, end - first), COLUMN_DTYPES[name]), self.units(teacher)
 
-        def read(receipt: Receipt) -> None:
-            start, stop = receipt.start, receipt.stop
+        def read(unit: Unit) -> None:
             try:
-                data = self.location.read(shard_key(teacher, name, receipt.range))
-            except FileNotFoundError:
-                data = b""
-            values = rows_in_order(data, dtype=dtype, rows=stop - start, info=self.info)
-            column_N[start:stop] = self._arrays(teacher)[name][start:stop] if values is None else values
+                values = read_column(self.location, units, unit, name, verify=self.verify)
+            except UnitChangedError as changed:
+                read(changed.unit)
+                return
+            begin, stop = max(unit.start, first), min(unit.stop, end)
+            column_N[begin - first : stop - first] = values[begin - unit.start : stop - unit.start]
 
-        fetch_all(read, self.receipts(teacher).values())
-        return column_N
+        if rows == EVERY:
+            units.all()
+        numbers = [number for number, _, _ in self.info.blocks(first, end)]
+        fetch_all(read, filter(None, units.among(numbers).values()))
+        return column_N[::step]
 
     def read(self, rows: slice | npt.NDArray[np.int64], *, teacher: str, side: Side) -> npt.NDArray[np.floating[Any]]:
         """Return features of some rows, (rows, D), unit norm; zeros where the status is not ok.
 
-        They are float16, or float32 where the store holds float32 or int8 (the spec's ``stored_dtype``).
+        They are float16, or float32 where the store holds float32 or int8 (the spec's ``stored_dtype``). Only receipts
+        and chunks that hold these rows are read.
 
         Args:
             rows: a slice, or row numbers in any order.
+
+        Raises:
+            CorruptChunkError: a range is committed, but not what is stored.
+            SpecMismatchError: the teacher was replaced since the store was opened.
+            IncompleteStoreError: a range that was committed no longer is.
         """
-        array = self._arrays(teacher)[side]
-        committed_N = self.committed_rows(teacher)
-        if isinstance(rows, slice) and array.shape[0] == self.info.rows:
-            features_BD = restored(np.asarray(array[rows]))
-            features_BD[~committed_N[rows]] = 0
-            return features_BD
-        picked_B = np.arange(self.info.rows)[rows]
-        # Ascending and distinct, so that each chunk is read once, in whatever order rows are asked for.
-        distinct, place_B = np.unique(picked_B[committed_N[picked_B]], return_inverse=True)
-        read_KD = restored(np.asarray(array.oindex[distinct, :]))
-        features_BD = np.zeros((len(picked_B), read_KD.shape[1]), read_KD.dtype)
-        features_BD[committed_N[picked_B]] = read_KD[place_B]
-        return features_BD
+        if isinstance(rows, slice):
+            rows_B = np.arange(*rows.indices(self.info.rows))
+        else:
+            chosen = np.asarray(rows)
+            rows_B = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
+            rows_B = np.where(rows_B < 0, rows_B + self.info.rows, rows_B)
+        return self._reader.read(rows_B, teacher=teacher, side=side)
 
     def modality(self) -> npt.NDArray[np.object_]:
         """Return the modality of all rows, (N,) strings, None where unknown."""

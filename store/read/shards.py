@@ -1,147 +1,221 @@
-"""Reads the bytes of a teacher's store shards without Zarr.
+"""The store shards of one side of one teacher: finds them, and compares them with their receipts.
 
-Only for arrays as `arrays.py` makes them; `is_plain` tells.
+In a store of format 2 a shard's chunks lie in order from its first byte on, and the receipt has the CRC-32C of each. In
+one of format 1 the shard's own index has to say that they lie so.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn, TypeAlias
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from store.errors import CorruptChunkError, LocationError
-from store.format.arrays import ZARR_FOLDER, Side, chunks_of, decode_index, index_bytes, shard_key
-from store.format.records import Receipt, Spec, StoreInfo
+from store.errors import LocationError
+from store.format.arrays import ARRAY_NAMES, Side, encode_index, index_bytes, rows_in_order, shard_key
+from store.format.records import Receipt, Spec
 from store.io.location import Location
 
+from .units import CLOCKS_S, Unit, Units
 
-def is_plain(location: Location, spec: Spec, side: Side, *, info: StoreInfo) -> bool:
-    """Whether an array's chunks are its values as they lie, which docs/store-format.md asks for."""
-    try:
-        stored = json.loads(location.read(f"{ZARR_FOLDER}/{spec.teacher}/{side}/zarr.json"))
-        (sharding,) = stored["codecs"]
-        inside = sharding["configuration"]
-        found = (
-            stored["data_type"],
-            stored["chunk_grid"]["configuration"]["chunk_shape"],
-            stored["chunk_key_encoding"]["configuration"]["separator"],
-            sharding["name"],
-            inside["chunk_shape"],
-            [codec["name"] for codec in inside["codecs"]],
-            [codec["name"] for codec in inside["index_codecs"]],
-            inside["index_location"],
-            # A codec of values of one byte has no byte order.
-            {(codec.get("configuration") or {}).get("endian", "little") for codec in inside["codecs"]},
-        )
-    except (FileNotFoundError, KeyError, TypeError, ValueError):
-        return False
-    expected = (
-        spec.stored_dtype,
-        [info.range_rows, spec.embed_dim],
-        "/",
-        "sharding_indexed",
-        [info.chunk_rows, spec.embed_dim],
-        ["bytes"],
-        ["bytes", "crc32c"],
-        "end",
-        {"little"},
-    )
-    return found == expected
+log = logging.getLogger(__name__)
+
+Verify: TypeAlias = Literal["never", "first", "always"]
+"""When bytes are compared with the checksums of their receipt: when they are first read, or each time."""
+
+COLUMN_DTYPES: dict[str, np.dtype[Any]] = {"status": np.dtype(np.uint8), "similarity": np.dtype(np.float32)}
+
+_told: set[str] = set()
 
 
-class PlainShards:
-    """The store shards of one side of one teacher. Safe for use from several threads.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A shard where it lies now.
 
-    Args:
-        receipts: of what is committed, by range.
+    Attributes:
+        stamp: another object has another one.
+        modified: seconds since the epoch.
     """
 
-    def __init__(
-        self, location: Location, spec: Spec, side: Side, *, receipts: Mapping[int, Receipt], info: StoreInfo
-    ) -> None:
+    key: str
+    nbytes: int
+    stamp: str
+    modified: float
+
+
+class Shards:
+    """The shards of one side of one teacher. Safe for use from several threads."""
+
+    def __init__(self, location: Location, spec: Spec, side: Side, *, units: Units[Receipt], verify: Verify) -> None:
         self._location, self._teacher, self._side = location, spec.teacher, side
-        self._receipts, self._info = receipts, info
-        self._chunk_bytes = info.chunk_rows * spec.embed_dim * np.dtype(spec.stored_dtype).itemsize
-        self._offsets: dict[int, npt.NDArray[np.int64]] = {}
+        self._units, self._info, self.verify = units, units.info, verify
+        self._place = ARRAY_NAMES.index(side)
+        self.chunk_bytes = self._info.chunk_rows * spec.embed_dim * np.dtype(spec.stored_dtype).itemsize
 
-    def offsets(self, range_id: int) -> npt.NDArray[np.int64]:
-        """Return where each chunk of a committed range's shard begins, -1 where it is not stored; read once.
+    def chunks(self, unit: Unit) -> int:
+        """Return how many chunks a unit's shard holds."""
+        return -(-(unit.stop - unit.start) // self._info.chunk_rows)
 
-        Raises:
-            CorruptChunkError: the shard has no such index.
-        """
-        if range_id not in self._offsets:
-            # Threads at worst read an index twice.
-            self._offsets[range_id] = self._read_index(range_id)
-        return self._offsets[range_id]
+    def crcs(self, unit: Unit) -> npt.NDArray[np.uint32]:
+        """Return the CRC-32C of each chunk of a unit's shard; empty in format 1."""
+        return unit.chunk_crcs(self._place, self.chunks(unit))
 
-    def _read_index(self, range_id: int) -> npt.NDArray[np.int64]:
-        stored = self._receipts[range_id].objects.get(self._key(range_id))
-        if stored is None:
-            raise self._corrupt(range_id, "is not named by its receipt")
-        end = stored.nbytes - index_bytes(self._info)
-        if end < 0:
-            raise self._corrupt(
-                range_id, f"has {stored.nbytes} bytes, too few for an index of {chunks_of(self._info)} chunks"
-            )
-        data = np.empty(index_bytes(self._info), np.uint8)
-        self.read_into(data, range_id, end)
-        try:
-            return decode_index(data, chunk_bytes=self._chunk_bytes, end=end)
-        except ValueError as error:
-            raise self._corrupt(range_id, str(error)) from error
-
-    def read_into(self, buffer: npt.NDArray[Any], range_id: int, offset: int) -> None:
-        """Fill a buffer with the bytes of a shard from ``offset`` on.
-
-        Raises:
-            CorruptChunkError: the shard is not there, or ends before.
-            LocationError: the disk or the storage fails.
-        """
-        view = buffer.data.cast("B")
-        try:
-            data = self._location.read_part(self._key(range_id), offset, len(view))
-        except FileNotFoundError as error:
-            raise self._corrupt(range_id, "is committed, but not there") from error
-        if len(data) < len(view):
-            end = offset + len(data)
-            raise self._corrupt(range_id, f"ends at byte {end}, expected {len(view)} bytes from {offset} on")
-        view[:] = data
+    def is_checked(self, unit: Unit) -> bool:
+        """Whether chunks of a unit are to be compared with checksums."""
+        return self.verify != "never" and len(self.crcs(unit)) > 0
 
     @contextmanager
-    def opened(self, range_id: int) -> Iterator[int]:
-        """Open a shard of a store on a local disk, as a file descriptor.
+    def opened(self, unit: Unit) -> Iterator[tuple[int, Found]]:
+        """Open a unit's shard in a folder, as a file descriptor.
 
         Raises:
-            CorruptChunkError: the shard is not there, or not as long as it was when it was committed.
+            CorruptChunkError: it is not there.
             LocationError: the disk fails.
         """
-        key = self._key(range_id)
+        for key in self._keys(unit):
+            try:
+                descriptor = os.open(f"{self._location.uri}/{key}", os.O_RDONLY)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise LocationError(f"{self._location.show(key)}: {error.strerror or error}") from error
+            break
+        else:
+            self._refuse(unit, self._key(unit), "is committed, but not there")
         try:
-            descriptor = os.open(f"{self._location.uri}/{key}", os.O_RDONLY)
-        except FileNotFoundError as error:
-            raise self._corrupt(range_id, "is committed, but not there") from error
-        except OSError as error:
-            raise LocationError(f"{self._location.show(key)}: {error.strerror or error}") from error
-        try:
-            found, expected = os.fstat(descriptor).st_size, self._receipts[range_id].objects[key].nbytes
-            if found != expected:
-                raise self._corrupt(range_id, f"has {found} bytes, expected {expected}")
-            yield descriptor
+            status = os.fstat(descriptor)
+            stamp = f"{status.st_ino} {status.st_mtime_ns} {status.st_size}"
+            yield descriptor, Found(key, status.st_size, stamp, status.st_mtime)
         finally:
             os.close(descriptor)
 
-    def _key(self, range_id: int) -> str:
-        return shard_key(self._teacher, self._side, range_id)
+    def found(self, unit: Unit) -> Found:
+        """Return where a unit's shard lies.
 
-    def _corrupt(self, range_id: int, what: str) -> CorruptChunkError:
-        return CorruptChunkError(
-            f"{self._location.show(self._key(range_id))}: {what}",
-            hint=f"python -m store verify {self._location} --deep says what else is damaged; python -m store repair "
-            f"{self._location} --deep drops it, python -m extract run makes it anew",
-        )
+        Raises:
+            CorruptChunkError: it is not there.
+            LocationError: the disk or the storage fails.
+        """
+        for key in self._keys(unit):
+            stat = self._location.stat(key)
+            if stat is not None:
+                break
+        else:
+            self._refuse(unit, self._key(unit), "is committed, but not there")
+        return Found(key, stat.nbytes, stat.stamp, stat.modified)
+
+    def check(self, unit: Unit, found: Found, descriptor: int | None) -> None:
+        """Compare a shard with its receipt, but for the bytes of its chunks.
+
+        Args:
+            descriptor: of the open file, if there is one.
+
+        Raises:
+            CorruptChunkError: it is not as it was committed.
+        """
+        if not unit.crcs and self.verify != "never" and self._location.uri not in _told:
+            _told.add(self._location.uri)
+            log.warning(
+                "%s: receipts of store format 1 have no checksums, so that only sizes are checked; "
+                "python -m store upgrade %s adds them",
+                self._location,
+                self._location,
+            )
+        expected, chunks = unit.nbytes[self._place], self.chunks(unit)
+        if expected < 0:
+            self._refuse(unit, found.key, "is not named by its receipt")
+        if found.nbytes != expected:
+            self._refuse(unit, found.key, f"has {found.nbytes} bytes, expected {expected}")
+        begin, nbytes = expected - index_bytes(self._info), index_bytes(self._info)
+        if begin < chunks * self.chunk_bytes:
+            self._refuse(unit, found.key, f"has {expected} bytes, too few for {chunks} chunks and their index")
+        if not len(self.crcs(unit)):
+            index = (
+                self._read(unit, found, begin, nbytes) if descriptor is None else os.pread(descriptor, nbytes, begin)
+            )
+            if index != encode_index(chunks, chunk_bytes=self.chunk_bytes, info=self._info):
+                self._refuse(unit, found.key, f"its index does not say that {chunks} chunks lie in order")
+        if not self.is_checked(unit) and found.modified >= unit.finished + CLOCKS_S:
+            self._units.confirm(unit)
+
+    def read_into(self, buffer: npt.NDArray[Any], unit: Unit, found: Found, offset: int) -> None:
+        """Fill a buffer with the bytes of a shard from ``offset`` on.
+
+        Raises:
+            ObjectChangedError: another object lies there now.
+            CorruptChunkError: it is not there.
+            LocationError: the disk or the storage fails.
+        """
+        view = buffer.data.cast("B")
+        data = self._read(unit, found, offset, len(view))
+        if len(data) < len(view):
+            self._refuse(
+                unit, found.key, f"ends at byte {offset + len(data)}, expected {len(view)} bytes from {offset} on"
+            )
+        view[:] = data
+
+    def check_chunk(self, unit: Unit, chunk: int, data: npt.NDArray[np.uint8]) -> None:
+        """Compare a chunk's bytes, which cannot be written to, with their checksum.
+
+        Raises:
+            CorruptChunkError: they are damaged.
+        """
+        expected, value = int(self.crcs(unit)[chunk]), google_crc32c.value(data)
+        if value != expected:
+            self._refuse(
+                unit,
+                self._key(unit),
+                f"chunk {chunk} is damaged: its CRC-32C is {value:08x}, the receipt says {expected:08x}",
+            )
+
+    def _read(self, unit: Unit, found: Found, offset: int, nbytes: int) -> bytes:
+        try:
+            return self._location.read_part(found.key, offset, nbytes, stamp=found.stamp)
+        except FileNotFoundError:
+            self._refuse(unit, found.key, "is committed, but not there")
+
+    def _keys(self, unit: Unit) -> list[str]:
+        return [start + self._key(unit) for start in unit.folders]
+
+    def _key(self, unit: Unit) -> str:
+        return shard_key(self._teacher, self._side, unit.range)
+
+    def _refuse(self, unit: Unit, key: str, what: str) -> NoReturn:
+        self._units.settle(unit, key, what)
+
+
+def read_column(
+    location: Location, units: Units[Receipt], unit: Unit, name: Literal["status", "similarity"], *, verify: Verify
+) -> npt.NDArray[Any]:
+    """Return a unit's values of one number per row, (stop - start,).
+
+    Raises:
+        UnitChangedError: the unit was made anew meanwhile.
+        CorruptChunkError: they are not there, or not as they were committed.
+    """
+    place, key, data = ARRAY_NAMES.index(name), shard_key(units.name, name, unit.range), None
+    for start in unit.folders:
+        try:
+            data = location.read(start + key)
+        except FileNotFoundError:
+            continue
+        break
+    if data is None:
+        units.settle(unit, key, "is committed, but not there")
+    if unit.nbytes[place] < 0:
+        units.settle(unit, key, "is not named by its receipt")
+    if len(data) != unit.nbytes[place]:
+        units.settle(unit, key, f"has {len(data)} bytes, expected {unit.nbytes[place]}")
+    expected = unit.crc(place)
+    if expected is not None and verify != "never" and google_crc32c.value(data) != expected:
+        units.settle(unit, key, f"is damaged: its CRC-32C is not {expected:08x}")
+    values = rows_in_order(data, dtype=COLUMN_DTYPES[name], rows=unit.stop - unit.start, info=units.info)
+    if values is None:
+        units.settle(unit, key, "its index does not say that its chunks lie in order")
+    return values

@@ -1,6 +1,6 @@
 """One side of one teacher's features, from its store shards to the array where they are wanted.
 
-Arrays with a compressor or another layout are left to Zarr.
+Out of mapped files where there is a local disk (`mapped.py`), else by reading chunks into a buffer.
 
 Axes: B rows that were asked for, K chunks that hold them, D the teacher's width.
 """
@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import time
 import weakref
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from store.errors import ObjectChangedError
 from store.format.arrays import Side, chunks_of, restored
+from store.format.records import Receipt, Spec
 from store.io.fetching import SLOW_S
 from store.io.folder import Folder
+from store.io.location import Location
 
-from .mapped import MAPS, QUICK_BYTES_PER_S, MappedFeatures
-from .reader import FeatureStore
-from .shards import PlainShards, is_plain
+from .mapped import MAPS, Slots
+from .shards import Found, Shards, Verify
+from .units import Unit, UnitChangedError, Units
 
 BLOCK_BYTES = 2**20
 """Bytes of rows that are copied at a time: about what a core's cache holds."""
@@ -29,76 +33,174 @@ BLOCK_BYTES = 2**20
 SMALLEST_BYTES = 2**20
 """Smaller arrays are not worth keeping."""
 
+QUICK_BYTES_PER_S = 1e9
+"""Slower than this, rows came from a disk. Out of the page cache they come at five to ten times that."""
+
+Rows = npt.NDArray[np.int64]
+
 
 class StoredSide:
     """The committed features of one side of one teacher. Used by one thread at a time.
 
+    Args:
+        sides: how many sides the reader has, which share the files that may be mapped.
+
     Attributes:
         width: D.
         dtype: of the features as they are read.
+        maps: whether files are mapped.
     """
 
-    def __init__(self, store: FeatureStore, teacher: str, side: Side) -> None:
-        spec, receipts, info = store.spec(teacher), store.receipts(teacher), store.info
-        self._store, self._info, self._teacher, self._side, self.width = store, info, teacher, side, spec.embed_dim
+    def __init__(
+        self, location: Location, spec: Spec, side: Side, *, units: Units[Receipt], verify: Verify, sides: int
+    ) -> None:
+        self._units, self._info, self.width = units, units.info, spec.embed_dim
         self._dtype = np.dtype(spec.stored_dtype)
         self.dtype = np.dtype(np.float32) if self._dtype == np.int8 else self._dtype
-        self._chunk_bytes = info.chunk_rows * self.width * self._dtype.itemsize
-        # Of a range that has grown since it was committed, only the first rows are.
-        self._stops = np.zeros(info.ranges, np.int64)
-        for receipt in receipts.values():
-            self._stops[receipt.range] = receipt.stop
-        plain = is_plain(store.location, spec, side, info=info)
-        self._shards = PlainShards(store.location, spec, side, receipts=receipts, info=info) if plain else None
-        self._mapped: MappedFeatures | None = None
-        if self._shards and isinstance(store.location, Folder) and self._dtype != np.int8:
-            limit = MAPS // (2 * len(store.teachers))
-            self._mapped = MappedFeatures(
-                self._shards, info=info, row_bytes=self.width * self._dtype.itemsize, limit=limit
-            )
-        self._kept: dict[int, npt.NDArray[np.uint8]] = {}
+        self._shards = Shards(location, spec, side, units=units, verify=verify)
+        self._chunk_bytes = self._shards.chunk_bytes
+        # By chunk of the store, whether it was compared with its checksum. Memory is only taken where a value is set.
+        self._checked = np.zeros(self._info.ranges * chunks_of(self._info), bool)
+        self._seen: dict[int, int] = {}
+        self._found: dict[int, tuple[bytes, Found]] = {}
+        self._kept: dict[int, tuple[bytes, npt.NDArray[np.uint8]]] = {}
+        self._waits = False
+        self._slots: Slots | None = None
+        if isinstance(location, Folder):
+            row_bytes, limit = self.width * self._dtype.itemsize, max(1, min(MAPS // sides, self._info.ranges))
+            try:
+                self._slots = Slots(range_rows=self._info.range_rows, row_bytes=row_bytes, limit=limit)
+            except OSError:
+                self._slots = None
+        self.maps = self._slots is not None
 
-    def maps(self, rows_B: npt.NDArray[np.int64]) -> bool:
-        """Map the files that hold some rows. Returns False where they cannot be mapped.
+    def fill(
+        self, rows_B: Rows, out_BD: npt.NDArray[Any], *, soon: Rows | None, arrays: RecycledArrays, threads: int
+    ) -> bool:
+        """Fill an array with some rows. Returns whether reading was slow.
+
+        Args:
+            soon: rows of the next call; chunks that are read now and hold some of them are kept until then.
+            arrays: memory for what lies between.
+            threads: that read chunks.
 
         Raises:
-            CorruptChunkError: one of the files is not as it was committed.
+            UnitChangedError: a unit was made anew meanwhile; what was filled in is worth nothing.
+            CorruptChunkError: a unit is committed, but not what is stored.
         """
-        if self._mapped is None:
+        if not len(rows_B):
             return False
-        wanted = np.zeros(self._info.ranges, bool)
-        wanted[rows_B // self._info.range_rows] = True
-        committed = np.flatnonzero(wanted & (self._stops > 0))
-        whole = all(self._stops[number] == self._info.bounds(int(number))[1] for number in committed)
-        return whole and self._mapped.cover(committed)
+        number_B = rows_B // self._info.range_rows
+        numbers = _distinct(number_B).tolist()
+        units = self._units.among(numbers)
+        if self._slots is None:
+            return self._read(rows_B, out_BD, units, soon=soon, arrays=arrays, threads=threads)
+        limit = self._slots.limit
+        if len(numbers) <= limit:
+            parts: list[tuple[slice | Rows, Mapping[int, Unit | None]]] = [(slice(None), units)]
+        else:
+            groups = [numbers[first : first + limit] for first in range(0, len(numbers), limit)]
+            parts = [
+                (_places((number_B >= group[0]) & (number_B <= group[-1])), {number: units[number] for number in group})
+                for group in groups
+            ]
+        for places, some in parts:
+            rows, whole = rows_B[places], isinstance(places, slice)
+            out = out_BD[places] if whole else arrays.empty((len(rows), self.width), self.dtype)
+            if not self._gather(self._slots, rows, out, some):
+                self._read(rows, out, some, soon=None, arrays=arrays, threads=threads)
+            if not whole:
+                out_BD[places] = out
+        return False
 
-    def gather(self, rows_B: npt.NDArray[np.int64], out_BD: npt.NDArray[Any]) -> None:
-        """Fill an array with rows that `maps` has mapped."""
-        if self._mapped is not None:
-            self._mapped.take(rows_B, out_BD)
+    # Out of mapped files.
 
-    def read(
+    def _gather(
         self,
-        rows_B: npt.NDArray[np.int64],
+        slots: Slots,
+        rows_B: Rows,
         out_BD: npt.NDArray[Any],
+        units: Mapping[int, Unit | None],
+    ) -> bool:
+        """Fill an array with rows of ranges that can be mapped at the same time. Returns False where they cannot."""
+        there = [unit for unit in units.values() if unit is not None]
+        mapped = [slots.content(unit.range) == unit.content for unit in there]
+        if not all(is_mapped or self._map(slots, unit) for unit, is_mapped in zip(there, mapped, strict=True)):
+            return False
+        # Mapping one may have taken the place of another where the process may map no more files.
+        if any(slots.content(unit.range) != unit.content for unit in there):
+            return False
+        start = time.perf_counter()
+        self._prepare(slots, rows_B, units)
+        first = min(units)
+        shift = slots.shifts([*units], first=first, count=max(units) - first + 1, range_rows=self._info.range_rows)
+        place_B = rows_B + shift[rows_B // self._info.range_rows - first]
+        for unit in there:
+            end = self._info.bounds(unit.range)[1]
+            if unit.stop < end:
+                place_B[(rows_B >= unit.stop) & (rows_B < end)] = 0
+        if self._dtype == self.dtype:
+            np.take(slots.rows, place_B, out=_whole_rows(out_BD), mode="clip")
+        else:
+            self._restore(slots.rows, place_B, out_BD)
+        self._waits = out_BD.nbytes < QUICK_BYTES_PER_S * (time.perf_counter() - start)
+        slots.let_go()
+        return True
+
+    def _map(self, slots: Slots, unit: Unit) -> bool:
+        with self._shards.opened(unit) as (descriptor, found):
+            self._touch(unit, found, descriptor)
+            return slots.put(unit.range, unit.content, descriptor, self._shards.chunks(unit) * self._chunk_bytes)
+
+    def _prepare(self, slots: Slots, rows_B: Rows, units: Mapping[int, Unit | None]) -> None:
+        """Have the chunks of some rows in memory, and compare those with their checksums that have to be."""
+        if not self._waits and self._shards.verify == "never":
+            return
+        chunks_K = _distinct(rows_B // self._info.chunk_rows)
+        if self._waits:
+            edges = np.flatnonzero(np.diff(chunks_K) != 1) + 1
+            runs = (run.tolist() for run in np.split(chunks_K, edges))
+            slots.read_ahead(part for run in runs for part in self._parts(run[0], run[-1] + 1, units))
+        for chunk in self._unchecked(chunks_K).tolist():
+            number, place = divmod(chunk, chunks_of(self._info))
+            unit = units[number]
+            if unit is not None and place < len(self._shards.crcs(unit)):
+                begin = place * self._chunk_bytes
+                self._shards.check_chunk(unit, place, slots.part(number, begin, begin + self._chunk_bytes))
+            self._checked[chunk] = True
+
+    def _parts(self, begin: int, end: int, units: Mapping[int, Unit | None]) -> list[tuple[int, int, int]]:
+        """Return range, first byte and byte after the last of what ranges hold of chunks that follow each other."""
+        each, found = chunks_of(self._info), []
+        for number in range(begin // each, -(-end // each)):
+            unit = units.get(number)
+            if unit is not None:
+                first = max(begin - number * each, 0)
+                last = min(end - number * each, self._shards.chunks(unit))
+                if first < last:
+                    found.append((number, first * self._chunk_bytes, last * self._chunk_bytes))
+        return found
+
+    # Through a buffer.
+
+    def _read(
+        self,
+        rows_B: Rows,
+        out_BD: npt.NDArray[Any],
+        units: Mapping[int, Unit | None],
         *,
-        soon: npt.NDArray[np.int64] | None,
+        soon: Rows | None,
         arrays: RecycledArrays,
         threads: int,
     ) -> bool:
-        """Read the chunks that hold some rows, and fill an array with these rows. Returns whether reading was slow.
-
-        Args:
-            soon: rows of the next call; chunks that hold them are kept until then.
-
-        Raises:
-            CorruptChunkError: a unit is committed, but not what is stored.
-        """
-        if self._shards is None:
-            out_BD[:] = self._store.read(rows_B, teacher=self._teacher, side=self._side)
-            return False
-        out_BD[rows_B >= self._stops[rows_B // self._info.range_rows]] = 0
-        places = np.flatnonzero(rows_B < self._stops[rows_B // self._info.range_rows])
+        """Read the chunks that hold some rows, and fill an array with these rows. Returns whether reading was slow."""
+        first = min(units)
+        stops = np.zeros(max(units) - first + 1, np.int64)
+        for number, unit in units.items():
+            stops[number - first] = 0 if unit is None else unit.stop
+        there_B = rows_B < stops[rows_B // self._info.range_rows - first]
+        out_BD[~there_B] = 0
+        places = np.flatnonzero(there_B)
         rows = rows_B[places]
         chunks_K, in_buffer = np.unique(rows // self._info.chunk_rows, return_inverse=True)
         taken = in_buffer * self._info.chunk_rows + rows % self._info.chunk_rows
@@ -106,51 +208,110 @@ class StoredSide:
         stored = buffer_K.reshape(-1).view(f"V{self._chunk_bytes // self._info.chunk_rows}")
         out_B = _whole_rows(out_BD)
 
-        def copy(first: int) -> None:
-            part = slice(first, first + block)
+        def copy(begin: int) -> None:
+            part = slice(begin, begin + block)
             values_BD = np.take(stored, taken[part]).view(self._dtype).reshape(-1, self.width)
             out_B[places[part]] = _whole_rows(restored(values_BD))
 
         block = max(1, BLOCK_BYTES // (self.width * self.dtype.itemsize))
         with ThreadPoolExecutor(threads) as pool:
-            slow = self._fill(self._shards, buffer_K, chunks_K, pool)
+            slow = self._fetch(buffer_K, chunks_K, units, pool)
             list(pool.map(copy, range(0, len(rows), block)))
-        following = set() if soon is None else {*np.unique(soon // self._info.chunk_rows).tolist()}
-        self._kept = {
-            chunk: buffer_K[number].copy() for number, chunk in enumerate(chunks_K.tolist()) if chunk in following
-        }
+        following = set() if soon is None else {*_distinct(soon // self._info.chunk_rows).tolist()}
+        self._kept = {}
+        for number, chunk in enumerate(chunks_K.tolist()):
+            of = units[chunk // chunks_of(self._info)]
+            if chunk in following and of is not None:
+                self._kept[chunk] = of.content, buffer_K[number].copy()
         return slow
 
-    def _fill(
+    def _fetch(
         self,
-        shards: PlainShards,
         buffer_K: npt.NDArray[np.uint8],
         chunks_K: npt.NDArray[np.int64],
+        units: Mapping[int, Unit | None],
         pool: ThreadPoolExecutor,
     ) -> bool:
         """Read chunks into a buffer, those that lie one after the other at once. Returns whether that was slow."""
         ranges_K, places_K = np.divmod(chunks_K, chunks_of(self._info))
+        of_K = [unit for number in ranges_K.tolist() if (unit := units[number]) is not None]
         read_K = np.ones(len(chunks_K), bool)
-        for number, chunk in enumerate(chunks_K.tolist()):
-            if chunk in self._kept:
-                buffer_K[number], read_K[number] = self._kept[chunk], False
+        for number, (chunk, unit) in enumerate(zip(chunks_K.tolist(), of_K, strict=True)):
+            content, kept = self._kept.get(chunk, (b"", buffer_K[:0]))
+            if content == unit.content:
+                buffer_K[number], read_K[number] = kept, False
+        todo = np.flatnonzero(read_K)
+        needed = list({of_K[number].range: of_K[number] for number in todo.tolist()}.values())
+        found = dict(zip((unit.range for unit in needed), pool.map(self._locate, needed), strict=True))
 
         def read(run: npt.NDArray[np.int64]) -> float:
-            start, first = time.perf_counter(), run[0]
-            shards.read_into(buffer_K[first : run[-1] + 1], int(ranges_K[first]), int(offsets_K[first]))
+            start, first = time.perf_counter(), int(run[0])
+            unit, offset = of_K[first], int(places_K[first]) * self._chunk_bytes
+            try:
+                self._shards.read_into(buffer_K[first : run[-1] + 1], unit, found[unit.range], offset)
+            except ObjectChangedError:
+                self._found.pop(unit.range, None)
+                raise UnitChangedError(unit) from None
             return time.perf_counter() - start - len(run) * self._chunk_bytes / QUICK_BYTES_PER_S
 
-        distinct = np.unique(ranges_K).tolist()
-        offsets = dict(zip(distinct, pool.map(shards.offsets, distinct), strict=True))
-        pairs = zip(ranges_K.tolist(), places_K.tolist(), strict=True)
-        offsets_K = np.array([offsets[range_id][place] for range_id, place in pairs], np.int64)
-        buffer_K[read_K & (offsets_K < 0)] = 0
-        todo = np.flatnonzero(read_K & (offsets_K >= 0))
-        follows = (np.diff(todo) == 1) & (np.diff(ranges_K[todo]) == 0)
-        follows &= np.diff(offsets_K[todo]) == self._chunk_bytes
+        follows = (np.diff(todo) == 1) & (np.diff(ranges_K[todo]) == 0) & (np.diff(places_K[todo]) == 1)
         runs = np.split(todo, np.flatnonzero(~follows) + 1) if len(todo) else []
         # The quickest decides, because any may be held up.
-        return min(pool.map(read, runs), default=0.0) > SLOW_S
+        slow = min(pool.map(read, runs), default=0.0) > SLOW_S
+        unchecked = {*self._unchecked(chunks_K[todo]).tolist()}
+        for number in todo.tolist():
+            chunk, unit, place = int(chunks_K[number]), of_K[number], int(places_K[number])
+            if chunk in unchecked and len(self._shards.crcs(unit)):
+                data = buffer_K[number]
+                data.setflags(write=False)
+                self._shards.check_chunk(unit, place, data)
+            self._checked[chunk] = True
+        return slow
+
+    def _locate(self, unit: Unit) -> Found:
+        content, found = self._found.get(unit.range, (b"", None))
+        if found is None or content != unit.content:
+            found = self._shards.found(unit)
+            self._touch(unit, found, None)
+            self._found[unit.range] = unit.content, found
+        return found
+
+    # Both.
+
+    def _touch(self, unit: Unit, found: Found, descriptor: int | None) -> None:
+        """Look at an object before it is read: one that was not seen before is not checked yet."""
+        seen = hash((unit.content, found.stamp))
+        if self._seen.get(unit.range) != seen:
+            self._shards.check(unit, found, descriptor)
+            each = chunks_of(self._info)
+            self._checked[unit.range * each : (unit.range + 1) * each] = False
+            self._seen[unit.range] = seen
+
+    def _unchecked(self, chunks_K: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        if self._shards.verify == "first":
+            return chunks_K[~self._checked[chunks_K]]
+        return chunks_K if self._shards.verify == "always" else chunks_K[:0]
+
+    def _restore(self, stored: npt.NDArray[np.void], place_B: Rows, out_BD: npt.NDArray[Any]) -> None:
+        block = max(1, BLOCK_BYTES // (self.width * self.dtype.itemsize))
+        for begin in range(0, len(place_B), block):
+            values = np.take(stored, place_B[begin : begin + block]).view(self._dtype).reshape(-1, self.width)
+            out_BD[begin : begin + block] = restored(values)
+
+
+def _distinct(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return distinct numbers, ascending; they are close together, or few."""
+    first = int(numbers.min())
+    found = np.zeros(int(numbers.max()) - first + 1, bool)
+    found[numbers - first] = True
+    return np.flatnonzero(found) + first
+
+
+def _places(chosen_B: npt.NDArray[np.bool_]) -> slice | npt.NDArray[np.int64]:
+    """Return where a mask is true, as a slice if that is one stretch."""
+    places = np.flatnonzero(chosen_B)
+    stretch = slice(int(places[0]), int(places[-1]) + 1)
+    return stretch if stretch.stop - stretch.start == len(places) else places
 
 
 def _whole_rows(values_BD: npt.NDArray[Any]) -> npt.NDArray[np.void]:

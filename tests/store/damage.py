@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 
+import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -77,3 +78,13 @@ def commit_bytes(location, teacher, name, range_id, data):
 def commit_values(location, name, range_id, values, info):
     data = encode_shard(name, values, stored_dtype="float16", info=info)
     commit_bytes(location, "alpha", name, range_id, data)
+
+
+def as_file(data):
+    return pa.BufferReader(data)
+
+
+def with_checksum(index):
+    """Return a shard's index as it is stored."""
+    data = index.astype("<u8").tobytes()
+    return data + google_crc32c.value(data).to_bytes(4, "little")

@@ -29,6 +29,9 @@ from store.index.create import index_corpus
 from store.io.location import locate
 
 FIXTURE = Path(__file__).parent / "fixtures/small"
+FIXTURE_1 = Path(__file__).parent / "fixtures/small_1"
+"""The same store as programs wrote it before format 2."""
+
 ROWS, RANGE_ROWS, CHUNK_ROWS = 20, 8, 4
 BAD_ROW, HOLE, SKIPPED = 5, 1, (2, 3)
 CORPUS_ROOT = "/corpora/small"

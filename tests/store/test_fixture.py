@@ -23,7 +23,7 @@ from store.io.location import locate
 from store.read.reader import FeatureStore
 
 from . import by_the_book as book
-from .make_fixture import FIXTURE, make
+from .make_fixture import FIXTURE, FIXTURE_1, make
 
 STORE, CORPUS = FIXTURE / "store", FIXTURE / "corpus"
 ALPHA_HASH = "3958f30ed4a68a2e4bb8fcefcb9b9cbf9da6d8d977f4d4b65b01fd538a4e2f55"
@@ -49,9 +49,9 @@ INT8 = ((0.59899069, 0.80075598), (0.38513130, 0.92286179), (0.47202877, 0.88158
 COSINE = (0.96, 0.71005917, 0.83044983)
 
 
-@pytest.fixture(scope="module")
-def store():
-    return FeatureStore(STORE, corpus_root=CORPUS)
+@pytest.fixture(scope="module", params=[STORE, FIXTURE_1 / "store"], ids=["format 2", "format 1"])
+def store(request):
+    return FeatureStore(request.param, corpus_root=CORPUS)
 
 
 def expected(values, *, width, rows):
@@ -183,10 +183,10 @@ def test_todays_programs_write_the_same_objects_to_the_byte(made_today):
     assert {**today, "created_by": ""} == {**then, "created_by": ""}
 
 
-@pytest.mark.parametrize(("name", "place"), [("part-00000", "pairs/part-00000"), ("keys", "keys")])
-def test_todays_programs_write_the_same_tables(made_today, name, place):
-    today = pq.ParquetFile(made_today / f"store/{place}.parquet")
-    then = pq.ParquetFile(FIXTURE / f"store/pairs/{name}.parquet")
+@pytest.mark.parametrize("name", ["pairs/part-00000", "keys"])
+def test_todays_programs_write_the_same_tables(made_today, name):
+    today = pq.ParquetFile(made_today / f"store/{name}.parquet")
+    then = pq.ParquetFile(FIXTURE / f"store/{name}.parquet")
     assert today.schema_arrow.equals(then.schema_arrow)
     assert today.read().equals(then.read())
     groups = [[file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)] for file in (today, then)]

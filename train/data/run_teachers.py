@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from store.read.reader import FeatureStore
 from store.read.selection import Selection
-from train.runtime.ranks import Ranks
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -45,12 +44,3 @@ class RunTeachers:
         available_NT = store.available(self.selection)
         found: npt.NDArray[np.bool_] = available_NT[:, [store.teachers.index(name) for name in self.names]]
         return found
-
-
-def seen_alike(store: FeatureStore, ranks: Ranks) -> FeatureStore:
-    """Return the store as rank 0 sees it: another process, a moment later, may see more committed ranges."""
-    if ranks.world_size == 1:
-        return store
-    ranges = {name: sorted(store.receipts(name)) for name in store.teachers}
-    first = ranks.from_first(lambda: ranges)
-    return store if first == ranges else store.as_of(first)

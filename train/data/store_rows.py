@@ -11,9 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from store.errors import IncompleteStoreError
+from store.errors import IncompleteStoreError, SpecMismatchError
 from store.read.reader import FeatureStore
 from train.config import TrainPipeline
+from train.runtime.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 
@@ -21,15 +22,19 @@ TRAINING_SPLIT = "train"
 """Split of the pair table that is trained on, together with pairs that state none."""
 
 
-def open_store(pipeline: TrainPipeline, *, corpus_root: Path | None = None) -> FeatureStore:
+def open_store(pipeline: TrainPipeline, *, corpus_root: Path | None = None, ranks: Ranks = ALONE) -> FeatureStore:
     """Open a pipeline's store and check that it holds features.
+
+    Rank 0 reads the receipts, and all processes see the store as it does: another one, a moment later, might see more.
 
     Raises:
         IncompleteStoreError: no range of any teacher is committed.
     """
-    store = FeatureStore(pipeline.store.path, corpus_root=corpus_root)
+    store = FeatureStore(pipeline.store.path, corpus_root=corpus_root, verify=pipeline.store.verify)
+    if ranks.world_size > 1:
+        store.adopt(ranks.from_first(store.known))
     incomplete = [teacher for teacher in store.teachers if not store.is_complete(teacher)]
-    if not any(store.receipts(teacher) for teacher in store.teachers):
+    if not any(store.units(teacher).all() for teacher in store.teachers):
         raise IncompleteStoreError(
             f"{store.location}: holds no features yet", hint="python -m extract run --pipeline NAME makes them"
         )
@@ -43,14 +48,25 @@ def store_identity(store: FeatureStore) -> dict[str, Any]:
     return {
         "corpus": store.info.corpus,
         "specs": {teacher: store.spec(teacher).hash for teacher in store.teachers},
-        "ranges": {teacher: len(store.receipts(teacher)) for teacher in store.teachers},
+        "ranges": {teacher: len(store.units(teacher).all()) for teacher in store.teachers},
     }
 
 
 def committed_ranges(store: FeatureStore) -> dict[str, list[int]]:
-    """Return the committed ranges of each teacher as they are on disk now, without any cache."""
-    now = FeatureStore(store.location)
-    return {teacher: sorted(now.receipts(teacher)) for teacher in store.teachers}
+    """Return the committed ranges of each teacher as they are on disk now, of the rows that the store was opened with.
+
+    Raises:
+        SpecMismatchError: a teacher was replaced since then.
+    """
+    now = store.reopen()
+    for teacher in store.teachers:
+        if now.spec(teacher).hash != store.spec(teacher).hash:
+            raise SpecMismatchError(
+                f"{store.location}: {teacher} was replaced since the store was opened",
+                hint="--resume never begins a run anew with the new features",
+            )
+    ranges = range(store.info.ranges)
+    return {teacher: [number for number in now.units(teacher).all() if number in ranges] for teacher in store.teachers}
 
 
 def is_growing(store: FeatureStore) -> bool:

@@ -19,7 +19,7 @@ from store.read.reader import FeatureStore
 from train.config import ModelSection, Optimization, PretrainRun, StudentRun, TrainPipeline
 from train.data.image_loader import require_pixels
 from train.data.pair_source import TaughtPairs, corpus_pairs, store_pairs, taught_pairs
-from train.data.run_teachers import RunTeachers, seen_alike
+from train.data.run_teachers import RunTeachers
 from train.data.store_rows import open_store, store_identity, to_train_on
 from train.recipes.choose import RECIPES, TeacherData, task_only
 from train.recipes.projection import Projection
@@ -52,7 +52,7 @@ def pretrain(pipeline: TrainPipeline, name: str, run: PretrainRun, how: Circumst
 
 def _pretrain_on_store(pipeline: TrainPipeline, name: str, run: PretrainRun, how: Circumstances) -> bool:
     """Stage 1 on a store's pair table; it need not hold any feature."""
-    store = FeatureStore(pipeline.store.path, corpus_root=how.corpus_root)
+    store = FeatureStore(pipeline.store.path, corpus_root=how.corpus_root, verify=pipeline.store.verify)
     pixels = _pixels(pipeline, store, run)
     identity = {"run": _without_images(run), "store": {"corpus": store.info.corpus}, **_pixel_identity(pixels)}
     if _nothing_to_do(f"train.pretrain.{name}", run, identity, how):
@@ -70,7 +70,7 @@ def distill(pipeline: TrainPipeline, name: str, run: StudentRun, how: Circumstan
     A ``task_only`` student sees the same rows in the same batches as a distilled one.
     """
     recipe = RECIPES[run.recipe]
-    store = seen_alike(open_store(pipeline, corpus_root=how.corpus_root), how.ranks)
+    store = open_store(pipeline, corpus_root=how.corpus_root, ranks=how.ranks)
     projection_file = _projection_file(pipeline, name) if recipe.projects else None
     pixels = _pixels(pipeline, store, run)
     identity = {

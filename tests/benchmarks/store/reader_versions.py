@@ -1,7 +1,8 @@
 """The reader of this tree beside that of another one: ``python -m tests.benchmarks.store.reader_versions OLD_TREE``.
 
-OLD_TREE is a checkout of an earlier commit with ``store.read.chunks``, made by ``git worktree add``. Both readers read
-the same windows of the same stores in turns, each figure in a process of its own.
+OLD_TREE is a checkout of an earlier commit with ``store.read.chunks``, made by ``git worktree add``. Each tree makes
+stores of the same features in its own format. Both readers read the same windows in turns, each figure in a process of
+its own.
 """
 
 from __future__ import annotations
@@ -75,24 +76,34 @@ def measure(where: str, count: int, *, cold: bool) -> dict[str, Any]:
     }
 
 
-def compare(old: Path, *, rounds: int) -> None:
+def make(work: Path) -> None:
+    """Make the stores, by the tree that this process imports."""
     from tests.benchmarks.store import synthetic_store as synthetic
+
+    present, plain = dict.fromkeys(WIDTHS, 1.0), synthetic.spec_of
+    sum(synthetic.make_store(work / "f16", rows=ROWS, widths=WIDTHS, present=present))
+    sum(synthetic.make_store(work / "small", rows=ROWS, widths=WIDTHS, present=present, range_rows=1024))
+    synthetic.spec_of = lambda *of: plain(*of).model_copy(update={"stored_dtype": "int8"})
+    sum(synthetic.make_store(work / "i8", rows=ROWS, widths=WIDTHS, present=present))
+
+
+def compare(old: Path, *, rounds: int) -> None:
     from tests.s3_server import S3Server
 
     with tempfile.TemporaryDirectory() as folder:
-        work, present, plain = Path(folder), dict.fromkeys(WIDTHS, 1.0), synthetic.spec_of
-        sum(synthetic.make_store(work / "f16", rows=ROWS, widths=WIDTHS, present=present))
-        sum(synthetic.make_store(work / "small", rows=ROWS, widths=WIDTHS, present=present, range_rows=1024))
-        synthetic.spec_of = lambda *of: plain(*of).model_copy(update={"stored_dtype": "int8"})
-        sum(synthetic.make_store(work / "i8", rows=ROWS, widths=WIDTHS, present=present))
+        work = Path(folder)
         server = S3Server(work / "s3").start()
-        shutil.copytree(work / "f16", work / "s3/bucket/store")
+        for tree in (old, Path.cwd()):
+            name = name_of(tree)
+            (work / name).mkdir()
+            call(tree, "--make", str(work / name))
+            shutil.copytree(work / name / "f16", work / "s3/bucket" / name)
         cases = {
-            "float16, page cache": (work / "f16", 8, False),
-            "float16, ranges of 1,024 rows, page cache": (work / "small", 8, False),
-            "float16, cold": (work / "f16", 5, True),
-            "int8, page cache": (work / "i8", 6, False),
-            "S3 on the loopback": ("s3://bucket/store", 5, False),
+            "float16, page cache": (str(work / "{tree}/f16"), 8, False),
+            "float16, ranges of 1,024 rows, page cache": (str(work / "{tree}/small"), 8, False),
+            "float16, cold": (str(work / "{tree}/f16"), 5, True),
+            "int8, page cache": (str(work / "{tree}/i8"), 6, False),
+            "S3 on the loopback": ("s3://bucket/{tree}", 5, False),
         }
         try:
             for name, case in cases.items():
@@ -101,17 +112,25 @@ def compare(old: Path, *, rounds: int) -> None:
             server.close()
 
 
-def beside(
-    old: Path, case: tuple[Path | str, int, bool], environment: dict[str, str], *, rounds: int
-) -> dict[str, Any]:
+def name_of(tree: Path) -> str:
+    return "new" if tree == Path.cwd() else "old"
+
+
+def call(tree: Path, *arguments: str, **environment: str) -> str:
+    """Run this program with the packages of a tree, and return what it prints."""
+    shared = {**os.environ, **environment, "PYTHONPATH": str(tree)}
+    command = [sys.executable, __file__, *arguments]
+    return subprocess.run(command, cwd=tree, env=shared, capture_output=True, text=True, check=True).stdout
+
+
+def beside(old: Path, case: tuple[str, int, bool], environment: dict[str, str], *, rounds: int) -> dict[str, Any]:
     where, count, cold = case
     trees, found = (old, Path.cwd()), {}
     for number in range(rounds):
         for tree in trees[:: 1 if number % 2 == 0 else -1]:
-            command = [sys.executable, __file__, "--one", str(where), str(count), *(["--cold"] if cold else [])]
-            shared = {**os.environ, **environment, "PYTHONPATH": str(tree)}
-            done = subprocess.run(command, cwd=tree, env=shared, capture_output=True, text=True, check=True)
-            found.setdefault(tree, []).append(json.loads(done.stdout))
+            place = where.format(tree=name_of(tree))
+            done = call(tree, "--one", place, str(count), *(["--cold"] if cold else []), **environment)
+            found.setdefault(tree, []).append(json.loads(done))
     before, after = (found[tree] for tree in trees)
     assert {one["checksum"] for one in before} == {one["checksum"] for one in after}, "the readers disagree"
     for of in (before, after):
@@ -125,9 +144,12 @@ def main() -> None:
     parser.add_argument("tree", nargs="?", type=Path)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--one", nargs=2, metavar=("STORE", "SPANS"), help=argparse.SUPPRESS)
+    parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--cold", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
+    if options.make:
+        make(options.make)
+    elif options.one:
         print(json.dumps(measure(options.one[0], int(options.one[1]), cold=options.cold)))
     elif options.tree:
         compare(options.tree.resolve(), rounds=options.rounds)

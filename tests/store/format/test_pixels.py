@@ -17,6 +17,8 @@ import pytest
 from pydantic import ValidationError
 
 from store.errors import CorruptChunkError, IncompleteStoreError, PairDecodeError, SpecMismatchError
+from store.format.pair_writer import PairWriter
+from store.format.pairs import PAIR_SCHEMA, PairTable
 from store.format.pixels import (
     PIXEL_RECEIPTS,
     Pixels,
@@ -27,10 +29,11 @@ from store.format.pixels import (
     pixels_key,
     register_pixels,
 )
-from store.format.records import STORE_KEY, Status, StoreInfo, read_record, write_record
+from store.format.records import STORE_KEY, Status, StoreInfo, read_record, read_store_info, write_record
 from store.io.location import locate
 from store.read.pixel_cache import FILES_OPEN, PixelCache
 from store.read.reader import FeatureStore
+from tests.store import damage
 
 SPEC = PixelSpec.of(Pixels())
 BAD_ROW = 5
@@ -102,7 +105,7 @@ def test_an_object_is_plain_parquet_whose_row_groups_are_chunks(filled):
 
 
 def test_a_receipt_says_what_was_stored_and_what_was_not(filled):
-    receipt = cache_of(filled).receipts[1]
+    receipt = cache_of(filled).units.record(1)
     data = filled.location.read(pixels_key(1))
     stored = receipt.objects[pixels_key(1)]
     assert (stored.nbytes, stored.sha256) == (len(data), hashlib.sha256(data).hexdigest())
@@ -152,9 +155,9 @@ def test_the_same_images_give_the_same_bytes(filled):
 
 
 def test_other_pairs_of_a_range_make_its_receipt_stale(filled):
-    pairs = filled.pairs.read(*filled.info.bounds(0))
-    captions = pa.array(["another caption"] * 4)
-    changed = pairs.set_column(pairs.schema.get_field_index("caption"), "caption", captions)
+    damage.edit_pairs(filled.location, at=2, caption="another caption")
+    assert not cache_of(filled).committed_rows()[:4].any()
+    changed = PairTable(filled.location, filled.info).read(*filled.info.bounds(0))
     commit_pixels(
         filled.location,
         info=filled.info,
@@ -190,13 +193,18 @@ def test_a_receipt_of_another_spec_does_not_count(filled):
     assert not cache_of(filled).committed_rows().any()
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut", "other rows"])
-def test_an_object_that_is_not_what_was_committed_is_an_error_that_names_it(filled, damage):
+@pytest.mark.parametrize("how", ["gone", "cut", "other rows", "flipped"])
+def test_an_object_that_is_not_what_was_committed_is_an_error_that_names_it(filled, how):
     data = filled.location.read(pixels_key(0))
-    if damage == "gone":
-        filled.location.delete([pixels_key(0)])
-    else:
-        filled.location.write(pixels_key(0), data[:-30] if damage == "cut" else filled.location.read(pixels_key(2)))
+    place = data.index(image_of(1).data)
+    others = {
+        "cut": data[:-30],
+        "other rows": filled.location.read(pixels_key(2)),
+        "flipped": data[:place] + b"J" + data[place + 1 :],
+    }
+    filled.location.delete([pixels_key(0)])
+    if how in others:
+        filled.location.write(pixels_key(0), others[how])
     with pytest.raises(CorruptChunkError, match=r"pixels/r000000\.parquet") as caught:
         cache_of(filled).fetch(1)
     assert "restore it from a copy; without one move the folder pixels/ out of the store" in caught.value.hint
@@ -213,8 +221,8 @@ def test_a_failed_read_is_tried_again(filled):
 
 
 def test_after_an_append_the_old_rows_of_the_last_range_are_still_there(filled):
-    grown = filled.info.model_copy(update={"rows": 14})
-    cache = PixelCache(filled.location, info=grown)
+    damage.append_pairs(filled.location, 4)
+    cache = PixelCache(filled.location, info=read_store_info(filled.location))
     assert cache.fetch(9) == image_of(9).data
     assert cache.committed_rows().tolist() == [True] * 10 + [False] * 4
     with pytest.raises(IncompleteStoreError, match="row 10"):
@@ -222,8 +230,7 @@ def test_after_an_append_the_old_rows_of_the_last_range_are_still_there(filled):
 
 
 def test_each_chunk_is_requested_once_where_enough_are_kept(units):
-    remote = locate("memory://pixels-test/store")
-    write_record(remote, STORE_KEY, units.info)
+    remote = damage.copy(units.location, locate("memory://pixels-test/store"))
     register_pixels(remote, SPEC)
     for range_id in range(units.info.ranges):
         commit(units, range_id, location=remote)
@@ -293,8 +300,12 @@ def test_images_of_another_number_than_the_pairs_are_refused_before_anything_is_
 @pytest.fixture
 def of_many_ranges(tmp_path):
     """A pixel cache of 100 ranges of one row."""
-    info = StoreInfo(rows=100, range_rows=1, chunk_rows=1, created_by="test", corpus_root="/nowhere", corpus={})
     location = locate(tmp_path / "many")
+    writer = PairWriter(location, range_rows=1)
+    columns = {field.name: pa.nulls(100, field.type) for field in PAIR_SCHEMA if field.name != "row"}
+    writer.add(pa.table(columns | {"key": pa.array([str(row) for row in range(100)])}))
+    shape = {"rows": 100, "range_rows": 1, "chunk_rows": 1, "parts": writer.close()}
+    info = StoreInfo(**shape, created_by="test", corpus_root="/nowhere", corpus={})
     write_record(location, STORE_KEY, info)
     register_pixels(location, SPEC)
     for row in range(100):
@@ -303,7 +314,7 @@ def of_many_ranges(tmp_path):
             info=info,
             spec=SPEC,
             range_id=row,
-            pairs=pa.table({"key": [str(row)], "caption": [""], "image_sha256": [""]}),
+            pairs=pa.table({"key": [str(row)], "caption": [None], "image_sha256": [None]}),
             images=[SmallImage(data=b"%d" % row, width=1, height=1)],
             timings_s={},
             versions={},
@@ -323,12 +334,12 @@ def test_a_process_that_may_open_few_files_reads_many_ranges_and_is_not_told_tha
         "from store.errors import LocationError\n"
         "from store.read.reader import FeatureStore\n"
         "cache = FeatureStore(sys.argv[1]).pixels\n"
-        "cache.receipts, cache.fetch(0)\n"
+        "cache.is_complete(), cache.fetch(0)\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]),) * 2)\n"
         "try: print(sum(int(cache.fetch(row)) for row in range(100)))\n"
         "except LocationError as error: print(error)\n"
     )
-    for limit, expected in ((128, "4950"), (24, "Too many open files")):
+    for limit, expected in ((64, "4950"), (12, "Too many open files")):
         arguments = [sys.executable, "-c", code, of_many_ranges.location.uri, str(limit)]
         done = subprocess.run(arguments, capture_output=True, text=True, check=False)
         assert expected in done.stdout, done.stderr

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 
-import google_crc32c
 import numpy as np
 import psutil
 import pytest
@@ -20,6 +19,7 @@ from store.read.chunks import SIDES, Ask, ChunkReader
 from store.read.reader import FeatureStore
 from tests.benchmarks.store.synthetic_store import make_store
 from tests.store import damage
+from tests.store.read.through_zarr import through_zarr
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="files are mapped beside each other on Linux only")
 
@@ -51,7 +51,7 @@ def read_all(store, rows):
 
 def assert_same_as_zarr(store, rows):
     for (teacher, side), features_BD in read_all(store, rows).items():
-        np.testing.assert_array_equal(features_BD, store.read(rows, teacher=teacher, side=side))
+        np.testing.assert_array_equal(features_BD, through_zarr(store, rows, teacher=teacher, side=side))
 
 
 def forbid_reading(monkeypatch):
@@ -60,7 +60,7 @@ def forbid_reading(monkeypatch):
     def fail(*_, **__):
         raise AssertionError("a chunk was read")
 
-    monkeypatch.setattr(stored_side.StoredSide, "read", fail)
+    monkeypatch.setattr(stored_side.StoredSide, "_read", fail)
 
 
 def test_rows_of_mapped_shards_are_those_that_zarr_reads(store, monkeypatch):
@@ -77,7 +77,7 @@ def test_ranges_are_mapped_when_they_are_first_asked_for(store, monkeypatch):
     for first in (0, 2 * RANGE_ROWS, RANGE_ROWS, 0):
         rows = np.arange(first, first + 20)
         found = reader.read_many([Ask(teachers=("whole",), rows_B=rows)])
-        np.testing.assert_array_equal(found["whole", "text"], store.read(rows, teacher="whole", side="text"))
+        np.testing.assert_array_equal(found["whole", "text"], through_zarr(store, rows, teacher="whole", side="text"))
 
 
 def test_what_nobody_committed_is_zeros_whatever_bytes_lie_there(store):
@@ -93,33 +93,6 @@ def test_a_range_that_grew_since_it_was_committed_has_only_its_first_rows(store)
     grown = FeatureStore(store.location)
     assert grown.info.rows == ROWS + 9
     assert_same_as_zarr(grown, np.arange(2 * RANGE_ROWS, ROWS + 9))
-
-
-def test_chunks_in_another_order_and_chunks_left_out_are_mapped_to_their_places(store, monkeypatch):
-    forbid_reading(monkeypatch)
-    nowhere, size = 2**64 - 1, mmap.PAGESIZE
-    stored = store.location.read(shard_key("whole", "image", 0))
-    parts = [stored[begin : begin + size] for begin in range(0, 4 * size, size)]
-    order = shard(parts[2] + parts[3] + parts[0], [(2 * size, size), (nowhere, nowhere), (0, size), (size, size)])
-    damage.commit_bytes(store.location, "whole", "image", 0, order)
-    reopened = FeatureStore(store.location)
-    assert_same_as_zarr(reopened, np.random.default_rng(4).permutation(ROWS))
-    found = ChunkReader(reopened).read(np.arange(RANGE_ROWS), teacher="whole", side="image")
-    assert not found[CHUNK_ROWS : 2 * CHUNK_ROWS].any()
-    assert found[2 * CHUNK_ROWS :].any(axis=1).all()
-
-
-def test_chunks_that_do_not_begin_with_a_page_are_read_into_a_buffer(store):
-    stored = store.location.read(shard_key("whole", "image", 0))
-    size = mmap.PAGESIZE
-    index = [(8 + number * size, size) for number in range(4)]
-    damage.commit_bytes(store.location, "whole", "image", 0, shard(bytes(8) + stored[: 4 * size], index))
-    assert_same_as_zarr(FeatureStore(store.location), np.arange(ROWS))
-
-
-def shard(data, index):
-    encoded = np.array(index, "<u8").tobytes()
-    return data + encoded + google_crc32c.value(encoded).to_bytes(4, "little")
 
 
 def test_a_shard_that_was_cut_off_is_named(store, tmp_path):
@@ -145,11 +118,11 @@ def test_a_replaced_shard_does_not_change_what_was_mapped(store, tmp_path):
 
 
 def test_reading_from_a_disk_that_is_slow_gives_the_same_rows(store, monkeypatch):
-    monkeypatch.setattr(mapped, "QUICK_BYTES_PER_S", float("inf"))
+    monkeypatch.setattr(stored_side, "QUICK_BYTES_PER_S", float("inf"))
     reader, rng = ChunkReader(store), np.random.default_rng(2)
     for _ in range(3):
         rows = rng.permutation(ROWS)[:50]
-        expected = store.read(rows, teacher="half", side="image")
+        expected = through_zarr(store, rows, teacher="half", side="image")
         np.testing.assert_array_equal(reader.read(rows, teacher="half", side="image"), expected)
 
 
@@ -161,20 +134,20 @@ def test_where_the_system_allows_no_more_mappings_chunks_are_read(store, monkeyp
 def test_several_threads_gather_different_sides(store, monkeypatch):
     forbid_reading(monkeypatch)
     used = set()
-    take = mapped.MappedFeatures.take
+    gather = stored_side.StoredSide._gather
 
     def noted(self, *arguments):
         used.add(threading.get_ident())
         barrier.wait(30)
-        take(self, *arguments)
+        return gather(self, *arguments)
 
     barrier = threading.Barrier(2)
-    monkeypatch.setattr(mapped.MappedFeatures, "take", noted)
+    monkeypatch.setattr(stored_side.StoredSide, "_gather", noted)
     rows = np.arange(ROWS)
     found = ChunkReader(store, threads=2).read_many([Ask(teachers=("whole",), rows_B=rows)])
     assert len(used) == 2
     for side in SIDES:
-        np.testing.assert_array_equal(found["whole", side], store.read(rows, teacher="whole", side=side))
+        np.testing.assert_array_equal(found["whole", side], through_zarr(store, rows, teacher="whole", side=side))
 
 
 def mappings():
@@ -207,7 +180,7 @@ def test_no_more_files_are_mapped_than_the_bound_however_many_are_asked_for(of_m
         rows = (rng.permutation(40)[:8, None] * store.info.range_rows + rng.integers(0, 32, 20)).reshape(-1)
         found = reader.read_many([Ask(teachers=("whole",), rows_B=rows)])
         for side in SIDES:
-            np.testing.assert_array_equal(found["whole", side], store.read(rows, teacher="whole", side=side))
+            np.testing.assert_array_equal(found["whole", side], through_zarr(store, rows, teacher="whole", side=side))
         most = max(most, mappings())
     assert most == 16
 
@@ -216,7 +189,7 @@ def test_a_window_of_more_files_than_the_bound_is_read_into_a_buffer(of_many_ran
     monkeypatch.setattr(stored_side, "MAPS", 16)
     store, rows = of_many_ranges, np.random.default_rng(6).permutation(of_many_ranges.info.rows)
     found = ChunkReader(store).read(rows, teacher="whole", side="text")
-    np.testing.assert_array_equal(found, store.read(rows, teacher="whole", side="text"))
+    np.testing.assert_array_equal(found, through_zarr(store, rows, teacher="whole", side="text"))
     assert mappings() == 0
 
 
