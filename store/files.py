@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import hashlib
 import os
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
+from .errors import LocationError
 from .faults import reached
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -138,6 +140,66 @@ def sweep_temporary(folder: Path) -> int:
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)
+
+
+def find_paths(folder: Path, pattern: str, *, hidden: bool = True) -> list[Path]:
+    """Return the files and folders that a pattern names, in no order, by the rules of `glob`.
+
+    Unlike there, a folder that cannot be read is an error, and not empty; links are followed.
+
+    Args:
+        hidden: whether ``*`` stands for names that begin with a dot.
+
+    Raises:
+        LocationError: the disk fails or refuses.
+    """
+    found, parts = {folder}, PurePath(pattern).parts
+    for number, part in enumerate(parts):
+        if part == "**":
+            found = {path for start in found for path in _below(start, files=number == len(parts) - 1, hidden=hidden)}
+        elif any(sign in part for sign in "*?["):
+            shown = hidden or part.startswith(".")
+            found = {
+                start / name
+                for start in found
+                for name, _ in _entries(start, hidden=shown)
+                if fnmatch.fnmatchcase(name, part)
+            }
+        else:
+            found = {start / part for start in found if _is_there(start / part)}
+    return [*found]
+
+
+def _below(start: Path, *, files: bool, hidden: bool) -> Iterator[Path]:
+    folders = [start]
+    while folders:
+        folder = folders.pop()
+        yield folder
+        for name, is_folder in _entries(folder, hidden=hidden):
+            if is_folder:
+                folders.append(folder / name)
+            elif files:
+                yield folder / name
+
+
+def _entries(folder: Path, *, hidden: bool) -> list[tuple[str, bool]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [(entry.name, entry.is_dir()) for entry in entries if hidden or not entry.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise LocationError(f"{folder}: {error.strerror or error}") from error
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise LocationError(f"{path}: {error.strerror or error}") from error
+    return True
 
 
 def sha256_file(path: Path) -> str:
