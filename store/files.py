@@ -8,6 +8,7 @@ import fnmatch
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import BinaryIO
@@ -23,8 +24,8 @@ _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.E
 """What a file system answers that has no hard links."""
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a file whole: written beside it, forced to disk, renamed over it."""
+def write_atomic(path: Path, data: bytes | Path) -> None:
+    """Replace a file whole, by bytes or by a copy of a file: written beside it, forced to disk, renamed over it."""
     with _temporary(path, data) as temporary:
         temporary.replace(path)
         reached("write.replaced")
@@ -87,13 +88,17 @@ def _renamed(source: Path, target: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _temporary(path: Path, data: bytes) -> Iterator[Path]:
+def _temporary(path: Path, data: bytes | Path) -> Iterator[Path]:
     """Write a file beside another and force it to disk; afterwards it is gone, if it was not renamed."""
     # The process id says who left a file; the token keeps threads apart.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     try:
         with _open_new(temporary) as file:
-            file.write(data)
+            if isinstance(data, Path):
+                with data.open("rb") as source:
+                    shutil.copyfileobj(source, file)
+            else:
+                file.write(data)
             file.flush()
             os.fsync(file.fileno())
         reached("write.temporary")

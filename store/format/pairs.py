@@ -143,9 +143,11 @@ class PairTable:
     def __init__(self, location: Location, info: StoreInfo) -> None:
         self._location, self._rows, self._range_rows = location, info.rows, info.range_rows
         self._use_threads = isinstance(location, Folder)
-        self._keys, self._key_index = part_keys(location, info), KeyIndex(location, info)
+        # In format 2 a key follows from its number: there may be a thousand of them.
+        self._listed = None if info.parts is not None else part_keys(location, info)
+        self._key_index = KeyIndex(location, info)
         self._part = functools.lru_cache(maxsize=OPEN_PARTS)(self._open)
-        self.parts = info.parts or [self._open_file(key).metadata.num_rows for key in self._keys]
+        self.parts = info.parts or [self._open_file(key).metadata.num_rows for key in self._listed or ()]
         self._ends = np.cumsum(self.parts, dtype=np.int64)
         rows = sum(self.parts)
         if rows < info.rows or (info.parts is not None and rows != info.rows):
@@ -157,7 +159,7 @@ class PairTable:
         Raises:
             StoreError: one is missing, cannot be opened, or has not the rows that store.json says.
         """
-        for number in range(len(self._keys)):
+        for number in range(len(self.parts)):
             self._open(number)
 
     def _open_file(self, key: str) -> pq.ParquetFile:
@@ -169,10 +171,11 @@ class PairTable:
             raise StoreError(f"{self._location}: the pair table cannot be read: {key}: {error}") from error
 
     def _open(self, number: int) -> _Part:
-        file = self._open_file(self._keys[number])
+        key = self._listed[number] if self._listed else part_key(number)
+        file = self._open_file(key)
         found, rows = file.metadata.num_rows, self.parts[number]
         if found != rows:
-            raise StoreError(f"{self._location}: {self._keys[number]} has {found} rows, store.json says {rows}")
+            raise StoreError(f"{self._location}: {key} has {found} rows, store.json says {rows}")
         groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         ends_G = np.cumsum(groups, dtype=np.int64) + (self._ends[number] - rows)
         return _Part(file=file, ends_G=ends_G, digests=_stated_digests(file.metadata))

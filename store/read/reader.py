@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import os
+import weakref
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -72,7 +73,8 @@ class FeatureStore:
         self._corpus_root = corpus_root
         self._specs: dict[str, Spec] = {}
         self._units: dict[str, Units[Receipt]] = {}
-        self._reader = ChunkReader(self)
+        # Through a weak reference, so that what is mapped is let go with the store.
+        self._reader = ChunkReader(weakref.proxy(self))
 
     def reopen(self) -> FeatureStore:
         """Return the store as it is now."""
@@ -81,7 +83,7 @@ class FeatureStore:
     @cached_property
     def pairs(self) -> PairTable:
         """The pair table."""
-        return PairTable(self.location, self.info)
+        return self._of_pairs.table
 
     @cached_property
     def pixels(self) -> PixelCache:
@@ -123,7 +125,7 @@ class FeatureStore:
                 name=teacher,
                 model=Receipt,
                 spec_hash=spec.hash,
-                spec_now=lambda: self._spec_now(teacher),
+                spec_now=partial(_spec_now, self.location, teacher),
                 keys=lambda range_id: [shard_key(teacher, name, range_id) for name in ARRAY_NAMES],
                 of_pairs=self._of_pairs,
                 again=EXTRACT,
@@ -132,15 +134,9 @@ class FeatureStore:
             )
         return self._units[teacher]
 
-    def _spec_now(self, teacher: str) -> str | None:
-        try:
-            return read_record(self.location, spec_key(teacher), Spec).hash
-        except FileNotFoundError:
-            return None
-
     @cached_property
     def _of_pairs(self) -> PresentPairs:
-        return PresentPairs(self.location, self.info, lambda: self.pairs)
+        return PresentPairs(self.location, self.info)
 
     def known(self) -> Known:
         """Return what is committed, for another process that shall see the store as this one does."""
@@ -175,7 +171,7 @@ class FeatureStore:
             SpecMismatchError: a teacher was replaced since this store was opened.
         """
         earlier = copy.copy(self)
-        vars(earlier).update(_units={}, _reader=ChunkReader(earlier), teachers=sorted(ranges))
+        vars(earlier).update(_units={}, _reader=ChunkReader(weakref.proxy(earlier)), teachers=sorted(ranges))
         for teacher, numbers in ranges.items():
             earlier.units(teacher).only(numbers, known=self.units(teacher))
         return earlier
@@ -260,3 +256,10 @@ class FeatureStore:
             modality=lambda: read_categories(self.location, "modality", self.info),
         )
         return np.stack([*by_teacher.values()], axis=1)
+
+
+def _spec_now(location: Location, teacher: str) -> str | None:
+    try:
+        return read_record(location, spec_key(teacher), Spec).hash
+    except FileNotFoundError:
+        return None

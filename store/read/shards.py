@@ -160,13 +160,25 @@ class Shards:
             )
         view[:] = data
 
+    def check_chunks(self, unit: Unit, chunks: npt.NDArray[np.int64], shard: npt.NDArray[np.uint8]) -> None:
+        """Compare some chunks of a shard, which cannot be written to, with their checksums, where it has any.
+
+        Raises:
+            CorruptChunkError: one is damaged.
+        """
+        for chunk in chunks[chunks < len(self.crcs(unit))].tolist():
+            self.check_chunk(unit, chunk, shard[chunk * self.chunk_bytes : (chunk + 1) * self.chunk_bytes])
+
     def check_chunk(self, unit: Unit, chunk: int, data: npt.NDArray[np.uint8]) -> None:
-        """Compare a chunk's bytes, which cannot be written to, with their checksum.
+        """Compare a chunk's bytes, which cannot be written to, with their checksum, if there is one.
 
         Raises:
             CorruptChunkError: they are damaged.
         """
-        expected, value = int(self.crcs(unit)[chunk]), google_crc32c.value(data)
+        crcs = self.crcs(unit)
+        if not len(crcs):
+            return
+        expected, value = int(crcs[chunk]), google_crc32c.value(data)
         if value != expected:
             self._refuse(
                 unit,

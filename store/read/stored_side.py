@@ -161,13 +161,14 @@ class StoredSide:
             edges = np.flatnonzero(np.diff(chunks_K) != 1) + 1
             runs = (run.tolist() for run in np.split(chunks_K, edges))
             slots.read_ahead(part for run in runs for part in self._parts(run[0], run[-1] + 1, units))
-        for chunk in self._unchecked(chunks_K).tolist():
-            number, place = divmod(chunk, chunks_of(self._info))
+        todo_K = self._unchecked(chunks_K)
+        of_K, place_K = np.divmod(todo_K, chunks_of(self._info))
+        for number in np.unique(of_K).tolist():
             unit = units[number]
-            if unit is not None and place < len(self._shards.crcs(unit)):
-                begin = place * self._chunk_bytes
-                self._shards.check_chunk(unit, place, slots.part(number, begin, begin + self._chunk_bytes))
-            self._checked[chunk] = True
+            if unit is not None:
+                shard = slots.part(number, 0, self._shards.chunks(unit) * self._chunk_bytes)
+                self._shards.check_chunks(unit, place_K[of_K == number], shard)
+        self._checked[todo_K] = True
 
     def _parts(self, begin: int, end: int, units: Mapping[int, Unit | None]) -> list[tuple[int, int, int]]:
         """Return range, first byte and byte after the last of what ranges hold of chunks that follow each other."""
@@ -260,12 +261,11 @@ class StoredSide:
         slow = min(pool.map(read, runs), default=0.0) > SLOW_S
         unchecked = {*self._unchecked(chunks_K[todo]).tolist()}
         for number in todo.tolist():
-            chunk, unit, place = int(chunks_K[number]), of_K[number], int(places_K[number])
-            if chunk in unchecked and len(self._shards.crcs(unit)):
+            if int(chunks_K[number]) in unchecked:
                 data = buffer_K[number]
                 data.setflags(write=False)
-                self._shards.check_chunk(unit, place, data)
-            self._checked[chunk] = True
+                self._shards.check_chunk(of_K[number], int(places_K[number]), data)
+        self._checked[chunks_K[todo]] = True
         return slow
 
     def _locate(self, unit: Unit) -> Found:

@@ -88,3 +88,14 @@ def with_checksum(index):
     """Return a shard's index as it is stored."""
     data = index.astype("<u8").tobytes()
     return data + google_crc32c.value(data).to_bytes(4, "little")
+
+
+def as_format_1(location):
+    """Make a store what it would be in format 1: its receipts have no checksums, store.json names no parts."""
+    for key in [key for key, _ in location.list("receipts")]:
+        objects = json.loads(location.read(key))["objects"]
+        bare = {name: {"nbytes": stored["nbytes"], "sha256": stored["sha256"]} for name, stored in objects.items()}
+        edit_json(location, key, version=1, objects=bare)
+    info = {name: value for name, value in json.loads(location.read("store.json")).items() if name != "parts"}
+    location.write("store.json", json.dumps({**info, "version": 1}).encode())
+    return location

@@ -84,7 +84,7 @@ def test_a_damaged_column_is_noticed(full, name):
 
 
 def test_a_store_of_format_1_is_read_and_says_once_that_only_sizes_are_checked(tmp_path, caplog):
-    store = FeatureStore(damage.copy(FeatureStore(FIXTURE / "store").location, locate(tmp_path / "old")))
+    store = FeatureStore(damage.as_format_1(damage.copy(locate(FIXTURE / "store"), locate(tmp_path / "old"))))
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert ChunkReader(store).read(np.arange(8), teacher="alpha", side="image").any()

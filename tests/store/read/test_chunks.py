@@ -166,8 +166,8 @@ def shard(chunks, index):
 
 @pytest.mark.parametrize("byte", [-1, -9, -20])
 @pytest.mark.parametrize("place", ["folder", "memory"])
-def test_a_damaged_index_is_noticed_and_named(request, place, byte):
-    location = request.getfixturevalue(place)
+def test_in_format_1_a_damaged_index_is_noticed_and_named(request, place, byte):
+    location = damage.as_format_1(request.getfixturevalue(place))
     key = shard_key("beta", "text", 2)
     data = bytearray(location.read(key))
     data[byte] ^= 4

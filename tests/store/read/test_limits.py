@@ -87,7 +87,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 store = FeatureStore(sys.argv[1])
 assert store.available().all()
 reader, rng = ChunkReader(store), np.random.default_rng(1)
-for rows in [*np.split(rng.permutation(store.info.rows), 6), rng.permutation(store.info.rows)]:
+for rows in [*np.array_split(rng.permutation(store.info.rows), 6), rng.permutation(store.info.rows)]:
     found = reader.read_many([Ask(teachers=('one', 'two'), rows_B=rows)])
     for (teacher, side), features in found.items():
         values = features.astype(np.int64) * (1 if side == 'image' else -1)

@@ -209,3 +209,11 @@ def test_few_open_files_suffice_for_a_store_of_many_ranges(of_many_ranges):
         arguments = [sys.executable, "-c", code, of_many_ranges.location.uri, maps]
         done = subprocess.run(arguments, capture_output=True, text=True, check=False)
         assert float(done.stdout or "nan") > 0.99, done.stderr
+
+
+def test_what_a_store_has_mapped_is_let_go_with_the_store(store):
+    opened = FeatureStore(store.location)
+    opened.read(np.arange(ROWS), teacher="whole", side="image")
+    assert mappings() == store.info.ranges
+    del opened
+    assert mappings() == 0
