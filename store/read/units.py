@@ -93,6 +93,9 @@ class Units(Generic[Committed]):
         again: command that makes a missing unit.
         mend: what to do where an object is damaged.
         beside: folder of the next spec, ending with ``/``; empty where there is none.
+
+    Attributes:
+        changes: how many times a unit was found to be made anew.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class Units(Generic[Committed]):
         self._lock = threading.RLock()
         self._known: dict[int, Unit | None] = {}
         self._complete = self._warned = False
+        self.changes = 0
 
     def get(self, range_id: int) -> Unit | None:
         """Return a unit, None where it is not committed."""
@@ -238,6 +242,7 @@ class Units(Generic[Committed]):
         if found.content != unit.content:
             log.info("%s: range %d of %s was made anew since it was first read", self.location, unit.range, self.name)
         self._known[unit.range] = found
+        self.changes += 1
         return found
 
     def _load(self, numbers: Sequence[int]) -> None:
