@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
+from .errors import LocationError
 from .faults import reached
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -21,8 +24,8 @@ _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.E
 """What a file system answers that has no hard links."""
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a file whole: written beside it, forced to disk, renamed over it."""
+def write_atomic(path: Path, data: bytes | Path) -> None:
+    """Replace a file whole, by bytes or by a copy of a file: written beside it, forced to disk, renamed over it."""
     with _temporary(path, data) as temporary:
         temporary.replace(path)
         reached("write.replaced")
@@ -85,13 +88,17 @@ def _renamed(source: Path, target: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _temporary(path: Path, data: bytes) -> Iterator[Path]:
+def _temporary(path: Path, data: bytes | Path) -> Iterator[Path]:
     """Write a file beside another and force it to disk; afterwards it is gone, if it was not renamed."""
     # The process id says who left a file; the token keeps threads apart.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     try:
         with _open_new(temporary) as file:
-            file.write(data)
+            if isinstance(data, Path):
+                with data.open("rb") as source:
+                    shutil.copyfileobj(source, file)
+            else:
+                file.write(data)
             file.flush()
             os.fsync(file.fileno())
         reached("write.temporary")
@@ -138,6 +145,66 @@ def sweep_temporary(folder: Path) -> int:
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)
+
+
+def find_paths(folder: Path, pattern: str, *, hidden: bool = True) -> list[Path]:
+    """Return the files and folders that a pattern names, in no order, by the rules of `glob`.
+
+    Unlike there, a folder that cannot be read is an error, and not empty; links are followed.
+
+    Args:
+        hidden: whether ``*`` stands for names that begin with a dot.
+
+    Raises:
+        LocationError: the disk fails or refuses.
+    """
+    found, parts = {folder}, PurePath(pattern).parts
+    for number, part in enumerate(parts):
+        if part == "**":
+            found = {path for start in found for path in _below(start, files=number == len(parts) - 1, hidden=hidden)}
+        elif any(sign in part for sign in "*?["):
+            shown = hidden or part.startswith(".")
+            found = {
+                start / name
+                for start in found
+                for name, _ in _entries(start, hidden=shown)
+                if fnmatch.fnmatchcase(name, part)
+            }
+        else:
+            found = {start / part for start in found if _is_there(start / part)}
+    return [*found]
+
+
+def _below(start: Path, *, files: bool, hidden: bool) -> Iterator[Path]:
+    folders = [start]
+    while folders:
+        folder = folders.pop()
+        yield folder
+        for name, is_folder in _entries(folder, hidden=hidden):
+            if is_folder:
+                folders.append(folder / name)
+            elif files:
+                yield folder / name
+
+
+def _entries(folder: Path, *, hidden: bool) -> list[tuple[str, bool]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [(entry.name, entry.is_dir()) for entry in entries if hidden or not entry.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise LocationError(f"{folder}: {error.strerror or error}") from error
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise LocationError(f"{path}: {error.strerror or error}") from error
+    return True
 
 
 def sha256_file(path: Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from evaluate.datasets.formats.rules import needed_patterns
 from store.config.problems import suggest
 from store.errors import ConfigError
+from store.files import find_paths
 
 from .entry import DatasetEntry, read_entry
 
@@ -53,7 +54,7 @@ def read_registry(folders: Iterable[Path] = ()) -> dict[str, DatasetEntry]:
     entries: dict[str, DatasetEntry] = {}
     problems: list[str] = []
     for folder in (SHIPPED, *folders):
-        paths = [folder] if folder.is_file() else sorted(folder.glob("*.yaml"))
+        paths = [folder] if folder.is_file() else sorted(find_paths(folder, "*.yaml"))
         if not paths:
             problems.append(f"{folder}: there is no dataset here: no file ends with .yaml")
         for path in paths:

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from evaluate.metrics.predictions import Predictions
 from store.errors import EvaluationError, FormatVersionError
-from store.files import sha256_file, write_atomic
+from store.files import find_paths, sha256_file, write_atomic
 
 from .record import FORMAT, Result, ResultRecord, SkippedRecord
 
@@ -109,7 +109,7 @@ def read_results(folder: Path) -> list[Result]:
     Raises:
         EvaluationError: there is none, or one is damaged.
     """
-    paths = sorted(folder.glob("*/*/*.json"))
+    paths = sorted(find_paths(folder, "*/*/*.json"))
     if not paths:
         raise EvaluationError(f"{folder}: holds no results", hint="python -m evaluate run makes them")
     return [read_result(path) for path in paths]
@@ -118,7 +118,7 @@ def read_results(folder: Path) -> list[Result]:
 def results_on(folder: Path, *, task: str, dataset: str) -> list[Result]:
     """Read the records of all models for one task on one dataset, by model; an empty list if there is none."""
     file = result_path(folder, model="any", task=task, dataset=dataset)
-    return [read_result(path) for path in sorted(folder.glob(f"*/{file.parent.name}/{glob.escape(file.name)}"))]
+    return [read_result(path) for path in sorted(find_paths(folder, f"*/{file.parent.name}/{glob.escape(file.name)}"))]
 
 
 def read_predictions(folder: Path, record: ResultRecord) -> Predictions:

@@ -14,6 +14,7 @@ from evaluate.results.files import read_result, result_path
 from evaluate.results.record import ModelFacts, ResultRecord, SkippedRecord
 from store.corpus.decode import MAX_PIXELS
 from store.errors import ConfigError
+from store.files import find_paths
 
 from .plan import Settings
 
@@ -93,5 +94,5 @@ def refuse_other_models(folder: Path, models: Iterable[ModelFacts]) -> None:
 def _any_result(folder: Path, model: str) -> ModelFacts | None:
     """Return the model of the results under a name; None if there are none."""
     own = result_path(folder, model=model, task="any", dataset="any").parents[1]
-    found = (read_result(path) for path in sorted(own.glob("*/*.json")))
+    found = (read_result(path) for path in sorted(find_paths(own, "*/*.json")))
     return next((record.model for record in found if isinstance(record, ResultRecord)), None)

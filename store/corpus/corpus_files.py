@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import glob
 import hashlib
 import os
 import posixpath
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from store.errors import CorpusError
+from store.files import find_paths
 from store.io.folder import Folder
 from store.io.location import Location, is_url, locate, split_query, split_uri
 from store.io.object_file import BLOCK_BYTES, open_object
@@ -107,9 +107,8 @@ def corpus_files(patterns: Sequence[str]) -> list[CorpusFile]:
 
 
 def _local(pattern: str) -> list[CorpusFile]:
-    # Patterns may be absolute, which Path.glob refuses.
-    found = glob.glob(pattern.removeprefix("file://"), recursive=True)  # noqa: PTH207
-    return [as_corpus_file(path) for path in sorted(found) if not Path(path).is_dir()]
+    found = sorted(map(str, find_paths(Path(), pattern.removeprefix("file://"), hidden=False)))
+    return [as_corpus_file(path) for path in found if not Path(path).is_dir()]
 
 
 def _remote(pattern: str) -> list[CorpusFile]:

@@ -257,6 +257,10 @@ def commit_objects(
             return _create_unit(location, receipt_at, objects, describe, guard)
         except FileExistsError:
             pass  # left by an attempt that was killed, or written by one that goes on elsewhere
+        except CorruptChunkError:
+            if not location.exists(receipt_at):
+                raise
+            # Another attempt was committed meanwhile, over what this one had written.
     at = f"{STAGED_FOLDER}/{secrets.token_hex(8)}"
     receipt = _create_unit(location.below(at), receipt_at, objects, describe, guard)
     return receipt.model_copy(update={"at": at})

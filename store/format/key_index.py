@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,15 +78,16 @@ class KeyIndexWriter:
     def write(self, location: Location) -> None:
         """Write the index of all keys that were taken."""
         ordered = self._database.sql("SELECT * FROM keys ORDER BY key_hash, row").to_arrow_reader(GROUP_ROWS)
-        sink, waiting = pa.BufferOutputStream(), SCHEMA.empty_table()
-        with pq.ParquetWriter(sink, SCHEMA, compression="zstd") as writer:
-            for batch in ordered:
-                waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch]).cast(SCHEMA)])
-                if len(waiting) >= GROUP_ROWS:
-                    writer.write_table(waiting.slice(0, GROUP_ROWS))
-                    waiting = waiting.slice(GROUP_ROWS)
-            writer.write_table(waiting)
-        location.write(KEY_INDEX, sink.getvalue().to_pybytes())
+        waiting = SCHEMA.empty_table()
+        with tempfile.NamedTemporaryFile(prefix="mmkd-") as file:
+            with pq.ParquetWriter(file.name, SCHEMA, compression="zstd") as writer:
+                for batch in ordered:
+                    waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch]).cast(SCHEMA)])
+                    if len(waiting) >= GROUP_ROWS:
+                        writer.write_table(waiting.slice(0, GROUP_ROWS))
+                        waiting = waiting.slice(GROUP_ROWS)
+                writer.write_table(waiting)
+            location.write(KEY_INDEX, Path(file.name))
 
 
 def write_key_index(location: Location, key_hashes_N: npt.NDArray[np.uint64]) -> None:
@@ -98,8 +101,8 @@ def write_key_index(location: Location, key_hashes_N: npt.NDArray[np.uint64]) ->
 class KeyIndex:
     """The key index of a store, read a row group at a time.
 
-    It is opened for each look, because an append replaces it: on object storage an object that is replaced while it is
-    open would give parts of both.
+    It is opened for each look, because an append replaces it. On object storage an object that is replaced while it is
+    read gives parts of both, so what was found then is looked up again.
 
     Args:
         info: of the store; an index of fewer rows is out of date and is not used.
@@ -120,6 +123,22 @@ class KeyIndex:
 
     def rows_of(self, key: str) -> list[int] | None:
         """Return the rows whose key may be this one, nearly always one or none; None where there is no index."""
+        while True:
+            before = self._stamp()
+            try:
+                found = self._look_up(key)
+            except (pa.ArrowException, OSError, StoreError):
+                if self._stamp() == before:
+                    raise
+                continue
+            if self._stamp() == before:
+                return found
+
+    def _stamp(self) -> str | None:
+        found = self._location.stat(self._key)
+        return found.stamp if found else None
+
+    def _look_up(self, key: str) -> list[int] | None:
         file = self._file()
         if file is None:
             return None

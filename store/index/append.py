@@ -61,7 +61,7 @@ def append_corpus(
     if not plan.files and not location.list(INDEX_FOLDER):
         return info, []
     reached("index.planned")
-    with exclusive(location):
+    with exclusive(location) as held:
         # Planned again: another may have appended before the lock was taken.
         info, plan = new_files(location, corpus)
         if not plan.files:
@@ -89,6 +89,7 @@ def append_corpus(
                 "corpus_root": plan.root,
             }
         )
+        held.check()
         write_record(location, STORE_KEY, info)
         location.delete_below(INDEX_FOLDER)
     return info, added.problems

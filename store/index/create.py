@@ -25,6 +25,7 @@ from store.format.records import (
     record_bytes,
     write_record,
 )
+from store.io.lease import Held
 from store.io.location import Location, locate
 from store.io.lock import exclusive
 from store.io.scratch import scratch_database
@@ -104,7 +105,7 @@ def index_corpus(
     if existing and not location.list(INDEX_FOLDER):
         return existing, None
     reached("index.planned")
-    with new_place(location):
+    with new_place(location) as held:
         # Both again: another may have made the store, and files may have come, before the lock was taken.
         files = corpus_files(corpus.files)
         if existing := _same_store(location, files, corpus, shape):
@@ -122,6 +123,7 @@ def index_corpus(
         report = report_of(merged, corpus, files=len(plan.files), modalities=dict(modalities))
         write_record(location, REPORT_KEY, report)
         info = _info(writer.parts, root=plan.root, signature=signature_of(plan), shape=shape)
+        held.check()
         _begin_store(location, info)
         location.delete_below(INDEX_FOLDER)
     return info, report.problems
@@ -142,13 +144,13 @@ def _same_store(
 
 
 @contextlib.contextmanager
-def new_place(location: Location) -> Iterator[None]:
+def new_place(location: Location) -> Iterator[Held]:
     """Hold a place for writing where there need not be a store yet."""
     # Its folder has to be there for the lock.
     location.write(_PLACE, b"")
-    with exclusive(location):
+    with exclusive(location) as held:
         location.delete([_PLACE])
-        yield
+        yield held
 
 
 def _new_table(location: Location, range_rows: int) -> PairWriter:

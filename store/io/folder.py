@@ -39,7 +39,7 @@ class Folder(Location):
             file.seek(offset)
             return file.read(nbytes)
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: bytes | Path) -> None:
         """Write beside it, force to disk, rename over it."""
         with self._access(key):
             write_atomic(self.path / key, data)

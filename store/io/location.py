@@ -63,8 +63,8 @@ class Location(ABC):
         """
 
     @abstractmethod
-    def write(self, key: str, data: bytes) -> None:
-        """Replace an object whole: after a kill or a power cut the old one is there or the new one."""
+    def write(self, key: str, data: bytes | Path) -> None:
+        """Replace an object whole, by bytes or a file: after a kill or a power cut it is the old one or the new one."""
 
     @abstractmethod
     def create(self, key: str, data: bytes) -> None:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote
 
@@ -133,10 +134,10 @@ class Remote(Location):
                 raise ObjectChangedError(f"{self.show(key)}: the object was replaced since it was looked at")
             return bytes(answer.bytes())
 
-    def write(self, key: str, data: bytes) -> None:
-        """PUT an object in one request, which storage makes atomic."""
+    def write(self, key: str, data: bytes | Path) -> None:
+        """PUT an object in one request, or a file in several parts; storage makes both atomic."""
         with self._request("put", key):
-            self._store.put(self._prefix + key, data, use_multipart=False)
+            self._store.put(self._prefix + key, data, use_multipart=isinstance(data, Path))
 
     def create(self, key: str, data: bytes) -> None:
         """PUT an object on the condition that there is none."""

@@ -22,7 +22,6 @@ def scratch_database() -> Iterator[duckdb.DuckDBPyConnection]:
     """Yield an empty database, which is deleted afterwards. It lies where temporary files do (``TMPDIR``)."""
     import duckdb
 
-    with tempfile.TemporaryDirectory(prefix="mmkd-") as folder:
-        with duckdb.connect(f"{folder}/scratch.duckdb") as database:
-            database.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = '{folder}'; SET threads = {THREADS}")
-            yield database
+    with tempfile.TemporaryDirectory(prefix="mmkd-") as folder, duckdb.connect(f"{folder}/scratch") as database:
+        database.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = '{folder}'; SET threads = {THREADS}")
+        yield database

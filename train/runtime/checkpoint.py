@@ -66,6 +66,9 @@ class Checkpoints:
             try:
                 state = _read(path)
             except (OSError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+                if isinstance(error, OSError) and error.errno:
+                    # A disk that fails says nothing of the file; an older one would be taken, and this one deleted.
+                    raise MMKDError(f"{path}: {error.strerror}", hint="mend the disk; nothing was changed") from error
                 log.warning("%s cannot be read (%s); an older one is taken", path, str(error).splitlines()[0])
                 continue
             if state.get("format") != FORMAT:

@@ -14,6 +14,7 @@ from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus
 from store.corpus.source import Source
 from store.corpus.webdataset import IMAGE_SUFFIXES, read_tar
+from store.files import find_paths
 
 from .record import Record, StoredImage
 from .rules import wild
@@ -22,7 +23,7 @@ from .rules import wild
 def read_folders(root: Path, pattern: str) -> Iterator[Record]:
     """Yield the images that a pattern matches, by path; its parts in braces are the record's columns."""
     source, parts = ImageSource(root), path_parts(pattern)
-    for path in sorted(root.glob(wild(pattern))):
+    for path in sorted(find_paths(root, wild(pattern))):
         name = path.relative_to(root).as_posix()
         found = parts.fullmatch(name)
         if found and path.suffix.lower().lstrip(".") in IMAGE_SUFFIXES:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from store.corpus.image_source import ImageSource
+from store.files import find_paths
 
 from .images import read_corpus, read_folders, read_webdataset
 from .medmnist import read_medmnist
@@ -46,4 +47,4 @@ def read_all(rule: ReadRule, root: Path) -> Iterator[Record]:
 
 
 def _files(root: Path, patterns: Sequence[str]) -> list[Path]:
-    return [path for pattern in patterns for path in sorted(root.glob(pattern)) if path.is_file()]
+    return [path for pattern in patterns for path in sorted(find_paths(root, pattern)) if path.is_file()]

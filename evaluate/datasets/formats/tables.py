@@ -14,6 +14,7 @@ from store.corpus.fields import as_text, values_at
 from store.corpus.image_source import ImageSource
 from store.corpus.tables import read_records
 from store.errors import EvaluationError
+from store.files import find_paths
 
 from .images import path_parts, read_webdataset
 from .record import BagFile, Record, StoredImage
@@ -130,7 +131,7 @@ def read_bags(root: Path, rule: BagFiles, tables: Sequence[Path]) -> Iterator[Re
     """Yield slides with where their features lie; without tables the paths say everything."""
     if not tables:
         parts = path_parts(rule.bags)
-        for path in sorted(root.glob(wild(rule.bags))):
+        for path in sorted(find_paths(root, wild(rule.bags))):
             name = path.relative_to(root).as_posix()
             found = parts.fullmatch(name)
             if found:

@@ -1,4 +1,4 @@
-"""Memory of indexing and of appending by rows: peaks in processes of their own, the slope, and what 24 M rows would take.
+"""Memory of indexing and appending: peaks in processes of their own, by rows, and what 24 M rows would take.
 
 python -m tests.benchmarks.store.index_memory
 """

@@ -7,16 +7,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
-from store.faults import KILL_AT
-from store.format.commit import commit_unit
+from store.check.verify import verify
+from store.faults import KILL_AT, STOP_AT
 from store.format.records import receipt_key
-from store.io.folder import Folder
 from store.io.location import locate
 from store.read.reader import FeatureStore
 
@@ -174,46 +173,50 @@ def test_a_second_extraction_of_the_same_store_is_refused_while_the_first_goes_o
     assert first.returncode == 0, stderr
 
 
-class Slow(Folder):
-    """A folder whose writer falls asleep before its third object, as a zombie's process that the network lost."""
-
-    def __init__(self, path, *, woken, asleep):
-        super().__init__(path)
-        self._woken, self._asleep, self._writes = woken, asleep, 0
-
-    def write(self, key, data):
-        self._writes += 1
-        if self._writes == 3:
-            self._asleep.set()
-            self._woken.wait(60)
-        super().write(key, data)
-
-
-def test_a_zombie_that_commits_late_writes_what_is_there_already(config, extract_here, stored_bytes, undisturbed_bytes):
-    store, _ = extract_here(config)
+def late_unit(store, range_id=0):
+    """Return what a worker has at hand that did a range of a complete store, with features of its own."""
     opened = FeatureStore(store)
-    spec, receipt = opened.spec("small"), opened.receipts("small")[0]
-    rows = slice(receipt.start, receipt.stop)
-    unit = {
+    start, stop = opened.info.bounds(range_id)
+    features = _unit_features(opened, slice(start, stop))
+    return {
         "info": opened.info,
-        "spec": spec,
-        "range_id": 0,
-        "pairs": opened.pairs.read(receipt.start, receipt.stop),
-        "features": _unit_features(opened, rows),
+        "spec": opened.spec("small"),
+        "range_id": range_id,
+        "pairs": opened.pairs.read(start, stop),
+        "features": replace(features, image=-features.image, text=-features.text),
         "circumstances": _circumstances(),
     }
+
+
+@pytest.mark.parametrize("step", ["commit.begin", "commit.object:1", "commit.object:4", "commit.objects"])
+def test_a_worker_that_wakes_after_it_was_given_up_cannot_touch_what_is_committed_meanwhile(
+    config, tmp_path, extract_here, stored_bytes, undisturbed_bytes, repository, step
+):
+    store, _ = extract_here(config)
+    shutil.copytree(store, tmp_path / "complete")
+    for key in FeatureStore(store).receipts("small")[0].objects:
+        (store / key).unlink()
     (store / receipt_key("small", 0)).unlink()
-    woken, asleep = threading.Event(), threading.Event()
-    zombie = threading.Thread(target=lambda: commit_unit(Slow(store, woken=woken, asleep=asleep), **unit))
-    zombie.start()
-    assert asleep.wait(60)
-    commit_unit(locate(store), **unit)
-    mine = stored_bytes(store)
-    woken.set()
-    zombie.join(60)
-    assert not zombie.is_alive()
-    assert stored_bytes(store) == mine
-    assert FeatureStore(store).is_complete("small")
+    script = """
+import sys
+from store.format.commit import write_unit
+from store.io.location import locate
+from tests.extract.run.test_faults import late_unit
+write_unit(locate(sys.argv[1]), **late_unit(sys.argv[2]))
+"""
+    environment = {**os.environ, STOP_AT: step}
+    command = [sys.executable, "-c", script, store, tmp_path / "complete"]
+    with subprocess.Popen(command, cwd=repository, env=environment) as worker:
+        assert os.WIFSTOPPED(os.waitpid(worker.pid, os.WUNTRACED)[1])
+        assert extract_here(config)[1].done == 1
+        committed = receipts_below(store)
+        assert stored_bytes(store) == undisturbed_bytes
+        worker.send_signal(signal.SIGCONT)
+        assert worker.wait(60) == 0
+    assert (stored_bytes(store), receipts_below(store)) == (undisturbed_bytes, committed)
+    assert extract_here(config)[1].done == 0
+    assert not (store / "staged").exists()
+    assert verify(locate(store), deep=True).complete
 
 
 def _unit_features(store, rows):

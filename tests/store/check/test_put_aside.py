@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from store.check.problems import Kind, Problem, UnitCheck
@@ -16,11 +19,21 @@ from store.errors import LocationError
 from store.format.arrays import ARRAY_NAMES, shard_key
 from store.format.commit import register_teacher, write_unit
 from store.format.promote import next_folder, promote, unguarded
-from store.format.records import RETRY_FOLDER, Receipt, Status, read_record, receipt_key, spec_key, write_record
+from store.format.records import (
+    RETRY_FOLDER,
+    Receipt,
+    Status,
+    read_record,
+    read_store_info,
+    receipt_key,
+    spec_key,
+    write_record,
+)
 from store.io.location import locate
 from store.read.reader import FeatureStore
 from tests.store import damage
 
+FIXTURE = Path(__file__).parents[1] / "fixtures/small/store"
 RECEIPT_1 = receipt_key("alpha", 1)
 UNIT_1 = {RECEIPT_1, *(shard_key("alpha", name, 1) for name in ARRAY_NAMES)}
 
@@ -305,3 +318,27 @@ def test_a_unit_that_was_done_again_since_it_was_found_is_not_marked(units):
     assert marked(units.location) == set()
     mark(units.location, found)
     assert marked(units.location) == set()
+
+
+def test_an_error_of_the_disk_below_the_pair_table_is_no_damage_of_it(full, monkeypatch):
+    def fails(*_arguments, **_options):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    before = damage.contents(full.location)
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", fails)
+    for look in (verify, repair):
+        with pytest.raises(LocationError, match="Input/output error"):
+            look(full.location)
+    assert damage.contents(full.location) == before
+
+
+def test_a_store_of_the_first_format_is_checked_and_repaired_as_one(tmp_path):
+    shutil.copytree(FIXTURE, tmp_path / "store")
+    place = locate(tmp_path / "store")
+    assert read_store_info(place).version == 1
+    assert verify(place, deep=True).problems == []
+    before = damage.contents(place)
+    damage.flip(place, shard_key("alpha", "text", 1))
+    assert repair(place, deep=True).receipts == [RECEIPT_1]
+    assert set(damage.taken_away(place)) == set(before) - set(damage.contents(place)) == UNIT_1
+    assert verify(place, deep=True).problems == []

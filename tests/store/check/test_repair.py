@@ -267,6 +267,30 @@ def test_the_command_repairs_and_says_what_to_run(full):
 
 
 @pytest.mark.end_to_end
+def test_nothing_is_deleted_without_a_word(full):
+    damage.truncate(full.location, shard_key("alpha", "image", 1))
+    before = damage.contents(full.location)
+    refused = run("repair", full.path, "--purge")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "--yes" in refused.stderr
+    ours, theirs = pty.openpty()
+    os.write(ours, b"n\n")
+    declined = run("repair", full.path, "--purge", stdin=theirs)
+    os.close(ours)
+    os.close(theirs)
+    assert declined.returncode == 3
+    assert f"to delete, receipts of damaged units: 1\n  {RECEIPT_1}\n" in declined.stdout
+    assert damage.contents(full.location) == before
+    done = run("repair", full.path, "--purge", "--yes")
+    assert (done.returncode, done.stdout.splitlines()[-2:]) == (
+        0,
+        ["done", "next: python -m extract run makes these units anew"],
+    )
+    assert set(before) - set(damage.contents(full.location)) == UNIT_1
+    assert damage.taken_away(full.location) == {}
+
+
+@pytest.mark.end_to_end
 def test_the_command_ends_with_one_where_damage_is_left(full):
     full.location.write(damage.TABLE, b"no table")
     done = run("repair", full.path)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,8 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from extract.corpora.fill_pixel_cache import make_pixels
 from store.errors import ConfigError, CorpusError, StoreError
 from store.export.formats import export
+from store.format.pixels import Pixels, PixelSpec
 from store.format.records import Status
 from store.io.location import locate
 from store.read.reader import FeatureStore
@@ -214,3 +217,29 @@ def test_the_command_refuses_what_is_not_there(full, tmp_path, options, code, me
     assert (done.returncode, done.stdout) == (code, "")
     assert message in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def without_corpus(full):
+    """The store with images of its own; its corpus is gone."""
+    make_pixels(full.path, PixelSpec.of(Pixels(short_side_px=6)), threads=1)
+    shutil.rmtree(full.path.parent / "corpus")
+    return FeatureStore(full.path)
+
+
+def test_without_a_corpus_tars_hold_the_stores_own_images(without_corpus, tmp_path, caplog):
+    done = export(without_corpus, out=tmp_path / "out", file_format="webdataset")
+    assert (done.written, done.skipped) == (10, [])
+    found = samples(tmp_path / "out")
+    for row, sample in enumerate(found.values()):
+        (image,) = (sample[suffix] for suffix in ("jpg", "png") if suffix in sample)
+        assert image == without_corpus.pixels.fetch(row)
+    assert "the store's own images are taken, with short sides of at most 6 px" in caplog.text
+
+
+@pytest.mark.end_to_end
+def test_without_a_corpus_the_image_of_a_row_is_the_stores_own(without_corpus, tmp_path):
+    done = run("row", without_corpus.location, "7", "--image", tmp_path / "image")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "image").read_bytes() == without_corpus.pixels.fetch(7)
+    assert "the store's own images are taken" in " ".join(done.stderr.split())

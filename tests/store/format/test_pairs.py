@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from store.errors import FormatVersionError, StoreError, StoreNotFoundError
-from store.format.key_index import hash_texts, write_key_index
+from store.format.key_index import KeyIndex, hash_texts, write_key_index
 from store.format.pair_writer import PairWriter
 from store.format.pairs import OPEN_PARTS, PAIR_SCHEMA, PairTable, pairs_digest, part_key
 from store.format.records import StoreInfo, read_store_info, require_present_format
 from store.io.location import locate
+from store.io.remote import Remote
 
 SCHEMA = PAIR_SCHEMA.remove(0)
 
@@ -164,6 +165,28 @@ def test_a_key_index_that_is_replaced_under_a_reader_gives_the_rows_that_it_knew
         table.row_of("key 7")  # its row in the new index is beyond this table
     write_key_index(location, np.concatenate([hash_texts(keys[:10]), hash_texts(keys[10:])]))
     assert [table.row_of(key) for key in keys[:10]] == list(range(10))
+
+
+def test_a_key_index_that_is_replaced_between_two_requests_is_looked_up_again(tmp_path):
+    keys = [f"key {number}" for number in range(150_000)]
+
+    class Replaced(Remote):
+        """Replaces the index by that of more rows before a part of it is read, after so many parts."""
+
+        def read_part(self, key, offset, nbytes, **options):
+            if key == "keys.parquet":
+                self.parts = self.parts - 1
+                if self.parts == 0:
+                    write_key_index(Remote(self.uri), hash_texts(keys))
+            return super().read_part(key, offset, nbytes, **options)
+
+    for parts in (1, 2, 3):
+        location = Replaced(f"memory://{tmp_path.name}/{parts}")
+        info, location.parts = write(location, 10), -1
+        write_key_index(Remote(location.uri), hash_texts(keys[:10] + [f"other {key}" for key in keys[10:70_000]]))
+        location.parts = parts
+        assert KeyIndex(location, info).rows_of("key 7") == [7], parts
+        assert location.parts <= 0  # it was replaced meanwhile
 
 
 def test_the_key_index_of_format_1_lies_beside_the_parts(location, monkeypatch):
