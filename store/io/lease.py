@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from store.errors import LockLostError, ObjectChangedError, StoreError
+from store.errors import LocationError, LockLostError, ObjectChangedError, StoreError
 
 from .folder import Folder
 from .location import Location
@@ -160,10 +160,14 @@ class _Lease(Held):
             self._mine = replace(self._mine, renewals=self._mine.renewals + 1, until=_until(self._mine.lease_s))
             data = self._mine.as_json().encode()
             if self._conditional:
-                # One that changed may be this one, if the answer to a first request was lost.
-                with contextlib.suppress(ObjectChangedError):
+                try:
                     self.location.replace(self.key, data, stamp=stat.stamp)
-                super().check()
+                except ObjectChangedError:
+                    super().check()  # it may be this one, if the answer to a first request was lost
+                except LocationError:
+                    # What is refused at once, while the rest is answered, is the condition.
+                    self._conditional = time.monotonic() - began > RENEW_S
+                    raise
             else:
                 self.location.write(self.key, data)
             self._renewed = began

@@ -13,9 +13,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from extract.cli.program import app as extract_app
 from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
 from store.check.verify import verify
+from store.cli.program import app as store_app
 from store.faults import STOP_AT
 from store.format.records import read_store_info
 from store.io.location import locate
@@ -23,6 +26,7 @@ from store.io.location import locate
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
 
 REPOSITORY = Path(__file__).parents[3]
+PROGRAMS = {"extract": extract_app, "store": store_app}
 ACTIONS = ("run", "append", "index", "repair", "retry")
 PAIRS = [(first, second) for first in ACTIONS for second in ACTIONS]
 
@@ -39,11 +43,12 @@ def command(action, config):
     }[action]
 
 
-def begin(arguments, **environment):
+def start_and_stop(arguments):
+    """Start a program that stops before it asks for the lock."""
     return subprocess.Popen(
         [sys.executable, "-m", *map(str, arguments)],
         cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", STOP_AT: "lock.wanted"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -51,9 +56,9 @@ def begin(arguments, **environment):
 
 
 def to_its_end(arguments):
-    with begin(arguments) as process:
-        said, _ = process.communicate(timeout=200)
-    return process.returncode, said
+    """Run a program in this process; returns its exit code and the error that ended it."""
+    done = CliRunner().invoke(PROGRAMS[arguments[0]], list(map(str, arguments[1:])))
+    return done.exit_code, str(done.exception)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +105,7 @@ def test_the_second_of_two_programs_goes_on_from_what_the_first_left(
     config = tmp_path / "copy" / "pipelines.yaml"
     if "index" in (first, second):
         (tmp_path / "copy/store/store.json").unlink()  # it is indexed anew
-    waiting = begin(command(second, config), **{STOP_AT: "lock.wanted"})
+    waiting = start_and_stop(command(second, config))
     try:
         _, status = os.waitpid(waiting.pid, os.WUNTRACED)
         if not os.WIFSTOPPED(status):  # without a store there is nothing to lock

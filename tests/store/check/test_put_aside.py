@@ -33,7 +33,7 @@ from store.io.location import locate
 from store.read.reader import FeatureStore
 from tests.store import damage
 
-FIXTURE = Path(__file__).parents[1] / "fixtures/small/store"
+FIXTURE = Path(__file__).parents[1] / "fixtures/small_1/store"
 RECEIPT_1 = receipt_key("alpha", 1)
 UNIT_1 = {RECEIPT_1, *(shard_key("alpha", name, 1) for name in ARRAY_NAMES)}
 

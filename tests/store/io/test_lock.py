@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from store.errors import LockLostError, StoreError
+from store.errors import LocationError, LockLostError, StoreError
 from store.io import lease
 from store.io.location import locate
 from store.io.lock import LEASE_KEY, LOCK_KEY, exclusive, holder, lease_key, unlock
@@ -181,6 +181,17 @@ def test_a_holder_that_could_not_renew_goes_on_only_if_nobody_can_have_taken_ove
         else:
             held.check()
             assert held.in_time
+
+
+def test_a_storage_that_refuses_to_replace_on_a_condition_is_written_without(leased, monkeypatch):
+    def refuses(*_arguments, **_options):
+        raise LocationError("not implemented")
+
+    with exclusive(leased) as held:
+        monkeypatch.setattr(type(leased), "replace", refuses)
+        time.sleep(2 * SHORT_S)
+        held.check()
+        assert held.in_time
 
 
 def test_a_lost_answer_to_the_request_for_the_lock_does_not_count_as_another_writer(tmp_path, monkeypatch):
