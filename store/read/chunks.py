@@ -8,6 +8,7 @@ Axes: B rows that were asked for, D a teacher's width.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -94,13 +95,15 @@ class ChunkReader:
             if len(ask.rows_B) and not 0 <= ask.rows_B.min() <= ask.rows_B.max() < self._store.info.rows:
                 bounds = f"rows {ask.rows_B.min()} to {ask.rows_B.max()}"
                 raise IndexError(f"{bounds} of a store that has {self._store.info.rows}")
+        of_teachers = [self._store.units(name) for name in dict.fromkeys(name for name, _, _ in wanted)]
         with self._lock:
             while True:
-                try:
-                    return self._attempt(wanted)
-                except UnitChangedError:
-                    # All of it again: what was filled in may be of the attempt before.
-                    continue
+                before = [units.changes for units in of_teachers]
+                with contextlib.suppress(UnitChangedError):
+                    found = self._attempt(wanted)
+                    if before == [units.changes for units in of_teachers]:
+                        return found
+                # All of it again: what was filled in may be of the attempt before.
 
     def _attempt(self, wanted: Sequence[tuple[str, Side, Ask]]) -> Found:
         found: Found = {}

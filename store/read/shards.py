@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, TypeAlias
@@ -160,31 +160,21 @@ class Shards:
             )
         view[:] = data
 
-    def check_chunks(self, unit: Unit, chunks: npt.NDArray[np.int64], shard: npt.NDArray[np.uint8]) -> None:
-        """Compare some chunks of a shard, which cannot be written to, with their checksums, where it has any.
+    def check_chunks(self, unit: Unit, chunks: Sequence[int], shard: npt.NDArray[np.uint8], *, first: int = 0) -> None:
+        """Compare some chunks of a shard with their checksums, where it has any.
+
+        Args:
+            shard: its bytes from chunk ``first`` on, which cannot be written to.
 
         Raises:
             CorruptChunkError: one is damaged.
         """
-        for chunk in chunks[chunks < len(self.crcs(unit))].tolist():
-            self.check_chunk(unit, chunk, shard[chunk * self.chunk_bytes : (chunk + 1) * self.chunk_bytes])
-
-    def check_chunk(self, unit: Unit, chunk: int, data: npt.NDArray[np.uint8]) -> None:
-        """Compare a chunk's bytes, which cannot be written to, with their checksum, if there is one.
-
-        Raises:
-            CorruptChunkError: they are damaged.
-        """
-        crcs = self.crcs(unit)
-        if not len(crcs):
-            return
-        expected, value = int(crcs[chunk]), google_crc32c.value(data)
-        if value != expected:
-            self._refuse(
-                unit,
-                self._key(unit),
-                f"chunk {chunk} is damaged: its CRC-32C is {value:08x}, the receipt says {expected:08x}",
-            )
+        expected, size = self.crcs(unit).tolist(), self.chunk_bytes
+        for chunk in chunks if expected else ():
+            found = google_crc32c.value(shard[(chunk - first) * size : (chunk - first + 1) * size])
+            if found != expected[chunk]:
+                what = f"chunk {chunk} is damaged: its CRC-32C is {found:08x}, the receipt says {expected[chunk]:08x}"
+                self._refuse(unit, self._key(unit), what)
 
     def _read(self, unit: Unit, found: Found, offset: int, nbytes: int) -> bytes:
         try:

@@ -131,7 +131,7 @@ class StoredSide:
         if any(slots.content(unit.range) != unit.content for unit in there):
             return False
         start = time.perf_counter()
-        self._prepare(slots, rows_B, units)
+        checked = self._prepare(slots, rows_B, units)
         first = min(units)
         shift = slots.shifts([*units], first=first, count=max(units) - first + 1, range_rows=self._info.range_rows)
         place_B = rows_B + shift[rows_B // self._info.range_rows - first]
@@ -143,7 +143,7 @@ class StoredSide:
             np.take(slots.rows, place_B, out=_whole_rows(out_BD), mode="clip")
         else:
             self._restore(slots.rows, place_B, out_BD)
-        self._waits = out_BD.nbytes < QUICK_BYTES_PER_S * (time.perf_counter() - start)
+        self._waits = checked + out_BD.nbytes < QUICK_BYTES_PER_S * (time.perf_counter() - start)
         slots.let_go()
         return True
 
@@ -152,10 +152,10 @@ class StoredSide:
             self._touch(unit, found, descriptor)
             return slots.put(unit.range, unit.content, descriptor, self._shards.chunks(unit) * self._chunk_bytes)
 
-    def _prepare(self, slots: Slots, rows_B: Rows, units: Mapping[int, Unit | None]) -> None:
-        """Have the chunks of some rows in memory, and compare those with their checksums that have to be."""
+    def _prepare(self, slots: Slots, rows_B: Rows, units: Mapping[int, Unit | None]) -> int:
+        """Have the chunks of some rows in memory, compare them with their checksums, and return the bytes compared."""
         if not self._waits and self._shards.verify == "never":
-            return
+            return 0
         chunks_K = _distinct(rows_B // self._info.chunk_rows)
         if self._waits:
             edges = np.flatnonzero(np.diff(chunks_K) != 1) + 1
@@ -167,8 +167,10 @@ class StoredSide:
             unit = units[number]
             if unit is not None:
                 shard = slots.part(number, 0, self._shards.chunks(unit) * self._chunk_bytes)
-                self._shards.check_chunks(unit, place_K[of_K == number], shard)
+                there = (of_K == number) & (place_K < self._shards.chunks(unit))
+                self._shards.check_chunks(unit, place_K[there].tolist(), shard)
         self._checked[todo_K] = True
+        return len(todo_K) * self._chunk_bytes
 
     def _parts(self, begin: int, end: int, units: Mapping[int, Unit | None]) -> list[tuple[int, int, int]]:
         """Return range, first byte and byte after the last of what ranges hold of chunks that follow each other."""
@@ -264,7 +266,8 @@ class StoredSide:
             if int(chunks_K[number]) in unchecked:
                 data = buffer_K[number]
                 data.setflags(write=False)
-                self._shards.check_chunk(of_K[number], int(places_K[number]), data)
+                place = int(places_K[number])
+                self._shards.check_chunks(of_K[number], [place], data, first=place)
         self._checked[chunks_K[todo]] = True
         return slow
 

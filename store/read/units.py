@@ -93,6 +93,9 @@ class Units(Generic[Committed]):
         again: command that makes a missing unit.
         mend: what to do where an object is damaged.
         beside: folder of the next spec, ending with ``/``; empty where there is none.
+
+    Attributes:
+        changes: how many times a unit was found to be made anew.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class Units(Generic[Committed]):
         self._lock = threading.RLock()
         self._known: dict[int, Unit | None] = {}
         self._complete = self._warned = False
+        self.changes = 0
 
     def get(self, range_id: int) -> Unit | None:
         """Return a unit, None where it is not committed."""
@@ -177,11 +181,14 @@ class Units(Generic[Committed]):
 
     def records(self) -> Iterator[Committed]:
         """Yield the receipts of all units, in order; each call reads them."""
-        numbers = [*self.all()]
+        numbers = [*self.all()] if self._complete else self._listed()
         for first in range(0, len(numbers), RECORDS_AT_ONCE):
+            part = numbers[first : first + RECORDS_AT_ONCE]
             with _without_collection():
-                found = fetch_all(self._find, numbers[first : first + RECORDS_AT_ONCE])
-            yield from (record for record, _ in filter(None, found))
+                found = dict(zip(part, fetch_all(self._find, part), strict=True))
+            self._note({number: self._judged(found[number]) for number in part if number not in self._known})
+            yield from (one[0] for number, one in found.items() if one and self._known[number])
+        self._known, self._complete = dict(sorted(self._known.items())), True
 
     def settle(self, unit: Unit, key: str, what: str) -> NoReturn:
         """Find out why an object is not what the receipt of its unit says, by reading the receipt again.
@@ -238,13 +245,16 @@ class Units(Generic[Committed]):
         if found.content != unit.content:
             log.info("%s: range %d of %s was made anew since it was first read", self.location, unit.range, self.name)
         self._known[unit.range] = found
+        self.changes += 1
         return found
 
     def _load(self, numbers: Sequence[int]) -> None:
         with self._lock, _without_collection():
-            found = dict(zip(numbers, fetch_all(self._read, numbers), strict=True))
-            of_others = [number for number, unit in found.items() if isinstance(unit, RangeReceipt)]
-            self._known |= {number: unit if isinstance(unit, Unit) else None for number, unit in found.items()}
+            self._note(dict(zip(numbers, fetch_all(self._read, numbers), strict=True)))
+
+    def _note(self, found: dict[int, Unit | RangeReceipt | None]) -> None:
+        of_others = [number for number, unit in found.items() if isinstance(unit, RangeReceipt)]
+        self._known |= {number: unit if isinstance(unit, Unit) else None for number, unit in found.items()}
         if of_others and not self._warned:
             self._warned = True
             log.warning(
@@ -265,8 +275,10 @@ class Units(Generic[Committed]):
         return sorted(number for number in numbers if number < self.info.ranges)
 
     def _read(self, range_id: int) -> Unit | RangeReceipt | None:
+        return self._judged(self._find(range_id))
+
+    def _judged(self, found: tuple[Committed, tuple[str, ...]] | None) -> Unit | RangeReceipt | None:
         """Return a unit, None where it is not committed, or the receipt where it is of other pairs."""
-        found = self._find(range_id)
         if found is None:
             return None
         receipt, folders = found

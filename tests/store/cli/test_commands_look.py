@@ -25,6 +25,7 @@ from store.inspect.summary import intervals, summarize_teachers
 from store.io.location import locate
 from store.read.reader import FeatureStore
 from store.read.selection import TeacherSelection
+from tests.store import damage
 from tests.store.make_fixture import FIXTURE
 
 ROOT = Path(__file__).parents[3]
@@ -102,8 +103,7 @@ def test_runs_of_marked_places_become_intervals(marked, expected):
 def test_holes_that_touch_are_one_and_an_outgrown_range_is_not_done(units):
     units.register()
     units.commit(2)
-    path = units.path / "store.json"
-    path.write_text(json.dumps({**json.loads(path.read_bytes()), "rows": 13}))
+    damage.append_pairs(units.location, 3)
     opened = FeatureStore(units.path)
     (found,) = summarize_teachers(opened).values()
     assert [str(hole) for hole in found.holes] == ["ranges 0-1 (rows 0-7)", "ranges 2-3 (rows 10-12)"]
@@ -345,15 +345,15 @@ TEACHERS, RECEIPTS, PARTS, RANGES = 2, 5, 1, 3
 @pytest.mark.parametrize(
     ("act", "bound"),
     [
-        (summarize_teachers, {"get": 1 + 2 * TEACHERS + RECEIPTS, "list": 1 + TEACHERS}),
-        (provenance, {"get": 1 + 2 * TEACHERS + RECEIPTS, "list": 1 + TEACHERS}),
+        (summarize_teachers, {"get": 1 + TEACHERS + RECEIPTS + 2 * PARTS, "list": 1 + 2 * TEACHERS, "head": PARTS}),
+        (provenance, {"get": 1 + TEACHERS + RECEIPTS + 2 * PARTS, "list": 1 + 2 * TEACHERS, "head": PARTS}),
         (
             lambda store: tally(store, "all"),
-            {"get": 1 + TEACHERS + 2 * RECEIPTS + 2 * PARTS + RANGES, "list": 2 + TEACHERS, "head": PARTS},
+            {"get": 1 + TEACHERS + 2 * RECEIPTS + 4 * PARTS + RANGES, "list": 1 + 2 * TEACHERS, "head": 2 * PARTS},
         ),
         (
             lambda store: tally(store, {"alpha": TeacherSelection(top_quantile=0.5)}),
-            {"get": 1 + TEACHERS + 3 * RECEIPTS + 2 * PARTS + RANGES, "list": 2 + TEACHERS, "head": PARTS},
+            {"get": 1 + TEACHERS + 3 * RECEIPTS + 4 * PARTS + RANGES, "list": 1 + 2 * TEACHERS, "head": 2 * PARTS},
         ),
     ],
     ids=["ls", "provenance", "coverage", "select"],

@@ -106,6 +106,23 @@ def age(units):
             damage.edit_json(units.location, receipt_key("alpha", range_id), finished="2020-01-01T00:00:00+00:00")
 
 
+def test_what_another_thread_finds_changed_is_not_mixed_with_what_was_read_before(full, monkeypatch):
+    """The similarity is read, and the new receipt with it, between the images and the texts of a batch."""
+    store, fill, calls = opened(full, "first", begun=False), stored_side.StoredSide.fill, []
+
+    def filling(self, *arguments, **options):
+        slow = fill(self, *arguments, **options)
+        calls.append(self)
+        if len(calls) == 1:
+            make_again(full)
+            store.similarity("alpha")
+        return slow
+
+    monkeypatch.setattr(stored_side.StoredSide, "fill", filling)
+    assert same(seen(ChunkReader(store, threads=1)), attempt(full, 1))
+    assert len(calls) == 4
+
+
 def test_a_column_is_read_again_where_its_unit_was_made_anew(full):
     store, features = FeatureStore(full.location), full.features(RANGE, seed=1)
     before = store.similarity("alpha").copy()
