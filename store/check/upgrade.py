@@ -108,7 +108,7 @@ def _upgrade_receipts(location: Location, info: StoreInfo, guard: Guard) -> list
         create_arrays(location, spec, info=info)
         for key, _ in location.list(f"receipts/{teacher}"):
             tasks.append((key, partial(_upgrade_unit, location, key, spec, info, guard)))
-    tasks += [(key, partial(_upgrade_pixels, location, key)) for key, _ in location.list(PIXEL_RECEIPTS)]
+    tasks += [(key, partial(_upgrade_pixels, location, key, guard)) for key, _ in location.list(PIXEL_RECEIPTS)]
     problems = []
     with progress(len(tasks), label="upgrade", noun="receipts") as advance:
         for key, task in tasks:
@@ -145,18 +145,20 @@ def _upgrade_unit(location: Location, key: str, spec: Spec, info: StoreInfo, gua
         return receipt.model_copy(update={"version": VERSION, "objects": stored})
 
     if ordered == objects:
+        guard()
         location.write(key, record_bytes(describe({at: _stored(data) for at, data in objects.items()})))
         return None
     promoted(location, commit_objects(location, key, ordered, describe, guard=guard), key, guard=guard)
     return None
 
 
-def _upgrade_pixels(location: Location, key: str) -> str | None:
+def _upgrade_pixels(location: Location, key: str, guard: Guard) -> str | None:
     receipt = readable_record(location, key, PixelReceipt)
     if receipt is None or receipt.version == VERSION:
         return None
     objects, problem = _read_objects(location, receipt)
     if not problem:
+        guard()
         stored = {at: _stored(data) for at, data in objects.items()}
         write_record(location, key, receipt.model_copy(update={"version": VERSION, "objects": stored}))
     return problem
