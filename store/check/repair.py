@@ -12,7 +12,15 @@ from typing import Any
 
 from store.format.arrays import ZARR_FOLDER, create_arrays, write_root
 from store.format.promote import NEXT_FOLDER, STAGED_FOLDER, recover
-from store.format.records import RETRY_FOLDER, Spec, read_record, read_store_info, receipt_key, spec_key
+from store.format.records import (
+    RETRY_FOLDER,
+    Spec,
+    parse_receipt_key,
+    read_record,
+    read_store_info,
+    receipt_key,
+    spec_key,
+)
 from store.io.location import Location
 from store.io.lock import exclusive
 
@@ -21,6 +29,7 @@ from .inventory import (
     ROOT_METADATA,
     Inventory,
     metadata_keys,
+    split_prefix,
     take_inventory,
     teacher_of,
     unfinished_writes,
@@ -247,9 +256,13 @@ def remove_teacher(location: Location, teacher: str) -> int:
         receipts, arrays = ([key for key, _ in location.list(folder)] for folder in folders)
         beside = [key for folder in (NEXT_FOLDER, STAGED_FOLDER, RETRY_FOLDER) for key, _ in location.list(folder)]
         beside = [key for key in beside if teacher_of(key) == teacher]
+        receipts += [key for key in beside if parse_receipt_key(split_prefix(key)[1])]
         unfinished = [key for key in unfinished_writes(location) if key.startswith(tuple(f"{f}/" for f in folders))]
         held.check()
         location.delete(receipts)
+        beside = [key for key in beside if key not in receipts]
+        location.delete(beside)
         location.delete([spec_key(teacher)])
-        location.delete([*arrays, *beside, *unfinished])
+        # Last what a second call finds the teacher by.
+        location.delete([*unfinished, *arrays])
     return len(receipts) + 1 + len(arrays) + len(beside)

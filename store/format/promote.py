@@ -18,6 +18,7 @@ from .records import (
     RETRY_FOLDER,
     RangeReceipt,
     Receipt,
+    Spec,
     StoreInfo,
     parse_receipt_key,
     read_record,
@@ -31,6 +32,8 @@ STAGED_FOLDER = "staged"
 
 NEXT_FOLDER = "next"
 """Below it, the units of a teacher's new model, or of images of another spec, until all ranges are there."""
+
+_PIXEL_SPEC = "pixels/spec.json"
 
 Guard: TypeAlias = Callable[[], object]
 """Called before every record that commits something; raises if this program is no longer the only writer."""
@@ -53,9 +56,9 @@ def promote(location: Location, at: str, receipt_at: str, *, guard: Guard) -> No
     Args:
         receipt_at: key of the receipt, below the prefix and in the store.
     """
+    guard()  # before the look: who took the lock over has dropped attempts that were not switched to
     data = location.read(f"{at}/{receipt_at}")
     receipt = read_record(location.below(at), receipt_at, _model(receipt_at))
-    guard()
     write_record(location, receipt_at, receipt.model_copy(update={"at": at}))
     reached("promote.switched")
     for key in receipt.objects:
@@ -82,9 +85,22 @@ def recover(location: Location, *, guard: Guard) -> None:
     location.delete_below(STAGED_FOLDER)
     for at in {"/".join(key.split("/")[:2]) for key, _ in location.list(NEXT_FOLDER)}:
         recover(location.below(at), guard=guard)
-        specs = [key for key, _ in location.below(at).list() if key.startswith("specs/") or key == "pixels/spec.json"]
-        if specs and all(location.exists(key) and location.read(key) == location.read(f"{at}/{key}") for key in specs):
+        specs = _specs_of(location.below(at))
+        if specs and all(_is_switched(location, at, key) for key in specs):
             _move_units(location, at, guard=guard)
+
+
+def _specs_of(place: Location) -> list[str]:
+    return [key for key, _ in place.list() if key.startswith("specs/") or key == _PIXEL_SPEC]
+
+
+def _is_switched(location: Location, at: str, spec_at: str) -> bool:
+    """Whether a spec below a prefix is the store's present one, whose notes may have been changed since."""
+    if not location.exists(spec_at):
+        return False
+    if spec_at == _PIXEL_SPEC:
+        return location.read(spec_at) == location.read(f"{at}/{spec_at}")
+    return next_folder(read_record(location, spec_at, Spec).hash) == at
 
 
 def replace_units(location: Location, at: str, spec_at: str, *, guard: Guard) -> None:
@@ -113,14 +129,18 @@ def lacking(
 
 
 def _move_units(location: Location, at: str, *, guard: Guard) -> None:
-    keys = [key for key, _ in location.below(at).list()]
+    place = location.below(at)
+    place.delete_below(STAGED_FOLDER)  # of workers that were lost after their last write
+    keys = [key for key, _ in place.list()]
     for key in keys:
         if key.endswith("zarr.json"):
-            location.write(key, location.read(f"{at}/{key}"))
+            location.write(key, place.read(key))
     for key in keys:
-        if "receipts/" in key:
+        if key.startswith(("receipts/", "pixels/receipts/")):
             promote(location, at, key, guard=guard)
-    location.delete_below(at)
+    specs = _specs_of(place)
+    place.delete([key for key, _ in place.list() if key not in specs])
+    location.delete_below(at)  # the spec last: without it nobody knows that the rest can go
     reached("replace.done")
 
 

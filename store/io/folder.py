@@ -84,9 +84,13 @@ class Folder(Location):
                     found.append((key, entry.stat().st_size))
         return sorted(found)
 
-    def unfinished(self) -> Sequence[str]:
+    def delete_below(self, folder: str) -> None:
+        """Delete every file below a folder, also what killed writers left there."""
+        self.delete([*(key for key, _ in self.list(folder)), *self.unfinished(folder)])
+
+    def unfinished(self, folder: str = "") -> Sequence[str]:
         """Return the keys of temporary files, which belong to programs that write now or were killed."""
-        names = ((key, entry.name) for key, entry in self._walk(""))
+        names = ((key, entry.name) for key, entry in self._walk(folder))
         return sorted(key for key, name in names if name.startswith(".") and name.endswith(TEMPORARY_SUFFIX))
 
     def _walk(self, start: str) -> Iterator[tuple[str, os.DirEntry[str]]]:

@@ -74,9 +74,14 @@ class Units:
             range_id=range_id,
             pairs=self.pairs.read(*self.info.bounds(range_id)),
             features=features or self.features(range_id),
-            circumstances=Circumstances(
-                device="cpu", batch_size=2, run_id=run_id, attempt=1, timings_s={"decode": 0.5}, versions={"zarr": "3"}
-            ),
+            circumstances=self.circumstances(run_id),
+        )
+
+    @staticmethod
+    def circumstances(run_id):
+        timings_s, versions = {"decode": 0.5}, {"zarr": "3"}
+        return Circumstances(
+            device="cpu", batch_size=2, run_id=run_id, attempt=1, timings_s=timings_s, versions=versions
         )
 
 
