@@ -103,7 +103,7 @@ def test_holes_that_touch_are_one_and_an_outgrown_range_is_not_done(units):
     units.register()
     units.commit(2)
     path = units.path / "store.json"
-    path.write_text(json.dumps({**json.loads(path.read_bytes()), "rows": 13}))
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "rows": 13, "parts": [10, 3]}))
     opened = FeatureStore(units.path)
     (found,) = summarize_teachers(opened).values()
     assert [str(hole) for hole in found.holes] == ["ranges 0-1 (rows 0-7)", "ranges 2-3 (rows 10-12)"]
