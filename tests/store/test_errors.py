@@ -40,7 +40,7 @@ def test_the_tree_is_as_drawn_in_the_docstring():
         foreign = [base.__name__ for base in cls.__bases__ if base is not parent and base is not Exception]
         actual[cls.__name__] = (parent.__name__ if parent else None, foreign[0] if foreign else None)
     assert drawn_tree() == actual
-    assert len(actual) == 16
+    assert len(actual) == 18
 
 
 @pytest.mark.parametrize("cls", TREE)

@@ -66,12 +66,12 @@ def indexed(tmp_path, teachers, write_pipeline, write_tar, image, prepare):
 def test_a_store_of_another_version_is_refused_and_left_alone(indexed, cli):
     store = indexed.parent / "store"
     record = store / "store.json"
-    record.write_text(json.dumps({**json.loads(record.read_bytes()), "version": 2}))
+    record.write_text(json.dumps({**json.loads(record.read_bytes()), "version": 3}))
     before = files_below(store)
     for command in (["index"], ["run", "--local"]):
         code, _, stderr = cli(*command, "--pipeline", "tiny", "--config", indexed)
         assert code == 1
-        assert "store format version 2, this program reads version 1" in said(stderr)
+        assert "store format version 3, this program reads versions 1 and 2" in said(stderr)
         assert files_below(store) == before
 
 

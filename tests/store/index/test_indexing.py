@@ -14,12 +14,12 @@ from PIL import Image
 from store.corpus.curation import Keep
 from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus
-from store.errors import CorpusError, StoreError
+from store.errors import CorpusError, FormatVersionError, StoreError
 from store.format.commit import valid_receipt
 from store.format.key_index import KEY_INDEX, KeyIndex, hash_text, write_key_index
 from store.format.pair_writer import PairWriter
 from store.format.pairs import PAIR_SCHEMA, PairTable, pairs_digest, part_key
-from store.format.records import Receipt, StoreInfo, receipt_key
+from store.format.records import Receipt, StoreInfo, receipt_key, write_record
 from store.index import indexing
 from store.index.append import append_corpus
 from store.index.create import index_corpus
@@ -267,6 +267,17 @@ def test_appending_under_other_rules_is_refused(grown, write_pairs_tar):
     write_pairs_tar("corpus/001.tar", [10])
     with pytest.raises(StoreError, match="settings changed"):
         append_corpus(location, Corpus(files=corpus.files, keep=Keep(duplicates="image")))
+
+
+def test_appending_to_a_store_of_format_1_is_refused_and_nothing_changes(grown, write_pairs_tar):
+    location, corpus, info = grown
+    write_record(location, "store.json", info.model_copy(update={"version": 1, "parts": None}))
+    write_pairs_tar("corpus/001.tar", [10])
+    before = {key: location.read(key) for key, _ in location.list()}
+    with pytest.raises(FormatVersionError) as caught:
+        append_corpus(location, corpus)
+    assert "python -m store upgrade" in caught.value.hint
+    assert {key: location.read(key) for key, _ in location.list()} == before
 
 
 def test_a_new_pair_with_an_old_key_is_refused_and_nothing_changes(grown, write_pairs_tar):
