@@ -21,7 +21,7 @@ TEMPORARY_SUFFIX = ".tmp"
 
 
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EMLINK}
-"""What a file system answers that has no hard links."""
+"""Error numbers of a file system without hard links."""
 
 
 def write_atomic(path: Path, data: bytes | Path) -> None:

@@ -12,7 +12,7 @@ from store.pipeline import Pipeline
 from .recipe_sections import ImprovedRecipe, PaperRecipe
 
 Images: TypeAlias = Literal["corpus", "pixels"]
-"""Where images come from; without it the corpus, or the store where the pipeline names no corpus of it."""
+"""Source of the images; by default the corpus, or the store if the pipeline names no corpus."""
 
 
 class ModelSection(Section):

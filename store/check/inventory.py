@@ -29,7 +29,7 @@ SCRATCH = "upgrade"
 """Below it an upgrade of the format writes parts of the pair table before they replace the old ones."""
 
 LOST_FOLDER = "lost+found"
-"""Where `repair` puts what it takes away; no other program looks there."""
+"""`repair` moves objects below it; no other program looks there."""
 
 OTHER_FOLDERS = ("index/", "pairs/", "pixels/", "retry/", "runs/", f"{LOST_FOLDER}/", f"{SCRATCH}/")
 """Folders of a store that hold no features."""

@@ -17,7 +17,7 @@ PART_ROWS = 131_072
 """Rows of a ``pairs/part-*.parquet`` (about 30 MB), which a writer holds."""
 
 _FORMAT_1 = ("pairs/keys.parquet", "pairs/curation.json")
-"""What lay beside the parts in format 1, and would be read with them by programs that take the folder as a table."""
+"""Objects of format 1 beside the parts; programs that take the folder as a table would read them with the parts."""
 
 _MAGIC_BYTES = 4
 """Bytes before the first column chunk of a Parquet file."""

@@ -27,10 +27,10 @@ from .location import Location
 log = logging.getLogger(__name__)
 
 LEASE_S, RENEW_S = 60.0, 15.0
-"""How long a holder that cannot renew its lease goes on, and how often it renews it."""
+"""A holder goes on for so long without a renewal, and renews its lease so often, in seconds."""
 
 PATIENCE = 1.25
-"""How many times that long others wait: meanwhile a request ends that the holder began in its last moment."""
+"""Others wait so many times longer: meanwhile a request ends that the holder began in its last moment."""
 
 LOOK_S = 1.0
 """Seconds between two looks of who waits; also after a takeover, before the first thing is written."""
@@ -38,7 +38,7 @@ LOOK_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """What a lock's object says.
+    """The content of a lock's object.
 
     Attributes:
         token: of this time of holding; empty where another program wrote the object.

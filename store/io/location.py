@@ -20,7 +20,7 @@ REMOTE_SCHEMES = ("s3", "gs", "az", "memory", "http", "https")
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What a storage says of an object.
+    """A storage's description of an object.
 
     Attributes:
         stamp: changes when the object is replaced.

@@ -30,7 +30,7 @@ LOOKS, LOOK_S = 10, 0.02
 """Tries of a writer, and the seconds between them: `holder` takes a folder's lock for a moment."""
 
 _NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
-"""What a file system answers that has no locks, such as Lustre mounted without ``-o flock``."""
+"""Error numbers of a file system without locks, such as Lustre mounted without ``-o flock``."""
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import duckdb
 
 MEMORY = "128MB"
-"""What the database holds in memory; the process takes about 160 MB more than that."""
+"""Memory of the database; the process takes about 160 MB more."""
 
 THREADS = 2
 """More would each hold a part of the memory."""

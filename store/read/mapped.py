@@ -36,7 +36,7 @@ _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
 class Budget:
-    """How many more files the readers of this process may map."""
+    """Number of further files that the readers of this process may map."""
 
     def __init__(self, left: int) -> None:
         self.left, self._lock = left, threading.Lock()

@@ -39,7 +39,7 @@ EVERY = slice(None)
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Known:
-    """What a process knows of a store: its shape, and by teacher the spec and the committed units."""
+    """The knowledge of a process about a store: its shape, and by teacher the spec and the committed units."""
 
     info: StoreInfo
     specs: dict[str, Spec]

@@ -1,4 +1,4 @@
-"""Which units are committed, as readers need it: receipts of the present spec and pairs, some hundred bytes for each.
+"""Finds the committed units and keeps what readers need of them: receipts of the present spec and pairs, some hundred bytes for each.
 
 A receipt is looked up at its key and, while a teacher is being replaced, in the folder of the next spec. Its objects
 lie below `at` until they have been moved to their keys (docs/store-format.md).
@@ -46,7 +46,7 @@ class UnitChangedError(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unit:
-    """What reading needs of a receipt.
+    """The part of a receipt that reading needs.
 
     Attributes:
         folders: where its objects may lie, in the order of looking, each empty or ending with ``/``.

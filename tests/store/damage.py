@@ -22,7 +22,7 @@ def contents(location):
 
 
 def taken_away(location):
-    """What repairs took away, by its key in the store."""
+    """Return what repairs took away, by its key in the store."""
     return {key.split("/", 2)[2]: location.read(key) for key, _ in location.list("lost+found")}
 
 

@@ -1,4 +1,4 @@
-"""What checksums cost an epoch of reading, and what one row costs however large the store is.
+"""Measures what checksums cost an epoch of reading, and what one row costs in stores of several sizes.
 
 python -m tests.benchmarks.store.checking --rounds 7
 

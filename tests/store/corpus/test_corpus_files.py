@@ -1,4 +1,4 @@
-"""Where the files of a corpus lie, said relative to a folder that all share, and undone again."""
+"""Places of corpus files relative to the folder that all share, and back again."""
 
 from __future__ import annotations
 

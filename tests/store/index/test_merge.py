@@ -1,4 +1,4 @@
-"""Which candidates become rows, against the rules written out with sets."""
+"""Candidates become rows by the rules, which are written out here with sets."""
 
 from __future__ import annotations
 

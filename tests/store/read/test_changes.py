@@ -1,4 +1,4 @@
-"""What a reader sees of units that are made anew, replaced or taken out while it reads: the old, whole, or the new."""
+"""A reader of units that are made anew, replaced or taken out meanwhile sees the old one whole or the new one."""
 
 from __future__ import annotations
 

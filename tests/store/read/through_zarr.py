@@ -1,4 +1,4 @@
-"""What Zarr reads of features, and receipts say of them: the measure of our own reader."""
+"""Features as Zarr reads them and receipts describe them: the reference for our own reader."""
 
 from __future__ import annotations
 
