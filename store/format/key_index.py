@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from store.errors import StoreError
 from store.io.location import Location
-from store.io.object_file import open_parquet
+from store.io.object_file import open_parquet, reading
 from store.io.scratch import scratch_database
 
 from .records import StoreInfo
@@ -80,7 +81,7 @@ class KeyIndexWriter:
         ordered = self._database.sql("SELECT * FROM keys ORDER BY key_hash, row").to_arrow_reader(GROUP_ROWS)
         waiting = SCHEMA.empty_table()
         with tempfile.NamedTemporaryFile(prefix="mmkd-") as file:
-            with pq.ParquetWriter(file.name, SCHEMA, compression="zstd") as writer:
+            with pq.ParquetWriter(file.name, SCHEMA, compression="zstd", write_page_checksum=True) as writer:
                 for batch in ordered:
                     waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch]).cast(SCHEMA)])
                     if len(waiting) >= GROUP_ROWS:
@@ -114,12 +115,17 @@ class KeyIndex:
 
     def _file(self) -> pq.ParquetFile | None:
         try:
-            file = open_parquet(self._location, self._key)
+            with self._reading():
+                file = open_parquet(self._location, self._key, check_pages=True)
         except FileNotFoundError:
             return None
-        except pa.ArrowInvalid as error:
-            raise StoreError(f"{self._location.show(self._key)}: cannot be read: {error}") from error
         return file if file.metadata.num_rows >= self._rows else None
+
+    def _reading(self) -> AbstractContextManager[None]:
+        hint = (
+            "restore it from a copy; without one, move it out of the store: keys are then looked up in the pair table"
+        )
+        return reading(self._location.show(self._key), hint=hint)
 
     def rows_of(self, key: str) -> list[int] | None:
         """Return the rows whose key may be this one, nearly always one or none; None where there is no index."""
@@ -147,7 +153,8 @@ class KeyIndex:
         for group in range(file.num_row_groups):
             bounds = file.metadata.row_group(group).column(0).statistics
             if bounds is None or bounds.min <= wanted <= bounds.max:
-                table = file.read_row_group(group, columns=["key_hash", "row"], use_threads=False)
+                with self._reading():
+                    table = file.read_row_group(group, columns=["key_hash", "row"], use_threads=False)
                 places = np.flatnonzero(table["key_hash"].to_numpy() == np.uint64(wanted))
                 found += [int(row) for row in table["row"].to_numpy()[places] if row < self._rows]
         return found
@@ -157,5 +164,10 @@ class KeyIndex:
         file = self._file()
         if file is None:
             return None
-        groups = (file.read_row_group(group, use_threads=False) for group in range(file.num_row_groups))
-        return (table.filter(pc.less(table["row"], self._rows)) for table in groups)
+
+        def group_of(number: int) -> pa.Table:
+            with self._reading():
+                table = file.read_row_group(number, use_threads=False)
+            return table.filter(pc.less(table["row"], self._rows))
+
+        return map(group_of, range(file.num_row_groups))

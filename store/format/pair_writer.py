@@ -85,7 +85,7 @@ class PairWriter:
         numbers = pa.array(np.arange(self.rows, self.rows + rows, dtype=np.int64))
         part = part.add_column(0, PAIR_SCHEMA.field("row"), numbers).cast(PAIR_SCHEMA)
         sink = pa.BufferOutputStream()
-        with pq.ParquetWriter(sink, PAIR_SCHEMA, compression="zstd") as writer:
+        with pq.ParquetWriter(sink, PAIR_SCHEMA, compression="zstd", write_page_checksum=True) as writer:
             digests = self._write_groups(writer, part)
             stated = {"data_bytes": sink.tell() - _MAGIC_BYTES, "digests": digests}
             writer.add_key_value_metadata({PAIRS_METADATA: json.dumps(stated)})

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from store.errors import CorpusError, CorruptChunkError, StoreError, StoreNotFoundError
+from store.errors import CorpusError, StoreError, StoreNotFoundError
 from store.io.folder import Folder
 from store.io.location import Location
-from store.io.object_file import disk_error, open_parquet
+from store.io.object_file import open_parquet, reading
 
 from .key_index import KeyIndex
 from .records import StoreInfo
@@ -36,6 +36,11 @@ PAIRS_METADATA = "mmkd.pairs"
 
 DIGESTED = ("key", "caption", "image_sha256")
 """Columns on which features depend."""
+
+UNREADABLE_HINT = (
+    "if rows were appended since the store was opened, open it again; else python -m store verify STORE --deep says "
+    "what is damaged"
+)
 
 OPEN_PARTS = 8
 """Parts that are kept open, each with a file and its footer (60 KB at 131,072 rows and 64 ranges)."""
@@ -86,17 +91,8 @@ def part_key(number: int) -> str:
 
 
 def _row_group(file: pq.ParquetFile, group: int, columns: list[str], *, use_threads: bool) -> pa.Table:
-    try:
+    with reading("the pair table", hint=UNREADABLE_HINT):
         return file.read_row_group(group, columns=columns, use_threads=use_threads)
-    except (OSError, pa.ArrowInvalid) as error:
-        if isinstance(error, StoreError):
-            raise
-        if failed := disk_error(error, "the pair table"):
-            raise failed from error
-        raise CorruptChunkError(
-            f"the pair table cannot be read: {error}",
-            hint="if rows were appended since the store was opened, open it again; else python -m store verify STORE",
-        ) from error
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -164,11 +160,10 @@ class PairTable:
 
     def _open_file(self, key: str) -> pq.ParquetFile:
         try:
-            return open_parquet(self._location, key, in_blocks=True)
+            with reading(f"{self._location}: the pair table's part {key}", hint=UNREADABLE_HINT):
+                return open_parquet(self._location, key, in_blocks=True, check_pages=True)
         except FileNotFoundError as error:
             raise StoreNotFoundError(f"{self._location}: the pair table's part {key} is missing") from error
-        except pa.ArrowInvalid as error:
-            raise StoreError(f"{self._location}: the pair table cannot be read: {key}: {error}") from error
 
     def _open(self, number: int) -> _Part:
         key = self._listed[number] if self._listed else part_key(number)
@@ -208,11 +203,13 @@ class PairTable:
 
     def digest(self, start: int, stop: int) -> str:
         """Return the `pairs_digest` of rows of one range, from its first on; as its part states it, where it does."""
+        return self.stated_digest(start, stop) or pairs_digest(self.read(start, stop, DIGESTED))
+
+    def stated_digest(self, start: int, stop: int) -> str | None:
+        """Return the digest of rows of one range as their part states it; None where it does not."""
         number = int(np.searchsorted(self._ends, stop - 1, side="right"))
         stated = self._part(number).digests.get((start // self._range_rows, stop))
-        if stated is not None and start % self._range_rows == 0:
-            return stated
-        return pairs_digest(self.read(start, stop, DIGESTED))
+        return stated if start % self._range_rows == 0 else None
 
     def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Yield columns of the whole table, some rows at a time."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from store.errors import LocationError
+from store.errors import CorruptChunkError, LocationError, StoreError
 
 from .folder import Folder
 from .location import Location
@@ -28,6 +29,23 @@ def disk_error(error: BaseException, place: str) -> LocationError | None:
     if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
         return LocationError(f"{place}: {error}", hint=HANDLES_HINT)
     return None
+
+
+@contextlib.contextmanager
+def reading(what: str, *, hint: str) -> Iterator[None]:
+    """Name a Parquet object of the store where it cannot be read.
+
+    Raises:
+        CorruptChunkError: Arrow cannot read what is stored, or a page has another checksum.
+        LocationError: the disk fails.
+        FileNotFoundError: as it was.
+    """
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, StoreError | FileNotFoundError):
+            raise
+        raise disk_error(error, what) or CorruptChunkError(f"{what} cannot be read: {error}", hint=hint) from error
 
 
 class ObjectFile(io.RawIOBase):

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from store.errors import StoreError, StoreNotFoundError
-from store.format.pairs import part_keys
+from store.format.pairs import UNREADABLE_HINT, part_keys
 from store.format.records import StoreInfo
 from store.io.fetching import fetch_all
 from store.io.location import Location
-from store.io.object_file import open_parquet
+from store.io.object_file import open_parquet, reading
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -68,15 +68,16 @@ def read_categories(location: Location, column: str, info: StoreInfo) -> Categor
     keys = part_keys(location, info)
 
     def read(key: str) -> pa.ChunkedArray:
-        with open_parquet(location, key, read_dictionary=[column]) as part:
+        with (
+            reading(f"{location}: the pair table", hint=UNREADABLE_HINT),
+            open_parquet(location, key, read_dictionary=[column], check_pages=True) as part,
+        ):
             return part.read([column], use_threads=False)[column]
 
     try:
         parts = fetch_all(read, keys)
     except FileNotFoundError as error:
         raise StoreNotFoundError(f"{location}: the pair table lacks a part, {error} is missing") from error
-    except pa.ArrowInvalid as error:
-        raise StoreError(f"{location}: the pair table cannot be read: {error}") from error
     whole = pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.dictionary(pa.int32(), pa.string()))
     found = [len(part) for part in parts]
     if len(whole) < info.rows or info.parts not in (None, found):

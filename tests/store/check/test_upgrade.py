@@ -18,7 +18,7 @@ from store.check.upgrade import upgrade
 from store.check.verify import verify
 from store.cli.program import app
 from store.corpus.section import Corpus
-from store.errors import FormatVersionError, StoreError
+from store.errors import FormatVersionError, LockLostError, StoreError
 from store.format.arrays import decode_index, index_bytes, shard_key
 from store.format.commit import register_teacher
 from store.format.records import REPORT_KEY, STORE_KEY, read_store_info, receipt_key, require_present_format
@@ -149,6 +149,17 @@ def test_a_damaged_unit_is_named_and_keeps_the_store_as_it_is(old):
     assert upgrade(old)
     assert verify(old, deep=True).valid
     assert not FeatureStore(old).committed_rows("alpha")[8:16].any()
+
+
+def test_who_lost_the_lock_replaces_no_receipt(old, monkeypatch):
+    def taken_over(*_, **__):
+        (old.path / "writer.lock").unlink(missing_ok=True)
+
+    monkeypatch.setattr("store.check.upgrade.create_arrays", taken_over)
+    before = {key: old.read(key) for key, _ in old.list("receipts")}
+    with pytest.raises(LockLostError):
+        upgrade(old)
+    assert {key: old.read(key) for key, _ in old.list("receipts")} == before
 
 
 def test_writers_refuse_a_store_of_the_old_format(old):
