@@ -80,7 +80,7 @@ def run(
                 max_pixels=pipeline.max_pixels,
                 corpus_root=str(corpus_root or info.corpus_root),
                 prefixes=prefixes,
-                guard=lock.check,
+                lock=lock,
                 run_id=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}",
             )
             counts = (outcome.units - outcome.found, outcome.units, len(planned.work))

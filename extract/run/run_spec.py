@@ -12,6 +12,7 @@ from store.corpus.image_source import ImageSource
 from store.format.pairs import PairTable
 from store.format.promote import Guard, unguarded
 from store.format.records import Spec, read_store_info
+from store.io.lease import Held
 from store.io.location import Location
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class RunSpec:
     Attributes:
         max_pixels: largest width times height that is decoded.
         prefixes: by teacher, where in the store its units are committed; empty for the store itself.
-        guard: makes sure that the driver still has the lock of the store.
+        lock: of the store, which the driver holds; None for a store that is nobody else's.
     """
 
     store: Location
@@ -36,7 +37,12 @@ class RunSpec:
     corpus_root: str
     run_id: str
     prefixes: Mapping[str, str]
-    guard: Guard = unguarded
+    lock: Held | None = None
+
+    @property
+    def guard(self) -> Guard:
+        """Make sure that the driver still has the lock; in a worker, by its token."""
+        return self.lock.check if self.lock else unguarded
 
     def place(self, teacher: str) -> Location:
         """Return where the units of a teacher are committed."""

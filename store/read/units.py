@@ -1,4 +1,4 @@
-"""Finds the committed units and keeps what readers need of them: receipts of the present spec and pairs, some hundred bytes for each.
+"""Finds the committed units, of the present spec and pairs, and keeps some hundred bytes of each.
 
 A receipt is looked up at its key and, while a teacher is being replaced, in the folder of the next spec. Its objects
 lie below `at` until they have been moved to their keys (docs/store-format.md).

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from extract.run.plan import KnownUnits, plan
-from store.check.quarantine import RetryUnit, mark
 from store.corpus.section import Corpus
 from store.format.pairs import PairTable
-from store.format.records import KNOWN_UNITS_KEY, STORE_KEY, read_store_info, receipt_key
+from store.format.records import KNOWN_UNITS_KEY, RETRY_FOLDER, STORE_KEY, read_store_info, receipt_key
 from store.index.append import append_corpus
 from store.io.folder import Folder
 from store.read.reader import FeatureStore
@@ -72,7 +71,7 @@ def test_knowledge_that_cannot_be_read_is_no_knowledge(store, content, caplog):
 def test_a_receipt_that_is_gone_or_damaged_or_marked_is_to_do(store):
     (store / receipt_key("small", 0)).unlink()
     (store / receipt_key("wide", 1)).write_text("{")
-    mark(Folder(store), [RetryUnit(teacher="small", range=3, rows=())])
+    Folder(store).write(receipt_key("small", 3, folder=RETRY_FOLDER), b"{}")
     lacking, reads, _ = planned(store)
     assert lacking == {("small", 0), ("wide", 1), ("small", 3)}
     assert reads == [receipt_key("wide", 1)]
