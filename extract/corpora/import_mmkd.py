@@ -26,6 +26,7 @@ from store.files import sha256_file
 from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
 from store.format.pairs import PAIR_SCHEMA, PairTable, check_keys
 from store.format.pixels import Pixels, PixelSpec
+from store.format.promote import Guard
 from store.format.records import Spec, Status, StoreInfo, read_store_info, require_present_format
 from store.index.create import create_store, new_place
 from store.index.merge import CorpusIndex
@@ -80,10 +81,10 @@ def import_mmkd(
         for name in TEACHER_IDS
         if any(f"{name}_img" in found for found in features)
     }
-    with new_place(location):
+    with new_place(location) as held:
         info = _begin(location, table, source, signature=signature, range_rows=range_rows, chunk_rows=chunk_rows)
         for name, unit in units.items():
-            _import_teacher(location, info, name, unit)
+            _import_teacher(location, info, name, unit, guard=held.check)
     if pixels:
         made = make_pixels(location, PixelSpec.of(pixels), corpus_root=source)
         for reason, count in made.bad_rows.items():
@@ -183,7 +184,7 @@ def _teacher_features(name: str, *, entries: list[dict[str, Any]], features: lis
     return UnitFeatures(image=image_ND, text=text_ND, status=status_N, reasons={})
 
 
-def _import_teacher(location: Location, info: StoreInfo, name: str, features: UnitFeatures) -> None:
+def _import_teacher(location: Location, info: StoreInfo, name: str, features: UnitFeatures, *, guard: Guard) -> None:
     spec = Spec(
         teacher=TEACHER_IDS[name],
         embed_dim=features.image.shape[1],
@@ -211,6 +212,7 @@ def _import_teacher(location: Location, info: StoreInfo, name: str, features: Un
                 image=features.image[part], text=features.text[part], status=features.status[part], reasons={}
             ),
             circumstances=circumstances,
+            guard=guard,
         )
 
 
