@@ -114,6 +114,7 @@ def test_the_bound_of_mapped_files_is_that_of_all_readers_together(tmp_path, mon
             rows = rng.permutation(80)[:50]
             values = reader.read(rows, teacher="one", side="image").astype(np.int64)
             assert (values[:, 0] * 1000 + values[:, 1] == rows).all()
-            assert sum("features.zarr" in entry.path for entry in psutil.Process().memory_maps(grouped=False)) <= 7
+            # Readers of other tests may not be collected yet.
+            assert sum(str(path) in entry.path for entry in psutil.Process().memory_maps(grouped=False)) <= 7
     del reader, readers
     assert mapped.BUDGET.left == 7
