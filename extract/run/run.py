@@ -7,7 +7,6 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 from extract.config import ExtractPipeline
@@ -16,10 +15,18 @@ from store.config.pipeline_file import dump_resolved
 from store.errors import ConfigError
 from store.files import sweep_temporary
 from store.format.arrays import ZARR_FOLDER
-from store.format.commit import register_teacher
+from store.format.commit import register_teacher, valid_receipt
 from store.format.pairs import PairTable
-from store.format.promote import Guard, lacking, recover, replace_units
-from store.format.records import Spec, StoreInfo, read_store_info, receipt_key, require_present_format, spec_key
+from store.format.promote import Guard, recover, replace_units
+from store.format.records import (
+    Receipt,
+    Spec,
+    StoreInfo,
+    read_store_info,
+    receipt_key,
+    require_present_format,
+    spec_key,
+)
 from store.io.folder import Folder
 from store.io.location import Location, locate
 from store.io.lock import exclusive
@@ -103,7 +110,10 @@ def run(
 
 def _replace(store: Location, spec: Spec, at: str, *, info: StoreInfo, pairs: PairTable, guard: Guard) -> None:
     """Let a teacher's new model take the place of the old one if all its ranges are there."""
-    missing = lacking(store.below(at), partial(receipt_key, spec.teacher), info=info, pairs=pairs, spec_hash=spec.hash)
+    place, missing = store.below(at), 0
+    for range_id in range(info.ranges):
+        key, digest = receipt_key(spec.teacher, range_id), pairs.digest(*info.bounds(range_id))
+        missing += valid_receipt(place, key, Receipt, spec_hash=spec.hash, digest=digest) is None
     if missing:
         counts = (spec.teacher, info.ranges - missing, info.ranges)
         log.warning("%s: %d of %d ranges of the new model are there; readers see the old one until all are", *counts)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 
 from extract.teachers.base import FrozenTeacher
-from store.format.commit import Circumstances, UnitFeatures, valid_receipt, write_unit
+from store.format.commit import Circumstances, UnitFeatures, commit_unit, valid_receipt
 from store.format.pairs import PairTable, pairs_digest, strings
 from store.format.promote import Guard, unguarded
 from store.format.records import Receipt, Status, StoreInfo, receipt_key
@@ -135,7 +135,7 @@ class Worker:
                 versions={package: importlib.metadata.version(package) for package in PACKAGES},
             )
             with clock("write"):
-                found[teacher.name] = write_unit(
+                found[teacher.name] = commit_unit(
                     self.places[teacher.name],
                     info=self.info,
                     spec=teacher.spec,
@@ -144,6 +144,7 @@ class Worker:
                     features=features[teacher.name],
                     circumstances=circumstances,
                     guard=self.guard,
+                    holds_lock=False,
                 )
         return [found[name] for name in names]
 

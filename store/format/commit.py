@@ -130,6 +130,14 @@ def valid_receipt(
     return receipt if receipt and (receipt.spec_hash, receipt.pairs_digest) == (spec_hash, digest) else None
 
 
+def promoted(location: Location, receipt: Committed, receipt_at: str, *, guard: Guard) -> Committed:
+    """Put a unit that was written beside the store's own objects in its place, and return its receipt there."""
+    if receipt.at is None:
+        return receipt
+    promote(location, receipt.at, receipt_at, guard=guard)
+    return receipt.model_copy(update={"at": None})
+
+
 def commit_unit(
     location: Location,
     *,
@@ -140,61 +148,25 @@ def commit_unit(
     features: UnitFeatures,
     circumstances: Circumstances,
     guard: Guard = unguarded,
+    holds_lock: bool = True,
 ) -> Receipt:
     """Write one unit and return its receipt; what is already committed is left alone, unless it is marked for a retry.
-
-    For the holder of the lock; others call `write_unit`.
 
     Args:
         location: the store's, with the teacher registered.
         pairs: the range's rows of the pair table.
+        holds_lock: else nothing that is there, in whatever state, is replaced: the new unit then lies below the
+            receipt's ``at``, and counts when the holder of the lock calls `promoted`.
 
     Raises:
         CorruptChunkError: an object read back is not what was written.
-    """
-    receipt = write_unit(
-        location,
-        info=info,
-        spec=spec,
-        range_id=range_id,
-        pairs=pairs,
-        features=features,
-        circumstances=circumstances,
-        guard=guard,
-    )
-    return promoted(location, receipt, receipt_key(spec.teacher, range_id), guard=guard)
-
-
-def promoted(location: Location, receipt: Committed, receipt_at: str, *, guard: Guard) -> Committed:
-    """Put a unit that was written beside the store's own objects in its place, and return its receipt there."""
-    if receipt.at is None:
-        return receipt
-    promote(location, receipt.at, receipt_at, guard=guard)
-    return receipt.model_copy(update={"at": None})
-
-
-def write_unit(
-    location: Location,
-    *,
-    info: StoreInfo,
-    spec: Spec,
-    range_id: int,
-    pairs: pa.Table,
-    features: UnitFeatures,
-    circumstances: Circumstances,
-    guard: Guard = unguarded,
-) -> Receipt:
-    """Write one unit as `commit_unit` does, and overwrite nothing.
-
-    A unit that is there in whatever state is left as it is. The new one then lies below the receipt's ``at``, and
-    counts when the holder of the lock calls `promoted`.
     """
     began = time.perf_counter()
     digest = pairs_digest(pairs)
     receipt_at = receipt_key(spec.teacher, range_id)
     existing = valid_receipt(location, receipt_at, Receipt, spec_hash=spec.hash, digest=digest)
     if existing and not location.exists(receipt_key(spec.teacher, range_id, folder=RETRY_FOLDER)):
-        return existing
+        return promoted(location, existing, receipt_at, guard=guard) if holds_lock else existing
     features = _without_non_finite(features)
     objects = {
         shard_key(spec.teacher, name, range_id): encode_shard(name, values, stored_dtype=spec.stored_dtype, info=info)
@@ -229,7 +201,7 @@ def write_unit(
 
     receipt = commit_objects(location, receipt_at, objects, describe, guard=guard)
     reached("commit.done")
-    return receipt
+    return promoted(location, receipt, receipt_at, guard=guard) if holds_lock else receipt
 
 
 def commit_objects(

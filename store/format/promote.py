@@ -13,13 +13,11 @@ from typing import TypeAlias
 from store.faults import reached
 from store.io.location import Location
 
-from .pairs import PairTable
 from .records import (
     RETRY_FOLDER,
     RangeReceipt,
     Receipt,
     Spec,
-    StoreInfo,
     parse_receipt_key,
     read_record,
     readable_record,
@@ -113,19 +111,6 @@ def replace_units(location: Location, at: str, spec_at: str, *, guard: Guard) ->
     location.write(spec_at, location.read(f"{at}/{spec_at}"))
     reached("replace.switched")
     _move_units(location, at, guard=guard)
-
-
-def lacking(
-    location: Location, receipts_at: Callable[[int], str], *, info: StoreInfo, pairs: PairTable, spec_hash: str
-) -> int:
-    """Return how many ranges have no valid receipt of a spec."""
-    count = 0
-    for range_id in range(info.ranges):
-        key = receipts_at(range_id)
-        receipt = readable_record(location, key, _model(key))
-        digest = pairs.digest(*info.bounds(range_id))
-        count += receipt is None or (receipt.spec_hash, receipt.pairs_digest) != (spec_hash, digest)
-    return count
 
 
 def _move_units(location: Location, at: str, *, guard: Guard) -> None:

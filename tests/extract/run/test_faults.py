@@ -199,10 +199,10 @@ def test_a_worker_that_wakes_after_it_was_given_up_cannot_touch_what_is_committe
     (store / receipt_key("small", 0)).unlink()
     script = """
 import sys
-from store.format.commit import write_unit
+from store.format.commit import commit_unit
 from store.io.location import locate
 from tests.extract.run.test_faults import late_unit
-write_unit(locate(sys.argv[1]), **late_unit(sys.argv[2]))
+commit_unit(locate(sys.argv[1]), holds_lock=False, **late_unit(sys.argv[2]))
 """
     environment = {**os.environ, STOP_AT: step}
     command = [sys.executable, "-c", script, store, tmp_path / "complete"]

@@ -17,7 +17,7 @@ from store.check.repair import _left_alone, repair
 from store.check.verify import verify
 from store.errors import LocationError
 from store.format.arrays import ARRAY_NAMES, shard_key
-from store.format.commit import register_teacher, write_unit
+from store.format.commit import commit_unit, register_teacher
 from store.format.promote import next_folder, promote, unguarded
 from store.format.records import (
     RETRY_FOLDER,
@@ -147,8 +147,9 @@ def attempt(units, range_id=1, seed=9):
     units.location.write(mark_at, b"{}")
     old = read_record(units.location, receipt_key("alpha", range_id), Receipt)
     circumstances = type("Of", (), {name: getattr(old, name) for name in type(old).model_fields})()
-    return write_unit(
+    return commit_unit(
         units.location,
+        holds_lock=False,
         info=units.info,
         spec=units.spec(),
         range_id=range_id,

@@ -11,7 +11,7 @@ from store.check.repair import remove_teacher
 from store.check.verify import verify
 from store.errors import LockLostError
 from store.format import promote
-from store.format.commit import register_teacher, write_unit
+from store.format.commit import commit_unit, register_teacher
 from store.format.promote import STAGED_FOLDER, recover, replace_units, unguarded
 from store.format.records import read_store_info, receipt_key, spec_key
 from store.read.reader import FeatureStore
@@ -79,8 +79,9 @@ def test_who_lost_the_lock_is_told_so_although_its_attempt_was_dropped(units):
     units.register()
     old = units.commit(0)
     units.location.write(receipt_key("alpha", 0, folder="retry"), b"{}")
-    new = write_unit(
+    new = commit_unit(
         units.location,
+        holds_lock=False,
         info=units.info,
         spec=units.spec(),
         range_id=0,

@@ -23,15 +23,7 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture
 def full(units):
     """Three ranges of alpha, row 5 without image; one range of beta."""
-    units.register()
-    units.register("beta")
-    for range_id in range(3):
-        features = units.features(range_id)
-        if range_id == 1:
-            features.status[1] = Status.BAD_IMAGE
-        units.commit(range_id, features=features)
-    units.commit(0, teacher="beta")
-    return units
+    return units.fill({1: Status.BAD_IMAGE})
 
 
 @pytest.fixture
