@@ -130,6 +130,7 @@ class PairTable:
         info: as store.json says; rows that it does not name, left by an append that was killed, are ignored.
 
     Attributes:
+        rows: as store.json says.
         parts: rows of each part.
 
     Raises:
@@ -137,7 +138,7 @@ class PairTable:
     """
 
     def __init__(self, location: Location, info: StoreInfo) -> None:
-        self._location, self._rows, self._range_rows = location, info.rows, info.range_rows
+        self._location, self.rows, self._range_rows = location, info.rows, info.range_rows
         self._use_threads = isinstance(location, Folder)
         # In format 2 a key follows from its number: there may be a thousand of them.
         self._listed = None if info.parts is not None else part_keys(location, info)
@@ -213,8 +214,8 @@ class PairTable:
 
     def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Yield columns of the whole table, some rows at a time."""
-        for start in range(0, self._rows, BLOCK_ROWS):
-            yield self.read(start, min(start + BLOCK_ROWS, self._rows), columns)
+        for start in range(0, self.rows, BLOCK_ROWS):
+            yield self.read(start, min(start + BLOCK_ROWS, self.rows), columns)
 
     def row_of(self, key: str) -> int:
         """Return the row of a key.
@@ -232,9 +233,9 @@ class PairTable:
 
     def _search(self, key: str) -> int:
         """Search the whole table, for a store without key index."""
-        for part, group, begin in self._pieces(0, self._rows) if self._rows else ():
+        for part, group, begin in self._pieces(0, self.rows) if self.rows else ():
             found = pc.index(_row_group(part.file, group, ["key"], use_threads=False)["key"], key).as_py()
-            if found >= 0 and begin + found < self._rows:
+            if found >= 0 and begin + found < self.rows:
                 return int(begin + found)
         raise StoreError(f"no pair has the key {key!r}")
 

@@ -34,7 +34,7 @@ class Folder(Location):
     def read_part(self, key: str, offset: int, nbytes: int, *, stamp: str | None = None) -> bytes:
         """Return a part of a file's content."""
         with self._access(key), (self.path / key).open("rb") as file:
-            if stamp is not None and _stamp(os.fstat(file.fileno())) != stamp:
+            if stamp is not None and stamp_of(os.fstat(file.fileno())) != stamp:
                 raise ObjectChangedError(f"{self.path / key}: the file was replaced since it was looked at")
             file.seek(offset)
             return file.read(nbytes)
@@ -69,7 +69,7 @@ class Folder(Location):
                 found = (self.path / key).stat()
         except FileNotFoundError:
             return None
-        return Stat(found.st_size, _stamp(found), found.st_mtime) if S_ISREG(found.st_mode) else None
+        return Stat(found.st_size, stamp_of(found), found.st_mtime) if S_ISREG(found.st_mode) else None
 
     def below(self, prefix: str) -> Folder:
         """Return a folder below this one."""
@@ -174,5 +174,6 @@ class Folder(Location):
         return Folder, (self.path,)
 
 
-def _stamp(found: os.stat_result) -> str:
+def stamp_of(found: os.stat_result) -> str:
+    """Return the stamp of a file (`Stat.stamp`)."""
     return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}"

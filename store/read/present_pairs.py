@@ -26,8 +26,8 @@ class PresentPairs:
         """Return whether the digest of a receipt is that of the rows that it names."""
         with self._lock:
             table = self.table if self._grown is None else self._grown
-            if receipt.stop > sum(table.parts):
+            if receipt.stop > table.rows:
                 table = self._grown = PairTable(self._location, read_store_info(self._location))
-            if receipt.stop > sum(table.parts) or receipt.start != receipt.range * self._info.range_rows:
+            if receipt.stop > table.rows or receipt.start != receipt.range * self._info.range_rows:
                 return False
             return table.digest(receipt.start, receipt.stop) == receipt.pairs_digest

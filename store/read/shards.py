@@ -20,6 +20,7 @@ import numpy.typing as npt
 from store.errors import LocationError
 from store.format.arrays import ARRAY_NAMES, Side, encode_index, index_bytes, rows_in_order, shard_key
 from store.format.records import Receipt, Spec
+from store.io.folder import stamp_of
 from store.io.location import Location
 
 from .units import CLOCKS_S, Unit, Units
@@ -90,8 +91,7 @@ class Shards:
             self._refuse(unit, self._key(unit), "is committed, but not there")
         try:
             status = os.fstat(descriptor)
-            stamp = f"{status.st_ino} {status.st_mtime_ns} {status.st_size}"
-            yield descriptor, Found(key, status.st_size, stamp, status.st_mtime)
+            yield descriptor, Found(key, status.st_size, stamp_of(status), status.st_mtime)
         finally:
             os.close(descriptor)
 
