@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from store.io.location import Location
 
 from .pairs import DIGESTED, PAIR_SCHEMA, PAIRS_METADATA, PART_NAME, PairTable, digest_lines, part_key
+from .promote import Guard, unguarded
 
 PART_ROWS = 131_072
 """Rows of a ``pairs/part-*.parquet`` (about 30 MB), which a writer holds."""
@@ -32,15 +33,22 @@ class PairWriter:
         range_rows: R.
         part_rows: rows of a part, rounded down to whole ranges.
         after: the table that new rows follow; its parts stay as they are.
+        guard: called before a part is written or deleted: another writer may have named it by then.
 
     Attributes:
         parts: rows of each part of the whole table, as store.json names them.
     """
 
     def __init__(
-        self, location: Location, *, range_rows: int, part_rows: int = PART_ROWS, after: PairTable | None = None
+        self,
+        location: Location,
+        *,
+        range_rows: int,
+        part_rows: int = PART_ROWS,
+        after: PairTable | None = None,
+        guard: Guard = unguarded,
     ) -> None:
-        self._location, self._range_rows = location, range_rows
+        self._location, self._range_rows, self._guard = location, range_rows, guard
         self._part_rows = range_rows * max(1, part_rows // range_rows)
         self.parts = [*after.parts] if after else []
         self._digest, begun = hashlib.sha256(), self.rows % range_rows
@@ -76,6 +84,7 @@ class PairWriter:
             self._write(self._waiting_rows)
         named = {part_key(number) for number in range(len(self.parts))}
         there = {key for key, _ in self._location.list("pairs") if PART_NAME.fullmatch(key) or key in _FORMAT_1}
+        self._guard()
         self._location.delete(sorted(there - named))
         return self.parts
 
@@ -89,6 +98,7 @@ class PairWriter:
             digests = self._write_groups(writer, part)
             stated = {"data_bytes": sink.tell() - _MAGIC_BYTES, "digests": digests}
             writer.add_key_value_metadata({PAIRS_METADATA: json.dumps(stated)})
+        self._guard()
         self._location.write(part_key(len(self.parts)), sink.getvalue().to_pybytes())
         self.parts.append(rows)
         self._waiting, self._waiting_rows = [rest] if rest.num_rows else [], rest.num_rows

@@ -73,9 +73,11 @@ def append_corpus(
             add_keys(index, location, info, pairs)
             _add_older(database, pairs, info.rows)
             merged = merge(database, parts, corpus.keep, has_key=functools.partial(_has, pairs))
-            writer = PairWriter(location, range_rows=info.range_rows, part_rows=part_rows, after=pairs)
+            shape = {"range_rows": info.range_rows, "part_rows": part_rows}
+            writer = PairWriter(location, **shape, after=pairs, guard=held.check)
             modalities = write_rows(parts, merged, writer, index)
             writer.close()
+            held.check()
             index.write(location)
         added = report_of(merged, corpus, files=len(plan.files), modalities=dict(modalities))
         before = read_report(location, info)

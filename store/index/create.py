@@ -16,6 +16,7 @@ from store.faults import reached
 from store.format.key_index import KeyIndexWriter, hash_texts, write_key_index
 from store.format.pair_writer import PairWriter
 from store.format.pairs import part_key
+from store.format.promote import Guard, unguarded
 from store.format.records import (
     KNOWN_UNITS_KEY,
     REPORT_KEY,
@@ -116,9 +117,10 @@ def index_corpus(
         with scratch_database() as database:
             merged = merge(database, parts, corpus.keep)
             require_pairs(merged.report, rows=int(merged.keep_N.sum()), files=len(plan.files))
-            writer, index = _new_table(location, range_rows), KeyIndexWriter(database)
+            writer, index = _new_table(location, range_rows, held.check), KeyIndexWriter(database)
             modalities = write_rows(parts, merged, writer, index)
             writer.close()
+            held.check()
             index.write(location)
         report = report_of(merged, corpus, files=len(plan.files), modalities=dict(modalities))
         write_record(location, REPORT_KEY, report)
@@ -153,12 +155,13 @@ def new_place(location: Location) -> Iterator[Held]:
         yield held
 
 
-def _new_table(location: Location, range_rows: int) -> PairWriter:
+def _new_table(location: Location, range_rows: int, guard: Guard = unguarded) -> PairWriter:
     """Return a writer of the first parts, which are written over those of a store that was here."""
     if location.exists(part_key(0)):
         log.warning("%s: pairs of a store that was here, or of an index that was killed, are replaced", location)
+    guard()
     location.delete([KNOWN_UNITS_KEY])  # of a store that was here, whose receipts may be of other pairs
-    return PairWriter(location, range_rows=range_rows)
+    return PairWriter(location, range_rows=range_rows, guard=guard)
 
 
 def create_store(

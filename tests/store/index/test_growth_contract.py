@@ -14,7 +14,7 @@ import pytest
 
 from store import faults
 from store.corpus.section import Corpus
-from store.errors import StoreNotFoundError
+from store.errors import LockLostError, StoreNotFoundError
 from store.format.records import read_store_info
 from store.index.append import append_corpus
 from store.index.create import index_corpus
@@ -172,3 +172,21 @@ def test_of_two_at_once_the_second_goes_on_from_what_the_first_has_left(begin, w
     kept = {key for key in first if key.startswith("pairs/")} | ({*first} if action == "index" else set())
     assert {key: location.read(key) for key in kept} == {key: first[key] for key in kept}
     assert read_store_info(location).rows == len(last)
+
+
+@pytest.mark.parametrize("action", ["append", "index"])
+def test_who_lost_the_lock_writes_no_part_over_those_of_who_has_it_now(begin, monkeypatch, action):
+    location, files = begin(action)
+    module = sys.modules[f"store.index.{'append' if action == 'append' else 'create'}"]
+    taken_over, write_rows = {}, module.write_rows
+
+    def lose_the_lock(*arguments):
+        location.delete(["writer.lock"])
+        location.write("pairs/part-00001.parquet", b"of who has the lock now")
+        taken_over.update(damage.contents(location))
+        return write_rows(*arguments)
+
+    monkeypatch.setattr(module, "write_rows", lose_the_lock)
+    with pytest.raises(LockLostError):
+        do(action, location, files)
+    assert damage.contents(location) == taken_over
