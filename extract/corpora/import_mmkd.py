@@ -82,7 +82,9 @@ def import_mmkd(
         if any(f"{name}_img" in found for found in features)
     }
     with new_place(location) as held:
-        info = _begin(location, table, source, signature=signature, range_rows=range_rows, chunk_rows=chunk_rows)
+        index = CorpusIndex(table=table, root=source.resolve())
+        shape = {"range_rows": range_rows, "chunk_rows": chunk_rows}
+        info = _begin(location, index, signature=signature, shape=shape, guard=held.check)
         for name, unit in units.items():
             _import_teacher(location, info, name, unit, guard=held.check)
     if pixels:
@@ -93,14 +95,13 @@ def import_mmkd(
 
 
 def _begin(
-    location: Location, table: pa.Table, source: Path, *, signature: dict[str, str], range_rows: int, chunk_rows: int
+    location: Location, index: CorpusIndex, *, signature: dict[str, str], shape: dict[str, int], guard: Guard
 ) -> StoreInfo:
     """Make the store, or return the one that an earlier import of the same cache began."""
     try:
         info = read_store_info(location)
     except StoreNotFoundError:
-        index = CorpusIndex(table=table, root=source.resolve())
-        return create_store(location, index, signature=signature, range_rows=range_rows, chunk_rows=chunk_rows)
+        return create_store(location, index, signature=signature, **shape, guard=guard)
     if info.corpus != signature:
         raise StoreError(f"{location}: there is a store of other pairs already", hint="import into a new folder")
     require_present_format(location, info)

@@ -165,14 +165,21 @@ def _new_table(location: Location, range_rows: int, guard: Guard = unguarded) ->
 
 
 def create_store(
-    location: Location, index: CorpusIndex, *, signature: dict[str, Any], range_rows: int, chunk_rows: int
+    location: Location,
+    index: CorpusIndex,
+    *,
+    signature: dict[str, Any],
+    range_rows: int,
+    chunk_rows: int,
+    guard: Guard = unguarded,
 ) -> StoreInfo:
     """Write the pair table and, last, store.json, with which the store begins to exist."""
     shape = {"range_rows": range_rows, "chunk_rows": chunk_rows}
     check_shape(**shape)
-    writer = _new_table(location, range_rows)
+    writer = _new_table(location, range_rows, guard)
     writer.add(index.table)
     info = _info(writer.close(), root=str(index.root), signature=signature, shape=shape)
+    guard()
     write_key_index(location, hash_texts(index.table["key"].to_pylist()))
     _begin_store(location, info)
     return info

@@ -22,7 +22,20 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = ROOT / ".venv312"
 OTHER = (3, 12)
-NEEDED = ("numpy", "zarr", "numcodecs", "pyarrow", "pydantic", "pyyaml", "pillow", "obstore", "typer", "rich")
+NEEDED = (
+    "numpy",
+    "zarr",
+    "numcodecs",
+    "pyarrow",
+    "pydantic",
+    "pyyaml",
+    "pillow",
+    "obstore",
+    "typer",
+    "rich",
+    "duckdb",
+    "google-crc32c",
+)
 VERSIONS = ("zarr", "numcodecs", "numpy", "pyarrow", "pydantic", "obstore")
 
 
