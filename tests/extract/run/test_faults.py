@@ -18,6 +18,7 @@ from store.faults import KILL_AT, STOP_AT
 from store.format.records import receipt_key
 from store.io.location import locate
 from store.read.reader import FeatureStore
+from tests.forked import run_forked
 
 pytestmark = [pytest.mark.fault, pytest.mark.end_to_end]
 
@@ -85,10 +86,10 @@ def receipts_below(store):
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_kill_at_any_step_of_a_write_is_completed_to_the_same_bytes(
-    config, step, program, extract_here, stored_bytes, undisturbed_bytes
+    config, step, tmp_path, extract_here, stored_bytes, undisturbed_bytes
 ):
-    done = program(*extract(config), **{KILL_AT: step})
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    log = tmp_path / "log"
+    assert run_forked(*extract(config), log=log, **{KILL_AT: step}) == -signal.SIGKILL, log.read_text()
     store = config.parent / "store"
     kept = receipts_below(store)
     assert len(kept) < UNITS or step == f"commit.done:{UNITS}"
@@ -272,6 +273,7 @@ def test_a_folder_that_may_not_be_written_is_named_and_nothing_changes(config, e
 import os, sys
 from store.errors import LocationError
 from store.read.reader import FeatureStore
+from tests.forked import run_forked
 from tests.extract.run.test_faults import _circumstances, _unit_features
 from store.format.commit import commit_unit
 store = FeatureStore(sys.argv[1])
