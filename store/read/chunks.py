@@ -121,6 +121,9 @@ class ChunkReader:
             stored, ask, out_BD = job
             stored.fill(ask.rows_B, out_BD, soon=ask.soon, arrays=self._arrays, threads=1)
 
+        # A disk goes on reading for the sides behind while the rows of one are compared and copied.
+        for stored, ask, _ in mapped:
+            stored.read_ahead(ask.rows_B)
         if self._threads > 1 < len(mapped):
             with ThreadPoolExecutor(self._threads) as pool:
                 list(pool.map(fill, mapped))

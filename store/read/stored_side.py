@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -64,7 +64,7 @@ class StoredSide:
         self._seen: dict[int, int] = {}
         self._found: dict[int, tuple[bytes, Found]] = {}
         self._kept: dict[int, tuple[bytes, npt.NDArray[np.uint8]]] = {}
-        self._waits = False
+        self._waits = True
         self._slots: Slots | None = None
         if isinstance(location, Folder):
             row_bytes, limit = self.width * self._dtype.itemsize, max(1, min(MAPS // sides, self._info.ranges))
@@ -107,6 +107,8 @@ class StoredSide:
         for places, some in parts:
             rows, whole = rows_B[places], isinstance(places, slice)
             out = out_BD[places] if whole else arrays.empty((len(rows), self.width), self.dtype)
+            if not whole:
+                self.read_ahead(rows)
             if not self._gather(self._slots, rows, out, some):
                 self._read(rows, out, some, soon=None, arrays=arrays, threads=threads)
             if not whole:
@@ -114,6 +116,25 @@ class StoredSide:
         return False
 
     # Out of mapped files.
+
+    def read_ahead(self, rows_B: Rows) -> None:
+        """Have the system fetch the chunks of some rows now, if it fetches from a disk."""
+        if not self._waits or self._slots is None or not len(rows_B):
+            return
+        units = self._units.among(_distinct(rows_B // self._info.range_rows).tolist())
+        there = [unit for unit in units.values() if unit is not None]
+        if len(units) > self._slots.limit or not self._map_all(self._slots, there):
+            return
+        chunks_K = _distinct(rows_B // self._info.chunk_rows)
+        runs = (run.tolist() for run in np.split(chunks_K, np.flatnonzero(np.diff(chunks_K) != 1) + 1))
+        self._slots.read_ahead(part for run in runs for part in self._parts(run[0], run[-1] + 1, units))
+
+    def _map_all(self, slots: Slots, there: Sequence[Unit]) -> bool:
+        """Map the shards of some units; returns False where they cannot be mapped at the same time."""
+        if not all(slots.content(unit.range) == unit.content or self._map(slots, unit) for unit in there):
+            return False
+        # Mapping one may have taken the place of another where the process may map no more files.
+        return all(slots.content(unit.range) == unit.content for unit in there)
 
     def _gather(
         self,
@@ -124,14 +145,10 @@ class StoredSide:
     ) -> bool:
         """Fill an array with rows of ranges that can be mapped at the same time. Returns False where they cannot."""
         there = [unit for unit in units.values() if unit is not None]
-        mapped = [slots.content(unit.range) == unit.content for unit in there]
-        if not all(is_mapped or self._map(slots, unit) for unit, is_mapped in zip(there, mapped, strict=True)):
-            return False
-        # Mapping one may have taken the place of another where the process may map no more files.
-        if any(slots.content(unit.range) != unit.content for unit in there):
+        if not self._map_all(slots, there):
             return False
         start = time.perf_counter()
-        checked = self._prepare(slots, rows_B, units)
+        self._check(slots, rows_B, units)
         first = min(units)
         shift = slots.shifts([*units], first=first, count=max(units) - first + 1, range_rows=self._info.range_rows)
         place_B = rows_B + shift[rows_B // self._info.range_rows - first]
@@ -143,7 +160,7 @@ class StoredSide:
             np.take(slots.rows, place_B, out=_whole_rows(out_BD), mode="clip")
         else:
             self._restore(slots.rows, place_B, out_BD)
-        self._waits = checked + out_BD.nbytes < QUICK_BYTES_PER_S * (time.perf_counter() - start)
+        self._waits = out_BD.nbytes < QUICK_BYTES_PER_S * (time.perf_counter() - start)
         slots.let_go()
         return True
 
@@ -152,15 +169,11 @@ class StoredSide:
             self._touch(unit, found, descriptor)
             return slots.put(unit.range, unit.content, descriptor, self._shards.chunks(unit) * self._chunk_bytes)
 
-    def _prepare(self, slots: Slots, rows_B: Rows, units: Mapping[int, Unit | None]) -> int:
-        """Have the chunks of some rows in memory, compare them with their checksums, and return the bytes compared."""
-        if not self._waits and self._shards.verify == "never":
-            return 0
+    def _check(self, slots: Slots, rows_B: Rows, units: Mapping[int, Unit | None]) -> None:
+        """Compare the chunks of some rows with their checksums."""
+        if self._shards.verify == "never":
+            return
         chunks_K = _distinct(rows_B // self._info.chunk_rows)
-        if self._waits:
-            edges = np.flatnonzero(np.diff(chunks_K) != 1) + 1
-            runs = (run.tolist() for run in np.split(chunks_K, edges))
-            slots.read_ahead(part for run in runs for part in self._parts(run[0], run[-1] + 1, units))
         todo_K = self._unchecked(chunks_K)
         of_K, place_K = np.divmod(todo_K, chunks_of(self._info))
         for number in np.unique(of_K).tolist():
@@ -170,7 +183,6 @@ class StoredSide:
                 there = (of_K == number) & (place_K < self._shards.chunks(unit))
                 self._shards.check_chunks(unit, place_K[there].tolist(), shard)
         self._checked[todo_K] = True
-        return len(todo_K) * self._chunk_bytes
 
     def _parts(self, begin: int, end: int, units: Mapping[int, Unit | None]) -> list[tuple[int, int, int]]:
         """Return range, first byte and byte after the last of what ranges hold of chunks that follow each other."""

@@ -30,27 +30,28 @@ from store.format.pairs import PAIR_SCHEMA, PairTable
 from store.format.records import STORE_KEY, Status, StoreInfo, write_record
 from store.io.location import locate
 
-from .reader_versions import CHUNK_ROWS, ROWS, WIDTHS, WINDOW_CHUNKS, drop_from_page_cache, spans
+from .reader_versions import CHUNK_ROWS, WIDTHS, drop_from_page_cache
 from .synthetic_store import make_store, spec_of, unit_rows
 
-EPOCH_SPANS = ROWS // (CHUNK_ROWS * WINDOW_CHUNKS)
+ROWS = 262_144
 SIZES = (1_000_000, 10_000_000, 100_000_000)
 READS = 200
 
 
 def epoch(where: str, verify: Any) -> float:
-    """Return seconds of the first epoch of a reader."""
-    from store.read.chunks import Ask, ChunkReader
+    """Return seconds of the first epoch of the trainer's stream."""
+    import torch
+
     from store.read.reader import FeatureStore
 
-    store = FeatureStore(where, verify=verify)
-    store.available()
-    reader, seconds = ChunkReader(store), 0.0
-    for rows in islice(spans(store.info.rows), EPOCH_SPANS):
-        start = time.perf_counter()
-        reader.read_many([Ask(teachers=(name,), rows_B=rows) for name in store.teachers])
-        seconds += time.perf_counter() - start
-    return seconds
+    from .store_speed import Ours
+
+    torch.set_num_threads(1)
+    ours = Ours(FeatureStore(where, verify=verify))
+    start = time.perf_counter()
+    for _ in islice(ours.features(2), ours.order.steps_per_epoch):
+        pass
+    return time.perf_counter() - start
 
 
 def checksum_cost(where: Path, *, rounds: int, cold: bool) -> dict[str, float]:
