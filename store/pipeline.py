@@ -7,10 +7,10 @@ from typing import Any
 from pydantic import Field
 
 from store.config.pipeline_file import ConfigPath, Section
-from store.corpus.decode import MAX_PIXELS
 from store.corpus.section import Corpus
 from store.format.pixels import Pixels
 from store.format.records import StoredDtype
+from store.images.decode import MAX_PIXELS
 from store.read.selection import Selection
 from store.read.shards import Verify
 

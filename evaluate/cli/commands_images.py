@@ -12,8 +12,8 @@ from rich.table import Table
 from evaluate.datasets.registry import find_dataset
 from evaluate.models.pipeline_models import DeviceOption, MaybePipelineOption, addresses_of
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, StoreArgument, print_json, wide_console
-from store.corpus.decode import decode_image
 from store.errors import ConfigError, PairDecodeError
+from store.images.decode import decode_image
 from store.read.reader import FeatureStore
 
 from .commands_datasets import (

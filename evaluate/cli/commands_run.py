@@ -20,8 +20,8 @@ from evaluate.results.record import Result, ResultRecord, SkippedRecord
 from evaluate.suite.plan import Evaluation, Settings, brings_features, plan
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, SetOption, print_json, wide_console
 from store.console import ExitCode
-from store.corpus.decode import MAX_PIXELS
 from store.errors import ConfigError
+from store.images.decode import MAX_PIXELS
 from store.read.reader import FeatureStore
 
 from .commands_datasets import (

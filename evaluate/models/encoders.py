@@ -21,10 +21,10 @@ from evaluate.results.record import ModelFacts
 from extract.teacher_files.geometry import fit
 from extract.teachers.base import FrozenTeacher
 from store.console import progress
-from store.corpus.decode import decode_image
 from store.errors import EvaluationError, PairDecodeError
 from store.format.arrays import Side
 from store.format.records import Status
+from store.images.decode import decode_image
 from store.read.chunks import ChunkReader
 from store.read.reader import FeatureStore
 

@@ -12,7 +12,7 @@ from evaluate.datasets.task_kinds import TASKS
 from evaluate.metrics.bootstrap import RESAMPLES, Mode
 from evaluate.models.addresses import Address
 from extract.teacher_files.entry import TeacherEntry
-from store.corpus.decode import MAX_PIXELS
+from store.images.decode import MAX_PIXELS
 from store.read.reader import FeatureStore
 
 OWN_FEATURES = "own-features"

@@ -12,9 +12,9 @@ from evaluate.datasets.entry import DatasetEntry
 from evaluate.metrics.bootstrap import Mode
 from evaluate.results.files import read_result, result_path
 from evaluate.results.record import ModelFacts, ResultRecord, SkippedRecord
-from store.corpus.decode import MAX_PIXELS
 from store.errors import ConfigError
 from store.files import find_paths
+from store.images.decode import MAX_PIXELS
 
 from .plan import Settings
 

@@ -16,7 +16,6 @@ import pyarrow as pa
 from PIL import Image, features
 
 from store.console import progress
-from store.corpus.decode import MAX_PIXELS, decode_image
 from store.corpus.image_source import ImageSource
 from store.errors import PairDecodeError
 from store.files import sweep_temporary
@@ -33,6 +32,7 @@ from store.format.pixels import (
 )
 from store.format.promote import recover, replace_units
 from store.format.records import read_store_info, require_present_format
+from store.images.decode import MAX_PIXELS, decode_image
 from store.io.folder import Folder
 from store.io.location import Location, locate
 from store.io.lock import exclusive

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from extract.teacher_files.geometry import Geometry, fit_all
-from store.corpus.decode import decode_image
 from store.corpus.image_source import ImageSource
 from store.errors import PairDecodeError
 from store.faults import misbehave
+from store.images.decode import decode_image
 
 from .stages import Clock
 

@@ -14,8 +14,8 @@ from extract.corpora.import_mmkd import TEACHER_IDS, read_features, read_meta
 from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.geometry import fit
 from extract.teacher_files.specs import teacher_spec
-from store.corpus.decode import decode_image
 from store.errors import CorpusError, TeacherError, WeightsNotFoundError
+from store.images.decode import decode_image
 
 from .loading import load_teacher
 

@@ -29,6 +29,7 @@ class SourcePair:
         uri: path or URL of the file that holds the image; None where it has none.
         member: where in that file: ``offset`` and ``nbytes`` in a tar, ``column`` and ``row`` in a Parquet file; None
             where the file is the image.
+        passed, changed: reasons and examples for the account, without the pair's key.
     """
 
     key: str
@@ -36,7 +37,8 @@ class SourcePair:
     image: bytes | None = None
     uri: str | None = None
     member: dict[str, Any] | None = None
-    problems: list[str] = field(default_factory=list)
+    passed: list[tuple[str, str]] = field(default_factory=list)
+    changed: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def metadata(self) -> Mapping[str, Any]:

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel
 
+from store.corpus.account import Account
 from store.corpus.corpus_files import CorpusFile, relative_uri
 from store.corpus.curation import first_refusal, pair_rules
-from store.corpus.decode import decode_image, image_size
 from store.corpus.fields import FieldReader, SourcePair, as_text
 from store.corpus.near_duplicates import difference_hash
 from store.corpus.section import Corpus
-from store.corpus.source import Source
 from store.errors import PairDecodeError
 from store.format.key_index import hash_text
 from store.format.pairs import PAIR_SCHEMA
+from store.images.decode import decode_image, image_size
+from store.layouts.source import Source
 
 CANDIDATE_SCHEMA = pa.schema(
     [
@@ -38,38 +37,7 @@ CANDIDATE_SCHEMA = pa.schema(
 BATCH_ROWS = 4096
 """Candidates held as Python values at a time."""
 
-PROBLEMS_KEPT = 100
-"""Problems of one file whose text is kept; all are counted."""
-
-REPORT_KEY = "mmkd_file_report"
-
-
-class FileReport(BaseModel):
-    """Counts and problems of one corpus file.
-
-    Attributes:
-        pairs: images with a caption each, before any rule.
-        usable: of those, how many have both.
-        unmapped: labels that the modality map lacks, by how many images have no other.
-    """
-
-    pairs: int = 0
-    usable: int = 0
-    dropped: Counter[str] = Counter()
-    unmapped: Counter[str] = Counter()
-    num_problems: int = 0
-    problems: list[str] = []
-
-    def add(self, other: FileReport) -> None:
-        """Add another file's."""
-        for name in FileReport.model_fields:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-    def note(self, problem: str) -> None:
-        """Count a problem and keep it, if it is one of the first."""
-        self.num_problems += 1
-        if len(self.problems) < PROBLEMS_KEPT:
-            self.problems.append(problem)
+ACCOUNT_KEY = "mmkd_account"
 
 
 class FileIndexer:
@@ -77,11 +45,11 @@ class FileIndexer:
 
     def __init__(self, file: CorpusFile, corpus: Corpus, *, root: str) -> None:
         self._file, self._corpus, self._root = file, corpus, root
-        self._source = Source(file, corpus)
+        self.account = Account(files=1)
+        self._source = Source(file, corpus, self.account)
         self._rules = pair_rules(corpus.keep)
         self._modalities = {label.casefold(): name for label, name in (corpus.modality_map or {}).items()}
         self._name = relative_uri(file.uri, root)
-        self.report = FileReport()
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield the candidates in the file's order, some thousands at a time.
@@ -98,21 +66,25 @@ class FileIndexer:
         yield pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)
 
     def part(self) -> bytes:
-        """Return the candidates as Parquet, with the report in its metadata."""
+        """Return the candidates as Parquet, with the account in its metadata."""
         buffer = io.BytesIO()
         with pq.ParquetWriter(buffer, CANDIDATE_SCHEMA, compression="zstd") as writer:
             for table in self.tables():
                 writer.write_table(table)
-            writer.add_key_value_metadata({REPORT_KEY: self.report.model_dump_json()})
+            writer.add_key_value_metadata({ACCOUNT_KEY: self.account.model_dump_json()})
         return buffer.getvalue()
 
     def _rows(self, pair: SourcePair, group: int) -> list[dict[str, Any]]:
         fields, record = self._source.fields, pair.record
-        for problem in pair.problems:
-            self.report.note(f"{self._name}: {pair.key}: {problem}")
+        self.account.keys += 1
+        where = f"{self._name}: {pair.key}"
+        for reason, what in pair.passed:
+            self.account.pass_over(reason, f"{where}: {what}" if what else where)
+        for reason, what in pair.changed:
+            self.account.change(reason, f"{where}: {what}" if what else where)
         captions = [self._without_nul(pair, caption) for caption in _captions(fields, record)]
         if pair.uri is None and captions == [None]:
-            self.report.note(f"{self._name}: {pair.key}: passed over, it has neither an image nor a caption")
+            self.account.pass_over("neither image nor caption", where)
             return []
         image = self._image_columns(pair) | {"group": group}
         shared = {name: fields.text(record, name) for name in ("split", "source", "license")}
@@ -138,17 +110,15 @@ class FileIndexer:
         """Return a caption without NUL characters, at which many programs end a text."""
         if caption is None or "\0" not in caption:
             return caption
-        self.report.note(
-            f"{self._name}: {pair.key}: {caption.count(chr(0))} NUL characters of its caption are left out"
-        )
+        self.account.change("control characters of a caption are left out", f"{self._name}: {pair.key}")
         return caption.replace("\0", "")
 
     def _keep(self, row: dict[str, Any], raw: Mapping[str, list[str]]) -> bool:
-        self.report.pairs += 1
-        self.report.usable += bool(row["uri"] is not None and row["caption"])
+        self.account.pairs += 1
+        self.account.usable += bool(row["uri"] is not None and row["caption"])
         refusal = first_refusal(self._rules, row, raw)
         if refusal is not None:
-            self.report.dropped[refusal] += 1
+            self.account.dropped[refusal] += 1
         return refusal is None
 
     def _image_columns(self, pair: SourcePair) -> dict[str, Any]:
@@ -171,7 +141,7 @@ class FileIndexer:
         for label in labels:
             if label.casefold() in self._modalities:
                 return self._modalities[label.casefold()]
-        self.report.unmapped.update(dict.fromkeys(labels, 1))
+        self.account.unmapped.update(dict.fromkeys(labels, 1))
         return None
 
 

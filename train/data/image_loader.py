@@ -16,9 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from store.corpus.decode import decode_image
 from store.corpus.image_source import ImageSource
 from store.errors import CorpusError, IncompleteStoreError, PairDecodeError
+from store.images.decode import decode_image
 from store.read.pixel_cache import HINT, PixelCache
 
 from .image_workers import ImageWorkers

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from store.corpus.account import Account
 from store.corpus.corpus_files import as_corpus_file, corpus_files
 from store.corpus.fields import SourcePair
 from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus
-from store.corpus.source import Source
-from store.corpus.webdataset import IMAGE_SUFFIXES, read_tar
 from store.files import find_paths
+from store.layouts.source import Source
+from store.layouts.webdataset import IMAGE_SUFFIXES, read_tar
 
 from .record import Record, StoredImage
 from .rules import wild
@@ -49,7 +50,7 @@ def read_webdataset(path: Path, file: str, source: ImageSource) -> Iterator[Reco
     Raises:
         CorpusError: it is cut short, damaged or compressed.
     """
-    for pair in read_tar(as_corpus_file(path)):
+    for pair in read_tar(as_corpus_file(path), Account()):
         yield _record(pair, pair.key, pair.record, file, StoredImage(source, file, pair.member))
 
 
@@ -61,7 +62,7 @@ def read_corpus(corpus: Corpus) -> Iterator[Record]:
     """
     source = ImageSource("/")
     for file in corpus_files(corpus.files):
-        for pair in Source(file, corpus).pairs(all_columns=True):
+        for pair in Source(file, corpus, Account()).pairs(all_columns=True):
             key = f"{file.stem}/{pair.key}" if corpus.qualify_keys else pair.key
             values = {**pair.record, "json": pair.metadata}
             yield _record(pair, key, values, file.uri, StoredImage(source, pair.uri or "", pair.member))

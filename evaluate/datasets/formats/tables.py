@@ -12,9 +12,9 @@ from typing import Any, Literal
 from store.corpus.corpus_files import as_corpus_file
 from store.corpus.fields import as_text, values_at
 from store.corpus.image_source import ImageSource
-from store.corpus.tables import read_records
 from store.errors import EvaluationError
 from store.files import find_paths
+from store.layouts.tables import read_records
 
 from .images import path_parts, read_webdataset
 from .record import BagFile, Record, StoredImage

@@ -15,8 +15,8 @@ import pytest
 import zarr
 
 from evaluate.datasets.loading import load_dataset
-from store.corpus.decode import decode_image
 from store.errors import EvaluationError
+from store.images.decode import decode_image
 from tests.evaluate.dataset_files import entry_of, folder_dataset, image_bytes, write_folders, write_tar
 
 SHA = {seed: hashlib.sha256(image_bytes(seed)).hexdigest() for seed in range(20)}

@@ -17,10 +17,10 @@ from PIL import Image
 
 from extract.corpora.fill_pixel_cache import encode, keep, make_pixels, shrink
 from extract.corpora.import_mmkd import import_mmkd
-from store.corpus.decode import decode_image
 from store.corpus.section import Corpus
 from store.errors import CorpusError, IncompleteStoreError, PairDecodeError, SpecMismatchError
 from store.format.pixels import Pixels, PixelSpec
+from store.images.decode import decode_image
 from store.index.create import index_corpus
 from store.read.reader import FeatureStore
 from train.config import TrainPipeline

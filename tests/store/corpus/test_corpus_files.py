@@ -6,7 +6,7 @@ import pytest
 
 from store.corpus.corpus_files import as_corpus_file, common_root, relative_uri, resolve_uri
 from store.corpus.section import Corpus
-from store.corpus.source import format_of
+from store.layouts.source import format_of
 
 CASES = [
     # uri, root, relative

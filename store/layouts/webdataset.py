@@ -7,11 +7,11 @@ import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from store.corpus.account import Account
+from store.corpus.corpus_files import CorpusFile
+from store.corpus.fields import SourcePair
 from store.errors import CorpusError
 from store.io.object_file import open_object
-
-from .corpus_files import CorpusFile
-from .fields import SourcePair
 
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"})
 
@@ -19,7 +19,7 @@ END_BYTES = 1024
 """Zeros that end every tar (two blocks of 512 bytes)."""
 
 
-def read_tar(source: CorpusFile) -> Iterator[SourcePair]:
+def read_tar(source: CorpusFile, account: Account) -> Iterator[SourcePair]:
     """Yield the pairs of one tar in the order of their first members.
 
     Raises:
@@ -29,7 +29,7 @@ def read_tar(source: CorpusFile) -> Iterator[SourcePair]:
         with open_object(source.folder, source.name) as file:
             nbytes = _require_end(file)
             with tarfile.open(fileobj=file, mode="r:") as tar:
-                yield from _members(tar, source)
+                yield from _members(tar, source, account)
                 _require_end_at(file, tar.offset, nbytes)
     except FileNotFoundError as error:
         raise CorpusError(f"{source.uri}: no such corpus file") from error
@@ -40,13 +40,16 @@ def read_tar(source: CorpusFile) -> Iterator[SourcePair]:
         ) from error
 
 
-def _members(tar: tarfile.TarFile, source: CorpusFile) -> Iterator[SourcePair]:
+def _members(tar: tarfile.TarFile, source: CorpusFile, account: Account) -> Iterator[SourcePair]:
     pair: SourcePair | None = None
     for member in tar:
         # tarfile keeps every member for lookups that are not made here: 100 MB for 100,000 members.
         tar.members = []  # type: ignore[attr-defined]
         if not member.isfile():
+            if not member.isdir():
+                account.pass_over("no regular file", f"{source.uri}: {member.name}")
             continue
+        account.members += 1
         key, suffix = _split(member.name)
         if pair is None or key != pair.key:
             if pair is not None:
@@ -95,28 +98,28 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, uri: str) -> bytes:
 def _add_member(pair: SourcePair, suffix: str, member: tarfile.TarInfo, content: bytes, uri: str) -> None:
     if suffix in IMAGE_SUFFIXES:
         if pair.member is not None:
-            pair.problems.append(f"a second image, {member.name!r}, was passed over")
+            pair.passed.append(("second image of a key", member.name))
             return
         pair.uri, pair.image = uri, content
         pair.member = {"offset": member.offset_data, "nbytes": member.size}
     elif suffix == "txt":
         if "txt" in pair.record:
-            pair.problems.append(f"a second caption, {member.name!r}, was passed over")
+            pair.passed.append(("second caption of a key", member.name))
             return
         try:
             pair.record["txt"] = content.decode("utf-8")
         except UnicodeDecodeError as error:
-            pair.problems.append(
-                f"{member.name!r} is not UTF-8 from byte {error.start} on; what is not is kept as \ufffd"
-            )
+            pair.changed.append(("not UTF-8, kept as \ufffd", f"{member.name}: from byte {error.start} on"))
             pair.record["txt"] = content.decode("utf-8", errors="replace")
     elif suffix == "json":
         try:
             metadata = json.loads(content)
         except ValueError as error:
-            pair.problems.append(f"{member.name!r} is not JSON: {error}")
+            pair.passed.append(("not JSON", f"{member.name}: {error}"))
             return
         if isinstance(metadata, dict):
             pair.record["json"] = metadata
         else:
-            pair.problems.append(f"{member.name!r} holds no JSON object")
+            pair.passed.append(("not JSON", f"{member.name} holds no JSON object"))
+    else:
+        pair.passed.append((f"suffix .{suffix} is not known", member.name))

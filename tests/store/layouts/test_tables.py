@@ -17,10 +17,10 @@ from PIL import Image
 from store.corpus.corpus_files import corpus_files
 from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus
-from store.corpus.source import Source
 from store.errors import CorpusError, PairDecodeError
 from store.index.merge import read_corpus
 from store.io.location import locate
+from store.layouts.source import Source
 
 
 @pytest.fixture

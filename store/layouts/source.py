@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from store.corpus.account import Account
+from store.corpus.corpus_files import CorpusFile
+from store.corpus.fields import TABLE_DEFAULTS, TAR_DEFAULTS, FieldReader, SourcePair
+from store.corpus.section import Corpus, Format
 from store.errors import CorpusError
 
-from .corpus_files import CorpusFile
-from .fields import TABLE_DEFAULTS, TAR_DEFAULTS, FieldReader, SourcePair
-from .section import Corpus, Format
 from .tables import read_table
 from .webdataset import read_tar
 
@@ -46,8 +47,8 @@ def format_of(file: CorpusFile, corpus: Corpus) -> Format:
 class Source:
     """One corpus file, to be read from front to back."""
 
-    def __init__(self, file: CorpusFile, corpus: Corpus) -> None:
-        self._file, self._format = file, format_of(file, corpus)
+    def __init__(self, file: CorpusFile, corpus: Corpus, account: Account) -> None:
+        self._file, self._format, self._account = file, format_of(file, corpus), account
         defaults = TAR_DEFAULTS if self._format == "tar" else TABLE_DEFAULTS
         self.fields = FieldReader(file.uri, corpus.fields, defaults, raw=corpus.keep.raw_paths())
 
@@ -58,9 +59,9 @@ class Source:
             CorpusError: the file cannot be read, or no record has a field that is mapped.
         """
         if self._format == "tar":
-            found = read_tar(self._file)
+            found = read_tar(self._file, self._account)
         else:
-            found = read_table(self._file, self._format, self.fields, all_columns=all_columns)
+            found = read_table(self._file, self._format, self.fields, self._account, all_columns=all_columns)
         for pair in found:
             mapped = self.fields.text(pair.record, "key") if self._format == "tar" else None
             if mapped is not None:

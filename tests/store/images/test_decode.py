@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from store.corpus.decode import decode_image, image_size
 from store.errors import PairDecodeError
+from store.images.decode import decode_image, image_size
 
 
 def noise(shape, *, seed=3):

@@ -12,12 +12,12 @@ from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
 
+from store.corpus.account import Account
+from store.corpus.corpus_files import CorpusFile, resolve_uri
+from store.corpus.fields import FieldReader, SourcePair
 from store.errors import CorpusError, LocationError
 from store.io.location import locate, split_uri
 from store.io.object_file import open_object, open_parquet
-
-from .corpus_files import CorpusFile, resolve_uri
-from .fields import FieldReader, SourcePair
 
 FETCH_THREADS = 8
 """Images fetched at once: they are small, and a server's answer takes longer than the transfer."""
@@ -34,7 +34,7 @@ csv.field_size_limit(2**24)
 
 
 def read_table(
-    file: CorpusFile, kind: TableFormat, fields: FieldReader, *, all_columns: bool = False
+    file: CorpusFile, kind: TableFormat, fields: FieldReader, account: Account, *, all_columns: bool = False
 ) -> Iterator[SourcePair]:
     """Yield the pairs of a table in the order of its rows.
 
@@ -55,7 +55,9 @@ def read_table(
                 )
         return columns if all_columns else [name for name in columns if name in fields.names()]
 
-    yield from _pairs(file, fields, read_records(file, kind, choose=choose))
+    for pair in _pairs(file, fields, read_records(file, kind, choose=choose)):
+        account.members += 1
+        yield pair
 
 
 def read_records(
@@ -160,7 +162,7 @@ def _pair(file: CorpusFile, fields: FieldReader, number: int, record: dict[str, 
         try:
             pair.record = {**record, "json": json.loads(_fetch(file, sidecar)[1])}
         except (FileNotFoundError, ValueError) as error:
-            pair.problems.append(f"{sidecar!r}: no JSON file is there: {error}")
+            pair.passed.append(("no JSON file", f"{sidecar}: {error}"))
     _add_image(pair, file, fields, number)
     return pair
 
@@ -179,9 +181,9 @@ def _add_image(pair: SourcePair, file: CorpusFile, fields: FieldReader, number: 
         try:
             pair.uri, pair.image = _fetch(file, value)
         except FileNotFoundError:
-            pair.problems.append(f"the image {value!r} is not there")
+            pair.passed.append(("no image at the path", value))
     elif value is not None:
-        pair.problems.append(f"{path!r} holds neither image bytes nor a path")
+        pair.passed.append(("neither image bytes nor a path", f"{path}"))
 
 
 def _fetch(file: CorpusFile, path: str) -> tuple[str, bytes]:
