@@ -5,18 +5,24 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from store.errors import CorpusError, LocationError, PairDecodeError
-from store.io.location import Location, is_url, locate, split_uri
+from store.errors import CorpusError, FetchError, LocationError, PairDecodeError
+from store.io.location import Location, is_url, locate, require_no_credentials, split_uri
 from store.io.object_file import disk_error, open_parquet
+from store.io.web import AWAY_S, get
 
-from .corpus_files import resolve_uri
+from .access import Access
+from .corpus_files import HTTP, resolve_uri
+
+MAX_FILE_BYTES = 2**30
+"""Largest file of its own that is read as an image."""
 
 GROUPS_KEPT = 4
 """Row groups of images kept in memory; threads that read neighbouring rows share one or two."""
@@ -32,10 +38,13 @@ class ImageSource:
 
     Args:
         root: the folder that uris are relative to, a path or URL.
+        allow: places beside it that single images may be read from, see `Access`.
     """
 
-    def __init__(self, root: str | os.PathLike[str] | Location) -> None:
-        self._root = locate(root)
+    def __init__(self, root: str | os.PathLike[str] | Location, *, allow: Sequence[str] = ()) -> None:
+        self._root, self._allow = locate(root), tuple(allow)
+        self._access = Access(self._root.uri, allow)
+        self._away: dict[str, float] = {}
         self._folders: dict[str, Location] = {}
         # Not through self: a cycle would keep files open until Python's garbage collector comes by.
         parquet = self._parquet = lru_cache(FILES_OPEN)(_Parquet)
@@ -58,7 +67,7 @@ class ImageSource:
         """
         if uri is None:
             raise PairDecodeError("the corpus has no image for this key (missing member)")
-        data = self._read(uri, member)
+        data = self._read(uri, member) if member is not None else self._image(uri, known=sha256 is not None)
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
             # An error and no bad row: the pair is good, its file is wrong.
             raise CorpusError(
@@ -67,17 +76,69 @@ class ImageSource:
             )
         return data
 
-    def _read(self, uri: str, member: Mapping[str, Any] | None) -> bytes:
+    def image(self, uri: str) -> bytes:
+        """Return a file of its own, which a corpus names.
+
+        Args:
+            uri: absolute, or relative to the root.
+
+        Raises:
+            PairDecodeError: it may not be read, or cannot; `PairDecodeError.why` says it without names.
+        """
+        if uri.lower().startswith("data:"):
+            raise PairDecodeError("data: URLs are not read", why="image's URL: data: URLs are not read")
+        whole = resolve_uri(uri, self._root.uri)
+        try:
+            require_no_credentials(whole)
+            self._access.require(whole)
+            if whole.startswith(HTTP):
+                return get(whole, max_bytes=MAX_FILE_BYTES, check=self._access.require)
+            return self._file(whole)
+        except PairDecodeError:
+            raise
+        except FileNotFoundError as error:
+            raise PairDecodeError(f"{whole}: there is no such file", why="no file at an image's path") from error
+        except FetchError as error:
+            raise PairDecodeError(str(error), why=f"image's URL: {error.why}") from error
+        except LocationError as error:
+            raise PairDecodeError(str(error), hint=error.hint, why="file at an image's path cannot be read") from error
+        except ValueError as error:
+            raise PairDecodeError(f"{whole}: {error}", why="image's path is no path") from error
+
+    def _file(self, whole: str) -> bytes:
+        folder, name = split_uri(whole)
+        storage = "/".join(folder.split("/")[:3]) if is_url(folder) else ""
+        if time.monotonic() < self._away.get(storage, 0.0):
+            raise FetchError(f"{whole}: the storage does not answer", why="the storage does not answer")
+        location = self._folders.setdefault(folder, locate(folder))
+        if not storage and (location.size(name) or 0) > MAX_FILE_BYTES:
+            raise LocationError(f"{whole}: larger than {MAX_FILE_BYTES} bytes")
+        try:
+            return location.read(name)
+        except FetchError:
+            if storage:
+                self._away[storage] = time.monotonic() + AWAY_S
+            raise
+
+    def _image(self, uri: str, *, known: bool) -> bytes:
+        """Return a file of its own; one on a disk that was there when it was indexed is missing now for all rows."""
+        try:
+            return self.image(uri)
+        except PairDecodeError as error:
+            if not known or is_url(resolve_uri(uri, self._root.uri)):
+                raise
+            raise CorpusError(
+                f"{error}: it was there when it was indexed",
+                hint=error.hint or "give --corpus-root FOLDER, the folder that now holds the corpus",
+            ) from error
+
+    def _read(self, uri: str, member: Mapping[str, Any]) -> bytes:
         location, name = self._place(uri)
         try:
-            if member is None:
-                return location.read(name)
             if member.get("column") is not None:
                 return self._from_parquet(location, name, str(member["column"]), int(member["row"]))
             return location.read_part(name, member["offset"], member["nbytes"])
         except FileNotFoundError as error:
-            if is_url(uri):  # one image of its own somewhere: no other root would help
-                raise PairDecodeError(f"{uri}: no such image") from error
             raise CorpusError(
                 f"{location.show(name)}: the corpus is not where the store says",
                 hint="give --corpus-root FOLDER, the folder that now holds the corpus",
@@ -103,10 +164,10 @@ class ImageSource:
         return data
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self._root.uri}
+        return {"root": self._root.uri, "allow": self._allow}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["root"])  # type: ignore[misc]
+        self.__init__(state["root"], allow=state["allow"])  # type: ignore[misc]
 
 
 class _Parquet:

@@ -11,6 +11,8 @@ from pydantic import Field
 
 from store.config.pipeline_file import ConfigPath, Section
 
+from .access import AllowedPlace
+from .corpus_files import fixed_folder
 from .curation import Keep
 from .fields import Fields
 
@@ -37,4 +39,9 @@ class Corpus(Section):
     fields: Fields = Fields()
     modality_map: dict[str, str] | None = None
     keep: Keep = Keep()
+    allow: list[AllowedPlace] = []
     phantom: Phantom | None = None
+
+    def readable(self) -> tuple[str, ...]:
+        """Return the places beside the corpus' root that single images may be read from: its own, and those allowed."""
+        return (*self.allow, *(fixed_folder(pattern) for pattern in self.files))

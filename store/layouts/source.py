@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from store.corpus.account import Account
 from store.corpus.corpus_files import CorpusFile
 from store.corpus.fields import TABLE_DEFAULTS, TAR_DEFAULTS, FieldReader, SourcePair
+from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus, Format
 from store.errors import CorpusError
 
@@ -47,8 +48,9 @@ def format_of(file: CorpusFile, corpus: Corpus) -> Format:
 class Source:
     """One corpus file, to be read from front to back."""
 
-    def __init__(self, file: CorpusFile, corpus: Corpus, account: Account) -> None:
+    def __init__(self, file: CorpusFile, corpus: Corpus, account: Account, *, root: str) -> None:
         self._file, self._format, self._account = file, format_of(file, corpus), account
+        self._images = ImageSource(root, allow=corpus.readable())
         defaults = TAR_DEFAULTS if self._format == "tar" else TABLE_DEFAULTS
         self.fields = FieldReader(file.uri, corpus.fields, defaults, raw=corpus.keep.raw_paths())
 
@@ -61,7 +63,9 @@ class Source:
         if self._format == "tar":
             found = read_tar(self._file, self._account)
         else:
-            found = read_table(self._file, self._format, self.fields, self._account, all_columns=all_columns)
+            found = read_table(
+                self._file, self._format, self.fields, self._account, self._images, all_columns=all_columns
+            )
         for pair in found:
             mapped = self.fields.text(pair.record, "key") if self._format == "tar" else None
             if mapped is not None:

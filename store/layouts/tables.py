@@ -14,9 +14,10 @@ import pyarrow as pa
 
 from store.corpus.account import Account
 from store.corpus.corpus_files import CorpusFile, resolve_uri
-from store.corpus.fields import FieldReader, SourcePair
-from store.errors import CorpusError, LocationError
-from store.io.location import locate, split_uri
+from store.corpus.fields import FieldReader, SourcePair, as_text
+from store.corpus.image_source import ImageSource
+from store.errors import CorpusError, LocationError, PairDecodeError
+from store.io.location import require_no_credentials
 from store.io.object_file import open_object, open_parquet
 
 FETCH_THREADS = 8
@@ -24,6 +25,9 @@ FETCH_THREADS = 8
 
 FETCH_AHEAD = 64
 """Records in memory at once."""
+
+PATH_LETTERS = 4096
+"""Letters of an image's path or URL at most."""
 
 PARQUET_BATCH_ROWS = 64
 """Rows of a Parquet file held as Python values at a time, with their images."""
@@ -34,7 +38,13 @@ csv.field_size_limit(2**24)
 
 
 def read_table(
-    file: CorpusFile, kind: TableFormat, fields: FieldReader, account: Account, *, all_columns: bool = False
+    file: CorpusFile,
+    kind: TableFormat,
+    fields: FieldReader,
+    account: Account,
+    images: ImageSource,
+    *,
+    all_columns: bool = False,
 ) -> Iterator[SourcePair]:
     """Yield the pairs of a table in the order of its rows.
 
@@ -55,7 +65,7 @@ def read_table(
                 )
         return columns if all_columns else [name for name in columns if name in fields.names()]
 
-    for pair in _pairs(file, fields, read_records(file, kind, choose=choose)):
+    for pair in _pairs(file, fields, images, read_records(file, kind, choose=choose)):
         account.members += 1
         yield pair
 
@@ -142,32 +152,38 @@ def _text(file: CorpusFile) -> io.TextIOWrapper:
         raise CorpusError(f"{file.uri}: no such corpus file") from error
 
 
-def _pairs(file: CorpusFile, fields: FieldReader, records: Iterator[dict[str, Any]]) -> Iterator[SourcePair]:
+def _pairs(
+    file: CorpusFile, fields: FieldReader, images: ImageSource, records: Iterator[dict[str, Any]]
+) -> Iterator[SourcePair]:
     """Yield the pairs of records in order; images are fetched on threads, a few records ahead."""
     waiting: deque[Future[SourcePair]] = deque()
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
         for number, record in enumerate(records):
-            waiting.append(pool.submit(_pair, file, fields, number, record))
+            waiting.append(pool.submit(_pair, file, fields, images, number, record))
             if len(waiting) >= FETCH_AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _pair(file: CorpusFile, fields: FieldReader, number: int, record: dict[str, Any]) -> SourcePair:
+def _pair(
+    file: CorpusFile, fields: FieldReader, images: ImageSource, number: int, record: dict[str, Any]
+) -> SourcePair:
     key = fields.text(record, "key")
     pair = SourcePair(key=key if key is not None else f"{file.stem}-{number:08d}", record=record)
     sidecar = fields.text(record, "json_file")
     if sidecar is not None:
         try:
-            pair.record = {**record, "json": json.loads(_fetch(file, sidecar)[1])}
-        except (FileNotFoundError, ValueError) as error:
-            pair.passed.append(("no JSON file", f"{sidecar}: {error}"))
-    _add_image(pair, file, fields, number)
+            pair.record = {**record, "json": json.loads(images.image(resolve_uri(sidecar, file.folder.uri)))}
+        except PairDecodeError as error:
+            pair.passed.append(("no JSON file", str(error)))
+        except ValueError as error:
+            pair.passed.append(("not JSON", f"{sidecar}: {error}"))
+    _add_image(pair, file, fields, images, number)
     return pair
 
 
-def _add_image(pair: SourcePair, file: CorpusFile, fields: FieldReader, number: int) -> None:
+def _add_image(pair: SourcePair, file: CorpusFile, fields: FieldReader, images: ImageSource, number: int) -> None:
     found = fields.find(pair.record, "image")
     path, values = found if found is not None else ("", [])
     value = values[0] if values else None
@@ -177,20 +193,18 @@ def _add_image(pair: SourcePair, file: CorpusFile, fields: FieldReader, number: 
         value = value.get("path")
     if isinstance(value, bytes):
         pair.uri, pair.image, pair.member = file.uri, value, {"column": path, "row": number}
+    elif isinstance(value, str) and len(value) > PATH_LETTERS:
+        pair.passed.append((f"image's path is longer than {PATH_LETTERS} letters", ""))
     elif isinstance(value, str) and value:
+        value = as_text(value) or value
+        # The row keeps the path: extraction looks again, and says the same of it, or finds what came meanwhile.
         try:
-            pair.uri, pair.image = _fetch(file, value)
-        except FileNotFoundError:
-            pair.passed.append(("no image at the path", value))
+            require_no_credentials(value)
+            pair.uri = resolve_uri(value, file.folder.uri)
+            pair.image = images.image(pair.uri)
+        except LocationError as error:
+            pair.passed.append(("image's URL holds a credential", f"{error}; {error.hint}"))
+        except PairDecodeError as error:
+            pair.passed.append((error.why, f"{error}{f'; {error.hint}' if error.hint else ''}"))
     elif value is not None:
         pair.passed.append(("neither image bytes nor a path", f"{path}"))
-
-
-def _fetch(file: CorpusFile, path: str) -> tuple[str, bytes]:
-    """Return the path or URL of a file named relative to a corpus file, and its content."""
-    uri = resolve_uri(path, file.folder.uri)
-    try:
-        folder, name = split_uri(uri)
-    except LocationError as error:
-        raise FileNotFoundError(uri) from error
-    return uri, locate(folder).read(name)
