@@ -59,6 +59,9 @@ Cursor = Iterator[pa.RecordBatch]
 
 BATCH_ROWS = 65_536
 
+SHOWN = 3
+"""Reasons that an error lists."""
+
 
 @dataclass(kw_only=True, slots=True)
 class Merged:
@@ -287,10 +290,12 @@ def _in_memory(part: bytes) -> pq.ParquetFile:
 def require_pairs(account: Account, *, rows: int) -> None:
     """Refuse a corpus without any pair: the CorpusError says whether the corpus or the rules leave none."""
     if not account.usable:
+        commonest = sorted(account.passed.items(), key=lambda entry: -entry[1].count)[:SHOWN]
+        seen = "".join(f"; {found.count} times {reason}, first {found.first}" for reason, found in commonest)
         raise CorpusError(
-            f"the corpus holds no pair: {account.files} files were read, {account.keys} keys found, and none has both "
-            "an image and a caption",
-            hint="in a tar a pair is KEY.jpg (or .png, ...) and KEY.txt, side by side; in a table, a row with both",
+            f"the corpus holds no pair of an image and a caption: {account.files} files, {account.members} members and "
+            f"{account.keys} keys were read{seen}",
+            hint=None if seen else "correct corpora.NAME.files in pipelines.yaml",
         )
     if not rows:
         refused = ", ".join(f"{rule}: {count}" for rule, count in account.dropped.items() if count)

@@ -48,9 +48,9 @@ def format_of(file: CorpusFile, corpus: Corpus) -> Format:
 class Source:
     """One corpus file, to be read from front to back."""
 
-    def __init__(self, file: CorpusFile, corpus: Corpus, account: Account, *, root: str) -> None:
+    def __init__(self, file: CorpusFile, corpus: Corpus, account: Account, images: ImageSource) -> None:
         self._file, self._format, self._account = file, format_of(file, corpus), account
-        self._images = ImageSource(root, allow=corpus.readable())
+        self._images = images
         defaults = TAR_DEFAULTS if self._format == "tar" else TABLE_DEFAULTS
         self.fields = FieldReader(file.uri, corpus.fields, defaults, raw=corpus.keep.raw_paths())
 
