@@ -18,7 +18,7 @@ from store.corpus.fields import FieldReader, SourcePair, as_text
 from store.corpus.image_source import ImageSource
 from store.corpus.near_duplicates import difference_hash
 from store.corpus.section import Corpus
-from store.errors import CorpusError, PairDecodeError
+from store.errors import CorpusError, PairDecodeError, printable
 from store.format.key_index import hash_text
 from store.format.pairs import PAIR_SCHEMA
 from store.images.decode import decode_image, image_size
@@ -114,6 +114,13 @@ class FileIndexer:
         image = self._image_columns(pair) | {"group": group}
         shared = {name: fields.text(record, name) for name in ("split", "source", "license")}
         shared["modality"] = self._modality(record)
+        for name, value in shared.items():
+            if value is not None and not value.isprintable():
+                self.account.change(f"control characters in {name}", where)
+                shared[name] = printable(value)
+        if not pair.key.isprintable():
+            self.account.change("control characters in key", where)
+            pair.key = printable(pair.key)
         raw = {path: fields.raw(record, path) for path in self._corpus.keep.raw_paths()}
         prefix = f"{self._file.stem}/" if self._corpus.qualify_keys else ""
         rows = []
