@@ -35,7 +35,7 @@ def shortened(text: str) -> str:
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """Return a text in which control characters but those of ``keep`` are written out, so that no terminal obeys them."""
+    """Return a text in which control characters but those of ``keep`` are written out, for a terminal."""
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() or letter in keep else repr(letter)[1:-1] for letter in text)

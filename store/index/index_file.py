@@ -112,12 +112,7 @@ class FileIndexer:
         if not any(captions):
             self.account.pass_over("image without caption", where)
         image = self._image_columns(pair) | {"group": group}
-        shared = {name: fields.text(record, name) for name in ("split", "source", "license")}
-        shared["modality"] = self._modality(record)
-        for name, value in shared.items():
-            if value is not None and not value.isprintable():
-                self.account.change(f"control characters in {name}", where)
-                shared[name] = printable(value)
+        shared = self._shared_columns(record, where)
         if not pair.key.isprintable():
             self.account.change("control characters in key", where)
             pair.key = printable(pair.key)
@@ -164,6 +159,16 @@ class FileIndexer:
             "width": size[0] if size else None,
             "height": size[1] if size else None,
         }
+
+    def _shared_columns(self, record: dict[str, Any], where: str) -> dict[str, str | None]:
+        fields = self._source.fields
+        found = {name: fields.text(record, name) for name in ("split", "source", "license")}
+        found["modality"] = self._modality(record)
+        for name, value in found.items():
+            if value is not None and not value.isprintable():
+                self.account.change(f"control characters in {name}", where)
+                found[name] = printable(value)
+        return found
 
     def _modality(self, record: dict[str, Any]) -> str | None:
         if self._corpus.modality_map is None:
