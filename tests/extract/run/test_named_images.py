@@ -17,6 +17,7 @@ from store.format.records import Status
 from store.index.curation_report import read_report
 from store.io import web
 from store.read.reader import FeatureStore
+from tests.extract.cluster_cases import Run
 
 GOOD = ("good", "again")
 
@@ -29,6 +30,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         code = int(self.path[1:4]) if self.path[1:4].isdecimal() else 302
         self.send_response(code)
         content = self.server.picture if code == 200 else b"<html>secret of the host"
+        if self.server.changes:
+            content += str(self.server.asked.total()).encode()
         if code == 302:
             self.send_header("Location", self.path.partition("?")[2])
         if "cut" in self.path:
@@ -47,7 +50,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(picture):
     running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    running.picture, running.asked, running.daemon_threads = picture, Counter(), True
+    running.picture, running.asked, running.changes, running.daemon_threads = picture, Counter(), False, True
     threading.Thread(target=running.serve_forever, daemon=True).start()
     yield running
     running.shutdown()
@@ -110,7 +113,9 @@ def require_bad(found, rows):
     return {key: found[key][1] for key, _ in rows}
 
 
-def test_paths_of_every_kind_are_bad_rows_and_the_others_go_on(tmp_path, pipeline_of, extract_here):
+@pytest.fixture
+def odd_paths(tmp_path):
+    """Rows whose paths and files are of every kind that is no image; the last two are files."""
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "loop.png").symlink_to("loop.png")
@@ -119,7 +124,7 @@ def test_paths_of_every_kind_are_bad_rows_and_the_others_go_on(tmp_path, pipelin
     left.bind(str(tmp_path / "socket.png"))
     (tmp_path / "text.png").write_text("root:x:0:0")
     (tmp_path / "empty.png").write_bytes(b"")
-    rows = [
+    yield [
         ("folder", "folder"),
         ("through a file", "good.png/x.png"),
         ("missing", "missing.png"),
@@ -147,6 +152,11 @@ def test_paths_of_every_kind_are_bad_rows_and_the_others_go_on(tmp_path, pipelin
         ("no image", "text.png"),
         ("empty", "empty.png"),
     ]
+    left.close()
+
+
+def test_paths_of_every_kind_are_bad_rows_and_the_others_go_on(odd_paths, pipeline_of, extract_here):
+    rows = odd_paths
     config = pipeline_of(rows)
     store, outcome = extract_here(config)
     reasons = require_bad(results(store), rows)
@@ -161,7 +171,24 @@ def test_paths_of_every_kind_are_bad_rows_and_the_others_go_on(tmp_path, pipelin
     assert sum(found.count for reason, found in report.passed.items()) == len(rows) - 2
     everything = b"".join(path.read_bytes() for path in store.rglob("*") if path.is_file())
     assert b"s3cr3t" not in everything
-    left.close()
+
+
+@pytest.mark.fault
+@pytest.mark.ray
+def test_they_are_bad_rows_on_ray_too(tmp_path, odd_paths, pipeline_of, prepare):
+    config = pipeline_of(odd_paths)
+    prepare(config)
+    with Run(config) as run:
+        code, said = run.end()
+    assert code == 0, said
+    require_bad(results(tmp_path / "store"), odd_paths)
+
+
+def test_a_picture_that_changes_while_it_is_indexed_is_told(server, pipeline_of, prepare):
+    server.changes = True
+    config = pipeline_of([("x", f"http://127.0.0.1:{server.server_port}/200/x.png")], allow=["127.0.0.1"])
+    with pytest.raises(CorpusError, match="x: the image cannot be read again as extraction reads it"):
+        prepare(config)
 
 
 def test_answers_of_every_kind_are_bad_rows_and_the_others_go_on(server, pipeline_of, extract_here):
