@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from store.errors import CorpusError, LocationError, PairDecodeError
-from store.io.location import Location, is_url, locate, split_uri
-from store.io.object_file import disk_error, open_parquet
+from store.io.location import Location, is_url, locate, split_query, split_uri
+from store.io.object_file import disk_error, open_object, open_parquet
 
 from .corpus_files import resolve_uri
+from .npz_images import NpzImages
 
 GROUPS_KEPT = 4
 """Row groups of images kept in memory; threads that read neighbouring rows share one or two."""
@@ -38,9 +39,9 @@ class ImageSource:
         self._root = locate(root)
         self._folders: dict[str, Location] = {}
         # Not through self: a cycle would keep files open until Python's garbage collector comes by.
-        parquet = self._parquet = lru_cache(FILES_OPEN)(_Parquet)
+        tables = self._tables = lru_cache(FILES_OPEN)(_open_table)
         self._group = lru_cache(GROUPS_KEPT)(
-            lambda location, name, column, group: parquet(location, name).read(group, column)
+            lambda location, name, column, group: tables(location, name).read(group, column)
         )
         self._lock = threading.Lock()
 
@@ -49,7 +50,7 @@ class ImageSource:
 
         Args:
             member: the table's column, as a dictionary: ``offset`` and ``nbytes`` in a tar, ``column`` and ``row`` in a
-                Parquet file, or None where the file at the uri is the image.
+                Parquet file or an npz, or None where the file at the uri is the image.
             sha256: the table's column, which the bytes are compared with; not compared if left out.
 
         Raises:
@@ -73,7 +74,7 @@ class ImageSource:
             if member is None:
                 return location.read(name)
             if member.get("column") is not None:
-                return self._from_parquet(location, name, str(member["column"]), int(member["row"]))
+                return self._from_table(location, name, str(member["column"]), int(member["row"]))
             return location.read_part(name, member["offset"], member["nbytes"])
         except FileNotFoundError as error:
             if is_url(uri):  # one image of its own somewhere: no other root would help
@@ -92,12 +93,19 @@ class ImageSource:
         except LocationError as error:
             raise PairDecodeError(str(error)) from error
 
-    def _from_parquet(self, location: Location, name: str, column: str, row: int) -> bytes:
+    def _from_table(self, location: Location, name: str, column: str, row: int) -> bytes:
         with self._lock:
             # Under the lock, so that a group that several threads want is read once; reading it is the whole work.
-            group, position = self._parquet(location, name).place(row)
-            values = self._group(location, name, column, group)
-        data = values[position].as_py()
+            table = self._tables(location, name)
+            stored, steps = table.steps(column)
+            group, position = table.place(row, stored)
+            value: Any = self._group(location, name, stored, group)[position]
+        try:
+            for step in steps:
+                value = value[step]
+        except (IndexError, KeyError, TypeError):
+            value = None
+        data = value.as_py() if isinstance(value, pa.Scalar) else value
         if not isinstance(data, bytes):
             raise PairDecodeError(f"{location.show(name)}: column {column!r} holds no image in row {row}")
         return data
@@ -107,6 +115,34 @@ class ImageSource:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["root"])  # type: ignore[misc]
+
+
+def _open_table(location: Location, name: str) -> _Parquet | _Npz:
+    return _Npz(location, name) if split_query(name)[0].lower().endswith(".npz") else _Parquet(location, name)
+
+
+class _Npz:
+    """Arrays of images, of which one block is read at a time."""
+
+    def __init__(self, location: Location, name: str) -> None:
+        self._location, self._name = location, name
+        self._arrays: dict[str, NpzImages] = {}
+
+    def steps(self, column: str) -> tuple[str, list[str | int]]:
+        """Return the array's name; there is nothing to follow inside an image."""
+        return column, []
+
+    def place(self, row: int, column: str) -> tuple[int, int]:
+        """Return the block of a row, and the position there."""
+        if column not in self._arrays:
+            self._arrays[column] = NpzImages(
+                open_object(self._location, self._name), self._location.show(self._name), column
+            )
+        return self._arrays[column].place(row)
+
+    def read(self, group: int, column: str) -> list[bytes]:
+        """Return the images of a block."""
+        return self._arrays[column].block(group)
 
 
 class _Parquet:
@@ -123,7 +159,25 @@ class _Parquet:
         metadata = self._file.metadata
         self._ends = np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
 
-    def place(self, row: int) -> tuple[int, int]:
+    def steps(self, path: str) -> tuple[str, list[str | int]]:
+        """Return the column of a path such as ``images.1.bytes``, and the fields and positions that lead on from it."""
+        schema, parts = self._file.schema_arrow, path.split(".")
+        lengths = [length for length in range(len(parts), 0, -1) if ".".join(parts[:length]) in schema.names]
+        if not lengths:
+            raise CorpusError(f"{self._uri}: has no column {path!r}; was the file replaced since it was indexed?")
+        column = ".".join(parts[: lengths[0]])
+        kind: Any = schema.field(column).type
+        steps: list[str | int] = []
+        for part in parts[lengths[0] :]:
+            if pa.types.is_struct(kind):
+                steps.append(part)
+                kind = kind.field(part).type if kind.get_field_index(part) >= 0 else pa.null()
+            else:
+                steps.append(int(part) if part.isdecimal() else part)
+                kind = getattr(kind, "value_type", pa.null())
+        return column, steps
+
+    def place(self, row: int, _: str) -> tuple[int, int]:
         """Return the row group of a row, and the position there."""
         group = int(np.searchsorted(self._ends, row, side="right"))
         if group >= len(self._ends):
@@ -131,11 +185,5 @@ class _Parquet:
         return group, row - (int(self._ends[group - 1]) if group else 0)
 
     def read(self, group: int, column: str) -> pa.ChunkedArray:
-        """Return the values of a column, or of a field of one (``image.bytes``), in a row group."""
-        table = self._file.read_row_group(group, columns=[column], use_threads=False)
-        if not table.num_columns:
-            raise CorpusError(f"{self._uri}: has no column {column!r}; was the file replaced since it was indexed?")
-        values = table.column(0)
-        while pa.types.is_struct(values.type):
-            values = values.combine_chunks().field(0) if values.num_chunks else pa.chunked_array([], pa.binary())
-        return values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
+        """Return the values of a column in a row group."""
+        return self._file.read_row_group(group, columns=[column], use_threads=False).column(0)

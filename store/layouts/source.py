@@ -10,20 +10,11 @@ from store.corpus.fields import TABLE_DEFAULTS, TAR_DEFAULTS, FieldReader, Sourc
 from store.corpus.section import Corpus, Format
 from store.errors import CorpusError
 
-from .tables import read_table
+from .tables import TABLE_SUFFIXES, read_table
+from .text_lines import name_within
 from .webdataset import read_tar
 
-SUFFIXES: dict[str, Format] = {
-    ".tar": "tar",
-    ".tar.gz": "tar",
-    ".tgz": "tar",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".tsv": "csv",
-}
+SUFFIXES: dict[str, Format] = {".tar": "tar", ".tar.gz": "tar", ".tgz": "tar", **TABLE_SUFFIXES}
 """Kinds by the end of a name. The tar reader refuses a compressed tar and says what to do."""
 
 
@@ -35,9 +26,10 @@ def format_of(file: CorpusFile, corpus: Corpus) -> Format:
     """
     if corpus.format is not None:
         return corpus.format
-    for suffix, kind in SUFFIXES.items():
-        if file.plain_name.lower().endswith(suffix):
-            return kind
+    for name in (file.plain_name.lower(), name_within(file)):
+        for suffix, kind in SUFFIXES.items():
+            if name.endswith(suffix):
+                return kind
     raise CorpusError(
         f"{file.uri}: its name does not say what it is; expected one of {', '.join(SUFFIXES)}",
         hint="say it in the corpus of pipelines.yaml, as in format: jsonl",
@@ -49,6 +41,7 @@ class Source:
 
     def __init__(self, file: CorpusFile, corpus: Corpus, account: Account) -> None:
         self._file, self._format, self._account = file, format_of(file, corpus), account
+        self._corpus = corpus
         defaults = TAR_DEFAULTS if self._format == "tar" else TABLE_DEFAULTS
         self.fields = FieldReader(file.uri, corpus.fields, defaults, raw=corpus.keep.raw_paths())
 
@@ -61,7 +54,9 @@ class Source:
         if self._format == "tar":
             found = read_tar(self._file, self._account)
         else:
-            found = read_table(self._file, self._format, self.fields, self._account, all_columns=all_columns)
+            found = read_table(
+                self._file, self._format, self._corpus, self.fields, self._account, all_columns=all_columns
+            )
         for pair in found:
             mapped = self.fields.text(pair.record, "key") if self._format == "tar" else None
             if mapped is not None:
