@@ -23,7 +23,7 @@ from store.inspect.diff import Difference, PairsDifference, RangeDifference, Tea
 from store.inspect.diff import diff as compare
 from store.read.reader import FeatureStore
 
-from .options import JsonOption, StoreArgument, TeacherOption, print_json
+from .options import AllowOption, JsonOption, StoreArgument, TeacherOption, print_json
 
 app = typer.Typer()
 
@@ -96,6 +96,7 @@ def export(
     corpus_root: Annotated[
         str | None, typer.Option(help="Folder of the images, if the corpus moved since it was indexed.")
     ] = None,
+    allow: AllowOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write pairs and features to files that other programs can read."""
@@ -103,7 +104,7 @@ def export(
     if match is None:
         raise typer.BadParameter(f"--rows: expected A:B, got {rows!r}")
     first, last = (int(text) if text else None for text in match.groups())
-    opened = FeatureStore(store, corpus_root=corpus_root)
+    opened = FeatureStore(store, corpus_root=corpus_root, allow=allow or [])
     total = (opened.info.rows if last is None else last) - (first or 0)
     with progress(total, label="export", noun="rows") as advance:
         done = write_export(

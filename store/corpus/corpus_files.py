@@ -106,6 +106,13 @@ def corpus_files(patterns: Sequence[str]) -> list[CorpusFile]:
     return list(dict.fromkeys(files))
 
 
+def fixed_folder(pattern: str) -> str:
+    """Return the folder that all files of a pattern lie below, as a path or URL."""
+    path = pattern if is_url(pattern) else str(Path(pattern).absolute())
+    found = re.search(r"[*?\[{]", path)
+    return path[: found.start() if found else len(path)].rpartition("/")[0]
+
+
 def _local(pattern: str) -> list[CorpusFile]:
     found = sorted(map(str, find_paths(Path(), pattern.removeprefix("file://"), hidden=False)))
     return [as_corpus_file(path) for path in found if not Path(path).is_dir()]

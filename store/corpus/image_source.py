@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from store.errors import CorpusError, LocationError, PairDecodeError
-from store.io.location import Location, is_url, locate, split_query, split_uri
-from store.io.object_file import disk_error, open_object, open_parquet
+from store.errors import CorpusError, FetchError, LocationError, PairDecodeError
+from store.io.location import Location, is_url, locate, require_no_credentials, split_uri
+from store.io.web import AWAY_S, get
 
-from .corpus_files import resolve_uri
-from .npz_images import NpzImages
+from .access import Access
+from .corpus_files import HTTP, resolve_uri
+from .image_tables import open_table
+
+MAX_FILE_BYTES = 2**30
+"""Largest file of its own that is read as an image."""
 
 GROUPS_KEPT = 4
 """Row groups of images kept in memory; threads that read neighbouring rows share one or two."""
@@ -33,13 +37,16 @@ class ImageSource:
 
     Args:
         root: the folder that uris are relative to, a path or URL.
+        allow: places beside it that single images may be read from, see `Access`.
     """
 
-    def __init__(self, root: str | os.PathLike[str] | Location) -> None:
-        self._root = locate(root)
+    def __init__(self, root: str | os.PathLike[str] | Location, *, allow: Sequence[str] = ()) -> None:
+        self._root, self._allow = locate(root), tuple(allow)
+        self._access = Access(self._root.uri, allow)
+        self._away: dict[str, float] = {}
         self._folders: dict[str, Location] = {}
         # Not through self: a cycle would keep files open until Python's garbage collector comes by.
-        tables = self._tables = lru_cache(FILES_OPEN)(_open_table)
+        tables = self._tables = lru_cache(FILES_OPEN)(open_table)
         self._group = lru_cache(GROUPS_KEPT)(
             lambda location, name, column, group: tables(location, name).read(group, column)
         )
@@ -59,7 +66,7 @@ class ImageSource:
         """
         if uri is None:
             raise PairDecodeError("the corpus has no image for this key (missing member)")
-        data = self._read(uri, member)
+        data = self._read(uri, member) if member is not None else self._image(uri, known=sha256 is not None)
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
             # An error and no bad row: the pair is good, its file is wrong.
             raise CorpusError(
@@ -68,17 +75,69 @@ class ImageSource:
             )
         return data
 
-    def _read(self, uri: str, member: Mapping[str, Any] | None) -> bytes:
+    def image(self, uri: str) -> bytes:
+        """Return a file of its own, which a corpus names.
+
+        Args:
+            uri: absolute, or relative to the root.
+
+        Raises:
+            PairDecodeError: it may not be read, or cannot; `PairDecodeError.why` says it without names.
+        """
+        if uri.lower().startswith("data:"):
+            raise PairDecodeError("data: URLs are not read", why="image's URL: data: URLs are not read")
+        whole = resolve_uri(uri, self._root.uri)
+        try:
+            require_no_credentials(whole)
+            self._access.require(whole)
+            if whole.startswith(HTTP):
+                return get(whole, max_bytes=MAX_FILE_BYTES, check=self._access.require)
+            return self._file(whole)
+        except PairDecodeError:
+            raise
+        except FileNotFoundError as error:
+            raise PairDecodeError(f"{whole}: there is no such file", why="no file at an image's path") from error
+        except FetchError as error:
+            raise PairDecodeError(str(error), why=f"image's URL: {error.why}") from error
+        except LocationError as error:
+            raise PairDecodeError(str(error), hint=error.hint, why="file at an image's path cannot be read") from error
+        except ValueError as error:
+            raise PairDecodeError(f"{whole}: {error}", why="image's path is no path") from error
+
+    def _file(self, whole: str) -> bytes:
+        folder, name = split_uri(whole)
+        storage = "/".join(folder.split("/")[:3]) if is_url(folder) else ""
+        if time.monotonic() < self._away.get(storage, 0.0):
+            raise FetchError(f"{whole}: the storage does not answer", why="the storage does not answer")
+        location = self._folders.setdefault(folder, locate(folder))
+        if not storage and (location.size(name) or 0) > MAX_FILE_BYTES:
+            raise LocationError(f"{whole}: larger than {MAX_FILE_BYTES} bytes")
+        try:
+            return location.read(name)
+        except FetchError:
+            if storage:
+                self._away[storage] = time.monotonic() + AWAY_S
+            raise
+
+    def _image(self, uri: str, *, known: bool) -> bytes:
+        """Return a file of its own; one on a disk that was there when it was indexed is missing now for all rows."""
+        try:
+            return self.image(uri)
+        except PairDecodeError as error:
+            if not known or is_url(resolve_uri(uri, self._root.uri)):
+                raise
+            raise CorpusError(
+                f"{error}: it was there when it was indexed",
+                hint=error.hint or "give --corpus-root FOLDER, the folder that now holds the corpus",
+            ) from error
+
+    def _read(self, uri: str, member: Mapping[str, Any]) -> bytes:
         location, name = self._place(uri)
         try:
-            if member is None:
-                return location.read(name)
             if member.get("column") is not None:
                 return self._from_table(location, name, str(member["column"]), int(member["row"]))
             return location.read_part(name, member["offset"], member["nbytes"])
         except FileNotFoundError as error:
-            if is_url(uri):  # one image of its own somewhere: no other root would help
-                raise PairDecodeError(f"{uri}: no such image") from error
             raise CorpusError(
                 f"{location.show(name)}: the corpus is not where the store says",
                 hint="give --corpus-root FOLDER, the folder that now holds the corpus",
@@ -111,79 +170,7 @@ class ImageSource:
         return data
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self._root.uri}
+        return {"root": self._root.uri, "allow": self._allow}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["root"])  # type: ignore[misc]
-
-
-def _open_table(location: Location, name: str) -> _Parquet | _Npz:
-    return _Npz(location, name) if split_query(name)[0].lower().endswith(".npz") else _Parquet(location, name)
-
-
-class _Npz:
-    """Arrays of images, of which one block is read at a time."""
-
-    def __init__(self, location: Location, name: str) -> None:
-        self._location, self._name = location, name
-        self._arrays: dict[str, NpzImages] = {}
-
-    def steps(self, column: str) -> tuple[str, list[str | int]]:
-        """Return the array's name; there is nothing to follow inside an image."""
-        return column, []
-
-    def place(self, row: int, column: str) -> tuple[int, int]:
-        """Return the block of a row, and the position there."""
-        if column not in self._arrays:
-            self._arrays[column] = NpzImages(
-                open_object(self._location, self._name), self._location.show(self._name), column
-            )
-        return self._arrays[column].place(row)
-
-    def read(self, group: int, column: str) -> list[bytes]:
-        """Return the images of a block."""
-        return self._arrays[column].block(group)
-
-
-class _Parquet:
-    """A Parquet file of images, of which one row group is read at a time."""
-
-    def __init__(self, location: Location, name: str) -> None:
-        try:
-            self._file = open_parquet(location, name)
-        except OSError as error:
-            raise disk_error(error, location.show(name)) or error from error
-        except pa.ArrowInvalid as error:
-            raise CorpusError(f"{location.show(name)}: cannot be read as Parquet: {error}") from error
-        self._uri = location.show(name)
-        metadata = self._file.metadata
-        self._ends = np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
-
-    def steps(self, path: str) -> tuple[str, list[str | int]]:
-        """Return the column of a path such as ``images.1.bytes``, and the fields and positions that lead on from it."""
-        schema, parts = self._file.schema_arrow, path.split(".")
-        lengths = [length for length in range(len(parts), 0, -1) if ".".join(parts[:length]) in schema.names]
-        if not lengths:
-            raise CorpusError(f"{self._uri}: has no column {path!r}; was the file replaced since it was indexed?")
-        column = ".".join(parts[: lengths[0]])
-        kind: Any = schema.field(column).type
-        steps: list[str | int] = []
-        for part in parts[lengths[0] :]:
-            if pa.types.is_struct(kind):
-                steps.append(part)
-                kind = kind.field(part).type if kind.get_field_index(part) >= 0 else pa.null()
-            else:
-                steps.append(int(part) if part.isdecimal() else part)
-                kind = getattr(kind, "value_type", pa.null())
-        return column, steps
-
-    def place(self, row: int, _: str) -> tuple[int, int]:
-        """Return the row group of a row, and the position there."""
-        group = int(np.searchsorted(self._ends, row, side="right"))
-        if group >= len(self._ends):
-            raise PairDecodeError(f"{self._uri} is cut short: it has {int(self._ends[-1])} rows, not {row + 1}")
-        return group, row - (int(self._ends[group - 1]) if group else 0)
-
-    def read(self, group: int, column: str) -> pa.ChunkedArray:
-        """Return the values of a column in a row group."""
-        return self._file.read_row_group(group, columns=[column], use_threads=False).column(0)
+        self.__init__(state["root"], allow=state["allow"])  # type: ignore[misc]

@@ -11,6 +11,8 @@ from pydantic import Field, field_validator
 
 from store.config.pipeline_file import ConfigPath, Section
 
+from .access import AllowedPlace
+from .corpus_files import fixed_folder
 from .curation import Keep
 from .fields import Fields
 
@@ -51,6 +53,7 @@ class Corpus(Section):
     join: list[Join] = []
     modality_map: dict[str, str] | None = None
     keep: Keep = Keep()
+    allow: list[AllowedPlace] = []
     phantom: Phantom | None = None
 
     @field_validator("separator")
@@ -59,3 +62,7 @@ class Corpus(Section):
         if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
             raise ValueError(f'expected one letter such as ";" or "\\t", got {separator!r}')
         return separator
+
+    def readable(self) -> tuple[str, ...]:
+        """Return the places beside the corpus' root that single images may be read from: its own, and those allowed."""
+        return (*self.allow, *(fixed_folder(pattern) for pattern in self.files))

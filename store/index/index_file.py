@@ -46,7 +46,7 @@ class FileIndexer:
     def __init__(self, file: CorpusFile, corpus: Corpus, *, root: str) -> None:
         self._file, self._corpus, self._root = file, corpus, root
         self.account = Account(files=1)
-        self._source = Source(file, corpus, self.account)
+        self._source = Source(file, corpus, self.account, root=root)
         self._rules = pair_rules(corpus.keep)
         self._modalities = {label.casefold(): name for label, name in (corpus.modality_map or {}).items()}
         self._name = relative_uri(file.uri, root)

@@ -51,14 +51,23 @@ class Plan:
     def key(self, file: CorpusFile) -> str:
         """Return where the candidates of a file lie in the store: by all that decides them."""
         uri = relative_uri(file.uri, self.root)
-        identity = [CANDIDATES_VERSION, self.root, uri, *self.stamps[file.uri], settings_of(self.corpus)]
+        identity = [
+            CANDIDATES_VERSION,
+            self.root,
+            uri,
+            *self.stamps[file.uri],
+            settings_of(self.corpus),
+            self.corpus.allow,
+        ]
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         return f"{INDEX_FOLDER}/{digest[:32]}.parquet"
 
 
 def settings_of(corpus: Corpus) -> dict[str, Any]:
     """Return what of a corpus decides its rows, besides its files: settings that are not the defaults."""
-    settings = corpus.model_dump(mode="json", exclude={"files", "phantom", "qualify_keys"}, exclude_defaults=True)
+    settings = corpus.model_dump(
+        mode="json", exclude={"files", "phantom", "qualify_keys", "allow"}, exclude_defaults=True
+    )
     return {"qualify_keys": corpus.qualify_keys, **settings}
 
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from store.corpus.account import Account
 from store.corpus.corpus_files import CorpusFile
 from store.corpus.fields import TABLE_DEFAULTS, TAR_DEFAULTS, FieldReader, SourcePair
+from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus, Format
 from store.errors import CorpusError
 
+from .records.text_lines import name_within
 from .tables import TABLE_SUFFIXES, read_table
-from .text_lines import name_within
 from .webdataset import read_tar
 
 SUFFIXES: dict[str, Format] = {".tar": "tar", ".tar.gz": "tar", ".tgz": "tar", **TABLE_SUFFIXES}
@@ -39,9 +40,10 @@ def format_of(file: CorpusFile, corpus: Corpus) -> Format:
 class Source:
     """One corpus file, to be read from front to back."""
 
-    def __init__(self, file: CorpusFile, corpus: Corpus, account: Account) -> None:
+    def __init__(self, file: CorpusFile, corpus: Corpus, account: Account, *, root: str) -> None:
         self._file, self._format, self._account = file, format_of(file, corpus), account
         self._corpus = corpus
+        self._images = ImageSource(root, allow=corpus.readable())
         defaults = TAR_DEFAULTS if self._format == "tar" else TABLE_DEFAULTS
         self.fields = FieldReader(file.uri, corpus.fields, defaults, raw=corpus.keep.raw_paths())
 
@@ -55,7 +57,13 @@ class Source:
             found = read_tar(self._file, self._account)
         else:
             found = read_table(
-                self._file, self._format, self._corpus, self.fields, self._account, all_columns=all_columns
+                self._file,
+                self._format,
+                self._corpus,
+                fields=self.fields,
+                account=self._account,
+                images=self._images,
+                all_columns=all_columns,
             )
         for pair in found:
             mapped = self.fields.text(pair.record, "key") if self._format == "tar" else None

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, TypeAlias
 
 from store.corpus.account import Account
-from store.corpus.corpus_files import CorpusFile, resolve_uri
+from store.corpus.corpus_files import CorpusFile
 from store.corpus.fields import FILE_NAMES, FieldReader, SourcePair
+from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus
-from store.errors import CorpusError, LocationError
-from store.io.location import locate, split_uri
+from store.errors import CorpusError
 
-from .csv_records import read_csv
-from .enrich import enriched, needed_columns
-from .json_records import parse_json, read_coco, read_json, read_json_lines
-from .npz_records import PlacedImage, read_npz
-from .parquet_records import read_parquet
-from .text_lines import name_within, open_content, read_lines
-
-FETCH_THREADS = 8
-"""Images fetched at once: they are small, and a server's answer takes longer than the transfer."""
-
-FETCH_AHEAD = 64
-"""Records in memory at once."""
+from .records.csv_records import read_csv
+from .records.enrich import enriched, needed_columns
+from .records.json_records import read_coco, read_json, read_json_lines
+from .records.npz_records import read_npz
+from .records.parquet_records import read_parquet
+from .records.text_lines import name_within, open_content, read_lines
+from .table_pairs import PairReader
 
 TableFormat: TypeAlias = Literal["parquet", "csv", "jsonl", "json", "coco", "npz"]
 
@@ -47,9 +40,10 @@ def read_table(
     file: CorpusFile,
     kind: TableFormat,
     corpus: Corpus,
+    *,
     fields: FieldReader,
     account: Account,
-    *,
+    images: ImageSource,
     all_columns: bool = False,
 ) -> Iterator[SourcePair]:
     """Yield the pairs of a table in the order of its rows.
@@ -86,7 +80,8 @@ def read_table(
         choose=choose,
         account=account,
     )
-    for pair in _pairs(file, fields, enriched(records, file, corpus, account, read=_read_other)):
+    added = enriched(records, file, corpus, account, read=_read_other)
+    for pair in PairReader(file, fields, images).pairs(added):
         account.members += 1
         yield pair
 
@@ -155,111 +150,3 @@ def _no_column(file: CorpusFile, kind: TableFormat, name: str, columns: list[str
     return CorpusError(
         f"{file.uri}: no column of {name}s was found; there are {', '.join(columns) or 'no columns'}", hint=hint
     )
-
-
-def _pairs(file: CorpusFile, fields: FieldReader, records: Iterator[dict[str, Any]]) -> Iterator[SourcePair]:
-    """Yield the pairs of records in order; images are fetched on threads, a few records ahead."""
-    waiting: deque[Future[list[SourcePair]]] = deque()
-    with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        for number, record in enumerate(records):
-            waiting.append(pool.submit(_pairs_of, file, fields, number, record))
-            if len(waiting) >= FETCH_AHEAD:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-
-
-def _pairs_of(file: CorpusFile, fields: FieldReader, number: int, record: dict[str, Any]) -> list[SourcePair]:
-    """Return the pair of a record; several where images and captions are lists of the same length."""
-    key = fields.text(record, "key")
-    key = key if key is not None else f"{file.stem}-{number:08d}"
-    images, captions = _list_at(fields, record, "image"), _list_at(fields, record, "caption")
-    if images and captions and len(images[1]) == len(captions[1]) > 1:
-        pairs = []
-        for position, (image, caption) in enumerate(zip(images[1], captions[1], strict=True)):
-            pair = SourcePair(key=f"{key}#{position + 1}", record={**record, captions[0]: caption})
-            _add_image(pair, file, number, f"{images[0]}.{position}", image)
-            pairs.append(pair)
-        return pairs
-    pair = SourcePair(key=key, record=record)
-    _add_files(pair, file, fields)
-    path, _ = fields.find(pair.record, "image") or ("", None)
-    if path == "":
-        _add_image(pair, file, number, path, fields.text(pair.record, "image"))
-        return [pair]
-    found = list(_placed(pair.record, path.split(".")))
-    _add_image(pair, file, number, *(found[0] if found else (path, None)))
-    pair.passed += [("second image of a list", place) for place, _ in found[1:]]
-    return [pair]
-
-
-def _list_at(fields: FieldReader, record: dict[str, Any], name: str) -> tuple[str, list[Any]] | None:
-    """Return the column of a field and its list, if the column is a list."""
-    path, _ = fields.find(record, name) or ("", None)
-    found = record.get(path)
-    return (path, found) if isinstance(found, list) else None
-
-
-def _placed(node: Any, path: Sequence[str], place: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values at a path with the place of each, in which lists have positions: ``images.1``."""
-    before = f"{place}." if place else ""
-    if isinstance(node, list) and not (path and path[0].isdecimal()):
-        for position, item in enumerate(node):
-            yield from _placed(item, path, f"{before}{position}")
-    elif not path:
-        if node is not None:
-            yield place, node
-    elif isinstance(node, dict):
-        taken = len(path) if ".".join(path) in node else 1
-        name = ".".join(path[:taken])
-        if name in node:
-            yield from _placed(node[name], path[taken:], before + name)
-    elif isinstance(node, list) and int(path[0]) < len(node):
-        yield from _placed(node[int(path[0])], path[1:], before + path[0])
-
-
-def _add_files(pair: SourcePair, file: CorpusFile, fields: FieldReader) -> None:
-    """Add what lies in files of its own that the record names."""
-    for field, name, read in (("json_file", "json", parse_json), ("text_file", "txt", _decoded)):
-        path = fields.text(pair.record, field)
-        if path is None:
-            continue
-        try:
-            pair.record = {**pair.record, name: read(_fetch(file, path)[1])}
-        except (FileNotFoundError, ValueError) as error:
-            pair.passed.append((f"no file of {field}", f"{path}: {error}"))
-
-
-def _decoded(content: bytes) -> str:
-    return content.decode("utf-8-sig")
-
-
-def _add_image(pair: SourcePair, file: CorpusFile, number: int, path: str, value: Any) -> None:
-    if isinstance(value, PlacedImage):
-        pair.uri, pair.image, pair.member = file.uri, value.data, {"column": value.column, "row": value.row}
-        return
-    if isinstance(value, dict) and value.get("bytes") is not None:
-        path, value = f"{path}.bytes", value["bytes"]
-    elif isinstance(value, dict):
-        value = value.get("path")
-    if isinstance(value, bytes):
-        pair.uri, pair.image, pair.member = file.uri, value, {"column": path, "row": number}
-    elif isinstance(value, str) and value:
-        try:
-            pair.uri, pair.image = _fetch(file, value)
-        except FileNotFoundError:
-            pair.passed.append(("no image at the path", resolve_uri(value, file.folder.uri)))
-    elif value is None or value == "":
-        pair.passed.append(("no image in the record", ""))
-    else:
-        pair.passed.append(("neither image bytes nor a path", path))
-
-
-def _fetch(file: CorpusFile, path: str) -> tuple[str, bytes]:
-    """Return the path or URL of a file named relative to a corpus file, and its content."""
-    uri = resolve_uri(path, file.folder.uri)
-    try:
-        folder, name = split_uri(uri)
-    except LocationError as error:
-        raise FileNotFoundError(uri) from error
-    return uri, locate(folder).read(name)

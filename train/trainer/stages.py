@@ -52,7 +52,9 @@ def pretrain(pipeline: TrainPipeline, name: str, run: PretrainRun, how: Circumst
 
 def _pretrain_on_store(pipeline: TrainPipeline, name: str, run: PretrainRun, how: Circumstances) -> bool:
     """Stage 1 on a store's pair table; it need not hold any feature."""
-    store = FeatureStore(pipeline.store.path, corpus_root=how.corpus_root, verify=pipeline.store.verify)
+    store = FeatureStore(
+        pipeline.store.path, corpus_root=how.corpus_root, allow=pipeline.readable(), verify=pipeline.store.verify
+    )
     pixels = _pixels(pipeline, store, run)
     identity = {"run": _without_images(run), "store": {"corpus": store.info.corpus}, **_pixel_identity(pixels)}
     if _nothing_to_do(f"train.pretrain.{name}", run, identity, how):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from store.corpus.account import Account
-from store.corpus.corpus_files import as_corpus_file, corpus_files
+from store.corpus.corpus_files import as_corpus_file, common_root, corpus_files
 from store.corpus.fields import SourcePair
 from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus
@@ -60,9 +60,11 @@ def read_corpus(corpus: Corpus) -> Iterator[Record]:
     Raises:
         CorpusError: there is no such file, or one cannot be read.
     """
-    source = ImageSource("/")
-    for file in corpus_files(corpus.files):
-        for pair in Source(file, corpus, Account()).pairs(all_columns=True):
+    files = corpus_files(corpus.files)
+    root = common_root(files)
+    source = ImageSource(root, allow=corpus.readable())
+    for file in files:
+        for pair in Source(file, corpus, Account(), root=root).pairs(all_columns=True):
             key = f"{file.stem}/{pair.key}" if corpus.qualify_keys else pair.key
             values = {**pair.record, "json": pair.metadata}
             yield _record(pair, key, values, file.uri, StoredImage(source, pair.uri or "", pair.member))

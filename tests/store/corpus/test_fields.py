@@ -166,5 +166,6 @@ def test_the_authors_index_of_images_and_their_json_files_is_read(tmp_path, png)
         ("x1", "a.jpg", "CC BY"),
         ("x2", "a.jpg", None),
     ]
-    assert len(index.problems) == 1
-    assert index.problems[0].startswith("meta.jsonl: x2: 'none.json': no JSON file is there")
+    missing = index.account.passed["no file of json_file"]
+    assert missing.count == 1
+    assert missing.first.startswith("meta.jsonl: x2: ")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from store.corpus.corpus_files import CorpusFile
-from store.corpus.npz_images import DAMAGED, NpzImages
+from store.corpus.image_tables import DAMAGED, NpzImages
 from store.errors import CorpusError
 from store.io.object_file import open_object
 
