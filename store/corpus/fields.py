@@ -184,7 +184,7 @@ class FieldReader:
     def find(self, record: Record, name: str) -> tuple[str, list[Any]] | None:
         """Return the path of a column's field and its values, None where the record has none of its paths."""
         if name in self._templates:
-            filled = self._templates[name].fill(lambda path: _first_text(values_at(record, self._holes[path])))
+            filled = self._templates[name].fill(lambda path: joined_text(values_at(record, self._holes[path])))
             return "", [] if filled is None else [filled]
         for path in self._paths.get(name, ()):
             found = values_at(record, path)
@@ -227,6 +227,11 @@ class FieldReader:
             f"{self._file}: {where}: no record has {path!r}{suggest(path, known)}; there are {shown or 'no fields'}",
             hint="correct it in the corpus of pipelines.yaml; a path that may be missing ends with '?'",
         )
+
+
+def joined_text(values: Sequence[Any] | None) -> str | None:
+    """Return the texts among values, with commas between them; None where there is none."""
+    return ", ".join(text for text in map(as_text, values or ()) if text is not None) or None
 
 
 def _first_text(values: Sequence[Any] | None) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from store.corpus.account import Account
 from store.corpus.corpus_files import CorpusFile, as_corpus_file, corpus_files, resolve_uri
-from store.corpus.fields import FILE_NAMES, as_text, values_at
+from store.corpus.fields import FILE_NAMES, as_text, joined_text, values_at
 from store.corpus.section import Corpus, Join
 from store.corpus.template import is_template, parse_template
 from store.errors import CorpusError
@@ -139,8 +139,7 @@ class _Joined:
 
     def _text(self, record: Values, path: str) -> str | None:
         def text_at(hole: str) -> str | None:
-            values = values_at(record, hole.removesuffix("?").split(".")) or []
-            return next((text for text in map(as_text, values) if text is not None), None)
+            return joined_text(values_at(record, hole.removesuffix("?").split(".")))
 
         return self._templates[path].fill(text_at) if path in self._templates else text_at(path)
 
