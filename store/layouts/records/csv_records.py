@@ -54,13 +54,13 @@ def read_csv(
     choose(names)
     for values in rows:
         if len(values) != len(names):
-            source_of_names = "'header' names" if header else "the header names"
+            expected = f"{len(names)} columns are named" if header else f"the header names {len(names)} columns"
             raise CorpusError(
-                f"{file.uri}:{source.start}: {len(values)} values, {source_of_names} {len(names)} columns",
+                f"{file.uri}:{source.start}: {len(values)} values, {expected}",
                 hint=f"a value that holds {separator!r} needs quotes around it" if len(values) > len(names) else None,
             )
         if header and values == names:
-            raise CorpusError(f"{file.uri}:{source.start}: the file has a header line; leave out 'header'")
+            raise CorpusError(f"{file.uri}:{source.start}: the first line of the file names the columns itself")
         yield {name: None if value in NULLS else value for name, value in zip(names, values, strict=True)}
 
 

@@ -76,9 +76,9 @@ def test_a_file_without_header_line_takes_the_names_of_the_pipeline(index):
     _, rows, images = index({"a.csv": "0.png,first\n1.png,second\n"}, header=["image", "caption"])
     assert captions(rows) == ["first", "second"]
     assert all(images)
-    with pytest.raises(CorpusError, match=r"a\.csv:1: the file has a header line; leave out 'header'"):
+    with pytest.raises(CorpusError, match=r"a\.csv:1: the first line of the file names the columns itself"):
         index({"a.csv": PLAIN}, header=["image", "caption"])
-    with pytest.raises(CorpusError, match=r"a\.csv:1: 2 values, 'header' names 3 columns"):
+    with pytest.raises(CorpusError, match=r"a\.csv:1: 2 values, 3 columns are named"):
         index({"a.csv": "0.png,first\n"}, header=["image", "caption", "other"])
 
 
