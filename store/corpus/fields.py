@@ -140,12 +140,19 @@ class FieldReader:
     Args:
         defaults: candidates by column where the mapping says nothing.
         raw: further paths that must exist, those of rules.
+        fixed: columns that are the same for all records.
     """
 
     def __init__(
-        self, file: str, fields: Fields, defaults: Mapping[str, tuple[str, ...]], *, raw: Sequence[str] = ()
+        self,
+        file: str,
+        fields: Fields,
+        defaults: Mapping[str, tuple[str, ...]],
+        *,
+        raw: Sequence[str] = (),
+        fixed: Mapping[str, str] | None = None,
     ) -> None:
-        self._file = file
+        self._file, self._fixed = file, fixed or {}
         given = {name: path for name, path in fields.model_dump().items() if path is not None}
         self._templates = {name: parse_template(text) for name, text in given.items() if is_template(text)}
         chosen = {name: () if name in self._templates else (path,) for name, path in given.items()}
@@ -183,6 +190,8 @@ class FieldReader:
 
     def find(self, record: Record, name: str) -> tuple[str, list[Any]] | None:
         """Return the path of a column's field and its values, None where the record has none of its paths."""
+        if name in self._fixed:
+            return "", [self._fixed[name]]
         if name in self._templates:
             filled = self._templates[name].fill(lambda path: joined_text(values_at(record, self._holes[path])))
             return "", [] if filled is None else [filled]

@@ -37,6 +37,15 @@ class Join(Section):
     on: str | dict[str, str]
 
 
+class Fixed(Section):
+    """Columns of the pair table that are the same for all pairs of a corpus."""
+
+    modality: str | None = Field(default=None, min_length=1)
+    split: str | None = Field(default=None, min_length=1)
+    source: str | None = Field(default=None, min_length=1)
+    license: str | None = Field(default=None, min_length=1)
+
+
 class Corpus(Section):
     """Image-text pairs."""
 
@@ -44,6 +53,7 @@ class Corpus(Section):
     format: Format | None = None
     qualify_keys: bool = False
     fields: Fields = Fields()
+    fixed: Fixed = Fixed()
     separator: str | None = None
     header: list[str] | None = Field(default=None, min_length=1)
     quotes: bool = True

@@ -27,7 +27,7 @@ class Template:
         return [path for _, path, _ in self.parts if path is not None]
 
     def fill(self, text_at: Callable[[str], str | None]) -> str | None:
-        """Return the text for a record, None if it has no value for a hole.
+        """Return the text for a record, None if it has no value for a hole or is empty.
 
         Args:
             text_at: returns the record's text at a dotted path. The hole of a path that ends with ``?`` may stay empty.
@@ -40,7 +40,7 @@ class Template:
                 if value is None and not path.endswith("?"):
                     return None
                 filled.append(format(value or "", spec))
-        return "".join(filled).strip()
+        return "".join(filled).strip() or None
 
 
 def is_template(text: str) -> bool:

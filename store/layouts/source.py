@@ -45,7 +45,8 @@ class Source:
         self._corpus = corpus
         self._images = ImageSource(root, allow=corpus.readable())
         defaults = TAR_DEFAULTS if self._format == "tar" else TABLE_DEFAULTS
-        self.fields = FieldReader(file.uri, corpus.fields, defaults, raw=corpus.keep.raw_paths())
+        raw, fixed = corpus.keep.raw_paths(), corpus.fixed.model_dump(exclude_none=True)
+        self.fields = FieldReader(file.uri, corpus.fields, defaults, raw=raw, fixed=fixed)
 
     def pairs(self, *, all_columns: bool = False) -> Iterator[SourcePair]:
         """Yield the file's pairs in order.

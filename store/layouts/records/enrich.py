@@ -36,7 +36,7 @@ def needed_columns(corpus: Corpus) -> set[str]:
 def enriched(
     records: Records, file: CorpusFile, corpus: Corpus, account: Account, *, read: Callable[[CorpusFile], Records]
 ) -> Iterator[Values]:
-    """Yield records with what the corpus says is to be added, in this order: file names, lists, joins, names.
+    """Yield records with what the corpus says is to be added, in this order: file names, joins, lists, names.
 
     Args:
         read: reads a table to be joined.
@@ -49,11 +49,11 @@ def enriched(
     joins = [_Joined(file, join, read) for join in corpus.join]
     for number, found in enumerate(records):
         record = {**found, **file_names}
+        for joined in joins:
+            joined.add_to(record, account, f"{file.uri}: record {number}")
         for column, form in corpus.lists.items():
             if isinstance(record.get(column), str):
                 record[column] = _as_list(record[column], form, f"{file.uri}: record {number}: lists: {column}")
-        for joined in joins:
-            joined.add_to(record, account, f"{file.uri}: record {number}")
         for column, names in corpus.names.items():
             if column in record:
                 record[column] = _named(record[column], names, account, f"{file.uri}: record {number}: {column}")
