@@ -287,10 +287,13 @@ def _in_memory(part: bytes) -> pq.ParquetFile:
 def require_pairs(account: Account, *, rows: int) -> None:
     """Refuse a corpus without any pair: the CorpusError says whether the corpus or the rules leave none."""
     if not account.usable:
+        seen = "".join(f"; {example.count} x {why}: {example.first}" for why, example in account.passed.items())
         raise CorpusError(
             f"the corpus holds no pair: {account.files} files were read, {account.keys} keys found, and none has both "
-            "an image and a caption",
-            hint="in a tar a pair is KEY.jpg (or .png, ...) and KEY.txt, side by side; in a table, a row with both",
+            f"an image and a caption{seen}",
+            hint=None
+            if seen
+            else "a pair is KEY.jpg (or .png, ...) and KEY.txt in a tar, and a row with both in a table",
         )
     if not rows:
         refused = ", ".join(f"{rule}: {count}" for rule, count in account.dropped.items() if count)

@@ -202,7 +202,7 @@ def imagefolder(_):
             f"data/{split}/metadata.csv": f"file_name,text\n{number}.png,caption {number}\n",
             f"data/{split}/{number}.png": png(number),
         }
-        rows.append({"caption": f"caption {number}", "split": split, "uri": f"{split}/{number}.png"})
+        rows.append({"caption": f"caption {number}", "split": split, "key": f"{split}/{number}.png"})
     return files, rows
 
 
@@ -239,7 +239,7 @@ def test_every_block_has_a_layout():
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_a_block_reads_the_files_of_its_layout(name, tmp_path, write_tar, monkeypatch):
+def test_a_block_reads_the_files_of_its_layout(name, tmp_path, write_tar):
     files, expected = LAYOUTS[name](write_tar)
     for path, content in files.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)

@@ -218,3 +218,12 @@ def test_a_corpus_at_a_url_is_found_by_pattern_and_read_in_parts(tmp_path, pngs,
         assert_fetches(index, pngs[:2])
     with pytest.raises(CorpusError, match="no corpus file matches"):
         rows_of(f"{bucket.uri}/*.tar")
+
+
+def test_a_corpus_whose_paths_all_lead_nowhere_names_the_first(tmp_path):
+    (tmp_path / "t.csv").write_text("image,caption\nimages/0001.png,a\nimages/0002.png,b\n")
+    with pytest.raises(CorpusError) as caught:
+        read_corpus(Corpus(files=[str(tmp_path / "t.csv")]))
+    first = f"t.csv: t-00000000: {tmp_path}/images/0001.png: there is no such file"
+    assert str(caught.value).endswith(f"; 2 x no file at an image's path: {first}")
+    assert caught.value.hint is None
