@@ -10,16 +10,15 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from store.errors import CorpusError, FetchError, LocationError, PairDecodeError
 from store.io.location import Location, is_url, locate, split_uri
-from store.io.object_file import disk_error, open_parquet
 from store.io.web import AWAY_S, get
 
 from .access import Access
 from .corpus_files import HTTP, resolve_uri
+from .image_tables import open_table
 
 MAX_FILE_BYTES = 2**30
 """Largest file of its own that is read as an image."""
@@ -47,9 +46,9 @@ class ImageSource:
         self._away: dict[str, float] = {}
         self._folders: dict[str, Location] = {}
         # Not through self: a cycle would keep files open until Python's garbage collector comes by.
-        parquet = self._parquet = lru_cache(FILES_OPEN)(_Parquet)
+        tables = self._tables = lru_cache(FILES_OPEN)(open_table)
         self._group = lru_cache(GROUPS_KEPT)(
-            lambda location, name, column, group: parquet(location, name).read(group, column)
+            lambda location, name, column, group: tables(location, name).read(group, column)
         )
         self._lock = threading.Lock()
 
@@ -58,7 +57,7 @@ class ImageSource:
 
         Args:
             member: the table's column, as a dictionary: ``offset`` and ``nbytes`` in a tar, ``column`` and ``row`` in a
-                Parquet file, or None where the file at the uri is the image.
+                Parquet file or an npz, or None where the file at the uri is the image.
             sha256: the table's column, which the bytes are compared with; not compared if left out.
 
         Raises:
@@ -135,7 +134,7 @@ class ImageSource:
         location, name = self._place(uri)
         try:
             if member.get("column") is not None:
-                return self._from_parquet(location, name, str(member["column"]), int(member["row"]))
+                return self._from_table(location, name, str(member["column"]), int(member["row"]))
             return location.read_part(name, member["offset"], member["nbytes"])
         except FileNotFoundError as error:
             raise CorpusError(
@@ -152,12 +151,19 @@ class ImageSource:
         except LocationError as error:
             raise PairDecodeError(str(error)) from error
 
-    def _from_parquet(self, location: Location, name: str, column: str, row: int) -> bytes:
+    def _from_table(self, location: Location, name: str, column: str, row: int) -> bytes:
         with self._lock:
             # Under the lock, so that a group that several threads want is read once; reading it is the whole work.
-            group, position = self._parquet(location, name).place(row)
-            values = self._group(location, name, column, group)
-        data = values[position].as_py()
+            table = self._tables(location, name)
+            stored, steps = table.steps(column)
+            group, position = table.place(row, stored)
+            value: Any = self._group(location, name, stored, group)[position]
+        try:
+            for step in steps:
+                value = value[step]
+        except (IndexError, KeyError, TypeError):
+            value = None
+        data = value.as_py() if isinstance(value, pa.Scalar) else value
         if not isinstance(data, bytes):
             raise PairDecodeError(f"{location.show(name)}: column {column!r} holds no image in row {row}")
         return data
@@ -167,35 +173,3 @@ class ImageSource:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["root"], allow=state["allow"])  # type: ignore[misc]
-
-
-class _Parquet:
-    """A Parquet file of images, of which one row group is read at a time."""
-
-    def __init__(self, location: Location, name: str) -> None:
-        try:
-            self._file = open_parquet(location, name)
-        except OSError as error:
-            raise disk_error(error, location.show(name)) or error from error
-        except pa.ArrowInvalid as error:
-            raise CorpusError(f"{location.show(name)}: cannot be read as Parquet: {error}") from error
-        self._uri = location.show(name)
-        metadata = self._file.metadata
-        self._ends = np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
-
-    def place(self, row: int) -> tuple[int, int]:
-        """Return the row group of a row, and the position there."""
-        group = int(np.searchsorted(self._ends, row, side="right"))
-        if group >= len(self._ends):
-            raise PairDecodeError(f"{self._uri} is cut short: it has {int(self._ends[-1])} rows, not {row + 1}")
-        return group, row - (int(self._ends[group - 1]) if group else 0)
-
-    def read(self, group: int, column: str) -> pa.ChunkedArray:
-        """Return the values of a column, or of a field of one (``image.bytes``), in a row group."""
-        table = self._file.read_row_group(group, columns=[column], use_threads=False)
-        if not table.num_columns:
-            raise CorpusError(f"{self._uri}: has no column {column!r}; was the file replaced since it was indexed?")
-        values = table.column(0)
-        while pa.types.is_struct(values.type):
-            values = values.combine_chunks().field(0) if values.num_chunks else pa.chunked_array([], pa.binary())
-        return values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])

@@ -11,20 +11,11 @@ from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus, Format
 from store.errors import CorpusError
 
-from .tables import read_table
+from .records.text_lines import name_within
+from .tables import TABLE_SUFFIXES, read_table
 from .webdataset import read_tar
 
-SUFFIXES: dict[str, Format] = {
-    ".tar": "tar",
-    ".tar.gz": "tar",
-    ".tgz": "tar",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".tsv": "csv",
-}
+SUFFIXES: dict[str, Format] = {".tar": "tar", ".tar.gz": "tar", ".tgz": "tar", **TABLE_SUFFIXES}
 """Kinds by the end of a name. The tar reader refuses a compressed tar and says what to do."""
 
 
@@ -36,9 +27,10 @@ def format_of(file: CorpusFile, corpus: Corpus) -> Format:
     """
     if corpus.format is not None:
         return corpus.format
-    for suffix, kind in SUFFIXES.items():
-        if file.plain_name.lower().endswith(suffix):
-            return kind
+    for name in (file.plain_name.lower(), name_within(file)):
+        for suffix, kind in SUFFIXES.items():
+            if name.endswith(suffix):
+                return kind
     raise CorpusError(
         f"{file.uri}: its name does not say what it is; expected one of {', '.join(SUFFIXES)}",
         hint="say it in the corpus of pipelines.yaml, as in format: jsonl",
@@ -50,9 +42,10 @@ class Source:
 
     def __init__(self, file: CorpusFile, corpus: Corpus, account: Account, images: ImageSource) -> None:
         self._file, self._format, self._account = file, format_of(file, corpus), account
-        self._images = images
+        self._corpus, self._images = corpus, images
         defaults = TAR_DEFAULTS if self._format == "tar" else TABLE_DEFAULTS
-        self.fields = FieldReader(file.uri, corpus.fields, defaults, raw=corpus.keep.raw_paths())
+        raw, fixed = corpus.keep.raw_paths(), corpus.fixed.model_dump(exclude_none=True)
+        self.fields = FieldReader(file.uri, corpus.fields, defaults, raw=raw, fixed=fixed)
 
     def pairs(self, *, all_columns: bool = False) -> Iterator[SourcePair]:
         """Yield the file's pairs in order.
@@ -64,7 +57,13 @@ class Source:
             found = read_tar(self._file, self._account)
         else:
             found = read_table(
-                self._file, self._format, self.fields, self._account, self._images, all_columns=all_columns
+                self._file,
+                self._format,
+                self._corpus,
+                fields=self.fields,
+                account=self._account,
+                images=self._images,
+                all_columns=all_columns,
             )
         for pair in found:
             mapped = self.fields.text(pair.record, "key") if self._format == "tar" else None

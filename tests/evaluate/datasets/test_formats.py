@@ -15,7 +15,7 @@ import pytest
 import zarr
 
 from evaluate.datasets.loading import load_dataset
-from store.errors import EvaluationError
+from store.errors import CorpusError, EvaluationError
 from store.images.decode import decode_image
 from tests.evaluate.dataset_files import entry_of, folder_dataset, image_bytes, write_folders, write_tar
 
@@ -286,7 +286,7 @@ def test_an_array_that_is_not_there_is_named(tmp_path):
 def test_a_damaged_medmnist_file_says_so(tmp_path):
     (tmp_path / "m.npz").write_bytes(b"PK\x03\x04 cut short")
     entry = entry_of(tmp_path, read={"format": "medmnist", "files": ["m.npz"]}, split={"rule": "field"})
-    with pytest.raises(EvaluationError, match=r"m.npz: not a readable MedMNIST npz"):
+    with pytest.raises(CorpusError, match=r"m\.npz: cannot be read as an npz"):
         load_dataset(entry, tmp_path)
 
 

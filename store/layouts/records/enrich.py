@@ -1,0 +1,148 @@
+"""Adds to the records of a table: columns of other tables, names for values, lists out of texts, the file's name."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from store.corpus.account import Account
+from store.corpus.corpus_files import CorpusFile, as_corpus_file, corpus_files, resolve_uri
+from store.corpus.fields import FILE_NAMES, as_text, joined_text, values_at
+from store.corpus.section import Corpus, Join
+from store.corpus.template import is_template, parse_template
+from store.errors import CorpusError
+
+from .text_lines import name_within
+
+LIST_LETTERS = 2**20
+"""Letters of a list that is written as a text, at most."""
+
+Values = dict[str, Any]
+Records = Iterable[Values]
+
+
+def needed_columns(corpus: Corpus) -> set[str]:
+    """Return the columns that `enriched` reads, besides those that fields name."""
+    paths = [left for join in corpus.join for left in _keys_of(join).values()]
+    holes = [hole for path in paths for hole in (parse_template(path).paths if is_template(path) else [path])]
+    return {*corpus.lists, *corpus.names, *(hole.removesuffix("?") for hole in holes)}
+
+
+def enriched(
+    records: Records, file: CorpusFile, corpus: Corpus, account: Account, *, read: Callable[[CorpusFile], Records]
+) -> Iterator[Values]:
+    """Yield records with what the corpus says is to be added, in this order: file names, joins, lists, names.
+
+    Args:
+        read: reads a table to be joined.
+
+    Raises:
+        CorpusError: a table to be joined cannot be read or has a key twice, or a text is no list.
+    """
+    stem = PurePosixPath(file.plain_name[: len(name_within(file))]).stem
+    file_names = dict(zip(FILE_NAMES, (PurePosixPath(file.folder.uri).name, stem), strict=True))
+    joins = [_Joined(file, join, read) for join in corpus.join]
+    for number, found in enumerate(records):
+        record = {**found, **file_names}
+        for joined in joins:
+            joined.add_to(record, account, f"{file.uri}: record {number}")
+        for column, form in corpus.lists.items():
+            if isinstance(record.get(column), str):
+                record[column] = _as_list(record[column], form, f"{file.uri}: record {number}: lists: {column}")
+        for column, names in corpus.names.items():
+            if column in record:
+                record[column] = _named(record[column], names, account, f"{file.uri}: record {number}: {column}")
+        yield record
+
+
+def _as_list(text: str, form: str, where: str) -> Any:
+    if form not in {"json", "python"}:
+        return [part.strip() for part in text.split(form)]
+    if len(text) > LIST_LETTERS:
+        raise CorpusError(f"{where}: a list of {len(text)} letters; expected at most {LIST_LETTERS}")
+    try:
+        found = json.loads(text) if form == "json" else ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        raise CorpusError(f"{where}: {text[:60]!r} is no list as {form} writes it: {error}") from error
+    return list(found) if isinstance(found, list | tuple) else [found]
+
+
+def _named(value: Any, names: Mapping[str, str] | Sequence[str], account: Account, where: str) -> Any:
+    if isinstance(value, list):
+        if not isinstance(names, Mapping) and len(value) == len(names) > 1 and set(value) <= {0, 1}:
+            return [name for name, holds in zip(names, value, strict=True) if holds]
+        return [_named(one, names, account, where) for one in value]
+    text = str(int(value)) if isinstance(value, float) and value.is_integer() else as_text(value)
+    if text is None:
+        return None
+    if not isinstance(names, Mapping):
+        names = {str(position): name for position, name in enumerate(names)}
+    found = names.get(text) or next((names[key] for key in names if fnmatch.fnmatchcase(text, key)), None)
+    if found is None:
+        account.pass_over("a value that names does not list", f"{where}: {text}")
+    return found
+
+
+def _keys_of(join: Join) -> Mapping[str, str]:
+    return {join.on: join.on} if isinstance(join.on, str) else join.on
+
+
+class _Joined:
+    """A second table in a temporary database, which is on disk if it is large, and gone afterwards."""
+
+    def __init__(self, file: CorpusFile, join: Join, read: Callable[[CorpusFile], Records]) -> None:
+        self._keys = _keys_of(join)
+        self._templates = {path: parse_template(path) for path in self._keys.values() if is_template(path)}
+        self._name = join.file
+        self._database = sqlite3.connect("", check_same_thread=False)
+        self._database.execute("CREATE TABLE records (key TEXT PRIMARY KEY, record TEXT) WITHOUT ROWID")
+        pattern = resolve_uri(join.file, file.folder.uri)
+        files = corpus_files([pattern]) if "*" in join.file else [as_corpus_file(pattern)]
+        for table in files:
+            for number, record in enumerate(read(table)):
+                missing = [column for column in self._keys if column not in record]
+                if missing:
+                    raise CorpusError(
+                        f"{table.uri}: join: there is no column {missing[0]!r}; there are {', '.join([*record][:12])}"
+                    )
+                values = [as_text(record[column]) for column in self._keys]
+                if None in values:
+                    continue
+                self._insert(table, number, _key(values), record)
+
+    def _insert(self, table: CorpusFile, number: int, key: str, record: Values) -> None:
+        text = json.dumps(record, default=as_text)
+        try:
+            self._database.execute("INSERT INTO records VALUES (?, ?)", [key, text])
+        except sqlite3.IntegrityError:
+            shown = ", ".join(f"{column} {record[column]}" for column in self._keys)
+            raise CorpusError(
+                f"{table.uri}: join: record {number} has {shown}, as an earlier one has; expected each once"
+            ) from None
+
+    def add_to(self, record: Values, account: Account, where: str) -> None:
+        """Add the columns that a record does not have yet."""
+        texts = [self._text(record, path) for path in self._keys.values()]
+        found = None
+        if None not in texts:
+            found = self._database.execute("SELECT record FROM records WHERE key = ?", [_key(texts)]).fetchone()
+        if found is None:
+            account.pass_over("no record of a joined table", f"{where}: {self._name}: {', '.join(map(str, texts))}")
+            return
+        for name, value in json.loads(found[0]).items():
+            record.setdefault(name, value)
+
+    def _text(self, record: Values, path: str) -> str | None:
+        def text_at(hole: str) -> str | None:
+            return joined_text(values_at(record, hole.removesuffix("?").split(".")))
+
+        return self._templates[path].fill(text_at) if path in self._templates else text_at(path)
+
+
+def _key(values: Sequence[str | None]) -> str:
+    return "\0".join(map(str, values))
