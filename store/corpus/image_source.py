@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import zlib
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -20,6 +21,12 @@ from .corpus_files import resolve_uri
 
 GROUPS_KEPT = 4
 """Row groups of images kept in memory; threads that read neighbouring rows share one or two."""
+
+DEFLATE = "deflate"
+"""In place of a column: the bytes at the offset are deflated, as in a zip."""
+
+INFLATED_BYTES = 2**30
+"""Bytes that a deflated image may have."""
 
 FILES_OPEN = 64
 """Parquet files that are open at most; the least recently used one is closed. Many systems allow a process 256."""
@@ -49,7 +56,8 @@ class ImageSource:
 
         Args:
             member: the table's column, as a dictionary: ``offset`` and ``nbytes`` in a tar, ``column`` and ``row`` in a
-                Parquet file, or None where the file at the uri is the image.
+                Parquet file, or None where the file at the uri is the image. Deflated images of a zip have the column
+                `DEFLATE` beside offset and nbytes.
             sha256: the table's column, which the bytes are compared with; not compared if left out.
 
         Raises:
@@ -72,6 +80,8 @@ class ImageSource:
         try:
             if member is None:
                 return location.read(name)
+            if member.get("column") == DEFLATE and member.get("offset") is not None:
+                return inflated(location.read_part(name, member["offset"], member["nbytes"]), location.show(name))
             if member.get("column") is not None:
                 return self._from_parquet(location, name, str(member["column"]), int(member["row"]))
             return location.read_part(name, member["offset"], member["nbytes"])
@@ -107,6 +117,22 @@ class ImageSource:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["root"])  # type: ignore[misc]
+
+
+def inflated(data: bytes, what: str) -> bytes:
+    """Return what was deflated, as it lies in a zip.
+
+    Raises:
+        PairDecodeError: it is damaged, or larger than 1 GiB.
+    """
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        found = inflater.decompress(data, INFLATED_BYTES)
+    except zlib.error as error:
+        raise PairDecodeError(f"{what}: deflated bytes are damaged: {error}") from error
+    if not inflater.eof:
+        raise PairDecodeError(f"{what}: deflated bytes are cut short, or more than {INFLATED_BYTES} when inflated")
+    return found
 
 
 class _Parquet:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from store.corpus.account import Account
 from store.corpus.corpus_files import CorpusFile
 from store.corpus.fields import TABLE_DEFAULTS, TAR_DEFAULTS, FieldReader, SourcePair
-from store.corpus.section import Corpus, Format
+from store.corpus.section import Corpus, Format, KeyEnds
 from store.errors import CorpusError
 
+from .folder import read_folder
+from .members import count_halves, name_rules
 from .tables import read_table
 from .webdataset import read_tar
+from .zip_archive import read_zip
 
 SUFFIXES: dict[str, Format] = {
     ".tar": "tar",
     ".tar.gz": "tar",
     ".tgz": "tar",
+    ".tar.zst": "tar",
+    ".tar.bz2": "tar",
+    ".tar.xz": "tar",
+    ".zip": "zip",
     ".parquet": "parquet",
     ".pq": "parquet",
     ".jsonl": "jsonl",
@@ -26,6 +34,9 @@ SUFFIXES: dict[str, Format] = {
 }
 """Kinds by the end of a name. The tar reader refuses a compressed tar and says what to do."""
 
+MEMBERS = frozenset({"tar", "zip", "folder"})
+"""Kinds in which a pair is made of members with names."""
+
 
 def format_of(file: CorpusFile, corpus: Corpus) -> Format:
     """Return what kind of file it is.
@@ -33,6 +44,8 @@ def format_of(file: CorpusFile, corpus: Corpus) -> Format:
     Raises:
         CorpusError: its name does not tell and the corpus does not say.
     """
+    if file.pattern is not None:
+        return "folder"
     if corpus.format is not None:
         return corpus.format
     for suffix, kind in SUFFIXES.items():
@@ -49,7 +62,8 @@ class Source:
 
     def __init__(self, file: CorpusFile, corpus: Corpus, account: Account) -> None:
         self._file, self._format, self._account = file, format_of(file, corpus), account
-        defaults = TAR_DEFAULTS if self._format == "tar" else TABLE_DEFAULTS
+        self._corpus = corpus
+        defaults = TAR_DEFAULTS if self._format in MEMBERS else TABLE_DEFAULTS
         self.fields = FieldReader(file.uri, corpus.fields, defaults, raw=corpus.keep.raw_paths())
 
     def pairs(self, *, all_columns: bool = False) -> Iterator[SourcePair]:
@@ -58,14 +72,23 @@ class Source:
         Raises:
             CorpusError: the file cannot be read, or no record has a field that is mapped.
         """
-        if self._format == "tar":
-            found = read_tar(self._file, self._account)
-        else:
-            found = read_table(self._file, self._format, self.fields, self._account, all_columns=all_columns)
+        match self._format:
+            case "tar" | "zip" | "folder" as kind:
+                found = self._from_members(kind, all_columns=all_columns)
+            case kind:
+                found = read_table(self._file, kind, self.fields, self._account, all_columns=all_columns)
         for pair in found:
-            mapped = self.fields.text(pair.record, "key") if self._format == "tar" else None
+            mapped = self.fields.text(pair.record, "key") if self._format in MEMBERS else None
             if mapped is not None:
                 pair.key = mapped
             self.fields.note(pair.record)
             yield pair
         self.fields.finish()
+
+    def _from_members(self, kind: Literal["tar", "zip", "folder"], *, all_columns: bool) -> Iterator[SourcePair]:
+        # WebDataset ends keys at the first dot; what people zip or keep in folders has one suffix.
+        default: KeyEnds | None = None if kind == "tar" else "last_dot"
+        rules = name_rules(self._corpus, self.fields.names(), default=default, all_texts=all_columns)
+        read = {"tar": read_tar, "zip": read_zip, "folder": read_folder}[kind]
+        found = read(self._file, self._account, rules)
+        return count_halves(found, lambda pair: self.fields.text(pair.record, "caption") is not None)
