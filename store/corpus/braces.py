@@ -31,7 +31,7 @@ def expand_braces(pattern: str) -> list[str]:
             waiting += [text[: found.start()] + choice + text[found.end() :] for choice in reversed(choices)]
         if len(done) + len(waiting) > MOST:
             raise CorpusError(f"{pattern!r} stands for more than {MOST} names")
-    return done
+    return list(dict.fromkeys(done))
 
 
 def _is_choice(inside: str) -> bool:

@@ -159,7 +159,7 @@ def _local(pattern: str) -> list[CorpusFile]:
     base, below = _split_pattern(str(Path(pattern).absolute()))
     if _names_images(below):
         return [_folder(base, below)] if _matches(locate(base), below) else []
-    found = sorted(find_paths(Path(), pattern, hidden=False))
+    found = sorted(path for path in find_paths(Path(), pattern, hidden=False) if _is_meant(path.name, below))
     if pattern.endswith("/"):
         return [_folder(str(path.absolute()), "") for path in found if path.is_dir()]
     files = [path for path in found if not path.is_dir()]
@@ -180,7 +180,7 @@ def _remote(pattern: str) -> list[CorpusFile]:
     folder, wanted = locate(base), matcher(below)
     if _names_images(below):
         return [_folder(base, below)] if _matches(folder, below) else []
-    keys = [key for key, _ in folder.list() if wanted.fullmatch(key)]
+    keys = [key for key, _ in folder.list() if wanted.fullmatch(key) and _is_meant(key, below)]
     if any(_names_images(key) for key in keys):
         return [_folder(base, below)]
     return [as_corpus_file(folder.show(key) + query) for key in keys]
@@ -202,7 +202,12 @@ def _matches(folder: Location, pattern: str) -> bool:
     if isinstance(folder, Folder) and not folder.path.is_dir():
         return False
     names = (file.name for file in files_below(folder, depth=depth_of(pattern)))
-    return any(wanted.fullmatch(name) and not is_hidden(name) for name in names)
+    return any(wanted.fullmatch(name) and _is_meant(name, pattern) for name in names)
+
+
+def _is_meant(name: str, pattern: str) -> bool:
+    """Whether a name is no hidden one, or the pattern asks for hidden ones."""
+    return not is_hidden(name) or is_hidden(pattern)
 
 
 def _folder(path: str, pattern: str) -> CorpusFile:

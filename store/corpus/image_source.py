@@ -119,19 +119,23 @@ class ImageSource:
         self.__init__(state["root"])  # type: ignore[misc]
 
 
-def inflated(data: bytes, what: str) -> bytes:
+def inflated(data: bytes, what: str, *, nbytes: int | None = None) -> bytes:
     """Return what was deflated, as it lies in a zip.
 
+    Args:
+        nbytes: its bytes, if they are known.
+
     Raises:
-        PairDecodeError: it is damaged, or larger than 1 GiB.
+        PairDecodeError: it is damaged, or larger than that or than 1 GiB.
     """
+    most = INFLATED_BYTES if nbytes is None else min(nbytes, INFLATED_BYTES)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        found = inflater.decompress(data, INFLATED_BYTES)
+        found = inflater.decompress(data, most + 1)  # one more, so that the end is met
     except zlib.error as error:
         raise PairDecodeError(f"{what}: deflated bytes are damaged: {error}") from error
-    if not inflater.eof:
-        raise PairDecodeError(f"{what}: deflated bytes are cut short, or more than {INFLATED_BYTES} when inflated")
+    if not inflater.eof or len(found) > most:
+        raise PairDecodeError(f"{what}: deflated bytes are cut short, or more than {most} when inflated")
     return found
 
 

@@ -24,7 +24,9 @@ from .key_index import KeyIndex
 from .records import StoreInfo
 
 MEMBER = pa.struct([("offset", pa.int64()), ("nbytes", pa.int64()), ("column", pa.string()), ("row", pa.int64())])
-"""The place of an image inside a corpus file: offset and nbytes in a tar, column and row in a Parquet file.
+"""The place of an image inside a corpus file: offset and nbytes in a tar or zip, column and row in a Parquet file.
+
+With an offset the column ``deflate`` says that these bytes are deflated, as zips have them.
 
 Null where the file at the uri is the image itself or there is none.
 """

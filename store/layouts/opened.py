@@ -56,6 +56,12 @@ class Window(io.RawIOBase):
         """Return the position."""
         return self._position
 
+    def expect(self, start: int, stop: int) -> None:
+        """Read bytes that will be asked for in pieces, all at once."""
+        if self._start > start or stop > self._start + len(self._data):
+            self.seek(start)
+            self.read(stop - start)
+
     def read(self, size: int = -1) -> bytes:
         """Return bytes from the position on."""
         rest = max(0, self.nbytes - self._position)
@@ -98,7 +104,7 @@ def _opened(source: CorpusFile, mean_bytes: Callable[[Window], float]) -> Iterat
         return
     window = Window(cast("BinaryIO", remote), remote.nbytes, BLOCK_BYTES)
     if remote.nbytes > MEMORY_BYTES and mean_bytes(window) >= LARGE_MEMBER_BYTES:
-        yield window
+        yield Window(cast("BinaryIO", remote), remote.nbytes, JUMP_BYTES)
         return
     with tempfile.SpooledTemporaryFile(MEMORY_BYTES) as copy:
         window.seek(0)

@@ -11,8 +11,8 @@ from store.corpus.fields import SourcePair
 from store.errors import CorpusError, PairDecodeError
 from store.io.object_file import BLOCK_BYTES
 
-from .members import PLAIN_RULES, Member, NameRules, join, source_pair
-from .opened import Window, open_archive
+from .members import PLAIN_RULES, Joined, Member, NameRules, join, source_pair
+from .opened import JUMP_BYTES, Window, open_archive
 
 MAGICS = {
     b"\x1f\x8b": ("gzip", "gzip -dk"),
@@ -50,10 +50,20 @@ def read_tar(source: CorpusFile, account: Account, rules: NameRules = PLAIN_RULE
             return content
 
         for found in joined:
+            _expect(file, found)
             pair = source_pair(found, read)
             if found.image is not None and pair.image is not None:
                 pair.uri, pair.member = source.uri, {"offset": found.image.place, "nbytes": found.image.nbytes}
             yield pair
+
+
+def _expect(file: Window, found: Joined) -> None:
+    """Read the members of a pair at once where they lie side by side."""
+    members = [*found.texts.values(), *([found.image] if found.image else [])]
+    start = min((member.place for member in members), default=0)
+    stop = max((member.place + member.nbytes for member in members), default=0)
+    if stop - start <= sum(member.nbytes for member in members) + JUMP_BYTES:
+        file.expect(start, stop)
 
 
 def _mean_bytes(file: Window) -> float:

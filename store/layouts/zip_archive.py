@@ -90,7 +90,7 @@ def _content(file: Window, info: zipfile.ZipInfo) -> bytes:
     file.seek(_data_offset(file, info))
     content = file.read(info.compress_size)
     if info.compress_type == zipfile.ZIP_DEFLATED:
-        content = inflated(content, info.filename)
+        content = inflated(content, info.filename, nbytes=info.file_size)
     if zlib.crc32(content) != info.CRC:
         raise PairDecodeError("its checksum is another than the zip states, so it is damaged")
     return content

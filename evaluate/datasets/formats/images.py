@@ -40,7 +40,7 @@ def read_folders(root: Path, pattern: str) -> Iterator[Record]:
         else:
             yield Record(id=name, file=name, values=found.groupdict(), image=StoredImage(source, name))
     if hidden:
-        log.warning("%s: %d hidden files such as ._NAME, which macOS makes, are no images", root / pattern, hidden)
+        log.warning("%s: hidden files, such as the ._NAME of macOS, are no images: %d", root / pattern, hidden)
 
 
 def path_parts(pattern: str) -> re.Pattern[str]:

@@ -11,10 +11,15 @@ import tarfile
 import pytest
 from PIL import Image
 
+from store.corpus.account import Account
+from store.corpus.corpus_files import corpus_files
 from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus
 from store.errors import CorpusError
 from store.index.merge import read_corpus
+from store.io.location import locate
+from store.io.remote import Remote
+from store.layouts.source import Source
 
 
 @pytest.fixture
@@ -274,3 +279,51 @@ def test_a_second_image_of_a_key_is_counted(read, png):
     index = read([("a.png", png), ("a.jpg", png), ("a.txt", b"t")])
     assert counts(index) == {"second image of a key": 1}
     assert index.account.passed["second image of a key"].first == "a.tar: a: a.jpg"
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """An object storage that notes the bytes of every range that is read."""
+    location, sizes = locate(f"memory://members{tmp_path}"), []
+    read_part = Remote.read_part
+
+    def noted(self, key, offset, nbytes, **options):
+        data = read_part(self, key, offset, nbytes, **options)
+        sizes.append(len(data))
+        return data
+
+    monkeypatch.setattr(Remote, "read_part", noted)
+    return location, sizes
+
+
+def keys_of(location):
+    corpus = Corpus(files=[f"{location.uri}/a.tar"])
+    (file,) = corpus_files(corpus.files)
+    return [pair.key for pair in Source(file, corpus, Account()).pairs() if pair.image and pair.record["txt"]]
+
+
+def test_a_remote_tar_of_small_members_is_fetched_once_whatever_their_order(bucket, write_tar):
+    location, sizes = bucket
+    texts = [(f"{n}.txt", b"t") for n in range(300)]
+    path = write_tar("a.tar", [*texts, *((f"{n}.jpg", bytes([n % 256]) * 40_000) for n in range(300))])
+    location.write("a.tar", path.read_bytes())
+    assert len(keys_of(location)) == 300
+    assert sum(sizes) == path.stat().st_size
+    assert len(sizes) == 2
+
+
+def test_large_members_of_a_remote_tar_that_are_not_taken_are_not_read(bucket, write_tar):
+    location, sizes = bucket
+    members = []
+    for n in range(4):
+        members += [(f"{n}.npy", bytes(6 * 2**20)), (f"{n}.jpg", b"j" * 50_000), (f"{n}.txt", b"t")]
+    location.write("a.tar", write_tar("a.tar", members).read_bytes())
+    assert keys_of(location) == ["0", "1", "2", "3"]
+    assert sum(sizes) < 12 * 2**20
+
+
+def test_a_tar_shows_its_pairs_in_the_order_of_their_first_members(bucket, write_tar):
+    location, _ = bucket
+    members = [(f"{n}.{suffix}", b"x") for n in (3, 1, 2) for suffix in ("txt", "jpg")]
+    location.write("a.tar", write_tar("a.tar", members).read_bytes())
+    assert keys_of(location) == ["3", "1", "2"]

@@ -14,9 +14,11 @@ from store.corpus.corpus_files import corpus_files
 from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus
 from store.errors import ConfigError, CorpusError, PairDecodeError, StoreError
-from store.format.pairs import PAIR_SCHEMA, pairs_digest
+from store.format.pairs import PAIR_SCHEMA, PairTable, pairs_digest
+from store.index.append import append_corpus
 from store.index.create import index_corpus
 from store.index.merge import read_corpus
+from store.io.location import locate
 
 
 def tars(*paths, **settings):
@@ -108,6 +110,20 @@ def test_a_key_that_occurs_twice_is_refused_and_qualifying_keys_helps(write_tar,
         read_corpus(tars(*files))
     assert "qualify_keys: true" in caught.value.hint
     assert read_corpus(tars(*files, qualify_keys=True)).table["key"].to_pylist() == ["a/x", "a/z", "b/x", "b/z"]
+
+
+def test_shards_of_one_name_in_two_folders_have_their_folder_in_their_keys(tmp_path, write_tar, png):
+    for folder in ("cc3m", "cc12m"):
+        write_tar(f"c/{folder}/00000.tar", [("x.png", png), ("x.txt", folder.encode())])
+    write_tar("c/cc3m/00001.tar", [("x.png", png), ("x.txt", b"t")])
+    corpus = Corpus(files=[str(tmp_path / "c/**/*.tar")], qualify_keys=True)
+    keys = ["cc12m/00000/x", "cc3m/00000/x", "00001/x"]
+    assert read_corpus(corpus).table["key"].to_pylist() == keys
+    info, _ = index_corpus(tmp_path / "store", corpus, range_rows=4, chunk_rows=2)
+    write_tar("c/new/00001.tar", [("x.png", png), ("x.txt", b"t")])
+    info, _ = append_corpus(tmp_path / "store", corpus)
+    rows = PairTable(locate(tmp_path / "store"), info).read(0, info.rows, ["key"])
+    assert rows["key"].to_pylist() == [*keys, "new/00001/x"]
 
 
 @pytest.mark.parametrize(
