@@ -8,7 +8,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
@@ -34,7 +34,7 @@ class CorpusFile:
     """One file of a corpus, or a folder of images with captions beside them, which counts as one file.
 
     Attributes:
-        pattern: of the images below the folder, "" for all of them; None for a file.
+        pattern: of the images below the folder, several with ``|`` between them, "" for all; None for a file.
     """
 
     folder: Location
@@ -128,7 +128,21 @@ def corpus_files(patterns: Sequence[str]) -> list[CorpusFile]:
         if missing:
             raise _nothing(pattern, missing, len(each))
         files += chain.from_iterable(found)
-    return list(dict.fromkeys(files))
+    return _one_per_folder(files)
+
+
+def _one_per_folder(files: Sequence[CorpusFile]) -> list[CorpusFile]:
+    """Return files once each, and several patterns of one folder as one: what one leaves out another may take."""
+    merged: dict[object, CorpusFile] = {}
+    for file in files:
+        place = file if file.pattern is None else (file.folder, file.name)
+        before = merged.get(place)
+        if before is None:
+            merged[place] = file
+        elif file.pattern is not None and before.pattern is not None:
+            both = sorted({*before.pattern.split("|"), *file.pattern.split("|")})
+            merged[place] = replace(before, pattern="" if "" in both else "|".join(both))
+    return list(merged.values())
 
 
 def _is_remote(pattern: str) -> bool:

@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from store.errors import CorpusError, LocationError
 from store.io.folder import Folder
@@ -29,8 +28,9 @@ class FolderFile:
     """A file below a folder.
 
     Attributes:
-        name: its path below the folder.
-        nbytes: None where it is no regular file: a pipe, a device, a link to nothing.
+        name: its path below the folder; it ends with a ``/`` for a folder that is not looked into, because it is hidden
+            or a link to one that is.
+        nbytes: None where it is no regular file: such a folder, a pipe, a device, a link to nothing.
         time_ns: when it was written last; 0 on object storage.
     """
 
@@ -56,39 +56,37 @@ def files_below(location: Location, *, depth: int | None = None) -> Iterator[Fol
         return
     if not location.path.is_dir():
         raise CorpusError(f"{location.uri}: no such folder")
-    yield from _walk(location.path, "", depth, set())
-
-
-def _walk(folder: Path, prefix: str, depth: int | None, seen: set[tuple[int, int]]) -> Iterator[FolderFile]:
-    inside: list[str] = []
-    try:
-        status = folder.stat()
-        if (status.st_dev, status.st_ino) in seen:
-            return  # a link back: its files were met before
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as opened:
-            entries = sorted(opened, key=lambda entry: entry.name)
-        for entry in entries:
-            if entry.is_dir():
-                inside.append(entry.name)
-            elif entry.is_file():
-                status = entry.stat()
-                yield FolderFile(prefix + entry.name, status.st_size, status.st_mtime_ns)
-            else:
-                yield FolderFile(prefix + entry.name, None, 0)
-    except OSError as error:
-        raise LocationError(f"{folder}: {error.strerror or error}") from error
-    if depth is None or depth > 1:
-        for name in inside:
-            if is_hidden(name):
-                yield FolderFile(f"{prefix}{name}/", None, 0)
-            else:
-                yield from _walk(folder / name, f"{prefix}{name}/", depth and depth - 1, seen)
+    waiting, seen = [""], set[tuple[int, int]]()
+    while waiting:
+        prefix = waiting.pop()
+        if is_hidden(prefix):
+            yield FolderFile(prefix, None, 0)
+            continue
+        folder = location.path / prefix
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in seen:  # a link, perhaps to a folder above it
+                yield FolderFile(prefix, None, 0)
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as opened:
+                entries = sorted(opened, key=lambda entry: entry.name)
+            inside = [f"{prefix}{entry.name}/" for entry in entries if entry.is_dir()]
+            for entry in entries:
+                if entry.is_file():
+                    status = entry.stat()
+                    yield FolderFile(prefix + entry.name, status.st_size, status.st_mtime_ns)
+                elif not entry.is_dir():
+                    yield FolderFile(prefix + entry.name, None, 0)
+        except OSError as error:
+            raise LocationError(f"{folder}: {error.strerror or error}") from error
+        if depth is None or prefix.count("/") < depth - 1:
+            waiting += reversed(inside)
 
 
 def depth_of(pattern: str) -> int | None:
     """Return how many levels of names a pattern looks at; None for all."""
-    return None if not pattern or "**" in pattern else pattern.count("/") + 1
+    return None if not pattern or "**" in pattern else max(one.count("/") for one in pattern.split("|")) + 1
 
 
 def folder_stamp(location: Location, pattern: str) -> tuple[int, int]:
@@ -116,9 +114,9 @@ def content_sha256(location: Location, pattern: str) -> str:
 
 @functools.cache
 def matcher(pattern: str) -> re.Pattern[str]:
-    """Translate a pattern as glob reads it; fnmatch's ``*`` would match a ``/`` too."""
-    translated = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^]]+\])", pattern)
+    """Translate patterns, with ``|`` between them, as glob reads them; fnmatch's ``*`` would match a ``/`` too."""
+    translated = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]", "|": "|"}
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\||\[[^]]+\])", pattern)
     return re.compile("".join(translated.get(part) or _one_of(part) or re.escape(part) for part in parts))
 
 
@@ -129,7 +127,9 @@ def _one_of(part: str) -> str | None:
 
 
 def suffix_blind(pattern: str) -> str:
-    """Return a pattern whose suffix matches in either case: cameras write ``.JPG``."""
-    stem, dot, suffix = pattern.rpartition(".")
-    blind = "".join(f"[{sign.lower()}{sign.upper()}]" if sign.isalpha() else sign for sign in suffix)
-    return stem + dot + blind if suffix.isalnum() else pattern
+    """Return patterns whose suffixes match in either case: cameras write ``.JPG``."""
+    return re.sub(r"\.(\w+)(?=\||$)", lambda found: "." + "".join(map(_either_case, found[1])), pattern)
+
+
+def _either_case(sign: str) -> str:
+    return f"[{sign.lower()}{sign.upper()}]" if sign.isalpha() else sign

@@ -14,7 +14,7 @@ from store.config.pipeline_file import ConfigPath, Section
 from .curation import Keep
 from .fields import Fields
 
-Format = Literal["tar", "zip", "folder", "parquet", "jsonl", "csv"]
+Format = Literal["tar", "zip", "parquet", "jsonl", "csv"]
 
 KeyEnds = Literal["first_dot", "last_dot"]
 

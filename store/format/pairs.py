@@ -74,8 +74,8 @@ def repeated_keys(count: int, examples: Sequence[str]) -> CorpusError:
     shown = ", ".join(repr(key) for key in examples[:5])
     return CorpusError(
         f"keys that occur more than once in the corpus: {count}, for instance {shown}; a key names one pair",
-        hint="set qualify_keys: true for the corpus in pipelines.yaml to put the file's name before each key, "
-        "or remove the repeated pairs",
+        hint="if they are of several files, qualify_keys: true for the corpus in pipelines.yaml puts the file's name "
+        "before each key; if they are of one file, remove the repeated pairs",
     )
 
 

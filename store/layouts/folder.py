@@ -70,7 +70,7 @@ def _members(source: CorpusFile, account: Account, rules: NameRules) -> Iterator
         if is_hidden(file.name):
             pass
         elif file.nbytes is None:
-            reason = "no regular file"
+            reason = "link to a folder that is read already" if file.name.endswith("/") else "no regular file"
         elif not file.name.isascii() and file.name != _as_utf8(file.name):
             reason = "name of a file that is not UTF-8"
         elif pattern and split_last(file.name)[1] in rules.images and not pattern.fullmatch(file.name):

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO, cast
 
 from store.corpus.corpus_files import CorpusFile
-from store.errors import CorpusError
+from store.errors import CorpusError, LocationError
 from store.io.folder import Folder
-from store.io.object_file import BLOCK_BYTES, ObjectFile
+from store.io.object_file import BLOCK_BYTES, ObjectFile, disk_error
 
 LOCAL_BLOCK_BYTES = 2**20
 """Bytes of a local file that are read at once while members follow each other closely."""
@@ -93,6 +93,8 @@ def open_archive(source: CorpusFile, mean_bytes: Callable[[Window], float]) -> I
             yield window
     except FileNotFoundError as error:
         raise CorpusError(f"{source.uri}: no such corpus file") from error
+    except OSError as error:
+        raise disk_error(error, source.uri) or error from error
 
 
 @contextlib.contextmanager
@@ -109,5 +111,11 @@ def _opened(source: CorpusFile, mean_bytes: Callable[[Window], float]) -> Iterat
     with tempfile.SpooledTemporaryFile(MEMORY_BYTES) as copy:
         window.seek(0)
         while block := window.read(BLOCK_BYTES):
-            copy.write(block)
+            try:
+                copy.write(block)
+            except OSError as error:
+                raise LocationError(
+                    f"{source.uri}: cannot be copied to {tempfile.gettempdir()}: {error.strerror}",
+                    hint=f"set TMPDIR to a folder that has {remote.nbytes} free bytes for each process",
+                ) from error
         yield Window(cast("BinaryIO", copy), remote.nbytes, LOCAL_BLOCK_BYTES)

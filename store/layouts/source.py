@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from store.corpus.account import Account
 from store.corpus.corpus_files import CorpusFile
 from store.corpus.fields import TABLE_DEFAULTS, TAR_DEFAULTS, FieldReader, SourcePair
 from store.corpus.section import Corpus, Format, KeyEnds
 from store.errors import CorpusError
+from store.images.suffixes import image_suffixes
 
 from .folder import read_folder
-from .members import count_halves, name_rules
+from .members import count_halves, name_rules, split_last
 from .tables import read_table
 from .webdataset import read_tar
 from .zip_archive import read_zip
@@ -38,7 +39,10 @@ MEMBERS = frozenset({"tar", "zip", "folder"})
 """Kinds in which a pair is made of members with names."""
 
 
-def format_of(file: CorpusFile, corpus: Corpus) -> Format:
+Kind: TypeAlias = Format | Literal["folder"]
+
+
+def format_of(file: CorpusFile, corpus: Corpus) -> Kind:
     """Return what kind of file it is.
 
     Raises:
@@ -53,7 +57,9 @@ def format_of(file: CorpusFile, corpus: Corpus) -> Format:
             return kind
     raise CorpusError(
         f"{file.uri}: its name does not say what it is; expected one of {', '.join(SUFFIXES)}",
-        hint="say it in the corpus of pipelines.yaml, as in format: jsonl",
+        hint="it is an image: name its folder instead, as in files: [images/]"
+        if split_last(file.plain_name)[1] in image_suffixes()
+        else "say it in the corpus of pipelines.yaml, as in format: jsonl",
     )
 
 

@@ -120,7 +120,7 @@ def _members(file: Window, source: CorpusFile, account: Account) -> Iterator[Mem
 def _kind(member: tarfile.TarInfo) -> str:
     if member.isfile():
         return "sparse"
-    return "link" if member.islnk() or member.issym() else "device or pipe"
+    return "link" if member.islnk() or member.issym() else "device, pipe or other"
 
 
 def _behind_zeros(file: Window, start: int) -> int:

@@ -13,7 +13,7 @@ from store.config.pipeline_file import read_pipeline
 from store.corpus.corpus_files import corpus_files
 from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus
-from store.errors import CorpusError, StoreError
+from store.errors import CorpusError, LocationError, StoreError
 from store.index.append import append_corpus
 from store.index.create import index_corpus
 from store.index.merge import read_corpus
@@ -95,6 +95,45 @@ def test_suffixes_in_a_pattern_match_in_either_case(images):
     assert captions(read_corpus(Corpus(files=[f"{images}/ct/*.jpg"]))) == {"scan.v1": "caption scan"}
 
 
+def test_several_patterns_of_one_folder_are_one_file_of_the_corpus(images):
+    in_braces, listed = ["*/*.{png,jpg}", "*.png"], ["*/*.png", "*/*.jpg", "*.png"]
+    for patterns in (in_braces, listed):
+        index = read_corpus(Corpus(files=[f"{images}/{pattern}" for pattern in patterns]))
+        assert captions(index) == {"c": None, "ct/a": "caption a", "ct/scan.v1": "caption scan"}
+        assert index.account.files == 1
+        assert counts(index)["image that the pattern does not match"] == 1
+
+
+def test_a_single_image_is_no_corpus_and_its_folder_is_named(images):
+    with pytest.raises(CorpusError, match="its name does not say what it is") as caught:
+        read_corpus(Corpus(files=[f"{images}/c.png"]))
+    assert "name its folder" in caught.value.hint
+
+
+def test_the_images_at_the_root_of_a_bucket_are_read(tmp_path, png):
+    bucket = locate("memory://bucket-of-images")
+    bucket.write("a.png", png)
+    bucket.write("a.txt", b"t")
+    for pattern in ("memory://bucket-of-images/*.png", "memory://bucket-of-images/"):
+        index = read_corpus(Corpus(files=[pattern], qualify_keys=True))
+        row = index.table.to_pylist()[0]
+        assert (row["key"], row["uri"]) == ("a", "a.png")
+        assert ImageSource(index.root).fetch(row["uri"], row["member"], sha256=row["image_sha256"]) == png
+
+
+def test_a_folder_that_may_not_be_read_is_named(images, monkeypatch):
+    scandir = os.scandir
+
+    def refused(path):
+        if str(path).endswith("ct"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(LocationError, match=r"images/ct: Permission denied"):
+        read_corpus(Corpus(files=[f"{images}/"]))
+
+
 def test_a_pattern_without_suffix_takes_what_belongs_to_its_images(images):
     assert captions(read_corpus(Corpus(files=[f"{images}/ct/*"]))) == {"a": "caption a", "scan.v1": "caption scan"}
 
@@ -161,6 +200,7 @@ def test_what_is_no_regular_file_ends_nothing(images):
     index = read_corpus(Corpus(files=[f"{images}/"]))
     assert set(captions(index)) == {*ALL, "ct/linked"}
     assert counts(index)["no regular file"] == 2
+    assert counts(index)["link to a folder that is read already"] == 1
 
 
 def test_a_name_that_is_not_utf8_is_counted(images, png):
