@@ -6,7 +6,9 @@ import hashlib
 import io
 import json
 import os
+import random
 import tarfile
+import tracemalloc
 
 import pytest
 from PIL import Image
@@ -327,3 +329,39 @@ def test_a_tar_shows_its_pairs_in_the_order_of_their_first_members(bucket, write
     members = [(f"{n}.{suffix}", b"x") for n in (3, 1, 2) for suffix in ("txt", "jpg")]
     location.write("a.tar", write_tar("a.tar", members).read_bytes())
     assert keys_of(location) == ["3", "1", "2"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_order_of_members_gives_the_same_pairs(read, as_bytes, seed):
+    members = []
+    for n in range(12):
+        key = f"{'d/' * (n % 3)}{n}{'.v1' * (n % 4 == 0)}"
+        members += [(f"{key}.png", as_bytes(Image.new("RGB", (8, 8), (n, seed, 1)))), (f"{key}.txt", f"{n}".encode())]
+        members += [(f"{key}.json", as_json(modality=f"m{n}"))] * (n % 2)
+    in_order = read(members).table.to_pylist()
+    random.Random(seed).shuffle(members)
+    shuffled = read(members).table.to_pylist()
+    columns = ("key", "caption", "modality", "image_sha256")
+    assert len(in_order) == 12
+    assert {tuple(row[name] for name in columns) for row in shuffled} == {
+        tuple(row[name] for name in columns) for row in in_order
+    }
+
+
+@pytest.mark.parametrize("order", ["sorted", "apart"])
+def test_memory_holds_names_and_one_pair_whatever_the_order(tmp_path, order):
+    names = [f"{n}.{suffix}" for n in range(60) for suffix in ("jpg", "txt")]
+    if order == "apart":
+        names.sort(key=lambda name: name.rpartition(".")[2])
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = 10 if name.endswith("txt") else 2**20
+            tar.addfile(info, io.BytesIO(b"x" * info.size))
+    corpus = Corpus(files=[str(tmp_path / "a.tar")])
+    (file,) = corpus_files(corpus.files)
+    tracemalloc.start()
+    assert sum(1 for pair in Source(file, corpus, Account()).pairs() if len(pair.image) == 2**20) == 60
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12 * 2**20
