@@ -79,7 +79,7 @@ class Fields(Section):
 
 
 TAR_DEFAULTS: Mapping[str, tuple[str, ...]] = {
-    "caption": ("txt", "json.caption"),
+    "caption": ("txt", "caption", "text", "json.caption"),
     "modality": ("json.modality",),
     "split": ("json.split",),
     "source": ("json.source",),

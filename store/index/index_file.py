@@ -43,10 +43,16 @@ ACCOUNT_KEY = "mmkd_account"
 
 
 class FileIndexer:
-    """Turns one corpus file into candidates."""
+    """Turns one corpus file into candidates.
 
-    def __init__(self, file: CorpusFile, corpus: Corpus, *, root: str) -> None:
-        self._file, self._corpus, self._root = file, corpus, root
+    Args:
+        root: the folder that uris become relative to.
+        prefix: goes before each key, with a ``/`` between them.
+    """
+
+    def __init__(self, file: CorpusFile, corpus: Corpus, *, root: str, prefix: str = "") -> None:
+        self._corpus, self._root = corpus, root
+        self._prefix = f"{prefix}/" if prefix else ""
         self.account = Account(files=1)
         self._images = ImageSource(root, allow=corpus.readable())
         self._source = Source(file, corpus, self.account, self._images)
@@ -117,10 +123,9 @@ class FileIndexer:
             self.account.change("control characters in key", where)
             pair.key = printable(pair.key)
         raw = {path: fields.raw(record, path) for path in self._corpus.keep.raw_paths()}
-        prefix = f"{self._file.stem}/" if self._corpus.qualify_keys else ""
         rows = []
         for number, caption in enumerate(captions, start=1):
-            key = prefix + (f"{pair.key}#{number}" if len(captions) > 1 else pair.key)
+            key = self._prefix + (f"{pair.key}#{number}" if len(captions) > 1 else pair.key)
             row = {**image, **shared, "key": key, "caption": caption}
             if self._keep(row, raw):
                 row["key_hash"] = hash_text(key)
