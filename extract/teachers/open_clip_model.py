@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import open_clip
 import torch
 from open_clip.hf_model import HFTextEncoder
-from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from open_clip.tokenizer import HFTokenizer
 from torch import Tensor, nn
 
 from extract.teacher_files.entry import TeacherEntry
@@ -22,6 +22,7 @@ from store.errors import TeacherError, WeightsNotFoundError
 from store.format.records import Spec
 
 from .base import FrozenTeacher
+from .bpe import BoundedTokenizer
 
 
 class OpenClipTeacher(FrozenTeacher):
@@ -55,7 +56,7 @@ class OpenClipTeacher(FrozenTeacher):
                 self._tokenizer = HFTokenizer(str(folder), tokenizer_mode=mode, **options)
                 size = len(self._tokenizer.tokenizer)
             else:
-                self._tokenizer = SimpleTokenizer(**options)
+                self._tokenizer = BoundedTokenizer(**options)
                 size = self._tokenizer.vocab_size
         known = getattr(tower, "vocab_size", None)
         if known is not None and size != known:
