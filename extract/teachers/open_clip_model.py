@@ -11,18 +11,22 @@ from tempfile import TemporaryDirectory
 import open_clip
 import torch
 from open_clip.hf_model import HFTextEncoder
-from open_clip.tokenizer import HFTokenizer
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor, nn
 
 from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.model_folder import CONFIG_NAME, open_clip_config
 from extract.teacher_files.text_tower import KNOWN_BERTS, TEXT_FOLDER, bert_sizes, tokenizer_folder
 from store.console import without_root_warnings
+from store.corpus.bpe import BoundedBpe
 from store.errors import TeacherError, WeightsNotFoundError
 from store.format.records import Spec
 
 from .base import FrozenTeacher
-from .bpe import BoundedTokenizer
+
+
+class BoundedTokenizer(BoundedBpe, SimpleTokenizer):  # type: ignore[misc]
+    """The tokenizer of models without a BERT."""
 
 
 class OpenClipTeacher(FrozenTeacher):

@@ -19,7 +19,7 @@ def test_captions_without_a_word_and_altered_ones_are_counted(tmp_path):
     index = read_corpus(Corpus(files=[str(tmp_path / "pairs.jsonl")]))
     found = index.table["caption"].to_pylist()
     assert found == [None, None, "chest x-ray", None, None, None, "ct", "mri"]
-    account = index.report
+    account = index.account
     assert account.passed[WITHOUT_WORD].count == 3
     assert account.passed[MISSING_VALUE].count == 1
     assert account.changed[CONTROLS].count == 2

@@ -7,7 +7,8 @@ import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 
-from extract.teachers.bpe import CACHED_LETTERS, BoundedTokenizer
+from extract.teachers.open_clip_model import BoundedTokenizer
+from store.corpus.bpe import CACHED_LETTERS
 
 
 @pytest.fixture(scope="module")
