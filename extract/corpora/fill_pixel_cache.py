@@ -146,7 +146,7 @@ def keep(data: bytes, spec: PixelSpec, *, max_pixels: int = MAX_PIXELS) -> Small
     Raises:
         PairDecodeError: it cannot be decoded, or the format cannot hold it.
     """
-    image = decode_image(data, max_pixels=max_pixels)
+    image = decode_image(data, max_pixels=max_pixels, window=spec.window)
     small = shrink(image, spec.short_side_px)
     encoded = encode(small, spec)
     if spec.keeps_small_originals and small is image and len(data) <= len(encoded) and _is_plain(data):

@@ -18,6 +18,7 @@ import pyarrow as pa
 import torch
 
 from extract.teachers.base import FrozenTeacher
+from store.corpus.captions import has_word
 from store.format.commit import Circumstances, UnitFeatures, commit_unit, valid_receipt
 from store.format.pairs import PairTable, pairs_digest, strings
 from store.format.promote import Guard, unguarded
@@ -273,6 +274,8 @@ def _status(
     for position, caption in enumerate(captions):
         if not caption:
             status[position], reasons[position] = Status.BAD_TEXT, "the caption is missing or empty"
+        elif not has_word(caption):
+            status[position], reasons[position] = Status.BAD_TEXT, "the caption has no letter or digit"
     for kind, found in ((Status.BAD_IMAGE, bad_images), (Status.KILLER_ROW, killers)):
         for position, reason in found.items():
             status[position], reasons[position] = kind, reason

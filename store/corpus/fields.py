@@ -125,6 +125,8 @@ def as_text(value: object) -> str | None:
     if isinstance(value, str):
         # JSON can spell half of a surrogate pair, which no Arrow string can hold.
         return value.strip() if value.isascii() else value.encode("utf-8", "replace").decode().strip()
+    if isinstance(value, float) and math.isnan(value):
+        return None
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
