@@ -31,8 +31,14 @@ TEXT_LETTERS = 300
 
 def shortened(text: str) -> str:
     """Return a text as one line of printable letters, of bounded length."""
-    head = text if len(text) <= TEXT_LETTERS else text[: TEXT_LETTERS - 3] + "..."
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in head)
+    return printable(text if len(text) <= TEXT_LETTERS else text[: TEXT_LETTERS - 3] + "...")
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """Return a text in which control characters but those of ``keep`` are written out, for a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter in keep else repr(letter)[1:-1] for letter in text)
 
 
 class MMKDError(Exception):

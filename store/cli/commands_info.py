@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from store.errors import StoreError
+from store.errors import StoreError, printable
 from store.export.images import image_fetcher
 from store.inspect.summary import Hole, describe_row, summarize, summarize_teachers
 from store.read.reader import FeatureStore
@@ -97,11 +97,11 @@ def row(
     console = Console()
     for name, value in described.items():
         if name != "teachers":
-            console.print(Text(f"{name:13} {value}"))
+            console.print(Text(f"{name:13} {printable(str(value))}"))
     table = Table("teacher", "status", "image norm", "text norm", "similarity", "reason")
     for name, entry in described["teachers"].items():
         numbers = (f"{entry[field]:.4f}" for field in ("image_norm", "text_norm", "similarity"))
-        table.add_row(name, entry["status"], *numbers, Text(entry["reason"] or ""))
+        table.add_row(name, entry["status"], *numbers, Text(printable(entry["reason"] or "")))
     console.print(table)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from store.errors import CorpusError, FetchError, LocationError, PairDecodeError
-from store.io.location import Location, is_url, locate, require_no_credentials, split_uri
+from store.io.location import Location, is_url, locate, split_uri
 from store.io.web import AWAY_S, get
 
 from .access import Access
@@ -88,11 +88,11 @@ class ImageSource:
             raise PairDecodeError("data: URLs are not read", why="image's URL: data: URLs are not read")
         whole = resolve_uri(uri, self._root.uri)
         try:
-            require_no_credentials(whole)
+            folder, name = split_uri(whole)
             self._access.require(whole)
             if whole.startswith(HTTP):
                 return get(whole, max_bytes=MAX_FILE_BYTES, check=self._access.require)
-            return self._file(whole)
+            return self._file(whole, folder, name)
         except PairDecodeError:
             raise
         except FileNotFoundError as error:
@@ -104,8 +104,7 @@ class ImageSource:
         except ValueError as error:
             raise PairDecodeError(f"{whole}: {error}", why="image's path is no path") from error
 
-    def _file(self, whole: str) -> bytes:
-        folder, name = split_uri(whole)
+    def _file(self, whole: str, folder: str, name: str) -> bytes:
         storage = "/".join(folder.split("/")[:3]) if is_url(folder) else ""
         if time.monotonic() < self._away.get(storage, 0.0):
             raise FetchError(f"{whole}: the storage does not answer", why="the storage does not answer")

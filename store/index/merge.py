@@ -59,6 +59,9 @@ Cursor = Iterator[pa.RecordBatch]
 
 BATCH_ROWS = 65_536
 
+SHOWN = 3
+"""Reasons that an error lists."""
+
 
 @dataclass(kw_only=True, slots=True)
 class Merged:
@@ -287,13 +290,12 @@ def _in_memory(part: bytes) -> pq.ParquetFile:
 def require_pairs(account: Account, *, rows: int) -> None:
     """Refuse a corpus without any pair: the CorpusError says whether the corpus or the rules leave none."""
     if not account.usable:
-        seen = "".join(f"; {example.count} x {why}: {example.first}" for why, example in account.passed.items())
+        commonest = sorted(account.passed.items(), key=lambda entry: -entry[1].count)[:SHOWN]
+        seen = "".join(f"; {found.count} times {reason}, first {found.first}" for reason, found in commonest)
         raise CorpusError(
-            f"the corpus holds no pair: {account.files} files were read, {account.keys} keys found, and none has both "
-            f"an image and a caption{seen}",
-            hint=None
-            if seen
-            else "a pair is KEY.jpg (or .png, ...) and KEY.txt in a tar, and a row with both in a table",
+            f"the corpus holds no pair of an image and a caption: {account.files} files, {account.members} members and "
+            f"{account.keys} keys were read{seen}",
+            hint=None if seen else "correct corpora.NAME.files in pipelines.yaml",
         )
     if not rows:
         refused = ", ".join(f"{rule}: {count}" for rule, count in account.dropped.items() if count)

@@ -40,10 +40,9 @@ def format_of(file: CorpusFile, corpus: Corpus) -> Format:
 class Source:
     """One corpus file, to be read from front to back."""
 
-    def __init__(self, file: CorpusFile, corpus: Corpus, account: Account, *, root: str) -> None:
+    def __init__(self, file: CorpusFile, corpus: Corpus, account: Account, images: ImageSource) -> None:
         self._file, self._format, self._account = file, format_of(file, corpus), account
-        self._corpus = corpus
-        self._images = ImageSource(root, allow=corpus.readable())
+        self._corpus, self._images = corpus, images
         defaults = TAR_DEFAULTS if self._format == "tar" else TABLE_DEFAULTS
         raw, fixed = corpus.keep.raw_paths(), corpus.fixed.model_dump(exclude_none=True)
         self.fields = FieldReader(file.uri, corpus.fields, defaults, raw=raw, fixed=fixed)

@@ -76,7 +76,10 @@ class PairReader:
 
     def _add_files(self, pair: SourcePair) -> None:
         """Add what lies in files of its own that the record names."""
-        for field, name, read in (("json_file", "json", parse_json), ("text_file", "txt", _decoded)):
+        for field, name, kind, read in (
+            ("json_file", "json", "JSON", parse_json),
+            ("text_file", "txt", "text", _decoded),
+        ):
             path = self._fields.text(pair.record, field)
             if path is None:
                 continue
@@ -84,9 +87,9 @@ class PairReader:
                 content = self._images.image(resolve_uri(path, self._file.folder.uri))
                 pair.record = {**pair.record, name: read(content)}
             except PairDecodeError as error:
-                pair.passed.append((f"no file of {field}", str(error)))
+                pair.passed.append((f"no {kind} file", str(error)))
             except ValueError as error:
-                pair.passed.append((f"a file of {field} that cannot be read", f"{path}: {error}"))
+                pair.passed.append((f"not {kind}", f"{path}: {error}"))
 
     def _add_image(self, pair: SourcePair, number: int, place: str, value: Any) -> None:
         if isinstance(value, PlacedImage):

@@ -64,7 +64,7 @@ def read_corpus(corpus: Corpus) -> Iterator[Record]:
     root = common_root(files)
     source = ImageSource(root, allow=corpus.readable())
     for file in files:
-        for pair in Source(file, corpus, Account(), root=root).pairs(all_columns=True):
+        for pair in Source(file, corpus, Account(), source).pairs(all_columns=True):
             key = f"{file.stem}/{pair.key}" if corpus.qualify_keys else pair.key
             values = {**pair.record, "json": pair.metadata}
             yield _record(pair, key, values, file.uri, StoredImage(source, pair.uri or "", pair.member))
