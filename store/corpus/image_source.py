@@ -116,7 +116,7 @@ class ImageSource:
         storage = "/".join(folder.split("/")[:3]) if is_url(folder) else ""
         if time.monotonic() < self._away.get(storage, 0.0):
             raise FetchError(f"{whole}: the storage does not answer", why="the storage does not answer")
-        location = self._folders.setdefault(folder, locate(folder))
+        location = self._folders.get(folder) or self._folders.setdefault(folder, locate(folder))
         if not storage and (location.size(name) or 0) > MAX_FILE_BYTES:
             raise LocationError(f"{whole}: larger than {MAX_FILE_BYTES} bytes")
         try:

@@ -35,48 +35,67 @@ class PairReader:
 
     def __init__(self, file: CorpusFile, fields: FieldReader, images: ImageSource) -> None:
         self._file, self._fields, self._images = file, fields, images
+        self._names_files = any(fields.maps(name) for name in ("json_file", "text_file"))
 
     def pairs(self, records: Iterable[dict[str, Any]]) -> Iterator[SourcePair]:
-        """Yield the pairs of records in order; images are fetched on threads, a few records ahead."""
+        """Yield the pairs of records in order; images in files of their own are fetched on threads, a few ahead."""
         waiting: deque[Future[list[SourcePair]]] = deque()
         with ThreadPoolExecutor(FETCH_THREADS) as pool:
             for number, record in enumerate(records):
-                waiting.append(pool.submit(self._pairs_of, number, record))
+                found = self._fields.find(record, "image") or ("", [])
+                if not waiting and all(map(_holds_image, found[1])) and not self._names_files:
+                    yield from self._pairs_of(number, record, found)
+                    continue
+                waiting.append(pool.submit(self._pairs_of, number, record, found))
                 if len(waiting) >= FETCH_AHEAD:
                     yield from waiting.popleft().result()
             while waiting:
                 yield from waiting.popleft().result()
 
-    def _pairs_of(self, number: int, record: dict[str, Any]) -> list[SourcePair]:
-        """Return the pair of a record; several where images and captions are lists of the same length."""
+    def _pairs_of(self, number: int, record: dict[str, Any], image: tuple[str, list[Any]]) -> list[SourcePair]:
+        """Return the pair of a record; several where images and captions are lists of the same length.
+
+        Args:
+            image: path and values of the field, as `FieldReader.find` returns them.
+        """
         key = self._fields.text(record, "key")
         key = key if key is not None else f"{self._file.stem}-{number:08d}"
-        images, captions = self._list_at(record, "image"), self._list_at(record, "caption")
-        if images and captions and len(images[1]) == len(captions[1]) > 1:
-            pairs = []
-            for position, (image, caption) in enumerate(zip(images[1], captions[1], strict=True)):
-                pair = SourcePair(key=f"{key}#{position + 1}", record={**record, captions[0]: caption})
-                self._add_image(pair, number, f"{images[0]}.{position}", image)
-                pairs.append(pair)
+        pairs = self._by_position(number, record, key, image[0])
+        if pairs:
             return pairs
         pair = SourcePair(key=key, record=record)
-        self._add_files(pair)
-        path, values = self._fields.find(pair.record, "image") or ("", [])
+        path, values = image
+        if self._names_files:
+            self._add_files(pair)
+            path, values = self._fields.find(pair.record, "image") or ("", [])
         # A template has no place in the record.
         found = list(_placed(pair.record, path.split("."))) if path else [("", value) for value in values]
         self._add_image(pair, number, *(found[0] if found else (path, None)))
         pair.passed += [("second image of a list", place) for place, _ in found[1:]]
         return [pair]
 
-    def _list_at(self, record: dict[str, Any], name: str) -> tuple[str, list[Any]] | None:
-        """Return the column of a field and its list, if the column is a list."""
-        path, _ = self._fields.find(record, name) or ("", None)
-        found = record.get(path)
-        return (path, found) if isinstance(found, list) else None
+    def _by_position(self, number: int, record: dict[str, Any], key: str, path: str) -> list[SourcePair]:
+        """Return a pair for each image of a list that has a list of as many captions beside it."""
+        images = record.get(path)
+        if not isinstance(images, list) or len(images) < 2:
+            return []
+        caption, _ = self._fields.find(record, "caption") or ("", None)
+        captions = record.get(caption)
+        if not isinstance(captions, list) or len(captions) != len(images):
+            return []
+        pairs = []
+        for position, (image, text) in enumerate(zip(images, captions, strict=True)):
+            pair = SourcePair(key=f"{key}#{position + 1}", record={**record, caption: text})
+            self._add_image(pair, number, f"{path}.{position}", image)
+            pairs.append(pair)
+        return pairs
 
     def _add_files(self, pair: SourcePair) -> None:
         """Add what lies in files of its own that the record names."""
-        for field, name, read in (("json_file", "json", parse_json), ("text_file", "txt", _decoded)):
+        for field, name, kind, read in (
+            ("json_file", "json", "JSON", parse_json),
+            ("text_file", "txt", "text", _decoded),
+        ):
             path = self._fields.text(pair.record, field)
             if path is None:
                 continue
@@ -84,9 +103,9 @@ class PairReader:
                 content = self._images.image(resolve_uri(path, self._file.folder.uri))
                 pair.record = {**pair.record, name: read(content)}
             except PairDecodeError as error:
-                pair.passed.append((f"no file of {field}", str(error)))
+                pair.passed.append((f"no {kind} file", str(error)))
             except ValueError as error:
-                pair.passed.append((f"a file of {field} that cannot be read", f"{path}: {error}"))
+                pair.passed.append((f"not {kind}", f"{path}: {error}"))
 
     def _add_image(self, pair: SourcePair, number: int, place: str, value: Any) -> None:
         if isinstance(value, PlacedImage):
@@ -120,6 +139,10 @@ class PairReader:
             pair.passed.append(("image's URL holds a credential", f"{error}; {error.hint}"))
         except PairDecodeError as error:
             pair.passed.append((error.why, f"{error}{f'; {error.hint}' if error.hint else ''}"))
+
+
+def _holds_image(value: Any) -> bool:
+    return isinstance(value, bytes | PlacedImage) or (isinstance(value, dict) and value.get("bytes") is not None)
 
 
 def _placed(node: Any, path: Sequence[str], place: str = "") -> Iterator[tuple[str, Any]]:

@@ -166,6 +166,6 @@ def test_the_authors_index_of_images_and_their_json_files_is_read(tmp_path, png)
         ("x1", "a.jpg", "CC BY"),
         ("x2", "a.jpg", None),
     ]
-    missing = index.account.passed["no file of json_file"]
-    assert missing.count == 1
-    assert missing.first.startswith("meta.jsonl: x2: ")
+    assert index.account.passed["no JSON file"].count == 1
+    assert index.account.passed["no JSON file"].first.startswith("meta.jsonl: x2: ")
+    assert index.account.passed["no JSON file"].first.endswith("none.json: there is no such file")

@@ -202,7 +202,7 @@ def test_records_of_a_table_come_whole_for_an_evaluation(tmp_path, pngs):
     path = write_parquet(tmp_path / "a.parquet", {"png": pngs[:2], "caption": ["a", "b"], "finding": ["x", "y"]})
     corpus = Corpus(files=[str(path)])
     (file,) = corpus_files(corpus.files)
-    pairs = list(Source(file, corpus, Account(), root=str(tmp_path)).pairs(all_columns=True))
+    pairs = list(Source(file, corpus, Account(), ImageSource(tmp_path)).pairs(all_columns=True))
     assert [(pair.image, pair.metadata["finding"]) for pair in pairs] == [(pngs[0], "x"), (pngs[1], "y")]
 
 
@@ -225,5 +225,5 @@ def test_a_corpus_whose_paths_all_lead_nowhere_names_the_first(tmp_path):
     with pytest.raises(CorpusError) as caught:
         read_corpus(Corpus(files=[str(tmp_path / "t.csv")]))
     first = f"t.csv: t-00000000: {tmp_path}/images/0001.png: there is no such file"
-    assert str(caught.value).endswith(f"; 2 x no file at an image's path: {first}")
+    assert str(caught.value).endswith(f"; 2 times no file at an image's path, first {first}")
     assert caught.value.hint is None

@@ -34,7 +34,7 @@ def index(folder):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
         found = read_corpus(Corpus(**{"files": [str(folder / next(iter(files)))], **settings}))
-        rows, source = found.table.to_pylist(), ImageSource(found.root)
+        rows, source = found.table.to_pylist(), ImageSource(found.root, allow=settings.get("allow", ()))
         digests = [row["image_sha256"] for row in rows]
         images = [
             source.fetch(r["uri"], r["member"], sha256=d) if d else None for r, d in zip(rows, digests, strict=True)

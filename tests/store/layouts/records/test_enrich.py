@@ -83,12 +83,14 @@ def test_a_list_names_values_by_their_position(index):
     assert column(rows, "source") == ["one", "two", "two"]
 
 
-def test_the_files_name_and_folder_are_columns(index):
+def test_the_files_name_and_folder_are_columns(index, folder):
     fields = {"split": "__file__", "source": "__folder__", "image": "../{image}"}
     names = {"__file__": {"train-*": "train", "*": "val"}}
-    _, rows, _ = index({"set/train-00000.csv.gz": gzip.compress(PAIRS.encode())}, fields=fields, names=names)
+    allow = [str(folder)]
+    files = {"set/train-00000.csv.gz": gzip.compress(PAIRS.encode())}
+    _, rows, _ = index(files, fields=fields, names=names, allow=allow)
     assert (set(column(rows, "split")), set(column(rows, "source"))) == ({"train"}, {"set"})
-    _, rows, _ = index({"set/valid.csv": PAIRS}, fields=fields, names=names)
+    _, rows, _ = index({"set/valid.csv": PAIRS}, fields=fields, names=names, allow=allow)
     assert set(column(rows, "split")) == {"val"}
 
 
@@ -111,4 +113,4 @@ def test_a_text_in_a_file_of_its_own_is_a_caption(index):
     files = {"a.csv": "id,image\n1,0.png\n2,1.png\n", "texts/1.txt": "\ufefffirst"}
     account, rows, _ = index(files, fields={"text_file": "texts/{id}.txt", "caption": "txt?"})
     assert column(rows, "caption") == ["first", None]
-    assert account.passed["no file of text_file"].count == 1
+    assert account.passed["no text file"].count == 1
