@@ -180,7 +180,8 @@ def _local(pattern: str) -> list[CorpusFile]:
     base, below = _split_pattern(str(Path(pattern).absolute()))
     if _names_images(below):
         return [_folder(base, below)] if _matches(locate(base), below) else []
-    found = sorted(path for path in find_paths(Path(), pattern, hidden=False) if _is_meant(path.name, below))
+    paths = ((str(path.absolute()), path) for path in find_paths(Path(), pattern, hidden=False))
+    found = [path for name, path in sorted(paths) if _is_meant(name[len(base) :], below)]
     if pattern.endswith("/"):
         return [_folder(str(path.absolute()), "") for path in found if path.is_dir()]
     files = [path for path in found if not path.is_dir()]

@@ -41,14 +41,14 @@ class Member(NamedTuple):
 
 @dataclass(slots=True)
 class Joined:
-    """The members of one key; texts by suffix."""
+    """The members of one key; texts by suffix, and those whose names have more dots than the key's rule looks at."""
 
     key: str
     image: Member | None = None
     texts: dict[str, Member] = field(default_factory=dict)
     passed: list[tuple[str, str]] = field(default_factory=list)
     changed: list[tuple[str, str]] = field(default_factory=list)
-    dotted: list[Member] | None = None
+    dotted: list[Member] = field(default_factory=list)
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -123,7 +123,7 @@ def join(members: Iterable[Member], rules: NameRules, account: Account, where: s
             joined = found[key] = Joined(key)
         if not _take(joined, suffix, member, rules):
             if "." in suffix and _is_known(split_last(member.name)[1], rules):
-                joined.dotted = [*(joined.dotted or ()), member]
+                joined.dotted.append(member)
             else:
                 account.pass_over(_unknown(suffix, suffixes), f"{where}: {member.name}")
     pairs: list[Joined] = []
@@ -185,12 +185,12 @@ def _several_dots(joined: Joined, rules: NameRules, found: dict[str, Joined]) ->
     ``1.2.840.1.png`` with ``1.2.840.1.txt`` is a pair, and so is an image whose first-dot key has no other image.
     """
     own: dict[str, Joined] = {}
-    for member in joined.dotted or ():
+    for member in joined.dotted:
         key, suffix = split_last(member.name)
         _take(own.setdefault(key, Joined(key)), suffix, member, rules)
     pairs = [joined]
     for key, other in own.items():
-        is_pair = other.image is not None and (joined.image is None or any(s in CAPTION_SUFFIXES for s in other.texts))
+        is_pair = other.image is not None and (joined.image is None or bool(other.texts.keys() - {"json"}))
         if rules.key_ends is None and is_pair and key not in found:
             other.changed.append(("a name with several dots: its key ends at the last (key_ends)", ""))
             pairs.append(other)

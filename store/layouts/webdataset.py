@@ -33,7 +33,7 @@ def read_tar(source: CorpusFile, account: Account, rules: NameRules = PLAIN_RULE
             further tar.
     """
     with open_archive(source, _mean_bytes) as file:
-        _refuse_compressed(file, source)
+        _refuse_other_kinds(file, source)
         try:
             joined = join(_members(file, source, account), rules, account, source.uri)
         except (tarfile.TarError, EOFError, ValueError) as error:
@@ -78,7 +78,7 @@ def _mean_bytes(file: Window) -> float:
         return 0.0
 
 
-def _refuse_compressed(file: Window, source: CorpusFile) -> None:
+def _refuse_other_kinds(file: Window, source: CorpusFile) -> None:
     file.seek(0)
     start = file.read(6)
     for magic, (name, command) in MAGICS.items():
@@ -88,6 +88,10 @@ def _refuse_compressed(file: Window, source: CorpusFile) -> None:
                 "in it could be read without all before it",
                 hint=f"it has to be unpacked to a .tar first: {command} {source.plain_name}",
             )
+    if start.startswith(b"PK\x03\x04"):
+        raise CorpusError(
+            f"{source.uri}: it is a zip and no tar", hint="say format: zip in the corpus, or name it .zip"
+        )
     file.seek(0)
 
 

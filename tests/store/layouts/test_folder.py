@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from store.errors import CorpusError, LocationError, StoreError
 from store.index.append import append_corpus
 from store.index.create import index_corpus
 from store.index.merge import read_corpus
+from store.io.folder import Folder
 from store.io.location import locate
 from store.pipeline import Pipeline
 
@@ -119,6 +121,38 @@ def test_the_images_at_the_root_of_a_bucket_are_read(tmp_path, png):
         row = index.table.to_pylist()[0]
         assert (row["key"], row["uri"]) == ("a", "a.png")
         assert ImageSource(index.root).fetch(row["uri"], row["member"], sha256=row["image_sha256"]) == png
+
+
+def test_a_slow_disk_is_read_on_threads_in_the_same_order(images, png, monkeypatch):
+    for number in range(60):
+        (images / f"ct/{number:02d}.png").write_bytes(png)
+        (images / f"ct/{number:02d}.txt").write_text(f"{number}")
+    corpus = Corpus(files=[f"{images}/ct/"])
+    quick = read_corpus(corpus).table
+    threads, read = set(), Folder.read
+
+    def noted(self, key):
+        threads.add(threading.get_ident())
+        return read(self, key)
+
+    monkeypatch.setattr(Folder, "read", noted)
+    monkeypatch.setattr("store.layouts.folder.SLOW_S", 0.0)
+    assert read_corpus(corpus).table == quick
+    assert len(threads) > 1
+
+
+def test_a_file_that_may_not_be_read_ends_nothing(images, monkeypatch):
+    read_bytes = Path.read_bytes
+
+    def refused(path):
+        if path.name == "a.png":
+            raise PermissionError(13, "Permission denied")
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    index = read_corpus(Corpus(files=[f"{images}/"]))
+    assert captions(index) == ALL
+    assert index.account.passed["an image that cannot be read"].first == "images: ct/a: ct/a.png: Permission denied"
 
 
 def test_a_folder_that_may_not_be_read_is_named(images, monkeypatch):

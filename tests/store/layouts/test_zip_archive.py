@@ -129,6 +129,13 @@ def test_a_deflated_image_whose_zip_changed_is_refused_at_run_time(write_zip, bm
         ImageSource(index.root).fetch(row["uri"], row["member"], sha256=row["image_sha256"])
 
 
+def test_a_zip_that_is_named_a_tar_says_so(write_zip, bmp):
+    path = write_zip("a.tar", [("a.bmp", bmp), ("a.txt", b"t")])
+    with pytest.raises(CorpusError, match="it is a zip and no tar"):
+        read_corpus(Corpus(files=[str(path)]))
+    assert read_corpus(Corpus(files=[str(path)], format="zip")).account.usable == 1
+
+
 def test_a_zip_is_found_by_its_name(write_zip, bmp):
     write_zip("a.ZIP", [("a.bmp", bmp), ("a.txt", b"t")])
     (file,) = corpus_files([str(write_zip("a.ZIP", [("a.bmp", bmp), ("a.txt", b"t")]))])
