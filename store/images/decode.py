@@ -82,7 +82,7 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, window: Window | No
             png = read_png(data)
             data, significant = png.data, png.significant if png.depth == 16 else None
         image = _open(data, max_pixels)
-        wide = ";16" in str(getattr(image, "tile", ""))
+        wide = ";16" in str(getattr(image, "tile", [])[:1])
         image.load()
         if image.mode.startswith(("I", "F")):
             return _shallow(image, significant, window)

@@ -81,7 +81,10 @@ def test_a_window_is_part_of_the_spec_and_of_the_features(
     assert not np.array_equal(shown[2], plain[2])
 
 
-@pytest.mark.parametrize("window", ["max", [5, 5], [5], {"center": 40}, {"center": 40, "width": 0}, [1, 2, 3]])
+@pytest.mark.parametrize(
+    "window",
+    ["max", [5, 5], [5], {"center": 40}, {"center": 40, "width": 0}, [1, 2, 3], [0, float("inf")], [float("nan"), 1]],
+)
 def test_a_window_that_is_none_is_refused(tmp_path, write_pipeline, prepare, window):
     path = with_window(write_pipeline(tmp_path, files=["none/*.tar"], teachers={}), window)
     with pytest.raises(ConfigError, match=r"image\.window"):
