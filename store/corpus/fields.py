@@ -242,9 +242,14 @@ class FieldReader:
         )
 
 
+def as_name(value: object) -> str | None:
+    """Return a value as it stands in names of files: a whole number without a point, as which pandas writes it."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else as_text(value)
+
+
 def joined_text(values: Sequence[Any] | None) -> str | None:
-    """Return the texts among values, with commas between them; None where there is none."""
-    return ", ".join(text for text in map(as_text, values or ()) if text is not None) or None
+    """Return the values as names, with commas between them; None where there is none."""
+    return ", ".join(text for text in map(as_name, values or ()) if text is not None) or None
 
 
 def _first_text(values: Sequence[Any] | None) -> str | None:

@@ -37,12 +37,30 @@ def format_of(file: CorpusFile, corpus: Corpus) -> Format:
     )
 
 
+MEANING: dict[str, frozenset[Format]] = {
+    **dict.fromkeys(("separator", "quotes", "header"), frozenset({"csv"})),
+    "records": frozenset({"json"}),
+    **dict.fromkeys(("join", "lists", "names"), frozenset(TABLE_SUFFIXES.values()) | {"coco"}),
+}
+"""Formats in which a key of a corpus has a meaning, where that is not all of them."""
+
+
+def _require_meaning(file: CorpusFile, kind: Format, corpus: Corpus) -> None:
+    for key, kinds in MEANING.items():
+        if key in corpus.model_fields_set and kind not in kinds:
+            raise CorpusError(
+                f"{file.uri}: {key} has no meaning for a file of format {kind}, only for {', '.join(sorted(kinds))}",
+                hint="take it out of the corpus in pipelines.yaml, or make files of another format another corpus",
+            )
+
+
 class Source:
     """One corpus file, to be read from front to back."""
 
     def __init__(self, file: CorpusFile, corpus: Corpus, account: Account, images: ImageSource) -> None:
         self._file, self._format, self._account = file, format_of(file, corpus), account
         self._corpus, self._images = corpus, images
+        _require_meaning(file, self._format, corpus)
         defaults = TAR_DEFAULTS if self._format == "tar" else TABLE_DEFAULTS
         raw, fixed = corpus.keep.raw_paths(), corpus.fixed.model_dump(exclude_none=True)
         self.fields = FieldReader(file.uri, corpus.fields, defaults, raw=raw, fixed=fixed)

@@ -12,7 +12,7 @@ from typing import Any
 
 from store.corpus.account import Account
 from store.corpus.corpus_files import CorpusFile, as_corpus_file, corpus_files, resolve_uri
-from store.corpus.fields import FILE_NAMES, as_text, joined_text, values_at
+from store.corpus.fields import FILE_NAMES, as_name, as_text, joined_text, values_at
 from store.corpus.section import Corpus, Join
 from store.corpus.template import is_template, parse_template
 from store.errors import CorpusError
@@ -77,7 +77,7 @@ def _named(value: Any, names: Mapping[str, str] | Sequence[str], account: Accoun
         if not isinstance(names, Mapping) and len(value) == len(names) > 1 and set(value) <= {0, 1}:
             return [name for name, holds in zip(names, value, strict=True) if holds]
         return [_named(one, names, account, where) for one in value]
-    text = str(int(value)) if isinstance(value, float) and value.is_integer() else as_text(value)
+    text = as_name(value)
     if text is None:
         return None
     if not isinstance(names, Mapping):
@@ -110,7 +110,7 @@ class _Joined:
                     raise CorpusError(
                         f"{table.uri}: join: there is no column {missing[0]!r}; there are {', '.join([*record][:12])}"
                     )
-                values = [as_text(record[column]) for column in self._keys]
+                values = [as_name(record[column]) for column in self._keys]
                 if None in values:
                     continue
                 self._insert(table, number, _key(values), record)
