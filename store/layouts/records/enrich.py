@@ -12,7 +12,7 @@ from typing import Any
 
 from store.corpus.account import Account
 from store.corpus.corpus_files import CorpusFile, as_corpus_file, corpus_files, resolve_uri
-from store.corpus.fields import FILE_NAMES, as_name, as_text, joined_text, values_at
+from store.corpus.fields import FILE_NAMES, NAMES_SHOWN, as_name, as_text, joined_text, values_at
 from store.corpus.section import Corpus, Join
 from store.corpus.template import is_template, parse_template
 from store.errors import CorpusError
@@ -42,11 +42,13 @@ def enriched(
         read: reads a table to be joined.
 
     Raises:
-        CorpusError: a table to be joined cannot be read or has a key twice, or a text is no list.
+        CorpusError: a table to be joined cannot be read or has a key twice, a text is no list, or no record has
+            a column that is to get names or lists.
     """
     stem = PurePosixPath(file.plain_name[: len(name_within(file))]).stem
     file_names = dict(zip(FILE_NAMES, (PurePosixPath(file.folder.uri).name, stem), strict=True))
     joins = [_Joined(file, join, read) for join in corpus.join]
+    unseen, first = {*corpus.lists, *corpus.names}, None
     for number, found in enumerate(records):
         record = {**found, **file_names}
         for joined in joins:
@@ -57,7 +59,14 @@ def enriched(
         for column, names in corpus.names.items():
             if column in record:
                 record[column] = _named(record[column], names, account, f"{file.uri}: record {number}: {column}")
+        if unseen:
+            first = first or record
+            unseen -= record.keys()
         yield record
+    if unseen and first:
+        raise CorpusError(
+            f"{file.uri}: lists or names: no record has {min(unseen)!r}; there are {', '.join([*first][:NAMES_SHOWN])}"
+        )
 
 
 def _as_list(text: str, form: str, where: str) -> Any:

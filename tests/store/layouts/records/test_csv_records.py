@@ -126,10 +126,8 @@ def test_compressed_tables_are_read_and_damaged_ones_named(index, suffix, compre
 
 
 def test_a_file_of_another_kind_is_told_by_its_first_bytes(index):
-    for content, kind in (
-        (gzip.compress(PLAIN.encode()), "a gzip file, which has to be named .gz"),
-        (b"PK\3\4", "a zip"),
-    ):
+    gzipped = gzip.compress(PLAIN.encode())
+    for content, kind in ((gzipped, "a gzip file, which has to be named .gz"), (b"PK\3\4", "a zip file")):
         with pytest.raises(CorpusError, match=rf"a\.csv: is {kind}"):
             index({"a.csv": content})
 

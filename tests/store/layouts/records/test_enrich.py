@@ -74,7 +74,7 @@ def test_values_get_names_and_those_without_one_are_counted(index):
     assert column(rows, "modality") == ["ct", None, None]
     found = account.passed["a value that names does not list"]
     assert (found.count, found.first.partition("pairs.csv")[2]) == (2, ": record 1: study: 2")
-    with pytest.raises(CorpusError, match="lists or names: there is no column 'studi'"):
+    with pytest.raises(CorpusError, match="lists or names: no record has 'studi'"):
         index({"pairs.csv": PAIRS}, names={"studi": ["a"]})
 
 
