@@ -13,8 +13,7 @@ from pydantic import Field, field_validator
 from store.config.pipeline_file import Section
 from store.config.problems import suggest
 from store.errors import CorpusError
-
-from .template import is_template, parse_template
+from store.texts.template import is_template, parse_template
 
 Record = Mapping[str, Any]
 """One pair's data in a corpus: ``txt`` and ``json`` of a tar, or the columns of a table."""
@@ -244,9 +243,14 @@ class FieldReader:
         )
 
 
+def as_name(value: object) -> str | None:
+    """Return a value as it stands in names of files: a whole number without a point, as which pandas writes it."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else as_text(value)
+
+
 def joined_text(values: Sequence[Any] | None) -> str | None:
-    """Return the texts among values, with commas between them; None where there is none."""
-    return ", ".join(text for text in map(as_text, values or ()) if text is not None) or None
+    """Return the values as names, with commas between them; None where there is none."""
+    return ", ".join(text for text in map(as_name, values or ()) if text is not None) or None
 
 
 def _first_text(values: Sequence[Any] | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import zipfile
 import zlib
@@ -17,7 +18,19 @@ from store.io.object_file import disk_error, open_object, open_parquet
 BLOCK_BYTES = 16 * 2**20
 """Bytes of images read at a time: threads that read neighbouring rows share one or two blocks."""
 
-DAMAGED = (KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+IMAGE_BYTES = 2**28
+"""Bytes of an image at most: a header may say any size, and few bytes of a file decompress to many."""
+
+DAMAGED = (
+    KeyError,
+    ValueError,
+    EOFError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+)
 """Exceptions of zipfile and numpy where a file is damaged, encrypted, pickled or has no such array."""
 
 
@@ -51,7 +64,9 @@ class NpzImages:
                 f"{self._where}: has shape {self.shape} of {dtype}; expected (N, H, W) or (N, H, W, 3) of uint8"
             )
         self._start = self._array.tell()
-        self._nbytes = int(np.prod(self.shape[1:], dtype=np.int64))
+        self._nbytes = math.prod(self.shape[1:])
+        if self._nbytes > IMAGE_BYTES:
+            raise CorpusError(f"{self._where}: has images of {self._nbytes:,} bytes; expected at most {IMAGE_BYTES:,}")
         self._block_rows = max(1, BLOCK_BYTES // self._nbytes)
 
     def place(self, row: int) -> tuple[int, int]:

@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from store.corpus.account import Account
-from store.corpus.captions import clean_caption
 from store.corpus.corpus_files import CorpusFile, relative_uri
 from store.corpus.curation import first_refusal, pair_rules
 from store.corpus.fields import FieldReader, SourcePair, as_text
@@ -24,6 +23,7 @@ from store.format.key_index import hash_text
 from store.format.pairs import PAIR_SCHEMA
 from store.images.decode import decode_image, image_size
 from store.layouts.source import Source
+from store.texts.captions import clean_caption
 
 CANDIDATE_SCHEMA = pa.schema(
     [
@@ -114,9 +114,11 @@ class FileIndexer:
         if len(captions) > 1:
             captions = list(dict.fromkeys(caption for caption in captions if caption)) or captions[:1]
         if pair.uri is None and captions == [None]:
-            self.account.pass_over("neither image nor caption", where)
+            self.account.pass_over(
+                "JSON without image" if pair.record.get("json") else "neither image nor caption", where
+            )
             return []
-        if pair.image is None and not pair.passed:
+        if pair.image is None and pair.uri is None:
             self.account.pass_over("caption without image", where)
         if not any(captions):
             self.account.pass_over("image without caption", where)

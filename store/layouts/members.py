@@ -6,7 +6,7 @@ Only names, places and sizes are held for all members; contents are read pair by
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -253,17 +253,3 @@ def _readable_key(pair: SourcePair) -> None:
         if key != pair.key:
             pair.changed.append((r"a name that is not UTF-8, written with \x", ""))
             pair.key = key
-
-
-def count_halves(pairs: Iterable[SourcePair], has_caption: Callable[[SourcePair], bool]) -> Iterator[SourcePair]:
-    """Yield pairs; halves of one are noted in them, for the account."""
-    for pair in pairs:
-        has_image = pair.image is not None
-        if has_caption(pair):
-            if not has_image:
-                pair.passed.append(("caption without image", ""))
-        elif has_image:
-            pair.passed.append(("image without caption", ""))
-        elif pair.record["json"]:
-            pair.passed.append(("JSON without image", ""))
-        yield pair

@@ -14,7 +14,7 @@ from store.errors import CorpusError
 from store.images.suffixes import image_suffixes
 
 from .folder import read_folder
-from .members import count_halves, name_rules, split_last
+from .members import name_rules, split_last
 from .records.text_lines import name_within
 from .tables import TABLE_SUFFIXES, read_table
 from .webdataset import read_tar
@@ -57,12 +57,30 @@ def format_of(file: CorpusFile, corpus: Corpus) -> Kind:
     )
 
 
+MEANING: dict[str, frozenset[Kind]] = {
+    **dict.fromkeys(("separator", "quotes", "header"), frozenset({"csv"})),
+    "records": frozenset({"json"}),
+    **dict.fromkeys(("join", "lists", "names"), frozenset(TABLE_SUFFIXES.values()) | {"coco"}),
+}
+"""Formats in which a key of a corpus has a meaning, where that is not all of them."""
+
+
+def _require_meaning(file: CorpusFile, kind: Kind, corpus: Corpus) -> None:
+    for key, kinds in MEANING.items():
+        if key in corpus.model_fields_set and kind not in kinds:
+            raise CorpusError(
+                f"{file.uri}: {key} has no meaning for a file of format {kind}, only for {', '.join(sorted(kinds))}",
+                hint="take it out of the corpus in pipelines.yaml, or make files of another format another corpus",
+            )
+
+
 class Source:
     """One corpus file, to be read from front to back."""
 
     def __init__(self, file: CorpusFile, corpus: Corpus, account: Account, images: ImageSource) -> None:
         self._file, self._format, self._account = file, format_of(file, corpus), account
         self._corpus, self._images = corpus, images
+        _require_meaning(file, self._format, corpus)
         defaults = TAR_DEFAULTS if self._format in MEMBERS else TABLE_DEFAULTS
         raw, fixed = corpus.keep.raw_paths(), corpus.fixed.model_dump(exclude_none=True)
         self.fields = FieldReader(file.uri, corpus.fields, defaults, raw=raw, fixed=fixed)
@@ -99,5 +117,4 @@ class Source:
         default: KeyEnds | None = None if kind == "tar" else "last_dot"
         rules = name_rules(self._corpus, self.fields.names(), default=default, all_texts=all_columns)
         read = {"tar": read_tar, "zip": read_zip, "folder": read_folder}[kind]
-        found = read(self._file, self._account, rules)
-        return count_halves(found, lambda pair: self.fields.text(pair.record, "caption") is not None)
+        return read(self._file, self._account, rules)

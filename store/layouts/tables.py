@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from store.corpus.account import Account
 from store.corpus.corpus_files import CorpusFile
-from store.corpus.fields import FILE_NAMES, FieldReader, SourcePair
+from store.corpus.fields import FieldReader, SourcePair
 from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus
 from store.errors import CorpusError
@@ -58,13 +58,8 @@ def read_table(
     needed = fields.names() | needed_columns(corpus)
 
     def choose(columns: list[str]) -> list[str]:
-        absent = [name for name in (*corpus.lists, *corpus.names) if name not in {*columns, *FILE_NAMES}]
         if not corpus.join:  # else the other table may have them
             fields.require(columns)
-            if absent:
-                raise CorpusError(
-                    f"{file.uri}: lists or names: there is no column {absent[0]!r}; there are {', '.join(columns)}"
-                )
             for name in ("image", "caption"):
                 if not fields.has_candidate(name, columns):
                     raise _no_column(file, kind, name, columns, given=corpus.header is not None)

@@ -12,11 +12,12 @@ from typing import Any
 
 from store.corpus.account import Account
 from store.corpus.corpus_files import CorpusFile, as_corpus_file, corpus_files, resolve_uri
-from store.corpus.fields import FILE_NAMES, as_text, joined_text, values_at
+from store.corpus.fields import FILE_NAMES, NAMES_SHOWN, as_name, as_text, joined_text, values_at
 from store.corpus.section import Corpus, Join
-from store.corpus.template import is_template, parse_template
 from store.errors import CorpusError
+from store.texts.template import is_template, parse_template
 
+from .json_records import parse_json
 from .text_lines import name_within
 
 LIST_LETTERS = 2**20
@@ -42,34 +43,45 @@ def enriched(
         read: reads a table to be joined.
 
     Raises:
-        CorpusError: a table to be joined cannot be read or has a key twice, or a text is no list.
+        CorpusError: a table to be joined cannot be read or has a key twice, or no record has a column that
+            is to get names or lists.
     """
     stem = PurePosixPath(file.plain_name[: len(name_within(file))]).stem
     file_names = dict(zip(FILE_NAMES, (PurePosixPath(file.folder.uri).name, stem), strict=True))
     joins = [_Joined(file, join, read) for join in corpus.join]
+    unseen, first = {*corpus.lists, *corpus.names}, None
     for number, found in enumerate(records):
         record = {**found, **file_names}
         for joined in joins:
             joined.add_to(record, account, f"{file.uri}: record {number}")
         for column, form in corpus.lists.items():
             if isinstance(record.get(column), str):
-                record[column] = _as_list(record[column], form, f"{file.uri}: record {number}: lists: {column}")
+                record[column] = _as_list(record[column], form, account, f"{file.uri}: record {number}: {column}")
         for column, names in corpus.names.items():
             if column in record:
                 record[column] = _named(record[column], names, account, f"{file.uri}: record {number}: {column}")
+        if unseen:
+            first = first or record
+            unseen -= record.keys()
         yield record
+    if unseen and first:
+        raise CorpusError(
+            f"{file.uri}: lists or names: no record has {min(unseen)!r}; there are {', '.join([*first][:NAMES_SHOWN])}"
+        )
 
 
-def _as_list(text: str, form: str, where: str) -> Any:
+def _as_list(text: str, form: str, account: Account, where: str) -> list[Any] | None:
     if form not in {"json", "python"}:
         return [part.strip() for part in text.split(form)]
-    if len(text) > LIST_LETTERS:
-        raise CorpusError(f"{where}: a list of {len(text)} letters; expected at most {LIST_LETTERS}")
     try:
-        found = json.loads(text) if form == "json" else ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
-        raise CorpusError(f"{where}: {text[:60]!r} is no list as {form} writes it: {error}") from error
-    return list(found) if isinstance(found, list | tuple) else [found]
+        read = parse_json if form == "json" else ast.literal_eval
+        found = read(text) if len(text) <= LIST_LETTERS else None
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        found = None
+    if not isinstance(found, list | tuple):
+        account.pass_over(f"a text that is no list as {form} writes it", f"{where}: {text[:60]}")
+        return None
+    return list(found)
 
 
 def _named(value: Any, names: Mapping[str, str] | Sequence[str], account: Account, where: str) -> Any:
@@ -77,7 +89,7 @@ def _named(value: Any, names: Mapping[str, str] | Sequence[str], account: Accoun
         if not isinstance(names, Mapping) and len(value) == len(names) > 1 and set(value) <= {0, 1}:
             return [name for name, holds in zip(names, value, strict=True) if holds]
         return [_named(one, names, account, where) for one in value]
-    text = str(int(value)) if isinstance(value, float) and value.is_integer() else as_text(value)
+    text = as_name(value)
     if text is None:
         return None
     if not isinstance(names, Mapping):
@@ -100,30 +112,32 @@ class _Joined:
         self._templates = {path: parse_template(path) for path in self._keys.values() if is_template(path)}
         self._name = join.file
         self._database = sqlite3.connect("", check_same_thread=False)
-        self._database.execute("CREATE TABLE records (key TEXT PRIMARY KEY, record TEXT) WITHOUT ROWID")
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute("CREATE TABLE records (key TEXT, record TEXT)")
         pattern = resolve_uri(join.file, file.folder.uri)
-        files = corpus_files([pattern]) if "*" in join.file else [as_corpus_file(pattern)]
-        for table in files:
-            for number, record in enumerate(read(table)):
-                missing = [column for column in self._keys if column not in record]
-                if missing:
-                    raise CorpusError(
-                        f"{table.uri}: join: there is no column {missing[0]!r}; there are {', '.join([*record][:12])}"
-                    )
-                values = [as_text(record[column]) for column in self._keys]
-                if None in values:
-                    continue
-                self._insert(table, number, _key(values), record)
-
-    def _insert(self, table: CorpusFile, number: int, key: str, record: Values) -> None:
-        text = json.dumps(record, default=as_text)
+        for table in corpus_files([pattern]) if "*" in join.file else [as_corpus_file(pattern)]:
+            self._database.executemany("INSERT INTO records VALUES (?, ?)", self._entries(table, read(table)))
         try:
-            self._database.execute("INSERT INTO records VALUES (?, ?)", [key, text])
+            self._database.execute("CREATE UNIQUE INDEX by_key ON records (key)")
         except sqlite3.IntegrityError:
-            shown = ", ".join(f"{column} {record[column]}" for column in self._keys)
+            query = "SELECT key FROM records GROUP BY key HAVING count(*) > 1 ORDER BY min(rowid) LIMIT 1"
+            values = self._database.execute(query).fetchone()[0].split("\0")
+            shown = ", ".join(f"{column} {value}" for column, value in zip(self._keys, values, strict=True))
             raise CorpusError(
-                f"{table.uri}: join: record {number} has {shown}, as an earlier one has; expected each once"
+                f"{pattern}: join: several records have {shown}; expected each value of 'on' once"
             ) from None
+
+    def _entries(self, table: CorpusFile, records: Records) -> Iterator[tuple[str, str]]:
+        for record in records:
+            missing = [column for column in self._keys if column not in record]
+            if missing:
+                raise CorpusError(
+                    f"{table.uri}: join: there is no column {missing[0]!r}; there are "
+                    f"{', '.join([*record][:NAMES_SHOWN])}"
+                )
+            values = [as_name(record[column]) for column in self._keys]
+            if None not in values:
+                yield _key(values), json.dumps(record, default=as_text)
 
     def add_to(self, record: Values, account: Account, where: str) -> None:
         """Add the columns that a record does not have yet."""

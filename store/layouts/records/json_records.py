@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from store.corpus.account import Account
 from store.corpus.corpus_files import CorpusFile
+from store.corpus.fields import as_text
 from store.errors import CorpusError
 
 from .text_lines import read_lines, read_text
@@ -177,7 +178,7 @@ def read_coco(file: CorpusFile, content: BinaryIO, account: Account) -> Records:
     captions: dict[Any, list[Any]] = defaultdict(list)
     for number, annotation in enumerate(annotations):
         try:
-            captions[annotation["image_id"]].append(annotation["caption"])
+            captions[as_text(annotation["image_id"])].append(annotation["caption"])
         except (TypeError, KeyError) as error:
             raise CorpusError(
                 f"{file.uri}: annotations.{number} has no {error}; expected a caption and its image_id"
@@ -185,7 +186,7 @@ def read_coco(file: CorpusFile, content: BinaryIO, account: Account) -> Records:
     for number, image in enumerate(images):
         if not isinstance(image, dict) or "id" not in image:
             raise CorpusError(f"{file.uri}: images.{number} has no 'id'")
-        yield {**image, "caption": captions.pop(image["id"], [])}
+        yield {**image, "caption": captions.pop(as_text(image["id"]), [])}
     for name, orphans in captions.items():
         account.pass_over(
             "a caption whose image the file does not list", f"{file.uri}: image_id {name}", count=len(orphans)

@@ -65,8 +65,8 @@ def _split(file: CorpusFile, arrays: zipfile.ZipFile, name: str, sizes: dict[str
     with open_object(file.folder, file.name) as content:
         images = NpzImages(content, file.uri, name)
         for other, values in others.items():
-            if len(values) != images.shape[0]:
-                raise CorpusError(f"{file.uri}: {images.shape[0]} of {name} and {len(values)} of {prefix}{other}")
+            if values.shape[:1] != images.shape[:1]:
+                raise CorpusError(f"{file.uri}: {name} is {images.shape}, {prefix}{other} is {values.shape}")
         block: list[bytes] = []
         for row in range(images.shape[0]):
             number, position = images.place(row)

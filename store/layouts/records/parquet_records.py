@@ -36,7 +36,11 @@ def read_parquet(file: CorpusFile, choose: Callable[[list[str]], list[str]]) -> 
     """
     try:
         parquet = open_parquet(file.folder, file.name)
-        columns = choose(parquet.schema_arrow.names)
+        names = parquet.schema_arrow.names
+        repeated = next((name for number, name in enumerate(names) if name in names[:number]), None)
+        if repeated is not None:
+            raise CorpusError(f"{file.uri}: two columns are named {repeated!r}")
+        columns = choose(names)
         for group in range(parquet.num_row_groups):
             yield from _group(file, parquet, group, columns)
     except FileNotFoundError as error:

@@ -25,6 +25,9 @@ COMPRESSED: dict[str, Callable[[BinaryIO], Any]] = {
     ".xz": lzma.LZMAFile,
 }
 
+BINARY = {"\x1f\udc8b": "a gzip file, which has to be named .gz,", "PK\x03\x04": "a zip file", "PAR1": "a Parquet file"}
+"""Files that are often named as if they were text, by their first bytes."""
+
 DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError, OSError)
 """Exceptions of Python's decompressors; that of bz2 is a bare OSError."""
 
@@ -84,7 +87,7 @@ def read_text(file: CorpusFile, content: BinaryIO) -> Callable[..., str]:
                 hint="if the download was cut short fetch the file again",
             ) from error
         if number == 1:
-            _refuse_utf_16(file, found)
+            _require_text(file, found)
         if not found.isascii():
             _require_utf_8(file, found, number)
         return found
@@ -97,7 +100,10 @@ def _compression(file: CorpusFile) -> str:
     return suffix if suffix in COMPRESSED else ""
 
 
-def _refuse_utf_16(file: CorpusFile, start: str) -> None:
+def _require_text(file: CorpusFile, start: str) -> None:
+    kind = next((kind for magic, kind in BINARY.items() if start.startswith(magic)), None)
+    if kind is not None:
+        raise CorpusError(f"{file.uri}: is {kind} by its first bytes, not text")
     if start[:2] in {"\udcff\udcfe"} or "\0" in start[:64]:
         seen = "zero bytes" if start[0].isascii() else "the byte order mark of UTF-16"
         raise CorpusError(

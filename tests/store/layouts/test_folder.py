@@ -142,14 +142,12 @@ def test_a_slow_disk_is_read_on_threads_in_the_same_order(images, png, monkeypat
 
 
 def test_a_file_that_may_not_be_read_ends_nothing(images, monkeypatch):
-    read_bytes = Path.read_bytes
-
-    def refused(path):
-        if path.name == "a.png":
+    def refused(path, flags):
+        if str(path).endswith("/a.png"):
             raise PermissionError(13, "Permission denied")
-        return read_bytes(path)
+        return os.open(path, flags)
 
-    monkeypatch.setattr(Path, "read_bytes", refused)
+    monkeypatch.setattr("store.io.folder._open_regular", refused)
     index = read_corpus(Corpus(files=[f"{images}/"]))
     assert captions(index) == ALL
     assert index.account.passed["an image that cannot be read"].first == "images: ct/a: ct/a.png: Permission denied"

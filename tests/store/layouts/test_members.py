@@ -160,7 +160,6 @@ def test_halves_of_pairs_are_counted_by_kind(read, png):
         "image without caption": 1,
         "caption without image": 1,
         "JSON without image": 1,
-        "neither image nor caption": 1,
     }
     assert set(rows_of(index)) == {"a", "b", "d"}
 
@@ -301,7 +300,11 @@ def bucket(tmp_path, monkeypatch):
 def keys_of(location):
     corpus = Corpus(files=[f"{location.uri}/a.tar"])
     (file,) = corpus_files(corpus.files)
-    return [pair.key for pair in Source(file, corpus, Account()).pairs() if pair.image and pair.record["txt"]]
+    return [
+        pair.key
+        for pair in Source(file, corpus, Account(), ImageSource("/")).pairs()
+        if pair.image and pair.record["txt"]
+    ]
 
 
 def test_a_remote_tar_of_small_members_is_fetched_once_whatever_their_order(bucket, write_tar):
@@ -361,7 +364,9 @@ def test_memory_holds_names_and_one_pair_whatever_the_order(tmp_path, order):
     corpus = Corpus(files=[str(tmp_path / "a.tar")])
     (file,) = corpus_files(corpus.files)
     tracemalloc.start()
-    assert sum(1 for pair in Source(file, corpus, Account()).pairs() if len(pair.image) == 2**20) == 60
+    assert (
+        sum(1 for pair in Source(file, corpus, Account(), ImageSource("/")).pairs() if len(pair.image) == 2**20) == 60
+    )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12 * 2**20

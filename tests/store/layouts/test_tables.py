@@ -227,3 +227,17 @@ def test_a_corpus_whose_paths_all_lead_nowhere_names_the_first(tmp_path):
     first = f"t.csv: t-00000000: {tmp_path}/images/0001.png: there is no such file"
     assert str(caught.value).endswith(f"; 2 times no file at an image's path, first {first}")
     assert caught.value.hint is None
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "kinds"),
+    [
+        ("a.jsonl", {"separator": ";"}, "csv"),
+        ("a.jsonl", {"records": "data"}, "json"),
+        ("a.tar", {"names": {"json.label": ["a"]}}, "coco, csv, json, jsonl, npz, parquet"),
+    ],
+)
+def test_a_setting_without_meaning_for_a_file_is_not_passed_over(tmp_path, name, settings, kinds):
+    (tmp_path / name).write_bytes(bytes(1024))
+    with pytest.raises(CorpusError, match=rf"{next(iter(settings))} has no meaning .* only for {kinds}$"):
+        rows_of(tmp_path / name, **settings)

@@ -130,7 +130,7 @@ def test_shards_of_one_name_in_two_folders_have_their_folder_in_their_keys(tmp_p
     "members", [[], [("readme.md", b"hello"), ("x.cls", b"3")]], ids=["no member", "other members"]
 )
 def test_a_corpus_without_any_pair_is_refused(write_tar, members):
-    with pytest.raises(CorpusError, match="the corpus holds no pair: 1 files were read"):
+    with pytest.raises(CorpusError, match="the corpus holds no pair of an image and a caption: 1 files"):
         read_corpus(tars(write_tar("a.tar", members)))
 
 

@@ -125,6 +125,13 @@ def test_compressed_tables_are_read_and_damaged_ones_named(index, suffix, compre
         index({f"c.csv.{suffix}": PLAIN})
 
 
+def test_a_file_of_another_kind_is_told_by_its_first_bytes(index):
+    gzipped = gzip.compress(PLAIN.encode())
+    for content, kind in ((gzipped, "a gzip file, which has to be named .gz"), (b"PK\3\4", "a zip file")):
+        with pytest.raises(CorpusError, match=rf"a\.csv: is {kind}"):
+            index({"a.csv": content})
+
+
 def test_a_line_and_a_record_have_a_bound(index, monkeypatch):
     monkeypatch.setattr(text_lines, "LINE_LETTERS", 100)
     with pytest.raises(CorpusError, match=r"a\.csv:2: a line of more than 100 letters"):

@@ -137,7 +137,7 @@ def test_coco_joins_captions_to_images_in_the_order_of_the_images(index):
         "images": [{"id": 9, "file_name": "1.png"}, {"id": 3, "file_name": "0.png"}, {"id": 4, "file_name": "2.png"}],
         "annotations": [
             {"id": 1, "image_id": 3, "caption": "a"},
-            {"id": 2, "image_id": 9, "caption": "b"},
+            {"id": 2, "image_id": "9", "caption": "b"},
             {"id": 3, "image_id": 3, "caption": "c"},
             {"id": 4, "image_id": 77, "caption": "d"},
         ],

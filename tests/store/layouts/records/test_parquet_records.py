@@ -113,3 +113,11 @@ def test_a_page_that_expands_a_thousand_times_is_refused_before_it_is_read(index
     pq.write_table(table, sink, compression="zstd", use_dictionary=False)
     with pytest.raises(CorpusError, match=r"of row group 0 may expand to 16,777"):
         index({"t.parquet": sink.getvalue().to_pybytes()})
+
+
+def test_two_columns_of_one_name_are_an_error(index, png):
+    table = pa.table([[png(0)], ["a"], ["b"]], names=["image", "caption", "caption"])
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    with pytest.raises(CorpusError, match=r"t\.parquet: two columns are named 'caption'"):
+        index({"t.parquet": sink.getvalue().to_pybytes()})

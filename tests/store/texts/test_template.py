@@ -6,10 +6,19 @@ import pytest
 from pydantic import ValidationError
 
 from store.corpus.fields import FieldReader, Fields
-from store.corpus.template import parse_template
 from store.errors import CorpusError
+from store.texts.template import parse_template
 
-RECORD = {"subject": 10000032, "study": "504", "labels": ["a", "b"], "empty": None, "image": {"id": 7}, "a.b": "dotted"}
+RECORD = {
+    "subject": 10000032,
+    "study": "504",
+    "labels": ["a", "b"],
+    "empty": None,
+    "image": {"id": 7},
+    "a.b": "dotted",
+    "f": 7.0,
+    "g": 7.5,
+}
 
 
 def filled(text, record=RECORD):
@@ -27,6 +36,7 @@ def filled(text, record=RECORD):
         ("a {{b}} {study}", "a {b} 504"),
         ("{labels}", "a, b"),
         ("{labels.1}", "b"),
+        ("{f}.jpg {g}", "7.jpg 7.5"),
         ("{study}{empty?} {none?}", "504"),
         ("{study}{empty}", None),
     ],
