@@ -6,7 +6,7 @@ Only names, places and sizes are held for all members; contents are read pair by
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -128,7 +128,8 @@ def join(members: Iterable[Member], rules: NameRules, account: Account, where: s
                 account.pass_over(_unknown(suffix, suffixes), f"{where}: {member.name}")
     pairs: list[Joined] = []
     for joined in found.values():
-        pairs += _several_dots(joined, rules, found) if joined.dotted else [joined]
+        if not _given_to_image(joined, [found.get(rules.split(joined.key)[0])], rules):
+            pairs += _several_dots(joined, rules, found) if joined.dotted else [joined]
     return [pair for pair in pairs if pair.image or pair.texts or pair.passed]
 
 
@@ -158,6 +159,19 @@ def _take(joined: Joined, suffix: str, member: Member, rules: NameRules) -> bool
     else:
         joined.texts[suffix] = member
     return True
+
+
+def _given_to_image(texts: Joined, candidates: Sequence[Joined | None], rules: NameRules) -> bool:
+    """Give texts that are named after a whole image file, as ``x.jpg.txt``, to that image."""
+    if texts.image is not None or not texts.texts:
+        return False
+    for other in candidates:
+        if other is not None and other.image is not None and other.image.name == texts.key:
+            for suffix, member in texts.texts.items():
+                _take(other, suffix, member, rules)
+            other.passed += texts.passed
+            return True
+    return False
 
 
 def _before(suffix: str, other: str, rules: NameRules) -> bool:
@@ -190,6 +204,8 @@ def _several_dots(joined: Joined, rules: NameRules, found: dict[str, Joined]) ->
         _take(own.setdefault(key, Joined(key)), suffix, member, rules)
     pairs = [joined]
     for key, other in own.items():
+        if _given_to_image(other, [joined, own.get(split_last(key)[0])], rules):
+            continue
         is_pair = other.image is not None and (joined.image is None or bool(other.texts.keys() - {"json"}))
         if rules.key_ends is None and is_pair and key not in found:
             other.changed.append(("a name with several dots: its key ends at the last (key_ends)", ""))

@@ -276,6 +276,17 @@ def test_a_compressed_tar_says_how_it_is_compressed_under_whatever_name(tmp_path
     assert "unpacked" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("key", "key_ends"),
+    [("x", None), ("x", "first_dot"), ("x", "last_dot"), ("1.2.840.1", None), ("1.2.840.1", "last_dot")],
+)
+def test_texts_may_be_named_after_the_whole_image_file(read, png, key, key_ends):
+    members = [(f"{key}.png.json", as_json(modality="ct")), (f"{key}.png", png), (f"{key}.png.txt", b"t")]
+    index = read([*members, ("y.png", png), ("y.txt", b"u")], key_ends=key_ends)
+    assert rows_of(index) == {key: ("t", "ct", True), "y": ("u", None, True)}
+    assert index.account.passed == {}
+
+
 def test_a_second_image_of_a_key_is_counted(read, png):
     index = read([("a.png", png), ("a.jpg", png), ("a.txt", b"t")])
     assert counts(index) == {"second image of a key": 1}
