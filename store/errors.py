@@ -25,6 +25,8 @@ Errors cross process borders (Ray), so each survives pickling with its fields.
 
 from __future__ import annotations
 
+import re
+
 TEXT_LETTERS = 300
 """Letters that are kept of a text from a corpus: names and values there may have any length."""
 
@@ -39,6 +41,11 @@ def printable(text: str, *, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() or letter in keep else repr(letter)[1:-1] for letter in text)
+
+
+def kind_of(reason: str) -> str:
+    """Return a reason without the path or URL that it begins with, so that equal reasons can be counted."""
+    return re.sub(r"^(?:/|\w+://).*?: (?=\D)", "", reason)
 
 
 class MMKDError(Exception):

@@ -105,6 +105,7 @@ def run(
         threads=threads or (section.threads if section else 2),
         device=device,
         max_pixels=loaded.max_pixels if loaded else MAX_PIXELS,
+        window=loaded.image.bounds if loaded else None,
         mode=chosen_mode,
         official=official,
         resamples=resamples,

@@ -211,7 +211,7 @@ def pixels(
         )
     made = make_pixels(
         loaded.store.path,
-        PixelSpec.of(loaded.pixels),
+        PixelSpec.of(loaded.pixels, window=loaded.image.bounds),
         corpus_root=corpus_root,
         allow=loaded.readable(),
         threads=threads,

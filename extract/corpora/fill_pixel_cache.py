@@ -18,7 +18,7 @@ from PIL import Image, features
 
 from store.console import progress
 from store.corpus.image_source import ImageSource
-from store.errors import PairDecodeError
+from store.errors import PairDecodeError, kind_of
 from store.files import sweep_temporary
 from store.format.commit import valid_receipt
 from store.format.pairs import PairTable
@@ -132,7 +132,7 @@ def make_pixels(
                 )
                 outcome.done += 1
                 outcome.nbytes += sum(stored.nbytes for stored in receipt.objects.values())
-                outcome.bad_rows.update(bad.reason for bad in receipt.bad_rows)
+                outcome.bad_rows.update(kind_of(bad.reason) for bad in receipt.bad_rows)
                 advance(1)
         if at:
             replace_units(location, at, PIXEL_SPEC_KEY, guard=lock.check)
@@ -146,7 +146,7 @@ def keep(data: bytes, spec: PixelSpec, *, max_pixels: int = MAX_PIXELS) -> Small
     Raises:
         PairDecodeError: it cannot be decoded, or the format cannot hold it.
     """
-    image = decode_image(data, max_pixels=max_pixels)
+    image = decode_image(data, max_pixels=max_pixels, window=spec.window)
     small = shrink(image, spec.short_side_px)
     encoded = encode(small, spec)
     if spec.keeps_small_originals and small is image and len(data) <= len(encoded) and _is_plain(data):

@@ -54,6 +54,7 @@ def build_worker(spec: RunSpec) -> Worker:
     """Load the teachers of a run into this process."""
     import torch
 
+    from extract.teacher_files.geometry import Preprocessing
     from extract.teachers.loading import load_teacher
 
     from .decoding import Decoder
@@ -71,6 +72,7 @@ def build_worker(spec: RunSpec) -> Worker:
             batch_size=spec.settings.batch_size,
             threads=spec.settings.decode_threads,
             max_pixels=spec.max_pixels,
+            window=Preprocessing.model_validate(next(iter(spec.specs.values())).preprocessing).window,
         ),
         teachers={name: load_teacher(one, spec.entries[name], device=device) for name, one in spec.specs.items()},
         device=device,

@@ -12,9 +12,8 @@ from pydantic import Field, field_validator
 
 from store.config.pipeline_file import Section
 from store.config.problems import suggest
+from store.config.template import is_template, parse_template
 from store.errors import CorpusError
-
-from .template import is_template, parse_template
 
 Record = Mapping[str, Any]
 """One pair's data in a corpus: ``txt`` and ``json`` of a tar, or the columns of a table."""
@@ -79,7 +78,7 @@ class Fields(Section):
 
 
 TAR_DEFAULTS: Mapping[str, tuple[str, ...]] = {
-    "caption": ("txt", "json.caption"),
+    "caption": ("txt", "caption", "text", "json.caption"),
     "modality": ("json.modality",),
     "split": ("json.split",),
     "source": ("json.source",),
@@ -125,6 +124,8 @@ def as_text(value: object) -> str | None:
     if isinstance(value, str):
         # JSON can spell half of a surrogate pair, which no Arrow string can hold.
         return value.strip() if value.isascii() else value.encode("utf-8", "replace").decode().strip()
+    if isinstance(value, float) and math.isnan(value):
+        return None
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):

@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -25,6 +26,12 @@ MAX_FILE_BYTES = 2**30
 
 GROUPS_KEPT = 4
 """Row groups of images kept in memory; threads that read neighbouring rows share one or two."""
+
+DEFLATE = "deflate"
+"""In place of a column: the bytes at the offset are deflated, as in a zip."""
+
+INFLATED_BYTES = 2**30
+"""Bytes that a deflated image may have."""
 
 FILES_OPEN = 64
 """Parquet files that are open at most; the least recently used one is closed. Many systems allow a process 256."""
@@ -57,7 +64,8 @@ class ImageSource:
 
         Args:
             member: the table's column, as a dictionary: ``offset`` and ``nbytes`` in a tar, ``column`` and ``row`` in a
-                Parquet file or an npz, or None where the file at the uri is the image.
+                Parquet file or an npz, or None where the file at the uri is the image. A deflated image in a zip has
+                the column `DEFLATE` beside offset and nbytes.
             sha256: the table's column, which the bytes are compared with; not compared if left out.
 
         Raises:
@@ -133,6 +141,8 @@ class ImageSource:
     def _read(self, uri: str, member: Mapping[str, Any]) -> bytes:
         location, name = self._place(uri)
         try:
+            if member.get("column") == DEFLATE and member.get("offset") is not None:
+                return inflated(location.read_part(name, member["offset"], member["nbytes"]), location.show(name))
             if member.get("column") is not None:
                 return self._from_table(location, name, str(member["column"]), int(member["row"]))
             return location.read_part(name, member["offset"], member["nbytes"])
@@ -173,3 +183,23 @@ class ImageSource:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["root"], allow=state["allow"])  # type: ignore[misc]
+
+
+def inflated(data: bytes, what: str, *, nbytes: int | None = None) -> bytes:
+    """Return what was deflated, as it lies in a zip.
+
+    Args:
+        nbytes: its bytes, if they are known.
+
+    Raises:
+        PairDecodeError: it is damaged, or larger than that or than 1 GiB.
+    """
+    most = INFLATED_BYTES if nbytes is None else min(nbytes, INFLATED_BYTES)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        found = inflater.decompress(data, most + 1)  # one more, so that the end is met
+    except zlib.error as error:
+        raise PairDecodeError(f"{what}: deflated bytes are damaged: {error}") from error
+    if not inflater.eof or len(found) > most:
+        raise PairDecodeError(f"{what}: deflated bytes are cut short, or more than {most} when inflated")
+    return found

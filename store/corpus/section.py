@@ -5,9 +5,9 @@ docs/pipelines.md describes every key.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, field_validator
 
 from store.config.pipeline_file import ConfigPath, Section
 
@@ -16,7 +16,19 @@ from .corpus_files import fixed_folder
 from .curation import Keep
 from .fields import Fields
 
-Format = Literal["tar", "parquet", "jsonl", "json", "coco", "csv", "npz"]
+Format = Literal["tar", "zip", "parquet", "jsonl", "json", "coco", "csv", "npz"]
+
+KeyEnds = Literal["first_dot", "last_dot"]
+
+
+def _keep_slash(value: str, resolve: ValidatorFunctionWrapHandler) -> str:
+    # A path loses the / that says that folders are meant.
+    path: str = resolve(value)
+    return f"{path}/" if isinstance(value, str) and value.endswith("/") and not path.endswith("/") else path
+
+
+CorpusPath = Annotated[ConfigPath, WrapValidator(_keep_slash)]
+"""A path or URL; a ``/`` at its end stays."""
 
 
 class Phantom(Section):
@@ -49,8 +61,10 @@ class Fixed(Section):
 class Corpus(Section):
     """Image-text pairs."""
 
-    files: list[ConfigPath] = Field(min_length=1)
+    files: list[CorpusPath] = Field(min_length=1)
     format: Format | None = None
+    key_ends: KeyEnds | None = None
+    image_suffixes: list[Annotated[str, Field(pattern=r"^\.?\w+$")]] = []
     qualify_keys: bool = False
     fields: Fields = Fields()
     fixed: Fixed = Fixed()

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from store.corpus.account import Account
+from store.corpus.captions import clean_caption
 from store.corpus.corpus_files import CorpusFile, relative_uri
 from store.corpus.curation import first_refusal, pair_rules
 from store.corpus.fields import FieldReader, SourcePair, as_text
@@ -43,10 +44,16 @@ ACCOUNT_KEY = "mmkd_account"
 
 
 class FileIndexer:
-    """Turns one corpus file into candidates."""
+    """Turns one corpus file into candidates.
 
-    def __init__(self, file: CorpusFile, corpus: Corpus, *, root: str) -> None:
-        self._file, self._corpus, self._root = file, corpus, root
+    Args:
+        root: the folder that uris become relative to.
+        prefix: goes before each key, with a ``/`` between them.
+    """
+
+    def __init__(self, file: CorpusFile, corpus: Corpus, *, root: str, prefix: str = "") -> None:
+        self._corpus, self._root = corpus, root
+        self._prefix = f"{prefix}/" if prefix else ""
         self.account = Account(files=1)
         self._images = ImageSource(root, allow=corpus.readable())
         self._source = Source(file, corpus, self.account, self._images)
@@ -103,7 +110,9 @@ class FileIndexer:
             self.account.pass_over(reason, f"{where}: {what}" if what else where)
         for reason, what in pair.changed:
             self.account.change(reason, f"{where}: {what}" if what else where)
-        captions = [self._without_nul(pair, caption) for caption in _captions(fields, record)]
+        captions = [self._cleaned(caption, where) for caption in _captions(fields, record)]
+        if len(captions) > 1:
+            captions = list(dict.fromkeys(caption for caption in captions if caption)) or captions[:1]
         if pair.uri is None and captions == [None]:
             self.account.pass_over("neither image nor caption", where)
             return []
@@ -117,10 +126,9 @@ class FileIndexer:
             self.account.change("control characters in key", where)
             pair.key = printable(pair.key)
         raw = {path: fields.raw(record, path) for path in self._corpus.keep.raw_paths()}
-        prefix = f"{self._file.stem}/" if self._corpus.qualify_keys else ""
         rows = []
         for number, caption in enumerate(captions, start=1):
-            key = prefix + (f"{pair.key}#{number}" if len(captions) > 1 else pair.key)
+            key = self._prefix + (f"{pair.key}#{number}" if len(captions) > 1 else pair.key)
             row = {**image, **shared, "key": key, "caption": caption}
             if self._keep(row, raw):
                 row["key_hash"] = hash_text(key)
@@ -133,12 +141,14 @@ class FileIndexer:
                 row["difference_hash"] = alike
         return rows
 
-    def _without_nul(self, pair: SourcePair, caption: str | None) -> str | None:
-        """Return a caption without NUL characters, at which many programs end a text."""
-        if caption is None or "\0" not in caption:
-            return caption
-        self.account.change("control characters of a caption are left out", f"{self._name}: {pair.key}")
-        return caption.replace("\0", "")
+    def _cleaned(self, text: str | None, where: str) -> str | None:
+        """Return a caption without control characters, None if it has no word; both are counted."""
+        caption = clean_caption(text)
+        for reason in caption.changed:
+            self.account.change(reason, where)
+        if caption.passed:
+            self.account.pass_over(caption.passed, where)
+        return caption.text
 
     def _keep(self, row: dict[str, Any], raw: Mapping[str, list[str]]) -> bool:
         self.account.pairs += 1

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from store.corpus.account import Account
-from store.corpus.corpus_files import common_root, corpus_files
+from store.corpus.corpus_files import common_root, corpus_files, qualifiers
 from store.corpus.curation import Keep
 from store.corpus.near_duplicates import first_of_alike
 from store.corpus.section import Corpus
@@ -272,7 +272,8 @@ def read_corpus(corpus: Corpus) -> CorpusIndex:
     """
     files = corpus_files(corpus.files)
     root = common_root(files)
-    parts = [FileIndexer(file, corpus, root=root).part() for file in files]
+    prefixes = qualifiers(files, root) if corpus.qualify_keys else {}
+    parts = [FileIndexer(file, corpus, root=root, prefix=prefixes.get(file.uri, "")).part() for file in files]
     with scratch_database() as database:
         merged = merge(database, [functools.partial(_in_memory, part) for part in parts], corpus.keep)
     require_pairs(merged.account, rows=int(merged.keep_N.sum()))

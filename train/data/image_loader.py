@@ -19,6 +19,7 @@ from PIL import Image
 from store.corpus.image_source import ImageSource
 from store.errors import CorpusError, IncompleteStoreError, PairDecodeError
 from store.images.decode import decode_image
+from store.images.depth import Window
 from store.read.pixel_cache import HINT, PixelCache
 
 from .image_workers import ImageWorkers
@@ -42,12 +43,14 @@ class View:
             not square.
         seed: decides the crops, together with epoch and row.
         max_pixels: largest width times height that is decoded.
+        window: the values that become black and white, for pixels of more than 8 bits.
     """
 
     size_px: int
     crop_scale: float
     seed: int
     max_pixels: int
+    window: Window | None = None
 
 
 class RowImages(Protocol):
@@ -181,7 +184,7 @@ def cut(data: bytes, view: View, *, row: int, epoch: int) -> npt.NDArray[np.uint
     Raises:
         PairDecodeError: it cannot be decoded.
     """
-    return crop(decode_image(data, max_pixels=view.max_pixels), view, row=row, epoch=epoch)
+    return crop(decode_image(data, max_pixels=view.max_pixels, window=view.window), view, row=row, epoch=epoch)
 
 
 def crop(image: Image.Image, view: View, *, row: int, epoch: int) -> npt.NDArray[np.uint8]:

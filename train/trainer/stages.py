@@ -40,6 +40,7 @@ def pretrain(pipeline: TrainPipeline, name: str, run: PretrainRun, how: Circumst
     identity: dict[str, Any] = {
         "run": settings_identity(run) | {"images": "corpus"},
         "corpus": {file.name: file.sha256() for file in corpus_files(corpus.files)},
+        **_window_identity(pipeline),
     }
     settings = settings_of(corpus)
     if settings != settings_of(type(corpus)(files=corpus.files)):
@@ -56,7 +57,8 @@ def _pretrain_on_store(pipeline: TrainPipeline, name: str, run: PretrainRun, how
         pipeline.store.path, corpus_root=how.corpus_root, allow=pipeline.readable(), verify=pipeline.store.verify
     )
     pixels = _pixels(pipeline, store, run)
-    identity = {"run": _without_images(run), "store": {"corpus": store.info.corpus}, **_pixel_identity(pixels)}
+    identity: dict[str, Any] = {"run": _without_images(run), "store": {"corpus": store.info.corpus}}
+    identity |= _window_identity(pipeline) | _pixel_identity(pixels)
     if _nothing_to_do(f"train.pretrain.{name}", run, identity, how):
         return False
     pairs = store_pairs(store, pixels, window_blocks=run.window_blocks)
@@ -80,6 +82,7 @@ def distill(pipeline: TrainPipeline, name: str, run: StudentRun, how: Circumstan
         "select": json.loads(dump_resolved(pipeline))["select"],
         "store": store_identity(store),
         "projection": sha256_file(projection_file) if projection_file else None,
+        **_window_identity(pipeline),
         **_pixel_identity(pixels),
     }
     if _nothing_to_do(f"train.students.{name}", run, identity, how):
@@ -110,6 +113,11 @@ def distill(pipeline: TrainPipeline, name: str, run: StudentRun, how: Circumstan
     return True
 
 
+def _window_identity(pipeline: TrainPipeline) -> dict[str, Any]:
+    """Return ``image.window`` as a part of a run's identity; nothing without one, as in runs of before it."""
+    return {} if pipeline.image.bounds is None else {"window": pipeline.image.model_dump(mode="json")["window"]}
+
+
 def _run_of(
     pipeline: TrainPipeline, name: str, section: PretrainRun | StudentRun, identity: dict[str, Any]
 ) -> TrainingRun:
@@ -121,6 +129,7 @@ def _run_of(
         optimization=section.optimization,
         validation=section.validation,
         max_pixels=pipeline.max_pixels,
+        window=pipeline.image.bounds,
     )
 
 

@@ -229,6 +229,8 @@ def test_a_host_that_is_down_costs_its_time_once(pipeline_of, extract_here, kind
     reasons = require_bad(results(store), rows)
     assert outcome.failed == {}
     assert all("does not answer" in reason for reason in reasons.values())
+    [(told, count)] = outcome.bad_rows.items()
+    assert (told.partition(" (")[0], count) == ("bad_image: the host does not answer", 200)
     # One by one the silent host would take 200 times a second of waiting.
     assert seconds < 100
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from store.config.template import parse_template
 from store.corpus.fields import FieldReader, Fields
-from store.corpus.template import parse_template
 from store.errors import CorpusError
 
 RECORD = {
