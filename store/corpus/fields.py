@@ -12,8 +12,8 @@ from pydantic import Field, field_validator
 
 from store.config.pipeline_file import Section
 from store.config.problems import suggest
+from store.config.template import is_template, parse_template
 from store.errors import CorpusError
-from store.texts.template import is_template, parse_template
 
 Record = Mapping[str, Any]
 """One pair's data in a corpus: ``txt`` and ``json`` of a tar, or the columns of a table."""
@@ -201,7 +201,8 @@ class FieldReader:
             filled = self._templates[name].fill(lambda path: joined_text(values_at(record, self._holes[path])))
             return "", [] if filled is None else [filled]
         for path in self._paths.get(name, ()):
-            found = values_at(record, path)
+            # Most candidates are no column; asked like this it takes a tenth of the time.
+            found = values_at(record, path) if len(path) > 1 or path[0] in record else None
             if found is not None:
                 return ".".join(path), found
         return None

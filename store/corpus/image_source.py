@@ -59,7 +59,9 @@ class ImageSource:
         )
         self._lock = threading.Lock()
 
-    def fetch(self, uri: str | None, member: Mapping[str, Any] | None, *, sha256: str | None = None) -> bytes:
+    def fetch(
+        self, uri: str | None, member: Mapping[str, Any] | None, *, sha256: str | None = None, known: bool | None = None
+    ) -> bytes:
         """Return the bytes of one image.
 
         Args:
@@ -67,6 +69,7 @@ class ImageSource:
                 Parquet file or an npz, or None where the file at the uri is the image. A deflated image in a zip has
                 the column `DEFLATE` beside offset and nbytes.
             sha256: the table's column, which the bytes are compared with; not compared if left out.
+            known: whether there was an image when the corpus was indexed; whether there is a digest if left out.
 
         Raises:
             PairDecodeError: the pair has no image.
@@ -74,7 +77,11 @@ class ImageSource:
         """
         if uri is None:
             raise PairDecodeError("the corpus has no image for this key (missing member)")
-        data = self._read(uri, member) if member is not None else self._image(uri, known=sha256 is not None)
+        data = (
+            self._read(uri, member)
+            if member is not None
+            else self._image(uri, known=sha256 is not None if known is None else known)
+        )
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
             # An error and no bad row: the pair is good, its file is wrong.
             raise CorpusError(

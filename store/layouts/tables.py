@@ -110,7 +110,7 @@ def read_records(
     """
     account = account or Account()
     if kind == "parquet":
-        yield from read_parquet(file, choose)
+        yield from read_parquet(file, choose, account)
         return
     if kind == "npz":
         yield from read_npz(file)

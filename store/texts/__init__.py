@@ -1,1 +1,1 @@
-"""Texts: captions as they are kept, tokens in bounded time, and templates of paths."""
+"""Texts: captions as they are kept, their language, and tokens in bounded time."""

@@ -14,6 +14,7 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from store.corpus.image_source import ImageSource
@@ -71,16 +72,18 @@ class CorpusImages:
     """Images of the corpus.
 
     Args:
-        table: the pair table's ``uri`` and ``member``, from row 0 on.
+        table: the pair table's ``uri``, ``member`` and ``image_sha256``, from row 0 on.
     """
 
     def __init__(self, source: ImageSource, table: pa.Table) -> None:
         # Arrow arrays: Python objects of 2.9 M rows would take gigabytes in each process.
         self._source, self._uris, self._members = source, _whole(table["uri"]), _whole(table["member"])
+        self._known = _whole(pc.is_valid(table["image_sha256"]))
 
     def fetch(self, row: int) -> bytes:
         """Return the image file of a row."""
-        return self._source.fetch(self._uris[row].as_py(), self._members[row].as_py())
+        known = self._known[row].as_py()
+        return self._source.fetch(self._uris[row].as_py(), self._members[row].as_py(), known=known)
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from store.config.template import is_template, parse_template
 from store.corpus.account import Account
 from store.corpus.corpus_files import CorpusFile, as_corpus_file, corpus_files, resolve_uri
 from store.corpus.fields import FILE_NAMES, NAMES_SHOWN, as_name, as_text, joined_text, values_at
 from store.corpus.section import Corpus, Join
 from store.errors import CorpusError
-from store.texts.template import is_template, parse_template
 
 from .json_records import parse_json
 from .text_lines import name_within

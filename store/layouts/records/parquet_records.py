@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from store.corpus.account import Account
 from store.corpus.corpus_files import CorpusFile
 from store.errors import CorpusError
 from store.io.object_file import disk_error, open_parquet
@@ -25,7 +26,9 @@ COMPRESSION = 100
 """Images are compressed themselves and do not become so much smaller."""
 
 
-def read_parquet(file: CorpusFile, choose: Callable[[list[str]], list[str]]) -> Iterator[dict[str, Any]]:
+def read_parquet(
+    file: CorpusFile, choose: Callable[[list[str]], list[str]], account: Account
+) -> Iterator[dict[str, Any]]:
     """Yield the rows of a Parquet file as dictionaries.
 
     Args:
@@ -42,17 +45,18 @@ def read_parquet(file: CorpusFile, choose: Callable[[list[str]], list[str]]) -> 
             raise CorpusError(f"{file.uri}: two columns are named {repeated!r}")
         columns = choose(names)
         for group in range(parquet.num_row_groups):
-            yield from _group(file, parquet, group, columns)
+            for batch in _batches(file, parquet, group, columns):
+                yield from _rows(file, batch, account)
     except FileNotFoundError as error:
         raise CorpusError(f"{file.uri}: no such corpus file") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise disk_error(error, file.uri) or CorpusError(
             f"{file.uri}: cannot be read as Parquet: {error}",
             hint="if the download was cut short fetch the file again; another format is named with format:",
         ) from error
 
 
-def _group(file: CorpusFile, parquet: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
+def _batches(file: CorpusFile, parquet: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
     stored, rows = _stored(file, parquet, group, columns)
     seen_rows, seen = 0, dict.fromkeys(stored, 0)
     for batch in parquet.iter_batches(batch_size=rows, row_groups=[group], columns=columns, use_threads=False):
@@ -62,7 +66,23 @@ def _group(file: CorpusFile, parquet: pq.ParquetFile, group: int, columns: list[
             repeated = seen[name] > max(BATCH_BYTES, EXPANSION * stored[name])
             if array.nbytes > 2 * BATCH_BYTES or (repeated and seen[name] > LONG_VALUE_BYTES * seen_rows):
                 raise _too_much(file, name, group, stored[name], seen[name])
-        yield from batch.to_pylist()
+        yield batch
+
+
+def _rows(file: CorpusFile, batch: pa.RecordBatch, account: Account) -> list[dict[str, Any]]:
+    """Return the rows of a batch; a text that is not UTF-8, which Parquet allows, keeps what is."""
+    try:
+        return list(batch.to_pylist())
+    except UnicodeDecodeError:
+        for number, field in enumerate(batch.schema):
+            if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+                found = batch[number].cast(pa.large_binary()).to_pylist()
+                texts = [value and value.decode("utf-8", "replace") for value in found]
+                wrong = sum("\ufffd" in (text or "") for text in texts)
+                if wrong:
+                    account.change("not UTF-8, kept as \ufffd", f"{file.uri}: column {field.name!r}", count=wrong)
+                batch = batch.set_column(number, field.name, pa.array(texts, pa.large_string()))
+        return list(batch.to_pylist())
 
 
 def _stored(file: CorpusFile, parquet: pq.ParquetFile, group: int, columns: list[str]) -> tuple[dict[str, int], int]:
@@ -71,6 +91,10 @@ def _stored(file: CorpusFile, parquet: pq.ParquetFile, group: int, columns: list
     The rows of a column with a dictionary may all point to the same long value, so that few bytes stand for many.
     """
     metadata = parquet.metadata.row_group(group)
+    flat = not any(parquet.schema.column(number).max_repetition_level for number in range(metadata.num_columns))
+    if flat and metadata.total_byte_size * BATCH_ROWS <= BATCH_BYTES:
+        # Not looked at more closely than need be: Arrow ends the process where a chunk's statistics are damaged.
+        return dict.fromkeys(columns, metadata.total_byte_size), BATCH_ROWS
     stored, rows = dict.fromkeys(columns, 0), BATCH_ROWS
     for number in range(metadata.num_columns):
         chunk = metadata.column(number)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from store.config.pipeline_file import read_pipeline
-from store.corpus.curation import Keep, is_english
+from store.corpus.curation import Keep
 from store.corpus.section import Corpus
 from store.errors import ConfigError, CorpusError, StoreError
 from store.format.pairs import PairTable
@@ -19,6 +19,7 @@ from store.index.merge import read_corpus
 from store.index.rule_change import rule_change
 from store.io.location import locate
 from store.pipeline import Pipeline
+from store.texts.language import is_english
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,25 @@ def webdataset(write_tar):
     members = {"0.jpg": png(), "0.json": b'{"url": "http://a/0"}', "0.txt": b"a", "1.jpg": png(1), "1.txt": b"b"}
     write_tar("laion/00000.tar", members.items())
     return {}, [{"key": "0", "caption": "a", "source": "http://a/0"}, {"key": "1", "caption": "b", "source": None}]
+
+
+MEMBERS = {"a/0.jpg": png(), "a/0.txt": b"first", "a/0.json": b'{"split": "val"}', "b/0.png": png(1), "b/0.txt": b"c"}
+
+
+@layout
+def folder(_):
+    rows = [{"key": "a/0", "caption": "first", "split": "val"}, {"key": "b/0", "caption": "c", "split": None}]
+    return {f"scans/{name}": content for name, content in MEMBERS.items()}, rows
+
+
+@layout
+def zip_archive(_):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as file:
+        for name, member in MEMBERS.items():
+            file.writestr(name, member)
+    rows = [{"key": "a/0", "caption": "first", "split": "val"}, {"key": "b/0", "caption": "c", "split": None}]
+    return {"scans.zip": content.getvalue()}, [{**row, "modality": "ultrasound"} for row in rows]
 
 
 @layout

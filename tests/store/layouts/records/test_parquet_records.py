@@ -121,3 +121,19 @@ def test_two_columns_of_one_name_are_an_error(index, png):
     pq.write_table(table, sink)
     with pytest.raises(CorpusError, match=r"t\.parquet: two columns are named 'caption'"):
         index({"t.parquet": sink.getvalue().to_pybytes()})
+
+
+def test_a_text_that_is_not_utf_8_keeps_what_is(index, png):
+    texts = pa.Array.from_buffers(pa.string(), 2, pa.array([b"caf\xe9", b"fine"]).buffers())
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"image": [png(0), png(1)], "caption": texts}), sink)
+    account, rows, images = index({"t.parquet": sink.getvalue().to_pybytes()})
+    assert [row["caption"] for row in rows] == ["caf\ufffd", "fine"]
+    assert images == [png(0), png(1)]
+    assert account.changed["not UTF-8, kept as \ufffd"].count == 1
+
+
+def test_a_list_of_one_row_that_repeats_a_short_value_is_refused(parquet, monkeypatch):
+    monkeypatch.setattr(parquet_records, "BATCH_BYTES", 2**22)
+    with pytest.raises(CorpusError, match="of row group 0 may expand to"):
+        parquet({"image": [[bytes(2**14)] * 4096], "caption": ["a"]}, compression="zstd")

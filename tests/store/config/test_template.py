@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from store.config.template import parse_template
 from store.corpus.fields import FieldReader, Fields
 from store.errors import CorpusError
-from store.texts.template import parse_template
 
 RECORD = {
     "subject": 10000032,
