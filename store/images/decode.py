@@ -85,6 +85,8 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, window: Window | No
         wide = ";16" in str(getattr(image, "tile", [])[:1])
         image.load()
         if image.mode.startswith(("I", "F")):
+            if image.mode != "F" and _stretched(image.format, data, wide=wide):
+                significant = 16
             return _shallow(image, significant, window)
         if wide:
             return _wide_colour(image)
@@ -177,16 +179,24 @@ def _shallow(image: Image.Image, significant: int | None, window: Window | None)
     tags: Any = getattr(image, "tag_v2", {})
     if image.mode == "I" and tags.get(258) == (32,) and tags.get(339, (1,)) == (1,):
         values = values.view(np.uint32)  # Pillow has no mode for them and shows large ones as negative
-    levels, changed = to_eight_bits(values, window=window, stated=_stated(image, values, significant, tags))
+    levels, changed = to_eight_bits(values, window=window, stated=_stated(values, significant, tags))
     if tags.get(262) == 0:  # white is zero, which Pillow heeds in images of 8 bits only
         levels = 255 - levels
     return Decoded(image=Image.fromarray(levels), changed=changed)
 
 
-def _stated(image: Image.Image, values: Any, significant: int | None, tags: Any) -> Stated:
-    if image.format in ("PPM", "JPEG2000"):  # Pillow has stretched these to 16 bits
+def _stretched(file_format: str | None, data: bytes, *, wide: bool) -> bool:
+    """Return whether Pillow has stretched values of fewer bits to 16, by the header of a PGM or JPEG 2000."""
+    if file_format == "JPEG2000":
+        at = data.find(b"\xff\x4f\xff\x51")
+        return at >= 0 and (data[at + 42] & 0x7F) + 1 < 16
+    return file_format == "PPM" and not wide
+
+
+def _stated(values: Any, significant: int | None, tags: Any) -> Stated:
+    if significant == 16:
         return Stated(bits=16)
-    if significant is not None and significant < 16:
+    if significant is not None:
         # The standard has such values fill all 16 bits, lower bits empty or repeated. Many writers leave them low.
         low = int(values.max()) < 1 << significant and bool((values & ((1 << (16 - significant)) - 1)).any())
         return Stated(bits=significant if low else 16)
