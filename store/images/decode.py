@@ -82,11 +82,11 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, window: Window | No
             png = read_png(data)
             data, significant = png.data, png.significant if png.depth == 16 else None
         image = _open(data, max_pixels)
-        wide = ";16" in str(getattr(image, "tile", [])[:1])
+        wide = _is_wide(image, data)
         image.load()
         if image.mode.startswith(("I", "F")):
-            if image.mode != "F" and _stretched(image.format, data, wide=wide):
-                significant = 16
+            if image.mode != "F" and not wide and image.format in ("PPM", "JPEG2000"):
+                significant = 16  # Pillow has stretched them to so many
             return _shallow(image, significant, window)
         if wide:
             return _wide_colour(image)
@@ -185,12 +185,13 @@ def _shallow(image: Image.Image, significant: int | None, window: Window | None)
     return Decoded(image=Image.fromarray(levels), changed=changed)
 
 
-def _stretched(file_format: str | None, data: bytes, *, wide: bool) -> bool:
-    """Return whether Pillow has stretched values of fewer bits to 16, by the header of a PGM or JPEG 2000."""
-    if file_format == "JPEG2000":
-        at = data.find(b"\xff\x4f\xff\x51")
-        return at >= 0 and (data[at + 42] & 0x7F) + 1 < 16
-    return file_format == "PPM" and not wide
+def _is_wide(image: Image.Image, data: bytes) -> bool:
+    """Return whether an image that was opened and not yet read has samples of 16 bits."""
+    tile = str(getattr(image, "tile", [])[:1])
+    if image.format == "JPEG2000":
+        at = data.find(b"\xff\x4f\xff\x51")  # SOC and SIZ; the first component's depth comes 42 bytes later
+        return at >= 0 and (data[at + 42] & 0x7F) == 15
+    return ";16" in tile or (image.format == "PPM" and "65535" in tile)
 
 
 def _stated(values: Any, significant: int | None, tags: Any) -> Stated:
@@ -220,7 +221,7 @@ def _first(value: Any) -> float | None:
 def _wide_colour(image: Image.Image) -> Decoded:
     """Check an image of 16-bit colours, of which Pillow reads the upper 8 bits."""
     extrema = np.array(image.convert("RGB").getextrema())
-    if 0 < extrema.max() < 16:
+    if 0 < extrema.max() <= 16:  # 16 where Pillow rounds
         raise PairDecodeError(
             "the image has 16-bit colours of which only 12 bits or fewer are used; the upper 8, which can be read, are "
             "nearly black"

@@ -197,3 +197,13 @@ def test_jpeg_2000_that_states_twelve_bits_is_as_dark_as_it_was():
     assert data[42] == 15
     data[42] = 11
     assert max(levels(bytes(data))) <= 16
+
+
+def test_colours_of_a_16_bit_ppm_are_refused_where_the_upper_bits_are_nearly_black():
+    values = np.stack([ramp(0, 65535, np.uint16)] * 3, axis=2)
+    head = b"P6\n64 3\n65535\n"
+    opened = open_image(head + values.astype(">u2").tobytes())
+    assert np.abs(np.asarray(opened.image).astype(int) - (values >> 8)).max() <= 1
+    assert opened.changed == "16-bit colours keep their upper 8 bits"
+    with pytest.raises(PairDecodeError, match="only 12 bits or fewer are used"):
+        decode_image(head + (values // 16).astype(">u2").tobytes())
