@@ -70,3 +70,8 @@ class Pipeline(Section):
     extract: Any = None
     train: Any = None
     evaluate: Any = None
+
+    def readable(self) -> tuple[str, ...]:
+        """Return the places beside the store's corpus root that single images may be read from."""
+        corpus = self.corpora.get(self.store.corpus or "")
+        return corpus.readable() if corpus else ()

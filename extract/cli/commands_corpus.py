@@ -213,6 +213,7 @@ def pixels(
         loaded.store.path,
         PixelSpec.of(loaded.pixels, window=loaded.image.bounds),
         corpus_root=corpus_root,
+        allow=loaded.readable(),
         threads=threads,
         max_pixels=loaded.max_pixels,
         replace=replace,

@@ -13,7 +13,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from extract.teacher_files.geometry import Geometry, fit_all
-from store.corpus.account import shortened
 from store.corpus.image_source import ImageSource
 from store.errors import PairDecodeError
 from store.faults import misbehave
@@ -117,7 +116,7 @@ class Decoder:
             began = clock.add("decode", began)
             fitted = fit_all(opened.image, geometries, max_pixels=self.max_pixels)
         except PairDecodeError as error:
-            return shortened(str(error))
+            return str(error)
         clock.add("fit", began)
         return fitted, opened.changed
 

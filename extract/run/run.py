@@ -87,6 +87,7 @@ def run(
                 settings=pipeline.extract,
                 max_pixels=pipeline.max_pixels,
                 corpus_root=str(corpus_root or info.corpus_root),
+                allow=pipeline.readable(),
                 prefixes=prefixes,
                 lock=lock,
                 run_id=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}",

@@ -35,6 +35,7 @@ class RunSpec:
     settings: ExtractSection
     max_pixels: int
     corpus_root: str
+    allow: tuple[str, ...] = ()
     run_id: str
     prefixes: Mapping[str, str]
     lock: Held | None = None
@@ -67,7 +68,7 @@ def build_worker(spec: RunSpec) -> Worker:
         info=info,
         pairs=PairTable(spec.store, info),
         decoder=Decoder(
-            images=ImageSource(spec.corpus_root),
+            images=ImageSource(spec.corpus_root, allow=spec.allow),
             batch_size=spec.settings.batch_size,
             threads=spec.settings.decode_threads,
             max_pixels=spec.max_pixels,

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from store.console import progress
-from store.errors import ExtractionError, MMKDError
+from store.errors import ExtractionError, MMKDError, kind_of
 from store.format.records import Receipt, Status
 from store.io.location import Location
 
@@ -112,7 +112,7 @@ class Tracker:
             self.outcome.rows_seen += rows
             self._rows[receipt.teacher] += rows
             for bad in receipt.bad_rows:
-                self.outcome.bad_rows[f"{Status(bad.status).name.lower()}: {bad.reason}"] += 1
+                self.outcome.bad_rows[f"{Status(bad.status).name.lower()}: {kind_of(bad.reason)}"] += 1
         # The teachers of a range see the same images.
         self.outcome.changed_images.update(next((one.changed_images for one in receipts if one.changed_images), {}))
         for stage, seconds in seconds_of_range(receipts).items():

@@ -18,12 +18,12 @@ import pyarrow as pa
 import torch
 
 from extract.teachers.base import FrozenTeacher
-from store.corpus.captions import has_word
 from store.format.commit import Circumstances, UnitFeatures, commit_unit, valid_receipt
 from store.format.pairs import PairTable, pairs_digest, strings
 from store.format.promote import Guard, unguarded
 from store.format.records import Receipt, Status, StoreInfo, receipt_key
 from store.io.location import Location
+from store.texts.captions import has_word
 
 from .decoding import Decoder, DistinctImages
 from .stages import Clock

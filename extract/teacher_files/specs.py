@@ -57,8 +57,7 @@ def teacher_spec(
     weights = find_weights(name, entry)
     scale = None if entry.family == "pmc_clip" else logit_scale_note(name, weights)
     precision = entry.precision or "fp32"
-    notes = {"folder": entry.folder, "logit_scale": scale, "source": entry.origin, "licence": entry.licence}
-    notes["pixel_policy"] = POLICY
+    notes = {"logit_scale": scale, "source": entry.origin, "licence": entry.licence, "pixel_policy": POLICY}
     return Spec(
         teacher=name,
         embed_dim=entry.embed_dim,

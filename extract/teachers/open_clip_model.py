@@ -18,9 +18,9 @@ from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.model_folder import CONFIG_NAME, open_clip_config
 from extract.teacher_files.text_tower import KNOWN_BERTS, TEXT_FOLDER, bert_sizes, tokenizer_folder
 from store.console import without_root_warnings
-from store.corpus.bpe import BoundedBpe
 from store.errors import TeacherError, WeightsNotFoundError
 from store.format.records import Spec
+from store.texts.bpe import BoundedBpe
 
 from .base import FrozenTeacher
 

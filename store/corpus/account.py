@@ -6,8 +6,7 @@ from collections import Counter
 
 from pydantic import BaseModel
 
-TEXT_LETTERS = 200
-"""Letters of an example that are kept: a corpus may hold names of any length."""
+from store.errors import shortened
 
 
 class Example(BaseModel):
@@ -62,12 +61,6 @@ class Account(BaseModel):
             _count(self.passed, reason, example)
         for reason, example in other.changed.items():
             _count(self.changed, reason, example)
-
-
-def shortened(text: str) -> str:
-    """Return a text as one printable line of bounded length."""
-    head = text if len(text) <= TEXT_LETTERS else text[: TEXT_LETTERS - 3] + "..."
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in head)
 
 
 def _count(counts: dict[str, Example], reason: str, example: Example) -> None:

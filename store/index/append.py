@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Mapping
@@ -126,7 +127,7 @@ def new_files(location: Location, corpus: Corpus) -> tuple[StoreInfo, Plan]:
             hint="python -m extract index --report says what the present settings would change; or take them back",
         )
     fresh = [file for file in files if relative_uri(file.uri, plan.root) not in indexed]
-    return info, Plan(files=fresh, stamps=plan.stamps, root=plan.root, corpus=corpus)
+    return info, dataclasses.replace(plan, files=fresh)
 
 
 def add_keys(index: KeyIndexWriter, location: Location, info: StoreInfo, pairs: PairTable) -> None:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from store.corpus.corpus_files import CorpusFile, common_root, corpus_files, relative_uri
+from store.corpus.corpus_files import CorpusFile, common_root, corpus_files, qualifiers, relative_uri
 from store.corpus.section import Corpus
 from store.errors import ConfigError, StoreError, StoreNotFoundError
 from store.faults import reached
@@ -50,7 +50,9 @@ def plan_of(files: Sequence[CorpusFile], corpus: Corpus, *, root: str | None = N
     """Return a plan: the files, and the folder that their uris become relative to."""
     # Relative to the common folder: a corpus that moved stays the same, and files of several folders may share a name.
     root = root if root is not None else common_root(files)
-    return Plan(files=files, stamps={file.uri: file.stamp() for file in files}, root=root, corpus=corpus)
+    prefixes = qualifiers(files, root) if corpus.qualify_keys else {}
+    stamps = {file.uri: file.stamp() for file in files}
+    return Plan(files=files, stamps=stamps, root=root, corpus=corpus, prefixes=prefixes)
 
 
 def plan_for(info: StoreInfo, files: Sequence[CorpusFile], corpus: Corpus) -> Plan:

@@ -8,20 +8,22 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from store.corpus.account import Account
-from store.corpus.captions import clean_caption
 from store.corpus.corpus_files import CorpusFile, relative_uri
 from store.corpus.curation import first_refusal, pair_rules
 from store.corpus.fields import FieldReader, SourcePair, as_text, as_written
+from store.corpus.image_source import ImageSource
 from store.corpus.near_duplicates import difference_hash
 from store.corpus.section import Corpus
-from store.errors import PairDecodeError
+from store.errors import CorpusError, PairDecodeError, printable
 from store.format.key_index import hash_text
 from store.format.pairs import PAIR_SCHEMA
 from store.images.decode import decode_image, image_size
 from store.layouts.source import Source
+from store.texts.captions import clean_caption
 
 CANDIDATE_SCHEMA = pa.schema(
     [
@@ -42,12 +44,19 @@ ACCOUNT_KEY = "mmkd_account"
 
 
 class FileIndexer:
-    """Turns one corpus file into candidates."""
+    """Turns one corpus file into candidates.
 
-    def __init__(self, file: CorpusFile, corpus: Corpus, *, root: str) -> None:
-        self._file, self._corpus, self._root = file, corpus, root
+    Args:
+        root: the folder that uris become relative to.
+        prefix: goes before each key, with a ``/`` between them.
+    """
+
+    def __init__(self, file: CorpusFile, corpus: Corpus, *, root: str, prefix: str = "") -> None:
+        self._corpus, self._root = corpus, root
+        self._prefix = f"{prefix}/" if prefix else ""
         self.account = Account(files=1)
-        self._source = Source(file, corpus, self.account)
+        self._images = ImageSource(root, allow=corpus.readable())
+        self._source = Source(file, corpus, self.account, self._images)
         self._rules = pair_rules(corpus.keep)
         self._modalities = {label.casefold(): name for label, name in (corpus.modality_map or {}).items()}
         self._name = relative_uri(file.uri, root)
@@ -72,8 +81,26 @@ class FileIndexer:
         with pq.ParquetWriter(buffer, CANDIDATE_SCHEMA, compression="zstd") as writer:
             for table in self.tables():
                 writer.write_table(table)
+                self._look_again(table)
             writer.add_key_value_metadata({ACCOUNT_KEY: self.account.model_dump_json()})
         return buffer.getvalue()
+
+    def _look_again(self, table: pa.Table) -> None:
+        """Fetch some images as extraction will, and compare their digests.
+
+        Raises:
+            CorpusError: another image is read there, or none.
+        """
+        there = table.filter(pc.field("image_sha256").is_valid())
+        for number in sorted({0, there.num_rows // 2, there.num_rows - 1} & {*range(there.num_rows)}):
+            row = there.slice(number, 1).to_pylist()[0]
+            try:
+                self._images.fetch(row["uri"], row["member"], sha256=row["image_sha256"])
+            except CorpusError as error:
+                raise CorpusError(
+                    f"{self._name}: {row['key']}: the image cannot be read again as extraction reads it: {error}",
+                    hint=error.hint or "let nothing change the corpus, and run the same command again",
+                ) from error
 
     def _rows(self, pair: SourcePair, group: int) -> list[dict[str, Any]]:
         fields, record = self._source.fields, pair.record
@@ -87,16 +114,23 @@ class FileIndexer:
         if len(captions) > 1:
             captions = list(dict.fromkeys(caption for caption in captions if caption)) or captions[:1]
         if pair.uri is None and captions == [None]:
-            self.account.pass_over("neither image nor caption", where)
+            self.account.pass_over(
+                "JSON without image" if pair.record.get("json") else "neither image nor caption", where
+            )
             return []
+        if pair.image is None and pair.uri is None:
+            self.account.pass_over("caption without image", where)
+        if not any(captions):
+            self.account.pass_over("image without caption", where)
         image = self._image_columns(pair) | {"group": group}
-        shared = {name: fields.text(record, name) for name in ("split", "source", "license")}
-        shared["modality"] = self._modality(record)
+        shared = self._shared_columns(record, where)
+        if not pair.key.isprintable():
+            self.account.change("control characters in key", where)
+            pair.key = printable(pair.key)
         raw = {path: fields.raw(record, path) for path in self._corpus.keep.raw_paths()}
-        prefix = f"{self._file.stem}/" if self._corpus.qualify_keys else ""
         rows = []
         for number, caption in enumerate(captions, start=1):
-            key = prefix + (f"{pair.key}#{number}" if len(captions) > 1 else pair.key)
+            key = self._prefix + (f"{pair.key}#{number}" if len(captions) > 1 else pair.key)
             row = {**image, **shared, "key": key, "caption": caption}
             if self._keep(row, raw):
                 row["key_hash"] = hash_text(key)
@@ -120,7 +154,7 @@ class FileIndexer:
 
     def _keep(self, row: dict[str, Any], raw: Mapping[str, list[str]]) -> bool:
         self.account.pairs += 1
-        self.account.usable += bool(row["uri"] is not None and row["caption"])
+        self.account.usable += bool(row["image_sha256"] is not None and row["caption"])
         refusal = first_refusal(self._rules, row, raw)
         if refusal is not None:
             self.account.dropped[refusal] += 1
@@ -137,6 +171,16 @@ class FileIndexer:
             "width": size[0] if size else None,
             "height": size[1] if size else None,
         }
+
+    def _shared_columns(self, record: dict[str, Any], where: str) -> dict[str, str | None]:
+        fields = self._source.fields
+        found = {name: fields.text(record, name) for name in ("split", "source", "license")}
+        found["modality"] = self._modality(record)
+        for name, value in found.items():
+            if value is not None and not value.isprintable():
+                self.account.change(f"control characters in {name}", where)
+                found[name] = printable(value)
+        return found
 
     def _modality(self, record: dict[str, Any]) -> str | None:
         if self._corpus.modality_map is None:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from store.corpus.account import Account
-from store.corpus.corpus_files import common_root, corpus_files
+from store.corpus.corpus_files import common_root, corpus_files, qualifiers
 from store.corpus.curation import Keep
 from store.corpus.near_duplicates import first_of_alike
 from store.corpus.section import Corpus
@@ -58,6 +58,9 @@ OpenPart = Callable[[], pq.ParquetFile]
 Cursor = Iterator[pa.RecordBatch]
 
 BATCH_ROWS = 65_536
+
+SHOWN = 3
+"""Reasons that an error lists."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -269,7 +272,8 @@ def read_corpus(corpus: Corpus) -> CorpusIndex:
     """
     files = corpus_files(corpus.files)
     root = common_root(files)
-    parts = [FileIndexer(file, corpus, root=root).part() for file in files]
+    prefixes = qualifiers(files, root) if corpus.qualify_keys else {}
+    parts = [FileIndexer(file, corpus, root=root, prefix=prefixes.get(file.uri, "")).part() for file in files]
     with scratch_database() as database:
         merged = merge(database, [functools.partial(_in_memory, part) for part in parts], corpus.keep)
     require_pairs(merged.account, rows=int(merged.keep_N.sum()))
@@ -287,10 +291,12 @@ def _in_memory(part: bytes) -> pq.ParquetFile:
 def require_pairs(account: Account, *, rows: int) -> None:
     """Refuse a corpus without any pair: the CorpusError says whether the corpus or the rules leave none."""
     if not account.usable:
+        commonest = sorted(account.passed.items(), key=lambda entry: -entry[1].count)[:SHOWN]
+        seen = "".join(f"; {found.count} times {reason}, first {found.first}" for reason, found in commonest)
         raise CorpusError(
-            f"the corpus holds no pair: {account.files} files were read, {account.keys} keys found, and none has both "
-            "an image and a caption",
-            hint="in a tar a pair is KEY.jpg (or .png, ...) and KEY.txt, side by side; in a table, a row with both",
+            f"the corpus holds no pair of an image and a caption: {account.files} files, {account.members} members and "
+            f"{account.keys} keys were read{seen}",
+            hint=None if seen else "correct corpora.NAME.files in pipelines.yaml",
         )
     if not rows:
         refused = ", ".join(f"{rule}: {count}" for rule, count in account.dropped.items() if count)

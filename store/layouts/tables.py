@@ -1,61 +1,82 @@
-"""Reads Parquet, JSON lines and CSV: records with an image in a column, or with its path or URL."""
+"""Reads tables of any kind: records with an image in a column, or with its path or URL."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, TypeAlias
 
-import pyarrow as pa
-
 from store.corpus.account import Account
-from store.corpus.corpus_files import CorpusFile, resolve_uri
+from store.corpus.corpus_files import CorpusFile
 from store.corpus.fields import FieldReader, SourcePair
-from store.errors import CorpusError, LocationError
-from store.io.location import locate, split_uri
-from store.io.object_file import open_object, open_parquet
+from store.corpus.image_source import ImageSource
+from store.corpus.section import Corpus
+from store.errors import CorpusError
 
-FETCH_THREADS = 8
-"""Images fetched at once: they are small, and a server's answer takes longer than the transfer."""
+from .records.csv_records import read_csv
+from .records.enrich import enriched, needed_columns
+from .records.json_records import read_coco, read_json, read_json_lines
+from .records.npz_records import read_npz
+from .records.parquet_records import read_parquet
+from .records.text_lines import name_within, open_content, read_lines
+from .table_pairs import PairReader
 
-FETCH_AHEAD = 64
-"""Records in memory at once."""
+TableFormat: TypeAlias = Literal["parquet", "csv", "jsonl", "json", "coco", "npz"]
 
-PARQUET_BATCH_ROWS = 64
-"""Rows of a Parquet file held as Python values at a time, with their images."""
-
-TableFormat: TypeAlias = Literal["parquet", "csv", "jsonl"]
-
-csv.field_size_limit(2**24)
+TABLE_SUFFIXES: dict[str, TableFormat] = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".tab": "csv",
+    ".npz": "npz",
+}
+"""Kinds by the end of a name, before the suffix of a compression."""
 
 
 def read_table(
-    file: CorpusFile, kind: TableFormat, fields: FieldReader, account: Account, *, all_columns: bool = False
+    file: CorpusFile,
+    kind: TableFormat,
+    corpus: Corpus,
+    *,
+    fields: FieldReader,
+    account: Account,
+    images: ImageSource,
+    all_columns: bool = False,
 ) -> Iterator[SourcePair]:
     """Yield the pairs of a table in the order of its rows.
 
     Args:
+        corpus: how its files are written, and what is added to their records.
         all_columns: of Parquet, read the columns that no field names too.
 
     Raises:
         CorpusError: it cannot be read, or lacks a column.
     """
+    needed = fields.names() | needed_columns(corpus)
 
     def choose(columns: list[str]) -> list[str]:
-        fields.require(columns)
-        for name in ("image", "caption"):
-            if not fields.has_candidate(name, columns):
-                raise CorpusError(
-                    f"{file.uri}: no column of {name}s was found; there are {', '.join(columns) or 'no columns'}",
-                    hint=f"name it in the corpus of pipelines.yaml, as in fields: {{{name}: COLUMN}}",
-                )
-        return columns if all_columns else [name for name in columns if name in fields.names()]
+        if not corpus.join:  # else the other table may have them
+            fields.require(columns)
+            for name in ("image", "caption"):
+                if not fields.has_candidate(name, columns):
+                    raise _no_column(file, kind, name, columns, given=corpus.header is not None)
+        return columns if all_columns else [name for name in columns if name in needed]
 
-    for pair in _pairs(file, fields, read_records(file, kind, choose=choose)):
+    records = read_records(
+        file,
+        kind,
+        separator=corpus.separator,
+        quotes=corpus.quotes,
+        header=corpus.header,
+        paths=[corpus.records] if isinstance(corpus.records, str) else corpus.records,
+        choose=choose,
+        account=account,
+    )
+    added = enriched(records, file, corpus, account, read=_read_other)
+    for pair in PairReader(file, fields, images).pairs(added):
         account.members += 1
         yield pair
 
@@ -64,133 +85,63 @@ def read_records(
     file: CorpusFile,
     kind: TableFormat,
     *,
+    separator: str | None = None,
+    quotes: bool = True,
     header: Sequence[str] | None = None,
+    paths: Sequence[str] = (),
     choose: Callable[[list[str]], list[str]] = lambda columns: columns,
+    account: Account | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield the records of a table as they are, whether or not they have images and captions.
 
-    The first line of a CSV is its header, and an empty field is null; in a ``.tsv`` tabs separate the fields. JSON
-    lines are one object per line.
+    The first line of a CSV is its header; in a ``.tsv`` tabs separate the values. JSON lines are one object per line.
 
     Args:
+        separator: of the values of a CSV, if its name does not tell.
+        quotes: whether quotes enclose values of a CSV.
         header: names of the columns of a CSV without a header line.
+        paths: where in a JSON document its records are.
         choose: is given the columns of a Parquet or CSV file before any row is read; may refuse them, and returns
             those of a Parquet file that are needed.
+        account: counts records that are passed over.
 
     Raises:
         CorpusError: it cannot be read.
     """
+    account = account or Account()
     if kind == "parquet":
-        try:
-            parquet = open_parquet(file.folder, file.name)
-            columns = choose(parquet.schema_arrow.names)
-            for batch in parquet.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=columns, use_threads=False):
-                yield from batch.to_pylist()
-        except FileNotFoundError as error:
-            raise CorpusError(f"{file.uri}: no such corpus file") from error
-        except pa.ArrowException as error:
-            raise CorpusError(
-                f"{file.uri}: cannot be read as Parquet: {error}",
-                hint="if the download was cut short fetch the file again; another format is named with format:",
-            ) from error
+        yield from read_parquet(file, choose)
         return
-    with _text(file) as lines:
+    if kind == "npz":
+        yield from read_npz(file)
+        return
+    with open_content(file) as content:
         if kind == "jsonl":
-            yield from _json_records(file, lines)
-            return
-        reader = csv.reader(lines, delimiter="\t" if file.plain_name.lower().endswith(".tsv") else ",")
-        try:
-            names = list(header) if header else next(reader, [])
-            choose(names)
-            yield from _csv_records(file, reader, names)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise CorpusError(f"{file.uri}:{reader.line_num}: not CSV in UTF-8: {error}") from error
+            yield from read_json_lines(file, content, account)
+        elif kind == "json":
+            yield from read_json(file, content, paths)
+        elif kind == "coco":
+            yield from read_coco(file, content, account)
+        else:
+            tabs = name_within(file).endswith((".tsv", ".tab"))
+            separator = separator or ("\t" if tabs else ",")
+            lines = read_lines(file, content)
+            yield from read_csv(file, lines, separator=separator, quotes=quotes, header=header, choose=choose)
 
 
-def _csv_records(file: CorpusFile, reader: Any, header: list[str]) -> Iterator[dict[str, Any]]:
-    for values in reader:
-        if not values:
-            continue
-        if len(values) != len(header):
-            raise CorpusError(
-                f"{file.uri}:{reader.line_num}: {len(values)} values, the header names {len(header)} columns",
-                hint="a comma inside a value needs quotes around it",
-            )
-        yield {name: value or None for name, value in zip(header, values, strict=True)}
+def _read_other(file: CorpusFile) -> Iterator[dict[str, Any]]:
+    """Read a table that is joined to another."""
+    name = name_within(file)
+    kind = next((kind for suffix, kind in TABLE_SUFFIXES.items() if name.endswith(suffix)), None)
+    if kind is None:
+        raise CorpusError(f"{file.uri}: join: its name does not say what it is; expected {', '.join(TABLE_SUFFIXES)}")
+    return read_records(file, kind)
 
 
-def _json_records(file: CorpusFile, lines: io.TextIOWrapper) -> Iterator[dict[str, Any]]:
-    number = 0
-    try:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            record = json.loads(line)
-            if not isinstance(record, dict):
-                raise CorpusError(f"{file.uri}:{number}: expected a JSON object on each line")
-            yield record
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{file.uri}:{number + 1}: not UTF-8: {error}") from error
-    except json.JSONDecodeError as error:
-        raise CorpusError(f"{file.uri}:{number}: not a line of JSON: {error}") from error
-
-
-def _text(file: CorpusFile) -> io.TextIOWrapper:
-    try:
-        return io.TextIOWrapper(open_object(file.folder, file.name), encoding="utf-8-sig", newline="")
-    except FileNotFoundError as error:
-        raise CorpusError(f"{file.uri}: no such corpus file") from error
-
-
-def _pairs(file: CorpusFile, fields: FieldReader, records: Iterator[dict[str, Any]]) -> Iterator[SourcePair]:
-    """Yield the pairs of records in order; images are fetched on threads, a few records ahead."""
-    waiting: deque[Future[SourcePair]] = deque()
-    with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        for number, record in enumerate(records):
-            waiting.append(pool.submit(_pair, file, fields, number, record))
-            if len(waiting) >= FETCH_AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def _pair(file: CorpusFile, fields: FieldReader, number: int, record: dict[str, Any]) -> SourcePair:
-    key = fields.text(record, "key")
-    pair = SourcePair(key=key if key is not None else f"{file.stem}-{number:08d}", record=record)
-    sidecar = fields.text(record, "json_file")
-    if sidecar is not None:
-        try:
-            pair.record = {**record, "json": json.loads(_fetch(file, sidecar)[1])}
-        except (FileNotFoundError, ValueError) as error:
-            pair.passed.append(("no JSON file", f"{sidecar}: {error}"))
-    _add_image(pair, file, fields, number)
-    return pair
-
-
-def _add_image(pair: SourcePair, file: CorpusFile, fields: FieldReader, number: int) -> None:
-    found = fields.find(pair.record, "image")
-    path, values = found if found is not None else ("", [])
-    value = values[0] if values else None
-    if isinstance(value, dict) and value.get("bytes") is not None:
-        path, value = f"{path}.bytes", value["bytes"]
-    elif isinstance(value, dict):
-        value = value.get("path")
-    if isinstance(value, bytes):
-        pair.uri, pair.image, pair.member = file.uri, value, {"column": path, "row": number}
-    elif isinstance(value, str) and value:
-        try:
-            pair.uri, pair.image = _fetch(file, value)
-        except FileNotFoundError:
-            pair.passed.append(("no image at the path", value))
-    elif value is not None:
-        pair.passed.append(("neither image bytes nor a path", f"{path}"))
-
-
-def _fetch(file: CorpusFile, path: str) -> tuple[str, bytes]:
-    """Return the path or URL of a file named relative to a corpus file, and its content."""
-    uri = resolve_uri(path, file.folder.uri)
-    try:
-        folder, name = split_uri(uri)
-    except LocationError as error:
-        raise FileNotFoundError(uri) from error
-    return uri, locate(folder).read(name)
+def _no_column(file: CorpusFile, kind: TableFormat, name: str, columns: list[str], *, given: bool) -> CorpusError:
+    hint = f"name it in the corpus of pipelines.yaml, as in fields: {{{name}: COLUMN}}"
+    if kind == "csv" and not given:
+        hint += "; if the file has no header line, name all its columns with header: [COLUMN, ...]"
+    return CorpusError(
+        f"{file.uri}: no column of {name}s was found; there are {', '.join(columns) or 'no columns'}", hint=hint
+    )

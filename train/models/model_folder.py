@@ -19,8 +19,8 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from store.console import without_root_warnings
-from store.corpus.bpe import BoundedBpe
 from store.errors import ConfigError, TeacherError, WeightsNotFoundError
+from store.texts.bpe import BoundedBpe
 from train.config import ModelSection
 
 from .pretrained import image_tower, load_tag, tag_of

@@ -63,8 +63,8 @@ def candidates(number: int) -> bytes:
     return buffer.getvalue()
 
 
-def _make(location: Location, key: str, file: object, corpus: object, root: object) -> None:
-    del corpus, root
+def _make(location: Location, key: str, file: object, *_: object, prefix: str) -> None:
+    del prefix
     location.write(key, candidates(int(Path(str(file.uri)).stem)))
 
 

@@ -8,7 +8,7 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 
 from extract.teachers.open_clip_model import BoundedTokenizer
-from store.corpus.bpe import CACHED_LETTERS
+from store.texts.bpe import CACHED_LETTERS
 
 
 @pytest.fixture(scope="module")

@@ -132,7 +132,7 @@ def test_exact_duplicates_are_counted_and_dropped_if_asked_to(pair_of, indexed):
     pairs += [pair_of("c", image=image, caption="one"), pair_of("d", image=image, caption="other")]
     keys, report = indexed(pairs, {})
     assert (keys, report.same_image, report.same_pair) == (["a", "b", "c", "d"], 2, 1)
-    assert "pairs with an image that occurs before  2" in render(report)
+    assert "pairs with an image that occurs before      2" in render(report)
 
 
 @pytest.mark.parametrize(("kind", "kept"), [("pair", ["a", "b", "d"]), ("image", ["a", "b"])])

@@ -6,9 +6,9 @@ import json
 
 from PIL import Image
 
-from store.corpus.captions import CONTROLS, MISSING_VALUE, SURROGATES, WITHOUT_WORD
 from store.corpus.section import Corpus
 from store.index.merge import read_corpus
+from store.texts.captions import CONTROLS, MISSING_VALUE, SURROGATES, WITHOUT_WORD
 
 
 def test_captions_without_a_word_and_altered_ones_are_counted(tmp_path):

@@ -90,7 +90,7 @@ def test_candidates_are_kept_by_the_rules_in_the_order_of_the_files(seed, duplic
     assert merged.keep_N.tolist() == kept
     assert (merged.same_image, merged.same_pair) == (same_image, same_pair)
     assert merged.part_rows == [len(rows) for rows in files]
-    assert sum(merged.report.dropped.values()) == kept.count(False)
+    assert sum(merged.account.dropped.values()) == kept.count(False)
 
 
 def test_keys_that_repeat_among_the_rows_are_refused_and_those_of_refused_candidates_are_not():

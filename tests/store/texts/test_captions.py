@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from store.corpus.captions import CONTROLS, MISSING_VALUE, SURROGATES, WITHOUT_WORD, Caption, clean_caption
+from store.texts.captions import CONTROLS, MISSING_VALUE, SURROGATES, WITHOUT_WORD, Caption, clean_caption
 
 KEPT = [
     *(
