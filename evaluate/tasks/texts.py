@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
+RULE = 2
+"""Number of the rule; a result that compares texts is outdated when it changes. By rule 1 signs were punctuation."""
+
 SIGNS = "+\u2212<>\u2264\u2265\u2260\u00b1%\u2191\u2193"
 """Plus, minus, comparisons, plus-minus, per cent, up and down: without them HER2+ is HER2-, and >5 cm is <5 cm."""
 

@@ -119,11 +119,17 @@ def values_at(node: Any, path: Sequence[str]) -> list[Any] | None:
 
 def as_text(value: object) -> str | None:
     """Return a value as the pair table keeps it, None if it is no text or number."""
+    text = as_written(value)
+    # JSON can spell half of a surrogate pair, which no Arrow string can hold.
+    return text if text is None or text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def as_written(value: object) -> str | None:
+    """Return a value as text without spaces around it, None if it is no text or number; it may hold half surrogates."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", errors="replace")
     if isinstance(value, str):
-        # JSON can spell half of a surrogate pair, which no Arrow string can hold.
-        return value.strip() if value.isascii() else value.encode("utf-8", "replace").decode().strip()
+        return value.strip()
     if isinstance(value, float) and math.isnan(value):
         return None
     if isinstance(value, bool):

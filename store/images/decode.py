@@ -82,9 +82,11 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, window: Window | No
             png = read_png(data)
             data, significant = png.data, png.significant if png.depth == 16 else None
         image = _open(data, max_pixels)
-        wide = ";16" in str(getattr(image, "tile", [])[:1])
+        wide = _is_wide(image, data)
         image.load()
         if image.mode.startswith(("I", "F")):
+            if image.mode != "F" and not wide and image.format in ("PPM", "JPEG2000"):
+                significant = 16  # Pillow has stretched them to so many
             return _shallow(image, significant, window)
         if wide:
             return _wide_colour(image)
@@ -177,16 +179,25 @@ def _shallow(image: Image.Image, significant: int | None, window: Window | None)
     tags: Any = getattr(image, "tag_v2", {})
     if image.mode == "I" and tags.get(258) == (32,) and tags.get(339, (1,)) == (1,):
         values = values.view(np.uint32)  # Pillow has no mode for them and shows large ones as negative
-    levels, changed = to_eight_bits(values, window=window, stated=_stated(image, values, significant, tags))
+    levels, changed = to_eight_bits(values, window=window, stated=_stated(values, significant, tags))
     if tags.get(262) == 0:  # white is zero, which Pillow heeds in images of 8 bits only
         levels = 255 - levels
     return Decoded(image=Image.fromarray(levels), changed=changed)
 
 
-def _stated(image: Image.Image, values: Any, significant: int | None, tags: Any) -> Stated:
-    if image.format in ("PPM", "JPEG2000"):  # Pillow has stretched these to 16 bits
+def _is_wide(image: Image.Image, data: bytes) -> bool:
+    """Return whether an image that was opened and not yet read has samples of 16 bits."""
+    tile = str(getattr(image, "tile", [])[:1])
+    if image.format == "JPEG2000":
+        at = data.find(b"\xff\x4f\xff\x51")  # SOC and SIZ; the first component's depth comes 42 bytes later
+        return at >= 0 and (data[at + 42] & 0x7F) == 15
+    return ";16" in tile or (image.format == "PPM" and "65535" in tile)
+
+
+def _stated(values: Any, significant: int | None, tags: Any) -> Stated:
+    if significant == 16:
         return Stated(bits=16)
-    if significant is not None and significant < 16:
+    if significant is not None:
         # The standard has such values fill all 16 bits, lower bits empty or repeated. Many writers leave them low.
         low = int(values.max()) < 1 << significant and bool((values & ((1 << (16 - significant)) - 1)).any())
         return Stated(bits=significant if low else 16)
@@ -210,7 +221,7 @@ def _first(value: Any) -> float | None:
 def _wide_colour(image: Image.Image) -> Decoded:
     """Check an image of 16-bit colours, of which Pillow reads the upper 8 bits."""
     extrema = np.array(image.convert("RGB").getextrema())
-    if 0 < extrema.max() < 16:
+    if 0 < extrema.max() <= 16:  # 16 where Pillow rounds
         raise PairDecodeError(
             "the image has 16-bit colours of which only 12 bits or fewer are used; the upper 8, which can be read, are "
             "nearly black"

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from store.corpus.account import Account
 from store.corpus.corpus_files import CorpusFile, relative_uri
 from store.corpus.curation import first_refusal, pair_rules
-from store.corpus.fields import FieldReader, SourcePair, as_text
+from store.corpus.fields import FieldReader, SourcePair, as_text, as_written
 from store.corpus.image_source import ImageSource
 from store.corpus.near_duplicates import difference_hash
 from store.corpus.section import Corpus
@@ -196,7 +196,7 @@ class FileIndexer:
 
 def _captions(fields: FieldReader, record: dict[str, Any]) -> list[str | None]:
     """Return a record's captions: one, which may be empty or None, or those of a list."""
-    texts = [text for text in map(as_text, fields.values(record, "caption") or ()) if text is not None]
+    texts = [text for text in map(as_written, fields.values(record, "caption") or ()) if text is not None]
     if len(texts) > 1:
         texts = list(dict.fromkeys(text for text in texts if text)) or texts[:1]
     return [*texts] or [None]

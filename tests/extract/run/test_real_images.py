@@ -7,7 +7,9 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from extract.cli.program import app
 from store.errors import ConfigError, SpecMismatchError
 from store.format.records import Status
 from store.read.reader import FeatureStore
@@ -110,3 +112,16 @@ def test_narrow_images_and_captions_without_a_word_cost_their_own_row_only(
     assert all("too long and narrow" in reason for reason in reasons[:3])
     text = store.read(slice(None), teacher="small", side="text")
     assert np.array_equal(text[0], text[8])
+
+
+def test_a_run_says_at_its_end_how_many_rows_were_changed_and_how(
+    tmp_path, teachers, write_pipeline, write_tar, encoded, prepare, caplog
+):
+    folder = write_tar(tmp_path / "corpus", pairs_of(encoded))
+    path = write_pipeline(tmp_path, files=[folder / "*.tar"], teachers={"small": teachers["small"]})
+    prepare(path)
+    done = CliRunner().invoke(app, ["run", "--config", str(path), "--pipeline", "tiny", "--local"])
+    assert done.exit_code == 0, done.output
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    told = told or done.output.splitlines()
+    assert len([line for line in told if "1 rows have images of more than 8 bits: " in line]) == 7

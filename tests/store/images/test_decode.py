@@ -55,6 +55,7 @@ def test_something_else_than_an_image_says_so_and_shows_nothing_of_it(data):
     assert not [word for word in ("daemon", "html", "secret", "P5", "P3") if word in shown]
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("head", [b"\x89PNG\r\n\x1a\n", b"II*\x00", b"GIF89a", b"\xff\xd8\xff\xe0", b"BM"])
 def test_reasons_for_damaged_files_quote_nothing_and_are_of_bounded_length(head):
     for seed in range(20):

@@ -171,3 +171,39 @@ def test_colours_of_16_bits_keep_the_upper_8_and_are_refused_where_these_are_nea
         with pytest.raises(PairDecodeError, match="only 12 bits or fewer are used"):
             decode_image(colours_of_16_bits(values // 16, significant=significant))
     assert np.array_equal(np.asarray(decode_image(colours_of_16_bits(values * 0))), values * 0)
+
+
+def test_a_float_map_is_read_as_floats():
+    data = b"Pf\n64 3\n-1.0\n" + ramp(0, 1, "<f4").tobytes()
+    assert np.abs(np.array(levels(data)) - UP * 255).max() <= 1
+    assert open_image(data).changed == "float pixels from 0 to 1 are scaled to 0 to 255"
+
+
+@pytest.mark.parametrize("file_format", ["JPEG2000", "PPM"])
+def test_other_formats_of_sixteen_bits_may_hold_fewer_too(file_format):
+    for bits in (16, 12, 10):
+        values = ramp(0, (1 << bits) - 1, np.uint16)
+        buffer = io.BytesIO()
+        Image.fromarray(values).save(buffer, file_format, **({"irreversible": False} if bits else {}))
+        assert levels(buffer.getvalue()) == (values[0] >> (bits - 8)).tolist()
+
+
+def test_jpeg_2000_that_states_twelve_bits_is_as_dark_as_it_was():
+    values = ramp(0, 255, np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "JPEG2000", irreversible=False, no_jp2=True)
+    data = bytearray(buffer.getvalue())
+    assert data[:4] == b"\xff\x4f\xff\x51"
+    assert data[42] == 15
+    data[42] = 11
+    assert max(levels(bytes(data))) <= 16
+
+
+def test_colours_of_a_16_bit_ppm_are_refused_where_the_upper_bits_are_nearly_black():
+    values = np.stack([ramp(0, 65535, np.uint16)] * 3, axis=2)
+    head = b"P6\n64 3\n65535\n"
+    opened = open_image(head + values.astype(">u2").tobytes())
+    assert np.abs(np.asarray(opened.image).astype(int) - (values >> 8)).max() <= 1
+    assert opened.changed == "16-bit colours keep their upper 8 bits"
+    with pytest.raises(PairDecodeError, match="only 12 bits or fewer are used"):
+        decode_image(head + (values // 16).astype(">u2").tobytes())
