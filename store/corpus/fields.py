@@ -196,7 +196,7 @@ class FieldReader:
 
     def _is_in(self, path: tuple[str, ...], columns: Sequence[str]) -> bool:
         beside = {"json": "json_file", "txt": "text_file"}.get(path[0])
-        from_a_file = beside in self._paths if beside else path[0] in FILE_NAMES
+        from_a_file = beside in self._paths if beside else path[0] in (*FILE_NAMES, "dicom")
         return path[0] in columns or ".".join(path) in columns or from_a_file
 
     def find(self, record: Record, name: str) -> tuple[str, list[Any]] | None:

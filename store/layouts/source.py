@@ -10,7 +10,8 @@ from store.corpus.corpus_files import CorpusFile
 from store.corpus.fields import TABLE_DEFAULTS, TAR_DEFAULTS, FieldReader, SourcePair
 from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus, Format, KeyEnds
-from store.errors import CorpusError
+from store.errors import CorpusError, PairDecodeError
+from store.images.dicom import dicom_header, is_dicom
 from store.images.suffixes import image_suffixes
 
 from .folder import read_folder
@@ -108,6 +109,11 @@ class Source:
             mapped = self.fields.text(pair.record, "key") if self._format in MEMBERS else None
             if mapped is not None:
                 pair.key = mapped
+            if (all_columns or "dicom" in self.fields.names()) and pair.image is not None and is_dicom(pair.image):
+                try:
+                    pair.record["dicom"] = dicom_header(pair.image)
+                except PairDecodeError as error:
+                    pair.passed.append(("header of a DICOM file that cannot be read", str(error)))
             self.fields.note(pair.record)
             yield pair
         self.fields.finish()

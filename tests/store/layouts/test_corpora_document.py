@@ -19,6 +19,8 @@ from store.config.yaml_tree import parse
 from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus
 from store.index.merge import read_corpus
+from tests.store.images.dicom_files import dicom as dicom_of
+from tests.store.images.dicom_files import written
 
 DOCUMENT = Path(__file__).parents[3] / "docs/corpora.md"
 BLOCKS = {
@@ -223,6 +225,17 @@ def imagefolder(_):
             f"data/{split}/{number}.png": png(number),
         }
         rows.append({"caption": f"caption {number}", "split": split, "key": f"{split}/{number}.png"})
+    return files, rows
+
+
+@layout
+def dicom(_):
+    files, rows = {}, []
+    for number, (code, modality) in enumerate((("CT", "ct"), ("CR", "xray"))):
+        pixels = np.arange(24, dtype=np.uint16).reshape(4, 6)
+        files[f"ct/{number}.dcm"] = written(dicom_of(pixels, Modality=code, StudyDescription="of Jane Doe"))
+        files[f"ct/{number}.txt"] = f"report {number}"
+        rows.append({"key": str(number), "caption": f"report {number}", "modality": modality})
     return files, rows
 
 
