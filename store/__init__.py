@@ -9,7 +9,6 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from store.corpus.decode import decode_image
     from store.errors import (
         ConfigError,
         CorpusError,
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
         StoreNotFoundError,
     )
     from store.format.records import Status
+    from store.images.decode import decode_image
     from store.read.reader import FeatureStore
     from store.read.selection import TeacherSelection
 
@@ -45,7 +45,7 @@ _MODULES = {
     "FeatureStore": "store.read.reader",
     "Status": "store.format.records",
     "TeacherSelection": "store.read.selection",
-    "decode_image": "store.corpus.decode",
+    "decode_image": "store.images.decode",
 }
 
 

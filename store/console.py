@@ -20,7 +20,7 @@ from types import FrameType
 import typer
 from typer.main import get_command
 
-from .errors import ConfigError, MMKDError
+from .errors import ConfigError, MMKDError, printable
 
 log = logging.getLogger(__name__)
 
@@ -107,18 +107,27 @@ def _log_to_stderr() -> None:
     # Libraries log too much at INFO (open_clip: pages of it for nine teachers), so they log from WARNING on.
     for package in ("store", "extract", "train", "evaluate"):
         logging.getLogger(package).setLevel(level)
-    logging.basicConfig(
-        level=max(logging.WARNING, logging.getLevelNamesMapping()[level]),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=max(logging.WARNING, logging.getLevelNamesMapping()[level]), handlers=[handler])
+
+
+class _Printable(logging.Formatter):
+    """Writes out control characters: a message may repeat what a stranger wrote."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep="\n\t")
+
+
+def cell(value: object) -> object:
+    """Return a value for a CSV file: a spreadsheet would run a text that begins like a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def render_error(error: MMKDError) -> str:
     """Return the text a program prints for an error: the message, then its hint."""
     hint = f"hint: {error.hint}\n" if error.hint else ""
-    return f"error: {error}\n{hint}"
+    return printable(f"error: {error}\n{hint}", keep="\n")
 
 
 def render_os_error(error: OSError) -> str:

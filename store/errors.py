@@ -11,6 +11,7 @@
     │   ├── IncompleteStoreError         ranges lack receipts
     │   ├── CorruptChunkError            stored bytes are not those that were committed
     │   ├── LocationError                a disk or an object storage fails or refuses
+    │   │   └── FetchError               a single file cannot be had from a host
     │   ├── LockLostError                another program took the lock of the store, or it ran out
     │   └── ObjectChangedError           an object was replaced since it was looked at
     ├── TeacherError                     a teacher cannot be used
@@ -23,6 +24,28 @@ Errors cross process borders (Ray), so each survives pickling with its fields.
 """
 
 from __future__ import annotations
+
+import re
+
+TEXT_LETTERS = 300
+"""Letters that are kept of a text from a corpus: names and values there may have any length."""
+
+
+def shortened(text: str) -> str:
+    """Return a text as one line of printable letters, of bounded length."""
+    return printable(text if len(text) <= TEXT_LETTERS else text[: TEXT_LETTERS - 3] + "...")
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """Return a text in which control characters but those of ``keep`` are written out, for a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter in keep else repr(letter)[1:-1] for letter in text)
+
+
+def kind_of(reason: str) -> str:
+    """Return a reason without the path or URL that it begins with, so that equal reasons can be counted."""
+    return re.sub(r"^(?:/|\w+://).*?: (?=\D)", "", reason)
 
 
 class MMKDError(Exception):
@@ -47,7 +70,16 @@ class CorpusError(MMKDError):
 
 
 class PairDecodeError(CorpusError):
-    """One pair's image or caption cannot be used; recorded in the receipt, never the end of a run."""
+    """One pair's image or caption cannot be used; recorded in the receipt, never the end of a run.
+
+    Args:
+        message: is kept as one line of bounded length, since it may repeat what a stranger wrote.
+        why: the message without names and numbers of the pair, by which such errors are counted.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, why: str | None = None) -> None:
+        super().__init__(shortened(message), hint=hint)
+        self.why = why or "the image or caption cannot be used"
 
 
 class StoreError(MMKDError):
@@ -76,6 +108,18 @@ class CorruptChunkError(StoreError):
 
 class LocationError(StoreError):
     """A disk or an object storage fails, refuses, or is named in a way that cannot be opened."""
+
+
+class FetchError(LocationError):
+    """A single file cannot be had from a host.
+
+    Args:
+        why: the message without names and numbers, by which such errors are counted.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, why: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.why = why
 
 
 class LockLostError(StoreError):

@@ -12,8 +12,8 @@ from rich.table import Table
 from evaluate.datasets.registry import find_dataset
 from evaluate.models.pipeline_models import DeviceOption, MaybePipelineOption, addresses_of
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, StoreArgument, print_json, wide_console
-from store.corpus.decode import decode_image
 from store.errors import ConfigError, PairDecodeError
+from store.images.decode import open_image
 from store.read.reader import FeatureStore
 
 from .commands_datasets import (
@@ -58,10 +58,10 @@ def predict(
         prompts = Prompts.of_dataset(find_dataset(dataset, known_datasets(loaded, datasets)))
     else:
         prompts = Prompts.of(class_ or [], template or [])
-    pictures = []
+    pictures, window = [], loaded.image.bounds if loaded else None
     for path in images:
         try:
-            pictures.append(decode_image(path.read_bytes()))
+            pictures.append(open_image(path.read_bytes(), window=window).image)
         except (OSError, PairDecodeError) as error:
             raise ConfigError(f"{path}: {error}") from error
     address = addresses_of([model], loaded)[0]

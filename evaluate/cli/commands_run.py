@@ -20,8 +20,8 @@ from evaluate.results.record import Result, ResultRecord, SkippedRecord
 from evaluate.suite.plan import Evaluation, Settings, brings_features, plan
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, SetOption, print_json, wide_console
 from store.console import ExitCode
-from store.corpus.decode import MAX_PIXELS
 from store.errors import ConfigError
+from store.images.decode import MAX_PIXELS
 from store.read.reader import FeatureStore
 
 from .commands_datasets import (
@@ -105,6 +105,7 @@ def run(
         threads=threads or (section.threads if section else 2),
         device=device,
         max_pixels=loaded.max_pixels if loaded else MAX_PIXELS,
+        window=loaded.image.bounds if loaded else None,
         mode=chosen_mode,
         official=official,
         resamples=resamples,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from store.corpus.decode import MAX_PIXELS, decode_image
 from store.errors import EvaluationError, PairDecodeError
+from store.images.decode import MAX_PIXELS, decode_image
 
 from .entry import DatasetEntry
 from .loaded import LoadedDataset, Split

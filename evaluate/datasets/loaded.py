@@ -86,7 +86,7 @@ class Split:
         return len(self.ids)
 
     def image_bytes(self, item: int) -> bytes:
-        """Return the bytes of an item's image, for ``store.corpus.decode.decode_image``."""
+        """Return the bytes of an item's image, for ``store.images.decode.decode_image``."""
         if self.images is None:
             raise EvaluationError("the items of this dataset are no images")
         return self.images[item].read()

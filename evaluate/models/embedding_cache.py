@@ -14,6 +14,7 @@ import numpy as np
 
 from evaluate.results.record import ModelFacts
 from store.files import write_atomic
+from store.images.depth import POLICY
 
 from .encoders import Embedded, Embeddings, Encoder, ImageSet
 
@@ -28,13 +29,14 @@ class CachedEncoder:
     """
 
     def __init__(self, encoder: Encoder, folder: Path, *, max_pixels: int) -> None:
-        self._encoder, self._folder, self._max_pixels = encoder, folder, max_pixels
+        self._encoder, self._folder = encoder, folder
+        self._pixels = {"max_pixels": max_pixels, "policy": POLICY}
         self.facts: ModelFacts = encoder.facts
         self.logit_scale = encoder.logit_scale
 
     def embed_images(self, images: ImageSet) -> Embedded:
         """Return embeddings of images, computed at most once."""
-        path = self._path("images", {"digests": list(images.digests), "max_pixels": self._max_pixels})
+        path = self._path("images", {"digests": list(images.digests), **self._pixels})
         found = _read(path)
         if found is None:
             computed = self._encoder.embed_images(images)

@@ -21,10 +21,10 @@ from evaluate.results.record import ModelFacts
 from extract.teacher_files.geometry import fit
 from extract.teachers.base import FrozenTeacher
 from store.console import progress
-from store.corpus.decode import decode_image
 from store.errors import EvaluationError, PairDecodeError
 from store.format.arrays import Side
 from store.format.records import Status
+from store.images.decode import open_image
 from store.read.chunks import ChunkReader
 from store.read.reader import FeatureStore
 
@@ -112,7 +112,8 @@ class ModelEncoder:
 
     def _pixels(self, image: Image) -> npt.NDArray[np.uint8] | str:
         try:
-            return fit(decode_image(image.read(), max_pixels=self._max_pixels), self._model.geometry)
+            opened = open_image(image.read(), max_pixels=self._max_pixels, window=self._model.window)
+            return fit(opened.image, self._model.geometry, max_pixels=self._max_pixels)
         except PairDecodeError as error:
             return short_reason(error)
 

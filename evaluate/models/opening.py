@@ -15,6 +15,7 @@ from extract.teacher_files.specs import teacher_spec
 from extract.teachers.loading import load_teacher
 from store.config.problems import suggest
 from store.errors import ConfigError, WeightsNotFoundError
+from store.images.depth import Window
 from store.read.reader import FeatureStore
 from train.runtime.run_folder import RECORD
 
@@ -22,7 +23,7 @@ from .addresses import Address
 from .encoders import Encoder, ModelEncoder, StoreEncoder
 
 
-def facts_of(address: Address, *, teachers: Mapping[str, TeacherEntry]) -> ModelFacts:
+def facts_of(address: Address, *, teachers: Mapping[str, TeacherEntry], window: Window | None = None) -> ModelFacts:
     """Return name, role and digest of a model. Its files are read for the digest, but not loaded.
 
     Raises:
@@ -34,7 +35,7 @@ def facts_of(address: Address, *, teachers: Mapping[str, TeacherEntry]) -> Model
         parts = [store.spec(teacher).hash, sorted(receipt.pairs_digest for receipt in store.receipts(teacher).values())]
         digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         return ModelFacts(name=address.name, address=address.text, role="teacher", digest=digest)
-    spec = teacher_spec(address.name, entry_of(address, teachers=teachers))
+    spec = teacher_spec(address.name, entry_of(address, teachers=teachers), window=window)
     return ModelFacts(name=address.name, address=address.text, role=_role(address), digest=spec.hash)
 
 
@@ -47,12 +48,13 @@ def open_encoder(
     threads: int,
     max_pixels: int,
     device: str,
+    window: Window | None = None,
 ) -> Encoder:
     """Load a model, or open a store; raise MMKDError if that cannot be done."""
     if address.kind == "store":
         return StoreEncoder(FeatureStore(address.place), str(address.teacher), facts)
     entry = entry_of(address, teachers=teachers)
-    model = load_teacher(teacher_spec(address.name, entry), entry, device=device)
+    model = load_teacher(teacher_spec(address.name, entry, window=window), entry, device=device)
     return ModelEncoder(model, facts, batch_size=batch_size, threads=threads, max_pixels=max_pixels)
 
 

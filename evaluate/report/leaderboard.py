@@ -13,6 +13,7 @@ from typing import Any
 from evaluate.metrics.registry import METRICS
 from evaluate.results.files import read_results
 from evaluate.results.record import DIGEST_SHOWN, SkippedRecord
+from store.console import cell
 from store.files import write_atomic
 
 from .boards import Board, boards
@@ -52,7 +53,7 @@ def as_csv(found: Sequence[Board]) -> str:
         for row in range(len(board.models)):
             for place in range(len(board.columns)):
                 if (row, place) in board.cells:
-                    writer.writerow(_flat(board, row, place))
+                    writer.writerow({name: cell(value) for name, value in _flat(board, row, place).items()})
     return buffer.getvalue()
 
 

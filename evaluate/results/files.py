@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import io
 import json
+import logging
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +25,8 @@ from store.errors import EvaluationError, FormatVersionError
 from store.files import find_paths, sha256_file, write_atomic
 
 from .record import FORMAT, Result, ResultRecord, SkippedRecord
+
+log = logging.getLogger(__name__)
 
 RESERVED = ("id", "cluster")
 STRATA_KEY = b"strata"
@@ -104,15 +107,29 @@ def read_result(path: Path) -> Result:
 
 
 def read_results(folder: Path) -> list[Result]:
-    """Read all records of a folder, by model, task and dataset.
+    """Read all records of a folder, by model, task and dataset; other JSON files are passed over with a warning.
 
     Raises:
         EvaluationError: there is none, or one is damaged.
     """
     paths = sorted(find_paths(folder, "*/*/*.json"))
-    if not paths:
+    records = [path for path in paths if _is_record(path)]
+    others = sorted({*paths} - {*records})
+    if others:
+        log.warning("%s: passed over %d JSON files that are no results, such as %s", folder, len(others), others[0])
+    if not records:
         raise EvaluationError(f"{folder}: holds no results", hint="python -m evaluate run makes them")
-    return [read_result(path) for path in paths]
+    return [read_result(path) for path in records]
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a file says that it is a record, also one of another format, and lies where its record belongs."""
+    try:
+        content = json.loads(path.read_bytes())
+        names = {"model": content["model"]["name"], "task": content["task"], "dataset": content["dataset"]["name"]}
+        return "format" in content and path.parts[-3:] == result_path(Path(), **names).parts[-3:]
+    except (ValueError, KeyError, TypeError, RecursionError, EvaluationError):
+        return False
 
 
 def results_on(folder: Path, *, task: str, dataset: str) -> list[Result]:

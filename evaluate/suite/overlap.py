@@ -22,9 +22,9 @@ from evaluate.datasets.loaded import LoadedDataset, Split
 from evaluate.results.files import read_predictions, read_results, write_result
 from evaluate.results.record import Overlap, ResultRecord
 from store.console import progress
-from store.corpus.decode import decode_image
 from store.corpus.near_duplicates import difference_hash
 from store.errors import EvaluationError, IncompleteStoreError, PairDecodeError
+from store.images.decode import decode_image
 from store.read.reader import FeatureStore
 
 NEAR_BITS = 4

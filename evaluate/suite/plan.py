@@ -12,7 +12,8 @@ from evaluate.datasets.task_kinds import TASKS
 from evaluate.metrics.bootstrap import RESAMPLES, Mode
 from evaluate.models.addresses import Address
 from extract.teacher_files.entry import TeacherEntry
-from store.corpus.decode import MAX_PIXELS
+from store.images.decode import MAX_PIXELS
+from store.images.depth import Window
 from store.read.reader import FeatureStore
 
 OWN_FEATURES = "own-features"
@@ -27,6 +28,7 @@ class Settings:
         mode: mode of the resamples; ``natural_mode`` of each task if None.
         official: compute scores and resamples as MMKD-CLIP's released evaluator does.
         again: evaluate again what has a result of the same model, data, prompts, metric and resamples.
+        window: the pipeline's ``image.window``, part of a model's digest.
         overlap: look for the images of this store among the test images.
     """
 
@@ -37,6 +39,7 @@ class Settings:
     threads: int = 2
     device: str = "cpu"
     max_pixels: int = MAX_PIXELS
+    window: Window | None = None
     mode: Mode | None = None
     resamples: int = RESAMPLES
     official: bool = False

@@ -82,7 +82,7 @@ def predict_images(
     teachers: Mapping[str, TeacherEntry],
     device: str = "cpu",
 ) -> npt.NDArray[np.float64]:
-    """Return the share of each class for each RGB image, (N, C): the softmax of the scaled cosines.
+    """Return the share of each class for each image of 8 bits a channel, (N, C): the softmax of the scaled cosines.
 
     Raises:
         ConfigError: the address is that of stored features.

@@ -132,7 +132,9 @@ class Suite:
             address = f"dataset:{evaluation.entry.name}"
             return ModelFacts(name=OWN_FEATURES, address=address, role="other", digest=UNREAD)
         if evaluation.address not in self._known:
-            self._known[evaluation.address] = facts_of(evaluation.address, teachers=self._settings.teachers)
+            self._known[evaluation.address] = facts_of(
+                evaluation.address, teachers=self._settings.teachers, window=self._settings.window
+            )
         return self._known[evaluation.address]
 
     def _encoder(self, evaluation: Evaluation, facts: ModelFacts) -> Encoder | None:
@@ -147,6 +149,7 @@ class Suite:
                 batch_size=settings.batch_size,
                 threads=settings.threads,
                 max_pixels=settings.max_pixels,
+                window=settings.window,
                 device=settings.device,
             )
             cached = CachedEncoder(encoder, settings.results / ".embeddings", max_pixels=settings.max_pixels)

@@ -14,8 +14,8 @@ from evaluate.models.encoders import Embeddings
 from evaluate.results.examples import Candidate, Example, thumbnail
 from evaluate.results.task_result import TaskResult
 from evaluate.tasks.retrieval import distinct_texts
-from store.corpus.decode import decode_image
 from store.errors import PairDecodeError
+from store.images.decode import decode_image
 
 MOST = 8
 FOUND = 5

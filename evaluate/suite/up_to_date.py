@@ -12,9 +12,10 @@ from evaluate.datasets.entry import DatasetEntry
 from evaluate.metrics.bootstrap import Mode
 from evaluate.results.files import read_result, result_path
 from evaluate.results.record import ModelFacts, ResultRecord, SkippedRecord
-from store.corpus.decode import MAX_PIXELS
+from evaluate.tasks.texts import RULE
 from store.errors import ConfigError
 from store.files import find_paths
+from store.images.decode import MAX_PIXELS
 
 from .plan import Settings
 
@@ -25,6 +26,9 @@ UNREAD = "unread"
 def resampling_mode(task: str, settings: Settings) -> Mode | None:
     """Return the requested mode of the resamples; None for ``natural_mode``."""
     return "official" if settings.official and task == "zero_shot" else settings.mode
+
+
+COMPARING_TEXTS = ("retrieval", "vqa")
 
 
 def request_digest(entry: DatasetEntry, task: str, settings: Settings) -> str:
@@ -48,6 +52,8 @@ def request_digest(entry: DatasetEntry, task: str, settings: Settings) -> str:
         parts["groups"] = {group: [of.classes, entry.prompts(group=group)] for group, of in entry.groups.items()}
     if settings.max_pixels != MAX_PIXELS:
         parts["max_pixels"] = settings.max_pixels
+    if task in COMPARING_TEXTS:
+        parts["text_rule"] = RULE
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

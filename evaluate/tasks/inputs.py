@@ -6,8 +6,6 @@ Axes: N items, D feature width, P patches of a bag, C labels.
 from __future__ import annotations
 
 import logging
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -170,9 +168,3 @@ def check_disjoint(
     for which, count in shared.items():
         log.warning("%d %s are in both %s; this was allowed", count, what, which)
     return shared
-
-
-def normalised(text: str) -> str:
-    """Return a text as it is compared with others: without case, punctuation and superfluous spaces."""
-    kept = re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold())
-    return kept.strip()

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from evaluate.datasets.labels import YES_NO
 from store.errors import EvaluationError
 
-from .inputs import Array, normalised, unit_norm
+from .inputs import Array, unit_norm
+from .texts import normalised
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

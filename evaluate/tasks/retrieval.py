@@ -20,7 +20,8 @@ from evaluate.metrics.retrieval import RECALL_AT
 from evaluate.results.task_result import TaskResult, result_of
 from store.errors import EvaluationError
 
-from .inputs import Array, normalised, unit_norm
+from .inputs import Array, unit_norm
+from .texts import normalised
 
 log = logging.getLogger(__name__)
 

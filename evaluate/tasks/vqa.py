@@ -24,8 +24,9 @@ from evaluate.results.task_result import TaskResult, result_of
 from evaluate.tasks.fitting.early_stopping import Stopped, seeded, train_until_no_better
 from store.errors import EvaluationError
 
-from .inputs import Array, check_disjoint, normalised
+from .inputs import Array, check_disjoint
 from .questions import Questions, fused
+from .texts import normalised
 
 log = logging.getLogger(__name__)
 

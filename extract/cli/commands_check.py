@@ -111,7 +111,7 @@ def drift(
     from store.read.reader import FeatureStore
 
     loaded = loaded_pipeline(config, pipeline, set_, store)
-    opened = FeatureStore(loaded.store.path, corpus_root=corpus_root)
+    opened = FeatureStore(loaded.store.path, corpus_root=corpus_root, allow=loaded.readable())
     names = list(chosen(loaded, teacher)) if teacher else [name for name in loaded.teachers if name in opened.teachers]
     root = str(corpus_root or opened.info.corpus_root)
     found = measure(opened, loaded, teachers=names, rows=rows, seed=seed, root=root, min_cosine=min_cosine)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,9 +18,16 @@ from store.errors import ConfigError
 
 from .commands_run import RootOption
 
+if TYPE_CHECKING:
+    from store.index.curation_report import CurationReport
+
 app = typer.Typer()
 log = logging.getLogger("extract")
 
+ReportOption = Annotated[
+    bool,
+    typer.Option("--report", help="Print the whole account as JSON: what was read, and what was passed over and why."),
+]
 WorkersOption = Annotated[int | None, typer.Option(min=1, help="Processes that read corpus files; one per core.")]
 
 
@@ -75,7 +82,7 @@ def index(
     pipeline: PipelineOption,
     config: ConfigOption = PIPELINES_FILE,
     set_: SetOption = None,
-    report: Annotated[bool, typer.Option("--report", help="Print what each rule of the corpus refused.")] = False,
+    report: ReportOption = False,
     workers: WorkersOption = None,
 ) -> None:
     """Make the store's pair table from the corpus. Kill it at any moment and run it again.
@@ -85,7 +92,7 @@ def index(
     from store.corpus.corpus_files import corpus_files
     from store.format.pairs import PairTable, only_caption
     from store.index.create import index_corpus, settings_changed
-    from store.index.curation_report import read_report, render
+    from store.index.curation_report import read_report
     from store.io.location import locate
 
     loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
@@ -94,7 +101,7 @@ def index(
         _say_change(loaded, corpus, workers)
         return
     with progress(len(corpus_files(corpus.files)), label="index", noun="files") as advance:
-        info, problems = index_corpus(
+        info, found = index_corpus(
             loaded.store.path,
             corpus,
             range_rows=loaded.store.range_rows,
@@ -102,13 +109,13 @@ def index(
             workers=workers,
             on_shard=advance,
         )
-    found = read_report(locate(loaded.store.path), info)
-    if report and found is not None:
-        sys.stdout.write(render(found))
-    if problems is None:
+    if found is None:
+        known = read_report(locate(loaded.store.path), info)
+        if report and known is not None:
+            _print_json(known)
         log.info("%s holds these %d pairs already: nothing to do", loaded.store.path, info.rows)
         return
-    _warn(problems, found.num_problems if found else len(problems))
+    _say(found, as_json=report)
     caption = only_caption(PairTable(locate(loaded.store.path), info), info)
     if caption is not None:
         log.warning("all %d captions are the same, %r; is that the caption's field?", info.rows, caption[:80])
@@ -121,6 +128,7 @@ def append(
     pipeline: PipelineOption,
     config: ConfigOption = PIPELINES_FILE,
     set_: SetOption = None,
+    report: ReportOption = False,
     workers: WorkersOption = None,
 ) -> None:
     """Add the pairs of corpus files that are new since the store was made, as rows after the old ones."""
@@ -135,8 +143,9 @@ def append(
         log.info("%s holds all %d files of the corpus already: nothing to do", location, len(before.corpus["files"]))
         return
     with progress(len(plan.files), label="append", noun="files") as advance:
-        info, problems = append_corpus(location, corpus, workers=workers, on_file=advance)
-    _warn(problems, len(problems))
+        info, found = append_corpus(location, corpus, workers=workers, on_file=advance)
+    if found is not None:
+        _say(found, as_json=report)
     log.info("%s: %d rows more, %d in all; extract run does them next", location, info.rows - before.rows, info.rows)
 
 
@@ -148,29 +157,35 @@ def _corpus_of(pipeline: ExtractPipeline) -> Corpus:
     return pipeline.corpora[pipeline.store.corpus]
 
 
-def _warn(problems: list[str], count: int) -> None:
-    for problem in problems[:20]:
-        log.warning("%s", problem)
-    if count > 20:
-        log.warning("... and %d more pairs with problems", count - 20)
+def _say(report: CurationReport, *, as_json: bool) -> None:
+    """Print the account of an index: as JSON to standard output, or as text to standard error beside the messages."""
+    from store.index.curation_report import render
+
+    if as_json:
+        _print_json(report)
+    else:
+        sys.stderr.write(render(report))
+
+
+def _print_json(report: CurationReport) -> None:
+    sys.stdout.write(report.model_dump_json(indent=2, exclude={"before"}) + "\n")
 
 
 def _say_change(pipeline: ExtractPipeline, corpus: Corpus, workers: int | None) -> None:
     from store.corpus.corpus_files import corpus_files
-    from store.index.curation_report import render
     from store.index.rule_change import rule_change
 
     with progress(len(corpus_files(corpus.files)), label="compare", noun="files") as advance:
         change = rule_change(pipeline.store.path, corpus, workers=workers, on_file=advance)
-    lines = [render(change.report), ""]
+    _print_json(change.report)
     for verb, count, keys in (
         ("add", change.added, change.first_added),
         ("drop", change.dropped, change.first_dropped),
     ):
-        lines.append(f"the present settings would {verb} {count:,} rows{': ' if keys else ''}{', '.join(keys)}")
-        if count > len(keys):
-            lines[-1] += ", ..."
-    sys.stdout.write("\n".join(lines) + "\n")
+        more = ", ..." if count > len(keys) else ""
+        log.info(
+            "the present settings would %s %d rows%s%s%s", verb, count, ": " if keys else "", ", ".join(keys), more
+        )
     log.info("%s: left as it is; to have these rows, index into a new store", pipeline.store.path)
 
 
@@ -196,8 +211,9 @@ def pixels(
         )
     made = make_pixels(
         loaded.store.path,
-        PixelSpec.of(loaded.pixels),
+        PixelSpec.of(loaded.pixels, window=loaded.image.bounds),
         corpus_root=corpus_root,
+        allow=loaded.readable(),
         threads=threads,
         max_pixels=loaded.max_pixels,
         replace=replace,

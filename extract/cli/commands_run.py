@@ -169,6 +169,8 @@ def run(
     else:
         counts = (outcome.done, outcome.found, outcome.units, outcome.seconds)
         log.info("%d units committed, %d were there before, %d in all (%.1f s)", *counts)
+    for done, count in outcome.changed_images.most_common(10):
+        log.warning("%d rows have images of more than 8 bits: %s", count, done)
     for reason, count in outcome.bad_rows.most_common(10):
         log.warning("%d feature pairs are missing: %s", count, reason)
     if outcome.stopped:

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,9 +17,8 @@ import pyarrow as pa
 from PIL import Image, features
 
 from store.console import progress
-from store.corpus.decode import MAX_PIXELS, decode_image
 from store.corpus.image_source import ImageSource
-from store.errors import PairDecodeError
+from store.errors import PairDecodeError, kind_of
 from store.files import sweep_temporary
 from store.format.commit import valid_receipt
 from store.format.pairs import PairTable
@@ -33,6 +33,7 @@ from store.format.pixels import (
 )
 from store.format.promote import recover, replace_units
 from store.format.records import read_store_info, require_present_format
+from store.images.decode import MAX_PIXELS, decode_image
 from store.io.folder import Folder
 from store.io.location import Location, locate
 from store.io.lock import exclusive
@@ -63,6 +64,7 @@ def make_pixels(
     spec: PixelSpec,
     *,
     corpus_root: str | os.PathLike[str] | None = None,
+    allow: Sequence[str] = (),
     threads: int | None = None,
     max_pixels: int = MAX_PIXELS,
     replace: bool = False,
@@ -73,6 +75,7 @@ def make_pixels(
 
     Args:
         corpus_root: where the images lie, if the corpus moved since it was indexed.
+        allow: places beside it that single images may be read from.
         threads: threads that read, decode and encode; one per core if left out.
         max_pixels: largest width times height that is decoded.
         replace: replace images of another spec, once all new ones are there.
@@ -94,7 +97,7 @@ def make_pixels(
     with exclusive(location) as lock:
         info = read_store_info(location)
         require_present_format(location, info)
-        pairs, source = PairTable(location, info), ImageSource(corpus_root or info.corpus_root)
+        pairs, source = PairTable(location, info), ImageSource(corpus_root or info.corpus_root, allow=allow)
         if isinstance(location, Folder):
             sweep_temporary(location.path / "pixels")
         recover(location, guard=lock.check)
@@ -129,7 +132,7 @@ def make_pixels(
                 )
                 outcome.done += 1
                 outcome.nbytes += sum(stored.nbytes for stored in receipt.objects.values())
-                outcome.bad_rows.update(bad.reason for bad in receipt.bad_rows)
+                outcome.bad_rows.update(kind_of(bad.reason) for bad in receipt.bad_rows)
                 advance(1)
         if at:
             replace_units(location, at, PIXEL_SPEC_KEY, guard=lock.check)
@@ -143,7 +146,7 @@ def keep(data: bytes, spec: PixelSpec, *, max_pixels: int = MAX_PIXELS) -> Small
     Raises:
         PairDecodeError: it cannot be decoded, or the format cannot hold it.
     """
-    image = decode_image(data, max_pixels=max_pixels)
+    image = decode_image(data, max_pixels=max_pixels, window=spec.window)
     small = shrink(image, spec.short_side_px)
     encoded = encode(small, spec)
     if spec.keeps_small_originals and small is image and len(data) <= len(encoded) and _is_plain(data):

@@ -20,7 +20,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from store.corpus.decode import image_size
 from store.errors import CorpusError, StoreError, StoreNotFoundError
 from store.files import sha256_file
 from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
@@ -28,6 +27,7 @@ from store.format.pairs import PAIR_SCHEMA, PairTable, check_keys
 from store.format.pixels import Pixels, PixelSpec
 from store.format.promote import Guard
 from store.format.records import Spec, Status, StoreInfo, read_store_info, require_present_format
+from store.images.decode import image_size
 from store.index.create import create_store, new_place
 from store.index.merge import CorpusIndex
 from store.io.location import Location, locate

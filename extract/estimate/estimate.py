@@ -78,7 +78,8 @@ def estimate(
     store = locate(pipeline.store.path)
     info = read_store_info(store)
     specs = {
-        name: teacher_spec(name, entry, stored_dtype=pipeline.store.dtype) for name, entry in pipeline.teachers.items()
+        name: teacher_spec(name, entry, stored_dtype=pipeline.store.dtype, window=pipeline.image.bounds)
+        for name, entry in pipeline.teachers.items()
     }
     pairs = PairTable(store, info)
     planned = plan(store, info=info, pairs=pairs, specs=specs)

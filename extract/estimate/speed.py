@@ -23,8 +23,8 @@ from extract.teacher_files.geometry import Geometry, fit_all
 from extract.teacher_files.specs import teacher_spec
 from extract.teachers.base import FrozenTeacher
 from extract.teachers.loading import load_teacher
-from store.corpus.decode import decode_image
 from store.errors import WeightsNotFoundError
+from store.images.decode import decode_image
 
 from .memory import begin_peak, give_back, held_bytes, peak_bytes
 from .rates import Distinct, Rates, TeacherRate, seconds_per_row

@@ -143,7 +143,7 @@ def rows_of(pairs: PairTable, rows_K: npt.NDArray[np.int64], *, range_rows: int)
 
 def _same_spec(store: FeatureStore, pipeline: ExtractPipeline, name: str) -> Spec:
     stored = store.spec(name)
-    spec = teacher_spec(name, pipeline.teachers[name], stored_dtype=stored.stored_dtype)
+    spec = teacher_spec(name, pipeline.teachers[name], stored_dtype=stored.stored_dtype, window=pipeline.image.bounds)
     if spec.hash != stored.hash:
         changes = "\n  ".join(spec.difference(stored))
         raise SpecMismatchError(

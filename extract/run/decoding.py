@@ -13,10 +13,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from extract.teacher_files.geometry import Geometry, fit_all
-from store.corpus.decode import decode_image
 from store.corpus.image_source import ImageSource
 from store.errors import PairDecodeError
 from store.faults import misbehave
+from store.images.decode import open_image
+from store.images.depth import Window
 
 from .stages import Clock
 
@@ -24,6 +25,9 @@ BATCHES_AHEAD = 2
 """Batches that are decoded while the teachers work: enough to hide reading, few enough to bound memory."""
 
 Pixels = dict[Geometry, npt.NDArray[np.uint8]]
+
+Made = tuple[Pixels, str | None]
+"""An image in every geometry, and what was done to its pixels of more than 8 bits."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -53,12 +57,14 @@ class Decoder:
 
     Attributes:
         max_pixels: largest width times height that is decoded.
+        window: the values that become black and white, for pixels of more than 8 bits.
     """
 
     images: ImageSource
     batch_size: int
     threads: int
     max_pixels: int
+    window: Window | None = None
 
     def batches(
         self,
@@ -67,6 +73,7 @@ class Decoder:
         *,
         leave_out: Collection[int],
         bad: dict[int, str],
+        changed: dict[int, str],
         clock: Clock,
     ) -> Iterator[tuple[int, Pixels]]:
         """Yield the position of each batch's first image and the batch's fitted pixels, in order.
@@ -74,15 +81,16 @@ class Decoder:
         Args:
             leave_out: positions whose images are not read; their pixels are black.
             bad: receives, by position, why an image cannot be used; its pixels are black.
+            changed: receives, by position, what was done to pixels of more than 8 bits.
         """
         rows = pairs.select(["key", "uri", "member", "image_sha256"]).to_pylist()
 
-        def pixels(position: int) -> Pixels | str | None:
+        def pixels(position: int) -> Made | str | None:
             return None if position in leave_out else self._pixels(rows[position], geometries, clock)
 
         firsts = range(0, len(rows), self.batch_size)
         with ThreadPoolExecutor(self.threads) as pool:
-            waiting: dict[int, list[Future[Pixels | str | None]]] = {}
+            waiting: dict[int, list[Future[Made | str | None]]] = {}
             for number, first in enumerate(firsts):
                 for ahead in firsts[number : number + 1 + BATCHES_AHEAD]:
                     if ahead not in waiting:
@@ -93,24 +101,26 @@ class Decoder:
                     with clock("wait_for_images"):
                         decoded.append(future.result())
                 bad.update({first + i: item for i, item in enumerate(decoded) if isinstance(item, str)})
+                made = {first + i: item for i, item in enumerate(decoded) if isinstance(item, tuple)}
+                changed.update({position: done for position, (_, done) in made.items() if done is not None})
                 yield first, {geometry: _stack(decoded, geometry) for geometry in geometries}
 
-    def _pixels(self, row: dict[str, Any], geometries: set[Geometry], clock: Clock) -> Pixels | str:
+    def _pixels(self, row: dict[str, Any], geometries: set[Geometry], clock: Clock) -> Made | str:
         """Return one image in every geometry, or the reason why it cannot be used."""
         misbehave(row["key"])
         began = time.perf_counter()
         try:
             data = self.images.fetch(row["uri"], row["member"], sha256=row["image_sha256"])
             began = clock.add("read", began)
-            image = decode_image(data, max_pixels=self.max_pixels)
+            opened = open_image(data, max_pixels=self.max_pixels, window=self.window)
             began = clock.add("decode", began)
+            fitted = fit_all(opened.image, geometries, max_pixels=self.max_pixels)
         except PairDecodeError as error:
             return str(error)
-        fitted = fit_all(image, geometries)
         clock.add("fit", began)
-        return fitted
+        return fitted, opened.changed
 
 
 def _stack(decoded: list[Any], geometry: Geometry) -> npt.NDArray[np.uint8]:
     black = np.zeros((geometry.size_px, geometry.size_px, 3), np.uint8)
-    return np.stack([item[geometry] if isinstance(item, dict) else black for item in decoded])
+    return np.stack([item[0][geometry] if isinstance(item, tuple) else black for item in decoded])

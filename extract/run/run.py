@@ -61,7 +61,8 @@ def run(
     _refuse_copies(pipeline, store)
     info = read_store_info(store)
     specs = {
-        name: teacher_spec(name, entry, stored_dtype=pipeline.store.dtype) for name, entry in pipeline.teachers.items()
+        name: teacher_spec(name, entry, stored_dtype=pipeline.store.dtype, window=pipeline.image.bounds)
+        for name, entry in pipeline.teachers.items()
     }
     with exclusive(store) as lock:
         # Read again: another writer may have appended rows before this one had the lock.
@@ -86,6 +87,7 @@ def run(
                 settings=pipeline.extract,
                 max_pixels=pipeline.max_pixels,
                 corpus_root=str(corpus_root or info.corpus_root),
+                allow=pipeline.readable(),
                 prefixes=prefixes,
                 lock=lock,
                 run_id=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}",

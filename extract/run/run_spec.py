@@ -35,6 +35,7 @@ class RunSpec:
     settings: ExtractSection
     max_pixels: int
     corpus_root: str
+    allow: tuple[str, ...] = ()
     run_id: str
     prefixes: Mapping[str, str]
     lock: Held | None = None
@@ -53,6 +54,7 @@ def build_worker(spec: RunSpec) -> Worker:
     """Load the teachers of a run into this process."""
     import torch
 
+    from extract.teacher_files.geometry import Preprocessing
     from extract.teachers.loading import load_teacher
 
     from .decoding import Decoder
@@ -66,10 +68,11 @@ def build_worker(spec: RunSpec) -> Worker:
         info=info,
         pairs=PairTable(spec.store, info),
         decoder=Decoder(
-            images=ImageSource(spec.corpus_root),
+            images=ImageSource(spec.corpus_root, allow=spec.allow),
             batch_size=spec.settings.batch_size,
             threads=spec.settings.decode_threads,
             max_pixels=spec.max_pixels,
+            window=Preprocessing.model_validate(next(iter(spec.specs.values())).preprocessing).window,
         ),
         teachers={name: load_teacher(one, spec.entries[name], device=device) for name, one in spec.specs.items()},
         device=device,

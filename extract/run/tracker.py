@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from store.console import progress
-from store.errors import ExtractionError, MMKDError
+from store.errors import ExtractionError, MMKDError, kind_of
 from store.format.records import Receipt, Status
 from store.io.location import Location
 
@@ -46,6 +46,7 @@ class Outcome:
         done: units committed by the run.
         failed: the last error of each range that was given up.
         bad_rows: number of rows without feature in the run's units, by reason.
+        changed_images: rows of the run's ranges whose image has more than 8 bits, by what was done to it.
         rows_seen: rows of the run's units that could have features.
         workers: most workers that were ready at one time.
     """
@@ -55,6 +56,7 @@ class Outcome:
     done: int = 0
     failed: dict[int, str] = field(default_factory=dict)
     bad_rows: Counter[str] = field(default_factory=Counter)
+    changed_images: Counter[str] = field(default_factory=Counter)
     rows_seen: int = 0
     seconds: float = 0.0
     workers: int = 0
@@ -110,7 +112,9 @@ class Tracker:
             self.outcome.rows_seen += rows
             self._rows[receipt.teacher] += rows
             for bad in receipt.bad_rows:
-                self.outcome.bad_rows[f"{Status(bad.status).name.lower()}: {bad.reason}"] += 1
+                self.outcome.bad_rows[f"{Status(bad.status).name.lower()}: {kind_of(bad.reason)}"] += 1
+        # The teachers of a range see the same images.
+        self.outcome.changed_images.update(next((one.changed_images for one in receipts if one.changed_images), {}))
         for stage, seconds in seconds_of_range(receipts).items():
             self._stage_seconds[stage] += seconds
         self._check_bad_fraction()
@@ -229,7 +233,8 @@ class Tracker:
 def write_report(store: Location, outcome: Outcome, *, run_id: str, resolved: str) -> None:
     """Write a run's outcome and its whole configuration into the store, if that can be written."""
     # asdict() would count a Counter's items instead of copying it.
-    report = asdict(outcome) | {"bad_rows": dict(outcome.bad_rows)}
+    counts = {"bad_rows": dict(outcome.bad_rows), "changed_images": dict(outcome.changed_images)}
+    report = asdict(outcome) | counts
     report |= {"run_id": run_id, "pipeline": json.loads(resolved)}
     try:
         store.write(f"runs/{run_id}/report.json", json.dumps(report, indent=1).encode())

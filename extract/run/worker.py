@@ -23,6 +23,7 @@ from store.format.pairs import PairTable, pairs_digest, strings
 from store.format.promote import Guard, unguarded
 from store.format.records import Receipt, Status, StoreInfo, receipt_key
 from store.io.location import Location
+from store.texts.captions import has_word
 
 from .decoding import Decoder, DistinctImages
 from .stages import Clock
@@ -175,13 +176,14 @@ class Worker:
         if not teachers:
             return {}
         distinct = DistinctImages.of(pairs)
-        image_KD, bad_images = self._encode_images(pairs, distinct, teachers, left_out, clock)
+        image_KD, bad_images, changed = self._encode_images(pairs, distinct, teachers, left_out, clock)
         bad_rows = {
             row: bad_images[image] for row, image in enumerate(distinct.of_row_N.tolist()) if image in bad_images
         }
         captions = strings(pairs, "caption")
         status, reasons = _status(captions, bad_rows, left_out)
         captions[list(left_out)] = None
+        changed_N = [changed.get(image) for image in distinct.of_row_N.tolist()]
         features = {}
         for teacher in teachers:
             text_ND, truncated_N = self._encode_captions(teacher, captions, clock)
@@ -191,6 +193,7 @@ class Worker:
                 status=status,
                 reasons=reasons,
                 truncated=truncated_N,
+                changed=changed_N,
             )
         return features
 
@@ -201,10 +204,11 @@ class Worker:
         teachers: Sequence[FrozenTeacher],
         left_out: Mapping[int, str],
         clock: Clock,
-    ) -> tuple[dict[str, npt.NDArray[np.float32]], dict[int, str]]:
-        """Return features of the K distinct images by teacher, and why some images cannot be used."""
+    ) -> tuple[dict[str, npt.NDArray[np.float32]], dict[int, str], dict[int, str]]:
+        """Return features of the K distinct images by teacher, why some cannot be used, and how some were changed."""
         count = len(distinct.firsts_K)
         bad: dict[int, str] = {}
+        changed: dict[int, str] = {}
         image_KD = {teacher.name: np.zeros((count, teacher.embed_dim), np.float32) for teacher in teachers}
         shown = {image for row, image in enumerate(distinct.of_row_N.tolist()) if row not in left_out}
         batches = self.decoder.batches(
@@ -212,6 +216,7 @@ class Worker:
             {teacher.geometry for teacher in teachers},
             leave_out={*range(count)} - shown,
             bad=bad,
+            changed=changed,
             clock=clock,
         )
 
@@ -224,7 +229,7 @@ class Worker:
                 batch_BHWC = pixels[teacher.geometry]
                 parts = self._batch_size(teacher).over(len(batch_BHWC), partial(encode, teacher, batch_BHWC))
                 image_KD[teacher.name][first : first + len(batch_BHWC)] = np.concatenate(parts)
-        return image_KD, bad
+        return image_KD, bad, changed
 
     def _encode_captions(
         self, teacher: FrozenTeacher, captions: npt.NDArray[np.object_], clock: Clock
@@ -269,6 +274,8 @@ def _status(
     for position, caption in enumerate(captions):
         if not caption:
             status[position], reasons[position] = Status.BAD_TEXT, "the caption is missing or empty"
+        elif not has_word(caption):
+            status[position], reasons[position] = Status.BAD_TEXT, "the caption has no letter or digit"
     for kind, found in ((Status.BAD_IMAGE, bad_images), (Status.KILLER_ROW, killers)):
         for position, reason in found.items():
             status[position], reasons[position] = kind, reason

@@ -11,7 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+
+from store.errors import PairDecodeError
+from store.images.decode import MAX_PIXELS, one_row_only, to_rgb
+from store.images.depth import Window
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -40,13 +44,23 @@ class Geometry(BaseModel):
 
 
 class Preprocessing(BaseModel):
-    """Geometry, then RGB in [0, 1], then mean and std per channel."""
+    """Geometry, then RGB in [0, 1], then mean and std per channel.
+
+    Attributes:
+        window: the pipeline's ``image.window``, for pixels of more than 8 bits; left out of a spec where it is None, so
+            that specs of before it stay the same.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     geometry: Geometry
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
+    window: Window | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if value is not None}
 
     @classmethod
     def from_open_clip(cls, config: dict[str, Any]) -> Preprocessing:
@@ -62,27 +76,71 @@ Step = tuple[str, Callable[[Image.Image], Image.Image]]
 """A named step of preprocessing; two steps with the same name are equal."""
 
 
-def fit(image: Image.Image, geometry: Geometry) -> npt.NDArray[np.uint8]:
-    """Return an RGB image as a model's square, (H, W, 3) uint8."""
-    return fit_all(image, [geometry])[geometry]
+CONVERTED_FIRST = ("shortest_floor_crop", "pad_square_grey")
+"""Modes whose authors (transformers' processor, MedCLIP) convert to RGB before they resize. open_clip's transform
+resizes first: a palette or a bitmap by its nearest pixels, and colours weighted by their alpha."""
+
+BYTES_PER_PIXEL = 4
+"""Of an image of several channels in Pillow's memory; others take one."""
 
 
-def fit_all(image: Image.Image, geometries: Iterable[Geometry]) -> dict[Geometry, npt.NDArray[np.uint8]]:
-    """Return an RGB image in several geometries; first steps that two geometries share are done once.
+def fit(image: Image.Image, geometry: Geometry, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """Return an image as a model's square, (H, W, 3) uint8; see `fit_all`."""
+    return fit_all(image, [geometry], max_pixels=max_pixels)[geometry]
+
+
+def fit_all(
+    image: Image.Image, geometries: Iterable[Geometry], *, max_pixels: int = MAX_PIXELS
+) -> dict[Geometry, npt.NDArray[np.uint8]]:
+    """Return an image in every geometry; steps that the geometries share are done once.
 
     The resize takes as long as decoding, and most geometries differ only in later steps.
+
+    Args:
+        image: of 8 bits a channel, in its file's own mode.
+        max_pixels: no step may need more memory than a decoded image of so many pixels.
+
+    Raises:
+        PairDecodeError: it is so long and narrow that a step would need more.
     """
     done: dict[tuple[str, ...], Image.Image] = {}
+
+    def after(path: tuple[str, ...], step: Callable[[Image.Image], Image.Image], current: Image.Image) -> Image.Image:
+        if path not in done:
+            done[path] = step(current)
+        return done[path]
+
     fitted = {}
-    for geometry in geometries:
-        current, path = image, tuple[str, ...]()
-        for name, step in _steps(geometry):
-            path = (*path, name)
-            if path not in done:
-                done[path] = step(current)
-            current = done[path]
-        fitted[geometry] = np.asarray(current)
+    with one_row_only("resized"):
+        for geometry in geometries:
+            current, path = image, tuple[str, ...]()
+            # Grey images are the same in either order, and cheaper with one channel.
+            if geometry.resize_mode in CONVERTED_FIRST and image.mode not in ("L", "RGB"):
+                path = ("colours",)
+                current = after(path, to_rgb, current)
+            _check_memory(current, geometry, max_pixels)
+            for name, step in _steps(geometry):
+                path = (*path, name)
+                current = after(path, step, current)
+            fitted[geometry] = np.asarray(after((*path, "colours"), to_rgb, current))
     return fitted
+
+
+def _check_memory(image: Image.Image, geometry: Geometry, max_pixels: int) -> None:
+    (width, height), side = image.size, geometry.size_px
+    if geometry.resize_mode == "pad_square_grey":
+        needed = max(side, width, height) ** 2
+    else:
+        longest, shortest = max(width, height), min(width, height)
+        scale = {"longest": side / longest, "squash": None}.get(geometry.resize_mode, side / shortest)
+        across, down = (side, side) if scale is None else (width * scale, height * scale)
+        # Pillow resizes across first, and keeps the result of that for all rows.
+        needed = int(across * max(height, down)) * (1 if image.mode in ("1", "L", "P") else BYTES_PER_PIXEL)
+    if needed > max_pixels * BYTES_PER_PIXEL:
+        raise PairDecodeError(
+            f"the image of {width} x {height} pixels is too long and narrow: resizing it for a model of {side} px "
+            f"takes {needed // 10**6} MB, more than the bound of {max_pixels * BYTES_PER_PIXEL // 10**6} MB"
+        )
 
 
 @functools.cache
@@ -97,7 +155,7 @@ def _steps(geometry: Geometry) -> tuple[Step, ...]:
     squash: Step = f"both sides to {size} {interpolation}", Resize((size, size), interpolation=interpolation)
     if geometry.resize_mode == "pad_square_grey":
         pad: Step = f"square of at least {size}", partial(_pad_square, at_least=size)
-        return ("grey", methodcaller("convert", "L")), pad, squash, ("colours", methodcaller("convert", "RGB"))
+        return ("grey", methodcaller("convert", "L")), pad, squash
     if geometry.resize_mode == "shortest_floor_crop":
         return shortest, (f"crop to {size}, down", partial(_crop_rounding_down, size=size))
     if geometry.resize_mode == "squash":

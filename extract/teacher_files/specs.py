@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from store.errors import TeacherError
 from store.format.records import Spec, StoredDtype
+from store.images.depth import POLICY, Window
 
 from .entry import TeacherEntry
 from .geometry import Geometry, Preprocessing
@@ -39,8 +40,13 @@ VOLATILE = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "ar
 """Keys of a transformers configuration that change no feature."""
 
 
-def teacher_spec(name: str, entry: TeacherEntry, *, stored_dtype: StoredDtype = "float16") -> Spec:
+def teacher_spec(
+    name: str, entry: TeacherEntry, *, stored_dtype: StoredDtype = "float16", window: Window | None = None
+) -> Spec:
     """Return the spec of a teacher from its entry and its files.
+
+    Args:
+        window: the pipeline's ``image.window``.
 
     Raises:
         TeacherError: the files cannot be loaded, or have another width than the entry.
@@ -51,13 +57,13 @@ def teacher_spec(name: str, entry: TeacherEntry, *, stored_dtype: StoredDtype = 
     weights = find_weights(name, entry)
     scale = None if entry.family == "pmc_clip" else logit_scale_note(name, weights)
     precision = entry.precision or "fp32"
-    notes = {"folder": entry.folder, "logit_scale": scale, "source": entry.origin, "licence": entry.licence}
+    notes = {"logit_scale": scale, "source": entry.origin, "licence": entry.licence, "pixel_policy": POLICY}
     return Spec(
         teacher=name,
         embed_dim=entry.embed_dim,
         weights_sha256=weights.digest(),
         architecture=architecture,
-        preprocessing=preprocessing.model_dump(mode="json"),
+        preprocessing=preprocessing.model_copy(update={"window": window}).model_dump(mode="json"),
         tokenizer=tokenizer,
         output="projected, L2-normalised",
         compute_dtype=COMPUTE_DTYPES[precision] + (COMPILED if entry.compile and precision != "fp32" else ""),

@@ -68,7 +68,7 @@ class FrozenTeacher(ABC):
             )
         self.name, self.embed_dim, self.spec = spec.teacher, spec.embed_dim, spec
         preprocessing = Preprocessing.model_validate(spec.preprocessing)
-        self.geometry = preprocessing.geometry
+        self.geometry, self.window = preprocessing.geometry, preprocessing.window
         model = self.architecture(spec, entry)
         self._read_tokenizer(spec, entry, model)
         if "logit_scale" in state:  # a number in some files, a vector of one in others

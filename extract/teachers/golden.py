@@ -14,8 +14,8 @@ from extract.corpora.import_mmkd import TEACHER_IDS, read_features, read_meta
 from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.geometry import fit
 from extract.teacher_files.specs import teacher_spec
-from store.corpus.decode import decode_image
 from store.errors import CorpusError, TeacherError, WeightsNotFoundError
+from store.images.decode import open_image
 
 from .loading import load_teacher
 
@@ -158,7 +158,7 @@ def _judge(
 ) -> Verdict:
     theirs = released[name]
     teacher = load_teacher(teacher_spec(name, entry), entry, device=device)
-    images = [decode_image(path.read_bytes(), max_pixels=max_pixels) for path in theirs.images]
+    images = [open_image(path.read_bytes(), max_pixels=max_pixels).image for path in theirs.images]
     pixels_BHWC = np.stack([fit(image, teacher.geometry) for image in images])
     image_ND, text_ND = teacher.encode_image(pixels_BHWC), teacher.encode_text(theirs.captions)
     return compare(reading, image_ND, text_ND, released, name)

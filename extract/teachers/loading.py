@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.geometry import Preprocessing
 from extract.teacher_files.specs import teacher_spec
 from extract.teacher_files.states import read_state
 from extract.teacher_files.weights import find_weights
@@ -31,7 +32,8 @@ def load_teacher(spec: Spec, entry: TeacherEntry, *, device: str = "cpu") -> Fro
         TeacherError: this machine has other files than the spec was made from, or they do not fit the model.
     """
     # The files are read once more, because on a cluster another machine made the plan.
-    here = teacher_spec(spec.teacher, entry, stored_dtype=spec.stored_dtype)
+    window = Preprocessing.model_validate(spec.preprocessing).window
+    here = teacher_spec(spec.teacher, entry, stored_dtype=spec.stored_dtype, window=window)
     if here.hash != spec.hash:
         raise TeacherError(
             f"teacher {spec.teacher}: {socket.gethostname()} has other files in {entry.folder} than the run was "

@@ -20,8 +20,13 @@ from extract.teacher_files.text_tower import KNOWN_BERTS, TEXT_FOLDER, bert_size
 from store.console import without_root_warnings
 from store.errors import TeacherError, WeightsNotFoundError
 from store.format.records import Spec
+from store.texts.bpe import BoundedBpe
 
 from .base import FrozenTeacher
+
+
+class BoundedTokenizer(BoundedBpe, SimpleTokenizer):  # type: ignore[misc]
+    """The tokenizer of models without a BERT."""
 
 
 class OpenClipTeacher(FrozenTeacher):
@@ -55,7 +60,7 @@ class OpenClipTeacher(FrozenTeacher):
                 self._tokenizer = HFTokenizer(str(folder), tokenizer_mode=mode, **options)
                 size = len(self._tokenizer.tokenizer)
             else:
-                self._tokenizer = SimpleTokenizer(**options)
+                self._tokenizer = BoundedTokenizer(**options)
                 size = self._tokenizer.vocab_size
         known = getattr(tower, "vocab_size", None)
         if known is not None and size != known:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from store.errors import kind_of
 from store.format.pairs import strings
 from store.format.records import RETRY_FOLDER, BadRow, Status, parse_receipt_key, receipt_key
 from store.io.location import Location
@@ -52,7 +53,7 @@ def quarantined(store: FeatureStore, *, teacher: str | None = None) -> Iterator[
 
 def count_reasons(rows: Iterable[QuarantinedRow]) -> list[dict[str, Any]]:
     """Return how many rows have each teacher, status and reason, the most frequent first."""
-    counts = Counter((row.teacher, row.status, row.reason) for row in rows)
+    counts = Counter((row.teacher, row.status, kind_of(row.reason)) for row in rows)
     fields = ("teacher", "status", "reason")
     return [{**dict(zip(fields, what, strict=True)), "rows": count} for what, count in counts.most_common()]
 

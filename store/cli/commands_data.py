@@ -16,14 +16,15 @@ from rich.table import Table
 from rich.text import Text
 
 from store.check.quarantine import QuarantinedRow, count_reasons, quarantined
-from store.console import ExitCode, progress
+from store.console import ExitCode, cell, progress
+from store.errors import printable
 from store.export.formats import ExportFormat
 from store.export.formats import export as write_export
 from store.inspect.diff import Difference, PairsDifference, RangeDifference, TeacherDifference
 from store.inspect.diff import diff as compare
 from store.read.reader import FeatureStore
 
-from .options import JsonOption, StoreArgument, TeacherOption, print_json
+from .options import AllowOption, JsonOption, StoreArgument, TeacherOption, print_json
 
 app = typer.Typer()
 
@@ -48,7 +49,7 @@ def quarantine(
         with csv_file.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [field.name for field in fields(QuarantinedRow)])
             writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
+            writer.writerows({name: cell(value) for name, value in asdict(row).items()} for row in rows)
     if as_json:
         print_json({"rows": [asdict(row) for row in rows], "counts": counts})
         return
@@ -58,10 +59,11 @@ def quarantine(
         return
     table = Table("rows", "teacher", "status", "reason")
     for count in counts[:SHOWN]:
-        table.add_row(f"{count['rows']:,}", count["teacher"], count["status"], Text(count["reason"]))
+        table.add_row(f"{count['rows']:,}", count["teacher"], count["status"], Text(printable(count["reason"])))
     console.print(table)
     for row in rows[:SHOWN]:
-        sys.stdout.write(f"{row.row} {row.key} {row.teacher} {row.status}: {row.reason} ({row.uri or 'no image'})\n")
+        line = f"{row.row} {row.key} {row.teacher} {row.status}: {row.reason} ({row.uri or 'no image'})"
+        sys.stdout.write(printable(line) + "\n")
     if len(rows) > SHOWN:
         sys.stdout.write(f"... and {len(rows) - SHOWN:,} more; --json or --csv FILE has all\n")
 
@@ -96,6 +98,7 @@ def export(
     corpus_root: Annotated[
         str | None, typer.Option(help="Folder of the images, if the corpus moved since it was indexed.")
     ] = None,
+    allow: AllowOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write pairs and features to files that other programs can read."""
@@ -103,7 +106,7 @@ def export(
     if match is None:
         raise typer.BadParameter(f"--rows: expected A:B, got {rows!r}")
     first, last = (int(text) if text else None for text in match.groups())
-    opened = FeatureStore(store, corpus_root=corpus_root)
+    opened = FeatureStore(store, corpus_root=corpus_root, allow=allow or [])
     total = (opened.info.rows if last is None else last) - (first or 0)
     with progress(total, label="export", noun="rows") as advance:
         done = write_export(
@@ -142,7 +145,7 @@ def _print_pairs(pairs: PairsDifference) -> None:
     for store, keys in (("A", pairs.keys_only_in_a), ("B", pairs.keys_only_in_b)):
         if keys.count:
             more = ", ..." if keys.count > len(keys.first) else ""
-            sys.stdout.write(f"  keys only in {store}: {keys.count:,} ({', '.join(keys.first)}{more})\n")
+            sys.stdout.write(f"  keys only in {store}: {keys.count:,} ({printable(', '.join(keys.first))}{more})\n")
 
 
 def _print_teacher(name: str, teacher: TeacherDifference) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from store.console import progress
-from store.errors import StoreError
+from store.errors import StoreError, printable
 from store.format.arrays import Side
 from store.inspect.agreement import Agreement, steps
 from store.inspect.agreement import agreement as compare
@@ -167,4 +167,4 @@ def _number(value: float | None) -> str:
 
 
 def _texts(*values: str | None) -> tuple[Text, ...]:
-    return tuple(Text(value or "") for value in values)
+    return tuple(Text(printable(value or "")) for value in values)

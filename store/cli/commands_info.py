@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from store.errors import StoreError
+from store.errors import StoreError, printable
 from store.export.images import image_fetcher
 from store.inspect.summary import Hole, describe_row, summarize, summarize_teachers
 from store.read.reader import FeatureStore
 
-from .options import JsonOption, StoreArgument, print_json, wide_console
+from .options import AllowOption, JsonOption, StoreArgument, print_json, wide_console
 
 app = typer.Typer()
 
@@ -81,9 +81,10 @@ def row(
     as_json: JsonOption = False,
     key: Annotated[bool, typer.Option("--key", help="The argument is a key even if it is all digits.")] = False,
     image: Annotated[Path | None, typer.Option(help="Write the pair's image file here.")] = None,
+    allow: AllowOption = None,
 ) -> None:
     """Show one pair: caption, modality, source, and per teacher status, norms and similarity."""
-    opened = FeatureStore(store)
+    opened = FeatureStore(store, allow=allow or [])
     number = int(row) if row.isdecimal() and not key else opened.pairs.row_of(row)
     if number >= opened.info.rows:
         raise StoreError(f"{store}: row {number} is beyond the last row, {opened.info.rows - 1}")
@@ -96,11 +97,11 @@ def row(
     console = Console()
     for name, value in described.items():
         if name != "teachers":
-            console.print(Text(f"{name:13} {value}"))
+            console.print(Text(f"{name:13} {printable(str(value))}"))
     table = Table("teacher", "status", "image norm", "text norm", "similarity", "reason")
     for name, entry in described["teachers"].items():
         numbers = (f"{entry[field]:.4f}" for field in ("image_norm", "text_norm", "similarity"))
-        table.add_row(name, entry["status"], *numbers, Text(entry["reason"] or ""))
+        table.add_row(name, entry["status"], *numbers, Text(printable(entry["reason"] or "")))
     console.print(table)
 
 

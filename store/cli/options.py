@@ -21,6 +21,10 @@ SetOption = Annotated[
 
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="The store's folder or URL.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PLACE", help="Also read images from this host, folder or URL; may be given several times."),
+]
 TeacherOption = Annotated[str | None, typer.Option("--teacher", help="Only this teacher.")]
 DeepOption = Annotated[bool, typer.Option("--deep", help="Read and check every stored byte.")]
 

@@ -11,9 +11,17 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import yaml
+from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
 KeyPath = tuple[str, ...]
+
+MAX_BYTES = 4 * 2**20
+MAX_DEPTH = 50
+"""Mappings and lists inside each other; PyYAML calls itself several times for each."""
+
+MAX_VALUES = 500_000
+"""Names and values of a document in which each alias stands for all that its anchor holds."""
 
 _TAG = "tag:yaml.org,2002:"
 
@@ -52,14 +60,44 @@ def parse(text: str | bytes) -> Tree:
     """Read one YAML document.
 
     Raises:
-        yaml.YAMLError: if it is none; `describe` words it.
+        yaml.YAMLError: if it is none, or is larger, deeper or by aliases longer than the bounds; `describe` words it.
     """
+    if len(text) > MAX_BYTES:
+        raise yaml.YAMLError(f"has more than {MAX_BYTES} bytes")
     loader = _CoreLoader(text)
     root = loader.get_single_node()
     if root is None:
         return Tree(None, (), None)
+    _require_few_values(root)
     duplicates = tuple(_duplicates(root, at=(), seen=set()))  # before construction mixes the merged keys in
     return Tree(loader.construct_document(root), duplicates, root)
+
+
+def _require_few_values(root: yaml.Node) -> None:
+    """Refuse a document whose aliases stand for too much, or for what they lie in, which would have no end."""
+    sizes: dict[int, int | None] = {}  # None while what lies inside a node is looked at
+    todo = [root]
+    while todo:
+        node = todo[-1]
+        inner = _inner(node)
+        if id(node) not in sizes:
+            sizes[id(node)] = None
+            for child in inner:
+                if sizes.get(id(child), 0) is None:
+                    raise ComposerError(None, None, "an alias stands for a value that it lies in", child.start_mark)
+            todo += [child for child in inner if id(child) not in sizes]
+            continue
+        todo.pop()
+        if sizes[id(node)] is None:
+            size = sizes[id(node)] = 1 + sum(sizes[id(child)] or 0 for child in inner)
+            if size > MAX_VALUES:
+                raise ComposerError(None, None, f"aliases make more than {MAX_VALUES} values", node.start_mark)
+
+
+def _inner(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [part for entry in node.value for part in entry]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
 
 
 def describe(error: yaml.YAMLError) -> tuple[str, str]:
@@ -94,7 +132,8 @@ def _scalar(read: Callable[[str], Any]) -> Callable[[Any, yaml.ScalarNode], Any]
         try:
             return read(text)
         except (KeyError, ValueError):
-            problem = f"'{text}' is not {node.tag.replace(_TAG, '!!')}"
+            shown = text if len(text) <= 60 else f"{text[:57]}..."
+            problem = f"'{shown}' is not {node.tag.replace(_TAG, '!!')}"
             raise ConstructorError(None, None, problem, node.start_mark) from None
 
     return construct
@@ -111,6 +150,18 @@ def _mapping(loader: Any, node: yaml.Node) -> dict[str, Any]:
 
 
 class _CoreLoader(yaml.SafeLoader):
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose a value, at a bounded depth."""
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            problem = f"mappings and lists lie more than {MAX_DEPTH} deep inside each other"
+            raise ComposerError(None, None, problem, self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
     yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {  # type: ignore[misc]  # the stub has it on the instance
         None: [
             (_TAG + "null", re.compile(r"(~|null|Null|NULL|)\Z")),

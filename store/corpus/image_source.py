@@ -5,21 +5,33 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Mapping
+import time
+import zlib
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from store.errors import CorpusError, LocationError, PairDecodeError
+from store.errors import CorpusError, FetchError, LocationError, PairDecodeError
 from store.io.location import Location, is_url, locate, split_uri
-from store.io.object_file import disk_error, open_parquet
+from store.io.web import AWAY_S, get
 
-from .corpus_files import resolve_uri
+from .access import Access
+from .corpus_files import HTTP, resolve_uri
+from .image_tables import open_table
+
+MAX_FILE_BYTES = 2**30
+"""Largest file of its own that is read as an image."""
 
 GROUPS_KEPT = 4
 """Row groups of images kept in memory; threads that read neighbouring rows share one or two."""
+
+DEFLATE = "deflate"
+"""In place of a column: the bytes at the offset are deflated, as in a zip."""
+
+INFLATED_BYTES = 2**30
+"""Bytes that a deflated image may have."""
 
 FILES_OPEN = 64
 """Parquet files that are open at most; the least recently used one is closed. Many systems allow a process 256."""
@@ -32,25 +44,32 @@ class ImageSource:
 
     Args:
         root: the folder that uris are relative to, a path or URL.
+        allow: places beside it that single images may be read from, see `Access`.
     """
 
-    def __init__(self, root: str | os.PathLike[str] | Location) -> None:
-        self._root = locate(root)
+    def __init__(self, root: str | os.PathLike[str] | Location, *, allow: Sequence[str] = ()) -> None:
+        self._root, self._allow = locate(root), tuple(allow)
+        self._access = Access(self._root.uri, allow)
+        self._away: dict[str, float] = {}
         self._folders: dict[str, Location] = {}
         # Not through self: a cycle would keep files open until Python's garbage collector comes by.
-        parquet = self._parquet = lru_cache(FILES_OPEN)(_Parquet)
+        tables = self._tables = lru_cache(FILES_OPEN)(open_table)
         self._group = lru_cache(GROUPS_KEPT)(
-            lambda location, name, column, group: parquet(location, name).read(group, column)
+            lambda location, name, column, group: tables(location, name).read(group, column)
         )
         self._lock = threading.Lock()
 
-    def fetch(self, uri: str | None, member: Mapping[str, Any] | None, *, sha256: str | None = None) -> bytes:
+    def fetch(
+        self, uri: str | None, member: Mapping[str, Any] | None, *, sha256: str | None = None, known: bool | None = None
+    ) -> bytes:
         """Return the bytes of one image.
 
         Args:
             member: the table's column, as a dictionary: ``offset`` and ``nbytes`` in a tar, ``column`` and ``row`` in a
-                Parquet file, or None where the file at the uri is the image.
+                Parquet file or an npz, or None where the file at the uri is the image. A deflated image in a zip has
+                the column `DEFLATE` beside offset and nbytes.
             sha256: the table's column, which the bytes are compared with; not compared if left out.
+            known: whether there was an image when the corpus was indexed; whether there is a digest if left out.
 
         Raises:
             PairDecodeError: the pair has no image.
@@ -58,7 +77,11 @@ class ImageSource:
         """
         if uri is None:
             raise PairDecodeError("the corpus has no image for this key (missing member)")
-        data = self._read(uri, member)
+        data = (
+            self._read(uri, member)
+            if member is not None
+            else self._image(uri, known=sha256 is not None if known is None else known)
+        )
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
             # An error and no bad row: the pair is good, its file is wrong.
             raise CorpusError(
@@ -67,17 +90,70 @@ class ImageSource:
             )
         return data
 
-    def _read(self, uri: str, member: Mapping[str, Any] | None) -> bytes:
+    def image(self, uri: str) -> bytes:
+        """Return a file of its own, which a corpus names.
+
+        Args:
+            uri: absolute, or relative to the root.
+
+        Raises:
+            PairDecodeError: it may not be read, or cannot; `PairDecodeError.why` says it without names.
+        """
+        if uri.lower().startswith("data:"):
+            raise PairDecodeError("data: URLs are not read", why="image's URL: data: URLs are not read")
+        whole = resolve_uri(uri, self._root.uri)
+        try:
+            folder, name = split_uri(whole)
+            self._access.require(whole)
+            if whole.startswith(HTTP):
+                return get(whole, max_bytes=MAX_FILE_BYTES, check=self._access.require)
+            return self._file(whole, folder, name)
+        except PairDecodeError:
+            raise
+        except FileNotFoundError as error:
+            raise PairDecodeError(f"{whole}: there is no such file", why="no file at an image's path") from error
+        except FetchError as error:
+            raise PairDecodeError(str(error), why=f"image's URL: {error.why}") from error
+        except LocationError as error:
+            raise PairDecodeError(str(error), hint=error.hint, why="file at an image's path cannot be read") from error
+        except ValueError as error:
+            raise PairDecodeError(f"{whole}: {error}", why="image's path is no path") from error
+
+    def _file(self, whole: str, folder: str, name: str) -> bytes:
+        storage = "/".join(folder.split("/")[:3]) if is_url(folder) else ""
+        if time.monotonic() < self._away.get(storage, 0.0):
+            raise FetchError(f"{whole}: the storage does not answer", why="the storage does not answer")
+        location = self._folders.get(folder) or self._folders.setdefault(folder, locate(folder))
+        if not storage and (location.size(name) or 0) > MAX_FILE_BYTES:
+            raise LocationError(f"{whole}: larger than {MAX_FILE_BYTES} bytes")
+        try:
+            return location.read(name)
+        except FetchError:
+            if storage:
+                self._away[storage] = time.monotonic() + AWAY_S
+            raise
+
+    def _image(self, uri: str, *, known: bool) -> bytes:
+        """Return a file of its own; one on a disk that was there when it was indexed is missing now for all rows."""
+        try:
+            return self.image(uri)
+        except PairDecodeError as error:
+            if not known or is_url(resolve_uri(uri, self._root.uri)):
+                raise
+            raise CorpusError(
+                f"{error}: it was there when it was indexed",
+                hint=error.hint or "give --corpus-root FOLDER, the folder that now holds the corpus",
+            ) from error
+
+    def _read(self, uri: str, member: Mapping[str, Any]) -> bytes:
         location, name = self._place(uri)
         try:
-            if member is None:
-                return location.read(name)
+            if member.get("column") == DEFLATE and member.get("offset") is not None:
+                return inflated(location.read_part(name, member["offset"], member["nbytes"]), location.show(name))
             if member.get("column") is not None:
-                return self._from_parquet(location, name, str(member["column"]), int(member["row"]))
+                return self._from_table(location, name, str(member["column"]), int(member["row"]))
             return location.read_part(name, member["offset"], member["nbytes"])
         except FileNotFoundError as error:
-            if is_url(uri):  # one image of its own somewhere: no other root would help
-                raise PairDecodeError(f"{uri}: no such image") from error
             raise CorpusError(
                 f"{location.show(name)}: the corpus is not where the store says",
                 hint="give --corpus-root FOLDER, the folder that now holds the corpus",
@@ -92,50 +168,45 @@ class ImageSource:
         except LocationError as error:
             raise PairDecodeError(str(error)) from error
 
-    def _from_parquet(self, location: Location, name: str, column: str, row: int) -> bytes:
+    def _from_table(self, location: Location, name: str, column: str, row: int) -> bytes:
         with self._lock:
             # Under the lock, so that a group that several threads want is read once; reading it is the whole work.
-            group, position = self._parquet(location, name).place(row)
-            values = self._group(location, name, column, group)
-        data = values[position].as_py()
+            table = self._tables(location, name)
+            stored, steps = table.steps(column)
+            group, position = table.place(row, stored)
+            value: Any = self._group(location, name, stored, group)[position]
+        try:
+            for step in steps:
+                value = value[step]
+        except (IndexError, KeyError, TypeError):
+            value = None
+        data = value.as_py() if isinstance(value, pa.Scalar) else value
         if not isinstance(data, bytes):
             raise PairDecodeError(f"{location.show(name)}: column {column!r} holds no image in row {row}")
         return data
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self._root.uri}
+        return {"root": self._root.uri, "allow": self._allow}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["root"])  # type: ignore[misc]
+        self.__init__(state["root"], allow=state["allow"])  # type: ignore[misc]
 
 
-class _Parquet:
-    """A Parquet file of images, of which one row group is read at a time."""
+def inflated(data: bytes, what: str, *, nbytes: int | None = None) -> bytes:
+    """Return what was deflated, as it lies in a zip.
 
-    def __init__(self, location: Location, name: str) -> None:
-        try:
-            self._file = open_parquet(location, name)
-        except OSError as error:
-            raise disk_error(error, location.show(name)) or error from error
-        except pa.ArrowInvalid as error:
-            raise CorpusError(f"{location.show(name)}: cannot be read as Parquet: {error}") from error
-        self._uri = location.show(name)
-        metadata = self._file.metadata
-        self._ends = np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
+    Args:
+        nbytes: its bytes, if they are known.
 
-    def place(self, row: int) -> tuple[int, int]:
-        """Return the row group of a row, and the position there."""
-        group = int(np.searchsorted(self._ends, row, side="right"))
-        if group >= len(self._ends):
-            raise PairDecodeError(f"{self._uri} is cut short: it has {int(self._ends[-1])} rows, not {row + 1}")
-        return group, row - (int(self._ends[group - 1]) if group else 0)
-
-    def read(self, group: int, column: str) -> pa.ChunkedArray:
-        """Return the values of a column, or of a field of one (``image.bytes``), in a row group."""
-        table = self._file.read_row_group(group, columns=[column], use_threads=False)
-        if not table.num_columns:
-            raise CorpusError(f"{self._uri}: has no column {column!r}; was the file replaced since it was indexed?")
-        values = table.column(0)
-        while pa.types.is_struct(values.type):
-            values = values.combine_chunks().field(0) if values.num_chunks else pa.chunked_array([], pa.binary())
-        return values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
+    Raises:
+        PairDecodeError: it is damaged, or larger than that or than 1 GiB.
+    """
+    most = INFLATED_BYTES if nbytes is None else min(nbytes, INFLATED_BYTES)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        found = inflater.decompress(data, most + 1)  # one more, so that the end is met
+    except zlib.error as error:
+        raise PairDecodeError(f"{what}: deflated bytes are damaged: {error}") from error
+    if not inflater.eof or len(found) > most:
+        raise PairDecodeError(f"{what}: deflated bytes are cut short, or more than {most} when inflated")
+    return found

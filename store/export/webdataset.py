@@ -17,6 +17,8 @@ from PIL import Image
 from store.errors import CorpusError, PairDecodeError
 from store.format.arrays import ARRAY_NAMES, Side
 from store.format.records import Status
+from store.images.decode import NO_IMAGE
+from store.images.dicom import is_dicom
 
 from .images import FetchImage, image_fetcher
 from .rows import Rows, Skipped
@@ -82,12 +84,14 @@ def _images(
 
 
 def _suffix(data: bytes) -> str:
+    if is_dicom(data):
+        return "dcm"
     try:
         with Image.open(io.BytesIO(data)) as image:
             return _SUFFIXES.get(image.format or "", (image.format or "bin").lower())
     # Pillow raises nearly anything on damaged files.
-    except Exception as error:
-        raise PairDecodeError(f"not an image that Pillow knows (it begins with {data[:8]!r})") from error
+    except Exception:  # noqa: BLE001 - see above
+        raise PairDecodeError(NO_IMAGE) from None
 
 
 def _add(tar: tarfile.TarFile, pair: dict[str, Any], image: tuple[str, bytes], teachers: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -61,6 +62,8 @@ class UnitFeatures:
         status: (rows,) uint8, of Status.
         reasons: by position in the range, for rows that are neither ok nor not applicable.
         truncated: (rows,) whether the teacher read the caption in part; None where that is not known.
+        changed: by row, what was done to an image of more than 8 bits, as one of few texts, or None; None as a whole
+            where that is not known.
     """
 
     image: npt.NDArray[np.float32]
@@ -68,6 +71,7 @@ class UnitFeatures:
     status: npt.NDArray[np.uint8]
     reasons: dict[int, str]
     truncated: npt.NDArray[np.bool_] | None = None
+    changed: Sequence[str | None] | None = None
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -197,6 +201,7 @@ def commit_unit(
             attempt=circumstances.attempt,
             finished=timestamp(),
             truncated_captions=None if truncated is None else int(truncated.sum()),
+            changed_images=_changed_images(features),
         )
 
     receipt = commit_objects(location, receipt_at, objects, describe, guard=guard)
@@ -253,6 +258,13 @@ def _create_unit(
     return receipt
 
 
+def _changed_images(features: UnitFeatures) -> dict[str, int] | None:
+    """Count the ok rows with a changed image, by what was done; None where there are none."""
+    rows = zip(features.changed or [], features.status, strict=False)
+    counts = Counter(done for done, status in rows if done is not None and status == Status.OK)
+    return dict(sorted(counts.items())) or None
+
+
 def _without_non_finite(features: UnitFeatures) -> UnitFeatures:
     """Give rows with an infinite or undefined number their status, and zeros to every row that is not ok."""
     finite = np.isfinite(features.image).all(axis=1) & np.isfinite(features.text).all(axis=1)
@@ -267,6 +279,7 @@ def _without_non_finite(features: UnitFeatures) -> UnitFeatures:
         status=status,
         reasons=reasons,
         truncated=features.truncated,
+        changed=features.changed,
     )
 
 

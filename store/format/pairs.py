@@ -24,7 +24,9 @@ from .key_index import KeyIndex
 from .records import StoreInfo
 
 MEMBER = pa.struct([("offset", pa.int64()), ("nbytes", pa.int64()), ("column", pa.string()), ("row", pa.int64())])
-"""The place of an image inside a corpus file: offset and nbytes in a tar, column and row in a Parquet file.
+"""The place of an image inside a corpus file: offset and nbytes in a tar or zip, column and row in a Parquet file.
+
+With an offset the column ``deflate`` says that these bytes are deflated, as zips have them.
 
 Null where the file at the uri is the image itself or there is none.
 """
@@ -72,8 +74,8 @@ def repeated_keys(count: int, examples: Sequence[str]) -> CorpusError:
     shown = ", ".join(repr(key) for key in examples[:5])
     return CorpusError(
         f"keys that occur more than once in the corpus: {count}, for instance {shown}; a key names one pair",
-        hint="set qualify_keys: true for the corpus in pipelines.yaml to put the file's name before each key, "
-        "or remove the repeated pairs",
+        hint="if they are of several files, qualify_keys: true for the corpus in pipelines.yaml puts the file's name "
+        "before each key; if they are of one file, remove the repeated pairs",
     )
 
 

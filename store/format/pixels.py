@@ -11,12 +11,12 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from store.config.pipeline_file import Section
 from store.errors import SpecMismatchError
@@ -75,6 +75,7 @@ class PixelSpec(Record):
         resample: filter of the resize, antialiased.
         keeps_small_originals: the file of an image that need not be made smaller is kept as it is, if it is a JPEG or
             PNG of 8-bit grey or RGB and no larger than the image encoded again.
+        window: the pipeline's ``image.window``; left out of the file where there is none.
     """
 
     version: Literal[1] = 1
@@ -83,17 +84,22 @@ class PixelSpec(Record):
     format: Literal["jpeg", "webp"]
     options: dict[str, int | bool | str]
     keeps_small_originals: bool = True
+    window: tuple[float, float] | Literal["minmax"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if value is not None}
 
     @classmethod
-    def of(cls, section: Pixels) -> PixelSpec:
-        """Return what a pipeline's ``pixels:`` asks for."""
+    def of(cls, section: Pixels, *, window: tuple[float, float] | Literal["minmax"] | None = None) -> PixelSpec:
+        """Return what a pipeline's ``pixels:`` and ``image.window`` ask for."""
         quality: dict[str, int | bool | str] = (
             {"quality": section.quality} if section.quality != "lossless" else {"lossless": True}
         )
         # The method is Pillow's default, stated because it decides the bytes. Full colour resolution adds a quarter to
         # a colour image and more than halves what encoding does to the features of most models (docs/benchmarks.md).
         rest: dict[str, int | bool | str] = {"method": 4} if section.format == "webp" else {"subsampling": "4:4:4"}
-        return cls(short_side_px=section.short_side_px, format=section.format, options=quality | rest)
+        return cls(short_side_px=section.short_side_px, format=section.format, options=quality | rest, window=window)
 
     @property
     def hash(self) -> str:

@@ -193,6 +193,8 @@ class Receipt(RangeReceipt):
     Attributes:
         truncated_captions: how many of the ok rows have a caption that the teacher read in part; None where that is not
             known, and then left out of the file.
+        changed_images: how many of the ok rows have an image of more than 8 bits, by what was done to make it one of 8;
+            None where there are none, and then left out of the file.
     """
 
     teacher: str
@@ -201,11 +203,12 @@ class Receipt(RangeReceipt):
     run_id: str
     attempt: int = 1
     truncated_captions: int | None = None
+    changed_images: dict[str, int] | None = None
 
     @model_serializer(mode="wrap")
     def _in_order(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = serialize(self)
-        last = {name: content.pop(name) for name in ("finished", "truncated_captions", "at")}
+        last = {name: content.pop(name) for name in ("finished", "truncated_captions", "changed_images", "at")}
         content = {"version": content["version"], "teacher": content["teacher"]} | content | last
         return {name: value for name, value in content.items() if value is not None}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ from store.io.lock import exclusive
 from store.io.scratch import scratch_database
 
 from .create import plan_for, signature_of
-from .curation_report import read_report, report_of
+from .curation_report import CurationReport, read_report, report_of
 from .indexing import INDEX_FOLDER, Plan, index_files
 from .merge import CANDIDATES, create_candidates, merge, write_rows
 
@@ -39,7 +40,7 @@ def append_corpus(
     workers: int | None = None,
     part_rows: int = PART_ROWS,
     on_file: Callable[[int], object] = lambda _: None,
-) -> tuple[StoreInfo, list[str]]:
+) -> tuple[StoreInfo, CurationReport | None]:
     """Add the pairs of corpus files that were not there when a store was made, as rows behind its last one.
 
     Old rows never change. store.json is rewritten last; until then the store reads as before. Extraction has to repeat
@@ -50,7 +51,7 @@ def append_corpus(
         workers: processes that read corpus files; one per core if left out.
 
     Returns:
-        The store's new shape, and the problems of the new files.
+        The store's new shape, and the report of the new files; None where there are none.
 
     Raises:
         StoreError: settings or rules changed, or an indexed file changed or is gone.
@@ -59,14 +60,14 @@ def append_corpus(
     location = locate(store)
     info, plan = new_files(location, corpus)
     if not plan.files and not location.list(INDEX_FOLDER):
-        return info, []
+        return info, None
     reached("index.planned")
     with exclusive(location) as held:
         # Planned again: another may have appended before the lock was taken.
         info, plan = new_files(location, corpus)
         if not plan.files:
             location.delete_below(INDEX_FOLDER)  # of one that was killed at its end
-            return info, []
+            return info, None
         parts = index_files(location, plan, workers=workers, on_file=on_file)
         with scratch_database() as database:
             pairs, index = PairTable(location, info), KeyIndexWriter(database)
@@ -79,7 +80,7 @@ def append_corpus(
             writer.close()
             held.check()
             index.write(location)
-        added = report_of(merged, corpus, files=len(plan.files), modalities=dict(modalities))
+        added = report_of(merged, corpus, modalities=dict(modalities))
         before = read_report(location, info)
         write_record(location, REPORT_KEY, before.plus(added) if before else added)
         files = {**info.corpus["files"], **signature_of(plan)["files"]}
@@ -94,7 +95,7 @@ def append_corpus(
         held.check()
         write_record(location, STORE_KEY, info)
         location.delete_below(INDEX_FOLDER)
-    return info, added.problems
+    return info, added
 
 
 def new_files(location: Location, corpus: Corpus) -> tuple[StoreInfo, Plan]:
@@ -126,7 +127,7 @@ def new_files(location: Location, corpus: Corpus) -> tuple[StoreInfo, Plan]:
             hint="python -m extract index --report says what the present settings would change; or take them back",
         )
     fresh = [file for file in files if relative_uri(file.uri, plan.root) not in indexed]
-    return info, Plan(files=fresh, stamps=plan.stamps, root=plan.root, corpus=corpus)
+    return info, dataclasses.replace(plan, files=fresh)
 
 
 def add_keys(index: KeyIndexWriter, location: Location, info: StoreInfo, pairs: PairTable) -> None:

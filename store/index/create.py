@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from store.corpus.corpus_files import CorpusFile, common_root, corpus_files, relative_uri
+from store.corpus.corpus_files import CorpusFile, common_root, corpus_files, qualifiers, relative_uri
 from store.corpus.section import Corpus
 from store.errors import ConfigError, StoreError, StoreNotFoundError
 from store.faults import reached
@@ -31,7 +31,7 @@ from store.io.location import Location, locate
 from store.io.lock import exclusive
 from store.io.scratch import scratch_database
 
-from .curation_report import report_of
+from .curation_report import CurationReport, report_of
 from .indexing import INDEX_FOLDER, Plan, index_files, settings_of
 from .merge import CorpusIndex, merge, require_pairs, write_rows
 
@@ -50,7 +50,9 @@ def plan_of(files: Sequence[CorpusFile], corpus: Corpus, *, root: str | None = N
     """Return a plan: the files, and the folder that their uris become relative to."""
     # Relative to the common folder: a corpus that moved stays the same, and files of several folders may share a name.
     root = root if root is not None else common_root(files)
-    return Plan(files=files, stamps={file.uri: file.stamp() for file in files}, root=root, corpus=corpus)
+    prefixes = qualifiers(files, root) if corpus.qualify_keys else {}
+    stamps = {file.uri: file.stamp() for file in files}
+    return Plan(files=files, stamps=stamps, root=root, corpus=corpus, prefixes=prefixes)
 
 
 def plan_for(info: StoreInfo, files: Sequence[CorpusFile], corpus: Corpus) -> Plan:
@@ -84,7 +86,7 @@ def index_corpus(
     chunk_rows: int,
     workers: int | None = None,
     on_shard: Callable[[int], object] = lambda _: None,
-) -> tuple[StoreInfo, list[str] | None]:
+) -> tuple[StoreInfo, CurationReport | None]:
     """Make a store of a corpus's pairs, unless the store already holds exactly them.
 
     Kill it at any moment and run it again: corpus files that were read before are not read again.
@@ -93,7 +95,7 @@ def index_corpus(
         workers: processes that read corpus files; one per core if left out.
 
     Returns:
-        The store's shape, and the corpus's problems; None in their place if the store was there already.
+        The store's shape, and the report of what was found; None in its place if the store was there already.
 
     Raises:
         StoreError: the store holds other pairs.
@@ -116,19 +118,19 @@ def index_corpus(
         parts = index_files(location, plan, workers=workers, on_file=on_shard)
         with scratch_database() as database:
             merged = merge(database, parts, corpus.keep)
-            require_pairs(merged.report, rows=int(merged.keep_N.sum()), files=len(plan.files))
+            require_pairs(merged.account, rows=int(merged.keep_N.sum()))
             writer, index = _new_table(location, range_rows, held.check), KeyIndexWriter(database)
             modalities = write_rows(parts, merged, writer, index)
             writer.close()
             held.check()
             index.write(location)
-        report = report_of(merged, corpus, files=len(plan.files), modalities=dict(modalities))
+        report = report_of(merged, corpus, modalities=dict(modalities))
         write_record(location, REPORT_KEY, report)
         info = _info(writer.parts, root=plan.root, signature=signature_of(plan), shape=shape)
         held.check()
         _begin_store(location, info)
         location.delete_below(INDEX_FOLDER)
-    return info, report.problems
+    return info, report
 
 
 def _same_store(

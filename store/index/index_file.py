@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel
 
+from store.corpus.account import Account
 from store.corpus.corpus_files import CorpusFile, relative_uri
 from store.corpus.curation import first_refusal, pair_rules
-from store.corpus.decode import decode_image, image_size
-from store.corpus.fields import FieldReader, SourcePair, as_text
+from store.corpus.fields import FieldReader, SourcePair, as_text, as_written
+from store.corpus.image_source import ImageSource
 from store.corpus.near_duplicates import difference_hash
 from store.corpus.section import Corpus
-from store.corpus.source import Source
-from store.errors import PairDecodeError
+from store.errors import CorpusError, PairDecodeError, printable
 from store.format.key_index import hash_text
 from store.format.pairs import PAIR_SCHEMA
+from store.images.decode import decode_image, image_size
+from store.layouts.source import Source
+from store.texts.captions import clean_caption
 
 CANDIDATE_SCHEMA = pa.schema(
     [
@@ -38,50 +40,26 @@ CANDIDATE_SCHEMA = pa.schema(
 BATCH_ROWS = 4096
 """Candidates held as Python values at a time."""
 
-PROBLEMS_KEPT = 100
-"""Problems of one file whose text is kept; all are counted."""
-
-REPORT_KEY = "mmkd_file_report"
-
-
-class FileReport(BaseModel):
-    """Counts and problems of one corpus file.
-
-    Attributes:
-        pairs: images with a caption each, before any rule.
-        usable: of those, how many have both.
-        unmapped: labels that the modality map lacks, by how many images have no other.
-    """
-
-    pairs: int = 0
-    usable: int = 0
-    dropped: Counter[str] = Counter()
-    unmapped: Counter[str] = Counter()
-    num_problems: int = 0
-    problems: list[str] = []
-
-    def add(self, other: FileReport) -> None:
-        """Add another file's."""
-        for name in FileReport.model_fields:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-    def note(self, problem: str) -> None:
-        """Count a problem and keep it, if it is one of the first."""
-        self.num_problems += 1
-        if len(self.problems) < PROBLEMS_KEPT:
-            self.problems.append(problem)
+ACCOUNT_KEY = "mmkd_account"
 
 
 class FileIndexer:
-    """Turns one corpus file into candidates."""
+    """Turns one corpus file into candidates.
 
-    def __init__(self, file: CorpusFile, corpus: Corpus, *, root: str) -> None:
-        self._file, self._corpus, self._root = file, corpus, root
-        self._source = Source(file, corpus)
+    Args:
+        root: the folder that uris become relative to.
+        prefix: goes before each key, with a ``/`` between them.
+    """
+
+    def __init__(self, file: CorpusFile, corpus: Corpus, *, root: str, prefix: str = "") -> None:
+        self._corpus, self._root = corpus, root
+        self._prefix = f"{prefix}/" if prefix else ""
+        self.account = Account(files=1)
+        self._images = ImageSource(root, allow=corpus.readable())
+        self._source = Source(file, corpus, self.account, self._images)
         self._rules = pair_rules(corpus.keep)
         self._modalities = {label.casefold(): name for label, name in (corpus.modality_map or {}).items()}
         self._name = relative_uri(file.uri, root)
-        self.report = FileReport()
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield the candidates in the file's order, some thousands at a time.
@@ -98,30 +76,61 @@ class FileIndexer:
         yield pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)
 
     def part(self) -> bytes:
-        """Return the candidates as Parquet, with the report in its metadata."""
+        """Return the candidates as Parquet, with the account in its metadata."""
         buffer = io.BytesIO()
         with pq.ParquetWriter(buffer, CANDIDATE_SCHEMA, compression="zstd") as writer:
             for table in self.tables():
                 writer.write_table(table)
-            writer.add_key_value_metadata({REPORT_KEY: self.report.model_dump_json()})
+                self._look_again(table)
+            writer.add_key_value_metadata({ACCOUNT_KEY: self.account.model_dump_json()})
         return buffer.getvalue()
+
+    def _look_again(self, table: pa.Table) -> None:
+        """Fetch some images as extraction will, and compare their digests.
+
+        Raises:
+            CorpusError: another image is read there, or none.
+        """
+        there = table.filter(pc.field("image_sha256").is_valid())
+        for number in sorted({0, there.num_rows // 2, there.num_rows - 1} & {*range(there.num_rows)}):
+            row = there.slice(number, 1).to_pylist()[0]
+            try:
+                self._images.fetch(row["uri"], row["member"], sha256=row["image_sha256"])
+            except CorpusError as error:
+                raise CorpusError(
+                    f"{self._name}: {row['key']}: the image cannot be read again as extraction reads it: {error}",
+                    hint=error.hint or "let nothing change the corpus, and run the same command again",
+                ) from error
 
     def _rows(self, pair: SourcePair, group: int) -> list[dict[str, Any]]:
         fields, record = self._source.fields, pair.record
-        for problem in pair.problems:
-            self.report.note(f"{self._name}: {pair.key}: {problem}")
-        captions = [self._without_nul(pair, caption) for caption in _captions(fields, record)]
+        self.account.keys += 1
+        where = f"{self._name}: {pair.key}"
+        for reason, what in pair.passed:
+            self.account.pass_over(reason, f"{where}: {what}" if what else where)
+        for reason, what in pair.changed:
+            self.account.change(reason, f"{where}: {what}" if what else where)
+        captions = [self._cleaned(caption, where) for caption in _captions(fields, record)]
+        if len(captions) > 1:
+            captions = list(dict.fromkeys(caption for caption in captions if caption)) or captions[:1]
         if pair.uri is None and captions == [None]:
-            self.report.note(f"{self._name}: {pair.key}: passed over, it has neither an image nor a caption")
+            self.account.pass_over(
+                "JSON without image" if pair.record.get("json") else "neither image nor caption", where
+            )
             return []
+        if pair.image is None and pair.uri is None:
+            self.account.pass_over("caption without image", where)
+        if not any(captions):
+            self.account.pass_over("image without caption", where)
         image = self._image_columns(pair) | {"group": group}
-        shared = {name: fields.text(record, name) for name in ("split", "source", "license")}
-        shared["modality"] = self._modality(record)
+        shared = self._shared_columns(record, where)
+        if not pair.key.isprintable():
+            self.account.change("control characters in key", where)
+            pair.key = printable(pair.key)
         raw = {path: fields.raw(record, path) for path in self._corpus.keep.raw_paths()}
-        prefix = f"{self._file.stem}/" if self._corpus.qualify_keys else ""
         rows = []
         for number, caption in enumerate(captions, start=1):
-            key = prefix + (f"{pair.key}#{number}" if len(captions) > 1 else pair.key)
+            key = self._prefix + (f"{pair.key}#{number}" if len(captions) > 1 else pair.key)
             row = {**image, **shared, "key": key, "caption": caption}
             if self._keep(row, raw):
                 row["key_hash"] = hash_text(key)
@@ -134,21 +143,21 @@ class FileIndexer:
                 row["difference_hash"] = alike
         return rows
 
-    def _without_nul(self, pair: SourcePair, caption: str | None) -> str | None:
-        """Return a caption without NUL characters, at which many programs end a text."""
-        if caption is None or "\0" not in caption:
-            return caption
-        self.report.note(
-            f"{self._name}: {pair.key}: {caption.count(chr(0))} NUL characters of its caption are left out"
-        )
-        return caption.replace("\0", "")
+    def _cleaned(self, text: str | None, where: str) -> str | None:
+        """Return a caption without control characters, None if it has no word; both are counted."""
+        caption = clean_caption(text)
+        for reason in caption.changed:
+            self.account.change(reason, where)
+        if caption.passed:
+            self.account.pass_over(caption.passed, where)
+        return caption.text
 
     def _keep(self, row: dict[str, Any], raw: Mapping[str, list[str]]) -> bool:
-        self.report.pairs += 1
-        self.report.usable += bool(row["uri"] is not None and row["caption"])
+        self.account.pairs += 1
+        self.account.usable += bool(row["image_sha256"] is not None and row["caption"])
         refusal = first_refusal(self._rules, row, raw)
         if refusal is not None:
-            self.report.dropped[refusal] += 1
+            self.account.dropped[refusal] += 1
         return refusal is None
 
     def _image_columns(self, pair: SourcePair) -> dict[str, Any]:
@@ -163,6 +172,16 @@ class FileIndexer:
             "height": size[1] if size else None,
         }
 
+    def _shared_columns(self, record: dict[str, Any], where: str) -> dict[str, str | None]:
+        fields = self._source.fields
+        found = {name: fields.text(record, name) for name in ("split", "source", "license")}
+        found["modality"] = self._modality(record)
+        for name, value in found.items():
+            if value is not None and not value.isprintable():
+                self.account.change(f"control characters in {name}", where)
+                found[name] = printable(value)
+        return found
+
     def _modality(self, record: dict[str, Any]) -> str | None:
         if self._corpus.modality_map is None:
             return self._source.fields.text(record, "modality")
@@ -171,13 +190,13 @@ class FileIndexer:
         for label in labels:
             if label.casefold() in self._modalities:
                 return self._modalities[label.casefold()]
-        self.report.unmapped.update(dict.fromkeys(labels, 1))
+        self.account.unmapped.update(dict.fromkeys(labels, 1))
         return None
 
 
 def _captions(fields: FieldReader, record: dict[str, Any]) -> list[str | None]:
     """Return a record's captions: one, which may be empty or None, or those of a list."""
-    texts = [text for text in map(as_text, fields.values(record, "caption") or ()) if text is not None]
+    texts = [text for text in map(as_written, fields.values(record, "caption") or ()) if text is not None]
     if len(texts) > 1:
         texts = list(dict.fromkeys(text for text in texts if text)) or texts[:1]
     return [*texts] or [None]

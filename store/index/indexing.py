@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -29,7 +29,7 @@ INDEX_FOLDER = "index"
 PARALLEL_BYTES = 64 * 2**20
 """Corpora smaller than this are indexed in this process: starting others would take longer."""
 
-CANDIDATES_VERSION = 1
+CANDIDATES_VERSION = 2
 """Changes when the same files give other candidates, so that older candidates are not used."""
 
 
@@ -41,24 +41,33 @@ class Plan:
         files: in the order of their rows.
         stamps: bytes and version of each file, by uri.
         root: the folder that uris become relative to.
+        prefixes: what goes before the keys of each file, by uri; nothing where none is listed.
     """
 
     files: Sequence[CorpusFile]
     stamps: Mapping[str, tuple[int, int]]
     root: str
     corpus: Corpus
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+
+    def prefix(self, file: CorpusFile) -> str:
+        """Return what goes before the keys of a file."""
+        return self.prefixes.get(file.uri, "")
 
     def key(self, file: CorpusFile) -> str:
         """Return where the candidates of a file lie in the store: by all that decides them."""
         uri = relative_uri(file.uri, self.root)
-        identity = [CANDIDATES_VERSION, self.root, uri, *self.stamps[file.uri], settings_of(self.corpus)]
+        settings = settings_of(self.corpus), self.corpus.allow
+        identity = [CANDIDATES_VERSION, self.root, uri, *self.stamps[file.uri], *settings, self.prefix(file)]
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         return f"{INDEX_FOLDER}/{digest[:32]}.parquet"
 
 
 def settings_of(corpus: Corpus) -> dict[str, Any]:
     """Return what of a corpus decides its rows, besides its files: settings that are not the defaults."""
-    settings = corpus.model_dump(mode="json", exclude={"files", "phantom", "qualify_keys"}, exclude_defaults=True)
+    settings = corpus.model_dump(
+        mode="json", exclude={"files", "phantom", "qualify_keys", "allow"}, exclude_defaults=True
+    )
     return {"qualify_keys": corpus.qualify_keys, **settings}
 
 
@@ -84,7 +93,10 @@ def index_files(
     if _worth_processes(location, plan, todo, workers := workers or len(os.sched_getaffinity(0))):
         context = multiprocessing.get_context("spawn")  # obstore's threads do not survive a fork
         with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context, initializer=_begin_worker) as pool:
-            futures = [pool.submit(_make, location, plan.key(f), f, plan.corpus, plan.root) for f in todo]
+            futures = [
+                pool.submit(_make, location, plan.key(f), f, plan.corpus, plan.root, prefix=plan.prefix(f))
+                for f in todo
+            ]
             try:
                 for future in as_completed(futures):
                     future.result()
@@ -94,7 +106,7 @@ def index_files(
                 raise
     else:
         for file in todo:
-            _make(location, plan.key(file), file, plan.corpus, plan.root)
+            _make(location, plan.key(file), file, plan.corpus, plan.root, prefix=plan.prefix(file))
             on_file(1)
     return [functools.partial(open_parquet, location, plan.key(file), in_blocks=True) for file in plan.files]
 
@@ -105,8 +117,8 @@ def _worth_processes(location: Location, plan: Plan, todo: Sequence[CorpusFile],
     return shared and min(workers, len(todo)) > 1 and nbytes >= PARALLEL_BYTES
 
 
-def _make(location: Location, key: str, file: CorpusFile, corpus: Corpus, root: str) -> None:
-    location.write(key, FileIndexer(file, corpus, root=root).part())
+def _make(location: Location, key: str, file: CorpusFile, corpus: Corpus, root: str, *, prefix: str) -> None:
+    location.write(key, FileIndexer(file, corpus, root=root, prefix=prefix).part())
 
 
 def _begin_worker() -> None:

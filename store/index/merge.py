@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from store.corpus.corpus_files import common_root, corpus_files
+from store.corpus.account import Account
+from store.corpus.corpus_files import common_root, corpus_files, qualifiers
 from store.corpus.curation import Keep
 from store.corpus.near_duplicates import first_of_alike
 from store.corpus.section import Corpus
@@ -26,7 +27,7 @@ from store.format.pairs import PAIR_SCHEMA, repeated_keys
 from store.io.location import Location
 from store.io.scratch import scratch_database
 
-from .index_file import REPORT_KEY, FileIndexer, FileReport
+from .index_file import ACCOUNT_KEY, FileIndexer
 
 if TYPE_CHECKING:
     import duckdb
@@ -58,6 +59,9 @@ Cursor = Iterator[pa.RecordBatch]
 
 BATCH_ROWS = 65_536
 
+SHOWN = 3
+"""Reasons that an error lists."""
+
 
 @dataclass(kw_only=True, slots=True)
 class Merged:
@@ -68,7 +72,7 @@ class Merged:
         same_image, same_pair: pairs whose image, or image and caption, an earlier pair has.
     """
 
-    report: FileReport
+    account: Account
     keep_N: npt.NDArray[np.bool_]
     part_rows: list[int]
     same_image: int = 0
@@ -105,10 +109,10 @@ def merge(
         CorpusError: a key occurs twice.
     """
     create_candidates(database)
-    report, part_rows, images = FileReport(), [0], 0
+    account, part_rows, images = Account(), [0], 0
     for open_part in parts:
         file, begin, last = open_part(), sum(part_rows), -1
-        report.add(FileReport.model_validate_json(file.metadata.metadata[REPORT_KEY.encode()]))
+        account.add(Account.model_validate_json(file.metadata.metadata[ACCOUNT_KEY.encode()]))
         for batch in file.iter_batches(BATCH_ROWS, columns=list(HASHES), use_threads=False):
             if batch.num_rows:
                 group, *hashes = (batch[name] for name in HASHES)
@@ -118,7 +122,7 @@ def merge(
                 begin, last = begin + batch.num_rows, group[-1].as_py()
         images += last + 1
         part_rows.append(begin - sum(part_rows))
-    merged = Merged(report=report, keep_N=np.ones(sum(part_rows), bool), part_rows=part_rows[1:])
+    merged = Merged(account=account, keep_N=np.ones(sum(part_rows), bool), part_rows=part_rows[1:])
     _find_duplicates(database, merged, keep)
     if keep.near_duplicates is not None:
         _find_near_duplicates(database, merged, keep.near_duplicates)
@@ -153,7 +157,7 @@ def _find_duplicates(database: duckdb.DuckDBPyConnection, merged: Merged, keep: 
 
 
 def _refuse(merged: Merged, rule: str, refused_N: npt.NDArray[np.bool_]) -> None:
-    merged.report.dropped[rule] = int(refused_N.sum())
+    merged.account.dropped[rule] = int(refused_N.sum())
     merged.keep_N &= ~refused_N
 
 
@@ -247,12 +251,12 @@ class CorpusIndex:
 
     Attributes:
         root: the folder or URL that the table's uris are relative to.
-        problems: one line per pair whose members are not as they should be; such a pair is kept.
+        account: of what was read.
     """
 
     table: pa.Table
     root: str | os.PathLike[str] | Location
-    problems: list[str] = field(default_factory=list)
+    account: Account = field(default_factory=Account)
 
 
 def read_corpus(corpus: Corpus) -> CorpusIndex:
@@ -268,32 +272,35 @@ def read_corpus(corpus: Corpus) -> CorpusIndex:
     """
     files = corpus_files(corpus.files)
     root = common_root(files)
-    parts = [FileIndexer(file, corpus, root=root).part() for file in files]
+    prefixes = qualifiers(files, root) if corpus.qualify_keys else {}
+    parts = [FileIndexer(file, corpus, root=root, prefix=prefixes.get(file.uri, "")).part() for file in files]
     with scratch_database() as database:
         merged = merge(database, [functools.partial(_in_memory, part) for part in parts], corpus.keep)
-    require_pairs(merged.report, rows=int(merged.keep_N.sum()), files=len(files))
+    require_pairs(merged.account, rows=int(merged.keep_N.sum()))
     columns = [name for name in PAIR_SCHEMA.names if name != "row"]
     candidates = pa.concat_tables([pq.read_table(pa.BufferReader(part), columns=columns) for part in parts])
     kept = candidates.filter(pa.array(merged.keep_N))
     table = kept.add_column(0, PAIR_SCHEMA.field("row"), pa.array(np.arange(kept.num_rows))).cast(PAIR_SCHEMA)
-    return CorpusIndex(table=table, root=root, problems=merged.report.problems)
+    return CorpusIndex(table=table, root=root, account=merged.account)
 
 
 def _in_memory(part: bytes) -> pq.ParquetFile:
     return pq.ParquetFile(pa.BufferReader(part))
 
 
-def require_pairs(report: FileReport, *, rows: int, files: int) -> None:
+def require_pairs(account: Account, *, rows: int) -> None:
     """Refuse a corpus without any pair: the CorpusError says whether the corpus or the rules leave none."""
-    if not report.usable:
+    if not account.usable:
+        commonest = sorted(account.passed.items(), key=lambda entry: -entry[1].count)[:SHOWN]
+        seen = "".join(f"; {found.count} times {reason}, first {found.first}" for reason, found in commonest)
         raise CorpusError(
-            f"the corpus holds no pair: {files} files were read, {report.pairs} keys found, and none has both an "
-            "image and a caption",
-            hint="in a tar a pair is KEY.jpg (or .png, ...) and KEY.txt, side by side; in a table, a row with both",
+            f"the corpus holds no pair of an image and a caption: {account.files} files, {account.members} members and "
+            f"{account.keys} keys were read{seen}",
+            hint=None if seen else "correct corpora.NAME.files in pipelines.yaml",
         )
     if not rows:
-        refused = ", ".join(f"{rule}: {count}" for rule, count in report.dropped.items() if count)
+        refused = ", ".join(f"{rule}: {count}" for rule, count in account.dropped.items() if count)
         raise CorpusError(
-            f"the rules of the corpus keep none of its {report.pairs} pairs ({refused})",
+            f"the rules of the corpus keep none of its {account.pairs} pairs ({refused})",
             hint="python -m extract index --report prints what each rule refuses; relax keep: in pipelines.yaml",
         )

@@ -91,7 +91,7 @@ def _compare(
         added, first_added = find("SELECT position FROM kept WHERE key NOT IN (SELECT key_hash FROM keys)")
         dropped, first_dropped = find("SELECT row FROM keys WHERE key_hash NOT IN (SELECT key FROM kept)")
     change = RuleChange(
-        report=report_of(merged, corpus, files=len(parts), modalities={}),
+        report=report_of(merged, corpus, modalities={}),
         added=added,
         dropped=dropped,
         first_added=keys_at(parts, merged, first_added),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Any
 
 from store.errors import LocationError, ObjectChangedError
@@ -28,12 +29,12 @@ class Folder(Location):
 
     def read(self, key: str) -> bytes:
         """Return a file's content."""
-        with self._access(key):
-            return (self.path / key).read_bytes()
+        with self._access(key), open(self.path / key, "rb", opener=_open_regular) as file:
+            return file.read()
 
     def read_part(self, key: str, offset: int, nbytes: int, *, stamp: str | None = None) -> bytes:
         """Return a part of a file's content."""
-        with self._access(key), (self.path / key).open("rb") as file:
+        with self._access(key), open(self.path / key, "rb", opener=_open_regular) as file:
             if stamp is not None and stamp_of(os.fstat(file.fileno())) != stamp:
                 raise ObjectChangedError(f"{self.path / key}: the file was replaced since it was looked at")
             file.seek(offset)
@@ -172,6 +173,16 @@ class Folder(Location):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Folder, (self.path,)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Open a file, and refuse what is none: a pipe that nobody writes to would be waited for without end."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EISDIR if S_ISDIR(mode) else errno.EINVAL, "a folder" if S_ISDIR(mode) else "no regular file")
 
 
 def stamp_of(found: os.stat_result) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import netrc
 import os
+import re
 from abc import ABC, abstractmethod
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlsplit
 
 from store.errors import LocationError
 
@@ -16,6 +20,16 @@ if TYPE_CHECKING:
 
 REMOTE_SCHEMES = ("s3", "gs", "az", "memory", "http", "https")
 """URL schemes that obstore opens; ``file`` is a folder, and http is for reading only."""
+
+
+_SECRET = re.compile(r"token|signature|^sig$|secret|passw|api_?key|accesskey|credential")
+"""In a parameter's name: its value lets whoever has the URL in."""
+
+_NETRC_HINT = "take it out, and put the login into ~/.netrc (machine HOST login NAME password SECRET)"
+_HINTS = {"http": _NETRC_HINT, "https": _NETRC_HINT}
+_STORAGE_HINT = (
+    "take it out, and set the storage's environment variables, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +180,7 @@ def locate(where: str | os.PathLike[str] | Location) -> Location:
         return Folder(Path(text))
     if scheme == "file":
         return Folder(Path(rest))
+    require_no_credentials(text)
     if scheme not in REMOTE_SCHEMES:
         known = ", ".join(f"{name}://" for name in ("file", *REMOTE_SCHEMES))
         raise LocationError(f"{text}: unknown scheme {scheme!r}; expected a path or one of {known}")
@@ -183,12 +198,45 @@ def split_query(text: str) -> tuple[str, str]:
     return path, mark + query
 
 
+def require_no_credentials(url: str) -> None:
+    """Refuse a URL that holds a password or a token: it would stand in the store, in reports and in messages.
+
+    Raises:
+        LocationError: it does; the message does not repeat it.
+    """
+    scheme, found, rest = url.partition("://")
+    if not found:
+        return
+    host, _, path = rest.partition("/")
+    shown = f"{scheme}://{host.rpartition('@')[2]}/..."
+    if "@" in host:
+        raise LocationError(f"{shown}: the URL holds a user name or a password", hint=_HINTS.get(scheme, _STORAGE_HINT))
+    names = {name.lower() for name, _ in parse_qsl(path.partition("?")[2], keep_blank_values=True)}
+    secret = sorted(name for name in names if _SECRET.search(name))
+    if secret:
+        raise LocationError(
+            f"{shown}: the URL's query holds a credential ({secret[0]})", hint=_HINTS.get(scheme, _STORAGE_HINT)
+        )
+
+
+def login_of(url: str) -> dict[str, str]:
+    """Return the header with the user name and password that a host of HTTP has in the user's netrc file."""
+    try:
+        found = netrc.netrc(os.environ.get("NETRC") or None).authenticators(urlsplit(url).hostname or "")
+    except (OSError, netrc.NetrcParseError):
+        return {}
+    if found is None:
+        return {}
+    return {"Authorization": f"Basic {b64encode(f'{found[0]}:{found[2]}'.encode()).decode()}"}
+
+
 def split_uri(uri: str) -> tuple[str, str]:
     """Return the folder of a path or URL, and the name in it; a query belongs to the name.
 
     Raises:
         LocationError: a URL that names a bucket or a host alone.
     """
+    require_no_credentials(uri)
     path, query = split_query(uri) if uri.startswith(("http://", "https://")) else (uri, "")
     folder, _, name = path.rpartition("/")
     if is_url(uri) and folder.endswith(("/", ":")):

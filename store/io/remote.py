@@ -7,7 +7,6 @@ import functools
 import os
 import re
 import time
-from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote
 
-from store.errors import LocationError, ObjectChangedError
+from store.errors import FetchError, LocationError, ObjectChangedError
 from store.faults import reached
 
-from .location import Location, Stat, split_query
+from .location import Location, Stat, login_of, split_query
 
 if TYPE_CHECKING:
     import zarr
@@ -68,13 +67,8 @@ def _client(root: str, query: str, _process: int) -> RemoteStore:
     from obstore.exceptions import BaseError
     from obstore.store import from_url
 
-    scheme, _, host = root.partition("://")
-    user_info, _, host = host.rpartition("@")
-    headers = {}
-    if user_info and scheme in HTTP:
-        login = unquote(user_info).encode()
-        headers["Authorization"] = f"Basic {b64encode(login).decode()}"
-        root = f"{scheme}://{host}"
+    scheme = root.partition("://")[0]
+    headers = login_of(root) if scheme in HTTP else {}
     options: ClientConfig = {"allow_http": scheme == "http", "default_headers": headers}
     try:
         if scheme in HTTP:
@@ -250,10 +244,12 @@ class Remote(Location):
                 hint="they come from the environment, e.g. AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL",
             ) from error
         except BaseError as error:
-            raise LocationError(
-                f"{self.show(key)}: the storage failed: {str(error).splitlines()[0]}",
-                hint="what was committed before stays; when the storage answers, run the same command again",
-            ) from error
+            text = str(error).splitlines()[0]
+            message = f"{self.show(key)}: the storage failed: {text}"
+            hint = "what was committed before stays; when the storage answers, run the same command again"
+            if _REFUSED.search(text):
+                raise LocationError(message, hint=hint) from error
+            raise FetchError(message, hint=hint, why="the storage does not answer") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Remote, (self.uri,)

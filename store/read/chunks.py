@@ -22,6 +22,7 @@ from store.format.arrays import Side
 from store.io.fetching import THREADS
 from store.io.folder import Folder
 
+from .mapped import read_ahead
 from .stored_side import RecycledArrays, StoredSide
 from .units import UnitChangedError
 
@@ -121,9 +122,10 @@ class ChunkReader:
             stored, ask, out_BD = job
             stored.fill(ask.rows_B, out_BD, soon=ask.soon, arrays=self._arrays, threads=1)
 
-        # A disk goes on reading for the sides behind while the rows of one are compared and copied.
-        for stored, ask, _ in mapped:
-            stored.read_ahead(ask.rows_B)
+        # The disk goes on reading for the sides behind while the rows of one are compared and copied.
+        parts = [part for stored, ask, _ in mapped for part in stored.ahead(ask.rows_B)]
+        if parts:
+            threading.Thread(target=read_ahead, args=(parts,), daemon=True).start()
         if self._threads > 1 < len(mapped):
             with ThreadPoolExecutor(self._threads) as pool:
                 list(pool.map(fill, mapped))

@@ -124,16 +124,28 @@ class Slots:
         start = self._held[number][0] * self._slot_bytes
         return self._bytes[start + begin : start + end]
 
-    def read_ahead(self, parts: Iterable[tuple[int, int, int]]) -> None:
-        """Have the system fetch parts (as of `part`) now; by itself it fetches a few pages around each row."""
-        for number, begin, end in parts:
-            start = self._held[number][0] * self._slot_bytes + begin
-            aligned = start // mmap.PAGESIZE * mmap.PAGESIZE
-            self._memory.madvise(mmap.MADV_WILLNEED, aligned, start - aligned + end - begin)
+    def address(self, number: int, begin: int) -> int:
+        """Return where in memory a byte of a mapped shard lies."""
+        return self._bytes.ctypes.data + self._held[number][0] * self._slot_bytes + begin
 
     def let_go(self) -> None:
         """Have pages no longer counted as this process's memory; they stay in the page cache."""
         self._memory.madvise(mmap.MADV_DONTNEED)
+
+
+def read_ahead(parts: Iterable[tuple[int, int]]) -> None:
+    """Have the system fetch mapped memory now; by itself it fetches a few pages around each row.
+
+    Waits for the disk, without the interpreter's lock (which `mmap.madvise` would hold).
+
+    Args:
+        parts: address and bytes of each; what is no longer mapped is passed over.
+    """
+    libc = ctypes.CDLL(None)
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    for address, nbytes in parts:
+        aligned = address // mmap.PAGESIZE * mmap.PAGESIZE
+        libc.madvise(aligned, address - aligned + nbytes, mmap.MADV_WILLNEED)
 
 
 def _overlay(address: int, nbytes: int, descriptor: int | None) -> bool:

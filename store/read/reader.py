@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import PurePosixPath
@@ -53,6 +53,7 @@ class FeatureStore:
 
     Args:
         corpus_root: where the images lie, if the corpus moved since it was indexed.
+        allow: places beside it that single images may be read from, see `store.corpus.access.Access`.
         verify: when bytes are compared with the checksums of their receipt: when they are first read, or each time.
 
     Raises:
@@ -65,12 +66,13 @@ class FeatureStore:
         path: str | os.PathLike[str] | Location,
         *,
         corpus_root: str | os.PathLike[str] | None = None,
+        allow: Sequence[str] = (),
         verify: Verify = "first",
     ) -> None:
         self.location, self.verify = locate(path), verify
         self.info = read_store_info(self.location)
-        self.images = ImageSource(corpus_root or self.info.corpus_root)
-        self._corpus_root = corpus_root
+        self.images = ImageSource(corpus_root or self.info.corpus_root, allow=allow)
+        self._corpus_root, self._allow = corpus_root, allow
         self._specs: dict[str, Spec] = {}
         self._units: dict[str, Units[Receipt]] = {}
         # Through a weak reference, so that what is mapped is let go with the store.
@@ -78,7 +80,7 @@ class FeatureStore:
 
     def reopen(self) -> FeatureStore:
         """Return the store as it is now."""
-        return FeatureStore(self.location, corpus_root=self._corpus_root, verify=self.verify)
+        return FeatureStore(self.location, corpus_root=self._corpus_root, allow=self._allow, verify=self.verify)
 
     @cached_property
     def pairs(self) -> PairTable:

@@ -23,7 +23,7 @@ from store.io.fetching import SLOW_S
 from store.io.folder import Folder
 from store.io.location import Location
 
-from .mapped import MAPS, Slots
+from .mapped import MAPS, Slots, read_ahead
 from .shards import Found, Shards, Verify
 from .units import Unit, UnitChangedError, Units
 
@@ -108,7 +108,7 @@ class StoredSide:
             rows, whole = rows_B[places], isinstance(places, slice)
             out = out_BD[places] if whole else arrays.empty((len(rows), self.width), self.dtype)
             if not whole:
-                self.read_ahead(rows)
+                read_ahead(self.ahead(rows))
             if not self._gather(self._slots, rows, out, some):
                 self._read(rows, out, some, soon=None, arrays=arrays, threads=threads)
             if not whole:
@@ -117,17 +117,18 @@ class StoredSide:
 
     # Out of mapped files.
 
-    def read_ahead(self, rows_B: Rows) -> None:
-        """Have the system fetch the chunks of some rows now, if it fetches from a disk."""
+    def ahead(self, rows_B: Rows) -> list[tuple[int, int]]:
+        """Return address and bytes of the chunks of some rows, for `read_ahead`; none where no disk is waited for."""
         if not self._waits or self._slots is None or not len(rows_B):
-            return
+            return []
         units = self._units.among(_distinct(rows_B // self._info.range_rows).tolist())
         there = [unit for unit in units.values() if unit is not None]
         if len(units) > self._slots.limit or not self._map_all(self._slots, there):
-            return
+            return []
         chunks_K = _distinct(rows_B // self._info.chunk_rows)
         runs = (run.tolist() for run in np.split(chunks_K, np.flatnonzero(np.diff(chunks_K) != 1) + 1))
-        self._slots.read_ahead(part for run in runs for part in self._parts(run[0], run[-1] + 1, units))
+        parts = (part for run in runs for part in self._parts(run[0], run[-1] + 1, units))
+        return [(self._slots.address(number, begin), end - begin) for number, begin, end in parts]
 
     def _map_all(self, slots: Slots, there: Sequence[Unit]) -> bool:
         """Map the shards of some units; returns False where they cannot be mapped at the same time."""

@@ -119,7 +119,7 @@ class Units(Generic[Committed]):
         self._again, self._mend, self._prefixes = again, mend, ("", beside) if beside else ("",)
         self._lock = threading.RLock()
         self._known: dict[int, Unit | None] = {}
-        self._complete = self._warned = False
+        self._complete = self._warned = self._told = False
         self.changes = 0
 
     def get(self, range_id: int) -> Unit | None:
@@ -302,6 +302,17 @@ class Units(Generic[Committed]):
             other = other or receipt is not None
         if other:
             self._require_present()
+            if not self._told:
+                self._told = True
+                log.warning(
+                    "%s: range %d of %s was made by another spec than specs/%s.json has now, and counts as missing, as "
+                    "all such ranges do; python -m store verify %s says whether the spec was damaged",
+                    self.location,
+                    range_id,
+                    self.name,
+                    self.name,
+                    self.location,
+                )
         return None
 
     def _require_present(self) -> None:

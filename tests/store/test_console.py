@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from store import console
-from store.console import ExitCode, main, progress, render_error
+from store.console import ExitCode, _Printable, cell, main, progress, render_error
 from store.errors import ConfigError, MMKDError, StoreNotFoundError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -96,6 +96,21 @@ def test_a_complete_run_exits_0_with_data_on_stdout_alone(run):
 
 def test_an_error_of_ours_is_a_message_with_a_hint_on_stderr_and_exits_1(run):
     assert run("fail") == (1, "", "error: runs/x: no store\nhint: python -m extract index --pipeline x\n")
+
+
+def test_control_characters_of_a_message_reach_no_terminal():
+    error = MMKDError("a\x1b[31mb\n\x07c", hint="\u202ed")
+    assert render_error(error) == "error: a\\x1b[31mb\n\\x07c\nhint: \\u202ed\n"
+    record = logging.LogRecord("x", logging.INFO, "", 0, "of %s", ("\x1b]0;title\x07",), None)
+    assert _Printable("%(message)s").format(record) == "of \\x1b]0;title\\x07"
+
+
+@pytest.mark.parametrize(
+    ("value", "safe"),
+    [("=1+1", "'=1+1"), ("@x", "'@x"), ("-x", "'-x"), ("a=b", "a=b"), (-1.5, -1.5), (None, None), ("", "")],
+)
+def test_a_spreadsheet_takes_no_text_for_a_formula(value, safe):
+    assert cell(value) == safe
 
 
 def test_an_error_without_a_hint_is_rendered_without_one():

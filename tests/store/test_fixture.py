@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from store.check.verify import verify
 from store.cli.program import app
-from store.corpus.decode import decode_image
 from store.errors import PairDecodeError
+from store.images.decode import decode_image
 from store.io.location import locate
 from store.read.reader import FeatureStore
 

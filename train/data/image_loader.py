@@ -14,11 +14,13 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
-from store.corpus.decode import decode_image
 from store.corpus.image_source import ImageSource
 from store.errors import CorpusError, IncompleteStoreError, PairDecodeError
+from store.images.decode import decode_image
+from store.images.depth import Window
 from store.read.pixel_cache import HINT, PixelCache
 
 from .image_workers import ImageWorkers
@@ -42,12 +44,14 @@ class View:
             not square.
         seed: decides the crops, together with epoch and row.
         max_pixels: largest width times height that is decoded.
+        window: the values that become black and white, for pixels of more than 8 bits.
     """
 
     size_px: int
     crop_scale: float
     seed: int
     max_pixels: int
+    window: Window | None = None
 
 
 class RowImages(Protocol):
@@ -68,16 +72,18 @@ class CorpusImages:
     """Images of the corpus.
 
     Args:
-        table: the pair table's ``uri`` and ``member``, from row 0 on.
+        table: the pair table's ``uri``, ``member`` and ``image_sha256``, from row 0 on.
     """
 
     def __init__(self, source: ImageSource, table: pa.Table) -> None:
         # Arrow arrays: Python objects of 2.9 M rows would take gigabytes in each process.
         self._source, self._uris, self._members = source, _whole(table["uri"]), _whole(table["member"])
+        self._known = _whole(pc.is_valid(table["image_sha256"]))
 
     def fetch(self, row: int) -> bytes:
         """Return the image file of a row."""
-        return self._source.fetch(self._uris[row].as_py(), self._members[row].as_py())
+        known = self._known[row].as_py()
+        return self._source.fetch(self._uris[row].as_py(), self._members[row].as_py(), known=known)
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:
@@ -181,7 +187,7 @@ def cut(data: bytes, view: View, *, row: int, epoch: int) -> npt.NDArray[np.uint
     Raises:
         PairDecodeError: it cannot be decoded.
     """
-    return crop(decode_image(data, max_pixels=view.max_pixels), view, row=row, epoch=epoch)
+    return crop(decode_image(data, max_pixels=view.max_pixels, window=view.window), view, row=row, epoch=epoch)
 
 
 def crop(image: Image.Image, view: View, *, row: int, epoch: int) -> npt.NDArray[np.uint8]:

@@ -77,7 +77,7 @@ def corpus_pairs(corpus: Corpus) -> PairSource:
     index = read_corpus(corpus)
     return PairSource(
         table=index.table,
-        images=CorpusImages(ImageSource(index.root), index.table),
+        images=CorpusImages(ImageSource(index.root, allow=corpus.readable()), index.table),
         block_rows=1,
         window_blocks=max(1, index.table.num_rows),
     )

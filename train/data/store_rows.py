@@ -30,7 +30,9 @@ def open_store(pipeline: TrainPipeline, *, corpus_root: Path | None = None, rank
     Raises:
         IncompleteStoreError: no range of any teacher is committed.
     """
-    store = FeatureStore(pipeline.store.path, corpus_root=corpus_root, verify=pipeline.store.verify)
+    store = FeatureStore(
+        pipeline.store.path, corpus_root=corpus_root, allow=pipeline.readable(), verify=pipeline.store.verify
+    )
     if ranks.world_size > 1:
         store.adopt(ranks.from_first(store.known))
     incomplete = [teacher for teacher in store.teachers if not store.is_complete(teacher)]

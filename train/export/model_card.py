@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from store.errors import shortened
+
 RESTRICTED = re.compile(r"\bNC\b|non-?commercial|research[ -](use|only)", re.IGNORECASE)
 """Markers of licences that forbid commercial use or uses beyond research."""
 
@@ -66,6 +68,11 @@ def render(card: Card) -> str:
     return "\n".join(part for part in parts if part)
 
 
+def _line(text: str) -> str:
+    """Return a stranger's text as a part of one line that Markdown does not read as structure."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", shortened(text))
+
+
 def _header(card: Card) -> str:
     lines = ["library_name: open_clip", "pipeline_tag: zero-shot-image-classification", "license: other"]
     lines += ["license_name: terms-of-the-teachers" if card.teachers else "license_name: see-below"]
@@ -101,7 +108,7 @@ def _terms(card: Card) -> str:
     restricted = [teacher for teacher in card.teachers if is_restricted(teacher.licence)]
     unknown = [teacher.name for teacher in card.teachers if teacher.licence == UNKNOWN]
     if restricted:
-        names = ", ".join(f"{teacher.name} ({teacher.licence})" for teacher in restricted)
+        names = ", ".join(f"{teacher.name} ({_line(teacher.licence)})" for teacher in restricted)
         lines.append(
             f"**Not for commercial use, or for research alone:** it was distilled from {names}. Their terms travel on: "
             "use and pass on this model under them.\n"
@@ -123,12 +130,14 @@ def _made_from(card: Card) -> str:
     lines: list[str] = []
     if card.teachers:
         lines += ["## Teachers\n", "| teacher | weights | licence | spec |", "|---|---|---|---|"]
-        lines += [f"| {t.name} | {t.source} | {t.licence} | `{t.spec_hash[:12]}` |" for t in card.teachers]
+        lines += [
+            f"| {t.name} | {_line(t.source)} | {_line(t.licence)} | `{t.spec_hash[:12]}` |" for t in card.teachers
+        ]
         lines.append("")
     if card.corpus or card.pair_licences:
         lines += ["## Corpus\n", *(f"- {line}" for line in card.corpus)]
         common = sorted(card.pair_licences.items(), key=lambda item: (-item[1], item[0]))
-        lines += [f"- {count:,} pairs: {licence}" for licence, count in common[:SHOWN_LICENCES]]
+        lines += [f"- {count:,} pairs: {_line(licence)}" for licence, count in common[:SHOWN_LICENCES]]
         if len(common) > SHOWN_LICENCES:
             lines.append(f"- {sum(count for _, count in common[SHOWN_LICENCES:]):,} pairs: other licences")
         lines.append("")

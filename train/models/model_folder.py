@@ -13,12 +13,14 @@ import open_clip
 import safetensors.torch
 import torch
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
+from open_clip.tokenizer import SimpleTokenizer
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer
 
 from store.console import without_root_warnings
 from store.errors import ConfigError, TeacherError, WeightsNotFoundError
+from store.texts.bpe import BoundedBpe
 from train.config import ModelSection
 
 from .pretrained import image_tower, load_tag, tag_of
@@ -118,6 +120,10 @@ def copy_tokenizer(name: str, folder: Path) -> None:
     tokenizer.save_pretrained(str(folder))
 
 
+class _BoundedTokenizer(BoundedBpe, SimpleTokenizer):  # type: ignore[misc]
+    """The same tokens as its base's, also of a word of thousands of letters, in bounded time."""
+
+
 def _copy_without_weights(source: Path, folder: Path) -> None:
     if not (source / HF_CONFIG_NAME).is_file() or not (source / HF_SAFE_WEIGHTS_NAME).is_file():
         raise WeightsNotFoundError(
@@ -138,6 +144,8 @@ def _load(folder: Path, *, weights_from: Path | None) -> Student:
         with without_root_warnings():
             model = open_clip.create_model(name, load_weights=False, pretrained_text=pretrained_text)
             tokenize = open_clip.get_tokenizer(name)
+            if type(tokenize) is SimpleTokenizer:
+                tokenize.__class__ = _BoundedTokenizer
     except (TypeError, ValueError, AssertionError, OSError) as error:
         raise ConfigError(
             f"open_clip cannot build the configured model: {type(error).__name__}: {error}",

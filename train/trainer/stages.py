@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from store.config.pipeline_file import dump_resolved
-from store.corpus.corpus_files import corpus_files
+from store.corpus.corpus_files import CorpusFile, common_root, corpus_files, relative_uri
 from store.errors import ConfigError, IncompleteStoreError
 from store.files import sha256_file
 from store.index.indexing import settings_of
@@ -39,7 +41,8 @@ def pretrain(pipeline: TrainPipeline, name: str, run: PretrainRun, how: Circumst
     corpus = pipeline.corpora[run.corpus]
     identity: dict[str, Any] = {
         "run": settings_identity(run) | {"images": "corpus"},
-        "corpus": {file.name: file.sha256() for file in corpus_files(corpus.files)},
+        "corpus": _digests(corpus_files(corpus.files)),
+        **_window_identity(pipeline),
     }
     settings = settings_of(corpus)
     if settings != settings_of(type(corpus)(files=corpus.files)):
@@ -50,11 +53,20 @@ def pretrain(pipeline: TrainPipeline, name: str, run: PretrainRun, how: Circumst
     return True
 
 
+def _digests(files: Sequence[CorpusFile]) -> dict[str, str]:
+    """Return the SHA-256 of each file by its name, or by its path below the common folder if names repeat."""
+    names, root = Counter(file.name for file in files), common_root(files)
+    return {file.name if names[file.name] == 1 else relative_uri(file.uri, root): file.sha256() for file in files}
+
+
 def _pretrain_on_store(pipeline: TrainPipeline, name: str, run: PretrainRun, how: Circumstances) -> bool:
     """Stage 1 on a store's pair table; it need not hold any feature."""
-    store = FeatureStore(pipeline.store.path, corpus_root=how.corpus_root, verify=pipeline.store.verify)
+    store = FeatureStore(
+        pipeline.store.path, corpus_root=how.corpus_root, allow=pipeline.readable(), verify=pipeline.store.verify
+    )
     pixels = _pixels(pipeline, store, run)
-    identity = {"run": _without_images(run), "store": {"corpus": store.info.corpus}, **_pixel_identity(pixels)}
+    identity: dict[str, Any] = {"run": _without_images(run), "store": {"corpus": store.info.corpus}}
+    identity |= _window_identity(pipeline) | _pixel_identity(pixels)
     if _nothing_to_do(f"train.pretrain.{name}", run, identity, how):
         return False
     pairs = store_pairs(store, pixels, window_blocks=run.window_blocks)
@@ -78,6 +90,7 @@ def distill(pipeline: TrainPipeline, name: str, run: StudentRun, how: Circumstan
         "select": json.loads(dump_resolved(pipeline))["select"],
         "store": store_identity(store),
         "projection": sha256_file(projection_file) if projection_file else None,
+        **_window_identity(pipeline),
         **_pixel_identity(pixels),
     }
     if _nothing_to_do(f"train.students.{name}", run, identity, how):
@@ -108,6 +121,11 @@ def distill(pipeline: TrainPipeline, name: str, run: StudentRun, how: Circumstan
     return True
 
 
+def _window_identity(pipeline: TrainPipeline) -> dict[str, Any]:
+    """Return ``image.window`` as a part of a run's identity; nothing without one, as in runs of before it."""
+    return {} if pipeline.image.bounds is None else {"window": pipeline.image.model_dump(mode="json")["window"]}
+
+
 def _run_of(
     pipeline: TrainPipeline, name: str, section: PretrainRun | StudentRun, identity: dict[str, Any]
 ) -> TrainingRun:
@@ -119,6 +137,7 @@ def _run_of(
         optimization=section.optimization,
         validation=section.validation,
         max_pixels=pipeline.max_pixels,
+        window=pipeline.image.bounds,
     )
 
 

@@ -18,6 +18,7 @@ import torch
 
 from store.config.pipeline_file import Section, dump_resolved
 from store.errors import CorpusError
+from store.images.depth import Window
 from train.config import ModelSection, Optimization, ValidationSection
 from train.data.batch_order import BatchOrder, StepOrder, lanes_of
 from train.data.batches import Stream
@@ -50,6 +51,7 @@ class TrainingRun:
         out: folder of the result.
         identity: everything that decides the result, as JSON values.
         max_pixels: largest width times height that is decoded.
+        window: the pipeline's ``image.window``.
     """
 
     name: str
@@ -59,6 +61,7 @@ class TrainingRun:
     optimization: Optimization
     validation: ValidationSection
     max_pixels: int
+    window: Window | None = None
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -165,7 +168,13 @@ def _report(run: TrainingRun, rows: npt.NDArray[np.int64], saved: State | None, 
 
 def _loader(run: TrainingRun, pairs: PairSource, student: Student, ranks: Ranks) -> ImageLoader:
     settings = run.optimization
-    view = View(size_px=student.size_px, crop_scale=settings.crop_scale, seed=settings.seed, max_pixels=run.max_pixels)
+    view = View(
+        size_px=student.size_px,
+        crop_scale=settings.crop_scale,
+        seed=settings.seed,
+        max_pixels=run.max_pixels,
+        window=run.window,
+    )
     return ImageLoader(
         pairs.images,
         view=view,
@@ -242,7 +251,7 @@ def _validation(
     where = f"split {split}" if split else f"holdout {run.validation.holdout}"
     require_pairs(run.name, rows, where=where)
     chosen = table.select(["caption", "image_sha256"]).take(pa.array(rows))
-    view = View(size_px=student.size_px, crop_scale=1, seed=0, max_pixels=run.max_pixels)
+    view = View(size_px=student.size_px, crop_scale=1, seed=0, max_pixels=run.max_pixels, window=run.window)
     with ImageLoader(pairs.images, view=view, threads=run.optimization.threads) as loader:
         yield Validation(
             student,

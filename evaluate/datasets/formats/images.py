@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from store.corpus.corpus_files import as_corpus_file, corpus_files
+from store.corpus.account import Account
+from store.corpus.corpus_files import as_corpus_file, common_root, corpus_files, qualifiers
 from store.corpus.fields import SourcePair
+from store.corpus.folder_files import is_hidden
 from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus
-from store.corpus.source import Source
-from store.corpus.webdataset import IMAGE_SUFFIXES, read_tar
 from store.files import find_paths
+from store.images.suffixes import image_suffixes
+from store.layouts.source import Source
+from store.layouts.webdataset import read_tar
+from store.layouts.zip_archive import read_zip
 
 from .record import Record, StoredImage
 from .rules import wild
 
+log = logging.getLogger(__name__)
+
 
 def read_folders(root: Path, pattern: str) -> Iterator[Record]:
     """Yield the images that a pattern matches, by path; its parts in braces are the record's columns."""
-    source, parts = ImageSource(root), path_parts(pattern)
+    source, parts, hidden = ImageSource(root), path_parts(pattern), 0
     for path in sorted(find_paths(root, wild(pattern))):
         name = path.relative_to(root).as_posix()
         found = parts.fullmatch(name)
-        if found and path.suffix.lower().lstrip(".") in IMAGE_SUFFIXES:
+        if not found or path.suffix.lower().lstrip(".") not in image_suffixes():
+            continue
+        if is_hidden(name):
+            hidden += 1
+        else:
             yield Record(id=name, file=name, values=found.groupdict(), image=StoredImage(source, name))
+    if hidden:
+        log.warning("%s: hidden files, such as the ._NAME of macOS, are no images: %d", root / pattern, hidden)
 
 
 def path_parts(pattern: str) -> re.Pattern[str]:
@@ -44,12 +57,13 @@ def path_parts(pattern: str) -> re.Pattern[str]:
 
 
 def read_webdataset(path: Path, file: str, source: ImageSource) -> Iterator[Record]:
-    """Yield what a tar holds: ``key``, ``txt`` and ``json``.
+    """Yield what a tar or zip holds: ``key``, ``json`` and the captions, such as ``txt``.
 
     Raises:
-        CorpusError: it is cut short, damaged or compressed.
+        CorpusError: it is cut short, damaged, or a tar that is compressed.
     """
-    for pair in read_tar(as_corpus_file(path)):
+    read = read_zip if path.suffix.lower() == ".zip" else read_tar
+    for pair in read(as_corpus_file(path), Account()):
         yield _record(pair, pair.key, pair.record, file, StoredImage(source, file, pair.member))
 
 
@@ -59,10 +73,13 @@ def read_corpus(corpus: Corpus) -> Iterator[Record]:
     Raises:
         CorpusError: there is no such file, or one cannot be read.
     """
-    source = ImageSource("/")
-    for file in corpus_files(corpus.files):
-        for pair in Source(file, corpus).pairs(all_columns=True):
-            key = f"{file.stem}/{pair.key}" if corpus.qualify_keys else pair.key
+    files = corpus_files(corpus.files)
+    root = common_root(files)
+    source = ImageSource(root, allow=corpus.readable())
+    prefixes = qualifiers(files, root) if corpus.qualify_keys else {}
+    for file in files:
+        for pair in Source(file, corpus, Account(), source).pairs(all_columns=True):
+            key = f"{prefixes[file.uri]}/{pair.key}" if prefixes else pair.key
             values = {**pair.record, "json": pair.metadata}
             yield _record(pair, key, values, file.uri, StoredImage(source, pair.uri or "", pair.member))
 

@@ -43,7 +43,7 @@ def read_all(rule: ReadRule, root: Path) -> Iterator[Record]:
                 yield from read_webdataset(path, path.relative_to(root).as_posix(), source)
         case MedMnistFile():
             for path in _files(root, rule.files):
-                yield from read_medmnist(path, path.relative_to(root).as_posix())
+                yield from read_medmnist(root, path)
 
 
 def _files(root: Path, patterns: Sequence[str]) -> list[Path]:

@@ -23,7 +23,7 @@ class Image(Protocol):
         """Return its location; the same text for the same image."""
 
     def read(self) -> bytes:
-        """Return its file's bytes, for ``store.corpus.decode.decode_image``."""
+        """Return its file's bytes, for ``store.images.decode.decode_image``."""
 
 
 @dataclass(frozen=True, slots=True)

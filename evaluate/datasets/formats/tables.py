@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from store.corpus.corpus_files import as_corpus_file
 from store.corpus.fields import as_text, values_at
 from store.corpus.image_source import ImageSource
-from store.corpus.tables import read_records
 from store.errors import EvaluationError
 from store.files import find_paths
+from store.layouts.records.text_lines import name_within
+from store.layouts.tables import TABLE_SUFFIXES, TableFormat, read_records
 
 from .images import path_parts, read_webdataset
 from .record import BagFile, Record, StoredImage
 from .rules import BagFiles, VqaFiles, wild
-
-KINDS: dict[str, Literal["parquet", "csv", "jsonl"]] = {
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".tsv": "csv",
-}
-"""By the end of the name; whatever else is read as CSV, since old tables end in ``.data`` or ``.txt``."""
 
 Values = dict[str, Any]
 
@@ -35,19 +26,15 @@ Values = dict[str, Any]
 def rows(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[Values]:
     """Yield the records of a table: CSV (``columns`` if it has no header), TSV, Parquet, JSON lines, or a JSON list.
 
+    Whatever its name does not tell is read as CSV, since old tables end in ``.data`` or ``.txt``.
+
     Raises:
-        EvaluationError, CorpusError: it cannot be read.
+        CorpusError: it cannot be read.
     """
-    if path.suffix != ".json":
-        yield from read_records(as_corpus_file(path), KINDS.get(path.suffix, "csv"), header=columns)
-        return
-    try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise EvaluationError(f"{path}: not JSON: {error}") from error
-    if not isinstance(found, list) or not all(isinstance(value, dict) for value in found):
-        raise EvaluationError(f"{path}: expected a list of objects")
-    yield from found
+    file = as_corpus_file(path)
+    name = name_within(file)
+    kind: TableFormat = next((kind for suffix, kind in TABLE_SUFFIXES.items() if name.endswith(suffix)), "csv")
+    yield from read_records(file, kind, header=columns)
 
 
 def filled(pattern: str, values: Mapping[str, Any], *, where: str) -> str:

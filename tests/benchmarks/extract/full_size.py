@@ -20,7 +20,7 @@ from transformers import BertConfig
 
 from store.corpus.corpus_files import corpus_files
 from store.corpus.section import Corpus
-from store.corpus.source import Source
+from store.layouts.source import Source
 from tests.benchmarks.measure import measure
 from train.config import ModelSection
 from train.models.model_folder import begin_model, save_weights

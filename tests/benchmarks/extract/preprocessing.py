@@ -33,7 +33,7 @@ from extract.teacher_files.geometry import Geometry, Preprocessing, fit, fit_all
 from extract.teacher_files.specs import teacher_spec
 from store.cli.options import PIPELINES_FILE
 from store.config.pipeline_file import read_pipeline
-from store.corpus.decode import decode_image
+from store.images.decode import decode_image
 from tests.benchmarks.rounds import SEED, medians, single
 
 WIDTH, HEIGHT, QUALITY = 1024, 768, 90

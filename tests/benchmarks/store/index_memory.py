@@ -20,11 +20,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from store.corpus.account import Account
 from store.corpus.curation import Keep
 from store.corpus.section import Corpus
 from store.format.key_index import hash_texts
 from store.index import append, create, indexing
-from store.index.index_file import CANDIDATE_SCHEMA, REPORT_KEY, FileReport
+from store.index.index_file import ACCOUNT_KEY, CANDIDATE_SCHEMA
 from store.io.location import Location
 
 FILE_ROWS = 20_000
@@ -57,13 +58,13 @@ def candidates(number: int) -> bytes:
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, CANDIDATE_SCHEMA, compression="zstd") as writer:
         writer.write_table(pa.Table.from_arrays(arrays, schema=CANDIDATE_SCHEMA), row_group_size=4096)
-        report = FileReport(pairs=FILE_ROWS, usable=FILE_ROWS)
-        writer.add_key_value_metadata({REPORT_KEY: report.model_dump_json()})
+        report = Account(pairs=FILE_ROWS, usable=FILE_ROWS)
+        writer.add_key_value_metadata({ACCOUNT_KEY: report.model_dump_json()})
     return buffer.getvalue()
 
 
-def _make(location: Location, key: str, file: object, corpus: object, root: object) -> None:
-    del corpus, root
+def _make(location: Location, key: str, file: object, *_: object, prefix: str) -> None:
+    del prefix
     location.write(key, candidates(int(Path(str(file.uri)).stem)))
 
 

@@ -19,10 +19,10 @@ import torch
 from PIL import Image
 
 from extract.corpora.fill_pixel_cache import encode, keep, shrink
-from store.corpus.decode import decode_image
 from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus
 from store.format.pixels import PixelSpec
+from store.images.decode import decode_image
 from store.index.merge import read_corpus
 
 SEED = 20261123

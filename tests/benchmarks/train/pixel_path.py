@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     info, _ = index_corpus(options.out / "store", Corpus(files=[str(corpus / "*.tar")]), range_rows=256, chunk_rows=64)
     make_pixels(options.out / "store", PixelSpec.of(Pixels(short_side_px=256)))
     store = FeatureStore(options.out / "store")
-    table = store.pairs.read(0, info.rows, ["uri", "member"])
+    table = store.pairs.read(0, info.rows, ["uri", "member", "image_sha256"])
     sources: dict[str, RowImages] = {
         f"corpus, {WIDTH} x {HEIGHT}, {size_kb:.0f} kB": CorpusImages(store.images, table),
         "pixel cache, 256 px": PixelCache(store.location, info=store.info, chunks_kept=info.rows // 64 + 1),

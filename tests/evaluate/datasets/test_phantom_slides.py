@@ -11,9 +11,9 @@ import pytest
 from evaluate.datasets.loading import load_dataset
 from evaluate.datasets.phantom_slides import TUMOR, SlidePlan, plan_slides, write_phantom_slides
 from evaluate.datasets.registry import read_registry
-from store.corpus.decode import decode_image
 from store.errors import EvaluationError
 from store.files import sha256_file
+from store.images.decode import decode_image
 
 PLAN = SlidePlan(slides={"train": 4, "test": 4}, tiles=5, size_px=32)
 

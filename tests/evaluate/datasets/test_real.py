@@ -12,7 +12,7 @@ import pytest
 from evaluate.datasets.checks import deep_problems, undecodable
 from evaluate.datasets.loading import load_dataset
 from evaluate.datasets.registry import missing_files, read_registry
-from store.corpus.decode import decode_image
+from store.images.decode import decode_image
 
 ROOT = Path(__file__).resolve().parents[4] / "shared" / "data"
 ENTRIES = read_registry()

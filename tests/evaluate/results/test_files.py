@@ -188,6 +188,20 @@ def test_a_file_that_is_no_record_is_refused(tmp_path, text):
         read_result(path)
 
 
+def test_json_that_is_no_result_is_passed_over_and_told(written, caplog):
+    folder = written[0].parents[2]
+    others = ["store/features.zarr/zarr.json", "a/b/list.json", "a/b/text.json", "a/b/record.json"]
+    content = ['{"zarr_format": 3}', "[1]", "not JSON", written[0].read_text()]
+    for name, text in zip(others, content, strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    assert [record.model.name for record in read_results(folder)] == [read_result(written[0]).model.name]
+    assert "passed over 4 JSON files that are no results" in caplog.text
+    written[0].unlink()
+    with pytest.raises(EvaluationError, match="holds no results"):
+        read_results(folder)
+
+
 def test_an_empty_folder_is_told_what_to_run(tmp_path):
     with pytest.raises(EvaluationError, match="holds no results") as caught:
         read_results(tmp_path)

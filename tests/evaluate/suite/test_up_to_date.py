@@ -8,11 +8,13 @@ import pytest
 from typer.testing import CliRunner
 
 from evaluate.cli.program import app
+from evaluate.datasets.registry import read_registry
 from evaluate.models.addresses import parse_address
 from evaluate.results.files import read_results
 from evaluate.results.record import ResultRecord, SkippedRecord
 from evaluate.suite.plan import Settings, plan
 from evaluate.suite.suite import Suite
+from evaluate.suite.up_to_date import request_digest
 from store.errors import ConfigError, TeacherError
 from tests.evaluate.dataset_files import entry_of, image_bytes, write_entry, write_folders
 from tests.evaluate.tiny_model import write_model
@@ -210,3 +212,16 @@ def test_a_task_that_no_dataset_is_for_is_said(place, tmp_path):
 def test_a_dataset_that_brings_its_features_needs_no_model(tmp_path):
     done = call("run", "--dataset", "wpbc", "--data-root", tmp_path, "--results", tmp_path / "r", "--dry-run", "--json")
     assert '"model": "own-features"' in done.stdout
+
+
+def test_a_new_rule_for_equal_texts_outdates_retrieval_and_answers_and_nothing_else(tmp_path, monkeypatch):
+    settings = Settings(results=tmp_path, data_root=tmp_path)
+    entries = read_registry()
+    of_task = {"retrieval": "roco", "vqa": "vqa_rad", "zero_shot": "breastmnist"}
+
+    def digests():
+        return {task: request_digest(entries[name], task, settings) for task, name in of_task.items()}
+
+    before = digests()
+    monkeypatch.setattr("evaluate.suite.up_to_date.RULE", 99)
+    assert [task for task, digest in digests().items() if digest != before[task]] == ["retrieval", "vqa"]

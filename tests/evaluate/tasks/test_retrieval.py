@@ -10,8 +10,8 @@ import torch
 from torchmetrics.functional.retrieval import retrieval_hit_rate
 
 from evaluate.tasks import retrieval as module
-from evaluate.tasks.inputs import normalised
 from evaluate.tasks.retrieval import distinct_texts, ranks, retrieval
+from evaluate.tasks.texts import normalised
 from store.errors import EvaluationError
 
 

@@ -29,7 +29,7 @@ def image(encoded):
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("no_pair", "holds no pair: 1 files were read, 2 keys found, and none has both"),
+        ("no_pair", "holds no pair of an image and a caption: 1 files, 2 members and 2 keys were read"),
         ("twice", "keys that occur more than once in the corpus: 1, for instance 'a'"),
         ("cut", "cannot be read as an uncompressed tar"),
         ("none", "no corpus file matches"),

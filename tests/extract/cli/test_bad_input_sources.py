@@ -15,7 +15,9 @@ from typer.main import get_command
 from extract.cli.commands_run import RAY_JOB
 from extract.cli.program import app
 from store.errors import ConfigError, CorpusError
-from store.format.records import Status
+from store.format.records import Status, read_store_info
+from store.index.curation_report import read_report
+from store.io.location import locate
 from store.read.reader import FeatureStore
 
 PAGE = b"<!DOCTYPE html><html><body>Sign in to continue</body></html>"
@@ -101,13 +103,16 @@ def test_image_urls_that_answer_404_or_a_web_page_are_bad_rows_and_the_others_ar
     records = [{"key": name, "url": f"{address}/{name}.png", "caption": f"of {name}"} for name in ("a", "gone", "page")]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     path = write_pipeline(tmp_path, files=[tmp_path / "pairs.jsonl"], teachers={"small": teachers["small"]})
+    path.write_text(path.read_text().replace('"files": [', '"allow": ["127.0.0.1"], "files": ['))
     index(path)
-    assert "gone" in caplog.text
-    assert "gone.png" in caplog.text
+    passed = read_report(locate(tmp_path / "store"), read_store_info(locate(tmp_path / "store"))).passed
+    assert passed["image's URL: the host answers with status 404"].count == 1
+    assert "gone.png" in passed["image's URL: the host answers with status 404"].first
     store = FeatureStore(extract_here(path)[0])
     assert store.status("small").tolist() == [Status.OK, Status.BAD_IMAGE, Status.BAD_IMAGE]
     reasons = {bad.key: bad.reason for receipt in store.receipts("small").values() for bad in receipt.bad_rows}
-    assert "not an image that Pillow knows (it begins with b'<!DOCTYP')" in reasons["page"]
+    assert "not an image of a kind that is read" in reasons["page"]
+    assert "DOCTYP" not in reasons["page"]
     assert reasons["gone"]
 
 

@@ -17,10 +17,10 @@ from PIL import Image
 
 from extract.corpora.fill_pixel_cache import encode, keep, make_pixels, shrink
 from extract.corpora.import_mmkd import import_mmkd
-from store.corpus.decode import decode_image
 from store.corpus.section import Corpus
 from store.errors import CorpusError, IncompleteStoreError, PairDecodeError, SpecMismatchError
 from store.format.pixels import Pixels, PixelSpec
+from store.images.decode import decode_image
 from store.index.create import index_corpus
 from store.read.reader import FeatureStore
 from train.config import TrainPipeline
@@ -127,7 +127,7 @@ def test_every_image_is_there_or_has_its_reason(store, pairs):
     for row, (_, data, _) in enumerate(pairs):
         if row not in (4, 7):
             assert cache.fetch(row) == keep(data, SPEC).data
-    for row, reason in ((4, "not an image that Pillow knows"), (7, "has no image")):
+    for row, reason in ((4, "not an image of a kind that is read"), (7, "has no image")):
         with pytest.raises(PairDecodeError, match=reason):
             cache.fetch(row)
 

@@ -218,11 +218,12 @@ def test_unusable_rows_are_recorded_and_change_nothing_else(
         np.testing.assert_allclose(np.linalg.norm(features[rows].astype(np.float32), axis=1), 1, atol=2e-3)
 
 
-def test_palette_and_16_bit_images_are_seen_as_their_rgb(
+def test_a_16_bit_image_is_seen_as_its_upper_8_bits_and_a_palette_as_open_clip_resizes_it(
     tmp_path, teachers, write_pipeline, write_tar, encoded, extract_here
 ):
     _, unusual, originals = _unusual_pairs(encoded)
     eight_bit = (originals[7] // 256).astype(np.uint8)
+    # open_clip resizes a palette by nearest pixels: the same as its colours resized so, not as its colours in RGB.
     same_as_rgb = {4: originals[4].convert("RGB"), 7: Image.fromarray(np.stack([eight_bit] * 3, axis=-1))}
     stores = []
     for name in ("as_is", "as_rgb"):
@@ -235,7 +236,11 @@ def test_palette_and_16_bit_images_are_seen_as_their_rgb(
     for name in teachers:
         as_is, as_rgb = (FeatureStore(store).read(slice(None), teacher=name, side="image") for store in stores)
         assert as_is.any(axis=1).all()
-        assert np.array_equal(as_is, as_rgb)
+        assert np.array_equal(as_is[1], as_rgb[1])
+        assert not np.array_equal(as_is[0], as_rgb[0])
+    counted = {"pixels of 16 bits keep their upper 8, judged by the image's largest value": 1}
+    for store, changed in zip(stores, (counted, None), strict=True):
+        assert [receipt.changed_images for receipt in FeatureStore(store).receipts("small").values()] == [changed]
 
 
 def test_a_corpus_of_bad_images_stops_the_run_with_the_commonest_reasons(

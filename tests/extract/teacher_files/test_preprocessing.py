@@ -14,7 +14,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from extract.teacher_files.geometry import Geometry, fit
 from extract.teacher_files.specs import MEDCLIP_MEAN, MEDCLIP_STD
-from store.corpus.decode import decode_image
+from store.images.decode import decode_image
 from tests.extract.teacher_inputs import GREY, OPENAI, normalized
 
 SIZES = [(224, 224), (343, 240), (227, 224), (224, 227), (231, 500), (97, 61), (30, 300), (1000, 301), (1, 1)]

@@ -73,8 +73,8 @@ def test_an_empty_text_has_no_data(text):
         ("demo: !!bool maybe\n", "1:7: 'maybe' is not !!bool"),
         ("demo: !!map text\n", "1:7: expected a mapping"),
         ("demo: {[a, b]: 1}\n", "1:8: expected a name as the key"),
-        ("demo: &a {b: *a}\n", "1:7: found unconstructable recursive node"),
-        ("demo: &a [*a]\n", "1:7: found unconstructable recursive node"),
+        ("demo: &a {b: *a}\n", "1:7: an alias stands for a value that it lies in"),
+        ("demo: &a [*a]\n", "1:7: an alias stands for a value that it lies in"),
         ("demo: {<<: 3}\n", "1:12: "),
         (b"demo: \xff\n", ": "),
         (b"demo: \x07\n", ": "),
@@ -138,3 +138,54 @@ def test_a_key_path_is_found_on_the_line_of_its_key(at, found):
 def test_what_json_writes_reads_back_as_it_was(number, whole, text):
     values = {"number": number, "whole": whole, "text": {"text": text}}
     assert parse(json.dumps(values)).data == values
+
+
+def test_aliases_stand_for_a_bounded_number_of_values():
+    laughs = ["a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]"]
+    laughs += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    with pytest.raises(yaml.YAMLError) as caught:
+        parse("\n".join(laughs))
+    place, problem = describe(caught.value)
+    assert place.startswith("6:")
+    assert problem == "aliases make more than 500000 values"
+    few = parse("\n".join(laughs[:3]))
+    assert few.data["a2"][8][8] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+
+
+def test_merged_mappings_count_too():
+    laughs = ["a0: &a0 {x: 1}"]
+    laughs += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 12)]
+    with pytest.raises(yaml.YAMLError, match="aliases make more than"):
+        parse("\n".join(laughs))
+
+
+@pytest.mark.parametrize("text", ["a: &x [*x]", "a: &x {b: {c: [*x]}}", "&x {<<: *x}"])
+def test_an_alias_inside_its_own_value_is_refused(text):
+    with pytest.raises(yaml.YAMLError) as caught:
+        parse(text)
+    assert describe(caught.value)[1] == "an alias stands for a value that it lies in"
+
+
+@pytest.mark.parametrize("depth", [51, 500, 100_000])
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ("{a: ", "}"), ("[{? [", "]}]")])
+def test_nesting_has_a_bound(opening, closing, depth):
+    with pytest.raises(yaml.YAMLError) as caught:
+        parse("x: " + opening * depth + closing * depth)
+    place, problem = describe(caught.value)
+    assert place.startswith("1:")
+    assert problem == "mappings and lists lie more than 50 deep inside each other"
+
+
+def test_indented_nesting_has_a_bound():
+    text = "\n".join(" " * depth + "a:" for depth in range(500))
+    with pytest.raises(yaml.YAMLError) as caught:
+        parse(text)
+    assert describe(caught.value)[0].startswith("50:")
+
+
+def test_a_document_and_a_number_have_a_bound():
+    with pytest.raises(yaml.YAMLError, match="has more than 4194304 bytes"):
+        parse(b"#" * (4 * 2**20 + 1))
+    with pytest.raises(yaml.YAMLError) as caught:
+        parse("a: " + "7" * 5000)
+    assert len(describe(caught.value)[1]) < 200

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from store.corpus.corpus_files import as_corpus_file, common_root, relative_uri, resolve_uri
+from store.corpus.corpus_files import as_corpus_file, common_root, qualifiers, relative_uri, resolve_uri
 from store.corpus.section import Corpus
-from store.corpus.source import format_of
+from store.layouts.source import format_of
 
 CASES = [
     # uri, root, relative
@@ -15,7 +15,7 @@ CASES = [
     ("s3://bucket/a.tar", "s3://bucket/d/e", "../../a.tar"),
     ("s3://bucket/a%20b?c.tar", "s3://bucket/d", "../a%20b?c.tar"),
     ("http://host/a.tar", "http://host", "a.tar"),
-    ("http://user:p@host:80/a.tar", "http://user:p@host:80", "a.tar"),
+    ("http://host:80/a.tar", "http://host:80", "a.tar"),
     ("http://host/d/a.png?u=/x/../y", "http://host/d", "a.png?u=/x/../y"),
     ("http://host/a.png?u=/x/../y", "http://host/d", "../a.png?u=/x/../y"),
     ("http://host/a.tar", "s3://bucket", "http://host/a.tar"),
@@ -41,7 +41,7 @@ def test_a_place_relative_to_a_root_leads_back_whatever_the_current_folder_is(
     [
         (["s3://bucket/a.tar"], "s3://bucket"),
         (["s3://bucket/a.tar", "s3://bucket/d/b.tar"], "s3://bucket"),
-        (["http://user:p@host/a.tar?x=/y", "http://user:p@host/b.tar"], "http://user:p@host"),
+        (["http://host:8080/a.tar?x=/y", "http://host:8080/b.tar"], "http://host:8080"),
         (["/a.tar", "/d/b.tar"], "/"),
     ],
 )
@@ -54,3 +54,18 @@ def test_a_query_is_no_part_of_a_files_name():
     assert (file.uri, file.name) == ("https://host/d/000.tar?sign=a/b.csv", "000.tar?sign=a/b.csv")
     assert (file.stem, format_of(file, Corpus(files=["x"]))) == ("000", "tar")
     assert as_corpus_file("s3://bucket/a?b.tar").stem == "a?b"
+
+
+@pytest.mark.parametrize(
+    ("uris", "before_keys"),
+    [
+        (["/d/a.tar", "/d/b.tar"], ["a", "b"]),
+        (["/d/cc3m/0.tar", "/d/cc12m/0.tar", "/d/x/1.tar"], ["cc3m/0", "cc12m/0", "1"]),
+        (["/d/a/0.tar", "/d/a/0.csv"], ["a/0.tar", "a/0.csv"]),
+        (["https://host/a/0.tar?sign=1", "https://host/b/0.tar?sign=2"], ["a/0", "b/0"]),
+    ],
+)
+def test_keys_get_the_name_of_their_file_or_its_path_where_names_repeat(uris, before_keys):
+    files = [as_corpus_file(uri) for uri in uris]
+    root = "/d" if uris[0].startswith("/") else common_root(files)
+    assert list(qualifiers(files, root).values()) == before_keys

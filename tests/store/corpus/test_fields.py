@@ -166,5 +166,6 @@ def test_the_authors_index_of_images_and_their_json_files_is_read(tmp_path, png)
         ("x1", "a.jpg", "CC BY"),
         ("x2", "a.jpg", None),
     ]
-    assert len(index.problems) == 1
-    assert index.problems[0].startswith("meta.jsonl: x2: 'none.json': no JSON file is there")
+    assert index.account.passed["no JSON file"].count == 1
+    assert index.account.passed["no JSON file"].first.startswith("meta.jsonl: x2: ")
+    assert index.account.passed["no JSON file"].first.endswith("none.json: there is no such file")

@@ -194,8 +194,8 @@ def test_appending_adds_rows_and_changes_no_old_one(grown, write_pairs_tar):
     old = PairTable(location, before).read(0, 10)
     digests = [pairs_digest(old.slice(start, 4)) for start in (0, 4)]
     write_pairs_tar("corpus/001.tar", range(10, 21))
-    info, problems = append_corpus(location, corpus)
-    assert (info.rows, info.ranges, problems) == (21, 6, [])
+    info, report = append_corpus(location, corpus)
+    assert (info.rows, info.ranges, report.rows, report.passed) == (21, 6, 11, {})
     pairs = PairTable(location, info)
     assert pairs.read(0, 10) == old
     assert [pairs_digest(pairs.read(start, start + 4)) for start in (0, 4)] == digests
@@ -210,7 +210,7 @@ def test_appending_adds_rows_and_changes_no_old_one(grown, write_pairs_tar):
     data = ImageSource(info.corpus_root).fetch(row["uri"], row["member"])
     assert hashlib.sha256(data).hexdigest() == row["image_sha256"]
     assert index_corpus(location, corpus, range_rows=4, chunk_rows=2) == (info, None)
-    assert append_corpus(location, corpus) == (info, [])
+    assert append_corpus(location, corpus) == (info, None)
     assert before.corpus_root == info.corpus_root
 
 

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from store.corpus.account import Account
 from store.corpus.curation import Keep
 from store.errors import CorpusError
-from store.index.index_file import CANDIDATE_SCHEMA, REPORT_KEY, FileReport
+from store.index.index_file import ACCOUNT_KEY, CANDIDATE_SCHEMA
 from store.index.merge import CANDIDATES, create_candidates, merge
 from store.io.scratch import scratch_database
 
@@ -39,7 +40,7 @@ def part(rows):
     columns = {name: [row.get(name) for row in rows] for name in CANDIDATE_SCHEMA.names}
     with pq.ParquetWriter(buffer, CANDIDATE_SCHEMA) as writer:
         writer.write_table(pa.table(columns, schema=CANDIDATE_SCHEMA), row_group_size=7)
-        writer.add_key_value_metadata({REPORT_KEY: FileReport(pairs=len(rows)).model_dump_json()})
+        writer.add_key_value_metadata({ACCOUNT_KEY: Account(pairs=len(rows)).model_dump_json()})
     return functools.partial(pq.ParquetFile, pa.BufferReader(buffer.getvalue()))
 
 
@@ -89,7 +90,7 @@ def test_candidates_are_kept_by_the_rules_in_the_order_of_the_files(seed, duplic
     assert merged.keep_N.tolist() == kept
     assert (merged.same_image, merged.same_pair) == (same_image, same_pair)
     assert merged.part_rows == [len(rows) for rows in files]
-    assert sum(merged.report.dropped.values()) == kept.count(False)
+    assert sum(merged.account.dropped.values()) == kept.count(False)
 
 
 def test_keys_that_repeat_among_the_rows_are_refused_and_those_of_refused_candidates_are_not():

@@ -11,6 +11,7 @@ from store.corpus.image_source import ImageSource
 from store.errors import LocationError, PairDecodeError
 from store.io import remote
 from store.io.location import locate, split_uri
+from store.io.remote import _client
 
 CONTENT = b"0123456789"
 
@@ -84,15 +85,44 @@ def server():
     ],
 )
 def test_an_image_is_requested_at_the_url_that_the_table_has(server, path):
-    assert ImageSource("/").fetch(f"http://{server.host}{path}", None) == CONTENT
+    assert ImageSource("/", allow=["127.0.0.1"]).fetch(f"http://{server.host}{path}", None) == CONTENT
     assert server.asked[-1] == ("GET", path, None)
     assert ImageSource(f"http://{server.host}/").fetch(path.removeprefix("/"), None) == CONTENT
     assert server.asked[-1] == ("GET", path, None)
 
 
-def test_user_and_password_of_a_url_are_sent(server):
-    assert locate(f"http://user:pass%40word@{server.host}/folder").read("a.png?x=y") == CONTENT
-    assert server.asked == [("GET", "/folder/a.png?x=y", "Basic dXNlcjpwYXNzQHdvcmQ=")]
+def test_the_login_of_a_host_comes_from_the_netrc_file(server, tmp_path, monkeypatch):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login user password pass@word\n")
+    (tmp_path / "netrc").chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    _client.cache_clear()
+    url, login = f"http://{server.host}/folder/a.png", "Basic dXNlcjpwYXNzQHdvcmQ="
+    assert locate(f"http://{server.host}/folder").read("a.png?x=y") == CONTENT
+    assert ImageSource("/", allow=["127.0.0.1"]).fetch(url, None) == CONTENT
+    assert [asked[2] for asked in server.asked] == [login, login]
+    _client.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("http://user:s3cr3t@host/a.tar", "netrc"),
+        ("https://s3cr3t@host/a.tar", "netrc"),
+        ("s3://KEY:s3cr3t@bucket/a.tar", "AWS_SECRET_ACCESS_KEY"),
+        ("https://host/a.png?x=1&token=s3cr3t", "netrc"),
+        ("https://host/a.tar?X-Amz-Credential=a&X-Amz-Signature=s3cr3t", "netrc"),
+        ("https://account.blob.core.windows.net/c/a.tar?sv=1&sig=s3cr3t", "netrc"),
+    ],
+)
+def test_a_url_with_a_credential_is_refused_without_repeating_it(url, hint):
+    for take in (locate, split_uri):
+        with pytest.raises(LocationError, match="holds a") as caught:
+            take(url)
+        assert "s3cr3t" not in f"{caught.value} {caught.value.hint}"
+        assert hint in caught.value.hint
+    with pytest.raises(PairDecodeError) as refused:
+        ImageSource("/", allow=["any"]).fetch(url, None)
+    assert "s3cr3t" not in f"{refused.value} {refused.value.hint}"
 
 
 def test_a_url_of_a_host_alone_names_no_object():
@@ -100,7 +130,7 @@ def test_a_url_of_a_host_alone_names_no_object():
         with pytest.raises(LocationError, match="names no object"):
             split_uri(url)
         with pytest.raises(PairDecodeError, match="names no object"):
-            ImageSource("/").fetch(url, None)
+            ImageSource("/", allow=["any"]).fetch(url, None)
     assert split_uri("s3://bucket/a?b/c") == ("s3://bucket/a?b", "c")
     assert split_uri("http://host/a?b/c") == ("http://host", "a?b/c")
     assert split_uri("/a") == ("/", "a")

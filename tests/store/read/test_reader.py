@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from store.errors import FormatVersionError, StoreError, StoreNotFoundError
-from store.format.records import Status, receipt_key
+from store.format.records import Status, receipt_key, spec_key
 from store.inspect.summary import summarize
 from store.read.reader import FeatureStore
 
@@ -78,6 +78,16 @@ def test_a_range_with_a_receipt_of_another_spec_is_missing(full):
     path = full.path / receipt_key("alpha", 1)
     path.write_text(json.dumps({**json.loads(path.read_bytes()), "spec_hash": "00"}))
     check_second_range_is_missing(full)
+
+
+def test_a_spec_that_was_changed_on_the_disk_is_told_once(full, caplog):
+    path = full.path / spec_key("alpha")
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "weights_sha256": "0" * 64}))
+    store = FeatureStore(full.path)
+    assert not store.available().any()
+    told = [record.getMessage() for record in caplog.records if "another spec" in record.getMessage()]
+    assert len(told) == 1
+    assert "store verify" in told[0]
 
 
 def test_a_range_that_was_never_written_is_missing(units):

@@ -31,7 +31,8 @@ def loader(tmp_path):
             data = io.BytesIO()
             drawn_image(seed=row).save(data, "PNG")
             (tmp_path / f"{row}.png").write_bytes(b"not an image" if row in damaged else data.getvalue())
-        table = pa.table({"uri": [f"{row}.png" for row in range(6)], "member": pa.nulls(6)})
+        columns = {"uri": [f"{row}.png" for row in range(6)], "member": pa.nulls(6), "image_sha256": ["00"] * 6}
+        table = pa.table(columns)
         return ImageLoader(CorpusImages(ImageSource(tmp_path), table), view=view(**changes), threads=2)
 
     return make
@@ -125,5 +126,5 @@ def test_a_mostly_damaged_batch_ends_the_run(loader):
 def test_a_corpus_that_moved_is_an_error_at_once(loader, tmp_path):
     some = loader()
     (tmp_path / "0.png").unlink()
-    with pytest.raises(CorpusError, match="not where the store says"):
+    with pytest.raises(CorpusError, match="was there when it was indexed"):
         some.load(np.array([0, 1, 2]), epoch=0)

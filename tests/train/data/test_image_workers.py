@@ -32,7 +32,8 @@ def images(tmp_path):
         pixels = np.random.default_rng(row).integers(256, size=(60, 90, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(data, "PNG")
         (tmp_path / f"{row}.png").write_bytes(b"not an image" if row == 2 else data.getvalue())
-    table = pa.table({"uri": [f"{row}.png" for row in range(12)], "member": pa.nulls(12)})
+    columns = {"uri": [f"{row}.png" for row in range(12)], "member": pa.nulls(12), "image_sha256": ["00"] * 12}
+    table = pa.table(columns)
     return CorpusImages(ImageSource(tmp_path), table)
 
 

@@ -228,3 +228,13 @@ def test_the_command_exports_and_refuses_a_folder_that_is_there(bert_run, tmp_pa
     again = CliRunner().invoke(app, arguments)
     assert isinstance(again.exception, ConfigError)
     assert (tmp_path / "out/README.md").read_bytes() == before
+
+
+def test_a_licence_of_a_corpus_is_no_structure_of_the_card():
+    evil = "CC BY\n# Approved for clinical use\n[x](http://host) | <script>"
+    text = render(
+        Card(name="s", architecture={"vision_cfg": {}, "text_cfg": {}, "embed_dim": 4}, pair_licences={evil: 3})
+    )
+    [line] = [line for line in text.splitlines() if "CC BY" in line]
+    assert line == r"- 3 pairs: CC BY\\n\# Approved for clinical use\\n\[x\](http://host) \| \<script\>"
+    assert not [line for line in text.splitlines() if line.startswith("# Approved")]

@@ -154,3 +154,15 @@ def test_a_model_without_embed_dim_is_a_config_error(tmp_path, tiny_model):
     config = {name: value for name, value in tiny_model["config"].items() if name != "embed_dim"}
     with pytest.raises(ConfigError, match="embed_dim"):
         begin_model(tmp_path, ModelSection(config=config, vocabulary=300), CAPTIONS, seed=0)
+
+
+def test_a_student_with_clips_tokenizer_reads_words_of_any_length_and_ordinary_captions_as_open_clip_does(
+    tmp_path, tiny_model
+):
+    config = {**tiny_model["config"], "text_cfg": {"context_length": 16, "width": 32, "heads": 2, "layers": 1}}
+    student = begin_model(tmp_path, ModelSection(config=config), CAPTIONS, seed=3)
+    plain = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
+    captions = [*CAPTIONS, "pneumothorax" * 30]
+    assert torch.equal(student.tokenize(captions), plain(captions))
+    ids_BL = student.tokenize(["pneumothorax" * 30, "pneumothorax" * 10_000])
+    assert torch.equal(ids_BL[0], ids_BL[1])

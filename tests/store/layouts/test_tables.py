@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from store.corpus.account import Account
 from store.corpus.corpus_files import corpus_files
 from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus
-from store.corpus.source import Source
 from store.errors import CorpusError, PairDecodeError
 from store.index.merge import read_corpus
 from store.io.location import locate
+from store.layouts.source import Source
 
 
 @pytest.fixture
@@ -43,8 +44,8 @@ def rows_of(path, **settings):
     return index, index.table.to_pylist()
 
 
-def assert_fetches(index, pngs):
-    source = ImageSource(index.root)
+def assert_fetches(index, pngs, *, allow=()):
+    source = ImageSource(index.root, allow=allow)
     for row, png in zip(index.table.to_pylist(), pngs, strict=True):
         assert source.fetch(row["uri"], row["member"]) == png
         assert row["image_sha256"] == hashlib.sha256(png).hexdigest()
@@ -119,9 +120,9 @@ def test_an_absolute_path_and_one_above_the_file_are_found(tmp_path, images, png
     path = tmp_path / "lists" / "a.jsonl"
     records = [{"image": str(images / "0.png"), "caption": "a"}, {"image": "../images/1.png", "caption": "b"}]
     path.write_text("\n".join(map(json.dumps, records)))
-    index, rows = rows_of(path)
+    index, rows = rows_of(path, allow=[str(tmp_path)])
     assert [row["uri"] for row in rows] == ["../images/0.png", "../images/1.png"]
-    assert_fetches(index, pngs[:2])
+    assert_fetches(index, pngs[:2], allow=[str(tmp_path)])
 
 
 def test_images_are_fetched_by_url(tmp_path, images, pngs):
@@ -139,16 +140,16 @@ def test_images_are_fetched_by_url(tmp_path, images, pngs):
         path = tmp_path / "a.jsonl"
         lines = [{"url": f"{base}/{name}", "caption": name} for name in ("3.png", "none.png")]
         path.write_text("\n".join(map(json.dumps, lines)))
-        index, rows = rows_of(path)
-        assert rows[0]["uri"] == f"{base}/3.png"
-        assert ImageSource(index.root).fetch(rows[0]["uri"], None) == pngs[3]
-        assert rows[1]["uri"] is None
-        with pytest.raises(PairDecodeError, match=r"none\.png: no such image"):
-            ImageSource(index.root).fetch(f"{base}/none.png", None)
+        index, rows = rows_of(path, allow=[base])
+        source = ImageSource(index.root, allow=[base])
+        assert [row["uri"] for row in rows] == [f"{base}/3.png", f"{base}/none.png"]
+        assert source.fetch(rows[0]["uri"], None) == pngs[3]
+        with pytest.raises(PairDecodeError, match=r"none\.png"):
+            source.fetch(rows[1]["uri"], None)
     finally:
         server.shutdown()
         server.server_close()
-    assert index.problems == [f"a.jsonl: a-00000001: the image '{base}/none.png' is not there"]
+    assert [example.count for example in index.account.passed.values()] == [1]
 
 
 def test_an_image_that_is_missing_keeps_its_row_and_is_named(tmp_path, images):
@@ -156,8 +157,10 @@ def test_an_image_that_is_missing_keeps_its_row_and_is_named(tmp_path, images):
     lines = [{"image": "images/0.png", "caption": "a"}, {"image": "images/99.png", "caption": "b"}]
     path.write_text("\n".join(map(json.dumps, lines)))
     index, rows = rows_of(path)
-    assert (rows[1]["uri"], rows[1]["image_sha256"], rows[1]["caption"]) == (None, None, "b")
-    assert index.problems == ["a.jsonl: a-00000001: the image 'images/99.png' is not there"]
+    assert (rows[1]["uri"], rows[1]["image_sha256"], rows[1]["caption"]) == ("images/99.png", None, "b")
+    missing = index.account.passed["no file at an image's path"]
+    assert missing.count == 1
+    assert missing.first.endswith("images/99.png: there is no such file")
 
 
 @pytest.mark.parametrize(
@@ -198,7 +201,8 @@ def test_a_parquet_file_of_another_content_is_noticed_when_an_image_is_fetched(t
 def test_records_of_a_table_come_whole_for_an_evaluation(tmp_path, pngs):
     path = write_parquet(tmp_path / "a.parquet", {"png": pngs[:2], "caption": ["a", "b"], "finding": ["x", "y"]})
     corpus = Corpus(files=[str(path)])
-    pairs = [pair for file in corpus_files(corpus.files) for pair in Source(file, corpus).pairs(all_columns=True)]
+    (file,) = corpus_files(corpus.files)
+    pairs = list(Source(file, corpus, Account(), ImageSource(tmp_path)).pairs(all_columns=True))
     assert [(pair.image, pair.metadata["finding"]) for pair in pairs] == [(pngs[0], "x"), (pngs[1], "y")]
 
 
@@ -214,3 +218,26 @@ def test_a_corpus_at_a_url_is_found_by_pattern_and_read_in_parts(tmp_path, pngs,
         assert_fetches(index, pngs[:2])
     with pytest.raises(CorpusError, match="no corpus file matches"):
         rows_of(f"{bucket.uri}/*.tar")
+
+
+def test_a_corpus_whose_paths_all_lead_nowhere_names_the_first(tmp_path):
+    (tmp_path / "t.csv").write_text("image,caption\nimages/0001.png,a\nimages/0002.png,b\n")
+    with pytest.raises(CorpusError) as caught:
+        read_corpus(Corpus(files=[str(tmp_path / "t.csv")]))
+    first = f"t.csv: t-00000000: {tmp_path}/images/0001.png: there is no such file"
+    assert str(caught.value).endswith(f"; 2 times no file at an image's path, first {first}")
+    assert caught.value.hint is None
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "kinds"),
+    [
+        ("a.jsonl", {"separator": ";"}, "csv"),
+        ("a.jsonl", {"records": "data"}, "json"),
+        ("a.tar", {"names": {"json.label": ["a"]}}, "coco, csv, json, jsonl, npz, parquet"),
+    ],
+)
+def test_a_setting_without_meaning_for_a_file_is_not_passed_over(tmp_path, name, settings, kinds):
+    (tmp_path / name).write_bytes(bytes(1024))
+    with pytest.raises(CorpusError, match=rf"{next(iter(settings))} has no meaning .* only for {kinds}$"):
+        rows_of(tmp_path / name, **settings)

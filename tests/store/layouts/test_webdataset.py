@@ -14,9 +14,11 @@ from store.corpus.corpus_files import corpus_files
 from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus
 from store.errors import ConfigError, CorpusError, PairDecodeError, StoreError
-from store.format.pairs import PAIR_SCHEMA, pairs_digest
+from store.format.pairs import PAIR_SCHEMA, PairTable, pairs_digest
+from store.index.append import append_corpus
 from store.index.create import index_corpus
 from store.index.merge import read_corpus
+from store.io.location import locate
 
 
 def tars(*paths, **settings):
@@ -82,19 +84,24 @@ def test_members_that_are_not_as_they_should_be_are_named(write_tar, png):
     members = [("x.png", png), ("x.jpg", png), ("x.json", b"{"), ("y.txt", b"t"), ("y.json", b"[]"), ("y.txt", b"u")]
     members += [("z.png", png), ("z.txt", b"a pair")]
     index = read_corpus(tars(write_tar("a.tar", members)))
-    problems = index.problems
-    assert len(problems) == 4
-    assert problems[0] == "a.tar: x: a second image, 'x.jpg', was passed over"
-    assert problems[1].startswith("a.tar: x: 'x.json' is not JSON")
-    assert problems[2] == "a.tar: y: 'y.json' holds no JSON object"
-    assert problems[3] == "a.tar: y: a second caption, 'y.txt', was passed over"
+    passed = index.account.passed
+    assert {reason: example.count for reason, example in passed.items()} == {
+        "second image of a key": 1,
+        "second caption of a key": 1,
+        "not JSON": 2,
+        "image without caption": 1,
+        "caption without image": 1,
+    }
+    assert passed["second image of a key"].first == "a.tar: x: x.jpg"
+    assert passed["not JSON"].first.startswith("a.tar: x: x.json: ")
+    assert passed["second caption of a key"].first == "a.tar: y: y.txt"
     assert index.table["caption"].to_pylist() == [None, "t", "a pair"]
 
 
 def test_a_key_ends_at_the_first_dot_and_keeps_its_folder(write_tar, png):
     index = read_corpus(tars(write_tar("a.tar", [("d.1/x.PNG", png), ("d.1/x.txt", b"t"), ("d.1/x.seg.png", png)])))
     assert index.table["key"].to_pylist() == ["d.1/x"]
-    assert index.problems == []
+    assert [example.first for example in index.account.passed.values()] == ["a.tar: d.1/x: d.1/x.seg.png"]
 
 
 def test_a_key_that_occurs_twice_is_refused_and_qualifying_keys_helps(write_tar, png):
@@ -105,11 +112,25 @@ def test_a_key_that_occurs_twice_is_refused_and_qualifying_keys_helps(write_tar,
     assert read_corpus(tars(*files, qualify_keys=True)).table["key"].to_pylist() == ["a/x", "a/z", "b/x", "b/z"]
 
 
+def test_shards_of_one_name_in_two_folders_have_their_folder_in_their_keys(tmp_path, write_tar, png):
+    for folder in ("cc3m", "cc12m"):
+        write_tar(f"c/{folder}/00000.tar", [("x.png", png), ("x.txt", folder.encode())])
+    write_tar("c/cc3m/00001.tar", [("x.png", png), ("x.txt", b"t")])
+    corpus = Corpus(files=[str(tmp_path / "c/**/*.tar")], qualify_keys=True)
+    keys = ["cc12m/00000/x", "cc3m/00000/x", "00001/x"]
+    assert read_corpus(corpus).table["key"].to_pylist() == keys
+    info, _ = index_corpus(tmp_path / "store", corpus, range_rows=4, chunk_rows=2)
+    write_tar("c/new/00001.tar", [("x.png", png), ("x.txt", b"t")])
+    info, _ = append_corpus(tmp_path / "store", corpus)
+    rows = PairTable(locate(tmp_path / "store"), info).read(0, info.rows, ["key"])
+    assert rows["key"].to_pylist() == [*keys, "new/00001/x"]
+
+
 @pytest.mark.parametrize(
     "members", [[], [("readme.md", b"hello"), ("x.cls", b"3")]], ids=["no member", "other members"]
 )
 def test_a_corpus_without_any_pair_is_refused(write_tar, members):
-    with pytest.raises(CorpusError, match="the corpus holds no pair: 1 files were read"):
+    with pytest.raises(CorpusError, match="the corpus holds no pair of an image and a caption: 1 files"):
         read_corpus(tars(write_tar("a.tar", members)))
 
 
@@ -189,10 +210,10 @@ def test_a_changed_shard_is_seen_though_another_folder_has_one_of_its_name(tmp_p
         index_corpus(tmp_path / "store", corpus, range_rows=4, chunk_rows=2)
 
 
-def test_a_new_store_returns_the_problems_of_its_corpus(tmp_path, write_tar, png):
+def test_a_new_store_returns_the_account_of_its_corpus(tmp_path, write_tar, png):
     tar = write_tar("a.tar", [("x.png", png), ("x.jpg", png), ("x.txt", b"t")])
-    info, problems = index_corpus(tmp_path / "store", Corpus(files=[str(tar)]), range_rows=4, chunk_rows=2)
-    assert (info.rows, info.ranges, len(problems)) == (1, 1, 1)
+    info, report = index_corpus(tmp_path / "store", Corpus(files=[str(tar)]), range_rows=4, chunk_rows=2)
+    assert (info.rows, info.ranges, list(report.passed)) == (1, 1, ["second image of a key"])
 
 
 def test_chunks_that_do_not_fill_a_range_are_refused(corpus, tmp_path):

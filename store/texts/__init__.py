@@ -1,0 +1,1 @@
+"""Texts: captions as they are kept, their language, and tokens in bounded time."""
