@@ -29,7 +29,7 @@ def reader_of(store):
 def first_batches(store, targets, count, *, span_steps=3, root=None, batch_size=8):
     rows = np.flatnonzero(store.available("all").any(axis=1))
     order = BatchOrder(rows, seed=SEED, batch_size=batch_size, block_rows=8, window_blocks=2)
-    table = store.pairs.read(0, store.info.rows, ["uri", "member", "caption"])
+    table = store.pairs.read(0, store.info.rows, ["uri", "member", "caption", "image_sha256"])
     view = View(size_px=32, crop_scale=0.5, seed=SEED, max_pixels=10**6)
     source = ImageSource(root) if root else store.images
     loader = ImageLoader(CorpusImages(source, table), view=view, threads=2)

@@ -102,7 +102,7 @@ def test_a_program_that_ends_without_closing_its_workers_does_not_hang(tmp_path)
         "from store.corpus.image_source import ImageSource\n"
         "from pathlib import Path\n"
         "if __name__ == '__main__':\n"
-        "    table = pyarrow.table({'uri': ['a'], 'member': pyarrow.nulls(1)})\n"
+        "    table = pyarrow.table({'uri': ['a'], 'member': pyarrow.nulls(1), 'image_sha256': ['00']})\n"
         "    view = images.View(size_px=8, crop_scale=1, seed=0, max_pixels=9)\n"
         "    source = images.CorpusImages(ImageSource(Path('.')), table)\n"
         "    loader = images.ImageLoader(source, view=view, threads=1, workers=1, batch_rows=1)\n"
