@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator
 
 from store.corpus.account import Account
 from store.corpus.corpus_files import CorpusFile
@@ -14,15 +12,10 @@ from store.corpus.folder_files import depth_of, files_below, is_hidden, matcher,
 from store.errors import CorpusError, LocationError, PairDecodeError
 from store.io.folder import Folder
 
+from .ahead import in_order
 from .members import Joined, Member, NameRules, join, source_pair, split_last
 
 OTHER_KINDS = (".tar", ".zip", ".parquet", ".pq", ".jsonl", ".ndjson", ".csv", ".tsv")
-
-THREADS, AHEAD = 16, 64
-"""Pairs that are fetched at once where each has to be waited for, and held in memory."""
-
-TRIED, SLOW_S = 16, 2e-3
-"""Pairs of a local folder one after the other that have to take this long, in seconds, until threads fetch the rest."""
 
 
 def read_folder(source: CorpusFile, account: Account, rules: NameRules) -> Iterator[SourcePair]:
@@ -54,34 +47,8 @@ def read_folder(source: CorpusFile, account: Account, rules: NameRules) -> Itera
             pair.uri = location.show(found.image.place)
         return pair
 
-    rest = iter(joined)
-    if isinstance(location, Folder):
-        yield from _while_quick(pair_of, rest)
-    yield from _ahead(pair_of, rest)
-
-
-def _while_quick(pair_of: Callable[[Joined], SourcePair], joined: Iterator[Joined]) -> Iterator[SourcePair]:
-    """Yield pairs as long as the disk answers at once; threads would make that slower."""
-    latest_s: deque[float] = deque(maxlen=TRIED)
-    for found in joined:
-        start = time.perf_counter()
-        pair = pair_of(found)
-        latest_s.append(time.perf_counter() - start)
-        yield pair
-        if len(latest_s) == TRIED and min(latest_s) >= SLOW_S:
-            return
-
-
-def _ahead(pair_of: Callable[[Joined], SourcePair], joined: Iterator[Joined]) -> Iterator[SourcePair]:
-    """Yield pairs in order; they are fetched on threads, some pairs ahead."""
-    waiting: deque[Future[SourcePair]] = deque()
-    with ThreadPoolExecutor(THREADS) as pool:
-        for found in joined:
-            waiting.append(pool.submit(pair_of, found))
-            if len(waiting) >= AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    near = isinstance(location, Folder)
+    yield from in_order(pair_of, joined, is_near=lambda _: near)
 
 
 def _members(source: CorpusFile, account: Account, rules: NameRules) -> Iterator[Member]:

@@ -105,11 +105,12 @@ class Source:
                     images=self._images,
                     all_columns=all_columns,
                 )
+        wants_headers = all_columns or "dicom" in self.fields.names()
         for pair in found:
             mapped = self.fields.text(pair.record, "key") if self._format in MEMBERS else None
             if mapped is not None:
                 pair.key = mapped
-            if (all_columns or "dicom" in self.fields.names()) and pair.image is not None and is_dicom(pair.image):
+            if wants_headers and pair.image is not None and is_dicom(pair.image):
                 try:
                     pair.record["dicom"] = dicom_header(pair.image)
                 except PairDecodeError as error:

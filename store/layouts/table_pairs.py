@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeAlias
 
 from store.corpus.corpus_files import CorpusFile, resolve_uri
 from store.corpus.fields import FieldReader, SourcePair, as_text
 from store.corpus.image_source import ImageSource
 from store.errors import LocationError, PairDecodeError
-from store.io.location import require_no_credentials
+from store.io.folder import Folder
+from store.io.location import is_url, require_no_credentials
 
+from .ahead import in_order
 from .records.json_records import parse_json
 from .records.npz_records import PlacedImage
 
-FETCH_THREADS = 8
-"""Images fetched at once: they are small, and a server's answer takes longer than the transfer."""
-
-FETCH_AHEAD = 64
-"""Records in memory at once."""
-
 PATH_LETTERS = 4096
 """Letters of an image's path or URL at most."""
+
+
+Item: TypeAlias = tuple[int, dict[str, Any], tuple[str, list[Any]]]
+"""A record's number, the record, and the path and the values of its image."""
 
 
 class PairReader:
@@ -38,19 +36,20 @@ class PairReader:
         self._names_files = any(fields.maps(name) for name in ("json_file", "text_file"))
 
     def pairs(self, records: Iterable[dict[str, Any]]) -> Iterator[SourcePair]:
-        """Yield the pairs of records in order; images in files of their own are fetched on threads, a few ahead."""
-        waiting: deque[Future[list[SourcePair]]] = deque()
-        with ThreadPoolExecutor(FETCH_THREADS) as pool:
-            for number, record in enumerate(records):
-                found = self._fields.find(record, "image") or ("", [])
-                if not waiting and all(map(_holds_image, found[1])) and not self._names_files:
-                    yield from self._pairs_of(number, record, found)
-                    continue
-                waiting.append(pool.submit(self._pairs_of, number, record, found))
-                if len(waiting) >= FETCH_AHEAD:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
+        """Yield the pairs of records in order."""
+        here = isinstance(self._file.folder, Folder)
+
+        def is_near(item: Item) -> bool:
+            values = item[2][1]
+            return (here or all(map(_holds_image, values))) and not any(
+                isinstance(v, str) and is_url(v) for v in values
+            )
+
+        items = (
+            (number, record, self._fields.find(record, "image") or ("", [])) for number, record in enumerate(records)
+        )
+        for pairs in in_order(lambda item: self._pairs_of(*item), items, is_near=is_near):
+            yield from pairs
 
     def _pairs_of(self, number: int, record: dict[str, Any], image: tuple[str, list[Any]]) -> list[SourcePair]:
         """Return the pair of a record; several where images and captions are lists of the same length.
@@ -139,6 +138,10 @@ class PairReader:
             pair.passed.append(("image's URL holds a credential", f"{error}; {error.hint}"))
         except PairDecodeError as error:
             pair.passed.append((error.why, f"{error}{f'; {error.hint}' if error.hint else ''}"))
+
+
+def _is_url(value: object) -> bool:
+    return isinstance(value, str) and is_url(value)
 
 
 def _holds_image(value: Any) -> bool:

@@ -1,0 +1,88 @@
+"""Milliseconds that indexing takes for a pair, by this tree beside another: ``... index_speed OLD_TREE``.
+
+python -m tests.benchmarks.store.index_speed OLD_TREE
+
+OLD_TREE is a checkout of an earlier commit, made by ``git worktree add``. Both read the same corpora in turns, each
+figure in a process of its own, on one core; what is counted is the processor's time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+PAIRS = 6_000
+IMAGE_PX = 64
+
+MEASURE = """
+import sys, time
+from store.corpus.section import Corpus
+from store.index.merge import read_corpus
+corpus = Corpus(files=[sys.argv[1]])
+began = time.process_time()
+rows = read_corpus(corpus).table.num_rows
+print(1000 * (time.process_time() - began) / rows)
+"""
+
+
+def make(folder: Path) -> dict[str, Path]:
+    """Make the same pairs in several layouts, and return the files."""
+    rng = np.random.default_rng(1)
+    images, captions = [], [f"a caption of pair {number}, of some length as they are" for number in range(PAIRS)]
+    for _ in captions:
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 255, (IMAGE_PX, IMAGE_PX, 3)).astype(np.uint8)).save(buffer, "JPEG")
+        images.append(buffer.getvalue())
+    names = [f"images/{number:05d}.jpg" for number in range(PAIRS)]
+    (folder / "images").mkdir()
+    for name, image in zip(names, images, strict=True):
+        (folder / name).write_bytes(image)
+    with tarfile.open(folder / "pairs.tar", "w") as tar:
+        for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+            for suffix, content in (("jpg", image), ("txt", caption.encode())):
+                member = tarfile.TarInfo(f"{number:05d}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    with (folder / "pairs.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("image", "caption"), *zip(names, captions, strict=True)])
+    records = [{"image": name, "caption": caption} for name, caption in zip(names, captions, strict=True)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    pq.write_table(pa.table({"image": images, "caption": captions}), folder / "pairs.parquet", row_group_size=1000)
+    return {name: folder / f"pairs.{name}" for name in ("tar", "csv", "jsonl", "parquet")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("old_tree", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    trees = {"this": Path(__file__).parents[3], "old": options.old_tree}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, file in make(Path(folder)).items():
+            found: dict[str, list[float]] = {tree: [] for tree in trees}
+            for number in range(options.rounds):
+                for tree in [*trees][:: 1 if number % 2 == 0 else -1]:
+                    command = [sys.executable, "-c", MEASURE, str(file)]
+                    done = subprocess.run(command, cwd=trees[tree], capture_output=True, text=True, check=True)
+                    found[tree].append(float(done.stdout))
+            this, old = (statistics.median(found[tree]) for tree in trees)
+            print(f"{name}: {this:.3f} ms a pair, before {old:.3f}, ratio {this / old:.2f}")
+    print(f"load {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()
