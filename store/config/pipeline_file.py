@@ -15,7 +15,8 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
 from pydantic_core import to_jsonable_python
 
-from store.errors import ConfigError
+from store.errors import ConfigError, LocationError
+from store.io.location import require_no_credentials
 
 from .problems import explain, show, suggest
 from .yaml_tree import KeyPath, Tree, describe, parse
@@ -36,6 +37,10 @@ def _resolve(value: str, info: ValidationInfo) -> str:
     if not value:
         raise ValueError("expected a path or URL, got ''")
     if "://" in value:
+        try:
+            require_no_credentials(value)
+        except LocationError as error:
+            raise ValueError(f"{error}; {error.hint}") from None
         return value
     try:
         path = Path(value).expanduser()
