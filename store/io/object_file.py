@@ -48,19 +48,12 @@ def reading(what: str, *, hint: str) -> Iterator[None]:
         raise disk_error(error, what) or CorruptChunkError(f"{what} cannot be read: {error}", hint=hint) from error
 
 
-class ObjectFile(io.RawIOBase):
-    """A read-only view of one object.
+class Positioned(io.RawIOBase):
+    """A read-only file of a known size; seeking reads nothing."""
 
-    Raises:
-        FileNotFoundError: there is no such object.
-    """
-
-    def __init__(self, location: Location, key: str) -> None:
+    def __init__(self, nbytes: int) -> None:
         super().__init__()
-        nbytes = location.size(key)
-        if nbytes is None:
-            raise FileNotFoundError(location.show(key))
-        self._location, self._key, self._position, self.nbytes = location, key, 0, nbytes
+        self.nbytes, self._position = nbytes, 0
 
     def readable(self) -> bool:
         """Return True."""
@@ -79,6 +72,21 @@ class ObjectFile(io.RawIOBase):
     def tell(self) -> int:
         """Return the position."""
         return self._position
+
+
+class ObjectFile(Positioned):
+    """A read-only view of one object.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+    """
+
+    def __init__(self, location: Location, key: str) -> None:
+        nbytes = location.size(key)
+        if nbytes is None:
+            raise FileNotFoundError(location.show(key))
+        super().__init__(nbytes)
+        self._location, self._key = location, key
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Fill a buffer from the position on."""

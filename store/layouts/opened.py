@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, cast
@@ -11,7 +10,7 @@ from typing import BinaryIO, cast
 from store.corpus.corpus_files import CorpusFile
 from store.errors import CorpusError, LocationError
 from store.io.folder import Folder
-from store.io.object_file import BLOCK_BYTES, ObjectFile, disk_error
+from store.io.object_file import BLOCK_BYTES, ObjectFile, Positioned, disk_error
 
 LOCAL_BLOCK_BYTES = 2**20
 """Bytes of a local file that are read at once while members follow each other closely."""
@@ -30,31 +29,12 @@ MEMORY_BYTES = BLOCK_BYTES
 """Largest remote archive that is held in memory in place of a temporary file."""
 
 
-class Window(io.RawIOBase):
+class Window(Positioned):
     """A read-only file that keeps what it read last, for readers that go from header to header."""
 
     def __init__(self, file: BinaryIO, nbytes: int, block_bytes: int) -> None:
-        super().__init__()
-        self._file, self.nbytes, self._block_bytes = file, nbytes, block_bytes
-        self._position, self._start, self._data = 0, 0, b""
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position; nothing is read."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.nbytes}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
+        super().__init__(nbytes)
+        self._file, self._block_bytes, self._start, self._data = file, block_bytes, 0, b""
 
     def expect(self, start: int, stop: int) -> None:
         """Read bytes that will be asked for in pieces, all at once."""
