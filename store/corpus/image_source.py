@@ -141,7 +141,7 @@ class ImageSource:
             if not known or is_url(resolve_uri(uri, self._root.uri)):
                 raise
             raise CorpusError(
-                f"{error}: it was there when it was indexed",
+                f"{error}: it was there when it was indexed; the corpus is not where the store says",
                 hint=error.hint or "give --corpus-root FOLDER, the folder that now holds the corpus",
             ) from error
 
