@@ -86,7 +86,7 @@ def _as_list(text: str, form: str, account: Account, where: str) -> list[Any] | 
 
 def _named(value: Any, names: Mapping[str, str] | Sequence[str], account: Account, where: str) -> Any:
     if isinstance(value, list):
-        if not isinstance(names, Mapping) and len(value) == len(names) > 1 and set(value) <= {0, 1}:
+        if not isinstance(names, Mapping) and len(value) == len(names) > 1 and all(one in (0, 1) for one in value):
             return [name for name, holds in zip(names, value, strict=True) if holds]
         return [_named(one, names, account, where) for one in value]
     text = as_name(value)

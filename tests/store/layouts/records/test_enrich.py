@@ -116,3 +116,10 @@ def test_a_text_in_a_file_of_its_own_is_a_caption(index):
     account, rows, _ = index(files, fields={"text_file": "texts/{id}.txt", "caption": "txt?"})
     assert column(rows, "caption") == ["first", None]
     assert account.passed["no text file"].count == 1
+
+
+def test_a_list_of_lists_gets_names_place_by_place(index):
+    content = '{"image": "0.png", "caption": "x", "labels": [[1, 0], [0, 1]]}\n'
+    content += '{"image": "1.png", "caption": "y", "labels": [{"a": 1}, {"b": 2}]}\n'
+    _, rows, _ = index({"a.jsonl": content}, names={"labels": ["p", "q"]}, fields={"modality": "labels"})
+    assert column(rows, "modality") == ["p", None]
