@@ -29,9 +29,13 @@ Records = Iterable[Values]
 
 def needed_columns(corpus: Corpus) -> set[str]:
     """Return the columns that `enriched` reads, besides those that fields name."""
+    return {*corpus.lists, *corpus.names, *(path.removesuffix("?") for path in _join_paths(corpus))}
+
+
+def _join_paths(corpus: Corpus) -> list[str]:
+    """Return the paths of a record by which it is joined, as written."""
     paths = [left for join in corpus.join for left in _keys_of(join).values()]
-    holes = [hole for path in paths for hole in (parse_template(path).paths if is_template(path) else [path])]
-    return {*corpus.lists, *corpus.names, *(hole.removesuffix("?") for hole in holes)}
+    return [hole for path in paths for hole in (parse_template(path).paths if is_template(path) else [path])]
 
 
 def enriched(
@@ -44,12 +48,12 @@ def enriched(
 
     Raises:
         CorpusError: a table to be joined cannot be read or has a key twice, or no record has a column that
-            is to get names or lists.
+            is to be joined by or to get names or lists.
     """
     stem = PurePosixPath(file.plain_name[: len(name_within(file))]).stem
     file_names = dict(zip(FILE_NAMES, (PurePosixPath(file.folder.uri).name, stem), strict=True))
     joins = [_Joined(file, join, read) for join in corpus.join]
-    unseen, first = {*corpus.lists, *corpus.names}, None
+    unseen, first = {*corpus.lists, *corpus.names, *(p for p in _join_paths(corpus) if not p.endswith("?"))}, None
     for number, found in enumerate(records):
         record = {**found, **file_names}
         for joined in joins:
@@ -62,11 +66,12 @@ def enriched(
                 record[column] = _named(record[column], names, account, f"{file.uri}: record {number}: {column}")
         if unseen:
             first = first or record
-            unseen -= record.keys()
+            unseen = {path for path in unseen if not {path, path.partition(".")[0]} & record.keys()}
         yield record
     if unseen and first:
         raise CorpusError(
-            f"{file.uri}: lists or names: no record has {min(unseen)!r}; there are {', '.join([*first][:NAMES_SHOWN])}"
+            f"{file.uri}: join, lists or names: no record has {min(unseen)!r}; there are "
+            f"{', '.join([*first][:NAMES_SHOWN])}"
         )
 
 

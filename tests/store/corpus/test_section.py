@@ -31,6 +31,7 @@ def test_the_largest_seed_is_accepted(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
+        ({"files": ["a\0.csv"]}, "files.0: no path holds a NUL"),
         ({"lists": {"labels": ""}}, "lists.labels: string should have at least 1 character"),
         ({"join": [{"file": "o.csv", "on": {}}]}, "join.0.on: expected at least 1 item"),
         ({"join": [{"file": "o.csv", "on": {"study": "s{a"}}]}, "join.0.on: expected '}' before end of string"),

@@ -123,3 +123,12 @@ def test_a_list_of_lists_gets_names_place_by_place(index):
     content += '{"image": "1.png", "caption": "y", "labels": [{"a": 1}, {"b": 2}]}\n'
     _, rows, _ = index({"a.jsonl": content}, names={"labels": ["p", "q"]}, fields={"modality": "labels"})
     assert column(rows, "modality") == ["p", None]
+
+
+@pytest.mark.parametrize("path", ["{studi}", "studi", "studi.id"])
+def test_a_column_to_join_by_that_no_record_has_is_an_error_and_not_a_count(index, path):
+    files = {"pairs.csv": PAIRS, "o.csv": "id,split\n1,a\n"}
+    with pytest.raises(CorpusError, match=r"pairs\.csv: join, lists or names: no record has 'studi"):
+        index(files, join=[{"file": "o.csv", "on": {"id": path}}])
+    _, rows, _ = index(files, join=[{"file": "o.csv", "on": {"id": "{studi?}{study}"}}])
+    assert column(rows, "split") == ["a", None, None]
