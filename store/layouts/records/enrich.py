@@ -58,6 +58,8 @@ def enriched(
         record = {**found, **file_names}
         for joined in joins:
             joined.add_to(record, account, f"{file.uri}: record {number}")
+        for joined in joins:  # null where nothing was found, so that no field is said to be in neither table
+            record = {**joined.columns, **record}
         for column, form in corpus.lists.items():
             if isinstance(record.get(column), str):
                 record[column] = _as_list(record[column], form, account, f"{file.uri}: record {number}: {column}")
@@ -116,6 +118,7 @@ class _Joined:
         self._keys = _keys_of(join)
         self._templates = {path: parse_template(path) for path in self._keys.values() if is_template(path)}
         self._name = join.file
+        self.columns: dict[str, None] = {}
         self._database = sqlite3.connect("", check_same_thread=False)
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute("CREATE TABLE records (key TEXT, record TEXT)")
@@ -140,6 +143,7 @@ class _Joined:
                     f"{table.uri}: join: there is no column {missing[0]!r}; there are "
                     f"{', '.join([*record][:NAMES_SHOWN])}"
                 )
+            self.columns.update(dict.fromkeys(record))
             values = [as_name(record[column]) for column in self._keys]
             if None not in values:
                 yield _key(values), json.dumps(record, default=as_text)

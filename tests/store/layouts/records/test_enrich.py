@@ -132,3 +132,14 @@ def test_a_column_to_join_by_that_no_record_has_is_an_error_and_not_a_count(inde
         index(files, join=[{"file": "o.csv", "on": {"id": path}}])
     _, rows, _ = index(files, join=[{"file": "o.csv", "on": {"id": "{studi?}{study}"}}])
     assert column(rows, "split") == ["a", None, None]
+
+
+def test_where_no_record_finds_its_other_one_the_account_says_so_and_no_field_is_called_unknown(index):
+    files = {"pairs.csv": PAIRS, "o.csv": "id,split\n1.0,a\n2.0,b\n", "p.csv": "id,split\n1,c\n"}
+    join = {"on": {"id": "study"}}
+    account, rows, _ = index(files, join=[{"file": "o.csv", **join}], fields={"split": "split"})
+    assert column(rows, "split") == [None] * 3
+    found = account.passed["no record of a joined table"]
+    assert (found.count, found.first.partition("pairs.csv")[2]) == (3, ": record 0: o.csv: 1")
+    _, rows, _ = index(files, join=[{"file": "o.csv", **join}, {"file": "p.csv", **join}])
+    assert column(rows, "split") == ["c", None, None]
