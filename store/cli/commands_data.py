@@ -24,7 +24,7 @@ from store.inspect.diff import Difference, PairsDifference, RangeDifference, Tea
 from store.inspect.diff import diff as compare
 from store.read.reader import FeatureStore
 
-from .options import AllowOption, JsonOption, StoreArgument, TeacherOption, print_json
+from .options import AllowOption, CorpusRootOption, JsonOption, StoreArgument, TeacherOption, print_json
 
 app = typer.Typer()
 
@@ -95,9 +95,7 @@ def export(
     file_format: Annotated[ExportFormat, typer.Option("--format", help="Format of the files.")],
     teacher: Annotated[list[str] | None, typer.Option(help="Only this teacher; may be given several times.")] = None,
     rows: Annotated[str, typer.Option(metavar="A:B", help="Only rows A to B - 1; either may be left out.")] = ":",
-    corpus_root: Annotated[
-        str | None, typer.Option(help="Folder of the images, if the corpus moved since it was indexed.")
-    ] = None,
+    corpus_root: CorpusRootOption = None,
     allow: AllowOption = None,
     as_json: JsonOption = False,
 ) -> None:

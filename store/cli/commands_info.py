@@ -18,7 +18,7 @@ from store.export.images import image_fetcher
 from store.inspect.summary import Hole, describe_row, summarize, summarize_teachers
 from store.read.reader import FeatureStore
 
-from .options import AllowOption, JsonOption, StoreArgument, print_json, wide_console
+from .options import AllowOption, CorpusRootOption, JsonOption, StoreArgument, print_json, wide_console
 
 app = typer.Typer()
 
@@ -81,10 +81,11 @@ def row(
     as_json: JsonOption = False,
     key: Annotated[bool, typer.Option("--key", help="The argument is a key even if it is all digits.")] = False,
     image: Annotated[Path | None, typer.Option(help="Write the pair's image file here.")] = None,
+    corpus_root: CorpusRootOption = None,
     allow: AllowOption = None,
 ) -> None:
     """Show one pair: caption, modality, source, and per teacher status, norms and similarity."""
-    opened = FeatureStore(store, allow=allow or [])
+    opened = FeatureStore(store, corpus_root=corpus_root, allow=allow or [])
     number = int(row) if row.isdecimal() and not key else opened.pairs.row_of(row)
     if number >= opened.info.rows:
         raise StoreError(f"{store}: row {number} is beyond the last row, {opened.info.rows - 1}")

@@ -21,6 +21,9 @@ SetOption = Annotated[
 
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="The store's folder or URL.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+CorpusRootOption = Annotated[
+    str | None, typer.Option(help="Folder of the images, if the corpus moved since it was indexed.")
+]
 AllowOption = Annotated[
     list[str] | None,
     typer.Option(metavar="PLACE", help="Also read images from this host, folder or URL; may be given several times."),

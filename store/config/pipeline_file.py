@@ -36,6 +36,8 @@ class Section(BaseModel):
 def _resolve(value: str, info: ValidationInfo) -> str:
     if not value:
         raise ValueError("expected a path or URL, got ''")
+    if "\0" in value:
+        raise ValueError("no path holds a NUL")
     if "://" in value:
         try:
             require_no_credentials(value)

@@ -26,7 +26,10 @@ def _resolve(value: str, info: ValidationInfo) -> str:
         raise ValueError("expected a host, a folder or a URL, got ''")
     if "://" in value or not value.startswith((".", "/", "~")):
         return value.rstrip("/")
-    path = Path(value).expanduser()
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError("there is no such home folder") from error
     return posixpath.normpath(str(info.context["folder"] / path) if info.context else str(path))
 
 

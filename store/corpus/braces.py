@@ -6,7 +6,7 @@ import re
 
 from store.errors import CorpusError
 
-RANGE = re.compile(r"(\d+)\.\.(\d+)(?:\.\.(\d+))?")
+RANGE = re.compile(r"(\d{1,99})\.\.(\d{1,99})(?:\.\.(\d{1,99}))?")
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
-from store.errors import CorpusError
+from store.errors import CorpusError, printable
 from store.files import find_paths
 from store.images.suffixes import image_suffixes
 from store.io.fetching import fetch_all
@@ -128,6 +128,9 @@ def corpus_files(patterns: Sequence[str]) -> list[CorpusFile]:
         if missing:
             raise _nothing(pattern, missing, len(each))
         files += chain.from_iterable(found)
+    for file in files:
+        if not file.uri.isascii() and file.uri != file.uri.encode("utf-8", "replace").decode():
+            raise CorpusError(f"{printable(file.uri)}: its name is not UTF-8, which no table can hold; rename it")
     return _one_per_folder(files)
 
 
@@ -176,7 +179,9 @@ def _local(pattern: str) -> list[CorpusFile]:
         path = Path(pattern).absolute()
         if path.is_dir():
             return [_folder(str(path), "")]
-        return [as_corpus_file(path)] if os.path.lexists(path) else []
+        if os.path.lexists(path) and not path.is_file():
+            raise CorpusError(f"{path}: is neither a file nor a folder, but a pipe, a device or a link to nothing")
+        return [as_corpus_file(path)] if path.is_file() else []
     base, below = _split_pattern(str(Path(pattern).absolute()))
     if _names_images(below):
         return [_folder(base, below)] if _matches(locate(base), below) else []

@@ -6,7 +6,9 @@ import datetime as dt
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from pydantic import Field, field_validator
 
@@ -130,15 +132,15 @@ def as_written(value: object) -> str | None:
         value = value.decode("utf-8", errors="replace")
     if isinstance(value, str):
         return value.strip()
-    if isinstance(value, float) and math.isnan(value):
-        return None
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
         return str(value) if math.isfinite(value) else None
+    if isinstance(value, Decimal):
+        return format(value, "f")
     if isinstance(value, dt.date):
         return value.isoformat()
-    return None
+    return str(value) if isinstance(value, UUID) else None
 
 
 class FieldReader:

@@ -60,8 +60,9 @@ class NpzImages:
             raise CorpusError(f"{self._where}: no readable array: {error}") from error
         images = len(self.shape) in {3, 4} and self.shape[3:] in {(), (1,), (3,)} and 0 not in self.shape[1:]
         if dtype != np.uint8 or by_columns or not images:
+            order = ", column by column" if by_columns else ""
             raise CorpusError(
-                f"{self._where}: has shape {self.shape} of {dtype}; expected (N, H, W) or (N, H, W, 3) of uint8"
+                f"{self._where}: has shape {self.shape} of {dtype}{order}; expected (N, H, W) or (N, H, W, 3) of uint8"
             )
         self._start = self._array.tell()
         self._nbytes = math.prod(self.shape[1:])

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, field_validator
 
 from store.config.pipeline_file import ConfigPath, Section
+from store.config.template import is_template, parse_template
 
 from .access import AllowedPlace
 from .corpus_files import fixed_folder
@@ -46,7 +47,15 @@ class Join(Section):
     """A second table, whose columns are added to the records that have the same value."""
 
     file: str = Field(min_length=1)
-    on: str | dict[str, str]
+    on: str | dict[str, str] = Field(min_length=1)
+
+    @field_validator("on")
+    @classmethod
+    def _templates(cls, on: str | dict[str, str]) -> str | dict[str, str]:
+        for path in [on] if isinstance(on, str) else on.values():
+            if is_template(path):
+                parse_template(path)
+        return on
 
 
 class Fixed(Section):
@@ -72,7 +81,7 @@ class Corpus(Section):
     header: list[str] | None = Field(default=None, min_length=1)
     quotes: bool = True
     records: str | list[str] = []
-    lists: dict[str, str] = {}
+    lists: dict[str, Annotated[str, Field(min_length=1)]] = {}
     names: dict[str, dict[str, str] | list[str]] = {}
     join: list[Join] = []
     modality_map: dict[str, str] | None = None

@@ -35,7 +35,8 @@ def read_png(data: bytes) -> Png:
         if name == b"IEND" or end > len(data):
             break
         if name == b"sBIT" and end > position + 12:
-            significant = max(data[position + 8 : end - 4])
+            stated = max(data[position + 8 : end - 4])
+            significant = stated if stated <= 16 else None  # no sample has more
         if name in UNREAD:
             kept.append(data[begun:position])
             begun = end

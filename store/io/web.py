@@ -96,20 +96,23 @@ def addresses_of(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Addres
 
 def _request(url: str) -> HTTPResponse:
     from urllib3 import Retry
-    from urllib3.exceptions import HTTPError, LocationValueError
+    from urllib3.exceptions import HTTPError, LocationValueError, ProtocolError
 
     place = urlsplit(url).netloc
     until, cause = _away.get(place, (0.0, ""))
     if time.monotonic() < until:
         raise _error(url, "the host does not answer", cause)
     pool, headers = _pool(os.getpid()), login_of(url)
-    often = _failures[place] < FAILURES
+    often, began = _failures[place] < FAILURES, time.monotonic()
     tries = pool.connection_pool_kw["retries"] if often else Retry(total=0, redirect=False, raise_on_status=False)
     try:
         answer = pool.request("GET", url, headers=headers, preload_content=False, redirect=False, retries=tries)
     except LocationValueError as error:
         raise _error(url, "not a URL") from error
     except HTTPError as error:
+        at_once = time.monotonic() < began + CONNECT_S
+        if at_once and isinstance(getattr(error, "reason", None), ProtocolError):  # it is there, and hung up
+            raise _error(url, "the answer breaks off", _cause(error)) from error
         with _lock:
             _away[place] = time.monotonic() + AWAY_S, _cause(error)
         raise _error(url, "the host does not answer", _cause(error)) from error
@@ -125,7 +128,8 @@ def _content(answer: HTTPResponse, url: str, max_bytes: int) -> bytes:
         raise _error(url, f"the host answers with status {answer.status}")
     began, blocks, nbytes = time.monotonic(), [], 0
     try:
-        for block in answer.stream(2**16, decode_content=True):
+        # Not stream(), which waits for whole blocks: of a host that sends single bytes each would take days.
+        while block := answer.read1(2**16, decode_content=True):
             nbytes += len(block)
             blocks.append(block)
             if nbytes > max_bytes:

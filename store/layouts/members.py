@@ -17,6 +17,8 @@ from store.corpus.section import Corpus, KeyEnds
 from store.errors import PairDecodeError
 from store.images.suffixes import image_suffixes
 
+from .records.json_records import TOO_DEEP, NestedTooDeepError, parse_json
+
 CAPTION_SUFFIXES = ("txt", "caption", "text")
 """Suffixes of captions where the fields name none, in the order of preference."""
 
@@ -244,8 +246,11 @@ def source_pair(joined: Joined, read: Callable[[Member], bytes]) -> SourcePair:
 
 def _add_json(pair: SourcePair, member: Member, content: bytes) -> None:
     try:
-        metadata = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        metadata = parse_json(content.decode(json.detect_encoding(content)))
+    except NestedTooDeepError as error:
+        pair.passed.append((TOO_DEEP, f"{member.name}: {error}"))
+        return
+    except ValueError as error:
         pair.passed.append(("not JSON", f"{member.name}: {error}"))
         return
     if isinstance(metadata, dict):

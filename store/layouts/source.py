@@ -11,6 +11,7 @@ from store.corpus.fields import TABLE_DEFAULTS, TAR_DEFAULTS, FieldReader, Sourc
 from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus, Format, KeyEnds
 from store.errors import CorpusError, PairDecodeError
+from store.images.decode import one_row_only
 from store.images.dicom import dicom_header, is_dicom
 from store.images.suffixes import image_suffixes
 
@@ -108,11 +109,12 @@ class Source:
         wants_headers = all_columns or "dicom" in self.fields.names()
         for pair in found:
             mapped = self.fields.text(pair.record, "key") if self._format in MEMBERS else None
-            if mapped is not None:
+            if mapped:
                 pair.key = mapped
             if wants_headers and pair.image is not None and is_dicom(pair.image):
                 try:
-                    pair.record["dicom"] = dicom_header(pair.image)
+                    with one_row_only("read"):
+                        pair.record["dicom"] = dicom_header(pair.image)
                 except PairDecodeError as error:
                     pair.passed.append(("header of a DICOM file that cannot be read", str(error)))
             self.fields.note(pair.record)

@@ -57,8 +57,7 @@ class PairReader:
         Args:
             image: path and values of the field, as `FieldReader.find` returns them.
         """
-        key = self._fields.text(record, "key")
-        key = key if key is not None else f"{self._file.stem}-{number:08d}"
+        key = self._fields.text(record, "key") or f"{self._file.stem}-{number:08d}"
         pairs = self._by_position(number, record, key, image[0])
         if pairs:
             return pairs

@@ -58,7 +58,7 @@ def _mean_bytes(file: Window) -> float:
 
 def _members(infos: list[zipfile.ZipInfo], source: CorpusFile, account: Account) -> Iterator[Member]:
     for number, info in enumerate(infos):
-        if info.is_dir():
+        if info.filename.endswith("/"):  # is_dir() fails where a name is empty
             continue
         reason = _unreadable(info)
         if reason is None:

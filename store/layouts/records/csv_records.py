@@ -171,6 +171,12 @@ def _first_misplaced(text: str, separator: str) -> tuple[int, int | None] | None
 
 def _check_names(file: CorpusFile, names: list[str], separator: str, *, given: bool) -> None:
     where = f"{file.uri}: header" if given else f"{file.uri}:1"
+    if names and names[0].lower().startswith("sep=") and not given:
+        raise CorpusError(
+            f"{where}: the line {names[0] + (separator if len(names) > 1 else '')!r} tells Excel the separator, and "
+            "names no column",
+            hint="take the line out, and say separator in the corpus",
+        )
     if len(names) == 1:
         others = [other for other in SEPARATORS if other != separator and other in names[0]]
         if others:

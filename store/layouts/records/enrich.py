@@ -29,9 +29,13 @@ Records = Iterable[Values]
 
 def needed_columns(corpus: Corpus) -> set[str]:
     """Return the columns that `enriched` reads, besides those that fields name."""
+    return {*corpus.lists, *corpus.names, *(path.removesuffix("?") for path in _join_paths(corpus))}
+
+
+def _join_paths(corpus: Corpus) -> list[str]:
+    """Return the paths of a record by which it is joined, as written."""
     paths = [left for join in corpus.join for left in _keys_of(join).values()]
-    holes = [hole for path in paths for hole in (parse_template(path).paths if is_template(path) else [path])]
-    return {*corpus.lists, *corpus.names, *(hole.removesuffix("?") for hole in holes)}
+    return [hole for path in paths for hole in (parse_template(path).paths if is_template(path) else [path])]
 
 
 def enriched(
@@ -44,16 +48,18 @@ def enriched(
 
     Raises:
         CorpusError: a table to be joined cannot be read or has a key twice, or no record has a column that
-            is to get names or lists.
+            is to be joined by or to get names or lists.
     """
     stem = PurePosixPath(file.plain_name[: len(name_within(file))]).stem
     file_names = dict(zip(FILE_NAMES, (PurePosixPath(file.folder.uri).name, stem), strict=True))
     joins = [_Joined(file, join, read) for join in corpus.join]
-    unseen, first = {*corpus.lists, *corpus.names}, None
+    unseen, first = {*corpus.lists, *corpus.names, *(p for p in _join_paths(corpus) if not p.endswith("?"))}, None
     for number, found in enumerate(records):
         record = {**found, **file_names}
         for joined in joins:
             joined.add_to(record, account, f"{file.uri}: record {number}")
+        for joined in joins:  # null where nothing was found, so that no field is said to be in neither table
+            record = {**joined.columns, **record}
         for column, form in corpus.lists.items():
             if isinstance(record.get(column), str):
                 record[column] = _as_list(record[column], form, account, f"{file.uri}: record {number}: {column}")
@@ -62,11 +68,12 @@ def enriched(
                 record[column] = _named(record[column], names, account, f"{file.uri}: record {number}: {column}")
         if unseen:
             first = first or record
-            unseen -= record.keys()
+            unseen = {path for path in unseen if not {path, path.partition(".")[0]} & record.keys()}
         yield record
     if unseen and first:
         raise CorpusError(
-            f"{file.uri}: lists or names: no record has {min(unseen)!r}; there are {', '.join([*first][:NAMES_SHOWN])}"
+            f"{file.uri}: join, lists or names: no record has {min(unseen)!r}; there are "
+            f"{', '.join([*first][:NAMES_SHOWN])}"
         )
 
 
@@ -86,7 +93,7 @@ def _as_list(text: str, form: str, account: Account, where: str) -> list[Any] | 
 
 def _named(value: Any, names: Mapping[str, str] | Sequence[str], account: Account, where: str) -> Any:
     if isinstance(value, list):
-        if not isinstance(names, Mapping) and len(value) == len(names) > 1 and set(value) <= {0, 1}:
+        if not isinstance(names, Mapping) and len(value) == len(names) > 1 and all(one in (0, 1) for one in value):
             return [name for name, holds in zip(names, value, strict=True) if holds]
         return [_named(one, names, account, where) for one in value]
     text = as_name(value)
@@ -111,6 +118,7 @@ class _Joined:
         self._keys = _keys_of(join)
         self._templates = {path: parse_template(path) for path in self._keys.values() if is_template(path)}
         self._name = join.file
+        self.columns: dict[str, None] = {}
         self._database = sqlite3.connect("", check_same_thread=False)
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute("CREATE TABLE records (key TEXT, record TEXT)")
@@ -135,6 +143,7 @@ class _Joined:
                     f"{table.uri}: join: there is no column {missing[0]!r}; there are "
                     f"{', '.join([*record][:NAMES_SHOWN])}"
                 )
+            self.columns.update(dict.fromkeys(record))
             values = [as_name(record[column]) for column in self._keys]
             if None not in values:
                 yield _key(values), json.dumps(record, default=as_text)

@@ -49,7 +49,8 @@ def read_npz(file: CorpusFile) -> Iterator[dict[str, Any]]:
     except DAMAGED as error:
         if isinstance(error, CorpusError):
             raise
-        raise CorpusError(f"{file.uri}: cannot be read as an npz: {error}", hint="fetch the file again") from error
+        hint = None if "pickle" in str(error) else "fetch the file again"
+        raise CorpusError(f"{file.uri}: cannot be read as an npz: {error}", hint=hint) from error
 
 
 def _split(file: CorpusFile, arrays: zipfile.ZipFile, name: str, sizes: dict[str, int]) -> Iterator[dict[str, Any]]:

@@ -49,7 +49,9 @@ def read_parquet(
                 yield from _rows(file, batch, account)
     except FileNotFoundError as error:
         raise CorpusError(f"{file.uri}: no such corpus file") from error
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{file.uri}: a text inside a list or another value is not UTF-8: {error}") from error
+    except (pa.ArrowException, OSError) as error:
         raise disk_error(error, file.uri) or CorpusError(
             f"{file.uri}: cannot be read as Parquet: {error}",
             hint="if the download was cut short fetch the file again; another format is named with format:",
@@ -70,7 +72,10 @@ def _batches(file: CorpusFile, parquet: pq.ParquetFile, group: int, columns: lis
 
 
 def _rows(file: CorpusFile, batch: pa.RecordBatch, account: Account) -> list[dict[str, Any]]:
-    """Return the rows of a batch; a text that is not UTF-8, which Parquet allows, keeps what is."""
+    """Return the rows of a batch; a text that is not UTF-8, which Parquet allows, keeps what is.
+
+    A time that Python cannot hold, beyond the year 9999 or in a zone it does not know, is kept as Arrow writes it.
+    """
     try:
         return list(batch.to_pylist())
     except UnicodeDecodeError:
@@ -82,6 +87,14 @@ def _rows(file: CorpusFile, batch: pa.RecordBatch, account: Account) -> list[dic
                 if wrong:
                     account.change("not UTF-8, kept as \ufffd", f"{file.uri}: column {field.name!r}", count=wrong)
                 batch = batch.set_column(number, field.name, pa.array(texts, pa.large_string()))
+        return list(batch.to_pylist())
+    except (OverflowError, ValueError, KeyError):
+        for number, field in enumerate(batch.schema):
+            if pa.types.is_timestamp(field.type) or pa.types.is_date(field.type):
+                plain = pa.timestamp(field.type.unit) if pa.types.is_timestamp(field.type) else field.type
+                texts = batch[number].cast(plain).cast(pa.string())
+                account.change("times that Python cannot hold, kept as texts", f"{file.uri}: column {field.name!r}")
+                batch = batch.set_column(number, field.name, texts)
         return list(batch.to_pylist())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
@@ -12,7 +13,8 @@ from collections import Counter
 
 import pytest
 
-from store.errors import CorpusError
+from store.corpus.image_source import ImageSource
+from store.errors import CorpusError, PairDecodeError
 from store.format.records import Status
 from store.index.curation_report import read_report
 from store.io import web
@@ -27,6 +29,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.asked[self.path] += 1
+        if "hangs-up" in self.path:
+            self.close_connection = True
+            return
         code = int(self.path[1:4]) if self.path[1:4].isdecimal() else 302
         self.send_response(code)
         content = self.server.picture if code == 200 else b"<html>secret of the host"
@@ -41,7 +46,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(content)))
         self.send_header("Retry-After", "3600")
         self.end_headers()
-        self.wfile.write(content)
+        if "drip" in self.path:
+            self.drip(content)
+        else:
+            self.wfile.write(content)
+
+    def drip(self, content):
+        with contextlib.suppress(OSError):
+            for place in range(len(content)):
+                self.wfile.write(content[place : place + 1])
+                self.wfile.flush()
+                time.sleep(0.05)
 
     def log_message(self, *_):
         pass
@@ -256,3 +271,18 @@ def test_what_comes_to_be_allowed_later_is_read_without_a_new_index(
     config.write_text(config.read_text().replace('"allow": []', f'"allow": ["{elsewhere.parent}"]'))
     store, _ = extract_here(config)
     assert results(store)["x"] == (Status.OK, None)
+
+
+def test_a_host_that_sends_byte_by_byte_has_a_bound_for_the_whole_file(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(web, "WHOLE_S", 0.3)
+    began = time.monotonic()
+    with pytest.raises(PairDecodeError, match="not there after"):
+        ImageSource(tmp_path, allow=["127.0.0.1"]).image(f"http://127.0.0.1:{server.server_port}/200/drip.png")
+    assert time.monotonic() - began < 3
+
+
+def test_one_url_at_which_a_host_hangs_up_does_not_end_its_others(server, tmp_path, picture):
+    images, host = ImageSource(tmp_path, allow=["127.0.0.1"]), f"http://127.0.0.1:{server.server_port}"
+    with pytest.raises(PairDecodeError, match="the answer breaks off"):
+        images.image(f"{host}/200/hangs-up.png")
+    assert images.image(f"{host}/200/a.png") == picture

@@ -124,6 +124,18 @@ def test_a_row_that_is_ok_has_unit_norms_and_its_image_can_be_written(store, tmp
 
 
 @pytest.mark.end_to_end
+def test_an_image_of_a_corpus_that_moved_is_written_as_the_hint_says(store, tmp_path):
+    corpus, image = Path(store.info.corpus_root), tmp_path / "image.png"
+    moved = corpus.rename(tmp_path / "moved")
+    done = run("row", store.path, "p01", "--image", image)
+    assert (done.returncode, image.exists()) == (1, False)
+    assert "--corpus-root FOLDER" in done.stderr
+    done = run("row", store.path, "p01", "--image", image, "--corpus-root", moved)
+    assert done.returncode == 0, done.stderr
+    assert image.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("row", "message"), [("p99", "no pair has the key 'p99'"), ("10", "row 10 is beyond the last")]
 )

@@ -110,3 +110,8 @@ def test_a_folder_in_a_pipeline_is_relative_to_its_file(tmp_path):
 def test_the_folders_of_a_corpus_own_files_are_readable():
     corpus = Corpus(files=["/a/b/*.tar", "/c/x.csv", "s3://bucket/d/{0..3}.tar"])
     assert corpus.readable() == ("/a/b", "/c", "s3://bucket/d")
+
+
+def test_a_home_folder_that_is_not_there_is_a_problem_of_the_pipeline():
+    with pytest.raises(ValueError, match="there is no such home folder"):
+        Corpus(files=["a.csv"], allow=["~nobody_of_that_name/x"])

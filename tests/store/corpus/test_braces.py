@@ -61,3 +61,8 @@ def test_braces_work_in_urls(tmp_path):
 def test_a_file_with_braces_in_its_name_is_itself(tmp_path):
     (tmp_path / "{0..1}.tar").touch()
     assert [file.name for file in corpus_files([f"{tmp_path}/{{0..1}}.tar"])] == ["{0..1}.tar"]
+
+
+def test_a_number_of_thousands_of_digits_is_no_range():
+    pattern = f"{{0..1{'0' * 5000}}}.tar"
+    assert expand_braces(pattern) == [pattern]

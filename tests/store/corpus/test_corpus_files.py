@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from store.corpus.corpus_files import as_corpus_file, common_root, qualifiers, relative_uri, resolve_uri
+from store.corpus.corpus_files import as_corpus_file, common_root, corpus_files, qualifiers, relative_uri, resolve_uri
 from store.corpus.section import Corpus
+from store.errors import CorpusError
 from store.layouts.source import format_of
 
 CASES = [
@@ -69,3 +72,20 @@ def test_keys_get_the_name_of_their_file_or_its_path_where_names_repeat(uris, be
     files = [as_corpus_file(uri) for uri in uris]
     root = "/d" if uris[0].startswith("/") else common_root(files)
     assert list(qualifiers(files, root).values()) == before_keys
+
+
+def test_what_is_no_file_is_told_as_what_it_is(tmp_path):
+    os.mkfifo(tmp_path / "a.tar")
+    (tmp_path / "b.tar").symlink_to("nowhere")
+    for name in ("a.tar", "b.tar"):
+        with pytest.raises(CorpusError, match=rf"{name}: is neither a file nor a folder, but a pipe"):
+            corpus_files([str(tmp_path / name)])
+
+
+def test_a_name_that_is_not_utf_8_is_one_error_before_anything_is_read(tmp_path):
+    try:
+        (tmp_path / os.fsdecode(b"f\xe9")).mkdir()
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    with pytest.raises(CorpusError, match=r"f\\udce9/: its name is not UTF-8, which no table can hold; rename it"):
+        corpus_files([f"{tmp_path}/*/"])

@@ -207,3 +207,8 @@ def test_colours_of_a_16_bit_ppm_are_refused_where_the_upper_bits_are_nearly_bla
     assert opened.changed == "16-bit colours keep their upper 8 bits"
     with pytest.raises(PairDecodeError, match="only 12 bits or fewer are used"):
         decode_image(head + (values // 16).astype(">u2").tobytes())
+
+
+def test_more_significant_bits_than_a_sample_can_have_are_no_statement():
+    values = ramp(0, 65535, np.uint16)
+    assert levels(png(values, significant=99)) == (values[0] >> 8).tolist()

@@ -22,6 +22,7 @@ from store.index.merge import read_corpus
 from store.io.location import locate
 from store.io.remote import Remote
 from store.layouts.source import Source
+from tests.store.images.dicom_files import dicom, ramp, written
 
 
 @pytest.fixture
@@ -181,12 +182,38 @@ def test_files_of_operating_systems_are_counted_and_never_taken(read, png, name)
 
 
 @pytest.mark.parametrize(
-    "text", [b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}", b"{", b"[]"], ids=["deep", "number", "cut", "list"]
+    ("text", "reason"),
+    [
+        (b"[" * 100_000, "a JSON record is nested too deep"),
+        (b'{"modality": ' + b"[" * 900 + b"]" * 900 + b"}", "a JSON record is nested too deep"),
+        (b"{", "not JSON"),
+        (b"[]", "not JSON"),
+        (b"\xff\xfe{", "not JSON"),
+    ],
+    ids=["deep", "less deep", "cut", "list", "half a letter"],
 )
-def test_json_that_cannot_be_read_costs_its_own_pair_nothing_more(read, png, text):
+def test_json_that_cannot_be_read_costs_its_own_pair_nothing_more(read, png, text, reason):
     index = read([("a.png", png), ("a.txt", b"t"), ("a.json", text), ("b.png", png), ("b.txt", b"u")])
     assert {key: row[0] for key, row in rows_of(index).items()} == {"a": "t", "b": "u"}
-    assert counts(index) == {"not JSON": 1}
+    assert counts(index) == {reason: 1}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_json_in_any_encoding_of_unicode_is_read_and_a_long_number_is_a_text(read, png, encoding):
+    text = f'{{"modality": {"9" * 5000}, "caption": "é"}}'.encode(encoding)
+    assert rows_of(read([("a.png", png), ("a.json", text)])) == {"a": ("é", "9" * 5000, True)}
+
+
+def test_a_dicom_header_that_is_damaged_costs_its_own_pair_nothing_more(read, png):
+    whole = written(dicom(ramp(0, 4000)))
+    unknown_kind = whole.replace(b"\x28\x00\x10\x00US", b"\x28\x00\x10\x00U\xc2")  # Rows
+    assert unknown_kind != whole
+    index = read(
+        [("a.dcm", unknown_kind), ("a.txt", b"t"), ("b.dcm", whole), ("b.txt", b"u")],
+        fields={"modality": "dicom.Modality"},
+    )
+    assert {key: row[1] for key, row in rows_of(index).items()} == {"a": None, "b": "CT"}
+    assert counts(index) == {"header of a DICOM file that cannot be read": 1}
 
 
 def test_links_and_devices_in_a_tar_are_counted_by_kind(tmp_path, png):

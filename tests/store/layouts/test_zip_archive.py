@@ -140,3 +140,14 @@ def test_a_zip_is_found_by_its_name(write_zip, bmp):
     write_zip("a.ZIP", [("a.bmp", bmp), ("a.txt", b"t")])
     (file,) = corpus_files([str(write_zip("a.ZIP", [("a.bmp", bmp), ("a.txt", b"t")]))])
     assert read_corpus(Corpus(files=[file.uri])).account.usable == 1
+
+
+def test_a_member_without_a_name_is_counted_and_ends_nothing(tmp_path, bmp):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (("a.bmp", bmp), ("a.txt", b"t"), ("nameless", b"x")):
+            archive.writestr(name, content)
+    path.write_bytes(path.read_bytes().replace(b"nameless", b"\0ameless"))  # Python ends a name at a NUL
+    index = read_corpus(Corpus(files=[str(path)]))
+    assert index.table["key"].to_pylist() == ["a"]
+    assert counts(index) == {"no suffix": 1}

@@ -152,3 +152,10 @@ def test_whatever_pythons_writer_writes_is_read_back(tmp_path_factory, rows, sep
     path.write_bytes(text.getvalue().encode())
     found = list(read_records(as_corpus_file(path), "csv", separator=separator))
     assert found == [{"x": row[0] or None, "y": row[1] or None} for row in rows]
+
+
+@pytest.mark.parametrize("settings", [{}, {"separator": ";"}], ids=["commas", "semicolons"])
+def test_a_line_that_tells_excel_the_separator_is_told_as_what_it_is(index, settings):
+    with pytest.raises(CorpusError, match=r"a\.csv:1: the line 'sep=;' tells Excel the separator") as caught:
+        index({"a.csv": "sep=;\nimage;caption\n0.png;x\n"}, **settings)
+    assert caught.value.hint == "take the line out, and say separator in the corpus"

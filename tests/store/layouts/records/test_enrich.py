@@ -116,3 +116,30 @@ def test_a_text_in_a_file_of_its_own_is_a_caption(index):
     account, rows, _ = index(files, fields={"text_file": "texts/{id}.txt", "caption": "txt?"})
     assert column(rows, "caption") == ["first", None]
     assert account.passed["no text file"].count == 1
+
+
+def test_a_list_of_lists_gets_names_place_by_place(index):
+    content = '{"image": "0.png", "caption": "x", "labels": [[1, 0], [0, 1]]}\n'
+    content += '{"image": "1.png", "caption": "y", "labels": [{"a": 1}, {"b": 2}]}\n'
+    _, rows, _ = index({"a.jsonl": content}, names={"labels": ["p", "q"]}, fields={"modality": "labels"})
+    assert column(rows, "modality") == ["p", None]
+
+
+@pytest.mark.parametrize("path", ["{studi}", "studi", "studi.id"])
+def test_a_column_to_join_by_that_no_record_has_is_an_error_and_not_a_count(index, path):
+    files = {"pairs.csv": PAIRS, "o.csv": "id,split\n1,a\n"}
+    with pytest.raises(CorpusError, match=r"pairs\.csv: join, lists or names: no record has 'studi"):
+        index(files, join=[{"file": "o.csv", "on": {"id": path}}])
+    _, rows, _ = index(files, join=[{"file": "o.csv", "on": {"id": "{studi?}{study}"}}])
+    assert column(rows, "split") == ["a", None, None]
+
+
+def test_where_no_record_finds_its_other_one_the_account_says_so_and_no_field_is_called_unknown(index):
+    files = {"pairs.csv": PAIRS, "o.csv": "id,split\n1.0,a\n2.0,b\n", "p.csv": "id,split\n1,c\n"}
+    join = {"on": {"id": "study"}}
+    account, rows, _ = index(files, join=[{"file": "o.csv", **join}], fields={"split": "split"})
+    assert column(rows, "split") == [None] * 3
+    found = account.passed["no record of a joined table"]
+    assert (found.count, found.first.partition("pairs.csv")[2]) == (3, ": record 0: o.csv: 1")
+    _, rows, _ = index(files, join=[{"file": "o.csv", **join}, {"file": "p.csv", **join}])
+    assert column(rows, "split") == ["c", None, None]

@@ -174,3 +174,9 @@ def test_parsing_has_a_bound_on_depth_for_every_reader():
     with pytest.raises(NestedTooDeepError):
         parse_json(b'{"a":' * 102 + b"1" + b"}" * 102)
     assert parse_json('[["[[[[", "{{{{"]]' + " " * 300) == [["[[[[", "{{{{"]]
+
+
+def test_records_whose_key_is_empty_are_named_by_their_number(index):
+    records = [{"id": "", "image": f"{number}.png", "caption": "x"} for number in range(2)]
+    _, rows, _ = index({"t.jsonl": lines(*records)})
+    assert [row["key"] for row in rows] == ["t-00000000", "t-00000001"]

@@ -100,3 +100,11 @@ def test_a_damaged_block_is_named(index):
 def test_another_name_is_refused_because_images_are_found_by_it(index, arrays):
     with pytest.raises(CorpusError, match=r"has to be named \.npz"):
         index({"m.bin": npz(**arrays)}, format="npz", **SETTINGS)
+
+
+def test_the_error_says_what_is_wrong_and_does_not_blame_the_download(index):
+    with pytest.raises(CorpusError, match="of uint8, column by column; expected"):
+        index({"a.npz": npz(train_images=np.asfortranarray(drawn(2, 4, 5)))})
+    with pytest.raises(CorpusError, match="pickle") as caught:
+        index({"a.npz": npz(train_images=drawn(2, 4, 5), train_labels=np.array(["a", None], object))})
+    assert caught.value.hint is None

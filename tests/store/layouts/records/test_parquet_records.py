@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -137,3 +139,33 @@ def test_a_list_of_one_row_that_repeats_a_short_value_is_refused(parquet, monkey
     monkeypatch.setattr(parquet_records, "BATCH_BYTES", 2**22)
     with pytest.raises(CorpusError, match="of row group 0 may expand to"):
         parquet({"image": [[bytes(2**14)] * 4096], "caption": ["a"]}, compression="zstd")
+
+
+@pytest.mark.parametrize(
+    ("times", "kind", "keys"),
+    [
+        ([2**38, 2], pa.timestamp("s"), ["10680-", "1970-01-01 00:00:02"]),
+        ([1, 2], pa.timestamp("s", tz="No/Where"), ["1970-01-01 00:00:01", "1970-01-01 00:00:02"]),
+    ],
+    ids=["year", "zone"],
+)
+def test_a_time_that_python_cannot_hold_ends_nothing(parquet, png, times, kind, keys):
+    columns = {"image": [png(0), png(1)], "caption": ["a", "b"], "id": pa.array(times, kind)}
+    account, rows, images = parquet(columns)
+    assert all(row["key"].startswith(key) for row, key in zip(rows, keys, strict=True))
+    assert images == [png(0), png(1)]
+    assert account.changed["times that Python cannot hold, kept as texts"].count == 1
+
+
+def test_decimals_are_keys_as_they_are_written(parquet, png):
+    ids = pa.array([Decimal("10000032"), Decimal("1E+2")], pa.decimal128(38, 0))
+    _, rows, _ = parquet({"image": [png(0), png(1)], "caption": ["a", "b"], "id": ids})
+    assert [row["key"] for row in rows] == ["10000032", "100"]
+
+
+def test_a_text_in_a_list_that_is_not_utf_8_is_told_as_what_it_is(parquet, png):
+    texts = pa.Array.from_buffers(pa.string(), 2, pa.array([b"caf\xe9", b"fine"]).buffers())
+    captions = pa.ListArray.from_arrays(pa.array([0, 1, 2]), texts)
+    with pytest.raises(CorpusError, match=r"t\.parquet: a text inside a list or another value is not UTF-8") as caught:
+        parquet({"image": [png(0), png(1)], "caption": captions})
+    assert caught.value.hint is None
