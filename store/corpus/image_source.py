@@ -101,7 +101,8 @@ class ImageSource:
         """
         if uri.lower().startswith("data:"):
             raise PairDecodeError("data: URLs are not read", why="image's URL: data: URLs are not read")
-        whole = resolve_uri(uri, self._root.uri)
+        scheme, mark, rest = resolve_uri(uri, self._root.uri).partition("://")
+        whole = scheme.lower() + mark + rest if mark else scheme
         try:
             folder, name = split_uri(whole)
             self._access.require(whole)

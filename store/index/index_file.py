@@ -110,9 +110,7 @@ class FileIndexer:
             self.account.pass_over(reason, f"{where}: {what}" if what else where)
         for reason, what in pair.changed:
             self.account.change(reason, f"{where}: {what}" if what else where)
-        captions = [self._cleaned(caption, where) for caption in _captions(fields, record)]
-        if len(captions) > 1:
-            captions = list(dict.fromkeys(caption for caption in captions if caption)) or captions[:1]
+        captions = self._distinct([self._cleaned(caption, where) for caption in _captions(fields, record)], where)
         if pair.uri is None and captions == [None]:
             self.account.pass_over(
                 "JSON without image" if pair.record.get("json") else "neither image nor caption", where
@@ -142,6 +140,13 @@ class FileIndexer:
             for row in rows:
                 row["difference_hash"] = alike
         return rows
+
+    def _distinct(self, captions: list[str | None], where: str) -> list[str | None]:
+        """Return an image's captions without those that are empty or equal; the last one stays."""
+        distinct: list[str | None] = list(dict.fromkeys(caption for caption in captions if caption)) or captions[:1]
+        if len(distinct) < len(captions):
+            self.account.change("equal or empty captions of one image are left out", where)
+        return distinct
 
     def _cleaned(self, text: str | None, where: str) -> str | None:
         """Return a caption without control characters, None if it has no word; both are counted."""
@@ -197,8 +202,6 @@ class FileIndexer:
 def _captions(fields: FieldReader, record: dict[str, Any]) -> list[str | None]:
     """Return a record's captions: one, which may be empty or None, or those of a list."""
     texts = [text for text in map(as_written, fields.values(record, "caption") or ()) if text is not None]
-    if len(texts) > 1:
-        texts = list(dict.fromkeys(text for text in texts if text)) or texts[:1]
     return [*texts] or [None]
 
 

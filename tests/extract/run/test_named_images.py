@@ -219,7 +219,8 @@ def test_answers_of_every_kind_are_bad_rows_and_the_others_go_on(server, pipelin
     ]
     rows += [("elsewhere", f"{host}/to?http://localhost:{server.server_port}/200/secret.png")]
     rows += [("nested", f"{host}/to?/404/a.png"), ("s3", "s3://other/a.png")]
-    config = pipeline_of([*rows, ("reached", f"{host}/to?/200/a.png")], allow=["127.0.0.1"])
+    upper = host.replace("http", "HTTP")
+    config = pipeline_of([*rows, ("reached", f"{upper}/to?/200/a.png")], allow=["127.0.0.1"])
     store, outcome = extract_here(config)
     found = results(store)
     reasons = require_bad(found, rows)
