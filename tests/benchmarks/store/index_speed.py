@@ -3,7 +3,7 @@
 python -m tests.benchmarks.store.index_speed OLD_TREE
 
 OLD_TREE is a checkout of an earlier commit, made by ``git worktree add``. Both read the same corpora in turns, each
-figure in a process of its own, on one core; what is counted is the processor's time.
+figure in a process of its own, on one core; what is counted is the processor's time, the best of three in a process.
 """
 
 from __future__ import annotations
@@ -33,9 +33,12 @@ import sys, time
 from store.corpus.section import Corpus
 from store.index.merge import read_corpus
 corpus = Corpus(files=[sys.argv[1]])
-began = time.process_time()
-rows = read_corpus(corpus).table.num_rows
-print(1000 * (time.process_time() - began) / rows)
+found = []
+for _ in range(3):  # the first time modules are imported too
+    began = time.process_time()
+    rows = read_corpus(corpus).table.num_rows
+    found.append(1000 * (time.process_time() - began) / rows)
+print(min(found))
 """
 
 
