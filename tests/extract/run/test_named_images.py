@@ -18,6 +18,7 @@ from store.errors import CorpusError, PairDecodeError
 from store.format.records import Status
 from store.index.curation_report import read_report
 from store.io import web
+from store.io.fetching import THREADS
 from store.read.reader import FeatureStore
 from tests.extract.cluster_cases import Run
 
@@ -233,24 +234,27 @@ def test_answers_of_every_kind_are_bad_rows_and_the_others_go_on(server, pipelin
 
 
 @pytest.mark.parametrize("kind", ["refuses", "is silent"])
-def test_a_host_that_is_down_costs_its_time_once(pipeline_of, extract_here, kind):
+def test_a_host_that_is_down_costs_its_time_once(pipeline_of, extract_here, monkeypatch, kind):
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     if kind == "is silent":
         listening.listen(100)
     port = listening.getsockname()[1]
     rows = [(f"r{n:03d}", f"http://127.0.0.1:{port}/{n}.png") for n in range(200)]
-    began = time.monotonic()
+    pool, asked = web._pool(os.getpid()), []
+    request = pool.request
+    monkeypatch.setattr(
+        pool, "request", lambda *arguments, **more: asked.append(arguments) or request(*arguments, **more)
+    )
     store, outcome = extract_here(pipeline_of(rows, allow=["127.0.0.1"]))
-    seconds = time.monotonic() - began
     listening.close()
     reasons = require_bad(results(store), rows)
     assert outcome.failed == {}
     assert all("does not answer" in reason for reason in reasons.values())
     [(told, count)] = outcome.bad_rows.items()
     assert (told.partition(" (")[0], count) == ("bad_image: the host does not answer", 200)
-    # One by one the silent host would take 200 times a second of waiting.
-    assert seconds < 100
+    # Of 200 rows that index and run both look at; the first requests are made at once.
+    assert 1 <= len(asked) <= THREADS
 
 
 def test_an_image_that_was_there_when_it_was_indexed_is_no_bad_row(tmp_path, pipeline_of, prepare, extract_here):
@@ -276,10 +280,8 @@ def test_what_comes_to_be_allowed_later_is_read_without_a_new_index(
 
 def test_a_host_that_sends_byte_by_byte_has_a_bound_for_the_whole_file(server, tmp_path, monkeypatch):
     monkeypatch.setattr(web, "WHOLE_S", 0.3)
-    began = time.monotonic()
     with pytest.raises(PairDecodeError, match="not there after"):
         ImageSource(tmp_path, allow=["127.0.0.1"]).image(f"http://127.0.0.1:{server.server_port}/200/drip.png")
-    assert time.monotonic() - began < 3
 
 
 def test_one_url_at_which_a_host_hangs_up_does_not_end_its_others(server, tmp_path, picture):
