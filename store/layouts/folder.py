@@ -10,9 +10,9 @@ from store.corpus.corpus_files import CorpusFile
 from store.corpus.fields import SourcePair
 from store.corpus.folder_files import depth_of, files_below, is_hidden, matcher, suffix_blind
 from store.errors import CorpusError, LocationError, PairDecodeError
+from store.io.fetching import fetch_ahead
 from store.io.folder import Folder
 
-from .ahead import in_order
 from .members import Joined, Member, NameRules, join, source_pair, split_last
 
 OTHER_KINDS = (".tar", ".zip", ".parquet", ".pq", ".jsonl", ".ndjson", ".csv", ".tsv")
@@ -48,7 +48,7 @@ def read_folder(source: CorpusFile, account: Account, rules: NameRules) -> Itera
         return pair
 
     near = isinstance(location, Folder)
-    yield from in_order(pair_of, joined, is_near=lambda _: near)
+    yield from fetch_ahead(pair_of, joined, is_near=lambda _: near)
 
 
 def _members(source: CorpusFile, account: Account, rules: NameRules) -> Iterator[Member]:

@@ -9,10 +9,10 @@ from store.corpus.corpus_files import CorpusFile, resolve_uri
 from store.corpus.fields import FieldReader, SourcePair, as_text
 from store.corpus.image_source import ImageSource
 from store.errors import LocationError, PairDecodeError
+from store.io.fetching import fetch_ahead
 from store.io.folder import Folder
 from store.io.location import is_url, require_no_credentials
 
-from .ahead import in_order
 from .records.json_records import parse_json
 from .records.npz_records import PlacedImage
 
@@ -48,7 +48,7 @@ class PairReader:
         items = (
             (number, record, self._fields.find(record, "image") or ("", [])) for number, record in enumerate(records)
         )
-        for pairs in in_order(lambda item: self._pairs_of(*item), items, is_near=is_near):
+        for pairs in fetch_ahead(lambda item: self._pairs_of(*item), items, is_near=is_near):
             yield from pairs
 
     def _pairs_of(self, number: int, record: dict[str, Any], image: tuple[str, list[Any]]) -> list[SourcePair]:

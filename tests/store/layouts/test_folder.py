@@ -136,7 +136,7 @@ def test_a_slow_disk_is_read_on_threads_in_the_same_order(images, png, monkeypat
         return read(self, key)
 
     monkeypatch.setattr(Folder, "read", noted)
-    monkeypatch.setattr("store.layouts.ahead.SLOW_S", 0.0)
+    monkeypatch.setattr("store.io.fetching.SLOW_FILE_S", 0.0)
     assert read_corpus(corpus).table == quick
     assert len(threads) > 1
 
