@@ -33,7 +33,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
 
 
-def _resolve(value: str, info: ValidationInfo) -> str:
+def resolve_path(value: str, info: ValidationInfo) -> str:
+    """Return a `ConfigPath`; raises ValueError where there can be none."""
     if not value:
         raise ValueError("expected a path or URL, got ''")
     if "\0" in value:
@@ -51,7 +52,7 @@ def _resolve(value: str, info: ValidationInfo) -> str:
     return str(info.context["folder"] / path) if info.context else str(path)
 
 
-ConfigPath = Annotated[str, AfterValidator(_resolve)]
+ConfigPath = Annotated[str, AfterValidator(resolve_path)]
 """A path, made absolute from the YAML file's folder, with ``~`` expanded; or a URL, left as it is.
 
 A default is resolved as well, unless it lies in a section that is itself a default.

@@ -11,26 +11,27 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, ValidationInfo
 
+from store.config.pipeline_file import resolve_path
 from store.errors import PairDecodeError
 from store.io.location import REMOTE_SCHEMES, is_url
+from store.io.remote import HTTP
 from store.io.web import addresses_of
 
 ANY = "any"
 """In ``allow``: every public host, and every bucket."""
 
-HTTP = ("http", "https")
+
+_PATHS = (".", "/", "~")
 
 
 def _resolve(value: str, info: ValidationInfo) -> str:
     if not value.strip():
         raise ValueError("expected a host, a folder or a URL, got ''")
-    if "://" in value or not value.startswith((".", "/", "~")):
-        return value.rstrip("/")
-    try:
-        path = Path(value).expanduser()
-    except RuntimeError as error:
-        raise ValueError("there is no such home folder") from error
-    return posixpath.normpath(str(info.context["folder"] / path) if info.context else str(path))
+    if is_url(value):
+        return resolve_path(value, info).rstrip("/")
+    if not value.startswith(_PATHS):
+        return value
+    return posixpath.normpath(resolve_path(value, info))
 
 
 AllowedPlace = Annotated[str, AfterValidator(_resolve)]
@@ -47,8 +48,9 @@ class Access:
 
     def __init__(self, root: str, allow: Sequence[str] = ()) -> None:
         self._any = ANY in allow
-        self._folders = [root.rstrip("/"), *(place for place in allow if "://" in place or place.startswith("/"))]
-        self._hosts = {place.lower() for place in allow if "://" not in place and not place.startswith("/")} - {ANY}
+        named = {place for place in allow if not is_url(place) and not place.startswith(_PATHS)}
+        self._hosts = {place.lower() for place in named} - {ANY}
+        self._folders = [_absolute(place).rstrip("/") for place in (root, *allow) if place not in named]
 
     def require(self, uri: str) -> None:
         """Refuse what may not be read.
@@ -90,6 +92,11 @@ class Access:
             here = address.is_loopback or address.is_link_local or address.is_unspecified
             if here or not (named or address.is_global):
                 raise _refused("its host leads to this machine or a private network, and is not named in allow")
+
+
+def _absolute(place: str) -> str:
+    """Return a folder that a command line names relative to the current one as an absolute path."""
+    return posixpath.normpath(Path(place).expanduser().absolute()) if place.startswith((".", "~")) else place
 
 
 def _is_below(uri: str, folder: str) -> bool:

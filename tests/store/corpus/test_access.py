@@ -107,6 +107,13 @@ def test_a_folder_in_a_pipeline_is_relative_to_its_file(tmp_path):
     )
 
 
+@pytest.mark.parametrize("place", ["./images", "./images/", "../{}/images", "~/images", "~/images/"])
+def test_a_folder_on_a_command_line_is_relative_to_the_current_one(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Access("/data", [place.format(tmp_path.name)]).require(f"{tmp_path}/images/a.png")
+
+
 def test_the_folders_of_a_corpus_own_files_are_readable():
     corpus = Corpus(files=["/a/b/*.tar", "/c/x.csv", "s3://bucket/d/{0..3}.tar"])
     assert corpus.readable() == ("/a/b", "/c", "s3://bucket/d")
