@@ -21,17 +21,14 @@ from .access import Access
 from .corpus_files import HTTP, resolve_uri
 from .image_tables import open_table
 
-MAX_FILE_BYTES = 2**30
-"""Largest file of its own that is read as an image."""
+IMAGE_FILE_BYTES = 2**30
+"""Largest image file that is read: one of its own, a member of an archive, or what a member inflates to."""
 
 GROUPS_KEPT = 4
 """Row groups of images kept in memory; threads that read neighbouring rows share one or two."""
 
 DEFLATE = "deflate"
 """In place of a column: the bytes at the offset are deflated, as in a zip."""
-
-INFLATED_BYTES = 2**30
-"""Bytes that a deflated image may have."""
 
 FILES_OPEN = 64
 """Parquet files that are open at most; the least recently used one is closed. Many systems allow a process 256."""
@@ -77,11 +74,10 @@ class ImageSource:
         """
         if uri is None:
             raise PairDecodeError("the corpus has no image for this key (missing member)")
-        data = (
-            self._read(uri, member)
-            if member is not None
-            else self._image(uri, known=sha256 is not None if known is None else known)
-        )
+        if member is not None:
+            data = self._read(uri, member)
+        else:
+            data = self._image(uri, known=sha256 is not None if known is None else known)
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
             # An error and no bad row: the pair is good, its file is wrong.
             raise CorpusError(
@@ -107,7 +103,7 @@ class ImageSource:
             folder, name = split_uri(whole)
             self._access.require(whole)
             if whole.startswith(HTTP):
-                return get(whole, max_bytes=MAX_FILE_BYTES, check=self._access.require)
+                return get(whole, max_bytes=IMAGE_FILE_BYTES, check=self._access.require)
             return self._file(whole, folder, name)
         except PairDecodeError:
             raise
@@ -125,8 +121,8 @@ class ImageSource:
         if time.monotonic() < self._away.get(storage, 0.0):
             raise FetchError(f"{whole}: the storage does not answer", why="the storage does not answer")
         location = self._folders.get(folder) or self._folders.setdefault(folder, locate(folder))
-        if not storage and (location.size(name) or 0) > MAX_FILE_BYTES:
-            raise LocationError(f"{whole}: larger than {MAX_FILE_BYTES} bytes")
+        if not storage and (location.size(name) or 0) > IMAGE_FILE_BYTES:
+            raise LocationError(f"{whole}: larger than {IMAGE_FILE_BYTES} bytes")
         try:
             return location.read(name)
         except FetchError:
@@ -202,7 +198,7 @@ def inflated(data: bytes, what: str, *, nbytes: int | None = None) -> bytes:
     Raises:
         PairDecodeError: it is damaged, or larger than that or than 1 GiB.
     """
-    most = INFLATED_BYTES if nbytes is None else min(nbytes, INFLATED_BYTES)
+    most = IMAGE_FILE_BYTES if nbytes is None else min(nbytes, IMAGE_FILE_BYTES)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         found = inflater.decompress(data, most + 1)  # one more, so that the end is met

@@ -35,8 +35,6 @@ hold a whole image of another size than their header states (ICO, ICNS, FITS), w
 
 NO_IMAGE = "not an image of a kind that is read (DICOM, PNG, JPEG, TIFF, WebP, BMP, GIF, JPEG 2000, AVIF, PPM)"
 
-REASON_LETTERS = 200
-
 WIDE_COLOUR = "16-bit colours keep their upper 8 bits"
 
 
@@ -112,7 +110,7 @@ def one_row_only(doing: str) -> Iterator[None]:
     """Make a bad row of whatever Pillow and pydicom raise, on damaged files nearly anything: struct.error, SyntaxError.
 
     Raises:
-        PairDecodeError: it says "the image cannot be" and ``doing``, in bounded length, and quotes nothing of the file.
+        PairDecodeError: it says "the image cannot be" and ``doing``, and quotes nothing of the file.
     """
     try:
         yield
@@ -230,7 +228,7 @@ def _wide_colour(image: Image.Image) -> Decoded:
 
 
 def _public(error: Exception) -> str:
-    """Return an error's message in bounded length, without anything that it may quote from the file."""
+    """Return an error's message without anything that it may quote from the file."""
     text = re.sub(r"b?(['\"]).*\1|0x[0-9a-fA-F]+", "...", str(error), flags=re.DOTALL)
     plain = "".join(letter if letter.isascii() and letter.isprintable() else " " for letter in text)
-    return f": {plain[:REASON_LETTERS].strip()}" if plain.strip() else ""
+    return f": {plain.strip()}" if plain.strip() else ""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from store.corpus.account import Account
 from store.corpus.fields import SourcePair
 from store.corpus.folder_files import is_hidden
+from store.corpus.image_source import IMAGE_FILE_BYTES
 from store.corpus.section import Corpus, KeyEnds
 from store.errors import PairDecodeError
 from store.images.suffixes import image_suffixes
@@ -22,8 +23,8 @@ from .records.json_records import TOO_DEEP, NestedTooDeepError, parse_json
 CAPTION_SUFFIXES = ("txt", "caption", "text")
 """Suffixes of captions where the fields name none, in the order of preference."""
 
-TEXT_BYTES, IMAGE_BYTES = 16 * 2**20, 2**30
-"""Largest member that is read as text or JSON, and as an image; larger ones are passed over."""
+TEXT_BYTES = 16 * 2**20
+"""Largest member that is read as text or JSON; larger ones are passed over."""
 
 SUFFIX_LETTERS, SUFFIXES_NAMED = 12, 40
 """Longest suffix that a reason names, and how many: names of files may hold anything behind a dot."""
@@ -140,7 +141,7 @@ def _take(joined: Joined, suffix: str, member: Member, rules: NameRules) -> bool
     if suffix in rules.images:
         if joined.image is not None:
             joined.passed.append(("second image of a key", member.name))
-        elif member.nbytes > IMAGE_BYTES:
+        elif member.nbytes > IMAGE_FILE_BYTES:
             joined.passed.append(("image file larger than 1 GiB", member.name))
         else:
             joined.image = member

@@ -105,7 +105,7 @@ def test_members_that_cannot_be_read_are_counted_and_end_nothing(write_zip, bmp)
 
 
 def test_a_bomb_in_a_zip_is_refused_before_it_is_inflated(write_zip, bmp, monkeypatch):
-    monkeypatch.setattr("store.corpus.image_source.INFLATED_BYTES", 1000)
+    monkeypatch.setattr("store.corpus.image_source.IMAGE_FILE_BYTES", 1000)
     members = [("a.bmp", bmp), ("a.txt", b"t"), ("b.bmp", b"no image"), ("b.txt", b"u")]
     index = read_corpus(Corpus(files=[str(write_zip("a.zip", members))]))
     assert index.table["uri"].to_pylist() == [None, "a.zip"]
