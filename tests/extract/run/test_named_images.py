@@ -82,7 +82,7 @@ def picture(encoded):
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch):
-    """What earlier tests found out about hosts is forgotten; waits are short."""
+    """Forget what earlier tests found out about hosts, and wait only briefly."""
     web._away.clear()
     web._failures.clear()
     web._pool.cache_clear()
@@ -189,6 +189,18 @@ def test_paths_of_every_kind_are_bad_rows_and_the_others_go_on(odd_paths, pipeli
     assert sum(found.count for found in report.passed.values()) == len(rows) - 2
     everything = b"".join(path.read_bytes() for path in store.rglob("*") if path.is_file())
     assert b"s3cr3t" not in everything
+
+
+@pytest.mark.end_to_end
+def test_credentials_in_a_table_are_in_no_file_and_no_message(tmp_path, pipeline_of, cli):
+    urls = ("http://user:s3cr3t@host/a.png", "s3://KEY:s3cr3t@bucket/a.png", "https://host/a.png?token=s3cr3t")
+    config = pipeline_of(enumerate(urls))
+    said = [cli("index", "--pipeline", "tiny", "--config", config, "--report")]
+    said.append(cli("run", "--local", "--pipeline", "tiny", "--config", config))
+    assert [code for code, _, _ in said] == [0, 0], said
+    assert "holds a credential" in said[0][1]
+    assert "s3cr3t" not in str(said)
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file() and b"s3cr3t" in path.read_bytes()]
 
 
 @pytest.mark.fault

@@ -1,4 +1,4 @@
-"""What is added to the records of a table."""
+"""Joins, lists, names and names of files are added to the records of a table."""
 
 from __future__ import annotations
 
