@@ -81,7 +81,7 @@ CONVERTED_FIRST = ("shortest_floor_crop", "pad_square_grey")
 resizes first: a palette or a bitmap by its nearest pixels, and colours weighted by their alpha."""
 
 BYTES_PER_PIXEL = 4
-"""Of an image of several channels in Pillow's memory; others take one."""
+"""Bytes that Pillow takes for a pixel of several channels; one of a single channel takes one."""
 
 
 def fit(image: Image.Image, geometry: Geometry, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from string import Formatter
 
 _SPEC = re.compile(r"(?:.?[<>^]\d{1,3})?(?:\.\d{1,3})?")
-"""What of Python's format of a text may follow a colon: padding and a number of letters."""
+"""Formats that may follow a colon, of those that Python has for a text: padding and a number of letters."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ class Example(BaseModel):
 
 
 class Account(BaseModel):
-    """What a reader met in corpus files, and what became of it.
+    """Counts of what a reader met in corpus files, and of what became of it.
 
     Attributes:
         members: entries of archives and folders, rows of tables and items of lists.

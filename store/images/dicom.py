@@ -36,7 +36,7 @@ COLOUR = "DICOM colours keep their upper 8 bits"
 
 
 class Shown(TypedDict):
-    """What `read_dicom` returns: the image of 8 bits, and what was done to deeper pixels."""
+    """The result of `read_dicom`: an image of 8 bits, and what was done to deeper pixels."""
 
     image: Image.Image
     changed: str | None

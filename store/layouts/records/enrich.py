@@ -112,7 +112,10 @@ def _keys_of(join: Join) -> Mapping[str, str]:
 
 
 class _Joined:
-    """A second table in a temporary database, which is on disk if it is large, and gone afterwards."""
+    """A second table in a temporary database, which is on disk if it is large, and gone afterwards.
+
+    Of SQLite and not of DuckDB as elsewhere: it is asked for one record at a time, by key.
+    """
 
     def __init__(self, file: CorpusFile, join: Join, read: Callable[[CorpusFile], Records]) -> None:
         self._keys = _keys_of(join)

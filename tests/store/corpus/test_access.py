@@ -1,4 +1,4 @@
-"""What a table may name, and what it may not."""
+"""The rules say which paths and URLs a table may name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is no caption, and what is left out of one."""
+"""Texts without a word are no captions, and control characters are left out of captions."""
 
 from __future__ import annotations
 
