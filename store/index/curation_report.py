@@ -74,9 +74,12 @@ def read_report(location: Location, info: StoreInfo) -> CurationReport | None:
 
 def render(report: CurationReport) -> str:
     """Return the report as lines of text."""
-    lines = [("corpus files", report.files), ("members", report.members), ("keys", report.keys)]
+    counted = report.members > 0  # an earlier version did not count members, keys and usable rows
+    lines = [("corpus files", report.files)]
+    lines += [("members", report.members), ("keys", report.keys)] if counted else []
     lines += [("pairs found", report.pairs)] + [(f"- {rule}", -count) for rule, count in report.dropped.items()]
-    lines += [("rows", report.rows), ("rows with image and caption, before rules", report.usable)]
+    lines += [("rows", report.rows)]
+    lines += [("rows with image and caption, before rules", report.usable)] if counted else []
     lines += [
         ("pairs with an image that occurs before", report.same_image),
         ("pairs that occur before", report.same_pair),
