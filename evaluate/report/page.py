@@ -15,9 +15,11 @@ from evaluate.results.record import ResultRecord, SkippedRecord
 
 from .boards import ROLE_ORDER
 from .contents import ByModality, Contents
-from .figures import HERE, environment
-from .kaplan_meier import kaplan_meier
-from .plots import FEWEST_AXES, forest, radar, ranks_plot
+from .drawing.figures import HERE, environment
+from .drawing.forest import forest
+from .drawing.kaplan_meier import kaplan_meier
+from .drawing.radar import FEWEST_AXES, radar
+from .drawing.ranks import ranks_plot
 from .wording import in_words, overlap_in_words
 
 MOST_CLASSES = 16

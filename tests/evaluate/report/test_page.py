@@ -10,7 +10,7 @@ import pytest
 
 from evaluate.report.comparison import Evidence, compare
 from evaluate.report.contents import gather
-from evaluate.report.figures import shape, table
+from evaluate.report.drawing.figures import shape, table
 from evaluate.report.page import render
 from evaluate.report.wording import in_words
 from evaluate.results.files import read_results, write_result
