@@ -11,7 +11,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from store.cli.options import JsonOption, print_json, wide_console
+from evaluate.config import EvaluatePipeline, EvaluateSection
+from evaluate.models.pipeline_models import MaybePipelineOption
+from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, print_json, wide_console
+from store.config.pipeline_file import read_pipeline
 from store.console import progress
 from store.errors import EvaluationError
 from store.files import write_atomic
@@ -26,30 +29,46 @@ app = typer.Typer()
 
 RESULTS = Path("results")
 
-ResultsOption = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of the results.")]
+ResultsOption = Annotated[
+    Path | None,
+    typer.Option("--results", metavar="DIR", help="Folder of the results; that of --pipeline, else results."),
+]
 ModelsArgument = Annotated[list[str] | None, typer.Argument(metavar="[A B]", help="Two models; all if left out.")]
+
+
+def results_folder(results: Path | None, section: EvaluateSection | None) -> Path:
+    """Return the folder that is named, else the pipeline's, else ``results``."""
+    return results or (Path(section.out) / "results" if section else RESULTS)
+
+
+def _folder(results: Path | None, pipeline: str | None, config: Path) -> Path:
+    section = None if pipeline is None else read_pipeline(config, pipeline, EvaluatePipeline).evaluate
+    return results_folder(results, section)
 
 
 @app.command(epilog="Example: python -m evaluate compare mmkd biomedclip --results results")
 def compare(
     models: ModelsArgument = None,
     *,
-    results: ResultsOption = RESULTS,
+    pipeline: MaybePipelineOption = None,
+    config: ConfigOption = PIPELINES_FILE,
+    results: ResultsOption = None,
     task: Annotated[str | None, typer.Option(help="Only this task; all if left out.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two models by paired differences on every test set, or all models by their ranks."""
     from evaluate.results.files import read_results
 
-    known = read_results(results)
+    folder = _folder(results, pipeline, config)
+    known = read_results(folder)
     found = [result for result in known if task in (None, result.task)]
     if not found:
         tasks = ", ".join(sorted({result.task for result in known}))
-        raise EvaluationError(f"{results}: holds no result of a task {task!r}", hint=f"there are {tasks}")
+        raise EvaluationError(f"{folder}: holds no result of a task {task!r}", hint=f"there are {tasks}")
     if not models:
         _compare_all(found, as_json=as_json)
     elif len(models) == 2:
-        _compare_two(found, models[0], models[1], results, as_json=as_json)
+        _compare_two(found, models[0], models[1], folder, as_json=as_json)
     else:
         raise typer.BadParameter("name two models, or none to rank all of them")
 
@@ -148,25 +167,54 @@ def _diagram(ranking: Ranking) -> str:
 
 
 @app.command(epilog="Example: python -m evaluate leaderboard --results results")
-def leaderboard(*, results: ResultsOption = RESULTS) -> None:
+def leaderboard(
+    *,
+    pipeline: MaybePipelineOption = None,
+    config: ConfigOption = PIPELINES_FILE,
+    results: ResultsOption = None,
+) -> None:
     """Write leaderboard.csv, leaderboard.md and leaderboard.json into the folder of the results."""
     from evaluate.report.leaderboard import write_leaderboards
 
-    for path in write_leaderboards(results):
+    for path in write_leaderboards(_folder(results, pipeline, config)):
         sys.stdout.write(f"{path}\n")
 
 
 @app.command(epilog="Example: python -m evaluate report --results results --out report.html")
 def report(
     *,
-    results: ResultsOption = RESULTS,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The page; report.html in DIR if left out.")] = None,
+    pipeline: MaybePipelineOption = None,
+    config: ConfigOption = PIPELINES_FILE,
+    results: ResultsOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The page; report.html beside the results."),
+    ] = None,
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Evaluation",
 ) -> None:
     """Write all results as one HTML page that needs no network and no other file."""
     from evaluate.report.contents import gather
     from evaluate.report.page import render
 
-    path = out or results / "report.html"
-    write_atomic(path, render(gather(results), title=title).encode())
+    folder = _folder(results, pipeline, config)
+    path = out or folder / "report.html"
+    write_atomic(path, render(gather(folder), title=title).encode())
     sys.stdout.write(f"{path}\n")
+
+
+@app.command(epilog="Example: python -m evaluate card mmkd --results results > results.md")
+def card(
+    model: Annotated[str, typer.Argument(help="A model that has results.")],
+    *,
+    pipeline: MaybePipelineOption = None,
+    config: ConfigOption = PIPELINES_FILE,
+    results: ResultsOption = None,
+) -> None:
+    """Print a model's results beside the best teacher's, as Markdown for train export --results."""
+    from evaluate.report.comparison import of_model
+    from evaluate.report.model_card import model_card
+    from evaluate.results.files import read_results
+
+    found = read_results(_folder(results, pipeline, config))
+    of_model(found, model)
+    sys.stdout.write(model_card(found, model) + "\n")

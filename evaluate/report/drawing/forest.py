@@ -14,9 +14,15 @@ from evaluate.report.wording import in_words, p_value, short, with_interval
 
 from .figures import WIDTH, figure, line, points, shape, table, words
 
+VERDICTS: tuple[Verdict, ...] = ("better", "undecided", "worse")
 FOREST_ROW = 36
 FOREST_TOP = 26
 FOREST_KEY = "Bars are 95 % intervals of the paired difference; filled marks differ after Holm's correction."
+HEADLINE_KEY = (
+    "Mean difference over the test sets that both have, each of the same weight; probes with few items are left "
+    "out. Bars are 95 % intervals; a filled mark is one whose interval excludes 0. The table counts test sets after "
+    "Holm's correction."
+)
 FOREST_LEFT, FOREST_RIGHT = 8.0, WIDTH - 8.0
 
 
@@ -37,24 +43,64 @@ def forest(name: str, comparison: Comparison) -> Markup:
             drawing += _forest_row(f"mean of {len(rows)}", mean, y, reach, verdict="mean")
             y += FOREST_ROW
         y += 6
-    sides = words(_x(0, reach) - 6, 11, f"◀ {short(second)[:18]} better", class_="tick", anchor="end")
-    ours = words(_x(0, reach) + 6, 11, f"{short(first)[:18]} better ▶", class_="tick")
-    zero = line(_x(0, reach), 4, _x(0, reach), y - 6, class_="zero")
+    sides = _sides(f"{short(second)[:18]} better", f"{short(first)[:18]} better", y, reach)
     return figure(
         name,
         title=f"{first} against {second}",
         caption=f"{_tally(comparison)} {FOREST_KEY}",
         description=f"{_tally(comparison)} {_means(comparison)}",
         height=y + 16,
-        drawing=[zero, sides, ours, *drawing, *_forest_axis(y, reach)],
+        drawing=[*sides, *drawing, *_forest_axis(y, reach)],
         table=_forest_table(comparison),
         beside=True,
     )
 
 
+def teachers_forest(name: str, comparisons: Sequence[Comparison]) -> Markup | None:
+    """Return one student's mean differences to every teacher over their test sets; None where there are none."""
+    rows = [(one, one.macro) for one in comparisons if one.macro is not None]
+    if not rows:
+        return None
+    student = rows[0][0].first
+    reach = _reach([macro for _, macro in rows])
+    drawing: list[Markup] = []
+    for place, (one, macro) in enumerate(rows):
+        verdict = "better" if (macro.low or 0) > 0 else "worse" if (macro.high or 0) < 0 else "undecided"
+        drawing += _forest_row(one.second, macro, FOREST_TOP + FOREST_ROW * place, reach, verdict=verdict)
+    y = float(FOREST_TOP + FOREST_ROW * len(rows))
+    heads = ["teacher", "mean difference [95 %]", "better", "undecided", "worse"]
+    title = f"{student} against every teacher"
+    table_rows = [
+        [one.second, with_interval(macro, signed=True), *(str(one.count(verdict)) for verdict in VERDICTS)]
+        for one, macro in rows
+    ]
+    return figure(
+        name,
+        title=title,
+        caption=HEADLINE_KEY,
+        description="; ".join(f"{one.second} {with_interval(macro, signed=True)}" for one, macro in rows),
+        height=y + 16,
+        drawing=[
+            *_sides("the teacher is better", "the student is better", y, reach),
+            *drawing,
+            *_forest_axis(y, reach),
+        ],
+        table=table(title, heads, table_rows, class_="numbers"),
+        beside=True,
+    )
+
+
+def _sides(left: str, right: str, y: float, reach: float) -> list[Markup]:
+    """Return the line of no difference, and who is better on each side of it."""
+    return [
+        line(_x(0, reach), 4, _x(0, reach), y - 6, class_="zero"),
+        words(_x(0, reach) - 6, 11, f"◀ {left}", class_="tick", anchor="end"),
+        words(_x(0, reach) + 6, 11, f"{right} ▶", class_="tick"),
+    ]
+
+
 def _tally(comparison: Comparison) -> str:
-    verdicts: tuple[Verdict, ...] = ("better", "undecided", "worse")
-    counts = ", ".join(f"{verdict} on {comparison.count(verdict)}" for verdict in verdicts)
+    counts = ", ".join(f"{verdict} on {comparison.count(verdict)}" for verdict in VERDICTS)
     return f"{comparison.first} is {counts} of {len(comparison.rows)} test sets."
 
 
