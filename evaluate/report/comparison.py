@@ -23,6 +23,8 @@ from store.errors import EvaluationError
 
 Verdict = Literal["better", "worse", "undecided"]
 FEW_ITEMS = re.compile(r"_\d+(\.\d+)?(pct|shot)$")
+TestSet = tuple[str, str]
+"""Task and dataset."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -156,13 +158,13 @@ def compare(results: Sequence[Result], first: str, second: str, *, evidence: Evi
     for key in sorted({*ours, *theirs}):
         one, other = ours.get(key), theirs.get(key)
         if isinstance(one, ResultRecord) and isinstance(other, ResultRecord):
-            why = _incomparable(one, other, evidence)
+            why = incomparable(one, other, evidence)
             if why is None:
                 pairs.append((one, other))
                 rows.append(_row(one, other, evidence))
                 continue
         else:
-            why = _absent({first: one, second: other})
+            why = absent({first: one, second: other})
         left_out.append(f"{' '.join(key)}: {why}")
     if not rows:
         raise EvaluationError(f"{first} and {second} share no test set: {'; '.join(left_out)}")
@@ -184,7 +186,8 @@ def compare(results: Sequence[Result], first: str, second: str, *, evidence: Evi
     )
 
 
-def _incomparable(one: ResultRecord, other: ResultRecord, evidence: Evidence) -> str | None:
+def incomparable(one: ResultRecord, other: ResultRecord, evidence: Evidence) -> str | None:
+    """Return why two results on one test set cannot be compared; None if they can."""
     if one.split_digest != other.split_digest:
         return "evaluated on different splits"
     if one.protocol != other.protocol:
@@ -204,7 +207,8 @@ def _shown(one: ResultRecord, other: ResultRecord) -> str:
     return ", ".join(kind + sign + rest[:DIGEST_SHOWN] for kind, sign, rest in parts) or "without it"
 
 
-def _absent(found: Mapping[str, Result | None]) -> str:
+def absent(found: Mapping[str, Result | None]) -> str:
+    """Return which models have no result, and why."""
     reasons = []
     for name, result in found.items():
         if result is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from evaluate.metrics.bootstrap import Interval, interval
 from evaluate.results.files import read_results
 from evaluate.results.record import Result, ResultRecord
 from store.console import progress
+from store.errors import EvaluationError
 
 from .boards import Board, boards
-from .comparison import Comparison, Evidence, compare, enough_resamples, of_model, shared
+from .claims import Claim, claim
+from .comparison import Comparison, Evidence, compare, enough_resamples, few_items, of_model, shared
 
 COMPARED_ROLES = ("student", "task_only")
 """Roles of the models that are compared with each teacher."""
@@ -42,11 +45,14 @@ class Contents:
 
     Attributes:
         comparisons: each student with each teacher that it shares a test set with.
+        claims: of each student, whether it is better than every teacher on test sets of tasks that use all their
+            training items.
     """
 
     results: list[Result]
     boards: list[Board]
     comparisons: list[Comparison]
+    claims: list[Claim]
     means: list[Means]
 
     @property
@@ -76,7 +82,8 @@ def gather(folder: Path) -> Contents:
         evidence = Evidence(folder, resamples=resamples, done=done)
         comparisons = [compare(results, ours, theirs, evidence=evidence) for ours, theirs, _ in pairs]
         means = [_means(board, evidence) for board in found]
-    return Contents(results=results, boards=found, comparisons=comparisons, means=means)
+        claims = _claims(results, evidence)
+    return Contents(results=results, boards=found, comparisons=comparisons, claims=claims, means=means)
 
 
 def _pairs(results: Sequence[Result]) -> list[tuple[str, str, int]]:
@@ -88,6 +95,16 @@ def _pairs(results: Sequence[Result]) -> list[tuple[str, str, int]]:
         (one, other, shared(of_model(results, one), of_model(results, other))) for _, one in ours for other in theirs
     ]
     return [pair for pair in pairs if pair[2]]
+
+
+def _claims(results: Sequence[Result], evidence: Evidence) -> list[Claim]:
+    whole = [result for result in results if not few_items(result.task)]
+    students = sorted({result.model.name for result in whole if result.model.role == "student"})
+    claims = []
+    for student in students:
+        with suppress(EvaluationError):  # without a teacher on the same test set there is nothing to claim
+            claims.append(claim(whole, [student], evidence=evidence))
+    return claims
 
 
 def _means(board: Board, evidence: Evidence) -> Means:

@@ -24,7 +24,8 @@ FORMAT = 1
 
 CSV_FIELDS = (
     *("task", "model", "role", "mean_rank", "dataset", "modality", "provenance", "metric", "value", "low", "high"),
-    *("best", "n", "bootstrap", "resamples", "failed", "seeds", "seed_mean", "seed_sd", "split_digest", "model_digest"),
+    *("best", "n", "method", "bootstrap", "resamples", "failed", "caution", "seeds", "seed_mean", "seed_sd"),
+    *("split_digest", "model_digest"),
     *("overlap_exact", "overlap_near", "overlap_store", "skipped"),
 )
 

@@ -15,7 +15,7 @@ from .drawing.probe_curves import Curve, training_items
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
-class TestSet:
+class SetRow:
     """A row of the overview.
 
     Attributes:
@@ -43,7 +43,7 @@ class TaskRows:
     means: list[Interval | None]
     common: int
     ranks: list[float | None]
-    rows: list[TestSet]
+    rows: list[SetRow]
     notes: list[str]
 
 
@@ -72,9 +72,9 @@ def _task(board: Board, means: Means, models: Sequence[ModelFacts]) -> TaskRows:
     )
 
 
-def _row(board: Board, column: int, places: Sequence[int | None]) -> TestSet:
+def _row(board: Board, column: int, places: Sequence[int | None]) -> SetRow:
     best = [row for row in places if row is not None and board.is_best(row, column)]
-    return TestSet(
+    return SetRow(
         column=board.columns[column],
         overlaps=board.overlaps(column),
         cells=[None if row is None else board.cells.get((row, column)) for row in places],

@@ -57,7 +57,6 @@ def render(contents: Contents, *, title: str) -> str:
                 for number, board in enumerate(contents.boards)
                 if board.ranking is not None and board.ranking.critical_difference is not None
             ],
-            sentences=[],
             headline=teachers_forest("headline", contents.headline),
             models=models,
             overview=overview(contents, models),

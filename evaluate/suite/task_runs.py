@@ -67,7 +67,18 @@ def run_task(task: str, encoder: Encoder | None, dataset: LoadedDataset, *, offi
     Raises:
         EvaluationError: the task cannot be done with this model or these items.
     """
-    return RUNS[task](Embedder(encoder, dataset, official=official))
+    outcome = RUNS[task](Embedder(encoder, dataset, official=official))
+    outcome.results = [_in_clusters(result, dataset.test) for result in outcome.results]
+    return outcome
+
+
+def _in_clusters(result: TaskResult, test: Split) -> TaskResult:
+    """Return a result whose test items know what a resample takes together: tasks know patients, not equal images."""
+    if test.clusters is None or not set(result.predictions.ids) <= set(test.ids):
+        return result  # retrieval ranks images and texts, cross-validation tests items of every split
+    cluster_of = dict(zip(test.ids, test.clusters, strict=True))
+    clusters = [cluster_of[name] for name in result.predictions.ids]
+    return replace(result, predictions=replace(result.predictions, clusters=clusters))
 
 
 def _zero_shot(embedder: Embedder) -> Outcome:
@@ -142,14 +153,14 @@ def _retrieval(embedder: Embedder) -> Outcome:
     texts = split.captions or []
     first, image_of_text = split.distinct_images()
     text_NE = embedder.encoder.embed_texts(texts)
-    patients = None if split.patients is None else [split.patients[item] for item in first]
+    clusters = split.clusters or split.ids
     result = retrieval(
         image_NE[first],
         text_NE,
         texts=texts,
         image_of_text=image_of_text,
         image_ids=[split.ids[item] for item in first],
-        clusters=patients,
+        clusters=[clusters[item] for item in first],
         primary=dataset.entry.tasks["retrieval"].primary,
     )
     result = _with_examples(result, retrieval_examples(image_NE[first], text_NE, split, first))

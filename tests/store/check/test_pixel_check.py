@@ -89,7 +89,9 @@ def test_damaged_images_are_told_and_put_aside_and_can_be_made_again(location, u
     assert damage.contents(location) == damaged
     done = repair(location, deep=True)
     assert (done.receipts, done.objects) == (planned.receipts, planned.objects)
-    assert damage.taken_away(location) == {key: damaged[key] for key in (pixel_receipt_key(1), pixels_key(1)) if key in damaged}
+    assert damage.taken_away(location) == {
+        key: damaged[key] for key in (pixel_receipt_key(1), pixels_key(1)) if key in damaged
+    }
     cache = PixelCache(location, info=units.info)
     start, stop = units.info.bounds(1)
     assert not cache.committed_rows()[start:stop].any()
