@@ -14,6 +14,8 @@ from evaluate.results.examples import Example, examples_in
 from evaluate.results.record import ResultRecord, SkippedRecord
 
 from .boards import ROLE_ORDER
+from .clinical import decision_tables, prompt_tables, subgroup_tables
+from .comparison import few_items
 from .contents import Contents, Means
 from .drawing.figures import HERE, environment
 from .drawing.forest import forest, teachers_forest
@@ -21,6 +23,7 @@ from .drawing.kaplan_meier import kaplan_meier
 from .drawing.probe_curves import probe_curves
 from .drawing.radar import FEWEST_AXES, radar
 from .drawing.ranks import ranks_plot
+from .drawing.reliability import reliability
 from .model_card import model_card
 from .overview import models_of, overview, probe_curves_of
 from .wording import in_words, overlap_in_words
@@ -39,7 +42,7 @@ def render(contents: Contents, *, title: str) -> str:
     """Return the page as a text."""
     style, script = ((HERE / name).read_text() for name in ("report.css", "report.js"))
     records = contents.records
-    models = models_of(contents)
+    models, whole = models_of(contents), [one for one in records if not few_items(one.task)]
     numbers = {id(record): number for number, record in enumerate(records)}
     return (
         environment()
@@ -63,6 +66,10 @@ def render(contents: Contents, *, title: str) -> str:
             curves=[probe_curves(f"probes-{place}", one) for place, one in enumerate(probe_curves_of(contents))],
             radars=[_radars(place, one) for place, one in enumerate(contents.means)],
             forests=[(one, forest(f"forest-{number}", one)) for number, one in enumerate(contents.comparisons)],
+            decisions=decision_tables(records),
+            calibrated=_by_dataset(whole, lambda one: reliability(f"reliability-{numbers[id(one)]}", one)),
+            subgroups=subgroup_tables(records),
+            prompts=prompt_tables(records),
             survivals=_by_dataset(records, lambda one: kaplan_meier(f"survival-{numbers[id(one)]}", one)),
             confused=_by_dataset([one for one in records if one.task == "zero_shot"], confusion),
             retrieved=_by_dataset(records, lambda one: gallery(one, "retrieval")),
