@@ -1,9 +1,10 @@
-"""``python -m evaluate compare``, ``leaderboard``, ``report``: results side by side."""
+"""``python -m evaluate compare``, ``claim``, ``leaderboard``, ``report``: results side by side."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +23,8 @@ from store.files import write_atomic
 if TYPE_CHECKING:  # heavy imports are made where they are needed, so that --help stays fast
     from evaluate.metrics.model_ranks import Ranking
     from evaluate.metrics.paired_tests import Difference
-    from evaluate.report.comparison import Comparison
+    from evaluate.report.claims import Claim
+    from evaluate.report.comparison import Comparison, TestSet
     from evaluate.results.record import Result
 
 app = typer.Typer()
@@ -32,6 +34,15 @@ RESULTS = Path("results")
 ResultsOption = Annotated[
     Path | None,
     typer.Option("--results", metavar="DIR", help="Folder of the results; that of --pipeline, else results."),
+]
+TaskOption = Annotated[str | None, typer.Option(help="Only this task; all if left out.")]
+OnOption = Annotated[
+    list[str] | None,
+    typer.Option("--on", metavar="TASK/DATASET", help="A test set of the family; may be repeated."),
+]
+FamilyOption = Annotated[
+    Path | None,
+    typer.Option("--family", metavar="FILE", help="A text file that declares the family, a TASK/DATASET per line."),
 ]
 ModelsArgument = Annotated[list[str] | None, typer.Argument(metavar="[A B]", help="Two models; all if left out.")]
 
@@ -53,34 +64,62 @@ def compare(
     pipeline: MaybePipelineOption = None,
     config: ConfigOption = PIPELINES_FILE,
     results: ResultsOption = None,
-    task: Annotated[str | None, typer.Option(help="Only this task; all if left out.")] = None,
+    task: TaskOption = None,
+    on: OnOption = None,
+    family: FamilyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two models by paired differences on every test set, or all models by their ranks."""
+    """Compare two models by paired differences on every test set, or all models by their ranks.
+
+    Holm's correction goes over the test sets of --on and --family, or over all that both models share.
+    """
+    folder = _folder(results, pipeline, config)
+    found, declared = _results_of_task(folder, task), _family(on, family)
+    if not models:
+        if declared:
+            raise typer.BadParameter("--on and --family are for two models")
+        _compare_all(found, as_json=as_json)
+    elif len(models) == 2:
+        _compare_two(found, (models[0], models[1]), folder, declared, as_json=as_json)
+    else:
+        raise typer.BadParameter("name two models, or none to rank all of them")
+
+
+def _results_of_task(folder: Path, task: str | None) -> list[Result]:
     from evaluate.results.files import read_results
 
-    folder = _folder(results, pipeline, config)
     known = read_results(folder)
     found = [result for result in known if task in (None, result.task)]
     if not found:
         tasks = ", ".join(sorted({result.task for result in known}))
         raise EvaluationError(f"{folder}: holds no result of a task {task!r}", hint=f"there are {tasks}")
-    if not models:
-        _compare_all(found, as_json=as_json)
-    elif len(models) == 2:
-        _compare_two(found, models[0], models[1], folder, as_json=as_json)
-    else:
-        raise typer.BadParameter("name two models, or none to rank all of them")
+    return found
 
 
-def _compare_two(found: list[Result], first: str, second: str, folder: Path, *, as_json: bool) -> None:
+def _family(on: list[str] | None, file: Path | None) -> list[TestSet] | None:
+    """Return the test sets that were named, None if none was; lines that begin with # are passed over."""
+    lines = [*(on or []), *(file.read_text().splitlines() if file else [])]
+    named = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if (on or file) and not named:
+        raise EvaluationError(f"{file}: names no test set", hint="expected a TASK/DATASET per line")
+    pairs = [name.partition("/") for name in named]
+    wrong = next((name for name, pair in zip(named, pairs, strict=True) if not (pair[0] and pair[2])), None)
+    if wrong is not None:
+        raise EvaluationError(f"{wrong!r} is no test set", hint="TASK/DATASET, such as zero_shot/breastmnist")
+    return [(task, dataset) for task, _, dataset in pairs] or None
+
+
+def _compare_two(
+    found: list[Result], models: tuple[str, str], folder: Path, family: list[TestSet] | None, *, as_json: bool
+) -> None:
     from evaluate.report.comparison import Evidence, enough_resamples, of_model, shared
     from evaluate.report.comparison import compare as compare_models
 
+    first, second = models
     tests = shared(of_model(found, first), of_model(found, second))
     with progress(2 * tests, label="resample", noun="results") as done:
-        evidence = Evidence(folder, resamples=enough_resamples(found, max(1, tests)), done=done)
-        comparison = compare_models(found, first, second, evidence=evidence)
+        evidence = Evidence(folder, resamples=enough_resamples(found, max(1, tests, len(family or ()))), done=done)
+        comparison = compare_models(found, first, second, evidence=evidence, family=family)
     if as_json:
         rows = [
             asdict(row) | {"first": row.first.model_dump(), "second": row.second.model_dump()}
@@ -91,7 +130,9 @@ def _compare_two(found: list[Result], first: str, second: str, folder: Path, *, 
     console = wide_console()
     console.print(_comparison_table(comparison))
     counts = ", ".join(f"{verdict} {comparison.count(verdict)}" for verdict in ("better", "undecided", "worse"))
-    console.print(f"{escape(first)} is, after Holm's correction over {len(comparison.rows)} tests: {counts}")
+    tests = len(family) if family else len(comparison.rows)
+    named = "declared beforehand" if family else "all test sets that both share; no family was declared"
+    console.print(f"{escape(first)} is, after Holm's correction over {tests} tests ({named}): {counts}")
     for one, mean in comparison.means.items():
         p = comparison.signed_rank_p[one]
         ranked = "" if p is None else f"; signed ranks over datasets p {p:.3g}"
@@ -164,6 +205,85 @@ def _diagram(ranking: Ranking) -> str:
     if ranking.critical_difference is not None:
         said += f"; critical difference {ranking.critical_difference:.2f} (Nemenyi, 5 %)"
     return "\n".join([*lines, said])
+
+
+@app.command(epilog="Example: python -m evaluate claim 'distilled_seed*' --results results --on zero_shot/breastmnist")
+def claim(
+    students: Annotated[
+        list[str],
+        typer.Argument(metavar="STUDENT...", help="A model or a pattern of models; several are seeds of one student."),
+    ],
+    *,
+    pipeline: MaybePipelineOption = None,
+    config: ConfigOption = PIPELINES_FILE,
+    results: ResultsOption = None,
+    teacher: Annotated[
+        list[str] | None, typer.Option(help="A rival; may be repeated. All with the role teacher if left out.")
+    ] = None,
+    margin: Annotated[float, typer.Option(help="The loss that counts as none, for: not worse.")] = 0.01,
+    task: TaskOption = None,
+    on: OnOption = None,
+    family: FamilyOption = None,
+    validation: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Results on validation items: the best teacher there is the only rival."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="How the sentence calls the student.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Test whether a student is better than all of its teachers, and say it in one sentence."""
+    from evaluate.report.claims import claim as claim_of
+    from evaluate.report.comparison import Evidence, enough_resamples
+    from evaluate.results.files import read_results
+
+    folder = _folder(results, pipeline, config)
+    found, declared = _results_of_task(folder, task), _family(on, family)
+    names = sorted({result.model.name for result in found})
+    seeds = [one for text in students for one in [one for one in names if fnmatchcase(one, text)] or [text]]
+    tests = len(declared or {(result.task, result.dataset.name) for result in found})
+    with progress(len(found), label="resample", noun="results") as done:
+        said = claim_of(
+            found,
+            seeds,
+            evidence=Evidence(folder, resamples=enough_resamples(found, tests), done=done),
+            teachers=teacher,
+            margin=margin,
+            family=declared,
+            validation=None if validation is None else read_results(validation),
+            name=name or (students[0] if len(seeds) > 1 else None),
+        )
+    if as_json:
+        chosen = {"/".join(key): rival for key, rival in said.validation.items()}
+        sets = [asdict(one) | {"better": one.better, "not_worse": one.not_worse} for one in said.sets]
+        heads = {"sentence": said.sentence, "footing": said.footing, "shown": said.shown}
+        print_json(heads | asdict(said) | {"validation": chosen, "sets": sets})
+        return
+    console = wide_console()
+    console.print(_claim_table(said))
+    for line in (said.sentence, said.footing, *(f"left out: {reason}" for reason in said.left_out)):
+        console.print(escape(line), highlight=False)
+
+
+def _claim_table(said: Claim) -> Table:
+    table = Table("task", "dataset", "metric", "n", "best teacher" if said.validation else "closest teacher")
+    table.add_column("difference [95 %]", no_wrap=True)
+    for heading in ("p", "Holm", f"Holm, -{said.margin:g}", ""):
+        table.add_column(heading)
+    for one in said.sets:
+        verdict = "better" if one.better else "not worse" if one.not_worse else "not shown"
+        table.add_row(
+            one.task,
+            escape(one.dataset),
+            one.metric,
+            f"{one.n:,}",
+            escape(one.closest),
+            escape(_signed(one.difference)),
+            _p(one.difference.p),
+            _p(one.p_holm),
+            _p(one.p_margin_holm),
+            f"{verdict}{' (not to be trusted)' if one.caution else ''}",
+        )
+    return table
 
 
 @app.command(epilog="Example: python -m evaluate leaderboard --results results")

@@ -57,6 +57,8 @@ class Comparison:
     """Two models on all test sets that they share.
 
     Attributes:
+        declared: whether the test sets, over which Holm's correction goes, were named beforehand; else they are all
+            that both models share.
         means: by task, the mean difference over its datasets.
         macro: the mean difference over all test sets of tasks that use all their training items, where more is better;
             None if there is none.
@@ -71,6 +73,7 @@ class Comparison:
     macro: Difference | None
     signed_rank_p: dict[str, float | None]
     left_out: list[str]
+    declared: bool = False
 
     def count(self, verdict: Verdict) -> int:
         """Return on how many test sets the first model is better, worse or undecided."""
@@ -146,8 +149,19 @@ def enough_resamples(results: Sequence[Result], tests: int) -> int:
     return resamples_to_decide(tests, at_least=max(recorded, default=1))
 
 
-def compare(results: Sequence[Result], first: str, second: str, *, evidence: Evidence) -> Comparison:
+def compare(
+    results: Sequence[Result],
+    first: str,
+    second: str,
+    *,
+    evidence: Evidence,
+    family: Sequence[TestSet] | None = None,
+) -> Comparison:
     """Compare two models.
+
+    Args:
+        family: the test sets of the comparison, named before their results were seen; those that cannot be compared
+            count in Holm's correction too. All that both models share if None.
 
     Raises:
         EvaluationError: one of the models has no result, or they share no test set.
@@ -155,7 +169,7 @@ def compare(results: Sequence[Result], first: str, second: str, *, evidence: Evi
     ours, theirs = of_model(results, first), of_model(results, second)
     rows, left_out = [], []
     pairs: list[tuple[ResultRecord, ResultRecord]] = []
-    for key in sorted({*ours, *theirs}):
+    for key in dict.fromkeys(family) if family else sorted({*ours, *theirs}):
         one, other = ours.get(key), theirs.get(key)
         if isinstance(one, ResultRecord) and isinstance(other, ResultRecord):
             why = incomparable(one, other, evidence)
@@ -172,17 +186,19 @@ def compare(results: Sequence[Result], first: str, second: str, *, evidence: Evi
     for one, other in pairs:
         by_task.setdefault(one.task, []).append((one, other))
     whole = [(one, other) for one, other in pairs if not few_items(one.task) and _sign(one) > 0]
-    adjusted = holm([row.difference.p for row in rows])
+    missing = [1.0] * (len(left_out) if family else 0)
+    adjusted = holm([*(row.difference.p for row in rows), *missing])
     return Comparison(
         first=first,
         second=second,
-        rows=[_judged(row, p) for row, p in zip(rows, adjusted, strict=True)],
+        rows=[_judged(row, p) for row, p in zip(rows, adjusted, strict=False)],
         means={task: _mean(of_task, evidence) for task, of_task in by_task.items()},
         macro=_mean(whole, evidence) if whole else None,
         signed_rank_p={
             task: signed_rank_p([row.difference.value for row in rows if row.task == task]) for task in by_task
         },
         left_out=left_out,
+        declared=bool(family),
     )
 
 
