@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
 from evaluate.datasets.entry import DatasetEntry
-from evaluate.datasets.loaded import LoadedDataset
+from evaluate.datasets.loaded import LoadedDataset, Split
 from evaluate.models.encoders import Encoder
 from evaluate.results.examples import Example
 from evaluate.results.task_result import TaskResult
