@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from store.errors import EvaluationError
 
-from . import classification, survival
+from . import classification, released, survival
 from . import retrieval as ranks
 from .predictions import Columns, Samples, Weights
 
@@ -109,6 +109,9 @@ METRICS: dict[str, Metric] = {
     "auroc": Metric(title="AUROC", function=classification.auroc),
     "average_precision": Metric(title="average precision", function=classification.average_precision),
     "label_accuracy": Metric(title="accuracy over labels", function=classification.label_accuracy),
+    "official_f1": Metric(title="F1, released evaluator", function=released.f1),
+    "official_precision": Metric(title="precision, released evaluator", function=released.precision),
+    "official_recall": Metric(title="recall, released evaluator", function=released.recall),
     **_retrieval(),
     "vqa_overall": Metric(title="accuracy, all questions", function=partial(ranks.answers, closed=None)),
     "vqa_open": Metric(title="accuracy, open questions", function=partial(ranks.answers, closed=False)),

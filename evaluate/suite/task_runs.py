@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 
@@ -24,9 +24,10 @@ from evaluate.tasks.questions import Questions
 from evaluate.tasks.retrieval import retrieval
 from evaluate.tasks.survival import survival_abmil, survival_cox
 from evaluate.tasks.vqa import Head, answer_questions
-from evaluate.tasks.zero_shot import prompt_ensemble, zero_shot, zero_shot_in_groups, zero_shot_labels
+from evaluate.tasks.zero_shot import zero_shot, zero_shot_in_groups, zero_shot_labels
 from store.errors import EvaluationError
 
+from .class_embeddings import ABSENT, PRESENT, class_embeddings
 from .split_embeddings import Embedder, targets_of
 from .task_examples import retrieval_examples, wrong_answers, wrong_classes
 
@@ -71,37 +72,37 @@ def run_task(task: str, encoder: Encoder | None, dataset: LoadedDataset, *, offi
 
 
 def _zero_shot(embedder: Embedder) -> Outcome:
-    entry, encoder = embedder.dataset.entry, embedder.encoder
-    prompts: Any = entry.prompts()
-    if entry.groups:
-        prompts = {group: entry.prompts(group=group) for group in entry.groups}
-    elif entry.multi_label:
-        prompts = [prompts, entry.prompts(negative=True)]
+    entry, encoder, official = embedder.dataset.entry, embedder.encoder, embedder.official
+    first_label = official and entry.released is not None and entry.released.first_label
+    several = entry.multi_label is not None and not first_label
     # Before the images: a store that lacks the prompts need not read them.
-    of_group = {group: prompt_ensemble(encoder.embed_texts, prompts[group]) for group in entry.groups}
-    sides = [] if of_group else prompts if entry.multi_label else [prompts]
-    of_all = [prompt_ensemble(encoder.embed_texts, own) for own in sides]
+    found = class_embeddings(entry, encoder.embed_texts, several=several)
     split, image_NE = embedder.split(embedder.dataset.test)
-    test = LabelledFeatures(ids=split.ids, features=image_NE, target=targets_of(split), clusters=split.patients)
-    how = _ZeroShot(
-        logit_scale=encoder.logit_scale, official=embedder.official, primary=entry.tasks["zero_shot"].primary
-    )
+    target = targets_of(split).argmax(axis=1) if first_label and entry.multi_label else targets_of(split)
+    test = LabelledFeatures(ids=split.ids, features=image_NE, target=target, clusters=split.patients)
+    how = _ZeroShot(logit_scale=encoder.logit_scale, official=official, primary=entry.tasks["zero_shot"].primary)
     classes = entry.class_names
     if entry.groups:
         numbers = {label: number for number, label in enumerate(entry.classes)}
         groups = {group: [numbers[label] for label in of.classes] for group, of in entry.groups.items()}
         group_N = split.groups or []
-        result = zero_shot_in_groups(test, group_N=group_N, groups=groups, class_KE=of_group, classes=classes, **how)
-    elif entry.multi_label:
-        result = zero_shot_labels(test, positive_CE=of_all[0], negative_CE=of_all[1], labels=classes, **how)
+        result = zero_shot_in_groups(
+            test, group_N=group_N, groups=groups, class_KE=found.whole, single=found.single, classes=classes, **how
+        )
+    elif several:
+        sides = {template: (of[PRESENT], of[ABSENT]) for template, of in found.single.items()}
+        positive, negative = found.whole[PRESENT], found.whole[ABSENT]
+        result = zero_shot_labels(test, positive_CE=positive, negative_CE=negative, labels=classes, single=sides, **how)
     else:
-        result = zero_shot(test, class_CE=of_all[0], classes=classes, positive=_positive(entry), **how)
-    if not entry.multi_label:
+        single = {template: of[PRESENT] for template, of in found.single.items()}
+        whole = found.whole[PRESENT]
+        result = zero_shot(test, class_CE=whole, classes=classes, positive=_positive(entry), single=single, **how)
+    if not several:
         result = _with_examples(result, wrong_classes(result, split, classes))
     return Outcome(
         results=[result],
         excluded=embedder.excluded,
-        prompts_digest=hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
+        prompts_digest=hashlib.sha256(json.dumps(found.prompts).encode()).hexdigest(),
         logit_scale=result.details["logit_scale"],
     )
 

@@ -46,6 +46,7 @@ def classified(
     positive: str | None,
     primary: str,
     details: Mapping[str, Any],
+    names: Sequence[str] = SINGLE_LABEL,
 ) -> TaskResult:
     """Return the result of one model or of one per training seed.
 
@@ -69,7 +70,7 @@ def classified(
     said_N = columns["score"].argmax(axis=1)
     details = {**details, "confusion": confusion(columns["target"], said_N, len(classes))}
     predictions = test.predictions(columns, strata="target")
-    return result_of(task, primary=primary, names=SINGLE_LABEL, predictions=predictions, details=details)
+    return result_of(task, primary=primary, names=names, predictions=predictions, details=details)
 
 
 def confusion(target_N: Array, predicted_N: Array, classes: int) -> list[list[int]]:

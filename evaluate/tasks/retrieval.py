@@ -133,9 +133,8 @@ def strict_recalls(image_NE: Array, text_PE: Array, pair_image: Numbers) -> dict
         pair_image: the image of each, ascending.
     """
     own = np.arange(len(pair_image))
-    known = {"pair_image": pair_image, "pair_text": own}
-    last = ranks(image_NE, text_PE, **known)
-    first = ranks(image_NE, text_PE, **known, tie=-TIE)
+    last = ranks(image_NE, text_PE, pair_image=pair_image, pair_text=own)
+    first = ranks(image_NE, text_PE, pair_image=pair_image, pair_text=own, tie=-TIE)
     cosine = _pair_cosines(image_NE, text_PE, pair_image, own)
     best = np.maximum.reduceat(cosine, np.searchsorted(pair_image, np.arange(len(image_NE))))
     right = (np.bincount(pair_image[cosine >= best[pair_image] - TIE], minlength=len(image_NE)), np.ones_like(own))
