@@ -16,6 +16,7 @@ from evaluate.datasets.official import PROMPTS_FILE, official_entry
 from evaluate.datasets.registry import SHIPPED, read_registry
 from evaluate.results.files import read_results
 from store.errors import ConfigError
+from tests.evaluate.dataset_files import write_entry, write_folders
 from tests.evaluate.tiny_model import write_model
 
 WORDS = ("lung", "adenocarcinoma", "benign", "tissue", "squamous", "cell", "carcinoma", "colon", "slide", "image")
@@ -121,6 +122,34 @@ def test_numbers_and_intervals_are_those_of_the_released_protocol(name, place, r
     assert record.metrics["official_f1"].value != record.metrics["macro_f1"].value or len(SETS[name]) > 2
     assert (record.bootstrap.mode, record.bootstrap.seed, record.logit_scale) == ("official", 42, 1.0)
     assert [each["template"] for each in record.details["prompts"]["templates"]] == ["prompt 1", "prompt 2", "prompt 3"]
+
+
+def test_the_first_of_several_labels_counts_as_the_class_where_the_released_code_takes_it(place):
+    rng = np.random.default_rng(3)
+    labels = [("a", "b"), ("b",), ("c",), ("b", "c"), ()] * 6
+    rows = [f"{number}.png,{'|'.join(own)}" for number, own in enumerate(labels)]
+    root = place / "several"
+    write_folders(root, {f"d/{number}.png": rng.integers(1 << 30) for number in range(30)})
+    (root / "d/table.csv").write_text("\n".join(["image,label", *rows]))
+    path = write_entry(
+        root,
+        read={"format": "table", "files": ["d/table.csv"], "image": "image"},
+        fields={"label": "label", "id": "image"},
+        split={"rule": "all_test"},
+        classes={"a": "lung", "b": "colon", "c": "cell"},
+        positive=None,
+        multi_label={"by": "text", "none": [""]},
+        template_sets=["xray"],
+        released={"first_label": True},
+    )
+    line = ["--model", f"local-dir:{place / 'model'}", "--dataset", "drawn", "--datasets", str(path), "--official"]
+    line += ["--data-root", str(root), "--results", str(root / "results"), "--resamples", "50"]
+    get_command(commands_run.app)(line, prog_name="evaluate", standalone_mode=False)
+    (record,) = read_results(root / "results")
+    # An image without a label counts as one of the first class, since argmax of zeros is the first.
+    assert record.details["class_items"] == [12, 12, 6]
+    assert record.bootstrap.mode == "official"
+    assert "official_f1" in record.metrics
 
 
 def test_every_set_that_the_released_catalogue_names_has_an_entry_with_its_list():
