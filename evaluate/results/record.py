@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AliasChoices, Field, model_validator
 
 from evaluate.metrics.bootstrap import Interval, RecordPart, Resampling
-from evaluate.metrics.registry import IN_GROUP, METRICS, metrics_named
+from evaluate.metrics.registry import is_metric, metrics_named
 from store.errors import EvaluationError
 
 from .examples import examples_in
@@ -138,7 +138,7 @@ class ResultRecord(RunFacts, _Record):
             raise ValueError(f"the primary metric {self.primary!r} is not among {', '.join(self.metrics)}")
         if self.metrics[self.primary].value is None:
             raise ValueError(f"the primary metric {self.primary!r} has no value; that is a skipped result")
-        unknown = sorted(name for name in {*self.metrics, *self.seeds} - set(METRICS) if not name.startswith(IN_GROUP))
+        unknown = sorted(name for name in {*self.metrics, *self.seeds} if not is_metric(name))
         if unknown:
             raise ValueError(f"no such metric: {', '.join(unknown)}")
         if self.dataset.digest is None or self.dataset.split_digest is None:
@@ -174,7 +174,7 @@ class ResultRecord(RunFacts, _Record):
         metric, seeds = self.metrics[name], self.seeds.get(name)
         parts = [
             f"{metrics_named([name])[name].title} {metric}",
-            f"95 % of {metric.resamples:,} {self.bootstrap.mode} resamples",
+            self._interval_in_words(metric),
             f"n = {self.n:,}",
             seeds_in_words(seeds),
             f"split {self.split_digest[:DIGEST_SHOWN]}",
@@ -182,7 +182,19 @@ class ResultRecord(RunFacts, _Record):
         ]
         if 0 < metric.failed < metric.resamples:
             parts.insert(2, f"{metric.failed:,} failed")
+        if metric.caution:
+            parts.insert(1, metric.caution)
         return ", ".join(parts)
+
+    def _interval_in_words(self, metric: Interval) -> str:
+        """Return by which method and resamples an interval was made, and what they hold fixed."""
+        if metric.method == "wilson":
+            return "95 % Wilson interval"
+        method = {"percentile": "percentile", "effective_wilson": "effective Wilson"}[metric.method]
+        said = f"95 % {method} interval of {metric.resamples:,} {self.bootstrap.mode} resamples"
+        if self.bootstrap.mode != "stratified":
+            return said
+        return f"{said} (counts by {self.bootstrap.conditioned_on or 'class'} held fixed)"
 
 
 Result = ResultRecord | SkippedRecord

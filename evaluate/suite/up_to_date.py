@@ -28,6 +28,8 @@ def resampling_mode(task: str, settings: Settings) -> Mode | None:
     return "official" if settings.official and task == "zero_shot" else settings.mode
 
 
+INTERVALS = 2
+"""Version of the default resamples and intervals: models are compared on the same ones only."""
 COMPARING_TEXTS = ("retrieval", "vqa")
 
 
@@ -47,6 +49,7 @@ def request_digest(entry: DatasetEntry, task: str, settings: Settings) -> str:
         "official": settings.official and task == "zero_shot",
         "mode": resampling_mode(task, settings),
         "resamples": settings.resamples,
+        "intervals": INTERVALS,
     }
     if entry.groups:
         parts["groups"] = {group: [of.classes, entry.prompts(group=group)] for group, of in entry.groups.items()}

@@ -6,7 +6,6 @@ Axes: N images, E embedding width, C classes or labels, K classes of a group, P 
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,17 +15,15 @@ from scipy.special import expit
 
 from evaluate.metrics.registry import IN_GROUP
 from evaluate.results.task_result import TaskResult, result_of
+from evaluate.tasks.fitting.thresholds import Deciding
 from store.errors import CorpusError, EvaluationError
 
-from .classified import SINGLE_LABEL, classified, confusion
-from .inputs import Array, LabelledFeatures, check_target, unit_norm
-
-log = logging.getLogger(__name__)
+from .classified import classified, confusion, with_labels
+from .inputs import Array, LabelledFeatures, check_labels, check_target, unit_norm
 
 Embeddings = npt.NDArray[np.float32]
 
 IN_GROUPS = ("group_accuracy", "accuracy", "balanced_accuracy", "macro_f1")
-SEVERAL_LABELS = ("auroc", "average_precision", "label_accuracy")
 OFFICIAL = ("official_f1", "official_precision", "official_recall")
 
 PIECE_ROWS = 65_536
@@ -70,6 +67,8 @@ def zero_shot(
     official: bool = False,
     positive: str | None = None,
     primary: str = "auroc",
+    val: LabelledFeatures | None = None,
+    deciding: Deciding | None = None,
     single: Mapping[str, Array] | None = None,
 ) -> TaskResult:
     """Classify every image as one of C classes.
@@ -79,6 +78,8 @@ def zero_shot(
         class_CE: class embeddings, as ``prompt_ensemble`` returns them.
         logit_scale: the model's, exponentiated.
         official: use the scale 1 instead, and add F1, precision and recall as MMKD-CLIP's released evaluator has them.
+        val: images that choose the threshold of two classes.
+        deciding: how decisions are made and judged.
         single: by template, the class embeddings that it gives alone; the primary metric of each is recorded.
 
     Raises:
@@ -95,16 +96,26 @@ def zero_shot(
             hint="evaluate without --official, where such classes are left out of the means",
         )
 
-    def of(class_CE: Array, names: Sequence[str], known: Mapping[str, Any]) -> TaskResult:
+    def of(class_CE: Array, known: Mapping[str, Any]) -> TaskResult:
         _check_widths(image_NE, class_CE, classes)
-        scores = [_scores(image_NE, class_CE, details["logit_scale"])]
+        held = []
+        if val is not None and len(classes) == 2:
+            held = [(val.target, _scores(np.asarray(val.features), class_CE, details["logit_scale"])[1])]
         return classified(
-            "zero_shot", test, scores, classes=classes, positive=positive, primary=primary, details=known, names=names
+            "zero_shot",
+            test,
+            [_scores(image_NE, class_CE, details["logit_scale"])],
+            classes=classes,
+            positive=positive,
+            primary=primary,
+            details=known,
+            validation=held,
+            deciding=deciding,
+            more=OFFICIAL if official else (),
         )
 
-    alone = {template: of(own, [primary], {}).metrics[primary] for template, own in (single or {}).items()}
-    names = (*SINGLE_LABEL, *OFFICIAL) if official else SINGLE_LABEL
-    return of(class_CE, names, details | prompt_spread(alone))
+    alone = {template: of(own, {}).metrics[primary] for template, own in (single or {}).items()}
+    return of(class_CE, details | prompt_spread(alone))
 
 
 def zero_shot_in_groups(
@@ -179,7 +190,7 @@ def zero_shot_labels(
     """
     image_NE, target_NC = np.asarray(test.features), test.target
     _check_widths(image_NE, positive_CE, labels)
-    constant = _constant_labels(target_NC, labels, len(image_NE))
+    constant = check_labels(target_NC, labels, what="test")
     scale = _scale(logit_scale, official=official)
     details = {
         "classes": list(labels),
@@ -189,15 +200,13 @@ def zero_shot_labels(
         "official": official,
     }
 
-    def of(sides: tuple[Array, Array], names: Sequence[str], known: Mapping[str, Any]) -> TaskResult:
+    def of(sides: tuple[Array, Array], known: Mapping[str, Any]) -> TaskResult:
         present_NC, absent_NC = (_scores(image_NE, side_CE, scale)[1] for side_CE in sides)
         columns = {"target": target_NC.astype(np.int64), "score": expit(present_NC - absent_NC)}
-        return result_of(
-            "zero_shot", primary=primary, names=names, predictions=test.predictions(columns), details=known
-        )
+        return with_labels("zero_shot", test, columns, primary=primary, details=known)
 
-    alone = {template: of(own, [primary], {}).metrics[primary] for template, own in (single or {}).items()}
-    return of((positive_CE, negative_CE), SEVERAL_LABELS, details | prompt_spread(alone))
+    alone = {template: of(own, {}).metrics[primary] for template, own in (single or {}).items()}
+    return of((positive_CE, negative_CE), details | prompt_spread(alone))
 
 
 def prompt_spread(alone: Mapping[str, float]) -> dict[str, Any]:
@@ -226,19 +235,6 @@ def _details(
         "logit_scale": _scale(logit_scale, official=official),
         "official": official,
     }
-
-
-def _constant_labels(target_NC: Array, labels: Sequence[str], images: int) -> list[str]:
-    """Return the labels that all images have or none has."""
-    if target_NC.shape != (images, len(labels)) or not np.isin(target_NC, (0, 1)).all():
-        raise EvaluationError(f"targets must be 0 or 1, {len(labels)} to an image; their shape is {target_NC.shape}")
-    have_C = target_NC.sum(axis=0)
-    constant = [name for name, have in zip(labels, have_C, strict=True) if have in (0, images)]
-    if len(constant) == len(labels):
-        raise EvaluationError("every label is the same for all images: there is nothing to tell apart")
-    if constant:
-        log.warning("labels that all images have or none has are left out of the means: %s", ", ".join(constant))
-    return constant
 
 
 def _scores(image_NE: Array, class_CE: Array, scale: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
