@@ -10,7 +10,7 @@ from typing import Any
 
 from evaluate.datasets.entry import DatasetEntry
 from evaluate.metrics.bootstrap import Mode
-from evaluate.results.files import read_result, result_path
+from evaluate.results.files import is_record, read_result, result_path
 from evaluate.results.record import ModelFacts, ResultRecord, SkippedRecord
 from evaluate.tasks.texts import RULE
 from store.errors import ConfigError
@@ -103,5 +103,5 @@ def refuse_other_models(folder: Path, models: Iterable[ModelFacts]) -> None:
 def _any_result(folder: Path, model: str) -> ModelFacts | None:
     """Return the model of the results under a name; None if there are none."""
     own = result_path(folder, model=model, task="any", dataset="any").parents[1]
-    found = (read_result(path) for path in sorted(find_paths(own, "*/*.json")))
+    found = (read_result(path) for path in sorted(find_paths(own, "*/*.json")) if is_record(path))
     return next((record.model for record in found if isinstance(record, ResultRecord)), None)
