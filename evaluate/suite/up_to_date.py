@@ -32,6 +32,11 @@ INTERVALS = 2
 """Version of the default resamples and intervals: models are compared on the same ones only."""
 COMPARING_TEXTS = ("retrieval", "vqa")
 
+PROTOCOL = {"zero_shot": 2, "linear_probe": 2, "survival": 2, "diagnosis": 2}
+"""Version of how a task is done, where it is not the first; raised when its numbers change, so that they are made anew.
+
+2: decisions at a threshold and calibration; few shots choose C on few items; survival obeys the dataset's split."""
+
 
 def request_digest(entry: DatasetEntry, task: str, settings: Settings) -> str:
     """Return the SHA-256 of what decides a result apart from the model and the data.
@@ -51,6 +56,11 @@ def request_digest(entry: DatasetEntry, task: str, settings: Settings) -> str:
         "resamples": settings.resamples,
         "intervals": INTERVALS,
     }
+    if task in PROTOCOL:
+        parts["protocol"] = PROTOCOL[task]
+    clinical = entry.model_dump(include={"sensitivity", "prevalence", "subgroups"}, exclude_defaults=True)
+    if clinical:
+        parts["clinical"] = clinical
     if entry.groups:
         parts["groups"] = {group: [of.classes, entry.prompts(group=group)] for group, of in entry.groups.items()}
     if settings.max_pixels != MAX_PIXELS:

@@ -34,7 +34,7 @@ def labels_of(entry):
 def items(entry):
     """Yield (number, split, label) of the items to make; a split of None is left to a digest."""
     numbers = count()
-    splits = (None,) if entry.split.rule in {"digest", "all_test"} else SPLITS
+    splits = (None,) if entry.split.rule in {"digest", "all_test", "folds"} else SPLITS
     labels = labels_of(entry)
     times = BY_DIGEST // len(labels) if entry.split.rule == "digest" else 2
     for split in splits:
@@ -145,8 +145,12 @@ def _tables(entry, root):
 
 
 def _write_tables(entry, root, records):
-    patterns = {split: getattr(entry.split, split)[0] for split in SPLITS} if entry.split.rule == "files" else {}
+    patterns = {}
+    if entry.split.rule == "files":
+        patterns = {split: found[0] for split in SPLITS if (found := getattr(entry.split, split))}
     for split, found in records.items():
+        if patterns and split not in patterns:  # carved from another split, or none
+            continue
         name = patterns.get(split, entry.read.files[0])
         if name.startswith("*"):  # RFMiD's: the pattern of the split lies within that of the file
             name = entry.read.files[0].replace("_*_", name.strip("*"))
