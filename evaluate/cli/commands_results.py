@@ -12,7 +12,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from store.cli.options import JsonOption, print_json, wide_console
+from evaluate.config import EvaluatePipeline, EvaluateSection
+from evaluate.models.pipeline_models import MaybePipelineOption
+from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, print_json, wide_console
+from store.config.pipeline_file import read_pipeline
 from store.console import progress
 from store.errors import EvaluationError
 from store.files import write_atomic
@@ -28,7 +31,10 @@ app = typer.Typer()
 
 RESULTS = Path("results")
 
-ResultsOption = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of the results.")]
+ResultsOption = Annotated[
+    Path | None,
+    typer.Option("--results", metavar="DIR", help="Folder of the results; that of --pipeline, else results."),
+]
 TaskOption = Annotated[str | None, typer.Option(help="Only this task; all if left out.")]
 OnOption = Annotated[
     list[str] | None,
@@ -41,11 +47,23 @@ FamilyOption = Annotated[
 ModelsArgument = Annotated[list[str] | None, typer.Argument(metavar="[A B]", help="Two models; all if left out.")]
 
 
+def results_folder(results: Path | None, section: EvaluateSection | None) -> Path:
+    """Return the folder that is named, else the pipeline's, else ``results``."""
+    return results or (Path(section.out) / "results" if section else RESULTS)
+
+
+def _folder(results: Path | None, pipeline: str | None, config: Path) -> Path:
+    section = None if pipeline is None else read_pipeline(config, pipeline, EvaluatePipeline).evaluate
+    return results_folder(results, section)
+
+
 @app.command(epilog="Example: python -m evaluate compare mmkd biomedclip --results results")
 def compare(
     models: ModelsArgument = None,
     *,
-    results: ResultsOption = RESULTS,
+    pipeline: MaybePipelineOption = None,
+    config: ConfigOption = PIPELINES_FILE,
+    results: ResultsOption = None,
     task: TaskOption = None,
     on: OnOption = None,
     family: FamilyOption = None,
@@ -55,13 +73,14 @@ def compare(
 
     Holm's correction goes over the test sets of --on and --family, or over all that both models share.
     """
-    found, declared = _results_of_task(results, task), _family(on, family)
+    folder = _folder(results, pipeline, config)
+    found, declared = _results_of_task(folder, task), _family(on, family)
     if not models:
         if declared:
             raise typer.BadParameter("--on and --family are for two models")
         _compare_all(found, as_json=as_json)
     elif len(models) == 2:
-        _compare_two(found, (models[0], models[1]), results, declared, as_json=as_json)
+        _compare_two(found, (models[0], models[1]), folder, declared, as_json=as_json)
     else:
         raise typer.BadParameter("name two models, or none to rank all of them")
 
@@ -195,7 +214,9 @@ def claim(
         typer.Argument(metavar="STUDENT...", help="A model or a pattern of models; several are seeds of one student."),
     ],
     *,
-    results: ResultsOption = RESULTS,
+    pipeline: MaybePipelineOption = None,
+    config: ConfigOption = PIPELINES_FILE,
+    results: ResultsOption = None,
     teacher: Annotated[
         list[str] | None, typer.Option(help="A rival; may be repeated. All with the role teacher if left out.")
     ] = None,
@@ -215,7 +236,8 @@ def claim(
     from evaluate.report.comparison import Evidence, enough_resamples
     from evaluate.results.files import read_results
 
-    found, declared = _results_of_task(results, task), _family(on, family)
+    folder = _folder(results, pipeline, config)
+    found, declared = _results_of_task(folder, task), _family(on, family)
     names = sorted({result.model.name for result in found})
     seeds = [one for text in students for one in [one for one in names if fnmatchcase(one, text)] or [text]]
     tests = len(declared or {(result.task, result.dataset.name) for result in found})
@@ -223,7 +245,7 @@ def claim(
         said = claim_of(
             found,
             seeds,
-            evidence=Evidence(results, resamples=enough_resamples(found, tests), done=done),
+            evidence=Evidence(folder, resamples=enough_resamples(found, tests), done=done),
             teachers=teacher,
             margin=margin,
             family=declared,
@@ -265,25 +287,54 @@ def _claim_table(said: Claim) -> Table:
 
 
 @app.command(epilog="Example: python -m evaluate leaderboard --results results")
-def leaderboard(*, results: ResultsOption = RESULTS) -> None:
+def leaderboard(
+    *,
+    pipeline: MaybePipelineOption = None,
+    config: ConfigOption = PIPELINES_FILE,
+    results: ResultsOption = None,
+) -> None:
     """Write leaderboard.csv, leaderboard.md and leaderboard.json into the folder of the results."""
     from evaluate.report.leaderboard import write_leaderboards
 
-    for path in write_leaderboards(results):
+    for path in write_leaderboards(_folder(results, pipeline, config)):
         sys.stdout.write(f"{path}\n")
 
 
 @app.command(epilog="Example: python -m evaluate report --results results --out report.html")
 def report(
     *,
-    results: ResultsOption = RESULTS,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The page; report.html in DIR if left out.")] = None,
+    pipeline: MaybePipelineOption = None,
+    config: ConfigOption = PIPELINES_FILE,
+    results: ResultsOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The page; report.html beside the results."),
+    ] = None,
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Evaluation",
 ) -> None:
     """Write all results as one HTML page that needs no network and no other file."""
     from evaluate.report.contents import gather
     from evaluate.report.page import render
 
-    path = out or results / "report.html"
-    write_atomic(path, render(gather(results), title=title).encode())
+    folder = _folder(results, pipeline, config)
+    path = out or folder / "report.html"
+    write_atomic(path, render(gather(folder), title=title).encode())
     sys.stdout.write(f"{path}\n")
+
+
+@app.command(epilog="Example: python -m evaluate card mmkd --results results > results.md")
+def card(
+    model: Annotated[str, typer.Argument(help="A model that has results.")],
+    *,
+    pipeline: MaybePipelineOption = None,
+    config: ConfigOption = PIPELINES_FILE,
+    results: ResultsOption = None,
+) -> None:
+    """Print a model's results beside the best teacher's, as Markdown for train export --results."""
+    from evaluate.report.comparison import of_model
+    from evaluate.report.model_card import model_card
+    from evaluate.results.files import read_results
+
+    found = read_results(_folder(results, pipeline, config))
+    of_model(found, model)
+    sys.stdout.write(model_card(found, model) + "\n")

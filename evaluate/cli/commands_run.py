@@ -33,7 +33,7 @@ from .commands_datasets import (
     read_maybe,
     root_of,
 )
-from .commands_results import RESULTS
+from .commands_results import results_folder
 
 app = typer.Typer()
 
@@ -98,7 +98,7 @@ def run(
         return
     section = loaded.evaluate if loaded else None
     settings = Settings(
-        results=results or (Path(section.out) / "results" if section else RESULTS),
+        results=results_folder(results, section),
         data_root=root,
         teachers=loaded.teachers if loaded else {},
         batch_size=batch_size or (section.batch_size if section else 256),

@@ -5,6 +5,7 @@ Axes: D datasets, R resamples.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from evaluate.results.record import DIGEST_SHOWN, Result, ResultRecord
 from store.errors import EvaluationError
 
 Verdict = Literal["better", "worse", "undecided"]
+FEW_ITEMS = re.compile(r"_\d+(\.\d+)?(pct|shot)$")
 TestSet = tuple[str, str]
 """Task and dataset."""
 
@@ -58,6 +60,8 @@ class Comparison:
         declared: whether the test sets, over which Holm's correction goes, were named beforehand; else they are all
             that both models share.
         means: by task, the mean difference over its datasets.
+        macro: the mean difference over all test sets of tasks that use all their training items, where more is better;
+            None if there is none.
         signed_rank_p: by task, p of Wilcoxon's test over its datasets; None if there are too few.
         left_out: test sets that only one model has or that cannot be compared, with the reason.
     """
@@ -66,6 +70,7 @@ class Comparison:
     second: str
     rows: list[DatasetDifference]
     means: dict[str, Difference]
+    macro: Difference | None
     signed_rank_p: dict[str, float | None]
     left_out: list[str]
     declared: bool = False
@@ -127,6 +132,11 @@ class Evidence:
         return self._kept[key]
 
 
+def few_items(task: str) -> bool:
+    """Return whether a task is a probe that is trained on a part of the training items."""
+    return FEW_ITEMS.search(task) is not None
+
+
 def of_model(results: Sequence[Result], name: str) -> dict[tuple[str, str], Result]:
     """Return a model's results by task and dataset; raise EvaluationError if there is none."""
     found = {(result.task, result.dataset.name): result for result in results if result.model.name == name}
@@ -184,6 +194,7 @@ def compare(
     by_task: dict[str, list[tuple[ResultRecord, ResultRecord]]] = {}
     for one, other in pairs:
         by_task.setdefault(one.task, []).append((one, other))
+    whole = [(one, other) for one, other in pairs if not few_items(one.task) and _sign(one) > 0]
     missing = [1.0] * (len(left_out) if family else 0)
     adjusted = holm([*(row.difference.p for row in rows), *missing])
     return Comparison(
@@ -191,6 +202,7 @@ def compare(
         second=second,
         rows=[_judged(row, p) for row, p in zip(rows, adjusted, strict=False)],
         means={task: _mean(of_task, evidence) for task, of_task in by_task.items()},
+        macro=_mean(whole, evidence) if whole else None,
         signed_rank_p={
             task: signed_rank_p([row.difference.value for row in rows if row.task == task]) for task in by_task
         },
