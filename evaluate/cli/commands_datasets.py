@@ -112,12 +112,18 @@ def check(
     is_file = dataset.endswith((".yaml", ".yml")) or "/" in dataset
     entry = read_entry(Path(dataset)) if is_file else find_dataset(dataset, known_datasets(loaded_pipeline, datasets))
     loaded = load_dataset(entry, root, allow=allowed(allow or []))
+    from evaluate.suite.task_inputs import refusals  # it loads torch
+
+    refused = list(refusals(loaded))
     problems = list(deep_problems(loaded, root)) if deep else []
-    found = _summary(loaded) | ({"problems": problems} if deep else {})
+    found = _summary(loaded) | ({"problems": problems} if deep else {}) | ({"refused": refused} if refused else {})
     if as_json:
         print_json(found)
     else:
         _print_summary(entry, found)
+    if refused:
+        said = "\n".join(f"{entry.name}: {problem}" for problem in refused)
+        raise EvaluationError(said, hint="an evaluation would skip these tasks for the same reasons")
     if problems:
         said = "\n".join(f"{entry.name}: {problem}" for problem in problems)
         raise EvaluationError(said, hint="fetch the files again")

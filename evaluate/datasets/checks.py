@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
+from evaluate.datasets.formats.rules import SurvivalFiles
 from store.errors import EvaluationError, PairDecodeError
 from store.images.decode import MAX_PIXELS, decode_image
 
@@ -31,7 +33,10 @@ def check_splits(
     problems = [*_empty(splits, excluded), *_excluded(entry, splits, excluded)]
     if "test" in splits:
         problems += [*_classes(entry, splits["test"], allow), *_groups(entry, splits["test"])]
-    caveats = []
+    lacking = _missing(entry, splits)
+    if lacking and entry.missing == "refuse":
+        problems.append(f"values are missing ({lacking}): say missing: impute or missing: drop in the dataset's file")
+    caveats = [f"missing values were imputed ({lacking})"] if lacking else []
     shared = list(_shared_patients(splits))
     hint = "python -m evaluate check reads a dataset and says what it has"
     if shared and "shared_patients" not in allow:
@@ -46,6 +51,21 @@ def check_splits(
         f"{count} items of {pair.replace('/', ' and ')} show the same image" for pair, count in duplicates.items()
     ]
     return duplicates, [*caveats, *_counts(entry, splits)]
+
+
+def _missing(entry: DatasetEntry, splits: Mapping[SplitName, Split]) -> str:
+    """Return in words how many values each column of a table lacks; empty if none lacks any."""
+    if not isinstance(entry.read, SurvivalFiles):
+        return ""
+    counts: Counter[str] = Counter()
+    for split in splits.values():
+        if split.features is not None:
+            nan_D = np.isnan(split.features).sum(axis=0).tolist()
+            counts += Counter(dict(zip(entry.read.features, nan_D, strict=True)))
+        if split.categories is not None:
+            empty_K = (split.categories == "").sum(axis=0).tolist()
+            counts += Counter(dict(zip(entry.read.categories, empty_K, strict=True)))
+    return ", ".join(f"{column}: {count}" for column, count in counts.most_common(SHOWN))
 
 
 def _empty(splits: Mapping[SplitName, Split], excluded: Mapping[str, int]) -> Iterator[str]:

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
 from evaluate.config import fillable
-from evaluate.datasets.formats.rules import ReadRule
+from evaluate.datasets.formats.rules import BagFiles, ReadRule, SurvivalFiles
 from evaluate.metrics.registry import METRICS
 from store.config.pipeline_file import Section, read_section
 from store.config.problems import suggest
@@ -21,7 +21,7 @@ from store.config.yaml_tree import KeyPath
 from store.errors import ConfigError
 
 from .split_rules import SplitRule
-from .task_kinds import TASKS, TaskName
+from .task_kinds import TASKS, Items, TaskName
 
 Modality = Literal[
     "xray", "ct", "mri", "ultrasound", "fundus", "oct", "histopathology", "dermatology", "endoscopy", "mixed", "other"
@@ -30,6 +30,9 @@ MODALITIES: tuple[Modality, ...] = tuple(name for name in get_args(Modality) if 
 """The nine modalities that MMKD-CLIP's authors name. ``mixed`` is several of them, ``other`` none (cells, say)."""
 
 Origin = Literal["official", "inferred", "ours"]
+
+WITH_SUBGROUPS = ("zero_shot", "linear_probe", "diagnosis", "survival")
+"""Tasks whose results are told apart by subgroups."""
 
 NAME = r"[a-z0-9][a-z0-9_]*"
 """Name of a dataset that has a file."""
@@ -97,6 +100,27 @@ class MultiLabel(Section):
     yes: list[str] = ["1", "1.0", "true"]
 
 
+class Subgroup(Section):
+    """A column by whose values results are told apart.
+
+    ``column`` is a dotted path, the name of the subgroup if left out. ``bands`` are the bounds between ranges of a
+    number: ``[40, 60]`` makes ``<40``, ``40-60`` and ``>=60``.
+    """
+
+    column: str | None = None
+    bands: list[float] = []
+
+    @field_validator("bands")
+    @classmethod
+    def _ascending(cls, bands: list[float]) -> list[float]:
+        if bands != sorted(set(bands)):
+            raise ValueError("expected ascending bounds, such as [40, 60]")
+        return bands
+
+
+SubgroupName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
+
+
 class DatasetEntry(Section):
     """One dataset."""
 
@@ -127,10 +151,21 @@ class DatasetEntry(Section):
     negative_templates: list[Template] = []
     event_values: list[str] = ["1", "1.0", "true"]
     censored_values: list[str] = ["0", "0.0", "false"]
+    missing: Literal["refuse", "drop", "impute"] = "refuse"
+    subgroups: dict[SubgroupName, Subgroup] = {}
+    sensitivity: float | None = Field(default=None, gt=0, lt=1)
+    prevalence: float | None = Field(default=None, gt=0, lt=1)
     allow: list[Literal["shared_patients", "empty_classes"]] = []
     max_excluded: float = Field(default=0.01, ge=0, lt=1)
     provenance: Provenance
     notes: str | None = None
+
+    @property
+    def items(self) -> Items:
+        """What its items are."""
+        if isinstance(self.read, SurvivalFiles):
+            return "table"
+        return "bags" if isinstance(self.read, BagFiles) or self.fields.bag is not None else "images"
 
     @property
     def labelled(self) -> bool:
@@ -183,12 +218,19 @@ def _problems(entry: DatasetEntry, stem: str) -> Iterator[tuple[KeyPath, str]]:
         yield ("name",), f"expected small letters, digits and '_', got '{entry.name}'"
     yield from _label_problems(entry)
     yield from _group_problems(entry)
+    yield from _clinical_problems(entry)
     for task, use in entry.tasks.items():
         if use.primary not in METRICS:
             known = suggest(use.primary, METRICS) or f"; expected one of {', '.join(METRICS)}"
             yield ("tasks", task, "primary"), f"'{use.primary}' is no metric{known}"
         if TASKS[task].trains and entry.split.rule == "all_test":
-            yield ("tasks", task), "needs items for training; by split, all are for testing"
+            folds = "; {rule: folds} trains on the others of each" if TASKS[task].folds else ""
+            yield ("tasks", task), f"needs items for training; by split, all are for testing{folds}"
+        if TASKS[task].trains and entry.split.rule == "folds" and not TASKS[task].folds:
+            yield ("tasks", task), "has no folds: the split must say which items are for training"
+        if entry.items not in TASKS[task].items:
+            expected = " or ".join(TASKS[task].items)
+            yield ("tasks", task), f"is for {expected}; the items of this dataset are {entry.items}"
         for field in TASKS[task].fields:
             if getattr(entry.fields, field) is None:
                 yield ("tasks", task), f"needs fields.{field}"
@@ -199,6 +241,17 @@ def _problems(entry: DatasetEntry, stem: str) -> Iterator[tuple[KeyPath, str]]:
         yield ("split",), "by: patient needs fields.patient"
     if entry.fields.bag is not None and entry.read.format == "bags":
         yield ("fields", "bag"), "the format 'bags' has a file per bag; fields.bag is for tiles that are images"
+
+
+def _clinical_problems(entry: DatasetEntry) -> Iterator[tuple[KeyPath, str]]:
+    two = len(entry.classes) == 2 and not entry.multi_label and not entry.groups
+    for key in ("sensitivity", "prevalence"):
+        if getattr(entry, key) is not None and not two:
+            yield (key,), "is for datasets of two classes, one of them positive"
+    if entry.subgroups and (entry.groups or not set(entry.tasks) & {*WITH_SUBGROUPS}):
+        yield ("subgroups",), f"are for {', '.join(WITH_SUBGROUPS)}, without groups"
+    if entry.missing != "refuse" and entry.items != "table":
+        yield ("missing",), "is for tables of features"
 
 
 def _label_problems(entry: DatasetEntry) -> Iterator[tuple[KeyPath, str]]:

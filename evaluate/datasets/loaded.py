@@ -63,6 +63,8 @@ class Split:
         times: (N,) float64.
         events: (N,) bool, whether the event was seen.
         features: (N, D) float64 of a table; NaN where a value is missing.
+        categories: (N, K) words of a table; empty where a value is missing.
+        subgroups: by column of the entry's ``subgroups``, N words.
         images: N; items about the same image share its digest.
         image_digests: N SHA-256 of the images' bytes.
     """
@@ -79,6 +81,8 @@ class Split:
     times: npt.NDArray[np.float64] | None = None
     events: npt.NDArray[np.bool_] | None = None
     features: npt.NDArray[np.float64] | None = None
+    categories: npt.NDArray[np.object_] | None = None
+    subgroups: dict[str, list[str]] | None = None
     images: list[Image] | None = None
     image_digests: list[str] | None = None
     bags: list[Bag] | None = None
@@ -137,6 +141,8 @@ class Split:
                 values[each.name] = value[rows]
             elif isinstance(value, list):
                 values[each.name] = [value[row] for row in rows]
+            elif isinstance(value, dict):
+                values[each.name] = {name: [column[row] for row in rows] for name, column in value.items()}
         return replace(self, **values)
 
 

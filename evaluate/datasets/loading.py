@@ -21,6 +21,7 @@ from .entry import DatasetEntry
 from .loaded import LoadedDataset
 from .registry import missing_files
 from .rows import Row, RowReader, as_splits, in_bags
+from .split_rules import Folds
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +61,16 @@ def load_dataset(entry: DatasetEntry, root: Path, *, allow: Collection[str] = ()
         entry=entry,
         splits=splits,
         digest=_digest([list(entry.classes), *(row.content() for row in rows)]),
-        split_digest=_digest([row.split, row.id, *row.digests] for row in rows),
+        split_digest=_digest([*([row.split, row.id, *row.digests] for row in rows), *_folds(entry)]),
         excluded=dict(excluded),
         duplicates=duplicates,
         caveats=caveats,
     )
+
+
+def _folds(entry: DatasetEntry) -> list[list[Any]]:
+    """Return what decides the folds beside the items: nothing where the split is given."""
+    return [["folds", entry.split.count, entry.split.seed]] if isinstance(entry.split, Folds) else []
 
 
 def _rows(entry: DatasetEntry, root: Path, excluded: Counter[str]) -> Iterator[Row]:

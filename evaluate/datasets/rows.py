@@ -11,17 +11,18 @@ import numpy as np
 
 from evaluate.datasets.formats.record import BagFile, Image, Record
 from evaluate.datasets.formats.rules import BagFiles, SurvivalFiles
+from evaluate.datasets.formats.values import band, is_missing, number
 from store.corpus.fields import as_text, values_at
 from store.errors import EvaluationError
 
-from .entry import DatasetEntry
+from .entry import DatasetEntry, Subgroup
 from .labels import YES_NO, Labels
 from .loaded import Bag, Split
 from .split_rules import SPLITS, By, SplitName, split_of
 from .task_kinds import TASKS
 
-MISSING = frozenset({"", "?", "na", "n/a", "nan", "none", "null"})
-"""Texts, in lower case, that stand for a missing number."""
+NOT_STATED = "not stated"
+"""The subgroup of items whose column is empty."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,6 +47,8 @@ class Row:
     time: float | None = None
     event: bool | None = None
     features: tuple[float, ...] | None = None
+    categories: tuple[str, ...] | None = None
+    subgroups: tuple[str, ...] = ()
     images: tuple[Image, ...] = ()
     files: tuple[BagFile, ...] = ()
     digests: tuple[str, ...] = ()
@@ -55,8 +58,10 @@ class Row:
         texts = [self.caption, self.question, self.answer, self.answer_type]
         numbers = [self.time, self.event, None if self.features is None else list(map(repr, self.features))]
         target = list(self.target) if isinstance(self.target, tuple) else self.target
-        groups = [] if self.group is None else [self.group]
-        return [self.split, self.id, self.patient, target, *texts, *numbers, list(self.digests), *groups]
+        # Columns that came later are added only where they are, so that digests of other datasets stay.
+        further: list[Any] = [] if self.group is None else [self.group]
+        further += [list(column) for column in (self.categories, self.subgroups) if column]
+        return [self.split, self.id, self.patient, target, *texts, *numbers, list(self.digests), *further]
 
 
 class RowReader:
@@ -66,6 +71,7 @@ class RowReader:
         self._entry, self._labels = entry, Labels(entry)
         self._paths = {name: path.split(".") for name, path in entry.fields.model_dump().items() if path}
         self._labelled = entry.labelled
+        self._subgroups = entry.subgroups
         self._needed = [name for task in entry.tasks for name in TASKS[task].fields]
         self._seen: set[str] = set()
         self._names: list[str] = []
@@ -92,9 +98,12 @@ class RowReader:
         target = self._labels.target(record.values, texts.get("group")) if self._labelled else None
         if self._labelled and target is None:
             return "ignored label"
-        missing = next((field for field in self._needed if texts.get(field) in {None, ""}), None)
+        missing = next((f"no {field}" for field in self._needed if texts.get(field) in {None, ""}), None)
+        features, categories = self._table(record.values)
+        if self._entry.missing == "drop" and ("" in (categories or ()) or any(map(math.isnan, features or ()))):
+            missing = missing or "ignored missing value"
         if missing:
-            return f"no {missing}"
+            return missing
         return Row(
             id=name,
             split=split,
@@ -108,15 +117,22 @@ class RowReader:
             answer_type=self._answer_type(texts, name),
             time=self._time(texts.get("time"), name),
             event=self._event(texts.get("event"), name),
-            features=self._features(record.values),
+            features=features,
+            categories=categories,
+            subgroups=tuple(self._subgroup(record.values, name, rule) for name, rule in self._subgroups.items()),
             images=(record.image,) if record.image else (),
             files=(record.bag,) if record.bag else (),
             digests=(digest,) if digest else (),
         )
 
     def finish(self) -> None:
-        """Raise an EvaluationError that names fields that no record had, or labels that are not listed."""
+        """Raise an EvaluationError that names columns that no record had, or labels that are not listed."""
         absent = [f"fields.{name}: {'.'.join(path)!r}" for name, path in self._paths.items() if name not in self._seen]
+        absent += [
+            f"subgroups.{name}: {rule.column or name!r}"
+            for name, rule in self._subgroups.items()
+            if f"subgroups.{name}" not in self._seen
+        ]
         if absent and self._names:
             known = ", ".join(self._names[:12])
             raise EvaluationError(f"{self._entry.name}: no record has {', '.join(absent)}; there are {known}")
@@ -149,7 +165,7 @@ class RowReader:
     def _time(self, text: str | None, item: str) -> float | None:
         if text is None or "survival" not in self._entry.tasks:
             return None
-        time = _number(text, f"{self._entry.name}: {item}: time")
+        time = number(text, f"{self._entry.name}: {item}: time")
         if not (math.isfinite(time) and time >= 0):
             raise EvaluationError(f"{self._entry.name}: {item}: expected a time of 0 or more, got {text!r}")
         return time
@@ -165,22 +181,28 @@ class RowReader:
             hint=f"say what it means in {self._entry.name}.yaml: event_values and censored_values",
         )
 
-    def _features(self, values: Mapping[str, Any]) -> tuple[float, ...] | None:
-        if not isinstance(self._entry.read, SurvivalFiles):
-            return None
-        absent = [name for name in self._entry.read.features if name not in values]
+    def _table(self, values: Mapping[str, Any]) -> tuple[tuple[float, ...] | None, tuple[str, ...] | None]:
+        """Return the numbers and the words of a row of a table of features; None for other formats."""
+        read = self._entry.read
+        if not isinstance(read, SurvivalFiles):
+            return None, None
+        absent = [name for name in (*read.features, *read.categories) if name not in values]
         if absent:
             raise EvaluationError(f"{self._entry.name}: there is no column of features {absent[0]!r}")
-        return tuple(_number(as_text(values[name]) or "", name) for name in self._entry.read.features)
+        words = [as_text(values[name]) or "" for name in read.categories]
+        return (
+            tuple(number(as_text(values[name]) or "", name) for name in read.features),
+            tuple("" if is_missing(word) else word for word in words),
+        )
 
-
-def _number(text: str, where: str) -> float:
-    if text.lower() in MISSING:
-        return math.nan
-    try:
-        return float(text)
-    except ValueError:
-        raise EvaluationError(f"{where}: expected a number, got {text!r}") from None
+    def _subgroup(self, values: Mapping[str, Any], name: str, rule: Subgroup) -> str:
+        found = values_at(values, (rule.column or name).split("."))
+        if found is not None:
+            self._seen.add(f"subgroups.{name}")
+        text = next((text for text in map(as_text, found or ()) if text), "")
+        if is_missing(text):
+            return NOT_STATED
+        return band(number(text, f"{self._entry.name}: subgroups.{name}"), rule.bands) if rule.bands else text
 
 
 def in_bags(rows: Iterable[Row]) -> Iterator[Row]:
@@ -197,7 +219,7 @@ def in_bags(rows: Iterable[Row]) -> Iterator[Row]:
             bags.setdefault(row.bag, []).append(row)
     for name, members in bags.items():
         first = members[0]
-        for column in ("split", "patient", "target", "time", "event"):
+        for column in ("split", "patient", "target", "time", "event", "subgroups"):
             values = list(dict.fromkeys(getattr(member, column) for member in members))
             if len(values) > 1:
                 raise EvaluationError(f"the parts of {name!r} differ in {column}: {', '.join(map(str, values[:5]))}")
@@ -209,6 +231,7 @@ def in_bags(rows: Iterable[Row]) -> Iterator[Row]:
             target=first.target,
             time=first.time,
             event=first.event,
+            subgroups=first.subgroups,
             images=tuple(image for member in members for image in member.images),
             files=tuple(file for member in members for file in member.files),
             digests=tuple(digest for member in members for digest in member.digests),
@@ -243,10 +266,17 @@ def _split(name: SplitName, entry: DatasetEntry, rows: list[Row]) -> Split:
         times=column("time", lambda values: np.array(values, dtype=np.float64)),
         events=column("event", lambda values: np.array(values, dtype=bool)),
         features=column("features", lambda values: np.array(values, dtype=np.float64)),
+        categories=column("categories", _words),
+        subgroups={name: [row.subgroups[place] for row in rows] for place, name in enumerate(entry.subgroups)} or None,
         images=[row.images[0] for row in rows] if with_images else None,
         image_digests=[row.digests[0] for row in rows] if with_images else None,
         bags=[Bag(files=row.files, images=row.images, digests=row.digests) for row in rows] if are_bags else None,
     )
+
+
+def _words(values: list[Any]) -> Any:
+    """Return rows of words, (N, K)."""
+    return np.array(values, dtype=object).reshape(len(values), -1)
 
 
 def _targets(entry: DatasetEntry, rows: list[Row]) -> Any:

@@ -73,7 +73,15 @@ class NothingTrained(Section):
     rule: Literal["all_test"]
 
 
-SplitRule = Annotated[FieldSplit | FileSplit | DigestSplit | NothingTrained, Field(discriminator="rule")]
+class Folds(Section):
+    """Every item is a test item of one fold, and its model is trained on the others; the seed decides the folds."""
+
+    rule: Literal["folds"]
+    count: int = Field(default=5, ge=2)
+    seed: int = Field(default=0, ge=0)
+
+
+SplitRule = Annotated[FieldSplit | FileSplit | DigestSplit | NothingTrained | Folds, Field(discriminator="rule")]
 
 
 def share_of(text: str, *, salt: str) -> float:
@@ -93,7 +101,7 @@ def split_of(rule: SplitRule, *, value: str | None, file: str, keys: dict[By, st
         EvaluationError: the rule does not cover the item.
     """
     match rule:
-        case NothingTrained():
+        case NothingTrained() | Folds():
             return "test"
         case DigestSplit():
             place = share_of(_key(keys, rule.by), salt=rule.salt)

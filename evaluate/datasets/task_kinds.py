@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
 from store.config.problems import suggest
+
+Items = Literal["images", "bags", "table"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,10 +18,14 @@ class TaskKind:
 
     Attributes:
         first_result: the result that it always has, if it has several; the task's own name if left out.
+        items: what its items may be: single images, bags of tiles, rows of a table of features.
+        folds: whether it can cross-validate where a dataset has no split.
     """
 
     labelled: bool = False
     trains: bool = False
+    folds: bool = False
+    items: tuple[Items, ...] = ("images",)
     fields: tuple[str, ...] = ()
     first_result: str | None = None
 
@@ -29,8 +35,14 @@ TASKS: dict[str, TaskKind] = {
     "linear_probe": TaskKind(labelled=True, trains=True),
     "retrieval": TaskKind(fields=("caption",)),
     "vqa": TaskKind(trains=True, fields=("question", "answer")),
-    "survival": TaskKind(trains=True, fields=("time", "event"), first_result="survival_cox"),
-    "diagnosis": TaskKind(labelled=True, trains=True, first_result="diagnosis_mean"),
+    "survival": TaskKind(
+        trains=True,
+        folds=True,
+        items=("images", "bags", "table"),
+        fields=("time", "event"),
+        first_result="survival_cox",
+    ),
+    "diagnosis": TaskKind(labelled=True, trains=True, items=("bags",), first_result="diagnosis_mean"),
 }
 
 

@@ -9,10 +9,12 @@ Columns that metrics read:
 
 - single label: ``target`` (N,) class numbers, ``score`` (N, C); of two classes also ``margin`` (N,), how much more the
   positive class scores than the other, and ``positive`` (N,), whether the item is of it.
+  Also ``bin``, and of decisions ``flagged`` and ``prevalence``, see ``clinical``.
 - classes within groups: as single label, and ``group`` (N,) names; ``score`` is 0 for classes of other groups.
 - several labels: ``target`` (N, C) of 0 and 1, ``score`` (N, C) between 0 and 1.
 - retrieval: ``rank`` (N,) of a query's best positive, from 1; ``side`` (N,), 0 an image seeks texts, 1 a text images.
 - questions: ``correct`` (N,), ``closed`` (N,).
+- subgroups: of any of them also ``subgroup@COLUMN`` (N,), the value of each item.
 - survival: ``time``, ``event``, ``risk`` (N,), and if they are there ``fold`` (N,) and ``uno_weight`` (N,).
 """
 
@@ -29,7 +31,7 @@ import numpy.typing as npt
 
 from store.errors import EvaluationError
 
-from . import classification, survival
+from . import classification, clinical, survival
 from . import retrieval as ranks
 from .predictions import Columns, Samples, Weights
 
@@ -109,6 +111,12 @@ METRICS: dict[str, Metric] = {
     "auroc": Metric(title="AUROC", function=classification.auroc),
     "average_precision": Metric(title="average precision", function=classification.average_precision),
     "label_accuracy": Metric(title="accuracy over labels", function=classification.label_accuracy),
+    "sensitivity": Metric(title="sensitivity", function=clinical.sensitivity),
+    "specificity": Metric(title="specificity", function=clinical.specificity),
+    "ppv": Metric(title="positive predictive value", function=clinical.positive_predictive_value),
+    "npv": Metric(title="negative predictive value", function=clinical.negative_predictive_value),
+    "brier": Metric(title="Brier score", function=clinical.brier, higher_is_better=False),
+    "ece": Metric(title="calibration error", function=clinical.calibration_error, higher_is_better=False),
     **_retrieval(),
     "vqa_overall": Metric(title="accuracy, all questions", function=partial(ranks.answers, closed=None)),
     "vqa_open": Metric(title="accuracy, open questions", function=partial(ranks.answers, closed=False)),
@@ -116,17 +124,45 @@ METRICS: dict[str, Metric] = {
     "harrell_c": Metric(title="Harrell's C", function=survival.harrell_c),
     "uno_c": Metric(title="Uno's C", function=survival.uno_c),
 }
-"""All metrics but those of single groups, see ``metrics_named``. A task says which of them are its own."""
+"""All metrics but those of parts of the test set, see ``metrics_named``. A task says which of them are its own."""
 
 IN_GROUP = "accuracy@"
 """Before the name of a group: the accuracy over the items of that group alone."""
 
+SUBGROUP = "subgroup@"
+"""Before the name of a column of ``subgroups``: what each item has there."""
+
+OF_SUBGROUP = re.compile(r"^(?P<metric>\w+)\[(?P<column>\w+)=(?P<value>.*)\]$", re.DOTALL)
+"""Name of a metric over the items with one value in a column, such as ``auroc[sex=F]``."""
+
+
+def is_metric(name: str) -> bool:
+    """Return whether there is a metric of this name."""
+    part = OF_SUBGROUP.match(name)
+    return name in METRICS or name.startswith(IN_GROUP) or (part is not None and part["metric"] in METRICS)
+
 
 def metrics_named(names: Iterable[str]) -> dict[str, Metric]:
-    """Return metrics by name: those of METRICS, and ``accuracy@GROUP`` for the accuracy within a group."""
-    return {name: _in_group(name) if name.startswith(IN_GROUP) else METRICS[name] for name in names}
+    """Return metrics by name: those of METRICS, ``accuracy@GROUP``, and ``METRIC[COLUMN=VALUE]`` of a subgroup."""
+    return {name: _named(name) for name in names}
 
 
-def _in_group(name: str) -> Metric:
-    group = name.removeprefix(IN_GROUP)
-    return Metric(title=f"accuracy, {group}", function=partial(classification.accuracy_in_group, group=group))
+def _named(name: str) -> Metric:
+    part = OF_SUBGROUP.match(name)
+    if part is not None and part["metric"] in METRICS:
+        whole = METRICS[part["metric"]]
+        return Metric(
+            title=f"{whole.title}, {part['column']} {part['value']}",
+            function=partial(_of_subgroup, metric=whole, column=SUBGROUP + part["column"], value=part["value"]),
+            higher_is_better=whole.higher_is_better,
+        )
+    if name.startswith(IN_GROUP):
+        group = name.removeprefix(IN_GROUP)
+        return Metric(title=f"accuracy, {group}", function=partial(classification.accuracy_in_group, group=group))
+    return METRICS[name]
+
+
+def _of_subgroup(columns: Columns, weights_RN: Weights, *, metric: Metric, column: str, value: str) -> Samples:
+    """Return a metric over the items of a subgroup; a resample of the whole test set decides how often each counts."""
+    inside_N = columns[column] == value
+    return metric.function({name: of[inside_N] for name, of in columns.items()}, weights_RN[:, inside_N])

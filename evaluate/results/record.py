@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AliasChoices, Field, model_validator
 
 from evaluate.metrics.bootstrap import Interval, RecordPart, Resampling
-from evaluate.metrics.registry import IN_GROUP, METRICS, metrics_named
+from evaluate.metrics.registry import is_metric, metrics_named
 from store.errors import EvaluationError
 
 from .examples import examples_in
@@ -138,7 +138,7 @@ class ResultRecord(RunFacts, _Record):
             raise ValueError(f"the primary metric {self.primary!r} is not among {', '.join(self.metrics)}")
         if self.metrics[self.primary].value is None:
             raise ValueError(f"the primary metric {self.primary!r} has no value; that is a skipped result")
-        unknown = sorted(name for name in {*self.metrics, *self.seeds} - set(METRICS) if not name.startswith(IN_GROUP))
+        unknown = sorted(name for name in {*self.metrics, *self.seeds} if not is_metric(name))
         if unknown:
             raise ValueError(f"no such metric: {', '.join(unknown)}")
         if self.dataset.digest is None or self.dataset.split_digest is None:

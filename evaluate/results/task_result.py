@@ -58,6 +58,8 @@ def result_of(
         raise EvaluationError(f"{task}: {primary} is not defined on these {len(predictions.ids)} test items")
     views = seed_views(predictions.columns)
     by_seed = {name: [float(metric(view, ones_1N)[0]) for view in views] for name, metric in known.items()}
+    # A number that one seed does not define, such as predictive values where it flags nothing, has no spread.
+    by_seed = {name: values for name, values in by_seed.items() if np.isfinite(values).all()}
     return TaskResult(
         task=task,
         primary=primary,

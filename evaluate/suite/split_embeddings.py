@@ -44,8 +44,13 @@ class Embedder:
         Raises:
             EvaluationError: no item has one, or more images cannot be read than the dataset's entry allows.
         """
+        if split.images is None:
+            raise EvaluationError(
+                f"{self.dataset.entry.name}: the {split.name} items have no image",
+                hint="say in the dataset's file where the images are: read.image",
+            )
         first, image_N = split.distinct_images()
-        images = split.images or []
+        images = split.images
         digests = split.image_digests or []
         found = self.encoder.embed_images(
             ImageSet(images=[images[item] for item in first], digests=[digests[item] for item in first])
@@ -61,13 +66,10 @@ class Embedder:
         """Return a split with its class numbers; None if the dataset has no such split."""
         if name not in self.dataset.splits:
             return None
-        split, rows_NE = self.split(self.dataset.splits[name])
-        return LabelledFeatures(ids=split.ids, features=rows_NE, target=targets_of(split), clusters=split.patients)
+        return labelled_features(*self.split(self.dataset.splits[name]))
 
     def features(self, split: Split) -> tuple[Split, Sequence[Embeddings]]:
-        """Return a split's items and the features of each: those of a table, of its bags, or of its image."""
-        if split.features is not None:
-            return split, list(split.features)
+        """Return a split's items and the features of each: those of its bags, or of its image."""
         if split.bags is not None:
             return self._of_bags(split)
         found, rows_NE = self.split(split)
@@ -77,8 +79,7 @@ class Embedder:
         """Return a split's bags with their class numbers; raise EvaluationError if the items are no bags."""
         if split.bags is None:
             raise EvaluationError(f"{self.dataset.entry.name}: the {split.name} items are no bags of tiles")
-        found, bags = self._of_bags(split)
-        return LabelledFeatures(ids=found.ids, features=bags, target=targets_of(found), clusters=found.patients)
+        return labelled_features(*self._of_bags(split))
 
     def _of_bags(self, split: Split) -> tuple[Split, Sequence[Embeddings]]:
         bags = split.bags or []
@@ -107,6 +108,17 @@ class Embedder:
                 f"than max_excluded, {entry.max_excluded:.1%}",
                 hint=f"python -m evaluate check {entry.name} --deep names them",
             )
+
+
+def labelled_features(split: Split, features: Embeddings | Sequence[Embeddings]) -> LabelledFeatures:
+    """Return the items of a split with their features, class numbers, patients and subgroups."""
+    return LabelledFeatures(
+        ids=split.ids,
+        features=features,
+        target=targets_of(split),
+        clusters=split.patients,
+        subgroups=split.subgroups or {},
+    )
 
 
 def targets_of(split: Split) -> npt.NDArray[Any]:

@@ -109,6 +109,10 @@ class Suite:
             return [self._skip(evaluation, facts, _reason(error), first)]
         records: list[Result] = []
         records += [self._skip(evaluation, facts, reason, name) for name, reason in outcome.skipped.items()]
+        records += [
+            self._skip(evaluation, facts, f"the same fits as {kept}, which counts", name, replaces=True)
+            for name, kept in outcome.repeated.items()
+        ]
         # The first result is written last: if it is there, all others of the evaluation are, which _existing relies on.
         for record, result in reversed(list(zip(made, outcome.results, strict=True))):
             written = read_result(write_result(self._settings.results, record, result.predictions))
@@ -189,14 +193,21 @@ class Suite:
         wanted = (facts.digest, dataset.digest, dataset.split_digest, self._request(evaluation))
         return found if same == wanted else None
 
-    def _skip(self, evaluation: Evaluation, facts: ModelFacts, reason: str, task: str) -> SkippedRecord:
-        """Write why there is no result; one that is there and still true is left."""
-        log.warning("%s: %s on %s: %s", facts.name, task, evaluation.entry.name, reason)
+    def _skip(
+        self, evaluation: Evaluation, facts: ModelFacts, reason: str, task: str, *, replaces: bool = False
+    ) -> SkippedRecord:
+        """Write why there is no result; one that is there and still true is left.
+
+        Args:
+            replaces: it is not left: another result has the same number, which would count twice.
+        """
+        level = logging.INFO if replaces else logging.WARNING
+        log.log(level, "%s: %s on %s: %s", facts.name, task, evaluation.entry.name, reason)
         known = self._datasets.get(evaluation.entry.name)
         dataset = known if isinstance(known, LoadedDataset) else None
         record = SkippedRecord(model=facts, task=task, dataset=_facts_of(evaluation.entry, dataset), skipped=reason)
         there = kept_result(self._settings.results, model=facts.name, task=task, dataset=evaluation.entry.name)
-        if there is not None and still_true(there, record):
+        if there is not None and not replaces and still_true(there, record):
             log.warning("the result that is there stays: %s", there.cite(there.primary))
         else:
             write_result(self._settings.results, record)

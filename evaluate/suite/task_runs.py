@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
-import numpy as np
-
 from evaluate.datasets.entry import DatasetEntry
 from evaluate.datasets.loaded import LoadedDataset, Split
-from evaluate.models.encoders import Embeddings, Encoder
+from evaluate.models.encoders import Encoder
 from evaluate.results.examples import Example
 from evaluate.results.task_result import TaskResult
-from evaluate.tasks.cohort import Cohort, by_patient
 from evaluate.tasks.diagnosis import diagnose_by_abmil, diagnose_by_mean
+from evaluate.tasks.fitting.thresholds import Deciding
 from evaluate.tasks.inputs import LabelledFeatures
-from evaluate.tasks.linear_probe import Probe, linear_probe
-from evaluate.tasks.questions import Questions
+from evaluate.tasks.linear_probe import Probe, linear_probe, linear_probe_labels, same_fits
 from evaluate.tasks.retrieval import retrieval
 from evaluate.tasks.survival import survival_abmil, survival_cox
 from evaluate.tasks.vqa import Head, answer_questions
 from evaluate.tasks.zero_shot import prompt_ensemble, zero_shot, zero_shot_in_groups, zero_shot_labels
 from store.errors import EvaluationError
 
-from .split_embeddings import Embedder, targets_of
+from .split_embeddings import Embedder
 from .task_examples import retrieval_examples, wrong_answers, wrong_classes
+from .task_inputs import probe_splits, question_splits, retrieval_pairs, slide_splits, survivors, zero_shot_items
+
+log = logging.getLogger(__name__)
 
 SHOTS = (1, 2, 4, 8, 16)
 FRACTIONS = (0.01, 0.1)
@@ -48,6 +49,7 @@ class Outcome:
         results: one; for the linear probe one per amount of training items.
         excluded: test items without an embedding, by reason.
         skipped: parts of the task that could not be done, by name, with the reason.
+        repeated: parts that would repeat the fits of a result, by name, with that of the result.
     """
 
     results: list[TaskResult]
@@ -55,6 +57,7 @@ class Outcome:
     prompts_digest: str | None = None
     logit_scale: float | None = None
     skipped: dict[str, str] = field(default_factory=dict)
+    repeated: dict[str, str] = field(default_factory=dict)
 
 
 def run_task(task: str, encoder: Encoder | None, dataset: LoadedDataset, *, official: bool = False) -> Outcome:
@@ -92,8 +95,7 @@ def _zero_shot(embedder: Embedder) -> Outcome:
     of_group = {group: prompt_ensemble(encoder.embed_texts, prompts[group]) for group in entry.groups}
     sides = [] if of_group else prompts if entry.multi_label else [prompts]
     of_all = [prompt_ensemble(encoder.embed_texts, own) for own in sides]
-    split, image_NE = embedder.split(embedder.dataset.test)
-    test = LabelledFeatures(ids=split.ids, features=image_NE, target=targets_of(split), clusters=split.patients)
+    split, test = zero_shot_items(embedder)
     how = _ZeroShot(
         logit_scale=encoder.logit_scale, official=embedder.official, primary=entry.tasks["zero_shot"].primary
     )
@@ -106,7 +108,15 @@ def _zero_shot(embedder: Embedder) -> Outcome:
     elif entry.multi_label:
         result = zero_shot_labels(test, positive_CE=of_all[0], negative_CE=of_all[1], labels=classes, **how)
     else:
-        result = zero_shot(test, class_CE=of_all[0], classes=classes, positive=_positive(entry), **how)
+        result = zero_shot(
+            test,
+            class_CE=of_all[0],
+            classes=classes,
+            positive=_positive(entry),
+            val=_validation(embedder) if len(classes) == 2 else None,
+            deciding=_deciding(entry),
+            **how,
+        )
     if not entry.multi_label:
         result = _with_examples(result, wrong_classes(result, split, classes))
     return Outcome(
@@ -117,127 +127,114 @@ def _zero_shot(embedder: Embedder) -> Outcome:
     )
 
 
+def _validation(embedder: Embedder) -> LabelledFeatures | None:
+    """Return the validation items, which choose a threshold; None if there are none that the model can embed."""
+    try:
+        return embedder.labelled("val")
+    except EvaluationError as error:
+        log.warning("the threshold is not chosen on validation: %s", error)
+        return None
+
+
 def _positive(entry: DatasetEntry) -> str | None:
     return None if entry.positive_index is None else entry.class_names[entry.positive_index]
 
 
-def _linear_probe(embedder: Embedder) -> Outcome:
-    dataset, entry = embedder.dataset, embedder.dataset.entry
-    if entry.multi_label:
-        raise EvaluationError(f"{entry.name}: a linear probe of several labels per image is not defined here")
-    dataset.require("train")
-    train, val, test = embedder.labelled("train"), embedder.labelled("val"), embedder.labelled("test")
-    if train is None or test is None:
-        raise EvaluationError(f"{entry.name}: a linear probe needs a train and a test split")
-    outcome = Outcome(results=[], excluded=embedder.excluded)
+def _deciding(entry: DatasetEntry) -> Deciding:
+    return Deciding(sensitivity=entry.sensitivity, prevalence=entry.prevalence)
+
+
+def _probe(entry: DatasetEntry, **amount: Any) -> Probe:
     shared = "shared_patients" in entry.allow
-    positive = _positive(entry)
-    amounts = [{}, *({"fraction": fraction} for fraction in FRACTIONS), *({"shots": shots} for shots in SHOTS)]
+    return Probe(**amount, positive=_positive(entry), allow_shared_groups=shared, deciding=_deciding(entry))
+
+
+def _linear_probe(embedder: Embedder) -> Outcome:
+    entry, splits = embedder.dataset.entry, probe_splits(embedder)
+    outcome = Outcome(results=[], excluded=embedder.excluded)
+    amounts: list[dict[str, Any]] = [{}]
+    # An image of several labels is no shot of one class.
+    amounts += [] if entry.multi_label else [{"shots": shots} for shots in SHOTS]
+    amounts += [{"fraction": fraction} for fraction in FRACTIONS]
+    run = linear_probe_labels if entry.multi_label else linear_probe
+    names = {"labels" if entry.multi_label else "classes": entry.class_names}
     for amount in amounts:
-        probe = Probe(**amount, positive=positive, allow_shared_groups=shared)  # type: ignore[arg-type]
-        primary = entry.tasks["linear_probe"].primary
+        probe, primary = _probe(entry, **amount), entry.tasks["linear_probe"].primary
         try:
-            found = linear_probe(train, test, classes=entry.class_names, val=val, probe=probe, primary=primary)
-            outcome.results.append(found)
+            found = run(splits["train"], splits["test"], val=splits.get("val"), probe=probe, primary=primary, **names)
         except EvaluationError as error:
             if not amount:
                 raise
             # A class with three images has no sixteen shots; the other amounts remain.
             outcome.skipped[probe.name] = str(error)
+            continue
+        same = next((each for each in outcome.results if same_fits(each, found)), None)
+        if same is None:
+            outcome.results.append(found)
+        else:
+            outcome.repeated[found.task] = same.task
+            same.details.setdefault("also", []).append(found.task)
     return outcome
 
 
 def _retrieval(embedder: Embedder) -> Outcome:
-    dataset = embedder.dataset
-    split, image_NE = embedder.split(dataset.test)
-    texts = split.captions or []
-    first, image_of_text = split.distinct_images()
-    text_NE = embedder.encoder.embed_texts(texts)
+    pairs = retrieval_pairs(embedder)
+    split, first = pairs.split, pairs.first
     clusters = split.clusters or split.ids
     result = retrieval(
-        image_NE[first],
-        text_NE,
-        texts=texts,
-        image_of_text=image_of_text,
+        pairs.image,
+        pairs.text,
+        texts=pairs.texts,
+        image_of_text=pairs.image_of_text,
         image_ids=[split.ids[item] for item in first],
         clusters=[clusters[item] for item in first],
-        primary=dataset.entry.tasks["retrieval"].primary,
+        primary=embedder.dataset.entry.tasks["retrieval"].primary,
     )
-    result = _with_examples(result, retrieval_examples(image_NE[first], text_NE, split, first))
+    result = _with_examples(result, retrieval_examples(pairs.image, pairs.text, split, first))
     return Outcome(results=[result], excluded=embedder.excluded)
 
 
 def _vqa(embedder: Embedder) -> Outcome:
-    dataset = embedder.dataset
-    asked = {name: embedder.split(dataset.splits[name]) for name in dataset.splits}
-    questions = {name: _questions(embedder.encoder, split, rows_NE) for name, (split, rows_NE) in asked.items()}
-    dataset.require("train")
+    entry = embedder.dataset.entry
+    split, questions = question_splits(embedder)
     result = answer_questions(
         questions["train"],
         questions["test"],
         val=questions.get("val"),
-        head=Head(allow_shared_images="shared_patients" in dataset.entry.allow),
-        primary=dataset.entry.tasks["vqa"].primary,
+        head=Head(allow_shared_images="shared_patients" in entry.allow),
+        primary=entry.tasks["vqa"].primary,
     )
-    result = _with_examples(result, wrong_answers(result, asked["test"][0]))
+    result = _with_examples(result, wrong_answers(result, split))
     return Outcome(results=[result], excluded=embedder.excluded)
 
 
-def _questions(encoder: Encoder, split: Split, image_NE: Embeddings) -> Questions:
-    closed = None
-    if split.answer_types is not None:
-        closed = np.array([kind.strip().lower() in {"closed", "yes/no"} for kind in split.answer_types])
-    return Questions(
-        ids=split.ids,
-        image=image_NE,
-        question=encoder.embed_texts(split.questions or []),
-        answers=split.answers or [],
-        images=split.patients or split.image_digests or [],
-        closed=closed,
-    )
-
-
 def _survival(embedder: Embedder) -> Outcome:
-    """Cross-validate over all patients: the test split of a small cohort would have too few events."""
-    dataset = embedder.dataset
-    parts = [embedder.features(split) for split in dataset.splits.values()]
-    bags = [rows for _, features in parts for rows in features]
-    splits = [split for split, _ in parts]
-    time, event = (np.concatenate([getattr(split, name) for split in splits]) for name in ("times", "events"))
-    patients = [name for split in splits for name in (split.patients or split.ids)]
-    event = event.astype(np.int64)
-    if len(set(patients)) < len(patients):
-        cohort = by_patient([np.atleast_2d(bag) for bag in bags], patients=patients, time=time, event=event)
-    else:
-        features = np.stack(bags) if bags[0].ndim == 1 else bags
-        cohort = Cohort(ids=patients, features=features, time=time, event=event)
-    primary = dataset.entry.tasks["survival"].primary
-    outcome = Outcome(results=[survival_cox(cohort, primary=primary)], excluded=embedder.excluded)
+    """Obey the dataset's split; where it has none, each patient is tested in a fold."""
+    found, primary = survivors(embedder), embedder.dataset.entry.tasks["survival"].primary
+    by_cox = survival_cox(found.cohort, split=found.split, val=found.val, primary=primary)
+    outcome = Outcome(results=[by_cox], excluded=embedder.excluded)
     try:
-        outcome.results.append(survival_abmil(cohort, primary=primary))
+        outcome.results.append(survival_abmil(found.cohort, split=found.split, val=found.val, primary=primary))
     except EvaluationError as error:
         outcome.skipped["survival_abmil"] = str(error)
     return outcome
 
 
 def _diagnosis(embedder: Embedder) -> Outcome:
-    dataset, entry = embedder.dataset, embedder.dataset.entry
-    dataset.require("train")
-    bags = {name: embedder.bags(split) for name, split in dataset.splits.items()}
-    shared, primary = "shared_patients" in entry.allow, entry.tasks["diagnosis"].primary
-    positive = _positive(entry)
-    probe = Probe(positive=positive, allow_shared_groups=shared)
+    entry, bags = embedder.dataset.entry, slide_splits(embedder)
+    primary, classes, val = entry.tasks["diagnosis"].primary, entry.class_names, bags.get("val")
     by_mean = diagnose_by_mean(
-        bags["train"], bags["test"], classes=entry.class_names, val=bags.get("val"), probe=probe, primary=primary
+        bags["train"], bags["test"], classes=classes, val=val, probe=_probe(entry), primary=primary
     )
     by_abmil = diagnose_by_abmil(
         bags["train"],
         bags["test"],
-        classes=entry.class_names,
-        val=bags.get("val"),
-        positive=positive,
-        allow_shared_groups=shared,
+        classes=classes,
+        val=val,
+        positive=_positive(entry),
+        allow_shared_groups="shared_patients" in entry.allow,
         primary=primary,
+        deciding=_deciding(entry),
     )
     return Outcome(results=[by_mean, by_abmil], excluded=embedder.excluded)
 

@@ -10,12 +10,19 @@ from typing import Any
 
 import numpy as np
 
+from evaluate.metrics.clinical import calibration_bins, calibration_of
+from evaluate.metrics.predictions import Predictions
+from evaluate.metrics.registry import SUBGROUP, metrics_named, seed_views
 from evaluate.results.task_result import TaskResult, result_of
+from evaluate.tasks.fitting.thresholds import Deciding, Validation, decide
 from store.errors import EvaluationError
 
-from .inputs import Array, LabelledFeatures, check_disjoint, check_target
+from .inputs import Array, LabelledFeatures, check_disjoint, check_labels, check_target
 
-SINGLE_LABEL = ("auroc", "balanced_accuracy", "accuracy", "macro_f1", "average_precision")
+SINGLE_LABEL = ("auroc", "balanced_accuracy", "accuracy", "macro_f1", "average_precision", "brier", "ece")
+SEVERAL_LABELS = ("auroc", "average_precision", "label_accuracy")
+OF_DECISIONS = ("sensitivity", "specificity", "ppv", "npv")
+"""Metrics of two classes at a threshold."""
 
 
 def check_splits(
@@ -37,6 +44,26 @@ def check_splits(
     }
 
 
+def check_label_splits(
+    splits: Mapping[str, LabelledFeatures], labels: Sequence[str], *, allow_shared_groups: bool
+) -> dict[str, Any]:
+    """Check splits whose items have several labels, and return what a result records about them.
+
+    Raises:
+        EvaluationError: a split is empty, its targets are not 0 and 1, no label has both kinds of its items, or splits
+            share patients.
+    """
+    constant = {name: check_labels(split.target, labels, what=name) for name, split in splits.items()}
+    groups = {name: split.clusters for name, split in splits.items()}
+    return {
+        "classes": list(labels),
+        "class_items": splits["test"].target.sum(axis=0).tolist(),
+        "classes_left_out": constant["test"],
+        "constant_labels": constant,
+        "groups_shared": check_disjoint(groups, allow_shared=allow_shared_groups),
+    }
+
+
 def classified(
     task: str,
     test: LabelledFeatures,
@@ -46,6 +73,8 @@ def classified(
     positive: str | None,
     primary: str,
     details: Mapping[str, Any],
+    validation: Sequence[tuple[Array, Array]] = (),
+    deciding: Deciding | None = None,
 ) -> TaskResult:
     """Return the result of one model or of one per training seed.
 
@@ -54,22 +83,106 @@ def classified(
             outputs (N, C).
         classes: C names.
         positive: the positive one of two classes; the second if left out.
+        validation: by seed, class numbers of validation items and what their probabilities come from; they choose
+            the threshold of two classes.
+        deciding: how the decisions of two classes are made and judged.
     """
     columns: dict[str, Array] = {"target": test.target.astype(np.int64)}
+    for place, (score_NC, _) in enumerate(scores):
+        columns[_of_seed("score", place)] = score_NC
+    names: tuple[str, ...] = SINGLE_LABEL
     if len(classes) == 2:
-        number = positive_number(classes, positive)
+        number, names = positive_number(classes, positive), SINGLE_LABEL + OF_DECISIONS
+        deciding = deciding or Deciding()
         columns["positive"] = test.target == number
-        details = {**details, "positive": classes[number]}
-    for place, (score_NC, raw) in enumerate(scores):
-        suffix = f".{place}" if place else ""
-        columns[f"score{suffix}"] = score_NC
-        if len(classes) == 2:
-            difference_N = raw if raw.ndim == 1 else raw[:, 1] - raw[:, 0]
-            columns[f"margin{suffix}"] = difference_N if number == 1 else -difference_N
+        margins = [_margin(raw, number) for _, raw in scores]
+        held = [Validation(margin=_margin(raw, number), positive=target == number) for target, raw in validation]
+        flags, said = decide(margins, held, deciding)
+        for place, (margin_N, flagged_N) in enumerate(zip(margins, flags, strict=True)):
+            columns |= {_of_seed("margin", place): margin_N, _of_seed("flagged", place): flagged_N}
+        if deciding.prevalence is not None:
+            columns["prevalence"] = np.full(len(test.ids), deciding.prevalence)
+        details = {**details, "positive": classes[number], **said}
+    for place, view in enumerate(seed_views(columns)):
+        columns[_of_seed("bin", place)] = calibration_bins(calibration_of(view)[0])
     said_N = columns["score"].argmax(axis=1)
-    details = {**details, "confusion": confusion(columns["target"], said_N, len(classes))}
+    details = {
+        **details,
+        "confusion": confusion(columns["target"], said_N, len(classes)),
+        "reliability": reliability(columns),
+    }
     predictions = test.predictions(columns, strata="target")
-    return result_of(task, primary=primary, names=SINGLE_LABEL, predictions=predictions, details=details)
+    of_subgroups, parts = subgroup_metrics(predictions, primary)
+    return result_of(
+        task,
+        primary=primary,
+        names=[*names, *of_subgroups],
+        predictions=predictions,
+        details=details | ({"subgroups": parts} if parts else {}),
+    )
+
+
+def with_labels(
+    task: str, test: LabelledFeatures, columns: dict[str, Array], *, primary: str, details: Mapping[str, Any]
+) -> TaskResult:
+    """Return the result of a task whose items have several labels, by its columns ``target`` and ``score``."""
+    predictions = test.predictions(columns)
+    of_subgroups, parts = subgroup_metrics(predictions, primary)
+    return result_of(
+        task,
+        primary=primary,
+        names=[*SEVERAL_LABELS, *of_subgroups],
+        predictions=predictions,
+        details={**details, **({"subgroups": parts} if parts else {})},
+    )
+
+
+def _of_seed(column: str, place: int) -> str:
+    return f"{column}.{place}" if place else column
+
+
+def _margin(raw: Array, number: int) -> Array:
+    """Return by how much the class of that number scores more than the other, (N,)."""
+    difference_N = raw if raw.ndim == 1 else raw[:, 1] - raw[:, 0]
+    return difference_N if number == 1 else -difference_N
+
+
+def reliability(columns: Mapping[str, Array]) -> dict[str, Any]:
+    """Return the points of a reliability plot: per bin of ``ece`` items, mean probability and share that came true.
+
+    Of several training seeds it is the first one's.
+    """
+    probability_N, outcome_N = calibration_of(columns)
+    bins_N = columns["bin"]
+    points = [
+        {
+            "n": int((bins_N == one).sum()),
+            "probability": float(probability_N[bins_N == one].mean()),
+            "share": float(outcome_N[bins_N == one].mean()),
+        }
+        for one in np.unique(bins_N)
+    ]
+    return {"of": "the positive class" if "positive" in columns else "the class that scores highest", "bins": points}
+
+
+def subgroup_metrics(predictions: Predictions, primary: str) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Return the names of the primary metric in each subgroup, and by column and value its items and that name.
+
+    A subgroup in which the metric is not defined, such as AUROC where all are of one class, has None for a name.
+    """
+    names, parts = [], {}
+    for column, value_N in predictions.columns.items():
+        if not column.startswith(SUBGROUP):
+            continue
+        of_column = {}
+        for value in sorted(set(value_N.tolist())):
+            name = f"{primary}[{column.removeprefix(SUBGROUP)}={value}]"
+            found = metrics_named([name])[name](predictions.columns, np.ones((1, len(predictions.ids))))[0]
+            defined = bool(np.isfinite(found))
+            names += [name] if defined else []
+            of_column[value] = {"n": int((value_N == value).sum()), "metric": name if defined else None}
+        parts[column.removeprefix(SUBGROUP)] = of_column
+    return names, parts
 
 
 def confusion(target_N: Array, predicted_N: Array, classes: int) -> list[list[int]]:

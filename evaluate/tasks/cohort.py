@@ -5,18 +5,20 @@ Axes: N patients, P patches of a bag, D feature width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+from evaluate.tasks.fitting.tables import Rows, Table
 from store.errors import EvaluationError
 
 from .inputs import Array, check_bags, check_features
 
-Fold = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+Fold = tuple[Rows, Rows]
+"""Training and test patients."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -24,17 +26,19 @@ class Cohort:
     """Patients, each once.
 
     Attributes:
-        features: (N, D), or N bags (P, D) of patch features.
+        features: (N, D), or N bags (P, D) of patch features, or a table of N patients.
         time: (N,) until the event or the end of observation, in any unit.
         event: (N,) 1 where the event was seen, 0 where the patient was censored.
         sites: N hospitals, or None; folds then keep each whole, so that a model cannot recognize one.
+        subgroups: by name of a column, the value of each of N patients.
     """
 
     ids: Sequence[str]
-    features: Array | Sequence[Array]
+    features: Array | Sequence[Array] | Table
     time: Array
     event: Array
     sites: Sequence[str] | None = None
+    subgroups: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that survival can be predicted for them."""
@@ -52,6 +56,9 @@ class Cohort:
             )
         if isinstance(self.features, np.ndarray):
             check_features(self.features, what="features")
+        elif isinstance(self.features, Table):
+            if np.isinf(self.features.numbers).any():
+                raise EvaluationError(f"features: {np.isinf(self.features.numbers).sum()} values are not finite")
         else:
             check_bags(self.features, what="features")
         bad = np.flatnonzero(~(np.isfinite(self.time) & (np.asarray(self.time) >= 0)))
@@ -64,42 +71,59 @@ class Cohort:
         if not np.any(self.event):
             raise EvaluationError(f"all {len(self.ids)} patients are censored: there is no event to predict")
 
-    @property
-    def pooled(self) -> npt.NDArray[np.float64]:
-        """One feature per patient, (N, D): the mean of its patches."""
-        return np.stack([np.asarray(own, np.float64) if own.ndim == 1 else own.mean(axis=0) for own in self.features])
+    def bags(self, train: Rows) -> list[Array]:
+        """Return one bag (P, D) per patient; a single feature is a bag of one patch.
 
-    @property
-    def bags(self) -> list[Array]:
-        """One bag per patient; a single feature is a bag of one patch."""
-        return [own[None] if own.ndim == 1 else own for own in self.features]
+        Args:
+            train: the training patients, which say how a table becomes numbers.
+        """
+        parts = self.features.encoded(train) if isinstance(self.features, Table) else self.features
+        return [own[None] if own.ndim == 1 else own for own in parts]
+
+    def pooled(self, train: Rows) -> npt.NDArray[np.float64]:
+        """Return one feature per patient, (N, D): the mean of its bag."""
+        return np.stack([np.asarray(bag, np.float64).mean(axis=0) for bag in self.bags(train)])
 
 
 def by_patient(
-    slides: Sequence[Array], *, patients: Sequence[str], time: Array, event: Array, sites: Sequence[str] | None = None
+    slides: Sequence[Array] | Table,
+    *,
+    patients: Sequence[str],
+    time: Array,
+    event: Array,
+    sites: Sequence[str] | None = None,
+    subgroups: Mapping[str, Sequence[str]] | None = None,
 ) -> Cohort:
-    """Put the slides of each patient into one bag.
+    """Put the slides, or the rows of a table, of each patient into one bag.
 
     Args:
-        slides: one bag (P, D) each; the other arguments have one value per slide.
+        slides: one bag (P, D) each, or a table with a row each; the other arguments have one value per slide.
 
     Raises:
-        EvaluationError: slides of one patient disagree about time, event or site.
+        EvaluationError: slides of one patient disagree about time, event, site or subgroup.
     """
     own: dict[str, list[int]] = {}
     for number, patient in enumerate(patients):
         own.setdefault(patient, []).append(number)
+    further = [*([] if sites is None else [sites]), *(subgroups or {}).values()]
     for patient, numbers in own.items():
-        said = {(float(time[n]), int(event[n]), None if sites is None else sites[n]) for n in numbers}
+        said = {(float(time[n]), int(event[n]), *(column[n] for column in further)) for n in numbers}
         if len(said) > 1:
-            raise EvaluationError(f"the slides of patient {patient!r} disagree about time, event or site: {said}")
+            raise EvaluationError(
+                f"the slides of patient {patient!r} disagree about time, event, site or subgroup: {said}"
+            )
     first = np.array([numbers[0] for numbers in own.values()])
+    if isinstance(slides, Table):
+        joined: list[Array] | Table = slides.joined(list(own.values()))
+    else:
+        joined = [np.concatenate([slides[n] for n in numbers]) for numbers in own.values()]
     return Cohort(
         ids=list(own),
-        features=[np.concatenate([slides[n] for n in numbers]) for numbers in own.values()],
+        features=joined,
         time=time[first],
         event=event[first],
         sites=None if sites is None else [sites[n] for n in first],
+        subgroups={name: [values[n] for n in first] for name, values in (subgroups or {}).items()},
     )
 
 
@@ -129,7 +153,7 @@ def survival_folds(cohort: Cohort, *, folds: int, seed: int) -> list[Fold]:
     return found
 
 
-def check_fold(cohort: Cohort, train: npt.NDArray[np.int64], test: npt.NDArray[np.int64], *, name: str) -> None:
+def check_fold(cohort: Cohort, train: Rows, test: Rows, *, name: str) -> None:
     """Check that a model can be trained on one part of the patients and tested on another.
 
     Raises:

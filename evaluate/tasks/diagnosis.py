@@ -6,7 +6,7 @@ Axes: N slides, P patches of a bag, D feature width, C classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from scipy.special import softmax
 
 from evaluate.results.task_result import TaskResult
 from evaluate.tasks.fitting.abmil import Abmil, GatedAttention, outputs_of, train_abmil
+from evaluate.tasks.fitting.thresholds import Deciding
 from store.errors import EvaluationError
 
 from .classified import check_splits, classified
@@ -80,13 +81,15 @@ def diagnose_by_abmil(
     positive: str | None = None,
     allow_shared_groups: bool = False,
     primary: str = "auroc",
+    deciding: Deciding | None = None,
 ) -> TaskResult:
     """Classify slides by ABMIL; of the epochs the one with the smallest validation loss is kept.
 
     Args:
         train: features are bags, as in val and test.
         test: scored with all patches of every slide.
-        val: decides when to stop; without it all epochs are run.
+        val: decides when to stop, and the threshold of two classes; without it all epochs are run.
+        deciding: how the decisions of two classes are made and judged.
 
     Raises:
         EvaluationError: a split is empty or of one class, labels are outside the list, bags are empty or not finite, a
@@ -98,18 +101,29 @@ def diagnose_by_abmil(
     outputs = [_logits(train, test, val, classes=len(classes), settings=settings, seed=seed) for seed in settings.seeds]
     details |= _sizes(train, test) | {
         "training_seeds": [int(seed) for seed in settings.seeds],
-        "best_epochs": [epoch for _, epoch in outputs],
+        "best_epochs": [one.epoch for one in outputs],
         "settings": asdict(settings),
     }
     return classified(
         "diagnosis_abmil",
         test,
-        [(softmax(logits_NC, axis=1), logits_NC) for logits_NC, _ in outputs],
+        [(softmax(one.test, axis=1), one.test) for one in outputs],
         classes=classes,
         positive=positive,
         primary=primary,
         details=details,
+        validation=[(val.target, one.val) for one in outputs if val is not None and one.val is not None],
+        deciding=deciding,
     )
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class _Outputs:
+    """What one network says, (N, C) each, and the epoch that was kept."""
+
+    test: npt.NDArray[np.float64]
+    val: npt.NDArray[np.float64] | None
+    epoch: int
 
 
 def _logits(
@@ -120,8 +134,8 @@ def _logits(
     classes: int,
     settings: Abmil,
     seed: int,
-) -> tuple[npt.NDArray[np.float64], int]:
-    """Train one network; return its outputs for the test slides and the epoch that was kept."""
+) -> _Outputs:
+    """Train one network; return its outputs for the test and validation slides, and the epoch that was kept."""
     target_N = torch.from_numpy(train.target.astype(np.int64))
 
     def loss(logits_BC: torch.Tensor, rows_B: npt.NDArray[np.int64]) -> torch.Tensor:
@@ -135,7 +149,9 @@ def _logits(
         seed=seed,
         validate=None if val is None else partial(_minus_loss, val=val, device=settings.device),
     )
-    return outputs_of(model, list(test.features), device=settings.device), stopped.best_epoch
+    score = partial(outputs_of, model, device=settings.device)
+    held = None if val is None else score(list(val.features))
+    return _Outputs(test=score(list(test.features)), val=held, epoch=stopped.best_epoch)
 
 
 def _minus_loss(model: GatedAttention, *, val: LabelledFeatures, device: str) -> float:

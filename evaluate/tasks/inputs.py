@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from evaluate.metrics.predictions import Predictions
+from evaluate.metrics.registry import SUBGROUP
 from store.errors import EvaluationError
 
 log = logging.getLogger(__name__)
@@ -31,25 +32,29 @@ class LabelledFeatures:
         features: (N, D); for items of several patches a list of N arrays (P, D), each with its own P.
         target: (N,) class numbers from 0; for several labels (N, C) of 0 and 1.
         clusters: the patient, slide or image that each item belongs to; None if that is not known.
+        subgroups: by name of a column, such as ``sex``, the value of each of N items.
     """
 
     ids: Sequence[str]
     features: Array | Sequence[Array]
     target: Array
     clusters: Sequence[str] | None = None
+    subgroups: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that everything has the same length."""
         lengths = {"ids": len(self.ids), "features": len(self.features), "target": len(self.target)}
         if self.clusters is not None:
             lengths["clusters"] = len(self.clusters)
+        lengths |= {name: len(values) for name, values in self.subgroups.items()}
         if len(set(lengths.values())) > 1:
             raise EvaluationError(f"the parts of a split differ in length: {lengths}")
 
     def predictions(self, columns: dict[str, Array], *, strata: str | None = None) -> Predictions:
-        """Return predictions of these items."""
+        """Return predictions of these items, with the columns of their subgroups."""
         clusters = None if self.clusters is None else list(self.clusters)
-        return Predictions(ids=list(self.ids), clusters=clusters, columns=columns, strata=strata)
+        parts = {f"{SUBGROUP}{name}": np.asarray(values) for name, values in self.subgroups.items()}
+        return Predictions(ids=list(self.ids), clusters=clusters, columns=columns | parts, strata=strata)
 
     def take(self, rows: Array) -> LabelledFeatures:
         """Return some of the items."""
@@ -59,6 +64,7 @@ class LabelledFeatures:
             features=features,
             target=self.target[rows],
             clusters=None if self.clusters is None else [self.clusters[row] for row in rows],
+            subgroups={name: [values[row] for row in rows] for name, values in self.subgroups.items()},
         )
 
 
@@ -137,6 +143,29 @@ def check_target(target_N: Array, classes: Sequence[str], *, what: str, several:
     if missing:
         log.warning("no item of the %s split is of %s", what, ", ".join(missing))
     return missing
+
+
+def check_labels(target_NC: Array, labels: Sequence[str], *, what: str) -> list[str]:
+    """Check targets of several labels, and return the labels that all items of the split have or none has.
+
+    Raises:
+        EvaluationError: there is no item, targets are not 0 and 1, or every label is the same for all items.
+    """
+    if not len(target_NC):
+        raise EvaluationError(f"the {what} split is empty")
+    if target_NC.shape[1:] != (len(labels),) or not np.isin(target_NC, (0, 1)).all():
+        raise EvaluationError(
+            f"the {what} split: targets must be 0 or 1, {len(labels)} to an item; their shape is {target_NC.shape}"
+        )
+    have_C = target_NC.sum(axis=0)
+    constant = [name for name, have in zip(labels, have_C, strict=True) if have in (0, len(target_NC))]
+    if len(constant) == len(labels):
+        raise EvaluationError(
+            f"the {what} split: every label is the same for all {len(target_NC)} items: there is nothing to tell apart"
+        )
+    if constant:
+        log.warning("labels that all items of the %s split have or none has: %s", what, ", ".join(constant))
+    return constant
 
 
 def check_disjoint(

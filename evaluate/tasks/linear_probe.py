@@ -1,38 +1,42 @@
 """Linear probe: logistic regression on frozen features, with all training items, a fraction, or a few of each class.
 
-Axes: N items, D feature width, C classes.
+Axes: N items, D feature width, C classes or labels.
 """
 
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from evaluate.results.task_result import TaskResult
+from evaluate.tasks.fitting.regression import (
+    MAX_ITERATIONS,
+    STRENGTHS,
+    Strengths,
+    best,
+    fit_quietly,
+    folds_of,
+    label_path_losses,
+    label_probabilities,
+    path_losses,
+    probabilities,
+    varying,
+)
 from evaluate.tasks.fitting.subsets import fraction_rows, rows_digest, shot_rows
+from evaluate.tasks.fitting.thresholds import Deciding
 from store.errors import EvaluationError
 
-from .classified import check_splits, classified
+from .classified import check_label_splits, check_splits, classified, with_labels
 from .inputs import Array, LabelledFeatures, unit_norm
 
 log = logging.getLogger(__name__)
 
-Strengths = Sequence[float]
-
-STRENGTHS: Strengths = tuple(float(strength) for strength in np.logspace(-6, 5, 45))
-"""Inverse strengths of regularization to choose from: TITAN's 45, from 1e-6 to 1e5."""
-
-MAX_ITERATIONS = 1000
-FOLDS = 5
 SEEDS = (0, 1, 2, 3, 4)
 
 
@@ -48,6 +52,7 @@ class Probe:
         without_validation: ``formula`` takes C = D * classes / 100 (UNI's), ``folds`` chooses by cross-validation.
         positive: the positive one of two classes; the second if left out.
         allow_shared_groups: accept patients that are in two splits.
+        deciding: how the decisions of two classes are made and judged.
     """
 
     fraction: float | None = None
@@ -57,6 +62,22 @@ class Probe:
     without_validation: Literal["formula", "folds"] = "formula"
     positive: str | None = None
     allow_shared_groups: bool = False
+    deciding: Deciding | None = None
+
+    def __post_init__(self) -> None:
+        """Check that there is one amount of training items."""
+        if self.shots is not None and self.fraction is not None:
+            raise EvaluationError("a linear probe is trained on a fraction or on shots, not on both")
+
+    @property
+    def drawn(self) -> bool:
+        """Whether training items are drawn, so that seeds matter."""
+        return self.shots is not None or self.fraction is not None
+
+    @property
+    def draws(self) -> Sequence[int]:
+        """The seeds that draw; one where nothing is drawn."""
+        return self.seeds if self.drawn else (0,)
 
     @property
     def name(self) -> str:
@@ -77,7 +98,8 @@ def linear_probe(
 ) -> TaskResult:
     """Train on one split, choose C on a second, and classify the third.
 
-    Validation only ever chooses C: its items are never trained on, so that few shots stay few.
+    Validation only ever chooses C and the threshold of two classes: its items are never trained on, and of a fraction
+    or of shots no more of them are looked at than there are training items, so that few stay few.
 
     Args:
         train: features of any length, as in val and test; they are scaled to unit norm.
@@ -87,33 +109,120 @@ def linear_probe(
             a patient is in two splits.
     """
     probe = probe or Probe()
-    if probe.shots is not None and probe.fraction is not None:
-        raise EvaluationError("a linear probe is trained on a fraction or on shots, not on both")
     splits = {"train": train, "test": test} | ({"val": val} if val else {})
     details = check_splits(splits, classes, allow_shared_groups=probe.allow_shared_groups)
     unit = {name: _unit(split, f"{name} features") for name, split in splits.items()}
-    drawn = probe.shots is not None or probe.fraction is not None
-    scores, runs = [], []
-    for seed in probe.seeds if drawn else (0,):
+    scores, validation, runs = [], [], []
+    for seed in probe.draws:
         rows, run = _draw(train, probe, seed, classes)
-        model, chosen = _fit(unit["train"].take(rows), unit.get("val"), len(classes), probe=probe, seed=seed)
+        held = _held(unit.get("val"), probe, len(rows), seed)
+        model, chosen = _fit(unit["train"].take(rows), held, len(classes), probe=probe, seed=seed)
         scores.append(_predict(model, np.asarray(unit["test"].features), len(classes)))
-        runs.append(run | chosen)
-    details |= {
-        "num_val": len(val.ids) if val else 0,
-        "training_seeds": [int(seed) for seed in probe.seeds] if drawn else [],
-        "runs": runs,
-    }
+        if held is not None and len(classes) == 2:
+            validation.append((held.target, model.decision_function(held.features)))
+        runs.append(run | _of_held(held) | chosen)
     return classified(
-        probe.name, test, scores, classes=classes, positive=probe.positive, primary=primary, details=details
+        probe.name,
+        test,
+        scores,
+        classes=classes,
+        positive=probe.positive,
+        primary=primary,
+        details=details | _details(probe, val, runs),
+        validation=validation,
+        deciding=probe.deciding,
     )
+
+
+def linear_probe_labels(
+    train: LabelledFeatures,
+    test: LabelledFeatures,
+    *,
+    labels: Sequence[str],
+    val: LabelledFeatures | None = None,
+    probe: Probe | None = None,
+    primary: str = "auroc",
+) -> TaskResult:
+    """Train one regression per label, that label against the rest, with one C for all.
+
+    C is the one with the smallest mean over labels of the log-loss on validation; without validation it is D * 2 / 100.
+    A fraction is one of all items, in no proportion of labels.
+
+    Args:
+        train: targets are (N, C) of 0 and 1, as in val and test.
+
+    Raises:
+        EvaluationError: shots are asked for, no label has both kinds of items in a split, targets are not 0 and 1,
+            features are not finite or zero, a patient is in two splits.
+    """
+    probe = probe or Probe()
+    if probe.shots is not None:
+        raise EvaluationError(
+            "shots of several labels per image are not defined: an image that shows one label shows others too",
+            hint="use fractions of the training items",
+        )
+    splits = {"train": train, "test": test} | ({"val": val} if val else {})
+    details = check_label_splits(splits, labels, allow_shared_groups=probe.allow_shared_groups)
+    unit = {name: _unit(split, f"{name} features") for name, split in splits.items()}
+    columns: dict[str, Array] = {"target": test.target.astype(np.int64)}
+    runs = []
+    for place, seed in enumerate(probe.draws):
+        rows, run = _draw(train, probe, seed, labels)
+        fit, held = unit["train"].take(rows), _held(unit.get("val"), probe, len(rows), seed)
+        if not varying(fit.target):
+            raise EvaluationError(f"no label has both kinds of items among the {len(rows)} that seed {seed} draws")
+        strength, how = np.asarray(fit.features).shape[1] * 2 / 100, "formula"
+        if held is not None:
+            loss = label_path_losses(fit, held, strengths=probe.strengths)
+            strength, how = best(loss, probe.strengths), "validation"
+        score_NC, converged = label_probabilities(fit, np.asarray(unit["test"].features), strength=strength)
+        columns[f"score.{place}" if place else "score"] = score_NC
+        runs.append(run | _of_held(held) | {"C": strength, "C_chosen_by": how, "converged": converged})
+    return with_labels(probe.name, test, columns, primary=primary, details=details | _details(probe, val, runs))
+
+
+def _details(probe: Probe, val: LabelledFeatures | None, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    amount: dict[str, Any] = {"kind": "all", "value": 1}
+    if probe.drawn:
+        kind = "shots" if probe.shots is not None else "fraction"
+        amount = {"kind": kind, "value": getattr(probe, kind)}
+    return {
+        "amount": amount | {"num_train": float(np.mean([run["num_train"] for run in runs]))},
+        "num_val": len(val.ids) if val else 0,
+        "training_seeds": [int(seed) for seed in probe.seeds] if probe.drawn else [],
+        "runs": list(runs),
+    }
+
+
+def same_fits(one: TaskResult, other: TaskResult) -> bool:
+    """Return whether two probes trained on the same items with the same C, whatever each is called."""
+    fits = [{(run["train_digest"], run["C"]) for run in each.details["runs"]} for each in (one, other)]
+    return fits[0] == fits[1]
+
+
+def _held(val: LabelledFeatures | None, probe: Probe, count: int, seed: int) -> LabelledFeatures | None:
+    """Return the validation items to look at: of shots or a fraction a draw of at most as many as are trained on."""
+    if val is None or not probe.drawn or len(val.ids) == 0:
+        return val
+    several = val.target.ndim == 2
+    target = np.zeros(len(val.ids), np.int64) if several else val.target
+    if probe.shots is not None:
+        rows, _ = shot_rows(target, probe.shots, seed=seed, groups=val.clusters)
+    else:
+        rows = fraction_rows(target, min(1.0, count / len(target)), seed=seed, groups=val.clusters)
+    return val.take(np.sort(np.random.default_rng(seed).permutation(rows)[:count]))
+
+
+def _of_held(held: LabelledFeatures | None) -> dict[str, Any]:
+    return {"num_val": 0} if held is None else {"num_val": len(held.ids), "val_digest": rows_digest(held.ids)}
 
 
 def _draw(
     train: LabelledFeatures, probe: Probe, seed: int, classes: Sequence[str]
 ) -> tuple[npt.NDArray[np.int64], dict[str, Any]]:
     """Return the training rows of one seed, and what they are."""
-    target = train.target.astype(np.int64)
+    # Of several labels there are no classes to draw from: each item counts alike.
+    target = np.zeros(len(train.ids), np.int64) if train.target.ndim == 2 else train.target.astype(np.int64)
     short: dict[int, int] = {}
     if probe.shots is not None:
         rows, short = shot_rows(target, probe.shots, seed=seed, groups=train.clusters)
@@ -138,45 +247,20 @@ def _fit(
     features_ND = np.asarray(train.features)
     if val is not None:
         loss = path_losses(train, val, classes=classes, strengths=probe.strengths)
-        strength, how = _best(loss, probe.strengths), "validation"
-    elif probe.without_validation == "folds" and (folds := _folds(train, seed)):
+        strength, how = best(loss, probe.strengths), "validation"
+    elif probe.without_validation == "folds" and (folds := folds_of(train, seed)):
         losses = [
             path_losses(train.take(fit), train.take(held), classes=classes, strengths=probe.strengths)
             for fit, held in folds
         ]
-        strength, how = _best(np.mean(losses, axis=0), probe.strengths), f"{len(folds)} folds of the training items"
+        strength, how = best(np.mean(losses, axis=0), probe.strengths), f"{len(folds)} folds of the training items"
     else:
         strength, how = features_ND.shape[1] * classes / 100, "formula"
     model = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)
-    converged = _fit_quietly(model, features_ND, train.target)
+    converged = fit_quietly(model, features_ND, train.target)
     if not converged:
         log.warning("the regression with C = %g did not converge in %d iterations", strength, MAX_ITERATIONS)
     return model, {"C": strength, "C_chosen_by": how, "converged": converged}
-
-
-def path_losses(
-    train: LabelledFeatures, held: LabelledFeatures, *, classes: int, strengths: Strengths
-) -> npt.NDArray[np.float64]:
-    """Return the log-loss on held-out items with every C; each model starts where the one before ended.
-
-    Args:
-        classes: number of classes of the dataset; one without training items has the probability 0.
-    """
-    model = LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True)
-    losses = []
-    for strength in strengths:
-        model.set_params(C=strength)
-        _fit_quietly(model, train.features, train.target)
-        probability = probabilities(model, held.features, classes)[np.arange(len(held.target)), held.target]
-        losses.append(float(-np.log(np.clip(probability, np.finfo(np.float64).eps, 1)).mean()))
-    return np.array(losses)
-
-
-def probabilities(model: LogisticRegression, unit_ND: Array | Sequence[Array], classes: int) -> npt.NDArray[np.float64]:
-    """Return the probability of every class of the dataset, (N, C): 0 for one that the model never saw."""
-    found = np.zeros((len(unit_ND), classes))
-    found[:, model.classes_] = model.predict_proba(unit_ND)
-    return found
 
 
 def _predict(model: LogisticRegression, unit_ND: Array, classes: int) -> tuple[Array, Array]:
@@ -185,36 +269,9 @@ def _predict(model: LogisticRegression, unit_ND: Array, classes: int) -> tuple[A
     return score_NC, model.decision_function(unit_ND) if classes == 2 else score_NC
 
 
-def _fit_quietly(model: LogisticRegression, unit_ND: Array | Sequence[Array], target: Array) -> bool:
-    """Train, and say whether it converged."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(unit_ND, target)
-    return bool((model.n_iter_ < MAX_ITERATIONS).all())
-
-
 def _unit(split: LabelledFeatures, what: str) -> LabelledFeatures:
     """Return a split with features of unit norm."""
     features = unit_norm(np.asarray(split.features), what=what, dtype=np.float64)
     return LabelledFeatures(
         ids=split.ids, features=features, target=split.target.astype(np.int64), clusters=split.clusters
     )
-
-
-def _best(losses: npt.NDArray[np.float64], strengths: Strengths) -> float:
-    """Return the C of the smallest loss, the smallest C of equals."""
-    return float(strengths[int(losses.argmin())])
-
-
-def _folds(train: LabelledFeatures, seed: int) -> list[tuple[Array, Array]]:
-    """Return stratified folds that keep groups whole; none where a class is in too few items or groups for two."""
-    of_class = [np.flatnonzero(train.target == label) for label in np.unique(train.target)]
-    groups = train.clusters
-    fewest = min(len(rows) if groups is None else len({groups[int(row)] for row in rows}) for rows in of_class)
-    count = min(FOLDS, fewest)
-    if count < 2:
-        return []
-    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    splitter = kind(n_splits=count, shuffle=True, random_state=seed)
-    found = list(splitter.split(np.zeros(len(train.target)), train.target, groups))
-    return found if all(len(np.unique(train.target[fit])) > 1 for fit, _ in found) else []

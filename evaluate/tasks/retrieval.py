@@ -66,7 +66,7 @@ def retrieval(
     Raises:
         EvaluationError: an image without a text, a text without an image, embeddings that are not finite or zero.
     """
-    _check(image_NE, text_embedding, texts, image_of_text, image_ids)
+    check_pairs(image_NE, text_embedding, texts, image_of_text, image_ids)
     distinct, first = distinct_texts(texts)
     pair_image, pair_text = _pairs(image_of_text, distinct)
     image_NE = unit_norm(image_NE, what="image embeddings")
@@ -171,7 +171,7 @@ def _pair_cosines(image_NE: Array, text_ME: Array, pair_image: Numbers, pair_tex
     return found
 
 
-def _check(
+def check_pairs(
     image_NE: Array, text_embedding: Array, texts: Sequence[str], image_of_text: Numbers, image_ids: Sequence[str]
 ) -> None:
     """Check that images and texts belong together."""

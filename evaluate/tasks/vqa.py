@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -85,14 +85,7 @@ def answer_questions(
     """
     head = head or Head()
     splits = {"train": train, "test": test} | ({"val": val} if val else {})
-    empty = [name for name, split in splits.items() if not len(split.ids)]
-    if empty:
-        raise EvaluationError(f"the {empty[0]} split has no question")
-    images = {name: split.images for name, split in splits.items()}
-    shared = check_disjoint(images, what="images", allow_shared=head.allow_shared_images)
-    vocabulary = sorted({_answer(split_id, text) for split_id, text in zip(train.ids, train.answers, strict=True)})
-    if len(vocabulary) < 2:
-        raise EvaluationError(f"all training answers are {vocabulary[0]!r}: there is nothing to choose from")
+    vocabulary, shared = check_questions(splits, allow_shared_images=head.allow_shared_images)
     numbers = {text: number for number, text in enumerate(vocabulary)}
     targets = {
         name: np.array([numbers.get(_answer(*pair), UNSEEN) for pair in zip(split.ids, split.answers, strict=True)])
@@ -112,8 +105,33 @@ def answer_questions(
     predictions = Predictions(ids=list(test.ids), clusters=list(test.images), columns=columns, strata="closed")
     details = _details(train, test, vocabulary, targets, stops)
     details |= {"images_shared": shared, "training_seeds": [int(seed) for seed in head.seeds]}
-    names = [name for name in NAMES if _has_questions(name, test.is_closed)]
-    return result_of("vqa", primary=primary, names=names, predictions=predictions, details=details)
+    return result_of("vqa", primary=primary, names=vqa_metrics(test), predictions=predictions, details=details)
+
+
+def check_questions(splits: Mapping[str, Questions], *, allow_shared_images: bool) -> tuple[list[str], dict[str, int]]:
+    """Check splits of questions; return the answers of ``train``, in order, and how many images splits share.
+
+    Raises:
+        EvaluationError: a split is empty, an image is in two splits, an answer is empty, or training has one only.
+    """
+    empty = [name for name, split in splits.items() if not len(split.ids)]
+    if empty:
+        raise EvaluationError(f"the {empty[0]} split has no question")
+    images = {name: split.images for name, split in splits.items()}
+    shared = check_disjoint(images, what="images", allow_shared=allow_shared_images)
+    answers = {
+        name: {_answer(*pair) for pair in zip(split.ids, split.answers, strict=True)} for name, split in splits.items()
+    }
+    vocabulary = sorted(answers["train"])
+    if len(vocabulary) < 2:
+        raise EvaluationError(f"all training answers are {vocabulary[0]!r}: there is nothing to choose from")
+    return vocabulary, shared
+
+
+def vqa_metrics(test: Questions) -> list[str]:
+    """Return the metrics that the test questions define: none over questions of a kind that is not asked."""
+    there = {"vqa_open": (~test.is_closed).any(), "vqa_closed": test.is_closed.any()}
+    return [name for name in NAMES if there.get(name, True)]
 
 
 def _train_and_answer(
@@ -178,11 +196,6 @@ def _answer(question: str, text: str) -> str:
     if not found:
         raise EvaluationError(f"the answer to question {question!r} is empty: {text!r}")
     return found
-
-
-def _has_questions(name: str, closed_N: npt.NDArray[np.bool_]) -> bool:
-    """Return whether a metric has a question of its kind."""
-    return bool({"vqa_open": (~closed_N).any(), "vqa_closed": closed_N.any()}.get(name, True))
 
 
 def _details(

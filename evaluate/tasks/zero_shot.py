@@ -6,7 +6,6 @@ Axes: N images, E embedding width, C classes or labels, K classes of a group, P 
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,17 +15,15 @@ from scipy.special import expit
 
 from evaluate.metrics.registry import IN_GROUP
 from evaluate.results.task_result import TaskResult, result_of
+from evaluate.tasks.fitting.thresholds import Deciding
 from store.errors import CorpusError, EvaluationError
 
-from .classified import classified, confusion
-from .inputs import Array, LabelledFeatures, check_target, unit_norm
-
-log = logging.getLogger(__name__)
+from .classified import classified, confusion, with_labels
+from .inputs import Array, LabelledFeatures, check_labels, check_target, unit_norm
 
 Embeddings = npt.NDArray[np.float32]
 
 IN_GROUPS = ("group_accuracy", "accuracy", "balanced_accuracy", "macro_f1")
-SEVERAL_LABELS = ("auroc", "average_precision", "label_accuracy")
 
 PIECE_ROWS = 65_536
 """Images of a piece: 128 MiB of float32 embeddings 512 wide."""
@@ -69,6 +66,8 @@ def zero_shot(
     official: bool = False,
     positive: str | None = None,
     primary: str = "auroc",
+    val: LabelledFeatures | None = None,
+    deciding: Deciding | None = None,
 ) -> TaskResult:
     """Classify every image as one of C classes.
 
@@ -77,6 +76,8 @@ def zero_shot(
         class_CE: class embeddings, as ``prompt_ensemble`` returns them.
         logit_scale: the model's, exponentiated.
         official: use the scale 1 instead.
+        val: images that choose the threshold of two classes.
+        deciding: how decisions are made and judged.
 
     Raises:
         EvaluationError: labels outside the list, one class only, embeddings that are not finite or zero.
@@ -85,7 +86,20 @@ def zero_shot(
     _check_widths(image_NE, class_CE, classes)
     details = _details(test.target, classes, logit_scale, official=official)
     scores = [_scores(image_NE, class_CE, details["logit_scale"])]
-    return classified("zero_shot", test, scores, classes=classes, positive=positive, primary=primary, details=details)
+    held = []
+    if val is not None and len(classes) == 2:
+        held = [(val.target, _scores(np.asarray(val.features), class_CE, details["logit_scale"])[1])]
+    return classified(
+        "zero_shot",
+        test,
+        scores,
+        classes=classes,
+        positive=positive,
+        primary=primary,
+        details=details,
+        validation=held,
+        deciding=deciding,
+    )
 
 
 def zero_shot_in_groups(
@@ -157,7 +171,7 @@ def zero_shot_labels(
     """
     image_NE, target_NC = np.asarray(test.features), test.target
     _check_widths(image_NE, positive_CE, labels)
-    constant = _constant_labels(target_NC, labels, len(image_NE))
+    constant = check_labels(target_NC, labels, what="test")
     scale = _scale(logit_scale, official=official)
     _, positive_NC = _scores(image_NE, positive_CE, scale)
     _, negative_NC = _scores(image_NE, negative_CE, scale)
@@ -169,8 +183,7 @@ def zero_shot_labels(
         "logit_scale": scale,
         "official": official,
     }
-    predictions = test.predictions(columns)
-    return result_of("zero_shot", primary=primary, names=SEVERAL_LABELS, predictions=predictions, details=details)
+    return with_labels("zero_shot", test, columns, primary=primary, details=details)
 
 
 def _details(
@@ -184,19 +197,6 @@ def _details(
         "logit_scale": _scale(logit_scale, official=official),
         "official": official,
     }
-
-
-def _constant_labels(target_NC: Array, labels: Sequence[str], images: int) -> list[str]:
-    """Return the labels that all images have or none has."""
-    if target_NC.shape != (images, len(labels)) or not np.isin(target_NC, (0, 1)).all():
-        raise EvaluationError(f"targets must be 0 or 1, {len(labels)} to an image; their shape is {target_NC.shape}")
-    have_C = target_NC.sum(axis=0)
-    constant = [name for name, have in zip(labels, have_C, strict=True) if have in (0, images)]
-    if len(constant) == len(labels):
-        raise EvaluationError("every label is the same for all images: there is nothing to tell apart")
-    if constant:
-        log.warning("labels that all images have or none has are left out of the means: %s", ", ".join(constant))
-    return constant
 
 
 def _scores(image_NE: Array, class_CE: Array, scale: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -106,12 +106,22 @@ class BagFiles(Section):
 
 
 class SurvivalFiles(Section):
-    """A table of patients with features: numbers, one column each."""
+    """A table of patients with features: columns of numbers, and ``categories``, columns of words."""
 
     format: Literal["survival_table"]
     files: list[Path] = Field(min_length=1)
     columns: list[str] | None = None
-    features: list[str] = Field(min_length=1)
+    features: list[str] = []
+    categories: list[str] = []
+
+    @model_validator(mode="after")
+    def _some_column(self) -> Self:
+        twice = sorted({*self.features} & {*self.categories})
+        if twice:
+            raise ValueError(f"a column is a number or a word, not both: {', '.join(twice)}")
+        if not self.features and not self.categories:
+            raise ValueError("a table needs columns: features (numbers) or categories (words)")
+        return self
 
 
 ReadRule = Annotated[

@@ -6,7 +6,7 @@ Axes: N patients, D feature width, B patients of a batch, K spans of time.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,26 +21,70 @@ from store.errors import EvaluationError
 EPSILON = 1e-7
 
 
-def cox_model(features_ND: Array, time_N: Array, event_N: Array, *, penalizer: float) -> Callable[[Array], Array]:
-    """Fit lifelines' Cox model and return what gives the log partial hazard of features.
+PENALIZERS = (0.01, 0.1, 1.0, 10.0)
+"""Strengths of the ridge, from which validation chooses."""
+
+
+class Cox:
+    """Lifelines' Cox model of training patients; called with features it returns their log partial hazards.
 
     Features that are the same for all training patients say nothing and are left out.
+
+    Raises:
+        EvaluationError: all features are the same, or the model finds no solution.
     """
+
+    def __init__(self, features_ND: Array, time_N: Array, event_N: Array, *, penalizer: float) -> None:
+        self._varies_D = varying_features(features_ND)
+        self._fitter = CoxPHFitter(penalizer=penalizer)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # lifelines warns of features that hardly vary, at every fit
+                self._fitter.fit(self._table(features_ND).assign(time=time_N, event=event_N), "time", "event")
+        except (ConvergenceError, np.linalg.LinAlgError) as error:
+            raise EvaluationError(f"the Cox model finds no solution: {error}", hint="use a larger penalizer") from error
+
+    def __call__(self, features_ND: Array) -> npt.NDArray[np.float64]:
+        """Return the log partial hazards, (N,)."""
+        return np.asarray(self._fitter.predict_log_partial_hazard(self._table(features_ND)), np.float64)
+
+    def log_likelihood(self, features_ND: Array, time_N: Array, event_N: Array) -> float:
+        """Return the mean log partial likelihood of other patients, without the penalty."""
+        table = self._table(features_ND).assign(time=time_N, event=event_N)
+        return float(self._fitter.score(table, scoring_method="log_likelihood"))
+
+    def _table(self, features_ND: Array) -> pd.DataFrame:
+        names = [f"x{number}" for number in range(int(self._varies_D.sum()))]
+        return pd.DataFrame(features_ND[:, self._varies_D], columns=names)
+
+
+def varying_features(features_ND: Array) -> npt.NDArray[np.bool_]:
+    """Return which features differ between patients, (D,); raise EvaluationError where none does."""
     varies_D = features_ND.std(axis=0) > 1e-12 * np.maximum(1, np.abs(features_ND).max(axis=0))
     if not varies_D.any():
         raise EvaluationError("all training patients have the same features: there is nothing to fit a Cox model to")
-    names = [f"x{number}" for number in range(int(varies_D.sum()))]
-    table = pd.DataFrame(features_ND[:, varies_D], columns=names)
-    fitter = CoxPHFitter(penalizer=penalizer)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # lifelines warns of features that hardly vary, at every fit
-            fitter.fit(table.assign(time=time_N, event=event_N), "time", "event")
-    except (ConvergenceError, np.linalg.LinAlgError) as error:
-        raise EvaluationError(f"the Cox model finds no solution: {error}", hint="use a larger penalizer") from error
-    return lambda other_ND: np.asarray(
-        fitter.predict_log_partial_hazard(pd.DataFrame(other_ND[:, varies_D], columns=names)), np.float64
-    )
+    return np.asarray(varies_D)
+
+
+def chosen_penalizer(
+    train: tuple[Array, Array, Array], val: tuple[Array, Array, Array], *, penalizers: Sequence[float] = PENALIZERS
+) -> float:
+    """Return the penalizer with the largest log partial likelihood on validation patients, the largest of equals.
+
+    Args:
+        train: features, times and events of the training patients; val likewise.
+
+    Raises:
+        EvaluationError: the model finds no solution with any of them.
+    """
+    found: dict[float, float] = {}
+    for penalizer in penalizers:
+        try:
+            found[penalizer] = Cox(*train, penalizer=penalizer).log_likelihood(*val)
+        except EvaluationError:
+            if penalizer == max(penalizers) and not found:
+                raise
+    return max(found, key=lambda penalizer: (found[penalizer], penalizer))
 
 
 def time_bounds(time_N: Array, event_N: Array, *, bins: int) -> npt.NDArray[np.float64]:

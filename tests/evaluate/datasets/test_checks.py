@@ -206,7 +206,16 @@ def test_tiles_of_a_slide_that_differ_in_their_label_are_refused(tmp_path):
     write_folders(tmp_path, {f"{number}.png": number for number in range(4)})
     records = [{**record, "slide": "s1"} for record in RECORDS]
     with pytest.raises(EvaluationError, match="the parts of 's1' differ in target: 0, 1"):
-        load_dataset(table(tmp_path, records, fields={"label": "kind", "bag": "slide"}), tmp_path)
+        load_dataset(
+            table(
+                tmp_path,
+                records,
+                fields={"label": "kind", "bag": "slide"},
+                tasks={"diagnosis": {"primary": "auroc"}},
+                split={"rule": "digest", "by": "id", "salt": "s", "train": 0.0, "val": 0.0},
+            ),
+            tmp_path,
+        )
 
 
 def test_the_digest_follows_everything_that_decides_a_result(tmp_path):

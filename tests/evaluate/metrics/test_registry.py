@@ -8,6 +8,7 @@ import torch
 from sklearn import metrics as sk
 from torchmetrics.functional.classification import multiclass_auroc
 
+from evaluate.metrics.clinical import calibration_bins
 from evaluate.metrics.registry import METRICS, metrics_named, seed_views
 from evaluate.metrics.registry import classification as metrics_classification
 from store.errors import EvaluationError
@@ -51,6 +52,22 @@ def lived(*, items=ITEMS, seed=4):
     }
 
 
+def decided(*, items=ITEMS, seed=6, prevalence=None):
+    """Two classes with probabilities in tenths and a decision; class 0 is the positive one."""
+    rng = np.random.default_rng(seed)
+    target = rng.integers(2, size=items)
+    positive_share = np.round(np.clip(0.4 * (target == 0) + 0.7 * rng.uniform(size=items), 0, 1), 1)
+    found = {
+        "target": target,
+        "score": np.stack([positive_share, 1 - positive_share], axis=1),
+        "margin": positive_share - 0.5,
+        "positive": target == 0,
+        "flagged": positive_share >= 0.6,
+        "bin": calibration_bins(positive_share),
+    }
+    return found if prevalence is None else found | {"prevalence": np.full(items, prevalence)}
+
+
 def in_groups(*, items=ITEMS, seed=5):
     group = np.array(["ct", "mri", "oct"])[np.random.default_rng(seed).integers(3, size=items)]
     return {**single_label(4, items=items, seed=seed), "group": group}
@@ -70,6 +87,9 @@ CASES = [
     *((name, ranked()) for name in METRICS if name.startswith(("i2t", "t2i", "mean_recall"))),
     *((name, answered()) for name in METRICS if name.startswith("vqa")),
     ("group_accuracy", in_groups()),
+    *((name, decided()) for name in ("sensitivity", "specificity", "ppv", "npv", "brier", "ece")),
+    *((name, decided(prevalence=0.05)) for name in ("ppv", "npv")),
+    ("brier", single_label(4)),
     *((name, lived()) for name in ("harrell_c", "uno_c")),
 ]
 

@@ -192,11 +192,21 @@ def test_every_record_says_what_it_was_computed_from(records, place):
 
 def test_a_linear_probe_of_brightness_learns_it_with_all_items_and_with_some(place, entry, monkeypatch):
     monkeypatch.setattr("evaluate.suite.task_runs.SHOTS", (2,))
-    monkeypatch.setattr("evaluate.suite.task_runs.FRACTIONS", (0.1,))
+    monkeypatch.setattr("evaluate.suite.task_runs.FRACTIONS", (0.1, 0.2))
     found = {record.task: record for record in run(place, entry, "probe", tasks=("linear_probe",))}
     assert found["linear_probe"].metrics["balanced_accuracy"].value > 0.9
     assert len(found["linear_probe_2shot"].seeds["accuracy"].values) == 5
-    assert found["linear_probe_10pct"].details["num_val"] == SPLITS["val"]
+    assert found["linear_probe_20pct"].details["num_val"] == SPLITS["val"]
+    assert [run["num_val"] for run in found["linear_probe_20pct"].details["runs"]] == [8] * 5
+    # A tenth of twenty images of a class is two of them: the same fits, which count once.
+    assert found["linear_probe_10pct"].skipped == "the same fits as linear_probe_2shot, which counts"
+    assert found["linear_probe_2shot"].details["also"] == ["linear_probe_10pct"]
+    amounts = {task: record.details["amount"] for task, record in found.items() if "10pct" not in task}
+    assert amounts == {
+        "linear_probe": {"kind": "all", "value": 1, "num_train": 40},
+        "linear_probe_2shot": {"kind": "shots", "value": 2, "num_train": 4},
+        "linear_probe_20pct": {"kind": "fraction", "value": 0.2, "num_train": 8},
+    }
 
 
 def test_what_is_there_is_left_alone_and_a_changed_model_is_not(place, entry, caplog, tmp_path):
@@ -216,7 +226,7 @@ def test_what_is_there_is_left_alone_and_a_changed_model_is_not(place, entry, ca
 def test_embeddings_are_computed_once_and_a_damaged_file_of_them_is_not_believed(place, entry, monkeypatch):
     (first,) = run(place, entry, "cached", tasks=("zero_shot",))
     files = sorted((place / "cached/.embeddings").iterdir())
-    assert len(files) == 2
+    assert len(files) == 3  # test and validation images, prompts
 
     def fail(*_):
         raise AssertionError("an image was decoded again")

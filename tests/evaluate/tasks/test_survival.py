@@ -17,7 +17,12 @@ from evaluate.metrics.registry import METRICS
 from evaluate.metrics.survival import uno_weights
 from evaluate.tasks.cohort import Cohort, by_patient, survival_folds
 from evaluate.tasks.fitting.abmil import Abmil
-from evaluate.tasks.fitting.survival_models import cox_model, discrete_nll, discrete_risk, time_bounds
+from evaluate.tasks.fitting.survival_models import (
+    Cox,
+    discrete_nll,
+    discrete_risk,
+    time_bounds,
+)
 from evaluate.tasks.survival import CrossValidation, survival_abmil, survival_cox
 from store.errors import EvaluationError
 
@@ -92,7 +97,7 @@ def test_cox_on_all_of_wpbc_agrees_with_what_lifelines_says_of_itself():
     cohort = wpbc()
     table = pd.DataFrame(cohort.features).add_prefix("x").assign(T=cohort.time, E=cohort.event)
     fitter = CoxPHFitter(penalizer=0.1).fit(table, "T", "E")
-    model = cox_model(cohort.features, cohort.time, cohort.event, penalizer=0.1)
+    model = Cox(cohort.features, cohort.time, cohort.event, penalizer=0.1)
     columns = {"time": cohort.time, "event": cohort.event, "risk": model(cohort.features)}
     assert METRICS["harrell_c"](columns, np.ones((1, 198)))[0] == pytest.approx(fitter.concordance_index_, abs=1e-12)
 
@@ -125,7 +130,7 @@ def test_a_split_that_the_dataset_has_is_taken():
     found = survival_cox(cohort, split=(train, test))
     assert found.predictions.ids == [cohort.ids[row] for row in test]
     assert found.metrics["harrell_c"] == pytest.approx(lifelines_c(cohort, [(train, test)], 0.1)[0], abs=1e-12)
-    assert found.details["split"] == {"kind": "given"}
+    assert found.details["split"] == {"kind": "given", "num_val": 0}
     assert found.details["folds"]["harrell_c"]["sd"] is None
     with pytest.raises(EvaluationError, match="1 groups are in both test and train"):
         survival_cox(cohort, split=(train, np.append(test, train[0])))
@@ -137,7 +142,7 @@ def test_curves_are_of_patients_above_and_below_the_median_risk_of_the_training_
     fold_N, high_N = found.predictions.columns["fold"], np.zeros(120, bool)
     for fold in range(5):
         train, test = fold_N != fold, fold_N == fold
-        model = cox_model(cohort.features[train], cohort.time[train], cohort.event[train], penalizer=0.5)
+        model = Cox(cohort.features[train], cohort.time[train], cohort.event[train], penalizer=0.5)
         high_N[test] = model(cohort.features[test]) > np.median(model(cohort.features[train]))
     test = logrank_test(cohort.time[high_N], cohort.time[~high_N], cohort.event[high_N], cohort.event[~high_N])
     assert found.details["log_rank"]["p"] == pytest.approx(test.p_value)
@@ -226,8 +231,8 @@ def test_slides_of_a_patient_become_one_bag():
     time, event = np.array([5.0, 7, 5]), np.array([1, 0, 1])
     cohort = by_patient(slides, patients=["a", "b", "a"], time=time, event=event)
     assert cohort.ids == ["a", "b"]
-    assert cohort.bags[0][:, 0].tolist() == [0, 0, 0, 2, 2]
-    np.testing.assert_allclose(cohort.pooled, [[0.8, 0.8], [1, 1]])
+    assert cohort.bags(np.arange(2))[0][:, 0].tolist() == [0, 0, 0, 2, 2]
+    np.testing.assert_allclose(cohort.pooled(np.arange(2)), [[0.8, 0.8], [1, 1]])
     assert cohort.time.tolist() == [5, 7]
     with pytest.raises(EvaluationError, match="slides of patient 'a' disagree"):
         by_patient(slides, patients=["a", "b", "a"], time=np.array([5.0, 7, 6]), event=event)
