@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit, softmax
 from scipy.stats import norm
 
+from evaluate.metrics.clinical import calibration_bins
 from evaluate.metrics.predictions import Predictions
 from evaluate.metrics.registry import METRICS, metrics_named
 from evaluate.metrics.survival import uno_weights
@@ -72,12 +74,9 @@ def two_classes(rng: np.random.Generator, count: int, of: Population) -> Columns
     target = drawn(rng, count, of.size, (1 - of.rare, of.rare))
     move = PULL if of.model == "collapsed" else 0.0 if of.balance == "balanced" else 0.5
     margin = SKILL[of.model] * (target - 0.5) + noise(rng, count, of.size) - move
-    return {
-        "target": target,
-        "score": np.stack([-margin / 2, margin / 2], axis=1),
-        "margin": margin,
-        "positive": target == 1,
-    }
+    positive = target == 1
+    found = {"target": target, "score": np.stack([expit(-margin), expit(margin)], axis=1), "margin": margin}
+    return {**found, "positive": positive, "flagged": margin >= 0, "bin": calibration_bins(expit(margin))}
 
 
 def four_classes(rng: np.random.Generator, count: int, of: Population) -> Columns:
@@ -86,7 +85,8 @@ def four_classes(rng: np.random.Generator, count: int, of: Population) -> Column
     score = np.stack([noise(rng, count, of.size) for _ in range(4)], axis=1) + 0.8 * SKILL[of.model] * np.eye(4)[target]
     if of.model == "collapsed":
         score[:, 0] += 1 + PULL
-    return {"target": target, "score": score}
+    share = softmax(score, axis=1)
+    return {"target": target, "score": share, "bin": calibration_bins(share.max(axis=1))}
 
 
 def several_labels(rng: np.random.Generator, count: int, of: Population) -> Columns:
@@ -146,9 +146,10 @@ def _times(rng: np.random.Generator, count: int, of: Population, effect: float) 
 
 Draw = Callable[[np.random.Generator, int, Population], Columns]
 SIDES = (*(name for name in METRICS if name.startswith(("i2t", "t2i"))), "mean_recall")
-SINGLE = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "average_precision")
+SINGLE = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "average_precision", "brier", "ece")
+DECISIONS = ("sensitivity", "specificity", "ppv", "npv")
 KINDS: dict[str, tuple[Draw, tuple[str, ...]]] = {
-    "two classes": (two_classes, SINGLE),
+    "two classes": (two_classes, (*SINGLE, *DECISIONS)),
     "four classes": (four_classes, SINGLE),
     "five labels": (several_labels, ("label_accuracy", "auroc", "average_precision")),
     "three groups": (groups, ("group_accuracy", "accuracy@c")),

@@ -21,7 +21,10 @@ def split(**columns):
         ({"image_digests": list("abcda")}, ["i0", "i1", "i2", "i3", "i0"]),
         # The first and the last item are linked by two patients and an image between them.
         ({"patients": list("aabbc"), "image_digests": list("pqqrs")}, ["i0", "i0", "i0", "i0", "i4"]),
-        ({"bags": [Bag(digests=tuple(digests)) for digests in ("xy", "x", "y", "xy", "z")]}, ["i0", "i1", "i2", "i0", "i4"]),
+        (
+            {"bags": [Bag(digests=tuple(digests)) for digests in ("xy", "x", "y", "xy", "z")]},
+            ["i0", "i1", "i2", "i0", "i4"],
+        ),
     ],
 )
 def test_items_that_share_a_patient_an_image_or_a_bag_are_one_cluster(columns, clusters):

@@ -7,6 +7,7 @@ import pytest
 from statsmodels.stats.proportion import proportion_confint
 
 from evaluate.metrics.bootstrap import Resampling, natural_mode, resampled
+from evaluate.metrics.clinical import calibration_bins
 from evaluate.metrics.intervals import ITEMS_TO_TRUST, OTHERS_TO_TRUST, Basis, adjusted_interval, basis_of, intervals_of
 from evaluate.metrics.predictions import Predictions
 from evaluate.metrics.registry import METRICS, metrics_named
@@ -104,6 +105,10 @@ def test_a_mean_squared_deviation_includes_the_bias_of_resamples():
         ("vqa_closed", {"closed": np.array([1, 0, 0]), "target": np.arange(3)}, (1,)),
         ("vqa_overall", {"closed": np.array([1, 0, 0]), "target": np.arange(3)}, (3,)),
         ("harrell_c", {"event": np.array([1, 0, 0])}, (2, 1)),
+        ("sensitivity", {"positive": np.array([1, 0, 0]), "target": np.arange(3)}, (1,)),
+        ("ppv", {"flagged": np.array([1, 0, 1]), "target": np.arange(3)}, (2,)),
+        ("brier", {"target": np.arange(3)}, (np.inf,)),
+        ("macro_f1[sex=F]", {"subgroup@sex": np.array(["F", "F", "M"]), "target": np.array([0, 1, 1])}, (1, 1)),
     ],
 )
 def test_a_metric_rests_on_the_items_of_its_parts(name, columns, items):
@@ -130,6 +135,24 @@ def test_too_few_items_of_a_class_are_marked_with_their_number():
     assert marked["accuracy"].caution is None
     assert marked["auroc"].caution == (f"rests on 4 independent items of the rarest kind, fewer than {OTHERS_TO_TRUST}")
     assert str(ITEMS_TO_TRUST["average_precision"]) in marked["average_precision"].caution
+
+
+def test_a_number_whose_resamples_lie_to_one_side_is_marked():
+    """A calibrated model's calibration error is above zero by chance alone, and more so on resamples."""
+    rng = np.random.default_rng(0)
+    probability = rng.random(100)
+    target = (rng.random(100) < probability) * 1
+    calibrated = Predictions(
+        ids=[str(item) for item in range(100)],
+        columns={
+            "target": target,
+            "score": np.stack([1 - probability, probability], axis=1),
+            "bin": calibration_bins(probability),
+        },
+    )
+    marked = found(calibrated, "ece", "brier")
+    assert marked["ece"].caution == "its resamples lie to one side of it"
+    assert marked["brier"].caution is None
 
 
 def test_a_median_rank_has_percentiles():
