@@ -23,7 +23,7 @@ from .predictions import Predictions, Samples, Weights
 from .registry import Metric
 
 Mode = Literal["official", "stratified", "cluster", "plain"]
-Method = Literal["percentile", "wilson", "effective_wilson"]
+Method = Literal["percentile", "agresti_coull", "effective_agresti_coull"]
 
 RESAMPLES = 1000
 LEVEL = 0.95

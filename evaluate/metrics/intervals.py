@@ -1,4 +1,4 @@
-"""Intervals of metrics: Wilson's score interval with an effective number of items, else the percentile interval.
+"""Intervals of metrics: Agresti and Coull's with an effective number of items, else the percentile interval.
 
 docs/statistics.md has the formulas, their sources and the coverage that was measured.
 
@@ -18,16 +18,30 @@ from scipy.special import ndtri, stdtrit
 
 from .bootstrap import LEVEL, Interval, Mode, interval
 from .predictions import Columns, Predictions, Samples
-from .registry import IN_GROUP
+from .registry import IN_GROUP, OF_SUBGROUP, SUBGROUP
 
 Mask = npt.NDArray[np.bool_]
 
-PROPORTIONS = ("accuracy", "vqa_", "i2t_recall", "t2i_recall")
+PROPORTIONS = ("accuracy", "vqa_", "i2t_recall", "t2i_recall", "sensitivity", "specificity")
 """Beginnings of the names of metrics that are a share of items, each of them right or wrong."""
-ITEMS_TO_TRUST = {"average_precision": 15, "uno_c": 20}
+MEANS = ("brier", "ece")
+"""Metrics of single labels to which every item contributes alike; they may vary less than a share of items."""
+PART_OF: dict[str, tuple[str, bool | None]] = {
+    "group_accuracy": ("group", None),
+    "vqa_open": ("closed", False),
+    "vqa_closed": ("closed", True),
+    "sensitivity": ("positive", True),
+    "specificity": ("positive", False),
+    "ppv": ("flagged", True),
+    "npv": ("flagged", False),
+}
+"""By metric: the column whose values are its parts, and the only value that counts; None for all of them."""
+ITEMS_TO_TRUST = {"average_precision": 25, "uno_c": 20, "ece": 1000}
 """By metric: with fewer independent items of the rarest class (of events) no method reached a coverage of 0.93."""
 OTHERS_TO_TRUST = 5
 """The same for all other metrics."""
+BIAS_TO_TRUST = 1.0
+"""Standard deviations of the resamples by which their mean may differ from the value."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -35,7 +49,8 @@ class Basis:
     """How many items a metric rests on, by the parts (classes, labels, sides) whose results it averages.
 
     Attributes:
-        items: number of items of each part; of weighted ones the number of equal ones that are worth as much.
+        items: number of items of each part; of weighted ones the number of equal ones that are worth as much. Infinite
+            where the metric may vary less than a share of these items does.
         independent: number of clusters of each part, or of items where there are no clusters.
     """
 
@@ -59,7 +74,8 @@ class Basis:
 
 
 def _worth(counts: tuple[float, ...]) -> float:
-    return len(counts) ** 2 / sum(1 / count for count in counts)
+    total = sum(1 / count for count in counts)
+    return len(counts) ** 2 / total if total else math.inf
 
 
 def intervals_of(
@@ -67,8 +83,8 @@ def intervals_of(
 ) -> dict[str, Interval]:
     """Return the intervals of metrics from their values on the test set and on its resamples.
 
-    Metrics between 0 and 1 have a score interval. Others, and all where class counts are held fixed (``stratified``,
-    ``official``), have the percentile interval.
+    Metrics between 0 and 1 have Agresti and Coull's interval. Others, and all where class counts are held fixed
+    (``stratified``, ``official``), have the percentile interval.
 
     Args:
         values: by metric.
@@ -87,17 +103,25 @@ def intervals_of(
             one = interval(value, samples[name])
         else:
             exact = clusters is None and not seeds and name.startswith(PROPORTIONS)
-            one = score_interval(value, samples[name], basis, exact=exact)
-        found[name] = one.model_copy(update={"caution": caution_of(name, basis)})
+            one = adjusted_interval(value, samples[name], basis, exact=exact)
+        found[name] = one.model_copy(update={"caution": caution_of(name, basis) or _one_sided(value, samples[name])})
     return found
+
+
+def _one_sided(value: float, samples: Samples) -> str | None:
+    """Return why resamples that lie to one side of the value do not tell how far it may be from the truth."""
+    kept = samples[np.isfinite(samples)]
+    if not len(kept) or abs(kept.mean() - value) <= BIAS_TO_TRUST * kept.std():
+        return None
+    return "its resamples lie to one side of it"
 
 
 def _any(samples: Samples) -> bool:
     return bool(np.isfinite(samples).any())
 
 
-def score_interval(value: float, samples: Samples, basis: Basis, *, exact: bool = False) -> Interval:
-    """Return Wilson's score interval of a number between 0 and 1.
+def adjusted_interval(value: float, samples: Samples, basis: Basis, *, exact: bool = False) -> Interval:
+    """Return the interval of Agresti and Coull (1998) of a number between 0 and 1.
 
     The number of items is that of a share with the same mean squared deviation of its resamples from the value, but at
     most the number that the metric rests on.
@@ -114,14 +138,14 @@ def score_interval(value: float, samples: Samples, basis: Basis, *, exact: bool 
         items = min(items, spread / squared) if squared > 0 and spread > 0 else _worth(basis.independent)
     turn = quantile**2 / items
     centre = (value + turn / 2) / (1 + turn)
-    half = quantile / (1 + turn) * math.sqrt(spread / items + turn / (4 * items))
+    half = quantile * math.sqrt(centre * (1 - centre) / (items * (1 + turn)))
     return Interval(
         value=value,
         low=max(0.0, min(value, centre - half)),
         high=min(1.0, max(value, centre + half)),
         resamples=len(samples),
         failed=len(samples) - len(kept),
-        method="wilson" if exact else "effective_wilson",
+        method="agresti_coull" if exact else "effective_agresti_coull",
     )
 
 
@@ -139,11 +163,18 @@ def basis_of(name: str, columns: Columns, clusters: npt.NDArray[np.int64] | None
     Args:
         clusters: (N,) number of each item's cluster; None where items are independent.
     """
+    subgroup = OF_SUBGROUP.match(name)
+    if subgroup is not None:
+        inside_N = columns[SUBGROUP + subgroup["column"]] == subgroup["value"]
+        inside = {column: values[inside_N] for column, values in columns.items()}
+        return basis_of(subgroup["metric"], inside, None if clusters is None else clusters[inside_N])
     parts = [part for part in _parts(name, columns) if part.any()]
     if not parts:
         return None
     items = [float(part.sum()) for part in parts]
     independent = items if clusters is None else [float(len(np.unique(clusters[part]))) for part in parts]
+    if name in MEANS:
+        items = [math.inf]
     if name == "uno_c":
         # Late events weigh much more than early ones: Kish's number of equal weights. Events are the last part.
         weight = columns["uno_weight"][columns["event"] > 0]
@@ -173,11 +204,9 @@ def _split_by(name: str, columns: Columns) -> tuple[str | None, Any]:
         return "side", {"i2t": 0, "t2i": 1}.get(name[:3])
     if "event" in columns:
         return "event", None
+    if name in PART_OF:
+        return PART_OF[name]
     if name.startswith(IN_GROUP):
         return "group", name.removeprefix(IN_GROUP)
-    if name == "group_accuracy":
-        return "group", None
-    if name in ("vqa_open", "vqa_closed"):
-        return "closed", name == "vqa_closed"
-    classes = not name.startswith(PROPORTIONS) and getattr(columns.get("target"), "ndim", 0) == 1
-    return ("target" if classes else None), None
+    one_part = name.startswith(PROPORTIONS) or name in MEANS or getattr(columns.get("target"), "ndim", 0) != 1
+    return (None if one_part else "target"), None

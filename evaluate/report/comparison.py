@@ -15,7 +15,7 @@ import numpy as np
 
 from evaluate.metrics.bootstrap import LEVEL, Interval, resampled
 from evaluate.metrics.paired_tests import Difference, difference, holm, resamples_to_decide, signed_rank_p
-from evaluate.metrics.predictions import Samples
+from evaluate.metrics.predictions import Predictions, Samples
 from evaluate.metrics.registry import METRICS
 from evaluate.results.files import read_predictions
 from evaluate.results.record import DIGEST_SHOWN, Result, ResultRecord
@@ -86,10 +86,19 @@ class Evidence:
     Args:
         resamples: number of resamples of each test set, in place of the number in its record.
         done: called after each result, for progress.
+        read: returns the predictions of a record in the folder.
     """
 
-    def __init__(self, folder: Path, *, resamples: int, done: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        resamples: int,
+        done: Callable[[int], None] | None = None,
+        read: Callable[[Path, ResultRecord], Predictions] = read_predictions,
+    ) -> None:
         self.folder = folder
+        self._read = read
         self.resamples = resamples
         self._done = done or (lambda _count: None)
         self._kept: dict[tuple[str, str, str], tuple[Samples, tuple[str, ...]]] = {}
@@ -115,7 +124,7 @@ class Evidence:
     def _of(self, record: ResultRecord) -> tuple[Samples, tuple[str, ...]]:
         key = record.model.name, record.task, record.dataset.name
         if key not in self._kept:
-            predictions = read_predictions(self.folder, record)
+            predictions = self._read(self.folder, record)
             resampling = record.bootstrap.model_copy(update={"resamples": self.resamples})
             values = resampled(predictions, {record.primary: METRICS[record.primary]}, resampling)
             self._kept[key] = values[record.primary], tuple(predictions.ids)

@@ -188,9 +188,9 @@ class ResultRecord(RunFacts, _Record):
 
     def _interval_in_words(self, metric: Interval) -> str:
         """Return by which method and resamples an interval was made, and what they hold fixed."""
-        if metric.method == "wilson":
-            return "95 % Wilson interval"
-        method = {"percentile": "percentile", "effective_wilson": "effective Wilson"}[metric.method]
+        if metric.method == "agresti_coull":
+            return "95 % Agresti-Coull interval"
+        method = "percentile" if metric.method == "percentile" else "effective Agresti-Coull"
         said = f"95 % {method} interval of {metric.resamples:,} {self.bootstrap.mode} resamples"
         if self.bootstrap.mode != "stratified":
             return said

@@ -99,7 +99,7 @@ def test_a_quoted_number_says_all_that_judges_it(written):
     metric = record.metrics["auroc"]
     for part in (
         f"AUROC {metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]",
-        "95 % effective Wilson interval of 200 plain resamples",
+        "95 % effective Agresti-Coull interval of 200 plain resamples",
         "n = 90",
         "no training seeds",
         "split split-1-",
@@ -107,7 +107,7 @@ def test_a_quoted_number_says_all_that_judges_it(written):
     ):
         assert part in text
     assert "(not to be trusted)" not in text
-    assert ", 95 % Wilson interval, n = 90" in record.cite("accuracy")
+    assert ", 95 % Agresti-Coull interval, n = 90" in record.cite("accuracy")
 
 
 def test_a_stratified_interval_says_what_it_holds_fixed():
