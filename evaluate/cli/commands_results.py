@@ -1,9 +1,10 @@
-"""``python -m evaluate compare``, ``leaderboard``, ``report``: results side by side."""
+"""``python -m evaluate compare``, ``claim``, ``leaderboard``, ``report``: results side by side."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from store.cli.options import JsonOption, print_json, wide_console
+from evaluate.config import EvaluatePipeline, EvaluateSection
+from evaluate.models.pipeline_models import MaybePipelineOption
+from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, print_json, wide_console
+from store.config.pipeline_file import read_pipeline
 from store.console import progress
 from store.errors import EvaluationError
 from store.files import write_atomic
@@ -19,49 +23,103 @@ from store.files import write_atomic
 if TYPE_CHECKING:  # heavy imports are made where they are needed, so that --help stays fast
     from evaluate.metrics.model_ranks import Ranking
     from evaluate.metrics.paired_tests import Difference
-    from evaluate.report.comparison import Comparison
+    from evaluate.report.claims import Claim
+    from evaluate.report.comparison import Comparison, TestSet
     from evaluate.results.record import Result
 
 app = typer.Typer()
 
 RESULTS = Path("results")
 
-ResultsOption = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of the results.")]
+ResultsOption = Annotated[
+    Path | None,
+    typer.Option("--results", metavar="DIR", help="Folder of the results; that of --pipeline, else results."),
+]
+TaskOption = Annotated[str | None, typer.Option(help="Only this task; all if left out.")]
+OnOption = Annotated[
+    list[str] | None,
+    typer.Option("--on", metavar="TASK/DATASET", help="A test set of the family; may be repeated."),
+]
+FamilyOption = Annotated[
+    Path | None,
+    typer.Option("--family", metavar="FILE", help="A text file that declares the family, a TASK/DATASET per line."),
+]
 ModelsArgument = Annotated[list[str] | None, typer.Argument(metavar="[A B]", help="Two models; all if left out.")]
+
+
+def results_folder(results: Path | None, section: EvaluateSection | None) -> Path:
+    """Return the folder that is named, else the pipeline's, else ``results``."""
+    return results or (Path(section.out) / "results" if section else RESULTS)
+
+
+def _folder(results: Path | None, pipeline: str | None, config: Path) -> Path:
+    section = None if pipeline is None else read_pipeline(config, pipeline, EvaluatePipeline).evaluate
+    return results_folder(results, section)
 
 
 @app.command(epilog="Example: python -m evaluate compare mmkd biomedclip --results results")
 def compare(
     models: ModelsArgument = None,
     *,
-    results: ResultsOption = RESULTS,
-    task: Annotated[str | None, typer.Option(help="Only this task; all if left out.")] = None,
+    pipeline: MaybePipelineOption = None,
+    config: ConfigOption = PIPELINES_FILE,
+    results: ResultsOption = None,
+    task: TaskOption = None,
+    on: OnOption = None,
+    family: FamilyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two models by paired differences on every test set, or all models by their ranks."""
-    from evaluate.results.files import read_results
+    """Compare two models by paired differences on every test set, or all models by their ranks.
 
-    known = read_results(results)
-    found = [result for result in known if task in (None, result.task)]
-    if not found:
-        tasks = ", ".join(sorted({result.task for result in known}))
-        raise EvaluationError(f"{results}: holds no result of a task {task!r}", hint=f"there are {tasks}")
+    Holm's correction goes over the test sets of --on and --family, or over all that both models share.
+    """
+    folder = _folder(results, pipeline, config)
+    found, declared = _results_of_task(folder, task), _family(on, family)
     if not models:
+        if declared:
+            raise typer.BadParameter("--on and --family are for two models")
         _compare_all(found, as_json=as_json)
     elif len(models) == 2:
-        _compare_two(found, models[0], models[1], results, as_json=as_json)
+        _compare_two(found, (models[0], models[1]), folder, declared, as_json=as_json)
     else:
         raise typer.BadParameter("name two models, or none to rank all of them")
 
 
-def _compare_two(found: list[Result], first: str, second: str, folder: Path, *, as_json: bool) -> None:
+def _results_of_task(folder: Path, task: str | None) -> list[Result]:
+    from evaluate.results.files import read_results
+
+    known = read_results(folder)
+    found = [result for result in known if task in (None, result.task)]
+    if not found:
+        tasks = ", ".join(sorted({result.task for result in known}))
+        raise EvaluationError(f"{folder}: holds no result of a task {task!r}", hint=f"there are {tasks}")
+    return found
+
+
+def _family(on: list[str] | None, file: Path | None) -> list[TestSet] | None:
+    """Return the test sets that were named, None if none was; lines that begin with # are passed over."""
+    lines = [*(on or []), *(file.read_text().splitlines() if file else [])]
+    named = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if (on or file) and not named:
+        raise EvaluationError(f"{file}: names no test set", hint="expected a TASK/DATASET per line")
+    pairs = [name.partition("/") for name in named]
+    wrong = next((name for name, pair in zip(named, pairs, strict=True) if not (pair[0] and pair[2])), None)
+    if wrong is not None:
+        raise EvaluationError(f"{wrong!r} is no test set", hint="TASK/DATASET, such as zero_shot/breastmnist")
+    return [(task, dataset) for task, _, dataset in pairs] or None
+
+
+def _compare_two(
+    found: list[Result], models: tuple[str, str], folder: Path, family: list[TestSet] | None, *, as_json: bool
+) -> None:
     from evaluate.report.comparison import Evidence, enough_resamples, of_model, shared
     from evaluate.report.comparison import compare as compare_models
 
+    first, second = models
     tests = shared(of_model(found, first), of_model(found, second))
     with progress(2 * tests, label="resample", noun="results") as done:
-        evidence = Evidence(folder, resamples=enough_resamples(found, max(1, tests)), done=done)
-        comparison = compare_models(found, first, second, evidence=evidence)
+        evidence = Evidence(folder, resamples=enough_resamples(found, max(1, tests, len(family or ()))), done=done)
+        comparison = compare_models(found, first, second, evidence=evidence, family=family)
     if as_json:
         rows = [
             asdict(row) | {"first": row.first.model_dump(), "second": row.second.model_dump()}
@@ -72,7 +130,9 @@ def _compare_two(found: list[Result], first: str, second: str, folder: Path, *, 
     console = wide_console()
     console.print(_comparison_table(comparison))
     counts = ", ".join(f"{verdict} {comparison.count(verdict)}" for verdict in ("better", "undecided", "worse"))
-    console.print(f"{escape(first)} is, after Holm's correction over {len(comparison.rows)} tests: {counts}")
+    tests = len(family) if family else len(comparison.rows)
+    named = "declared beforehand" if family else "all test sets that both share; no family was declared"
+    console.print(f"{escape(first)} is, after Holm's correction over {tests} tests ({named}): {counts}")
     for one, mean in comparison.means.items():
         p = comparison.signed_rank_p[one]
         ranked = "" if p is None else f"; signed ranks over datasets p {p:.3g}"
@@ -147,26 +207,134 @@ def _diagram(ranking: Ranking) -> str:
     return "\n".join([*lines, said])
 
 
+@app.command(epilog="Example: python -m evaluate claim 'distilled_seed*' --results results --on zero_shot/breastmnist")
+def claim(
+    students: Annotated[
+        list[str],
+        typer.Argument(metavar="STUDENT...", help="A model or a pattern of models; several are seeds of one student."),
+    ],
+    *,
+    pipeline: MaybePipelineOption = None,
+    config: ConfigOption = PIPELINES_FILE,
+    results: ResultsOption = None,
+    teacher: Annotated[
+        list[str] | None, typer.Option(help="A rival; may be repeated. All with the role teacher if left out.")
+    ] = None,
+    margin: Annotated[float, typer.Option(help="The loss that counts as none, for: not worse.")] = 0.01,
+    task: TaskOption = None,
+    on: OnOption = None,
+    family: FamilyOption = None,
+    validation: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Results on validation items: the best teacher there is the only rival."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="How the sentence calls the student.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Test whether a student is better than all of its teachers, and say it in one sentence."""
+    from evaluate.report.claims import claim as claim_of
+    from evaluate.report.comparison import Evidence, enough_resamples
+    from evaluate.results.files import read_results
+
+    folder = _folder(results, pipeline, config)
+    found, declared = _results_of_task(folder, task), _family(on, family)
+    names = sorted({result.model.name for result in found})
+    seeds = [one for text in students for one in [one for one in names if fnmatchcase(one, text)] or [text]]
+    tests = len(declared or {(result.task, result.dataset.name) for result in found})
+    with progress(len(found), label="resample", noun="results") as done:
+        said = claim_of(
+            found,
+            seeds,
+            evidence=Evidence(folder, resamples=enough_resamples(found, tests), done=done),
+            teachers=teacher,
+            margin=margin,
+            family=declared,
+            validation=None if validation is None else read_results(validation),
+            name=name or (students[0] if len(seeds) > 1 else None),
+        )
+    if as_json:
+        chosen = {"/".join(key): rival for key, rival in said.validation.items()}
+        sets = [asdict(one) | {"better": one.better, "not_worse": one.not_worse} for one in said.sets]
+        heads = {"sentence": said.sentence, "footing": said.footing, "shown": said.shown}
+        print_json(heads | asdict(said) | {"validation": chosen, "sets": sets})
+        return
+    console = wide_console()
+    console.print(_claim_table(said))
+    for line in (said.sentence, said.footing, *(f"left out: {reason}" for reason in said.left_out)):
+        console.print(escape(line), highlight=False)
+
+
+def _claim_table(said: Claim) -> Table:
+    table = Table("task", "dataset", "metric", "n", "best teacher" if said.validation else "closest teacher")
+    table.add_column("difference [95 %]", no_wrap=True)
+    for heading in ("p", "Holm", f"Holm, -{said.margin:g}", ""):
+        table.add_column(heading)
+    for one in said.sets:
+        verdict = "better" if one.better else "not worse" if one.not_worse else "not shown"
+        table.add_row(
+            one.task,
+            escape(one.dataset),
+            one.metric,
+            f"{one.n:,}",
+            escape(one.closest),
+            escape(_signed(one.difference)),
+            _p(one.difference.p),
+            _p(one.p_holm),
+            _p(one.p_margin_holm),
+            f"{verdict}{' (not to be trusted)' if one.caution else ''}",
+        )
+    return table
+
+
 @app.command(epilog="Example: python -m evaluate leaderboard --results results")
-def leaderboard(*, results: ResultsOption = RESULTS) -> None:
+def leaderboard(
+    *,
+    pipeline: MaybePipelineOption = None,
+    config: ConfigOption = PIPELINES_FILE,
+    results: ResultsOption = None,
+) -> None:
     """Write leaderboard.csv, leaderboard.md and leaderboard.json into the folder of the results."""
     from evaluate.report.leaderboard import write_leaderboards
 
-    for path in write_leaderboards(results):
+    for path in write_leaderboards(_folder(results, pipeline, config)):
         sys.stdout.write(f"{path}\n")
 
 
 @app.command(epilog="Example: python -m evaluate report --results results --out report.html")
 def report(
     *,
-    results: ResultsOption = RESULTS,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The page; report.html in DIR if left out.")] = None,
+    pipeline: MaybePipelineOption = None,
+    config: ConfigOption = PIPELINES_FILE,
+    results: ResultsOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The page; report.html beside the results."),
+    ] = None,
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Evaluation",
 ) -> None:
     """Write all results as one HTML page that needs no network and no other file."""
     from evaluate.report.contents import gather
     from evaluate.report.page import render
 
-    path = out or results / "report.html"
-    write_atomic(path, render(gather(results), title=title).encode())
+    folder = _folder(results, pipeline, config)
+    path = out or folder / "report.html"
+    write_atomic(path, render(gather(folder), title=title).encode())
     sys.stdout.write(f"{path}\n")
+
+
+@app.command(epilog="Example: python -m evaluate card mmkd --results results > results.md")
+def card(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="A model that has results.")],
+    *,
+    pipeline: MaybePipelineOption = None,
+    config: ConfigOption = PIPELINES_FILE,
+    results: ResultsOption = None,
+) -> None:
+    """Print a model's results beside the best teacher's, as Markdown for train export --results."""
+    from evaluate.report.comparison import of_model
+    from evaluate.report.model_card import model_card
+    from evaluate.results.files import read_results
+
+    found = read_results(_folder(results, pipeline, config))
+    of_model(found, name)
+    sys.stdout.write(model_card(found, name) + "\n")

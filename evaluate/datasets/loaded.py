@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from evaluate.datasets.formats.record import BagFile, Image
 from store.errors import EvaluationError
@@ -53,7 +55,7 @@ class Split:
 
     Attributes:
         ids: distinct within the dataset.
-        patients: resamples by clusters use them.
+        patients: N names; items of one patient are never independent, see ``clusters``.
         groups: the group whose classes each item is classified among.
         targets: (N,) int64, positions among the classes; of a multi-label dataset (N, C) uint8.
         captions, questions, answers: N texts each.
@@ -88,6 +90,27 @@ class Split:
     def __len__(self) -> int:
         """Return N."""
         return len(self.ids)
+
+    @property
+    def clusters(self) -> list[str] | None:
+        """N names of what a resample takes together: items that share a patient, an image or a bag, directly or not.
+
+        A cluster has the name of its first item. None where patients are not known and no two items are the same.
+        """
+        bags = None if self.bags is None else [" ".join(bag.digests) for bag in self.bags]
+        known = [keys for keys in (self.patients, self.image_digests, bags) if keys is not None]
+        if not known:
+            return None
+        count = len(self)
+        nodes = [np.unique(np.array(keys), return_inverse=True)[1] for keys in known]
+        ends = np.concatenate([count * (1 + place) + of_item for place, of_item in enumerate(nodes)])
+        starts, size = np.tile(np.arange(count), len(known)), count * (1 + len(known))
+        joined = coo_array((np.ones(len(ends), bool), (starts, ends)), shape=(size, size))
+        component_N = connected_components(joined, directed=False)[1][:count]
+        first, of_item = np.unique(component_N, return_index=True, return_inverse=True)[1:]
+        if self.patients is None and len(first) == count:
+            return None
+        return [self.ids[first[number]] for number in of_item]
 
     def image_bytes(self, item: int) -> bytes:
         """Return the bytes of an item's image, for ``store.images.decode.decode_image``."""

@@ -1,4 +1,4 @@
-"""Resamples of the test items and percentile intervals.
+"""Resamples of the test items, and percentile intervals over them; ``intervals`` has those of metrics.
 
 Pure functions of arrays and seeds. docs/statistics.md has the formulas and their sources.
 
@@ -23,6 +23,7 @@ from .predictions import Predictions, Samples, Weights
 from .registry import Metric
 
 Mode = Literal["official", "stratified", "cluster", "plain"]
+Method = Literal["percentile", "agresti_coull", "effective_agresti_coull"]
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -41,11 +42,16 @@ class RecordPart(BaseModel):
 
 
 class Resampling(RecordPart):
-    """Everything that decides the resamples of a test set; nothing in it depends on the model."""
+    """Everything that decides the resamples of a test set; nothing in it depends on the model.
+
+    Attributes:
+        conditioned_on: the column whose counts every resample keeps (``stratified``): intervals take them as given.
+    """
 
     mode: Mode
     seed: int = Field(ge=0)
     resamples: int = Field(default=RESAMPLES, gt=0)
+    conditioned_on: str | None = None
 
 
 class Interval(RecordPart):
@@ -53,9 +59,10 @@ class Interval(RecordPart):
 
     Attributes:
         value: on the test set itself; None if it is not defined there.
-        low: 2.5th percentile over the resamples; None if no resample defines the metric.
-        high: 97.5th percentile.
-        failed: number of resamples for which the metric is undefined; the percentiles leave them out.
+        low, high: ends of the 95 % interval; None if no resample defines the metric.
+        failed: number of resamples for which the metric is undefined; the interval leaves them out.
+        method: how the ends were computed; records of earlier versions have percentiles.
+        caution: why the interval is not to be trusted; None if it is, or in records of earlier versions.
     """
 
     value: float | None
@@ -63,6 +70,8 @@ class Interval(RecordPart):
     high: float | None
     resamples: int = Field(gt=0)
     failed: int = Field(ge=0)
+    method: Method = "percentile"
+    caution: str | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -77,7 +86,7 @@ class Interval(RecordPart):
         value = "undefined" if self.value is None else f"{self.value:.3f}"
         if self.low is None or self.high is None:
             return f"{value} [no interval: all {self.resamples:,} resamples failed]"
-        return f"{value} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{value} [{self.low:.3f}, {self.high:.3f}]{' (not to be trusted)' if self.caution else ''}"
 
 
 def resampling_for(mode: Mode, *, split_digest: str, resamples: int = RESAMPLES) -> Resampling:
@@ -87,10 +96,9 @@ def resampling_for(mode: Mode, *, split_digest: str, resamples: int = RESAMPLES)
 
 
 def natural_mode(predictions: Predictions) -> Mode:
-    """Return the mode that fits a test set: by cluster if items share one, else by class, else plain."""
-    if predictions.clusters is not None and len(set(predictions.clusters)) < len(predictions.ids):
-        return "cluster"
-    return "plain" if predictions.strata is None else "stratified"
+    """Return the mode that varies what varies in reality: clusters if items share one, else items."""
+    shared = predictions.clusters is not None and len(set(predictions.clusters)) < len(predictions.ids)
+    return "cluster" if shared else "plain"
 
 
 def weight_blocks(

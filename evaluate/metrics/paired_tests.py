@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
@@ -61,6 +62,37 @@ def difference(values: tuple[float, float], samples: tuple[Samples, Samples]) ->
         resamples=len(differences),
         failed=len(differences) - len(kept),
     )
+
+
+def one_sided_p(differences: Samples, *, above: float) -> float:
+    """Return the p-value for a difference of at most a limit: the share of resamples that do not exceed it.
+
+    The test set itself counts as one more resample. It is 1 where no resample defines the difference.
+    """
+    kept = differences[np.isfinite(differences)]
+    return (1 + int(np.sum(kept <= above))) / (len(kept) + 1)
+
+
+def over_seeds(samples_SR: npt.NDArray[np.float64]) -> Samples:
+    """Return the mean of S training seeds on each resample of the items, with the spread of the seeds added.
+
+    Resampling a few seeds would understate their spread: S = 3 has ten distinct draws. So the deviations of the seeds
+    get normal weights (a multiplier bootstrap), scaled so that without any spread of the items the sum follows
+    Student's t with S - 1 degrees of freedom. Every call draws the same weights, so that the seeds of several test sets
+    go together. One seed adds nothing.
+
+    Args:
+        samples_SR: (S, R), a metric with each training seed on each resample.
+    """
+    seeds, resamples = samples_SR.shape
+    mean_R = samples_SR.mean(axis=0)
+    if seeds == 1:
+        return np.asarray(mean_R)
+    generator = np.random.default_rng(0)
+    weight_SR = generator.standard_normal((resamples, seeds)).T
+    chi_R = np.sqrt(generator.chisquare(seeds - 1, resamples) / (seeds - 1))
+    spread_R = np.sum(weight_SR * (samples_SR - mean_R), axis=0) / math.sqrt(seeds * (seeds - 1))
+    return np.asarray(mean_R + spread_R / chi_R)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -80,6 +80,10 @@ class Board:
         found = self.cells.get((row, column))
         return found if isinstance(found, ResultRecord) else None
 
+    def row_of(self, model: str) -> int | None:
+        """Return the place of a model by its name; None if the task has no result of it."""
+        return next((row for row, one in enumerate(self.models) if one.name == model), None)
+
     def is_best(self, row: int, column: int) -> bool:
         """Return whether no other model has a better value in a column; one that is alone is not the best.
 

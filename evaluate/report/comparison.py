@@ -5,6 +5,7 @@ Axes: D datasets, R resamples.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +15,16 @@ import numpy as np
 
 from evaluate.metrics.bootstrap import LEVEL, Interval, resampled
 from evaluate.metrics.paired_tests import Difference, difference, holm, resamples_to_decide, signed_rank_p
-from evaluate.metrics.predictions import Samples
+from evaluate.metrics.predictions import Predictions, Samples
 from evaluate.metrics.registry import METRICS
 from evaluate.results.files import read_predictions
 from evaluate.results.record import DIGEST_SHOWN, Result, ResultRecord
 from store.errors import EvaluationError
 
 Verdict = Literal["better", "worse", "undecided"]
+FEW_ITEMS = re.compile(r"_\d+(\.\d+)?(pct|shot)$")
+TestSet = tuple[str, str]
+"""Task and dataset."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -53,7 +57,11 @@ class Comparison:
     """Two models on all test sets that they share.
 
     Attributes:
+        declared: whether the test sets, over which Holm's correction goes, were named beforehand; else they are all
+            that both models share.
         means: by task, the mean difference over its datasets.
+        macro: the mean difference over all test sets of tasks that use all their training items, where more is better;
+            None if there is none.
         signed_rank_p: by task, p of Wilcoxon's test over its datasets; None if there are too few.
         left_out: test sets that only one model has or that cannot be compared, with the reason.
     """
@@ -62,8 +70,10 @@ class Comparison:
     second: str
     rows: list[DatasetDifference]
     means: dict[str, Difference]
+    macro: Difference | None
     signed_rank_p: dict[str, float | None]
     left_out: list[str]
+    declared: bool = False
 
     def count(self, verdict: Verdict) -> int:
         """Return on how many test sets the first model is better, worse or undecided."""
@@ -76,10 +86,19 @@ class Evidence:
     Args:
         resamples: number of resamples of each test set, in place of the number in its record.
         done: called after each result, for progress.
+        read: returns the predictions of a record in the folder.
     """
 
-    def __init__(self, folder: Path, *, resamples: int, done: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        resamples: int,
+        done: Callable[[int], None] | None = None,
+        read: Callable[[Path, ResultRecord], Predictions] = read_predictions,
+    ) -> None:
         self.folder = folder
+        self._read = read
         self.resamples = resamples
         self._done = done or (lambda _count: None)
         self._kept: dict[tuple[str, str, str], tuple[Samples, tuple[str, ...]]] = {}
@@ -105,12 +124,17 @@ class Evidence:
     def _of(self, record: ResultRecord) -> tuple[Samples, tuple[str, ...]]:
         key = record.model.name, record.task, record.dataset.name
         if key not in self._kept:
-            predictions = read_predictions(self.folder, record)
+            predictions = self._read(self.folder, record)
             resampling = record.bootstrap.model_copy(update={"resamples": self.resamples})
             values = resampled(predictions, {record.primary: METRICS[record.primary]}, resampling)
             self._kept[key] = values[record.primary], tuple(predictions.ids)
             self._done(1)
         return self._kept[key]
+
+
+def few_items(task: str) -> bool:
+    """Return whether a task is a probe that is trained on a part of the training items."""
+    return FEW_ITEMS.search(task) is not None
 
 
 def of_model(results: Sequence[Result], name: str) -> dict[tuple[str, str], Result]:
@@ -134,8 +158,19 @@ def enough_resamples(results: Sequence[Result], tests: int) -> int:
     return resamples_to_decide(tests, at_least=max(recorded, default=1))
 
 
-def compare(results: Sequence[Result], first: str, second: str, *, evidence: Evidence) -> Comparison:
+def compare(
+    results: Sequence[Result],
+    first: str,
+    second: str,
+    *,
+    evidence: Evidence,
+    family: Sequence[TestSet] | None = None,
+) -> Comparison:
     """Compare two models.
+
+    Args:
+        family: the test sets of the comparison, named before their results were seen; those that cannot be compared
+            count in Holm's correction too. All that both models share if None.
 
     Raises:
         EvaluationError: one of the models has no result, or they share no test set.
@@ -143,36 +178,41 @@ def compare(results: Sequence[Result], first: str, second: str, *, evidence: Evi
     ours, theirs = of_model(results, first), of_model(results, second)
     rows, left_out = [], []
     pairs: list[tuple[ResultRecord, ResultRecord]] = []
-    for key in sorted({*ours, *theirs}):
+    for key in dict.fromkeys(family) if family else sorted({*ours, *theirs}):
         one, other = ours.get(key), theirs.get(key)
         if isinstance(one, ResultRecord) and isinstance(other, ResultRecord):
-            why = _incomparable(one, other, evidence)
+            why = incomparable(one, other, evidence)
             if why is None:
                 pairs.append((one, other))
                 rows.append(_row(one, other, evidence))
                 continue
         else:
-            why = _absent({first: one, second: other})
+            why = absent({first: one, second: other})
         left_out.append(f"{' '.join(key)}: {why}")
     if not rows:
         raise EvaluationError(f"{first} and {second} share no test set: {'; '.join(left_out)}")
     by_task: dict[str, list[tuple[ResultRecord, ResultRecord]]] = {}
     for one, other in pairs:
         by_task.setdefault(one.task, []).append((one, other))
-    adjusted = holm([row.difference.p for row in rows])
+    whole = [(one, other) for one, other in pairs if not few_items(one.task) and _sign(one) > 0]
+    missing = [1.0] * (len(left_out) if family else 0)
+    adjusted = holm([*(row.difference.p for row in rows), *missing])
     return Comparison(
         first=first,
         second=second,
-        rows=[_judged(row, p) for row, p in zip(rows, adjusted, strict=True)],
+        rows=[_judged(row, p) for row, p in zip(rows, adjusted, strict=False)],
         means={task: _mean(of_task, evidence) for task, of_task in by_task.items()},
+        macro=_mean(whole, evidence) if whole else None,
         signed_rank_p={
             task: signed_rank_p([row.difference.value for row in rows if row.task == task]) for task in by_task
         },
         left_out=left_out,
+        declared=bool(family),
     )
 
 
-def _incomparable(one: ResultRecord, other: ResultRecord, evidence: Evidence) -> str | None:
+def incomparable(one: ResultRecord, other: ResultRecord, evidence: Evidence) -> str | None:
+    """Return why two results on one test set cannot be compared; None if they can."""
     if one.split_digest != other.split_digest:
         return "evaluated on different splits"
     if one.protocol != other.protocol:
@@ -192,7 +232,8 @@ def _shown(one: ResultRecord, other: ResultRecord) -> str:
     return ", ".join(kind + sign + rest[:DIGEST_SHOWN] for kind, sign, rest in parts) or "without it"
 
 
-def _absent(found: Mapping[str, Result | None]) -> str:
+def absent(found: Mapping[str, Result | None]) -> str:
+    """Return which models have no result, and why."""
     reasons = []
     for name, result in found.items():
         if result is None:

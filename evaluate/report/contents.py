@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,25 +13,29 @@ from evaluate.metrics.bootstrap import Interval, interval
 from evaluate.results.files import read_results
 from evaluate.results.record import Result, ResultRecord
 from store.console import progress
+from store.errors import EvaluationError
 
 from .boards import Board, boards
-from .comparison import Comparison, Evidence, compare, enough_resamples, of_model, shared
+from .claims import Claim, claim
+from .comparison import Comparison, Evidence, compare, enough_resamples, few_items, of_model, shared
 
 COMPARED_ROLES = ("student", "task_only")
 """Roles of the models that are compared with each teacher."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
-class ByModality:
-    """Means of one task's primary metrics over the datasets of each modality.
+class Means:
+    """Means of one task's primary metrics over test sets, each of the same weight.
 
     Attributes:
-        means: by model and modality, over the test sets that all models have.
+        overall: by model, over the test sets that all models have; empty if there are none.
+        by_modality: by model and modality, over the same.
         left_out: number of test sets without a place in the means: some model lacks them, or less is better.
     """
 
     task: str
-    means: dict[str, dict[str, Interval]]
+    overall: dict[str, Interval]
+    by_modality: dict[str, dict[str, Interval]]
     left_out: int
 
 
@@ -40,12 +45,20 @@ class Contents:
 
     Attributes:
         comparisons: each student with each teacher that it shares a test set with.
+        claims: of each student, whether it is better than every teacher on test sets of tasks that use all their
+            training items.
     """
 
     results: list[Result]
     boards: list[Board]
     comparisons: list[Comparison]
-    modalities: list[ByModality]
+    claims: list[Claim]
+    means: list[Means]
+
+    @property
+    def headline(self) -> list[Comparison]:
+        """The first student's comparisons with the teachers."""
+        return [one for one in self.comparisons if one.first == self.comparisons[0].first]
 
     @property
     def records(self) -> list[ResultRecord]:
@@ -68,8 +81,9 @@ def gather(folder: Path) -> Contents:
     with progress(len(records), label="resample", noun="results") as done:
         evidence = Evidence(folder, resamples=resamples, done=done)
         comparisons = [compare(results, ours, theirs, evidence=evidence) for ours, theirs, _ in pairs]
-        modalities = [_by_modality(board, evidence) for board in found]
-    return Contents(results=results, boards=found, comparisons=comparisons, modalities=modalities)
+        means = [_means(board, evidence) for board in found]
+        claims = _claims(results, evidence)
+    return Contents(results=results, boards=found, comparisons=comparisons, claims=claims, means=means)
 
 
 def _pairs(results: Sequence[Result]) -> list[tuple[str, str, int]]:
@@ -83,7 +97,17 @@ def _pairs(results: Sequence[Result]) -> list[tuple[str, str, int]]:
     return [pair for pair in pairs if pair[2]]
 
 
-def _by_modality(board: Board, evidence: Evidence) -> ByModality:
+def _claims(results: Sequence[Result], evidence: Evidence) -> list[Claim]:
+    whole = [result for result in results if not few_items(result.task)]
+    students = sorted({result.model.name for result in whole if result.model.role == "student"})
+    claims = []
+    for student in students:
+        with suppress(EvaluationError):  # without a teacher on the same test set there is nothing to claim
+            claims.append(claim(whole, [student], evidence=evidence))
+    return claims
+
+
+def _means(board: Board, evidence: Evidence) -> Means:
     rows = [
         row for row in range(len(board.models)) if any(board.result(row, place) for place in range(len(board.columns)))
     ]
@@ -93,14 +117,17 @@ def _by_modality(board: Board, evidence: Evidence) -> ByModality:
         if column.higher_is_better and all(board.result(row, place) is not None for row in rows)
     ]
     evaluated = sum(column.metric is not None for column in board.columns)
-    means: dict[str, dict[str, Interval]] = {}
-    for row in rows:
+    overall: dict[str, Interval] = {}
+    by_modality: dict[str, dict[str, Interval]] = {}
+    for row in rows if common else ():
         own: dict[str, list[ResultRecord]] = {}
         for record in (board.result(row, place) for place in common):
             if record is not None:
                 own.setdefault(record.dataset.modality, []).append(record)
-        means[board.models[row].name] = {modality: _mean(own[modality], evidence) for modality in sorted(own)}
-    return ByModality(task=board.task, means=means, left_out=evaluated - len(common))
+        name = board.models[row].name
+        overall[name] = _mean([record for records in own.values() for record in records], evidence)
+        by_modality[name] = {modality: _mean(own[modality], evidence) for modality in sorted(own)}
+    return Means(task=board.task, overall=overall, by_modality=by_modality, left_out=evaluated - len(common))
 
 
 def _mean(records: Sequence[ResultRecord], evidence: Evidence) -> Interval:

@@ -17,13 +17,15 @@ from store.console import cell
 from store.files import write_atomic
 
 from .boards import Board, boards
+from .wording import markdown, table_line
 
 FORMAT = 1
 """Version of leaderboard.json."""
 
 CSV_FIELDS = (
     *("task", "model", "role", "mean_rank", "dataset", "modality", "provenance", "metric", "value", "low", "high"),
-    *("best", "n", "bootstrap", "resamples", "failed", "seeds", "seed_mean", "seed_sd", "split_digest", "model_digest"),
+    *("best", "n", "method", "bootstrap", "resamples", "failed", "caution", "seeds", "seed_mean", "seed_sd"),
+    *("split_digest", "model_digest"),
     *("overlap_exact", "overlap_near", "overlap_store", "skipped"),
 )
 
@@ -118,22 +120,22 @@ def as_markdown(found: Sequence[Board]) -> str:
 
 def _table(board: Board) -> list[str]:
     heads = ["model", "mean rank", *(_head(board, place) for place in range(len(board.columns)))]
-    lines = [_line(heads), _line(["---"] * len(heads))]
+    lines = [table_line(heads), table_line(["---"] * len(heads))]
     for row, model in enumerate(board.models):
         rank = board.mean_rank(row)
-        name = f"{_plain(model.name)} ({model.role}, {_plain(model.digest[:DIGEST_SHOWN])})"
+        name = f"{markdown(model.name)} ({model.role}, {markdown(model.digest[:DIGEST_SHOWN])})"
         cells = [_cell(board, row, place) for place in range(len(board.columns))]
-        lines.append(_line([name, "–" if rank is None else f"{rank:.2f}", *cells]))
+        lines.append(table_line([name, "–" if rank is None else f"{rank:.2f}", *cells]))
     return lines
 
 
 def _head(board: Board, place: int) -> str:
     column = board.columns[place]
     if column.metric is None:
-        return _plain(column.title)
+        return markdown(column.title)
     split = (column.dataset.split_digest or "")[:DIGEST_SHOWN]
     arrow = "" if column.higher_is_better else ", less is better"
-    return f"{_plain(column.title)}: {METRICS[column.metric].title}{arrow}, n = {column.n:,}, split {_plain(split)}"
+    return f"{markdown(column.title)}: {METRICS[column.metric].title}{arrow}, n = {column.n:,}, split {markdown(split)}"
 
 
 def _cell(board: Board, row: int, place: int) -> str:
@@ -167,14 +169,4 @@ def _below(board: Board) -> list[str]:
         for overlap in board.overlaps(place)
         if overlap is not None
     ]
-    return ["", *(f"- {_plain(line)}" for line in lines)] if lines else []
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _plain(text: str) -> str:
-    """Return a text that Markdown shows as it is."""
-    escaped = "".join(f"\\{letter}" if letter in "\\`*_[]<>|#" else letter for letter in text)
-    return " ".join(escaped.split())
+    return ["", *(f"- {markdown(line)}" for line in lines)] if lines else []

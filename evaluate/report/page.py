@@ -14,10 +14,18 @@ from evaluate.results.examples import Example, examples_in
 from evaluate.results.record import ResultRecord, SkippedRecord
 
 from .boards import ROLE_ORDER
-from .contents import ByModality, Contents
-from .figures import HERE, environment
-from .kaplan_meier import kaplan_meier
-from .plots import FEWEST_AXES, forest, radar, ranks_plot
+from .clinical import decision_tables, prompt_tables, subgroup_tables
+from .comparison import few_items
+from .contents import Contents, Means
+from .drawing.figures import HERE, environment
+from .drawing.forest import forest, teachers_forest
+from .drawing.kaplan_meier import kaplan_meier
+from .drawing.probe_curves import probe_curves
+from .drawing.radar import FEWEST_AXES, radar
+from .drawing.ranks import ranks_plot
+from .drawing.reliability import reliability
+from .model_card import model_card
+from .overview import models_of, overview, probe_curves_of
 from .wording import in_words, overlap_in_words
 
 MOST_CLASSES = 16
@@ -34,6 +42,7 @@ def render(contents: Contents, *, title: str) -> str:
     """Return the page as a text."""
     style, script = ((HERE / name).read_text() for name in ("report.css", "report.js"))
     records = contents.records
+    models, whole = models_of(contents), [one for one in records if not few_items(one.task)]
     numbers = {id(record): number for number, record in enumerate(records)}
     return (
         environment()
@@ -51,14 +60,22 @@ def render(contents: Contents, *, title: str) -> str:
                 for number, board in enumerate(contents.boards)
                 if board.ranking is not None and board.ranking.critical_difference is not None
             ],
-            fewest_axes=FEWEST_AXES,
-            radars=[_radars(place, one) for place, one in enumerate(contents.modalities)],
+            headline=teachers_forest("headline", contents.headline),
+            models=models,
+            overview=overview(contents, models),
+            curves=[probe_curves(f"probes-{place}", one) for place, one in enumerate(probe_curves_of(contents))],
+            radars=[_radars(place, one) for place, one in enumerate(contents.means)],
             forests=[(one, forest(f"forest-{number}", one)) for number, one in enumerate(contents.comparisons)],
-            curves=_by_dataset(records, lambda one: kaplan_meier(f"survival-{numbers[id(one)]}", one)),
+            decisions=decision_tables(records),
+            calibrated=_by_dataset(whole, lambda one: reliability(f"reliability-{numbers[id(one)]}", one)),
+            subgroups=subgroup_tables(records),
+            prompts=prompt_tables(records),
+            survivals=_by_dataset(records, lambda one: kaplan_meier(f"survival-{numbers[id(one)]}", one)),
             confused=_by_dataset([one for one in records if one.task == "zero_shot"], confusion),
             retrieved=_by_dataset(records, lambda one: gallery(one, "retrieval")),
             failures=_by_dataset(records, lambda one: gallery(one, "failure")),
             reasons=_reasons(contents),
+            cards={model.name: model_card(contents.results, model.name) for model in models if model.role == "student"},
         )
     )
 
@@ -85,16 +102,16 @@ def _overlapping(records: Sequence[ResultRecord]) -> list[str]:
     return sorted({f"{one.dataset.title}: {overlap_in_words(one.overlap)}" for one in found})
 
 
-def _radars(place: int, task: ByModality) -> dict[str, Any]:
-    modalities, drawn = list(next(iter(task.means.values()), {})), []
+def _radars(place: int, task: Means) -> dict[str, Any]:
+    modalities, drawn = list(next(iter(task.by_modality.values()), {})), []
     if len(modalities) >= FEWEST_AXES:
-        best = {name: max(means[name].value or 0.0 for means in task.means.values()) for name in modalities}
-        least = min(means[name].value or 0.0 for means in task.means.values() for name in modalities)
+        best = {name: max(means[name].value or 0.0 for means in task.by_modality.values()) for name in modalities}
+        least = min(means[name].value or 0.0 for means in task.by_modality.values() for name in modalities)
         # The centre is below all values, so that the worst one is still visible.
         low = max(0.0, (math.ceil(10 * least) - 2) / 10)
         drawn = [
             radar(f"radar-{place}-{number}", title=model, values=means, best=best, low=low)
-            for number, (model, means) in enumerate(task.means.items())
+            for number, (model, means) in enumerate(task.by_modality.items())
         ]
     return {"task": task.task, "left_out": task.left_out, "drawn": drawn}
 
@@ -128,7 +145,7 @@ def confusion(record: ResultRecord) -> dict[str, Any] | None:
         return None
     if not all(isinstance(line, list) and len(line) == len(names) for line in counts):
         return None
-    title = f"{record.model.name} on {record.dataset.title}: rows are the true class, columns what was said"
+    title = f"{record.model.name} on {record.dataset.title}: rows are the true class, columns what was said, in percent"
     pairs = _pairs(counts, names) if len(names) > MOST_CLASSES else []
     return {"title": title, "names": names, "counts": counts, "pairs": pairs}
 

@@ -17,25 +17,32 @@ function compareValues(one, other) {
 function sortBy(button) {
   const head = button.closest("th");
   const table = head.closest("table");
-  const body = table.tBodies[0];
-  const rows = Array.from(body.rows);
   const first = head.dataset.first || "ascending";
   const second = first === "ascending" ? "descending" : "ascending";
   const order = head.getAttribute("aria-sort") === first ? second : first;
   const sign = order === "ascending" ? 1 : -1;
-  rows.sort((one, other) => {
-    const left = valueOf(one, head.cellIndex);
-    const right = valueOf(other, head.cellIndex);
-    if (left === null || right === null) return (left === null) - (right === null);
-    return sign * compareValues(left, right);
-  });
+  for (const body of table.tBodies) {
+    const rows = Array.from(body.rows).filter((row) => !row.classList.contains("group"));
+    rows.sort((one, other) => {
+      const left = valueOf(one, head.cellIndex);
+      const right = valueOf(other, head.cellIndex);
+      if (left === null || right === null) return (left === null) - (right === null);
+      return sign * compareValues(left, right);
+    });
+    body.append(...rows);
+  }
   for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", order);
-  body.append(...rows);
   said.textContent = `Sorted by ${button.textContent.trim()}, ${order}.`;
 }
 
 document.addEventListener("click", (event) => {
   const button = event.target.closest("th button");
   if (button) sortBy(button);
+});
+
+// Paper shows what is folded up on the screen.
+window.addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("details")) details.open = true;
+  for (const image of document.images) image.loading = "eager";
 });

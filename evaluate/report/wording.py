@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from evaluate.metrics.bootstrap import Interval
 from evaluate.metrics.paired_tests import Difference
 from evaluate.metrics.registry import METRICS
-from evaluate.results.record import Overlap
+from evaluate.results.record import Overlap, SeedValues
 
 LONGEST_LABEL = 30
 """Characters of a name in a drawing; tables have all."""
@@ -35,6 +36,11 @@ def p_value(p: float | None, *, sign: bool = False) -> str:
     return "< 0.001" if p < 0.001 else f"= {p:.3f}" if sign else f"{p:.3f}"
 
 
+def seeds_spread(seeds: SeedValues | None) -> str:
+    """Return the spread over training seeds as it follows a number; empty if there is none."""
+    return "" if seeds is None or seeds.sd is None else f", seeds ± {seeds.sd:.3f}"
+
+
 def short(text: str) -> str:
     """Return a name as it fits a drawing."""
     return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
@@ -54,6 +60,17 @@ def overlap_in_words(overlap: Overlap | None) -> str:
     if not overlap.exact + overlap.near:
         return f"none with {overlap.store}"
     return f"{overlap.exact:,} exact, {overlap.near:,} near in {overlap.store}"
+
+
+def table_line(cells: Iterable[str]) -> str:
+    """Return a line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def markdown(text: str) -> str:
+    """Return a text that Markdown shows as it is."""
+    escaped = "".join(f"\\{letter}" if letter in "\\`*_[]<>|#" else letter for letter in text)
+    return " ".join(escaped.split())
 
 
 FILTERS = {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from evaluate.metrics.bootstrap import RESAMPLES, Mode, interval, natural_mode, resampled, resampling_for
+from evaluate.metrics.bootstrap import RESAMPLES, Mode, natural_mode, resampled, resampling_for
+from evaluate.metrics.intervals import intervals_of
 from evaluate.metrics.registry import metrics_named
 from store.errors import EvaluationError
 
@@ -33,6 +34,8 @@ def record_of(
         raise EvaluationError(f"{dataset.name}: a result needs the digest of its split")
     chosen = mode or natural_mode(predictions)
     resampling = resampling_for(chosen, split_digest=dataset.split_digest, resamples=resamples)
+    if chosen == "stratified":
+        resampling = resampling.model_copy(update={"conditioned_on": predictions.strata})
     samples = resampled(predictions, metrics_named(result.metrics), resampling)
     return ResultRecord(
         **dict(facts),
@@ -41,7 +44,7 @@ def record_of(
         dataset=dataset,
         n=len(predictions.ids),
         primary=result.primary,
-        metrics={name: interval(value, samples[name]) for name, value in result.metrics.items()},
+        metrics=intervals_of(result.metrics, samples, predictions, mode=chosen),
         bootstrap=resampling,
         seeds={name: SeedValues.of(values) for name, values in result.seeds.items()},
         details=result.details,

@@ -174,7 +174,7 @@ class ResultRecord(RunFacts, _Record):
         metric, seeds = self.metrics[name], self.seeds.get(name)
         parts = [
             f"{metrics_named([name])[name].title} {metric}",
-            f"95 % of {metric.resamples:,} {self.bootstrap.mode} resamples",
+            self._interval_in_words(metric),
             f"n = {self.n:,}",
             seeds_in_words(seeds),
             f"split {self.split_digest[:DIGEST_SHOWN]}",
@@ -182,7 +182,19 @@ class ResultRecord(RunFacts, _Record):
         ]
         if 0 < metric.failed < metric.resamples:
             parts.insert(2, f"{metric.failed:,} failed")
+        if metric.caution:
+            parts.insert(1, metric.caution)
         return ", ".join(parts)
+
+    def _interval_in_words(self, metric: Interval) -> str:
+        """Return by which method and resamples an interval was made, and what they hold fixed."""
+        if metric.method == "agresti_coull":
+            return "95 % Agresti-Coull interval"
+        method = "percentile" if metric.method == "percentile" else "effective Agresti-Coull"
+        said = f"95 % {method} interval of {metric.resamples:,} {self.bootstrap.mode} resamples"
+        if self.bootstrap.mode != "stratified":
+            return said
+        return f"{said} (counts by {self.bootstrap.conditioned_on or 'class'} held fixed)"
 
 
 Result = ResultRecord | SkippedRecord

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
 from evaluate.datasets.entry import DatasetEntry
-from evaluate.datasets.loaded import LoadedDataset
+from evaluate.datasets.loaded import LoadedDataset, Split
 from evaluate.models.encoders import Encoder
 from evaluate.results.examples import Example
 from evaluate.results.task_result import TaskResult
@@ -22,9 +22,10 @@ from evaluate.tasks.linear_probe import Probe, linear_probe, linear_probe_labels
 from evaluate.tasks.retrieval import retrieval
 from evaluate.tasks.survival import survival_abmil, survival_cox
 from evaluate.tasks.vqa import Head, answer_questions
-from evaluate.tasks.zero_shot import prompt_ensemble, zero_shot, zero_shot_in_groups, zero_shot_labels
+from evaluate.tasks.zero_shot import zero_shot, zero_shot_in_groups, zero_shot_labels
 from store.errors import EvaluationError
 
+from .class_embeddings import ABSENT, PRESENT, class_embeddings
 from .split_embeddings import Embedder
 from .task_examples import retrieval_examples, wrong_answers, wrong_classes
 from .task_inputs import probe_splits, question_splits, retrieval_pairs, slide_splits, survivors, zero_shot_items
@@ -65,53 +66,64 @@ def run_task(task: str, encoder: Encoder | None, dataset: LoadedDataset, *, offi
 
     Args:
         encoder: None if the dataset brings its own features.
-        official: as in MMKD-CLIP's released evaluator, zero-shot scores are the softmax of the unscaled cosines.
+        official: as in MMKD-CLIP's released evaluator, zero-shot has its scores, metrics and labels.
 
     Raises:
         EvaluationError: the task cannot be done with this model or these items.
     """
-    return RUNS[task](Embedder(encoder, dataset, official=official))
+    outcome = RUNS[task](Embedder(encoder, dataset, official=official))
+    outcome.results = [_in_clusters(result, dataset.test) for result in outcome.results]
+    return outcome
+
+
+def _in_clusters(result: TaskResult, test: Split) -> TaskResult:
+    """Return a result whose test items know what a resample takes together: tasks know patients, not equal images."""
+    if test.clusters is None or not set(result.predictions.ids) <= set(test.ids):
+        return result  # retrieval ranks images and texts, cross-validation tests items of every split
+    cluster_of = dict(zip(test.ids, test.clusters, strict=True))
+    clusters = [cluster_of[name] for name in result.predictions.ids]
+    return replace(result, predictions=replace(result.predictions, clusters=clusters))
 
 
 def _zero_shot(embedder: Embedder) -> Outcome:
-    entry, encoder = embedder.dataset.entry, embedder.encoder
-    prompts: Any = entry.prompts()
-    if entry.groups:
-        prompts = {group: entry.prompts(group=group) for group in entry.groups}
-    elif entry.multi_label:
-        prompts = [prompts, entry.prompts(negative=True)]
+    entry, encoder, official = embedder.dataset.entry, embedder.encoder, embedder.official
+    first_label = official and entry.released is not None and entry.released.first_label
+    several = entry.multi_label is not None and not first_label
     # Before the images: a store that lacks the prompts need not read them.
-    of_group = {group: prompt_ensemble(encoder.embed_texts, prompts[group]) for group in entry.groups}
-    sides = [] if of_group else prompts if entry.multi_label else [prompts]
-    of_all = [prompt_ensemble(encoder.embed_texts, own) for own in sides]
+    found = class_embeddings(entry, encoder.embed_texts, several=several)
     split, test = zero_shot_items(embedder)
-    how = _ZeroShot(
-        logit_scale=encoder.logit_scale, official=embedder.official, primary=entry.tasks["zero_shot"].primary
-    )
+    if first_label and entry.multi_label:
+        test = replace(test, target=test.target.argmax(axis=1))
+    how = _ZeroShot(logit_scale=encoder.logit_scale, official=official, primary=entry.tasks["zero_shot"].primary)
     classes = entry.class_names
     if entry.groups:
         numbers = {label: number for number, label in enumerate(entry.classes)}
         groups = {group: [numbers[label] for label in of.classes] for group, of in entry.groups.items()}
         group_N = split.groups or []
-        result = zero_shot_in_groups(test, group_N=group_N, groups=groups, class_KE=of_group, classes=classes, **how)
-    elif entry.multi_label:
-        result = zero_shot_labels(test, positive_CE=of_all[0], negative_CE=of_all[1], labels=classes, **how)
+        result = zero_shot_in_groups(
+            test, group_N=group_N, groups=groups, class_KE=found.whole, single=found.single, classes=classes, **how
+        )
+    elif several:
+        sides = {template: (of[PRESENT], of[ABSENT]) for template, of in found.single.items()}
+        positive, negative = found.whole[PRESENT], found.whole[ABSENT]
+        result = zero_shot_labels(test, positive_CE=positive, negative_CE=negative, labels=classes, single=sides, **how)
     else:
         result = zero_shot(
             test,
-            class_CE=of_all[0],
+            class_CE=found.whole[PRESENT],
             classes=classes,
             positive=_positive(entry),
             val=_validation(embedder) if len(classes) == 2 else None,
             deciding=_deciding(entry),
+            single={template: of[PRESENT] for template, of in found.single.items()},
             **how,
         )
-    if not entry.multi_label:
+    if not several:
         result = _with_examples(result, wrong_classes(result, split, classes))
     return Outcome(
         results=[result],
         excluded=embedder.excluded,
-        prompts_digest=hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
+        prompts_digest=hashlib.sha256(json.dumps(found.prompts).encode()).hexdigest(),
         logit_scale=result.details["logit_scale"],
     )
 
@@ -169,14 +181,14 @@ def _linear_probe(embedder: Embedder) -> Outcome:
 def _retrieval(embedder: Embedder) -> Outcome:
     pairs = retrieval_pairs(embedder)
     split, first = pairs.split, pairs.first
-    patients = None if split.patients is None else [split.patients[item] for item in first]
+    clusters = split.clusters or split.ids
     result = retrieval(
         pairs.image,
         pairs.text,
         texts=pairs.texts,
         image_of_text=pairs.image_of_text,
         image_ids=[split.ids[item] for item in first],
-        clusters=patients,
+        clusters=[clusters[item] for item in first],
         primary=embedder.dataset.entry.tasks["retrieval"].primary,
     )
     result = _with_examples(result, retrieval_examples(pairs.image, pairs.text, split, first))

@@ -10,7 +10,7 @@ from typing import Any
 
 from evaluate.datasets.entry import DatasetEntry
 from evaluate.metrics.bootstrap import Mode
-from evaluate.results.files import read_result, result_path
+from evaluate.results.files import is_record, read_result, result_path
 from evaluate.results.record import ModelFacts, ResultRecord, SkippedRecord
 from evaluate.tasks.texts import RULE
 from store.errors import ConfigError
@@ -28,6 +28,8 @@ def resampling_mode(task: str, settings: Settings) -> Mode | None:
     return "official" if settings.official and task == "zero_shot" else settings.mode
 
 
+INTERVALS = 2
+"""Version of the default resamples and intervals: models are compared on the same ones only."""
 COMPARING_TEXTS = ("retrieval", "vqa")
 
 PROTOCOL = {"zero_shot": 2, "linear_probe": 2, "survival": 2, "diagnosis": 2}
@@ -52,6 +54,7 @@ def request_digest(entry: DatasetEntry, task: str, settings: Settings) -> str:
         "official": settings.official and task == "zero_shot",
         "mode": resampling_mode(task, settings),
         "resamples": settings.resamples,
+        "intervals": INTERVALS,
     }
     if task in PROTOCOL:
         parts["protocol"] = PROTOCOL[task]
@@ -110,5 +113,5 @@ def refuse_other_models(folder: Path, models: Iterable[ModelFacts]) -> None:
 def _any_result(folder: Path, model: str) -> ModelFacts | None:
     """Return the model of the results under a name; None if there are none."""
     own = result_path(folder, model=model, task="any", dataset="any").parents[1]
-    found = (read_result(path) for path in sorted(find_paths(own, "*/*.json")))
+    found = (read_result(path) for path in sorted(find_paths(own, "*/*.json")) if is_record(path))
     return next((record.model for record in found if isinstance(record, ResultRecord)), None)

@@ -93,6 +93,11 @@ class Inventory:
                 found.setdefault("/".join(key.split("/")[:2]), []).append(key)
         return found
 
+    def coming(self) -> list[str]:
+        """Return the prefixes of units that are to replace others when all of them are there."""
+        found = {"/".join(key.split("/")[:2]) for key in self.sizes if key.startswith(f"{NEXT_FOLDER}/")}
+        return sorted(found)
+
     def places(self, teacher: str, range_id: int, prefixes: Iterable[str]) -> list[str]:
         """Return the keys at which a unit's receipt and objects are, below some prefixes; receipts first."""
         bare = [receipt_key(teacher, range_id), *unit_keys(teacher, range_id)]

@@ -34,6 +34,7 @@ from .inventory import (
     teacher_of,
     unfinished_writes,
 )
+from .pixel_check import pixel_keys
 from .problems import Kind, Problem, Report, UnitCheck
 from .verify import verify_inventory
 
@@ -164,7 +165,8 @@ def _plan(location: Location, *, teacher: str | None, deep: bool) -> tuple[Repai
     for problem in report.general:
         by_kind[problem.kind].append(problem)
     left = [*by_kind[Kind.PAIR_TABLE], *by_kind[Kind.SPEC]]
-    taken = [problem.key for problem in by_kind[Kind.RECEIPT_WRONG]]
+    pixels = {problem.key: pixel_keys(inventory, problem) for problem in report.general}
+    taken = [problem.key for problem in by_kind[Kind.RECEIPT_WRONG] if not pixels[problem.key]]
     objects = [key for key, name, _ in inventory.orphans(without=taken) if teacher in (None, name)]
     staged, kept = inventory.attempts(), set[str]()
     attempts = [problem.key for problem in by_kind[Kind.ATTEMPT]]
@@ -179,6 +181,11 @@ def _plan(location: Location, *, teacher: str | None, deep: bool) -> tuple[Repai
         objects += [key for key in keys if not key.endswith(".json")]
         if unit.receipt is None:
             kept |= {*keys}
+    for problem in report.general:
+        taken += [key for key in pixels[problem.key] if key.endswith(".json")]
+        objects += [key for key in pixels[problem.key] if not key.endswith(".json")]
+        if problem.kind == Kind.RECEIPT_UNREADABLE:
+            kept |= {*pixels[problem.key]}
     planned = Repair(
         report=report,
         dry_run=True,

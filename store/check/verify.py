@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from store.console import progress
-from store.errors import CorruptChunkError, FormatVersionError, LocationError, StoreError
+from store.errors import CorruptChunkError, LocationError, StoreError
 from store.format.arrays import ArrayName
 from store.format.pairs import PairTable, pairs_digest
 from store.format.promote import NEXT_FOLDER, next_folder
-from store.format.records import R, RangeReceipt, Receipt, Spec, read_record, receipt_key, spec_key
+from store.format.records import RangeReceipt, Receipt, Spec, receipt_key, spec_key
 from store.io.location import Location
 from store.io.object_file import disk_error
 
@@ -31,8 +31,9 @@ from .inventory import (
     teacher_of,
     unfinished_writes,
 )
+from .pixel_check import check_pixels
 from .problems import Kind, Problem, Report, UnitCheck
-from .unit_check import Found, check_bytes, check_record
+from .unit_check import Found, check_bytes, check_record, read_or_say
 
 THREADS = 8
 """Units read at once; each holds its four shards, decoded (about 60 MB at 8192 rows of width 768)."""
@@ -66,6 +67,8 @@ def verify_inventory(inventory: Inventory, *, teacher: str | None, deep: bool) -
         check.pair_table()
     for name in [teacher] if teacher is not None else inventory.teachers:
         check.teacher(name, deep=deep)
+    if teacher is None:
+        check.general += check_pixels(inventory, digest=check.digest, deep=deep)
     check.belongings(teacher)
     return Report(
         store=inventory.location.uri,
@@ -120,7 +123,8 @@ class _Check:
             Problem(kind=kind, key=key, message=message, next=step, teacher=teacher, range=range_id, rows=rows)
         )
 
-    def _digest(self, start: int, stop: int) -> str | None:
+    def digest(self, start: int, stop: int) -> str | None:
+        """Return the digest of the pairs from one row to another; None where they cannot be read."""
         # Several threads may not read one Parquet file.
         with self._one_at_a_time:
             if (start, stop) not in self._digests:
@@ -166,7 +170,7 @@ class _Check:
 
     def teacher(self, name: str, *, deep: bool) -> None:
         """Check everything that belongs to one teacher."""
-        spec = self._read(self._location, spec_key(name), Spec)
+        spec = read_or_say(self._location, spec_key(name), Spec)
         listed = {*self._inventory.receipts, *(key for key in self._inventory.sizes if key.startswith(NEXT_FOLDER))}
         if not isinstance(spec, Spec):
             ranges = [k for k in range(self._info.ranges) if receipt_key(name, k) in listed]
@@ -195,17 +199,6 @@ class _Check:
                     pass
         self.units += units
 
-    def _read(self, location: Location, key: str, model: type[R]) -> R | str | None:
-        """Return a record, or what is wrong with it; None where there is none."""
-        try:
-            return read_record(location, key, model)
-        except FileNotFoundError:
-            return None
-        except (FormatVersionError, LocationError):
-            raise
-        except StoreError as error:
-            return str(error)
-
     def _arrays_damage(self, teacher: str | None, key: str, message: str) -> None:
         step = f"python -m store repair {self._location} writes the metadata anew and leaves the shards alone"
         self._note(Kind.ARRAYS, key, message, step, teacher=teacher)
@@ -225,7 +218,7 @@ class _Check:
         for prefix in ("", next_folder(spec.hash)):
             if listed is not None and below(prefix, key) not in listed:
                 continue
-            found = self._read(self._location, below(prefix, key), Receipt)
+            found = read_or_say(self._location, below(prefix, key), Receipt)
             present = isinstance(found, Receipt) and found.spec_hash == spec.hash
             if present or receipt is None:
                 receipt = found
@@ -246,7 +239,7 @@ class _Check:
                 range_id=range_id,
                 info=self._info,
                 spec_hash=spec.hash,
-                digest=self._digest,
+                digest=self.digest,
                 prefixes=unit.prefixes,
                 size=size,
             )
@@ -308,6 +301,11 @@ class _Check:
                 self._attempt(prefix, keys)
         if teacher is not None:
             return
+        for prefix in self._inventory.coming():
+            message = "units that are to replace others once all are there; nobody reads them until then"
+            self._note(
+                Kind.STRAY, prefix, message, "python -m extract run --replace or extract pixels --replace goes on"
+            )
         for key in unfinished_writes(self._location):
             self._note(Kind.UNFINISHED, key, "an unfinished write of a program that runs or was killed", repair)
         for key in self._inventory.strays():
@@ -318,7 +316,7 @@ class _Check:
         """Name an attempt that no receipt names; one that was killed while it was moved is ended by the next writer."""
         for receipt_at in {split_prefix(key)[1] for key in keys if "receipts/" in key}:
             model = Receipt if receipt_at.startswith("receipts/") else RangeReceipt
-            switched = self._read(self._location, receipt_at, model)
+            switched = read_or_say(self._location, receipt_at, model)
             if isinstance(switched, RangeReceipt) and switched.at == prefix:
                 return
         message = "an attempt at a unit, which no receipt names; a running extraction may yet do so"

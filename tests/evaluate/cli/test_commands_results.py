@@ -58,6 +58,50 @@ def test_one_model_or_three_are_not_compared(app, folder):
         assert "name two models" in done.output
 
 
+def test_a_comparison_says_over_which_family_it_corrects(app, folder, tmp_path):
+    whole = run(app, "compare", "mmkd", "biomedclip", "--results", folder).output
+    assert "over 4 tests (all test sets that both share; no family was declared)" in whole
+    file = tmp_path / "family.txt"
+    file.write_text("# planned in May\nzero_shot/lungs\n\nzero_shot/brains\n")
+    options = ("compare", "mmkd", "biomedclip", "--results", folder, "--family", file, "--on", "zero_shot/skins")
+    assert "over 3 tests (declared beforehand)" in run(app, *options).output
+    content = json.loads(run(app, *options, "--json").stdout)
+    assert [row["dataset"] for row in content["rows"]] == ["skins", "lungs"]
+    assert max(row["p_holm"] / row["difference"]["p"] for row in content["rows"]) == pytest.approx(3)
+    with pytest.raises(EvaluationError, match="'lungs' is no test set"):
+        run(app, "compare", "mmkd", "biomedclip", "--results", folder, "--on", "lungs")
+    file.write_text("\n")
+    with pytest.raises(EvaluationError, match="names no test set"):
+        run(app, "compare", "mmkd", "biomedclip", "--results", folder, "--family", file)
+    assert "for two models" in run(app, "compare", "--results", folder, "--on", "zero_shot/skins").output
+
+
+def test_a_claim_is_a_sentence_with_its_footing_and_a_table(app, folder):
+    text = run(app, "claim", "mmkd", "--results", folder, "--on", "zero_shot/lungs", "--on", "zero_shot/skins").output
+    assert "mmkd: better than every teacher on 2 of 2 sets (macro +0." in text
+    assert "one training seed; 2 teachers (biomedclip, pmc_clip); Holm over 2 test sets (declared beforehand)" in text
+    assert text.count("│ better") == 2
+
+
+def test_a_claim_as_json_takes_models_of_a_pattern_as_seeds(app, folder):
+    options = ("claim", "*mk*", "p*", "--results", folder, "--teacher", "biomedclip", "--margin", "0.5", "--json")
+    content = json.loads(run(app, *options, "--task", "zero_shot").stdout)
+    assert (content["seeds"], content["teachers"]) == (["mmkd", "pmc_clip"], ["biomedclip"])
+    assert content["sentence"].startswith("*mk*: not shown: better than every teacher on 0 of 4 sets")
+    assert "not worse by 0.5 or more on" in content["sentence"]
+    assert {row["dataset"]: list(row["by_teacher"]) for row in content["sets"]} == {
+        name: ["biomedclip"] for name in ("breasts", "chests", "lungs", "skins")
+    }
+
+
+def test_a_claim_against_the_teacher_that_validation_chose(app, folder, tmp_path):
+    for model in ("biomedclip", "pmc_clip"):
+        write_result(tmp_path, *zero_shot(model, "lungs", split="validation"))
+    options = ("claim", "mmkd", "--results", folder, "--on", "zero_shot/lungs", "--validation", tmp_path)
+    assert "better than the teacher that validation chose on 1 of 1 set (macro" in run(app, *options).output
+    assert json.loads(run(app, *options, "--json").stdout)["validation"] == {"zero_shot/lungs": "biomedclip"}
+
+
 def test_a_task_without_results_is_refused(app, folder, tmp_path):
     with pytest.raises(EvaluationError, match="no result of a task 'vqa'"):
         run(app, "compare", "--results", folder, "--task", "vqa")

@@ -105,7 +105,7 @@ def test_datasets_are_independent_in_a_mean_although_official_draws_with_one_see
     [
         ({"split": "split-2"}, "different splits"),
         ({"primary": "accuracy"}, "one has auroc, the other accuracy"),
-        ({"mode": "plain"}, "resampled differently (stratified and plain)"),
+        ({"mode": "stratified"}, "resampled differently (plain and stratified)"),
         ({"count": 60}, "different test items (90 and 60)"),
         ({"prompts_digest": "a" * 64}, "evaluated differently: without it and prompts aaaaaaaa"),
     ],

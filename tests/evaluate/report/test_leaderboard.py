@@ -133,7 +133,7 @@ def test_the_csv_holds_every_number_with_what_judges_it(folder, written):
             continue
         metric = result.metrics["auroc"]
         assert [float(line[name]) for name in ("value", "low", "high")] == [metric.value, metric.low, metric.high]
-        assert (line["n"], line["bootstrap"], line["resamples"]) == ("90", "stratified", "200")
+        assert (line["n"], line["bootstrap"], line["resamples"]) == ("90", "plain", "200")
         assert line["split_digest"] == result.dataset.split_digest
         assert line["model_digest"] == result.model.digest
     assert lines["mmkd", "lungs"]["overlap_near"] == "12"

@@ -10,8 +10,10 @@ from evaluate.metrics.bootstrap import Interval
 from evaluate.metrics.model_ranks import Ranking
 from evaluate.metrics.paired_tests import Difference
 from evaluate.report.comparison import Comparison, DatasetDifference
-from evaluate.report.figures import WIDTH
-from evaluate.report.plots import FOREST_LEFT, FOREST_RIGHT, RADAR_CENTRE, RADAR_RADIUS, forest, radar, ranks_plot
+from evaluate.report.drawing.figures import WIDTH
+from evaluate.report.drawing.forest import FOREST_LEFT, FOREST_RIGHT, forest, teachers_forest
+from evaluate.report.drawing.radar import RADAR_CENTRE, RADAR_RADIUS, radar
+from evaluate.report.drawing.ranks import ranks_plot
 from tests.evaluate.synthetic import zero_shot
 
 
@@ -43,8 +45,25 @@ def comparison(*gaps, verdict="undecided"):
         for place, one in enumerate(gaps)
     ]
     return Comparison(
-        first="mmkd", second="plip", rows=rows, means={"zero_shot": gap(0.0)}, signed_rank_p={}, left_out=[]
+        first="mmkd",
+        second="plip",
+        rows=rows,
+        means={"zero_shot": gap(0.0)},
+        macro=gap(0.0),
+        signed_rank_p={},
+        left_out=[],
     )
+
+
+def test_a_student_stands_against_every_teacher():
+    far, near = comparison(gap(0.05)), comparison(gap(-0.1), gap(0.2))
+    rows = [replace(far, second="plip", macro=gap(0.1)), replace(near, second="quilt", macro=gap(-0.02))]
+    svg = teachers_forest("h", [*rows, replace(far, second="none", macro=None)])
+    assert re.findall(r'class="bar (\w+)"', svg) == ["better", "undecided"]
+    assert '<title id="h-title">mmkd against every teacher</title>' in svg
+    assert ">none<" not in svg
+    assert "+0.100 [+0.080, +0.120]" in svg
+    assert teachers_forest("h", []) is None
 
 
 def bars(svg, verdict="undecided"):

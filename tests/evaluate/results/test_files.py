@@ -81,7 +81,7 @@ def test_predictions_are_plain_parquet(written):
 
 def test_intervals_are_those_of_the_split_and_hold_the_value(written):
     _, record, _ = written
-    assert record.bootstrap.mode == "stratified"
+    assert record.bootstrap.mode == "plain"
     assert record.metrics["auroc"].low < record.value < record.metrics["auroc"].high
     other, _ = zero_shot("biomedclip", "lungs")
     assert other.bootstrap == record.bootstrap
@@ -99,13 +99,39 @@ def test_a_quoted_number_says_all_that_judges_it(written):
     metric = record.metrics["auroc"]
     for part in (
         f"AUROC {metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]",
-        "95 % of 200 stratified resamples",
+        "95 % effective Agresti-Coull interval of 200 plain resamples",
         "n = 90",
         "no training seeds",
         "split split-1-",
         "model mmkd-dig",
     ):
         assert part in text
+    assert "(not to be trusted)" not in text
+    assert ", 95 % Agresti-Coull interval, n = 90" in record.cite("accuracy")
+
+
+def test_a_stratified_interval_says_what_it_holds_fixed():
+    record, _ = zero_shot("mmkd", "lungs", mode="stratified")
+    assert "95 % percentile interval of 200 stratified resamples (counts by target held fixed)" in record.cite("auroc")
+
+
+def test_a_record_of_an_earlier_version_is_read_and_its_interval_named(tmp_path):
+    record, found = zero_shot("mmkd", "lungs", mode="stratified")
+    path = write_result(tmp_path, record, found)
+    content = json.loads(path.read_text())
+    del content["bootstrap"]["conditioned_on"]
+    for metric in content["metrics"].values():
+        del metric["method"], metric["caution"]
+    path.write_text(json.dumps(content))
+    (old,) = read_results(tmp_path)
+    assert "95 % percentile interval of 200 stratified resamples (counts by class held fixed)" in old.cite("accuracy")
+
+
+def test_an_interval_that_is_not_to_be_trusted_says_so_and_why():
+    record, _ = zero_shot("mmkd", "lungs", count=9)
+    assert str(record.metrics["auroc"]).endswith("] (not to be trusted)")
+    assert "(not to be trusted), rests on 3 independent items of the rarest kind, fewer than" in record.cite("auroc")
+    assert record.metrics["accuracy"].caution is None
 
 
 def test_seeds_stand_apart_from_the_interval():

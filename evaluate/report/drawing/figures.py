@@ -14,9 +14,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from .wording import FILTERS
+from evaluate.report.wording import FILTERS
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent.parent
 
 WIDTH = 340
 """Units of every drawing; a unit is about a pixel on a screen of 400."""

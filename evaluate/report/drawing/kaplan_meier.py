@@ -8,10 +8,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from evaluate.report.wording import p_value
 from evaluate.results.record import ResultRecord
 
 from .figures import WIDTH, figure, line, points, shape, table, words
-from .wording import p_value
 
 LEFT, RIGHT = 34.0, WIDTH - 10.0
 TOP, BOTTOM = 14.0, 184.0

@@ -1,0 +1,148 @@
+"""Better than all teachers: what is said, on which test sets, with which error."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from evaluate.metrics.paired_tests import one_sided_p, over_seeds
+from evaluate.report.claims import ALPHA, claim
+from evaluate.report.comparison import Evidence
+from evaluate.results.files import read_results, write_result
+from store.errors import EvaluationError
+from tests.evaluate.synthetic import model_facts, skipped, write_all, zero_shot
+
+SETS = ("breasts", "chests", "lungs", "skins")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_all(tmp_path_factory.mktemp("results"))
+
+
+def claimed(folder, students=("mmkd",), **options):
+    return claim(read_results(folder), students, evidence=Evidence(folder, resamples=1000), **options)
+
+
+def write_seeds(folder, dataset, *, skills):
+    """Write a student with several seeds, and a teacher, on one test set; return the names of the students."""
+    names = [f"mmkd_seed{number}" for number in range(len(skills))]
+    for name, skill in zip(names, skills, strict=True):
+        record, found = zero_shot(name, dataset, skill=skill, seed=7)
+        write_result(folder, record.model_copy(update={"model": model_facts(name, role="student")}), found)
+    write_result(folder, *zero_shot("biomedclip", dataset))
+    return names
+
+
+def test_a_claim_is_about_the_smallest_difference_of_all_teachers(folder):
+    found = claimed(folder)
+    assert [one.dataset for one in found.sets] == list(SETS)
+    for one in found.sets:
+        each = one.by_teacher.values()
+        assert set(one.by_teacher) == {"biomedclip", "pmc_clip"}
+        assert one.difference.value == min(pair.value for pair in each) == one.by_teacher[one.closest].value
+        assert (one.difference.low, one.difference.high) == (min(d.low for d in each), min(d.high for d in each))
+        # One-sided against two-sided p's of the same resamples; the intersection-union test takes the largest.
+        assert one.difference.p == pytest.approx(max(pair.p for pair in each) / 2, abs=1e-9)
+        assert one.p_margin <= one.difference.p
+        assert one.better == (one.p_holm < ALPHA)
+    assert found.macro.value == pytest.approx(
+        min(np.mean([one.by_teacher[name].value for one in found.sets]) for name in found.teachers)
+    )
+
+
+def test_the_sentence_counts_sets_and_has_the_macro_interval(folder):
+    found = claimed(folder)
+    better = sum(one.better for one in found.sets)
+    assert found.sentence.startswith(f"mmkd: better than every teacher on {better} of 4 sets (macro +0.0")
+    assert f"[{found.macro.low:.3f}, {found.macro.high:.3f}]" in found.sentence
+    assert "2 teachers (biomedclip, pmc_clip); Holm over 4 test sets (all test sets that they share" in found.footing
+
+
+def test_a_student_that_is_worse_gets_no_claim(folder):
+    found = claimed(folder, ["pmc_clip"], teachers=["mmkd", "biomedclip"])
+    assert not found.shown
+    assert found.sentence.startswith("pmc_clip: not shown: better than every teacher on 0 of 4 sets (macro -0.")
+
+
+def test_a_model_equal_to_a_teacher_is_not_better_and_is_not_worse(folder, tmp_path):
+    record, found = zero_shot("biomedclip", "lungs")
+    write_result(tmp_path, record, found)
+    twin = record.model_copy(update={"model": model_facts("twin", role="student")})
+    write_result(tmp_path, twin, found)
+    said = claimed(tmp_path, ["twin"])
+    assert (said.shown, said.sets[0].not_worse, said.sets[0].p_holm) == (False, True, 1.0)
+
+
+def test_a_declared_family_counts_what_could_not_be_tested_as_not_shown(folder):
+    family = [("zero_shot", "lungs"), ("zero_shot", "brains")]
+    found = claimed(folder, family=family)
+    assert found.family == tuple(family)
+    assert " of 2 sets" in found.sentence
+    assert "declared beforehand" in found.footing
+    assert found.left_out[0].startswith("zero_shot brains: mmkd was skipped")
+    (lungs,) = found.sets
+    assert lungs.p_holm == pytest.approx(2 * lungs.difference.p)
+
+
+def test_validation_chooses_the_only_rival_and_is_never_the_test(folder, tmp_path):
+    for model in ("biomedclip", "pmc_clip"):
+        for dataset in SETS:
+            record, found = zero_shot(model, dataset, split="validation")
+            write_result(tmp_path, record, found)
+    found = claimed(folder, validation=read_results(tmp_path), family=[("zero_shot", name) for name in SETS])
+    best = {
+        name: max(
+            (one for one in read_results(tmp_path) if one.dataset.name == name), key=lambda one: one.value
+        ).model.name
+        for name in SETS
+    }
+    assert {key[1]: name for key, name in found.validation.items()} == best
+    assert {one.dataset: list(one.by_teacher) for one in found.sets} == {name: [best[name]] for name in SETS}
+    assert "better than the teacher that validation chose on" in found.sentence
+    with pytest.raises(EvaluationError, match="are of the test items themselves"):
+        claimed(folder, validation=read_results(folder), family=[("zero_shot", "lungs")])
+    with pytest.raises(EvaluationError, match="zero_shot brains: the validation results lack mmkd"):
+        claimed(folder, ["pmc_clip"], teachers=["mmkd"], validation=[*read_results(tmp_path), skipped("mmkd", "lungs")])
+
+
+def test_several_seeds_are_one_model_whose_spread_widens_the_interval(tmp_path):
+    names = write_seeds(tmp_path, "lungs", skills=(0.5, 0.7, 0.9))
+    one, three = claimed(tmp_path, names[1:2]), claimed(tmp_path, names, name="mmkd")
+    values = [record.value for record in read_results(tmp_path) if record.model.name in names]
+    width = {len(found.seeds): found.macro.high - found.macro.low for found in (one, three)}
+    assert three.sets[0].difference.value == pytest.approx(np.mean(values) - read_value(tmp_path, "biomedclip"))
+    assert width[3] > 1.5 * width[1]
+    assert three.sentence.startswith("mmkd: ")
+    assert "3 training seeds" in three.footing
+
+
+def read_value(folder, model):
+    return next(record.value for record in read_results(folder) if record.model.name == model)
+
+
+def test_without_spread_of_items_seeds_follow_students_t():
+    values = np.array([0.70, 0.74, 0.75])
+    samples = over_seeds(np.repeat(values[:, None], 40_000, axis=1))
+    expected = stats.t.interval(0.95, 2, loc=values.mean(), scale=values.std(ddof=1) / np.sqrt(3))
+    assert np.percentile(samples, [2.5, 97.5]) == pytest.approx(expected, rel=0.02)
+    np.testing.assert_array_equal(over_seeds(values[None]), values)
+
+
+def test_a_one_sided_p_counts_the_resamples_that_do_not_exceed_the_limit():
+    differences = np.array([-0.2, 0.0, 0.1, 0.3, np.nan])
+    assert one_sided_p(differences, above=0.0) == 3 / 5
+    assert one_sided_p(differences, above=-0.1) == 2 / 5
+    assert one_sided_p(np.full(3, np.nan), above=0.0) == 1
+
+
+def test_what_cannot_be_claimed_is_refused(folder):
+    with pytest.raises(EvaluationError, match="a claim needs a student and teachers that are other models"):
+        claimed(folder, ["biomedclip"])
+    with pytest.raises(EvaluationError, match="the margin of a claim must be above 0"):
+        claimed(folder, margin=0.0)
+    with pytest.raises(EvaluationError, match="no test set can be tested: zero_shot brains: mmkd was skipped"):
+        claimed(folder, family=[("zero_shot", "brains")])
+    with pytest.raises(EvaluationError, match="no result is of a model 'mmdk'"):
+        claimed(folder, ["mmdk"])
