@@ -124,9 +124,7 @@ def check(
     is_file = dataset.endswith((".yaml", ".yml")) or "/" in dataset
     entry = read_entry(Path(dataset)) if is_file else find_dataset(dataset, known_datasets(loaded_pipeline, datasets))
     loaded = load_dataset(entry, root, allow=let)
-    from evaluate.suite.task_inputs import refusals  # it loads torch
-
-    refused = list(refusals(loaded))
+    refused = _refused(loaded)
     problems = list(deep_problems(loaded, root)) if deep else []
     found = _summary(loaded) | ({"problems": problems} if deep else {}) | ({"refused": refused} if refused else {})
     if as_json:
@@ -158,12 +156,18 @@ def _state(entry: DatasetEntry, root: Path, *, allow: list[str], deep: bool) -> 
         return "missing", ", ".join(missing)
     try:
         loaded = load_dataset(entry, root, allow=allow)
-        problems = list(deep_problems(loaded, root)) if deep else []
+        problems = [*_refused(loaded), *(deep_problems(loaded, root) if deep else ())]
     except MMKDError as error:
         problems = [str(error)]
     if problems:
         return "fails", " ".join("; ".join(problems).split())
     return "ok", "; ".join([*(f"{name} {len(split):,}" for name, split in loaded.splits.items()), *loaded.caveats])
+
+
+def _refused(loaded: LoadedDataset) -> list[str]:
+    from evaluate.suite.task_inputs import refusals  # it loads torch
+
+    return list(refusals(loaded))
 
 
 @app.command("prepare", epilog="Example: python -m evaluate prepare pcam downloads/pcam --data-root data")

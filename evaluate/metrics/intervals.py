@@ -25,7 +25,7 @@ Mask = npt.NDArray[np.bool_]
 PROPORTIONS = ("accuracy", "vqa_", "i2t_recall", "t2i_recall", "sensitivity", "specificity")
 """Beginnings of the names of metrics that are a share of items, each of them right or wrong."""
 MEANS = ("brier", "ece")
-"""Metrics of single labels to which every item contributes alike; they may vary less than a share of items."""
+"""Metrics of single labels to which every item contributes alike, in parts of 1: each counts as two items at most."""
 PART_OF: dict[str, tuple[str, bool | None]] = {
     "group_accuracy": ("group", None),
     "vqa_open": ("closed", False),
@@ -49,8 +49,7 @@ class Basis:
     """How many items a metric rests on, by the parts (classes, labels, sides) whose results it averages.
 
     Attributes:
-        items: number of items of each part; of weighted ones the number of equal ones that are worth as much. Infinite
-            where the metric may vary less than a share of these items does.
+        items: number of items of each part; of weighted ones the number of equal ones that are worth as much.
         independent: number of clusters of each part, or of items where there are no clusters.
     """
 
@@ -74,8 +73,7 @@ class Basis:
 
 
 def _worth(counts: tuple[float, ...]) -> float:
-    total = sum(1 / count for count in counts)
-    return len(counts) ** 2 / total if total else math.inf
+    return len(counts) ** 2 / sum(1 / count for count in counts)
 
 
 def intervals_of(
@@ -174,7 +172,7 @@ def basis_of(name: str, columns: Columns, clusters: npt.NDArray[np.int64] | None
     items = [float(part.sum()) for part in parts]
     independent = items if clusters is None else [float(len(np.unique(clusters[part]))) for part in parts]
     if name in MEANS:
-        items = [math.inf]
+        items = [2 * items[0]]
     if name == "uno_c":
         # Late events weigh much more than early ones: Kish's number of equal weights. Events are the last part.
         weight = columns["uno_weight"][columns["event"] > 0]
