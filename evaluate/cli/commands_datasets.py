@@ -1,4 +1,4 @@
-"""``python -m evaluate list``, ``new``, ``check``, ``phantom-slides``: which datasets there are, and adding one."""
+"""``python -m evaluate list``, ``new``, ``check``, ``prepare``, ``phantom-slides``: the datasets, and adding one."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ from evaluate.datasets.entry import DatasetEntry, read_entry
 from evaluate.datasets.formats.rules import FORMATS
 from evaluate.datasets.loaded import LoadedDataset, Split
 from evaluate.datasets.loading import load_dataset
+from evaluate.datasets.making.prepare import prepare
+from evaluate.datasets.making.template import template
 from evaluate.datasets.pipeline_sets import pipeline_sets
 from evaluate.datasets.registry import Status, data_root, find_dataset, read_registry, status
 from evaluate.datasets.task_kinds import TASKS
-from evaluate.datasets.template import template
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, print_json, wide_console
 from store.config.pipeline_file import read_pipeline
 from store.config.problems import suggest
-from store.errors import ConfigError, EvaluationError
+from store.console import ExitCode
+from store.errors import ConfigError, EvaluationError, MMKDError
 from store.files import write_atomic
 
 app = typer.Typer()
@@ -96,8 +98,9 @@ def new(
 
 @app.command(epilog="Example: python -m evaluate check datasets/my_xrays.yaml --data-root data")
 def check(
-    dataset: Annotated[str, typer.Argument(help="A dataset's file, or its name in the registry.")],
+    dataset: Annotated[str | None, typer.Argument(help="A dataset's file, or its name in the registry.")] = None,
     *,
+    all_: Annotated[bool, typer.Option("--all", help="Every dataset, with a line for each.")] = False,
     data_root_: DataRootOption = None,
     datasets: DatasetsOption = None,
     pipeline: PlaceOption = None,
@@ -106,15 +109,22 @@ def check(
     deep: Annotated[bool, typer.Option("--deep", help="Compare digests of files, and decode every image.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Read a dataset as an evaluation does: its splits, classes, duplicates and problems."""
+    """Read a dataset as an evaluation does: its splits, classes, duplicates and problems.
+
+    With --all a dataset is ok, missing, or fails; if one fails, the exit code is 1.
+    """
+    if all_ == (dataset is not None):
+        raise ConfigError("expected either the name of a dataset or --all")
     loaded_pipeline = read_maybe(pipeline, config)
     root = root_of(loaded_pipeline, data_root_)
+    let = allowed(allow or [])
+    if dataset is None:
+        _check_all(known_datasets(loaded_pipeline, datasets), root, allow=let, deep=deep, as_json=as_json)
+        return
     is_file = dataset.endswith((".yaml", ".yml")) or "/" in dataset
     entry = read_entry(Path(dataset)) if is_file else find_dataset(dataset, known_datasets(loaded_pipeline, datasets))
-    loaded = load_dataset(entry, root, allow=allowed(allow or []))
-    from evaluate.suite.task_inputs import refusals  # it loads torch
-
-    refused = list(refusals(loaded))
+    loaded = load_dataset(entry, root, allow=let)
+    refused = _refused(loaded)
     problems = list(deep_problems(loaded, root)) if deep else []
     found = _summary(loaded) | ({"problems": problems} if deep else {}) | ({"refused": refused} if refused else {})
     if as_json:
@@ -129,6 +139,52 @@ def check(
         raise EvaluationError(said, hint="fetch the files again")
 
 
+def _check_all(entries: dict[str, DatasetEntry], root: Path, *, allow: list[str], deep: bool, as_json: bool) -> None:
+    found = {name: _state(entry, root, allow=allow, deep=deep) for name, entry in sorted(entries.items())}
+    if as_json:
+        print_json([{"name": name, "state": state, "why": why} for name, (state, why) in found.items()])
+    else:
+        sys.stdout.write("".join(f"{name}: {state}: {why}\n" for name, (state, why) in found.items()))
+    if any(state == "fails" for state, _ in found.values()):
+        raise typer.Exit(ExitCode.BAD_INPUT)
+
+
+def _state(entry: DatasetEntry, root: Path, *, allow: list[str], deep: bool) -> tuple[str, str]:
+    """Return ok, missing or fails, and what there is, what is not there, or why, in one line."""
+    missing = status(entry, root).missing
+    if missing:
+        return "missing", ", ".join(missing)
+    try:
+        loaded = load_dataset(entry, root, allow=allow)
+        problems = [*_refused(loaded), *(deep_problems(loaded, root) if deep else ())]
+    except MMKDError as error:
+        problems = [str(error)]
+    if problems:
+        return "fails", " ".join("; ".join(problems).split())
+    return "ok", "; ".join([*(f"{name} {len(split):,}" for name, split in loaded.splits.items()), *loaded.caveats])
+
+
+def _refused(loaded: LoadedDataset) -> list[str]:
+    from evaluate.suite.task_inputs import refusals  # it loads torch
+
+    return list(refusals(loaded))
+
+
+@app.command("prepare", epilog="Example: python -m evaluate prepare pcam downloads/pcam --data-root data")
+def prepare_(
+    dataset: Annotated[str, typer.Argument(help="Name of a dataset whose download has another layout.")],
+    folder: Annotated[Path, typer.Argument(help="The folder of the unpacked download.")],
+    *,
+    data_root_: DataRootOption = None,
+) -> None:
+    """Make the table and folders that a dataset reads out of its download."""
+    root = data_root(data_root_)
+    count = prepare(find_dataset(dataset, read_registry()), folder, root)
+    sys.stdout.write(
+        f"{root / dataset}: {count:,} items\nnext: python -m evaluate check {dataset} --data-root {root}\n"
+    )
+
+
 @app.command("phantom-slides", epilog="Example: python -m evaluate phantom-slides --out data/phantom_slides")
 def phantom_slides(
     *,
@@ -140,7 +196,7 @@ def phantom_slides(
     seed: Annotated[int, typer.Option(help="Decides every pixel.")] = 0,
 ) -> None:
     """Draw phantom slides: tiles of which a known share is tumour. They are drawn and no patient data."""
-    from evaluate.datasets.phantom_slides import SlidePlan, write_phantom_slides
+    from evaluate.datasets.making.phantom_slides import SlidePlan, write_phantom_slides
 
     plan = SlidePlan(slides={"train": train, "val": val, "test": test}, tiles=tiles, seed=seed)
     slides = write_phantom_slides(out, plan)

@@ -324,7 +324,7 @@ def report(
 
 @app.command(epilog="Example: python -m evaluate card mmkd --results results > results.md")
 def card(
-    model: Annotated[str, typer.Argument(help="A model that has results.")],
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="A model that has results.")],
     *,
     pipeline: MaybePipelineOption = None,
     config: ConfigOption = PIPELINES_FILE,
@@ -336,5 +336,5 @@ def card(
     from evaluate.results.files import read_results
 
     found = read_results(_folder(results, pipeline, config))
-    of_model(found, model)
-    sys.stdout.write(model_card(found, model) + "\n")
+    of_model(found, name)
+    sys.stdout.write(model_card(found, name) + "\n")

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from evaluate.config import EvaluatePipeline
 from evaluate.datasets.entry import DatasetEntry
+from evaluate.datasets.official import official_entry
 from evaluate.datasets.registry import SHIPPED, find_dataset, status
 from evaluate.datasets.task_kinds import known_task
 from evaluate.metrics.bootstrap import RESAMPLES, Mode
@@ -64,7 +65,10 @@ def run(
         str | None, typer.Option(help="Mode of the resamples: official, stratified, cluster or plain.")
     ] = None,
     official: Annotated[
-        bool, typer.Option("--official", help="Zero-shot scores and resamples as MMKD-CLIP's released evaluator does.")
+        bool,
+        typer.Option(
+            "--official", help="Zero-shot prompts, scores, metrics and resamples of MMKD-CLIP's released evaluator."
+        ),
     ] = False,
     resamples: Annotated[int, typer.Option(min=1, help="Number of resamples of each interval.")] = RESAMPLES,
     batch_size: Annotated[
@@ -92,6 +96,8 @@ def run(
     loaded = read_maybe(pipeline, config, overrides=set_)
     root = root_of(loaded, data_root_)
     entries = _entries(loaded, known_datasets(loaded, datasets), dataset, root)
+    if official:
+        entries = [official_entry(entry, root) for entry in entries]
     evaluations = _evaluations(entries, model, loaded, tasks=chosen_tasks, root=root)
     if dry_run:
         _print_plan(evaluations, as_json=as_json)
@@ -205,6 +211,17 @@ def _print(records: list[Result], folder: Path) -> None:
         if isinstance(record, SkippedRecord):
             table.add_row(record.model.name, record.task, record.dataset.name, f"skipped: {record.skipped}")
         elif record.dataset.name not in grouped:
-            table.add_row(record.model.name, record.task, record.dataset.name, record.cite(record.primary))
+            said = record.cite(record.primary) + _robustness(record)
+            table.add_row(record.model.name, record.task, record.dataset.name, said)
     if table.row_count:
         console.print(table)
+
+
+def _robustness(record: ResultRecord) -> str:
+    """Return how far single prompt templates differ, where a result knows several."""
+    found = record.details.get("prompts") or {}
+    spread = found.get("spread")
+    if not spread:
+        return ""
+    count = len(found["templates"])
+    return f"; single prompts {spread['low']:.3f} to {spread['high']:.3f}, sd {spread['sd']:.3f} over {count}"

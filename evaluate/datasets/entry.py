@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import Field, field_validator
 
-from evaluate.config import fillable
 from evaluate.datasets.formats.rules import BagFiles, ReadRule, SurvivalFiles
 from evaluate.metrics.registry import METRICS
 from store.config.pipeline_file import Section, read_section
@@ -20,6 +19,7 @@ from store.config.problems import suggest
 from store.config.yaml_tree import KeyPath
 from store.errors import ConfigError
 
+from .prompts import ClassText, SetName, Template, filled, one_by_one, with_sets
 from .split_rules import SplitRule
 from .task_kinds import TASKS, Items, TaskName
 
@@ -38,20 +38,10 @@ NAME = r"[a-z0-9][a-z0-9_]*"
 """Name of a dataset that has a file."""
 
 
-Template = Annotated[str, AfterValidator(fillable)]
-
-
 class Task(Section):
     """The use of a dataset for one task; ``primary`` is a name in ``evaluate.metrics.registry.METRICS``."""
 
     primary: str
-
-
-class ClassText(Section):
-    """The words of a class in prompts: its own prompts take the place of the templates."""
-
-    name: str
-    prompts: list[str] = []
 
 
 class Group(Section):
@@ -69,6 +59,25 @@ class Provenance(Section):
     split: Origin
     templates: Origin | None = None
     metrics: Origin
+
+
+class Released(Section):
+    """What MMKD-CLIP's released evaluator knows of a dataset.
+
+    ``prompts`` names the prompts of its classes in ``src/training/constants.py``; with ``first_label`` it takes the
+    first of an image's labels for its class.
+    """
+
+    prompts: str | None = None
+    first_label: bool = False
+
+
+class Checked(Section):
+    """The day on which an entry was compared with a source, that source, and which parts of the entry agree with it."""
+
+    on: Annotated[str, Field(pattern=r"^20\d\d-[01]\d-[0-3]\d$")]
+    source: str
+    parts: list[Literal["classes", "order", "counts", "licence", "digests", "split", "layout"]] = Field(min_length=1)
 
 
 class Fields(Section):
@@ -149,6 +158,9 @@ class DatasetEntry(Section):
     groups: dict[str, Group] = {}
     templates: list[Template] = []
     negative_templates: list[Template] = []
+    template_sets: list[SetName] = []
+    released: Released | None = None
+    checked: Checked | None = None
     event_values: list[str] = ["1", "1.0", "true"]
     censored_values: list[str] = ["0", "0.0", "false"]
     missing: Literal["refuse", "drop", "impute"] = "refuse"
@@ -189,14 +201,22 @@ class DatasetEntry(Section):
             negative: return those that say that the class is absent; for multi-label datasets.
             group: only the classes of this group, in its order.
         """
-        templates = self.negative_templates if negative else self.templates
+        return filled(*self._words(negative=negative, group=group), group=self._shown(group))
+
+    def single_prompts(self, *, negative: bool = False, group: str | None = None) -> dict[str, list[list[str]]]:
+        """Return, by template, the prompts of each class if it were the only template; arguments as of ``prompts``."""
+        return one_by_one(*self._words(negative=negative, group=group), group=self._shown(group))
+
+    def _words(self, *, negative: bool, group: str | None) -> tuple[list[str | ClassText], list[str]]:
         labels = self.classes if group is None else self.groups[group].classes
-        shown = group and (self.groups[group].name or group)
-        found = []
-        for text in (self.classes[label] for label in labels):
-            name, own = (text.name, text.prompts) if isinstance(text, ClassText) else (text, [])
-            found.append((not negative and own) or [each.format(label=name, group=shown) for each in templates])
-        return found
+        texts = [self.classes[label] for label in labels]
+        if negative:  # prompts of a class's own say that it is there
+            texts = [text.model_copy(update={"prompts": []}) if isinstance(text, ClassText) else text for text in texts]
+        own = self.negative_templates if negative else self.templates
+        return texts, with_sets(own, self.template_sets, negative=negative)
+
+    def _shown(self, group: str | None) -> str | None:
+        return group and (self.groups[group].name or group)
 
 
 def read_entry(path: Path) -> DatasetEntry:
@@ -271,9 +291,9 @@ def _label_problems(entry: DatasetEntry) -> Iterator[tuple[KeyPath, str]]:
     if entry.one_hot and entry.multi_label:
         yield ("one_hot",), "several columns may be 1 in a multi-label dataset; drop one of the two keys"
     if "zero_shot" in entry.tasks and not all(entry.prompts()):
-        yield ("tasks", "zero_shot"), "needs templates, or prompts of every class"
-    if "zero_shot" in entry.tasks and entry.multi_label and not entry.negative_templates:
-        yield ("tasks", "zero_shot"), "of a multi-label dataset needs negative_templates"
+        yield ("tasks", "zero_shot"), "needs templates, template_sets, or prompts of every class"
+    if "zero_shot" in entry.tasks and entry.multi_label and not all(entry.prompts(negative=True)):
+        yield ("tasks", "zero_shot"), "of a multi-label dataset needs negative_templates or template_sets"
     for part in ("classes", "templates"):
         if getattr(entry, part) and getattr(entry.provenance, part) is None:
             yield ("provenance",), f"missing key '{part}'"

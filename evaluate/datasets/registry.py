@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluate.datasets.formats.rules import needed_patterns
+from evaluate.datasets.formats.rules import FolderFiles, any_suffix, needed_patterns
 from store.config.problems import suggest
 from store.errors import ConfigError
 from store.files import find_paths
@@ -81,7 +81,16 @@ def find_dataset(name: str, entries: Mapping[str, DatasetEntry]) -> DatasetEntry
 
 def missing_files(entry: DatasetEntry, root: Path) -> list[str]:
     """Return the patterns of a dataset that no file below the data root matches."""
-    return [pattern for pattern in needed_patterns(entry.read) if next(root.glob(pattern), None) is None]
+    any_case = isinstance(entry.read, FolderFiles)
+    return [pattern for pattern in needed_patterns(entry.read) if not _some_file(root, pattern, any_case=any_case)]
+
+
+def _some_file(root: Path, pattern: str, *, any_case: bool) -> bool:
+    """Return whether a file matches a pattern, with ``any_case`` also one whose suffix is in capitals."""
+    if not any_case:
+        return next(root.glob(pattern), None) is not None
+    suffix = Path(pattern).suffix.lower()
+    return any(path.suffix.lower() == suffix or "*" in suffix for path in root.glob(any_suffix(pattern)))
 
 
 def status(entry: DatasetEntry, root: Path) -> Status:

@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from store.errors import EvaluationError
 
-from . import classification, clinical, survival
+from . import classification, clinical, released, survival
 from . import retrieval as ranks
 from .predictions import Columns, Samples, Weights
 
@@ -111,6 +111,9 @@ METRICS: dict[str, Metric] = {
     "auroc": Metric(title="AUROC", function=classification.auroc),
     "average_precision": Metric(title="average precision", function=classification.average_precision),
     "label_accuracy": Metric(title="accuracy over labels", function=classification.label_accuracy),
+    "official_f1": Metric(title="F1, released evaluator", function=released.f1),
+    "official_precision": Metric(title="precision, released evaluator", function=released.precision),
+    "official_recall": Metric(title="recall, released evaluator", function=released.recall),
     "sensitivity": Metric(title="sensitivity", function=clinical.sensitivity),
     "specificity": Metric(title="specificity", function=clinical.specificity),
     "ppv": Metric(title="positive predictive value", function=clinical.positive_predictive_value),

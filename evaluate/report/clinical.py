@@ -14,6 +14,8 @@ from .wording import in_words, number
 
 OF_DECISIONS = ("sensitivity", "specificity", "ppv", "npv", "brier", "ece")
 
+NOTHING = "–"
+
 Table = tuple[str, list[str], list[list[str]]]
 """Caption, heads and rows."""
 
@@ -27,13 +29,13 @@ def _decisions(record: ResultRecord) -> list[list[str]]:
     found = [record.metrics.get(name) for name in OF_DECISIONS]
     if few_items(record.task) or not any(found):
         return []
-    return [[record.model.name, *("–" if one is None else str(one) for one in found), _threshold(record)]]
+    return [[record.model.name, *(NOTHING if one is None else str(one) for one in found), _threshold(record)]]
 
 
 def _threshold(record: ResultRecord) -> str:
     said, share = record.details.get("threshold"), record.details.get("prevalence")
     if not isinstance(said, dict) or not said.get("probability"):
-        return "–"
+        return NOTHING
     text = f"probability {number(said['probability'][0])}, by {said.get('by', 'a rule that is not recorded')}"
     if isinstance(share, dict):
         value = share.get("value")
@@ -87,4 +89,10 @@ def _tables(
         rows = rows_of(record)
         if rows:
             found.setdefault(f"{record.dataset.title}, {in_words(record.task).lower()}", []).extend(rows)
-    return [(caption, heads, rows) for caption, rows in sorted(found.items())]
+    return [_without_empty(caption, heads, rows) for caption, rows in sorted(found.items())]
+
+
+def _without_empty(caption: str, heads: list[str], rows: list[list[str]]) -> Table:
+    """Leave out columns that no row has anything in."""
+    kept = [place for place in range(len(heads)) if any(row[place] != NOTHING for row in rows)]
+    return caption, [heads[place] for place in kept], [[row[place] for place in kept] for row in rows]

@@ -113,7 +113,7 @@ def read_results(folder: Path) -> list[Result]:
         EvaluationError: there is none, or one is damaged.
     """
     paths = sorted(find_paths(folder, "*/*/*.json"))
-    records = [path for path in paths if _is_record(path)]
+    records = [path for path in paths if is_record(path)]
     others = sorted({*paths} - {*records})
     if others:
         log.warning("%s: passed over %d JSON files that are no results, such as %s", folder, len(others), others[0])
@@ -122,7 +122,7 @@ def read_results(folder: Path) -> list[Result]:
     return [read_result(path) for path in records]
 
 
-def _is_record(path: Path) -> bool:
+def is_record(path: Path) -> bool:
     """Whether a file says that it is a record, also one of another format, and lies where its record belongs."""
     try:
         content = json.loads(path.read_bytes())

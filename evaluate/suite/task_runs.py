@@ -22,9 +22,10 @@ from evaluate.tasks.linear_probe import Probe, linear_probe, linear_probe_labels
 from evaluate.tasks.retrieval import retrieval
 from evaluate.tasks.survival import survival_abmil, survival_cox
 from evaluate.tasks.vqa import Head, answer_questions
-from evaluate.tasks.zero_shot import prompt_ensemble, zero_shot, zero_shot_in_groups, zero_shot_labels
+from evaluate.tasks.zero_shot import zero_shot, zero_shot_in_groups, zero_shot_labels
 from store.errors import EvaluationError
 
+from .class_embeddings import ABSENT, PRESENT, class_embeddings
 from .split_embeddings import Embedder
 from .task_examples import retrieval_examples, wrong_answers, wrong_classes
 from .task_inputs import probe_splits, question_splits, retrieval_pairs, slide_splits, survivors, zero_shot_items
@@ -65,7 +66,7 @@ def run_task(task: str, encoder: Encoder | None, dataset: LoadedDataset, *, offi
 
     Args:
         encoder: None if the dataset brings its own features.
-        official: as in MMKD-CLIP's released evaluator, zero-shot scores are the softmax of the unscaled cosines.
+        official: as in MMKD-CLIP's released evaluator, zero-shot has its scores, metrics and labels.
 
     Raises:
         EvaluationError: the task cannot be done with this model or these items.
@@ -85,44 +86,44 @@ def _in_clusters(result: TaskResult, test: Split) -> TaskResult:
 
 
 def _zero_shot(embedder: Embedder) -> Outcome:
-    entry, encoder = embedder.dataset.entry, embedder.encoder
-    prompts: Any = entry.prompts()
-    if entry.groups:
-        prompts = {group: entry.prompts(group=group) for group in entry.groups}
-    elif entry.multi_label:
-        prompts = [prompts, entry.prompts(negative=True)]
+    entry, encoder, official = embedder.dataset.entry, embedder.encoder, embedder.official
+    first_label = official and entry.released is not None and entry.released.first_label
+    several = entry.multi_label is not None and not first_label
     # Before the images: a store that lacks the prompts need not read them.
-    of_group = {group: prompt_ensemble(encoder.embed_texts, prompts[group]) for group in entry.groups}
-    sides = [] if of_group else prompts if entry.multi_label else [prompts]
-    of_all = [prompt_ensemble(encoder.embed_texts, own) for own in sides]
+    found = class_embeddings(entry, encoder.embed_texts, several=several)
     split, test = zero_shot_items(embedder)
-    how = _ZeroShot(
-        logit_scale=encoder.logit_scale, official=embedder.official, primary=entry.tasks["zero_shot"].primary
-    )
+    if first_label and entry.multi_label:
+        test = replace(test, target=test.target.argmax(axis=1))
+    how = _ZeroShot(logit_scale=encoder.logit_scale, official=official, primary=entry.tasks["zero_shot"].primary)
     classes = entry.class_names
     if entry.groups:
         numbers = {label: number for number, label in enumerate(entry.classes)}
         groups = {group: [numbers[label] for label in of.classes] for group, of in entry.groups.items()}
         group_N = split.groups or []
-        result = zero_shot_in_groups(test, group_N=group_N, groups=groups, class_KE=of_group, classes=classes, **how)
-    elif entry.multi_label:
-        result = zero_shot_labels(test, positive_CE=of_all[0], negative_CE=of_all[1], labels=classes, **how)
+        result = zero_shot_in_groups(
+            test, group_N=group_N, groups=groups, class_KE=found.whole, single=found.single, classes=classes, **how
+        )
+    elif several:
+        sides = {template: (of[PRESENT], of[ABSENT]) for template, of in found.single.items()}
+        positive, negative = found.whole[PRESENT], found.whole[ABSENT]
+        result = zero_shot_labels(test, positive_CE=positive, negative_CE=negative, labels=classes, single=sides, **how)
     else:
         result = zero_shot(
             test,
-            class_CE=of_all[0],
+            class_CE=found.whole[PRESENT],
             classes=classes,
             positive=_positive(entry),
             val=_validation(embedder) if len(classes) == 2 else None,
             deciding=_deciding(entry),
+            single={template: of[PRESENT] for template, of in found.single.items()},
             **how,
         )
-    if not entry.multi_label:
+    if not several:
         result = _with_examples(result, wrong_classes(result, split, classes))
     return Outcome(
         results=[result],
         excluded=embedder.excluded,
-        prompts_digest=hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
+        prompts_digest=hashlib.sha256(json.dumps(found.prompts).encode()).hexdigest(),
         logit_scale=result.details["logit_scale"],
     )
 

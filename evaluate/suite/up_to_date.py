@@ -10,7 +10,7 @@ from typing import Any
 
 from evaluate.datasets.entry import DatasetEntry
 from evaluate.metrics.bootstrap import Mode
-from evaluate.results.files import read_result, result_path
+from evaluate.results.files import is_record, read_result, result_path
 from evaluate.results.record import ModelFacts, ResultRecord, SkippedRecord
 from evaluate.tasks.texts import RULE
 from store.errors import ConfigError
@@ -32,6 +32,11 @@ INTERVALS = 2
 """Version of the default resamples and intervals: models are compared on the same ones only."""
 COMPARING_TEXTS = ("retrieval", "vqa")
 
+PROTOCOL = {"zero_shot": 2, "linear_probe": 2, "survival": 2, "diagnosis": 2}
+"""Version of how a task is done, where it is not the first; raised when its numbers change, so that they are made anew.
+
+2: decisions at a threshold and calibration; few shots choose C on few items; survival obeys the dataset's split."""
+
 
 def request_digest(entry: DatasetEntry, task: str, settings: Settings) -> str:
     """Return the SHA-256 of what decides a result apart from the model and the data.
@@ -51,6 +56,11 @@ def request_digest(entry: DatasetEntry, task: str, settings: Settings) -> str:
         "resamples": settings.resamples,
         "intervals": INTERVALS,
     }
+    if task in PROTOCOL:
+        parts["protocol"] = PROTOCOL[task]
+    clinical = entry.model_dump(include={"sensitivity", "prevalence", "subgroups"}, exclude_defaults=True)
+    if clinical:
+        parts["clinical"] = clinical
     if entry.groups:
         parts["groups"] = {group: [of.classes, entry.prompts(group=group)] for group, of in entry.groups.items()}
     if settings.max_pixels != MAX_PIXELS:
@@ -103,5 +113,5 @@ def refuse_other_models(folder: Path, models: Iterable[ModelFacts]) -> None:
 def _any_result(folder: Path, model: str) -> ModelFacts | None:
     """Return the model of the results under a name; None if there are none."""
     own = result_path(folder, model=model, task="any", dataset="any").parents[1]
-    found = (read_result(path) for path in sorted(find_paths(own, "*/*.json")))
+    found = (read_result(path) for path in sorted(find_paths(own, "*/*.json")) if is_record(path))
     return next((record.model for record in found if isinstance(record, ResultRecord)), None)

@@ -75,6 +75,7 @@ def classified(
     details: Mapping[str, Any],
     validation: Sequence[tuple[Array, Array]] = (),
     deciding: Deciding | None = None,
+    more: Sequence[str] = (),
 ) -> TaskResult:
     """Return the result of one model or of one per training seed.
 
@@ -86,6 +87,7 @@ def classified(
         validation: by seed, class numbers of validation items and what their probabilities come from; they choose
             the threshold of two classes.
         deciding: how the decisions of two classes are made and judged.
+        more: further metrics.
     """
     columns: dict[str, Array] = {"target": test.target.astype(np.int64)}
     for place, (score_NC, _) in enumerate(scores):
@@ -116,7 +118,7 @@ def classified(
     return result_of(
         task,
         primary=primary,
-        names=[*names, *of_subgroups],
+        names=[*names, *more, *of_subgroups],
         predictions=predictions,
         details=details | ({"subgroups": parts} if parts else {}),
     )

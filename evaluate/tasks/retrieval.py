@@ -1,7 +1,8 @@
 """Cross-modal retrieval: the rank of the best right text of an image, and of the best right image of a text.
 
 Texts that are the same once case, punctuation and spaces are put aside are one text with several images: a model cannot
-tell them apart, so neither is a wrong answer for the other's image.
+tell them apart, so neither is a wrong answer for the other's image. The recalls that other programs report, for which
+the same caption of another image is wrong, stand beside it as ``strict``.
 
 Axes: N images, M distinct texts, E embedding width, P pairs of an image and a text of its own.
 """
@@ -10,10 +11,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import hypergeom
 
 from evaluate.metrics.predictions import Predictions
 from evaluate.metrics.retrieval import RECALL_AT
@@ -93,7 +96,10 @@ def retrieval(
             "t2i": _chance(np.bincount(pair_text), candidates=len(image_NE)),
         },
     }
-    return result_of("retrieval", primary=primary, names=NAMES, predictions=predictions, details=details)
+    result = result_of("retrieval", primary=primary, names=NAMES, predictions=predictions, details=details)
+    repeated = len(pair_text) > len(text_ME)
+    strict = strict_recalls(image_NE, text_ME[pair_text], pair_image) if repeated else result.metrics
+    return replace(result, details=details | {"strict": {name: strict[name] for name in NAMES if "recall" in name}})
 
 
 def _candidates(sizes: dict[str, int]) -> dict[str, Any]:
@@ -113,23 +119,54 @@ def _chance(right_Q: Numbers, *, candidates: int) -> float:
     return float(np.mean((candidates + 1) / (right_Q + 1)))
 
 
-def ranks(image_NE: Array, text_ME: Array, *, pair_image: Numbers, pair_text: Numbers) -> tuple[Numbers, Numbers]:
+def strict_recalls(image_NE: Array, text_PE: Array, pair_image: Numbers) -> dict[str, float]:
+    """Return the recalls for which only an image's own captions are right, as CLIP_benchmark 1.6.2 counts them.
+
+    Each caption of an image is a candidate and a query of its own, also where another image has the same one. Equal
+    captions have equal cosines, so that their order is a matter of chance; a recall is the mean over all such orders.
+    With b wrong candidates above the best right one, and t wrong and p right ones equal to it, a query is answered
+    among the first k with the probability 1 - C(t, k - b) / C(t + p, k - b).
+
+    Args:
+        image_NE: unit norm, float32.
+        text_PE: unit norm, float32; a row for each caption of each image, by image.
+        pair_image: the image of each, ascending.
+    """
+    own = np.arange(len(pair_image))
+    last = ranks(image_NE, text_PE, pair_image=pair_image, pair_text=own)
+    first = ranks(image_NE, text_PE, pair_image=pair_image, pair_text=own, tie=-TIE)
+    cosine = _pair_cosines(image_NE, text_PE, pair_image, own)
+    best = np.maximum.reduceat(cosine, np.searchsorted(pair_image, np.arange(len(image_NE))))
+    right = (np.bincount(pair_image[cosine >= best[pair_image] - TIE], minlength=len(image_NE)), np.ones_like(own))
+    found = {}
+    for side, above, below, equal in zip(("i2t", "t2i"), first, last, right, strict=True):
+        tied = below - above + equal
+        for k in RECALL_AT:
+            places = np.clip(k + 1 - above, 0, tied)
+            found[f"{side}_recall_at_{k}"] = float(1 - hypergeom.pmf(0, tied, equal, places).mean())
+    return {"mean_recall": float(np.mean(list(found.values()))), **found}
+
+
+def ranks(
+    image_NE: Array, text_ME: Array, *, pair_image: Numbers, pair_text: Numbers, tie: float = TIE
+) -> tuple[Numbers, Numbers]:
     """Return the rank of each image's best text, (N,), and of each text's best image, (M,), from 1.
 
-    A rank is one more than the number of wrong candidates whose cosine is at least that of the best right one. The
-    cosines are computed a piece at a time and once for both directions.
+    A rank is one more than the number of wrong candidates whose cosine is at least that of the best right one less
+    ``tie``. The cosines are computed a piece at a time and once for both directions.
 
     Args:
         image_NE: unit norm, float32.
         text_ME: unit norm, float32.
         pair_image: images of the right pairs, ascending.
         pair_text: texts of the right pairs.
+        tie: if negative, only candidates that are better by more than that count, so that equals do not.
     """
     pair_cosine = _pair_cosines(image_NE, text_ME, pair_image, pair_text)
     image_best, text_best = np.full(len(image_NE), -np.inf, np.float32), np.full(len(text_ME), -np.inf, np.float32)
     np.maximum.at(image_best, pair_image, pair_cosine)
     np.maximum.at(text_best, pair_text, pair_cosine)
-    image_bar, text_bar = image_best - np.float32(TIE), text_best - np.float32(TIE)
+    image_bar, text_bar = image_best - np.float32(tie), text_best - np.float32(tie)
     image_rank, text_rank = np.ones(len(image_NE), np.int64), np.ones(len(text_ME), np.int64)
     height, width = TILE
     for top in range(0, len(image_NE), height):

@@ -24,6 +24,7 @@ from .inputs import Array, LabelledFeatures, check_labels, check_target, unit_no
 Embeddings = npt.NDArray[np.float32]
 
 IN_GROUPS = ("group_accuracy", "accuracy", "balanced_accuracy", "macro_f1")
+OFFICIAL = ("official_f1", "official_precision", "official_recall")
 
 PIECE_ROWS = 65_536
 """Images of a piece: 128 MiB of float32 embeddings 512 wide."""
@@ -68,6 +69,7 @@ def zero_shot(
     primary: str = "auroc",
     val: LabelledFeatures | None = None,
     deciding: Deciding | None = None,
+    single: Mapping[str, Array] | None = None,
 ) -> TaskResult:
     """Classify every image as one of C classes.
 
@@ -75,31 +77,45 @@ def zero_shot(
         test: image embeddings (N, E), any float dtype, any length, with class numbers.
         class_CE: class embeddings, as ``prompt_ensemble`` returns them.
         logit_scale: the model's, exponentiated.
-        official: use the scale 1 instead.
+        official: use the scale 1 instead, and add F1, precision and recall as MMKD-CLIP's released evaluator has them.
         val: images that choose the threshold of two classes.
         deciding: how decisions are made and judged.
+        single: by template, the class embeddings that it gives alone; the primary metric of each is recorded.
 
     Raises:
-        EvaluationError: labels outside the list, one class only, embeddings that are not finite or zero.
+        EvaluationError: labels outside the list, one class only, embeddings that are not finite or zero; with
+            ``official``, a class without a test item.
     """
     image_NE = np.asarray(test.features)
     _check_widths(image_NE, class_CE, classes)
     details = _details(test.target, classes, logit_scale, official=official)
-    scores = [_scores(image_NE, class_CE, details["logit_scale"])]
-    held = []
-    if val is not None and len(classes) == 2:
-        held = [(val.target, _scores(np.asarray(val.features), class_CE, details["logit_scale"])[1])]
-    return classified(
-        "zero_shot",
-        test,
-        scores,
-        classes=classes,
-        positive=positive,
-        primary=primary,
-        details=details,
-        validation=held,
-        deciding=deciding,
-    )
+    missing = details["classes_without_items"]
+    if official and missing:
+        raise EvaluationError(
+            f"no test item is of {', '.join(missing)}; the released evaluator has no AUROC then",
+            hint="evaluate without --official, where such classes are left out of the means",
+        )
+
+    def of(class_CE: Array, known: Mapping[str, Any]) -> TaskResult:
+        _check_widths(image_NE, class_CE, classes)
+        held = []
+        if val is not None and len(classes) == 2:
+            held = [(val.target, _scores(np.asarray(val.features), class_CE, details["logit_scale"])[1])]
+        return classified(
+            "zero_shot",
+            test,
+            [_scores(image_NE, class_CE, details["logit_scale"])],
+            classes=classes,
+            positive=positive,
+            primary=primary,
+            details=known,
+            validation=held,
+            deciding=deciding,
+            more=OFFICIAL if official else (),
+        )
+
+    alone = {template: of(own, {}).metrics[primary] for template, own in (single or {}).items()}
+    return of(class_CE, details | prompt_spread(alone))
 
 
 def zero_shot_in_groups(
@@ -112,6 +128,7 @@ def zero_shot_in_groups(
     logit_scale: float,
     official: bool = False,
     primary: str = "group_accuracy",
+    single: Mapping[str, Mapping[str, Array]] | None = None,
 ) -> TaskResult:
     """Classify every image as one of the classes of its group, such as those of its modality.
 
@@ -120,6 +137,7 @@ def zero_shot_in_groups(
         group_N: the group of each image.
         groups: by group, the numbers of its K classes.
         class_KE: by group, the embeddings of its classes.
+        single: by template, the same of that template alone, as in ``zero_shot``.
 
     Raises:
         EvaluationError: a group has no image, labels outside the list, embeddings that are not finite or zero.
@@ -129,24 +147,23 @@ def zero_shot_in_groups(
     missing = sorted(set(groups) - set(group_N))
     if missing:
         raise EvaluationError(f"no image belongs to the groups {', '.join(missing)}")
-    score_NC = np.zeros((len(image_NE), len(classes)))
-    for group, numbers in groups.items():
-        rows = np.flatnonzero(of_item == group)
-        _check_widths(image_NE, class_KE[group], [classes[number] for number in numbers])
-        scores, _ = _scores(image_NE[rows], class_KE[group], details["logit_scale"])
-        score_NC[rows[:, None], np.asarray(numbers)] = scores
-    columns = {"target": test.target.astype(np.int64), "group": of_item, "score": score_NC}
-    details |= {
-        "groups": {group: int((of_item == group).sum()) for group in groups},
-        "confusion": confusion(columns["target"], score_NC.argmax(axis=1), len(classes)),
-    }
-    return result_of(
-        "zero_shot",
-        primary=primary,
-        names=[*IN_GROUPS, *(f"{IN_GROUP}{group}" for group in groups)],
-        predictions=test.predictions(columns, strata="target"),
-        details=details,
-    )
+    details["groups"] = {group: int((of_item == group).sum()) for group in groups}
+
+    def of(class_KE: Mapping[str, Array], names: Sequence[str], known: Mapping[str, Any]) -> TaskResult:
+        score_NC = np.zeros((len(image_NE), len(classes)))
+        for group, numbers in groups.items():
+            rows = np.flatnonzero(of_item == group)
+            _check_widths(image_NE, class_KE[group], [classes[number] for number in numbers])
+            scores, _ = _scores(image_NE[rows], class_KE[group], details["logit_scale"])
+            score_NC[rows[:, None], np.asarray(numbers)] = scores
+        columns = {"target": test.target.astype(np.int64), "group": of_item, "score": score_NC}
+        said = {"confusion": confusion(columns["target"], score_NC.argmax(axis=1), len(classes))}
+        predictions = test.predictions(columns, strata="target")
+        return result_of("zero_shot", primary=primary, names=names, predictions=predictions, details={**known, **said})
+
+    alone = {template: of(own, [primary], {}).metrics[primary] for template, own in (single or {}).items()}
+    names = [*IN_GROUPS, *(f"{IN_GROUP}{group}" for group in groups)]
+    return of(class_KE, names, details | prompt_spread(alone))
 
 
 def zero_shot_labels(
@@ -158,6 +175,7 @@ def zero_shot_labels(
     logit_scale: float,
     official: bool = False,
     primary: str = "auroc",
+    single: Mapping[str, tuple[Array, Array]] | None = None,
 ) -> TaskResult:
     """Decide for every image which of C labels it has: each label's positive prompts against its negative ones.
 
@@ -165,6 +183,7 @@ def zero_shot_labels(
         test: image embeddings (N, E) with targets (N, C) of 0 and 1.
         positive_CE: embeddings of prompts that say that the label is present.
         negative_CE: embeddings of prompts that say that it is absent.
+        single: by template, both of that template alone, as in ``zero_shot``.
 
     Raises:
         EvaluationError: targets are not 0 and 1, no label has both kinds of images, or embeddings cannot be used.
@@ -173,9 +192,6 @@ def zero_shot_labels(
     _check_widths(image_NE, positive_CE, labels)
     constant = check_labels(target_NC, labels, what="test")
     scale = _scale(logit_scale, official=official)
-    _, positive_NC = _scores(image_NE, positive_CE, scale)
-    _, negative_NC = _scores(image_NE, negative_CE, scale)
-    columns = {"target": target_NC.astype(np.int64), "score": expit(positive_NC - negative_NC)}
     details = {
         "classes": list(labels),
         "class_items": target_NC.sum(axis=0).tolist(),
@@ -183,7 +199,29 @@ def zero_shot_labels(
         "logit_scale": scale,
         "official": official,
     }
-    return with_labels("zero_shot", test, columns, primary=primary, details=details)
+
+    def of(sides: tuple[Array, Array], known: Mapping[str, Any]) -> TaskResult:
+        present_NC, absent_NC = (_scores(image_NE, side_CE, scale)[1] for side_CE in sides)
+        columns = {"target": target_NC.astype(np.int64), "score": expit(present_NC - absent_NC)}
+        return with_labels("zero_shot", test, columns, primary=primary, details=known)
+
+    alone = {template: of(own, {}).metrics[primary] for template, own in (single or {}).items()}
+    return of((positive_CE, negative_CE), details | prompt_spread(alone))
+
+
+def prompt_spread(alone: Mapping[str, float]) -> dict[str, Any]:
+    """Return what a result records of single templates: the primary metric of each, and how far they differ.
+
+    Returns:
+        ``prompts``: ``templates``, and ``spread`` with the standard deviation (N - 1), the smallest and the largest;
+        None with fewer than two templates. Nothing without a template.
+    """
+    if not alone:
+        return {}
+    values = list(alone.values())
+    spread = {"sd": float(np.std(values, ddof=1)), "low": min(values), "high": max(values)} if len(values) > 1 else None
+    templates = [{"template": template, "value": value} for template, value in alone.items()]
+    return {"prompts": {"templates": templates, "spread": spread}}
 
 
 def _details(

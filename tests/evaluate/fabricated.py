@@ -34,7 +34,7 @@ def labels_of(entry):
 def items(entry):
     """Yield (number, split, label) of the items to make; a split of None is left to a digest."""
     numbers = count()
-    splits = (None,) if entry.split.rule in {"digest", "all_test"} else SPLITS
+    splits = (None,) if entry.split.rule in {"digest", "all_test", "folds"} else SPLITS
     labels = labels_of(entry)
     times = BY_DIGEST // len(labels) if entry.split.rule == "digest" else 2
     for split in splits:
@@ -72,6 +72,8 @@ def fabricate(entry, root):
             _tar(entry, root)
         case "medmnist":
             _npz(entry, root)
+        case "list":
+            _list(entry, root)
         case _:
             _tables(entry, root)
 
@@ -100,6 +102,15 @@ def _tar(entry, root):
         record = {"label": label, "split": split or "test", "slide": f"s{number}", "patient": f"p{number}"}
         pairs[f"k{number}"] = (number, record)
     write_tar(root / entry.read.files[0].replace("*", "0"), pairs, size=(3, 3))
+
+
+def _list(entry, root):
+    path = root / entry.read.files[0]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f"i{number}.png {label}" for number, _, label in items(entry)]
+    path.write_text("\n".join(lines) + "\n")
+    for number, line in enumerate(lines):
+        _content(root / entry.read.image.format(split=path.stem, name=line.split()[0]), number, ())
 
 
 def _npz(entry, root):
@@ -134,8 +145,12 @@ def _tables(entry, root):
 
 
 def _write_tables(entry, root, records):
-    patterns = {split: getattr(entry.split, split)[0] for split in SPLITS} if entry.split.rule == "files" else {}
+    patterns = {}
+    if entry.split.rule == "files":
+        patterns = {split: found[0] for split in SPLITS if (found := getattr(entry.split, split))}
     for split, found in records.items():
+        if patterns and split not in patterns:  # carved from another split, or none
+            continue
         name = patterns.get(split, entry.read.files[0])
         if name.startswith("*"):  # RFMiD's: the pattern of the split lies within that of the file
             name = entry.read.files[0].replace("_*_", name.strip("*"))
@@ -154,7 +169,8 @@ def _write(path, records, entry):
     else:
         columns = getattr(entry.read, "columns", None) or list(records[0])
         with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=columns, restval="1.5")
+            separator = getattr(entry.read, "separator", None) or ","
+            writer = csv.DictWriter(file, fieldnames=columns, restval="1.5", delimiter=separator)
             if not getattr(entry.read, "columns", None):
                 writer.writeheader()
             writer.writerows(records)

@@ -15,6 +15,8 @@ from evaluate.results.assemble import record_of
 from evaluate.results.files import write_result
 from evaluate.results.record import DatasetFacts, ModelFacts, SkippedRecord
 from evaluate.results.task_result import result_of
+from evaluate.tasks.classified import classified
+from evaluate.tasks.inputs import LabelledFeatures
 from evaluate.tasks.survival import kaplan_meier
 from tests.evaluate.synthetic import details_of, picture, run_facts
 
@@ -54,19 +56,27 @@ def seed_of(*parts):
     return list(" ".join(map(str, parts)).encode())
 
 
-def classified(model, name, *, skill, count=120, seeds=1):
-    """Return predictions on items that are the same for every model."""
+def items_of(name, *, count=120):
+    """Return test items that are the same for every model, of patients of two sexes."""
     classes = CLASSIFIED[name][1]
-    target = np.random.default_rng(seed_of(name)).permutation(np.arange(count) % classes)
-    columns = {"target": target} | ({"positive": target == 1} if classes == 2 else {})
+    rng = np.random.default_rng(seed_of(name))
+    target = rng.permutation(np.arange(count) % classes)
+    sexes = rng.choice(["F", "M"], size=count).tolist()
+    ids = [f"{name}/{item:04d}.png" for item in range(count)]
+    subgroups = {"sex": sexes} if name in FEW else {}
+    return LabelledFeatures(ids=ids, features=np.zeros((count, 2)), target=target, subgroups=subgroups)
+
+
+def scores_of(model, name, target, *, skill, seeds=1):
+    """Return by training seed probabilities, and the logits that they come from."""
+    found = []
     for seed in range(seeds):
-        noise = np.random.default_rng(seed_of(model, name, seed)).normal(size=(count, classes))
-        score = noise + 2 * skill * np.eye(classes)[target]
-        suffix = f".{seed}" if seed else ""
-        columns[f"score{suffix}"] = np.exp(score) / np.exp(score).sum(axis=1, keepdims=True)
-        if classes == 2:
-            columns[f"margin{suffix}"] = score[:, 1] - score[:, 0]
-    return Predictions(ids=[f"{name}/{item:04d}.png" for item in range(count)], columns=columns, strata="target")
+        noise = np.random.default_rng(seed_of(model, name, len(target), seed)).normal(
+            size=(len(target), CLASSIFIED[name][1])
+        )
+        logits = noise + 2 * skill * np.eye(CLASSIFIED[name][1])[target]
+        found.append((np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), logits))
+    return found
 
 
 def write(folder, model, task, dataset, result):
@@ -77,26 +87,34 @@ def write(folder, model, task, dataset, result):
 
 def write_classified(folder, model, name):
     modality, classes, title = CLASSIFIED[name]
-    dataset, skill = facts_of(name, title, modality), SKILL[model]
-    primary = "auroc" if classes == 2 else "balanced_accuracy"
+    dataset, skill, test = facts_of(name, title, modality), SKILL[model], items_of(name)
     names = [f"class number {number}" for number in range(classes)]
-    measured = ["auroc", "balanced_accuracy", "accuracy", "macro_f1"]
+    held = np.arange(60) % classes
 
-    def add(task, found, details):
-        write(
-            folder,
-            model,
+    def add(task, skill, details, *, seeds=1):
+        scores = scores_of(model, name, test.target, skill=skill, seeds=seeds)
+        result = classified(
             task,
-            dataset,
-            result_of(task, primary=primary, names=measured, predictions=found, details=details),
+            test,
+            scores,
+            classes=names,
+            positive=names[1] if classes == 2 else None,
+            primary="auroc" if classes == 2 else "balanced_accuracy",
+            details={"classes": names, **details},
+            validation=[(held, logits) for _, logits in scores_of(model, name, held, skill=skill, seeds=seeds)],
         )
+        write(folder, model, task, dataset, result)
 
-    found = classified(model, name, skill=skill)
-    add("zero_shot", found, details_of(found, names))
-    add("linear_probe", classified(model, name, skill=skill + 0.4), {"runs": [{"num_train": 800}]})
+    templates = [{"template": f"an image of {{label}} {number}", "value": 0.1 * number} for number in range(6)]
+    prompts = {"templates": templates, "spread": {"sd": 0.187, "low": 0.0, "high": 0.5}}
+    shown = details_of(
+        test.predictions({"target": test.target, "score": np.eye(classes)[(test.target + 1) % classes]}), names
+    )
+    add("zero_shot", skill, {"prompts": prompts, "examples": shown["examples"]})
+    add("linear_probe", skill + 0.4, {"runs": [{"num_train": 800}]})
     for shots in SHOTS if name in FEW else ():
-        few = classified(model, name, skill=skill * (0.4 + 0.1 * np.log2(2 * shots)), seeds=5)
-        add(f"linear_probe_{shots}shot", few, {"runs": [{"num_train": shots * classes}] * 5})
+        few = {"runs": [{"num_train": shots * classes}] * 5}
+        add(f"linear_probe_{shots}shot", skill * (0.4 + 0.1 * np.log2(2 * shots)), few, seeds=5)
 
 
 def write_retrieval(folder, model, name):

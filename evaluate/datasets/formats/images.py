@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,25 +23,35 @@ from store.layouts.webdataset import read_tar
 from store.layouts.zip_archive import read_zip
 
 from .record import Record, StoredImage
-from .rules import wild
+from .rules import any_suffix, wild
 
 log = logging.getLogger(__name__)
 
 
 def read_folders(root: Path, pattern: str) -> Iterator[Record]:
-    """Yield the images that a pattern matches, by path; its parts in braces are the record's columns."""
-    source, parts, hidden = ImageSource(root), path_parts(pattern), 0
-    for path in sorted(find_paths(root, wild(pattern))):
+    """Yield the images that a pattern matches, by path; its parts in braces are the record's columns.
+
+    A suffix is met in capitals too. Images that only their suffix keeps from the pattern are counted in a warning.
+    """
+    source, parts, others = ImageSource(root), path_parts(pattern), path_parts(any_suffix(pattern))
+    hidden, left = 0, Counter[str]()
+    for path in sorted(find_paths(root, wild(any_suffix(pattern)))):
         name = path.relative_to(root).as_posix()
-        found = parts.fullmatch(name)
-        if not found or path.suffix.lower().lstrip(".") not in image_suffixes():
+        suffix = path.suffix.lower()
+        found = parts.fullmatch(name) or parts.fullmatch(f"{name.removesuffix(path.suffix)}{suffix}")
+        if suffix.lstrip(".") not in image_suffixes() or not (found or others.fullmatch(name)):
             continue
         if is_hidden(name):
             hidden += 1
-        else:
+        elif found:
             yield Record(id=name, file=name, values=found.groupdict(), image=StoredImage(source, name))
+        else:
+            left[suffix] += 1
     if hidden:
         log.warning("%s: hidden files, such as the ._NAME of macOS, are no images: %d", root / pattern, hidden)
+    if left:
+        listed = ", ".join(f"{count} {suffix}" for suffix, count in left.most_common())
+        log.warning("%s: images with other suffixes are left out: %s", root / pattern, listed)
 
 
 def path_parts(pattern: str) -> re.Pattern[str]:

@@ -11,8 +11,18 @@ from store.files import find_paths
 from .images import read_corpus, read_folders, read_webdataset
 from .medmnist import read_medmnist
 from .record import Record
-from .rules import BagFiles, FolderFiles, MedMnistFile, ReadRule, SurvivalFiles, TableFiles, VqaFiles, WebDatasetFiles
-from .tables import images_by_name, read_bags, read_table, read_vqa
+from .rules import (
+    BagFiles,
+    FolderFiles,
+    ListFiles,
+    MedMnistFile,
+    ReadRule,
+    SurvivalFiles,
+    TableFiles,
+    VqaFiles,
+    WebDatasetFiles,
+)
+from .tables import images_by_name, read_bags, read_list, read_table, read_vqa
 
 
 def read_all(rule: ReadRule, root: Path) -> Iterator[Record]:
@@ -34,16 +44,16 @@ def read_all(rule: ReadRule, root: Path) -> Iterator[Record]:
             for path in _files(root, rule.files):
                 yield from read_vqa(root, path, rule, images)
         case TableFiles() | SurvivalFiles():
-            image = rule.image if isinstance(rule, TableFiles) else None
+            image, separator = (rule.image, rule.separator) if isinstance(rule, TableFiles) else (None, None)
             for path in _files(root, rule.files):
-                yield from read_table(root, path, columns=rule.columns, image=image)
+                yield from read_table(root, path, columns=rule.columns, image=image, separator=separator)
         case WebDatasetFiles():
             source = ImageSource(root)
             for path in _files(root, rule.files):
                 yield from read_webdataset(path, path.relative_to(root).as_posix(), source)
-        case MedMnistFile():
+        case MedMnistFile() | ListFiles():
             for path in _files(root, rule.files):
-                yield from read_medmnist(root, path)
+                yield from read_list(root, path, rule) if isinstance(rule, ListFiles) else read_medmnist(root, path)
 
 
 def _files(root: Path, patterns: Sequence[str]) -> list[Path]:

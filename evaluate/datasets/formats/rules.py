@@ -43,7 +43,7 @@ Path = Annotated[str, AfterValidator(_relative)]
 """A path or pattern with ``*``."""
 
 Pattern = Annotated[str, AfterValidator(_with_columns)]
-"""A path made of a record's columns, in braces: ``images/{image_id}.jpg``."""
+"""A path made of a record's columns, in braces, and ``*``: ``images/*/{image_id}.jpg``."""
 
 Parts = Annotated[str, AfterValidator(_with_parts)]
 """A pattern that tells a record's columns, in braces: ``images/{split}/{label}/*.png``."""
@@ -62,6 +62,7 @@ class TableFiles(Section):
     format: Literal["table"]
     files: list[Path] = Field(min_length=1)
     columns: list[str] | None = None
+    separator: str | None = Field(default=None, min_length=1, max_length=1)
     image: str | list[Pattern] | None = None
 
 
@@ -84,6 +85,14 @@ class MedMnistFile(Section):
 
     format: Literal["medmnist"]
     files: list[Path] = Field(min_length=1, max_length=1)
+
+
+class ListFiles(Section):
+    """Texts with a line ``name label`` for each image, as MMKD-CLIP's released evaluator reads them."""
+
+    format: Literal["list"]
+    files: list[Path] = Field(min_length=1)
+    image: Pattern
 
 
 class VqaFiles(Section):
@@ -125,16 +134,24 @@ class SurvivalFiles(Section):
 
 
 ReadRule = Annotated[
-    FolderFiles | TableFiles | WebDatasetFiles | MedMnistFile | VqaFiles | BagFiles | SurvivalFiles,
+    FolderFiles | TableFiles | WebDatasetFiles | MedMnistFile | ListFiles | VqaFiles | BagFiles | SurvivalFiles,
     Field(discriminator="format"),
 ]
 
-FORMATS = ("folders", "table", "webdataset", "medmnist", "vqa_json", "bags", "survival_table")
+FORMATS = ("folders", "table", "webdataset", "medmnist", "list", "vqa_json", "bags", "survival_table")
 
 
 def wild(pattern: str) -> str:
     """Return a pattern with ``*`` in place of its parts in braces."""
     return re.sub(r"\{[^}]*\}", "*", pattern)
+
+
+def any_suffix(pattern: str) -> str:
+    """Return the pattern of an image with any suffix: ``*/*.*`` for ``*/*.jpg``, since files may end with ``.JPG``."""
+    folder, _, name = pattern.rpartition("/")
+    stem, dot, suffix = name.rpartition(".")
+    changed = f"{stem}.*" if dot and not re.search(r"[*?{\[]", suffix) else name
+    return f"{folder}/{changed}" if folder else changed
 
 
 def needed_patterns(rule: ReadRule) -> list[str]:
@@ -144,6 +161,8 @@ def needed_patterns(rule: ReadRule) -> list[str]:
         found += rule.images or [wild(rule.image)]
     if isinstance(rule, BagFiles):
         found.append(wild(rule.bags))
+    if isinstance(rule, ListFiles):
+        found.append(wild(rule.image))
     if isinstance(rule, TableFiles) and isinstance(rule.image, list):
         found.append(wild(rule.image[0]))
     if isinstance(rule, TableFiles) and isinstance(rule.image, str) and "{" in rule.image:

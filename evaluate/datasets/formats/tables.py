@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,12 +19,12 @@ from store.layouts.tables import TABLE_SUFFIXES, TableFormat, read_records
 
 from .images import path_parts, read_webdataset
 from .record import BagFile, Record, StoredImage
-from .rules import BagFiles, VqaFiles, wild
+from .rules import BagFiles, ListFiles, VqaFiles, wild
 
 Values = dict[str, Any]
 
 
-def rows(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[Values]:
+def rows(path: Path, *, columns: Sequence[str] | None = None, separator: str | None = None) -> Iterator[Values]:
     """Yield the records of a table: CSV (``columns`` if it has no header), TSV, Parquet, JSON lines, or a JSON list.
 
     Whatever its name does not tell is read as CSV, since old tables end in ``.data`` or ``.txt``.
@@ -34,7 +35,7 @@ def rows(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[Values
     file = as_corpus_file(path)
     name = name_within(file)
     kind: TableFormat = next((kind for suffix, kind in TABLE_SUFFIXES.items() if name.endswith(suffix)), "csv")
-    yield from read_records(file, kind, header=columns)
+    yield from read_records(file, kind, header=columns, separator=separator)
 
 
 def filled(pattern: str, values: Mapping[str, Any], *, where: str) -> str:
@@ -47,19 +48,64 @@ def filled(pattern: str, values: Mapping[str, Any], *, where: str) -> str:
 
 
 def read_table(
-    root: Path, path: Path, *, columns: Sequence[str] | None = None, image: str | Sequence[str] | None = None
+    root: Path,
+    path: Path,
+    *,
+    columns: Sequence[str] | None = None,
+    image: str | Sequence[str] | None = None,
+    separator: str | None = None,
 ) -> Iterator[Record]:
     """Yield the records of a table with their images."""
     source, file = ImageSource(root), path.relative_to(root).as_posix()
     patterns = [image] if isinstance(image, str) else list(image or ())
-    for number, values in enumerate(rows(path, columns=columns)):
+    for number, values in enumerate(rows(path, columns=columns, separator=separator)):
         record = Record(id=f"{file}:{number}", file=file, values=values)
         if patterns and "{" in patterns[0]:
-            names = [filled(pattern, values, where=file) for pattern in patterns]
-            _put_file(record, source, root, names)
+            _put_file(record, source, root, _places(root, patterns, values, file))
         elif patterns:
             _put_column(record, source, root, patterns[0], number)
         yield record
+
+
+def read_list(root: Path, path: Path, rule: ListFiles) -> Iterator[Record]:
+    """Yield the images of a list: ``name`` and ``label`` as a line says them, ``split`` as the list is called.
+
+    Their ids are in the order of the lines.
+
+    Raises:
+        EvaluationError: a line has not two words, or the list is no text.
+    """
+    source, file = ImageSource(root), path.relative_to(root).as_posix()
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise EvaluationError(f"{file}: expected a text with a line 'name label' for each image: {error}") from None
+    for number, line in enumerate(lines):
+        words = line.split()
+        if not words:
+            continue
+        if len(words) != 2:
+            raise EvaluationError(
+                f"{file}:{number + 1}: expected 'name label', two words with a space between them, got {line!r}",
+                hint="names with spaces cannot stand in such a list; a CSV with the format 'table' can hold them",
+            )
+        values = {"name": words[0], "label": words[1], "split": path.stem}
+        record = Record(id=f"{path.stem}-{number:06d} {words[0]}", file=file, values=values)
+        _put_file(record, source, root, [filled(rule.image, values, where=file)])
+        yield record
+
+
+def _places(root: Path, patterns: Sequence[str], values: Values, file: str) -> list[str]:
+    """Return the paths of an image; ``*`` in a pattern stands for any folder, in a column's value for itself."""
+    names = []
+    for pattern in patterns:
+        if "*" in pattern:
+            plain = {name: glob.escape(as_text(value) or "") for name, value in values.items()}
+            found = sorted(find_paths(root, filled(pattern, plain, where=file)))
+            names += [path.relative_to(root).as_posix() for path in found]
+        else:
+            names.append(filled(pattern, values, where=file))
+    return names
 
 
 def _put_file(record: Record, source: ImageSource, root: Path, names: Sequence[str]) -> None:

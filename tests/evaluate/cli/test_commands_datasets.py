@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from evaluate.cli import commands_datasets
 from evaluate.datasets.entry import read_entry
 from evaluate.datasets.formats.rules import FORMATS
-from evaluate.datasets.registry import DATA_VARIABLE
+from evaluate.datasets.registry import DATA_VARIABLE, read_registry
 from store.errors import ConfigError, EvaluationError
 from tests.evaluate.dataset_files import FOLDER_FIELDS, FOLDERS, folder_dataset, image_bytes, write_entry, write_folders
 
@@ -176,3 +177,34 @@ def test_a_wrong_dataset_ends_the_program_with_one_message(tmp_path):
     assert lines[0].startswith(f"error: {tmp_path}/drawn.yaml:")
     assert len(lines) == 2
     assert done.stdout == ""
+
+
+def test_check_all_says_ok_missing_or_fails_of_every_dataset_in_a_line_each(run, tmp_path):
+    folder_dataset(tmp_path)
+    arguments = ("check", "--all", "--data-root", tmp_path, "--datasets", tmp_path)
+    lines = run(*arguments).splitlines()
+    by_name = {line.partition(":")[0]: line for line in lines}
+    assert len(lines) == len(by_name) == len(read_registry([tmp_path]))
+    assert by_name["drawn"] == "drawn: ok: train 2; test 3"
+    assert by_name["busi"].startswith("busi: missing: Dataset_BUSI_with_GT/")
+    folder_dataset(tmp_path, {"drawn/train/dog/p3-9.png": 9})
+    found = CliRunner().invoke(commands_datasets.app, [*map(str, arguments), "--json"])
+    assert found.exit_code == 1
+    states = {each["name"]: (each["state"], each["why"]) for each in json.loads(found.stdout)}
+    assert states["drawn"][0] == "fails"
+    assert "1 patients are in train and in test" in states["drawn"][1]
+    assert states["busi"][0] == "missing"
+
+
+def test_check_wants_a_name_or_all(run):
+    for line in (("check",), ("check", "drawn", "--all")):
+        with pytest.raises(ConfigError, match="either the name of a dataset or --all"):
+            run(*line)
+
+
+def test_prepare_says_how_many_items_it_made_and_what_is_next(run, tmp_path):
+    (tmp_path / "trainLabels.csv").write_text("image,level\n7_left,0\n7_right,1\n")
+    write_folders(tmp_path, {"train/7_left.jpeg": 1, "train/7_right.jpeg": 2})
+    out = run("prepare", "eyepacs", tmp_path, "--data-root", tmp_path / "data")
+    assert f"{tmp_path}/data/eyepacs: 2 items" in out
+    assert f"python -m evaluate check eyepacs --data-root {tmp_path}/data" in out

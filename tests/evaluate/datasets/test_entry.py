@@ -60,7 +60,7 @@ def test_an_unknown_format_is_told_from_the_known_ones(tmp_path):
         ({"positive": "cats"}, "positive: 'cats' is not one of classes; did you mean 'cat'?"),
         ({"classes": {"cat": "a cat"}}, "tasks.zero_shot: needs classes: at least two, there are 1"),
         ({"label_map": {"kitten": "cats"}}, "label_map.kitten: 'cats' is not one of classes; did you mean 'cat'?"),
-        ({"templates": []}, "tasks.zero_shot: needs templates, or prompts of every class"),
+        ({"templates": []}, "tasks.zero_shot: needs templates, template_sets, or prompts of every class"),
         ({"templates": ["a {lable}"]}, "templates.0: unknown field 'lable' in braces; did you mean 'label'?"),
         ({"templates": ["an image"]}, "templates.0: lacks {label}: every class would have the same prompt"),
         (
@@ -81,7 +81,7 @@ def test_an_unknown_format_is_told_from_the_known_ones(tmp_path):
         ),
         (
             {"multi_label": {"by": "list"}, "positive": None},
-            "tasks.zero_shot: of a multi-label dataset needs negative_templates",
+            "tasks.zero_shot: of a multi-label dataset needs negative_templates or template_sets",
         ),
         (
             {"one_hot": True, "multi_label": {"by": "columns"}, "negative_templates": ["no {label}"]},

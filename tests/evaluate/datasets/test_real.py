@@ -38,7 +38,7 @@ def load():
         ("lc25000_lung_224", {"train": 725, "val": 90, "test": 81}),
         ("medical_mnist_64", {"train": 2908, "val": 368, "test": 322}),
         ("vqa_rad_captions", {"test": 314}),
-        ("wpbc", {"train": 144, "test": 54}),
+        ("wpbc", {"test": 198}),
     ],
 )
 def test_a_real_dataset_has_the_items_it_should(name, sizes, load):
@@ -85,7 +85,7 @@ def test_wpbc_is_the_file_of_the_source(load):
     dataset = load("wpbc")
     rows = {line.split(",")[0]: line.split(",") for line in (ROOT / "wpbc/wpbc.data").read_text().splitlines()}
     test = dataset.test
-    assert test.features.shape == (54, 30)
+    assert test.features.shape == (198, 30)
     assert not np.isnan(test.features).any()
     for place, name in enumerate(test.ids):
         assert test.times[place] == float(rows[name][2])

@@ -91,7 +91,18 @@ def test_what_unimed_clip_evaluates_is_there_and_tagged():
     for name in UNIMED:
         assert ENTRIES[name].provenance.choice in {"inferred", "official"}
     official = {name for name, entry in ENTRIES.items() if entry.provenance.choice == "official"}
-    assert official == {"lc25000_lung", "lc25000_colon", "chexpert_5x200", "chestmnist"}
+    lc25000 = {f"lc25000_{organ}{which}" for organ in ("lung", "colon") for which in ("", "_official")}
+    assert official == {*lc25000, "chexpert_5x200", "chestmnist"}
+
+
+def test_what_was_checked_against_a_source_says_when_and_which_parts():
+    checked = {name for name, entry in ENTRIES.items() if entry.checked}
+    assert checked >= {*MEDMNIST, "hyperkvasir_fold0", "hyperkvasir_fold1", "odir_200x3", "chexpert_5x200"}
+    for name in MEDMNIST:
+        assert ENTRIES[name].checked.parts == ["classes", "order", "counts", "licence", "digests"]
+    text = (Path(__file__).parents[3] / "docs" / "datasets.md").read_text()
+    listed = text.partition("Not checked: ")[2].partition("\n\n")[0]
+    assert set(re.findall(r"\w+", listed)) == set(ENTRIES) - checked
 
 
 @pytest.mark.parametrize("name", ENTRIES)

@@ -9,15 +9,18 @@ import yaml
 from typer.testing import CliRunner
 
 from evaluate.cli.program import app
+from evaluate.report.clinical import decision_tables, prompt_tables, subgroup_tables
 from evaluate.report.comparison import few_items
 from evaluate.report.contents import gather
 from evaluate.report.drawing.probe_curves import probe_curves, training_items
+from evaluate.report.drawing.reliability import reliability
 from evaluate.report.model_card import model_card
 from evaluate.report.overview import models_of, overview, probe_curves_of
 from evaluate.results.files import read_results, write_result
 from tests.evaluate.many_results import CLASSIFIED, SHOTS, write_many
 from tests.evaluate.synthetic import write_all, zero_shot
 
+PLIP = ("plip", "zero_shot", "breasts")
 ROOT = Path(__file__).parents[3]
 
 
@@ -117,3 +120,36 @@ def test_results_of_a_pipeline_need_no_folder(tmp_path, command):
     assert {"report": str(folder / "report.html"), "leaderboard": str(folder), "compare": "zero_shot"}[command] in (
         done.output.replace("\n", "")
     )
+
+
+def test_decisions_subgroups_and_prompts_have_tables(contents):
+    tables = {caption: (heads, rows) for caption, heads, rows in decision_tables(contents.records)}
+    heads, rows = tables["Breast ultrasound, zero shot"]
+    assert heads[1:5] == ["sensitivity", "specificity", "positive predictive value", "negative predictive value"]
+    assert [row[0] for row in rows] == ["mmkd_clip", "plip", "quiltnet"]
+    record = next(one for one in contents.records if (one.model.name, one.task, one.dataset.name) == PLIP)
+    assert rows[1][1] == str(record.metrics["sensitivity"])
+    assert "by Youden's J on validation" in rows[1][-1]
+    # Of several classes there is no threshold, and no empty column for it.
+    assert tables["Brain tumours, zero shot"][0] == ["model", "Brier score", "calibration error"]
+    assert not [caption for caption in tables if "shots" in caption]
+
+    ((caption, heads, rows), *others) = subgroup_tables(contents.records)
+    assert (caption, len(others)) == ("Breast ultrasound, linear probe", 3)
+    assert {row[1] for row in rows} == {"sex F", "sex M"}
+    assert sum(int(row[2]) for row in rows) == 3 * 120
+    (caption, heads, rows), *_ = prompt_tables(contents.records)
+    assert caption.endswith("zero shot")
+    assert rows[0][heads.index("sd of single ones")] == "0.187"
+    assert rows[0][-1] == "an image of {label} 0"
+
+
+def test_reliability_is_drawn_with_its_numbers(contents):
+    record = next(one for one in contents.records if (one.model.name, one.task, one.dataset.name) == PLIP)
+    bins = record.details["reliability"]["bins"]
+    svg = reliability("r", record)
+    assert svg.count('class="mark shape-dot"') == len(bins) > 5
+    for one in bins:
+        assert f"{one['probability']:.3f} came true in {one['share']:.3f}" in svg
+    without = {key: value for key, value in record.details.items() if key != "reliability"}
+    assert reliability("r", record.model_copy(update={"details": without})) is None

@@ -200,3 +200,38 @@ def test_the_rank_of_chance_is_the_mean_rank_of_drawn_embeddings():
         "i2t": pytest.approx(np.mean(ranked[0]), rel=0.03),
         "t2i": pytest.approx(np.mean(ranked[1]), rel=0.03),
     }
+
+
+def recall_over_orders(cosine, right, k, orders):
+    """The share of queries with a right answer among the first k, over random orders of candidates that are equal."""
+    hits = []
+    for generator in map(np.random.default_rng, range(orders)):
+        mixed = generator.permutation(cosine.shape[1])
+        first = np.argsort(-np.round(cosine[:, mixed], 5), axis=1, kind="stable")[:, :k]
+        hits.append(np.take_along_axis(right[:, mixed], first, axis=1).any(axis=1).mean())
+    return np.mean(hits)
+
+
+@pytest.mark.parametrize("k", [1, 5, 10])
+def test_strict_recall_takes_the_same_caption_of_another_image_for_a_wrong_answer(k):
+    case = drawn(images=20, texts=60, noise=0.3)
+    case["texts"] = [f"caption {number % 12}" for number in range(60)]
+    case["text_embedding"] = case["text_embedding"][np.arange(60) % 12]
+    found = retrieval(**case)
+    once = sorted({(image, place % 12) for place, image in enumerate(case["image_of_text"])})
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (case["image_NE"], case["text_embedding"])]
+    cosine = unit[0] @ unit[1][[number for _, number in once]].T
+    right = np.array([own for own, _ in once])[None] == np.arange(20)[:, None]
+    for name, scores, own in (("i2t", cosine, right), ("t2i", cosine.T, right.T)):
+        expected = recall_over_orders(scores, own, k, orders=400)
+        assert found.details["strict"][f"{name}_recall_at_{k}"] == pytest.approx(expected, abs=0.01)
+    assert found.details["strict"]["mean_recall"] < found.metrics["mean_recall"] - 0.1
+
+
+def test_strict_recall_is_the_default_one_where_no_caption_is_repeated():
+    case = drawn()
+    case["texts"] = [f"caption {number}" for number in range(50)]
+    case["text_embedding"] = np.random.default_rng(3).normal(size=(50, 6)).astype(np.float32)
+    found = retrieval(**case)
+    for name, value in found.details["strict"].items():
+        assert value == pytest.approx(found.metrics[name], abs=1e-12)

@@ -18,7 +18,9 @@ from evaluate.metrics.survival import uno_weights
 from evaluate.tasks.cohort import Cohort, by_patient, survival_folds
 from evaluate.tasks.fitting.abmil import Abmil
 from evaluate.tasks.fitting.survival_models import (
+    PENALIZERS,
     Cox,
+    chosen_penalizer,
     discrete_nll,
     discrete_risk,
     time_bounds,
@@ -271,3 +273,64 @@ def test_cohorts_that_tell_nothing_are_refused(changes, message):
 def test_splits_that_tell_nothing_are_refused(changes, folds, message):
     with pytest.raises(EvaluationError, match=message):
         survival_cox(changed(drawn(), **changes), split=CrossValidation(folds=folds))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_validation_chooses_the_penalizer_by_lifelines_own_likelihood_and_tests_nothing():
+    cohort = drawn(200, width=25, signal=1.0)
+    train, val, test = np.arange(60), np.arange(60, 120), np.arange(120, 200)
+    table = pd.DataFrame(np.asarray(cohort.features)).add_prefix("x").assign(T=cohort.time, E=cohort.event)
+    likelihood = {
+        penalizer: CoxPHFitter(penalizer=penalizer)
+        .fit(table.iloc[train], "T", "E")
+        .score(table.iloc[val], scoring_method="log_likelihood")
+        for penalizer in PENALIZERS
+    }
+    expected = max(likelihood, key=likelihood.get)
+    assert PENALIZERS[0] < expected
+    found = survival_cox(cohort, split=(train, test), val=val)
+    assert found.details["penalizer"] == expected
+    assert found.details["penalizer_chosen_by"] == "validation"
+    assert found.details["split"] == {"kind": "given", "num_val": 60}
+    assert found.details["num_train"] == [60]
+    assert found.predictions.ids == [cohort.ids[row] for row in test]
+    assert found.metrics["harrell_c"] == pytest.approx(lifelines_c(cohort, [(train, test)], expected)[0], abs=1e-12)
+    parts = [(np.asarray(cohort.features)[rows], cohort.time[rows], cohort.event[rows]) for rows in (train, val)]
+    assert chosen_penalizer(*parts) == expected
+
+
+def test_validation_chooses_the_epoch_of_abmil():
+    cohort = drawn(150, bags=True)
+    train, val, test = np.arange(70), np.arange(70, 110), np.arange(110, 150)
+    long = replace(QUICK, epochs=30, patience=5)
+    stopped = survival_abmil(cohort, split=(train, test), val=val, settings=long)
+    (epoch,) = stopped.details["best_epochs"]
+    # The epoch that is kept is the last one of a run that makes so many.
+    again = survival_abmil(cohort, split=(train, test), settings=replace(QUICK, epochs=epoch))
+    np.testing.assert_allclose(
+        stopped.predictions.columns["risk"], again.predictions.columns["risk"], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_validation_without_an_event_chooses_nothing_and_folds_have_none():
+    cohort = drawn()
+    event = cohort.event.copy()
+    event[80:90] = 0
+    train, val, test = np.arange(80), np.arange(80, 90), np.arange(90, 120)
+    found = survival_cox(changed(cohort, event=event), split=(train, test), val=val)
+    assert (found.details["penalizer"], found.details["penalizer_chosen_by"]) == (0.1, "default")
+    with pytest.raises(EvaluationError, match="belong to a split that is given"):
+        survival_cox(cohort, val=val)
+    with pytest.raises(EvaluationError, match="10 groups are in both train and val"):
+        survival_cox(cohort, split=(np.arange(90), test), val=val)
+
+
+def test_subgroups_of_patients_have_their_own_concordance():
+    cohort = drawn(160)
+    wards = [("north", "south")[number % 2] for number in range(160)]
+    found = survival_cox(replace(cohort, subgroups={"ward": wards}), split=(np.arange(80), np.arange(80, 160)))
+    inside = np.arange(80, 160) % 2 == 0
+    columns = found.predictions.columns
+    expected = concordance_index(columns["time"][inside], -columns["risk"][inside], columns["event"][inside])
+    assert found.metrics["harrell_c[ward=north]"] == pytest.approx(expected)
+    assert found.details["subgroups"]["ward"]["north"] == {"n": 40, "metric": "harrell_c[ward=north]"}

@@ -251,3 +251,34 @@ def test_embeddings_that_are_not_finite_are_refused_in_groups_too():
     test.features[2, 1], test.features[5] = np.nan, np.inf
     with pytest.raises(EvaluationError, match="rows have values that are not finite"):
         zero_shot_in_groups(test, **options)
+
+
+def test_single_templates_are_recorded_with_how_far_they_differ():
+    case = drawn(signal=0.3)
+    rng = np.random.default_rng(9)
+    single = {
+        template: case["class_CE"] + rng.normal(size=case["class_CE"].shape).astype(np.float32)
+        for template in ("a photo of {label}", "{label}.", "an image of {label}")
+    }
+    found = zero_shot(**case, single=single)
+    alone = [zero_shot(**case | {"class_CE": own}).metrics["auroc"] for own in single.values()]
+    assert found.metrics["auroc"] == zero_shot(**case).metrics["auroc"]
+    assert found.details["prompts"] == {
+        "templates": [{"template": name, "value": value} for name, value in zip(single, alone, strict=True)],
+        "spread": {"sd": pytest.approx(np.std(alone, ddof=1)), "low": min(alone), "high": max(alone)},
+    }
+
+
+def test_one_template_has_no_spread_and_none_is_recorded_without_templates():
+    case = drawn()
+    one = zero_shot(**case, single={"{label}": case["class_CE"]}).details["prompts"]
+    assert one["spread"] is None
+    assert "prompts" not in zero_shot(**case).details
+
+
+def test_the_released_metrics_need_a_test_item_of_every_class():
+    case = drawn()
+    case["target_N"] = case["target_N"] % 3
+    assert "official_f1" not in zero_shot(**case).metrics
+    with pytest.raises(EvaluationError, match="no test item is of unclear; the released evaluator has no AUROC then"):
+        zero_shot(**case, official=True)

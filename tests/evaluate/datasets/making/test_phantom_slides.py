@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from evaluate.datasets.loading import load_dataset
-from evaluate.datasets.phantom_slides import TUMOR, SlidePlan, plan_slides, write_phantom_slides
+from evaluate.datasets.making.phantom_slides import TUMOR, SlidePlan, plan_slides, write_phantom_slides
 from evaluate.datasets.registry import read_registry
 from store.errors import EvaluationError
 from store.files import sha256_file

@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from evaluate.datasets.split_rules import SPLITS, SplitName
 from extract.corpora.phantom.drawing import draw
 from store.errors import EvaluationError
 from store.files import sha256_file, write_atomic
-
-from .split_rules import SPLITS, SplitName
 
 NORMAL, INFILTRATE, TUMOR = "normal glandular tissue", "lymphocytic infiltrate", "invasive carcinoma"
 """Findings of the phantom's histopathology. Infiltrates are in slides of both classes, so that only tumour tells."""
