@@ -210,6 +210,18 @@ def test_a_linear_probe_of_brightness_learns_it_with_all_items_and_with_some(pla
     }
 
 
+def test_a_result_that_would_count_twice_gives_way_to_the_word_that_it_repeats_another(place, entry, monkeypatch):
+    monkeypatch.setattr("evaluate.suite.task_runs.SHOTS", ())
+    monkeypatch.setattr("evaluate.suite.task_runs.FRACTIONS", (0.2,))
+    before = {record.task: record for record in run(place, entry, "twice", tasks=("linear_probe",))}
+    assert before["linear_probe_20pct"].n == 23
+    monkeypatch.setattr("evaluate.suite.task_runs.SHOTS", (4,))
+    run(place, entry, "twice", tasks=("linear_probe",), again=True)
+    after = {record.task: record for record in read_results(place / "twice")}
+    assert after["linear_probe_4shot"].seeds == before["linear_probe_20pct"].seeds
+    assert after["linear_probe_20pct"].skipped == "the same fits as linear_probe_4shot, which counts"
+
+
 def test_what_is_there_is_left_alone_and_a_changed_model_is_not(place, entry, caplog, tmp_path):
     run(place, entry, "again", tasks=("zero_shot",))
     (path,) = (place / "again").rglob("drawn.json")
