@@ -25,7 +25,7 @@ Mask = npt.NDArray[np.bool_]
 PROPORTIONS = ("accuracy", "vqa_", "i2t_recall", "t2i_recall", "sensitivity", "specificity")
 """Beginnings of the names of metrics that are a share of items, each of them right or wrong."""
 MEANS = ("brier", "ece")
-"""Metrics of single labels to which every item contributes alike; they may vary less than a share of items."""
+"""Means over items of less than 1 each: an item counts as two at most. Their spread rests on the rarest class too."""
 PART_OF: dict[str, tuple[str, bool | None]] = {
     "group_accuracy": ("group", None),
     "vqa_open": ("closed", False),
@@ -36,12 +36,12 @@ PART_OF: dict[str, tuple[str, bool | None]] = {
     "npv": ("flagged", False),
 }
 """By metric: the column whose values are its parts, and the only value that counts; None for all of them."""
-ITEMS_TO_TRUST = {"average_precision": 25, "uno_c": 20, "ece": 1000}
+ITEMS_TO_TRUST = {"average_precision": 25, "uno_c": 50}
 """By metric: with fewer independent items of the rarest class (of events) no method reached a coverage of 0.93."""
 OTHERS_TO_TRUST = 5
 """The same for all other metrics."""
-BIAS_TO_TRUST = 1.0
-"""Standard deviations of the resamples by which their mean may differ from the value."""
+NEVER_TO_TRUST = {"ece": "is above the truth by chance, and its resamples more so"}
+"""Metrics whose intervals failed at every size, with the reason."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -49,8 +49,7 @@ class Basis:
     """How many items a metric rests on, by the parts (classes, labels, sides) whose results it averages.
 
     Attributes:
-        items: number of items of each part; of weighted ones the number of equal ones that are worth as much. Infinite
-            where the metric may vary less than a share of these items does.
+        items: number of items of each part; of weighted ones the number of equal ones that are worth as much.
         independent: number of clusters of each part, or of items where there are no clusters.
     """
 
@@ -74,8 +73,7 @@ class Basis:
 
 
 def _worth(counts: tuple[float, ...]) -> float:
-    total = sum(1 / count for count in counts)
-    return len(counts) ** 2 / total if total else math.inf
+    return len(counts) ** 2 / sum(1 / count for count in counts)
 
 
 def intervals_of(
@@ -104,16 +102,8 @@ def intervals_of(
         else:
             exact = clusters is None and not seeds and name.startswith(PROPORTIONS)
             one = adjusted_interval(value, samples[name], basis, exact=exact)
-        found[name] = one.model_copy(update={"caution": caution_of(name, basis) or _one_sided(value, samples[name])})
+        found[name] = one.model_copy(update={"caution": caution_of(name, basis)})
     return found
-
-
-def _one_sided(value: float, samples: Samples) -> str | None:
-    """Return why resamples that lie to one side of the value do not tell how far it may be from the truth."""
-    kept = samples[np.isfinite(samples)]
-    if not len(kept) or abs(kept.mean() - value) <= BIAS_TO_TRUST * kept.std():
-        return None
-    return "its resamples lie to one side of it"
 
 
 def _any(samples: Samples) -> bool:
@@ -151,6 +141,9 @@ def adjusted_interval(value: float, samples: Samples, basis: Basis, *, exact: bo
 
 def caution_of(name: str, basis: Basis | None) -> str | None:
     """Return why an interval is not to be trusted at this size; None where its coverage was measured as enough."""
+    name = name.partition("[")[0]  # of a subgroup: the metric
+    if name in NEVER_TO_TRUST:
+        return NEVER_TO_TRUST[name]
     least = ITEMS_TO_TRUST.get(name, OTHERS_TO_TRUST)
     if basis is None or basis.rarest >= least:
         return None
@@ -174,7 +167,7 @@ def basis_of(name: str, columns: Columns, clusters: npt.NDArray[np.int64] | None
     items = [float(part.sum()) for part in parts]
     independent = items if clusters is None else [float(len(np.unique(clusters[part]))) for part in parts]
     if name in MEANS:
-        items = [math.inf]
+        items = [2 * sum(items)]
     if name == "uno_c":
         # Late events weigh much more than early ones: Kish's number of equal weights. Events are the last part.
         weight = columns["uno_weight"][columns["event"] > 0]
@@ -208,5 +201,5 @@ def _split_by(name: str, columns: Columns) -> tuple[str | None, Any]:
         return PART_OF[name]
     if name.startswith(IN_GROUP):
         return "group", name.removeprefix(IN_GROUP)
-    one_part = name.startswith(PROPORTIONS) or name in MEANS or getattr(columns.get("target"), "ndim", 0) != 1
+    one_part = name.startswith(PROPORTIONS) or getattr(columns.get("target"), "ndim", 0) != 1
     return (None if one_part else "target"), None

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from .bootstrap import LEVEL, RESAMPLES, percentiles
 from .predictions import Samples
@@ -97,8 +96,11 @@ def over_seeds(samples_SR: npt.NDArray[np.float64]) -> Samples:
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Return p-values adjusted for there being several of them (Holm, 1979); None is no test and stays None."""
-    known = [p for p in p_values if p is not None]
-    adjusted = iter(multipletests(known, method="holm")[1].tolist() if known else [])
+    known = np.array([p for p in p_values if p is not None], dtype=np.float64)
+    order = np.argsort(known, kind="stable")
+    # Ascending, the smallest of m times m, the next times m - 1; none may be below the one before.
+    steps = np.minimum(1, np.maximum.accumulate(known[order] * np.arange(len(known), 0, -1)))
+    adjusted = iter(steps[np.argsort(order)].tolist())
     return [None if p is None else float(next(adjusted)) for p in p_values]
 
 

@@ -8,6 +8,7 @@ to be trusted do not count, and a model of which half are marked does not either
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Iterable
@@ -105,11 +106,19 @@ def rows(kinds: Iterable[str], *, size: int, repetitions: int, resamples: int) -
                 ]
                 for name, own in cells.items():
                     shares = [model[name].coverage for model in models if model[name].coverage is not None]
-                    own.append(f"{min(shares):.3f}{'' if min(shares) >= LEAST else ' !'}" if shares else "-")
+                    own.append(_cell(min(shares, default=None), repetitions))
                     worst[name] = min(worst[name], *(model[name].percentile / model[name].drawn for model in models))
                 print(f"{kind}, n = {count}, {balance}: {time.monotonic() - began:.0f} s", file=sys.stderr)
         for name, own in cells.items():
             yield [kind, name, *own, f"{worst[name]:.3f}"]
+
+
+def _cell(share: float | None, repetitions: int) -> str:
+    """Return a coverage; with a sign where it is below LEAST by more than chance explains (one-sided, 5 %)."""
+    if share is None:
+        return "-"
+    chance = 1.645 * math.sqrt(LEAST * (1 - LEAST) / repetitions)
+    return f"{share:.3f}{' !' if share < LEAST - chance else ''}"
 
 
 def main() -> None:

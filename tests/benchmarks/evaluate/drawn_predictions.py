@@ -175,7 +175,7 @@ def truth(kind: str, of: Population) -> dict[str, float]:
     rng = np.random.default_rng(1)
     if kind == "survival":
         # Concordance of drawn pairs: a matrix of all pairs of a population would be too large.
-        one, other = (draw(rng, 5 * POPULATION, of) for _ in range(2))
+        one, other = (draw(rng, 3 * POPULATION, of) for _ in range(2))
         comparable = (one["event"] == 1) & (other["time"] > one["time"])
         concordant = comparable & (one["risk"] > other["risk"])
         weight = one["uno_weight"]
