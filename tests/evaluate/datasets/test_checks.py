@@ -224,3 +224,47 @@ def test_the_digest_follows_everything_that_decides_a_result(tmp_path):
     relabelled = load_dataset(folder_dataset(tmp_path, {"drawn/test/dog/p4-0.png": 11}), tmp_path)
     assert relabelled.digest != first.digest
     assert relabelled.split_digest != first.split_digest
+
+
+def test_missing_values_are_refused_dropped_or_imputed(tmp_path):
+    records = [
+        {"who": who, "days": "5", "dead": "1", "x": x, "grade": grade}
+        for who, x, grade in (("a", "1", "low"), ("b", "?", "low"), ("c", "3", "N/A"), ("d", "4", "high"))
+    ]
+    read = {"format": "survival_table", "files": ["list.csv"], "features": ["x"], "categories": ["grade"]}
+
+    def loaded(**changes):
+        return load_dataset(survival(tmp_path, records, read=read, **changes), tmp_path)
+
+    with pytest.raises(EvaluationError, match=r"values are missing \(x: 1, grade: 1\): say missing: impute or"):
+        loaded()
+    dropped = loaded(missing="drop")
+    assert dropped.test.ids == ["a", "d"]
+    assert dropped.excluded == {"ignored missing value": 2}
+    imputed = loaded(missing="impute")
+    np.testing.assert_array_equal(imputed.test.features[:, 0], [1, np.nan, 3, 4])
+    assert imputed.test.categories[:, 0].tolist() == ["low", "low", "", "high"]
+    assert imputed.caveats == ["missing values were imputed (x: 1, grade: 1)"]
+    assert imputed.digest != dropped.digest
+
+
+def test_folds_are_part_of_the_splits_digest(tmp_path):
+    digests = [
+        load_dataset(survival(tmp_path, SURVIVAL, split=split), tmp_path).split_digest
+        for split in ({"rule": "folds"}, {"rule": "folds", "count": 4}, {"rule": "folds", "seed": 1})
+    ]
+    assert len(set(digests)) == 3
+
+
+def test_subgroups_are_words_or_bands_of_numbers_and_are_part_of_the_data(tmp_path):
+    write_folders(tmp_path, {f"{number}.png": number for number in range(4)})
+    ages = ("39", "40", "", "75.5")
+    records = [{**record, "sex": "F", "years": age} for record, age in zip(RECORDS, ages, strict=True)]
+    plain = load_dataset(table(tmp_path, records), tmp_path)
+    rules = {"sex": {}, "age": {"column": "years", "bands": [40, 60]}}
+    found = load_dataset(table(tmp_path, records, subgroups=rules), tmp_path)
+    assert found.test.subgroups == {"sex": ["F"] * 4, "age": ["<40", "40-60", "not stated", ">=60"]}
+    assert found.test.take([3, 0]).subgroups["age"] == [">=60", "<40"]
+    assert plain.test.subgroups is None
+    assert found.digest != plain.digest
+    assert found.split_digest == plain.split_digest

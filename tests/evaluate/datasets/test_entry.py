@@ -130,3 +130,41 @@ def test_a_file_that_is_no_yaml_is_refused(tmp_path):
     (tmp_path / "list.yaml").write_text("- a\n")
     with pytest.raises(ConfigError, match="expected a mapping, got a list"):
         read_entry(tmp_path / "list.yaml")
+
+
+TABLE = {"format": "survival_table", "files": ["list.csv"], "features": ["x"]}
+SURVIVAL = {
+    "tasks": {"survival": {"primary": "harrell_c"}},
+    "read": TABLE,
+    "fields": {"time": "days", "event": "dead"},
+    "split": {"rule": "folds"},
+    "classes": None,
+    "positive": None,
+    "templates": None,
+}
+IMAGES = {"read": FOLDERS, "fields": FOLDER_FIELDS, "split": {"rule": "field"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (SURVIVAL | {"read": TABLE | {"categories": ["x"]}}, "a column is a number or a word, not both: x"),
+        (SURVIVAL | {"read": TABLE | {"features": []}}, "a table needs columns"),
+        (SURVIVAL | {"split": {"rule": "all_test"}}, r"needs items for training.*\{rule: folds\} trains on the others"),
+        (SURVIVAL | {"tasks": {"retrieval": {"primary": "mean_recall"}}}, "is for images; the items .* are table"),
+        (IMAGES | {"split": {"rule": "folds"}, "tasks": {"linear_probe": {"primary": "auroc"}}}, "has no folds"),
+        (IMAGES | {"tasks": {"diagnosis": {"primary": "auroc"}}}, "is for bags; the items of this dataset are images"),
+        (IMAGES | {"missing": "impute"}, "missing: is for tables of features"),
+        (IMAGES | {"subgroups": {"age": {"bands": [60, 40]}}}, "expected ascending bounds"),
+        (IMAGES | {"subgroups": {"age group": {}}}, "subgroups"),
+        (
+            IMAGES | {"classes": {"a": "a", "b": "b", "c": "c"}, "positive": None, "prevalence": 0.1},
+            "prevalence: is for datasets of two classes",
+        ),
+        (IMAGES | {"sensitivity": 1.5}, "sensitivity"),
+        (IMAGES | {"tasks": {"retrieval": {"primary": "mean_recall"}}, "subgroups": {"sex": {}}}, "subgroups: are for"),
+    ],
+)
+def test_keys_that_do_not_go_together_are_refused(changes, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        entry_of(tmp_path, **changes)

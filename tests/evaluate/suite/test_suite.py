@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from evaluate.datasets.loading import load_dataset
 from evaluate.datasets.registry import read_registry
 from evaluate.models.addresses import parse_address
 from evaluate.models.encoders import ImageSet, StoreEncoder
@@ -284,6 +285,12 @@ def test_survival_of_a_table_needs_no_model_and_a_part_that_fails_is_a_record(pl
     suite = Suite(Settings(results=tmp_path / "results", data_root=root, resamples=100))
     found = {record.task: record for record in suite.run_all(evaluations)}
     assert found["survival_cox"].metrics["harrell_c"].value > 0.7
+    # The split is the dataset's: only its test patients are tested, and the record has its digest.
+    dataset = load_dataset(entry, root)
+    assert found["survival_cox"].n == len(dataset.test) < 40
+    assert read_predictions(tmp_path / "results", found["survival_cox"]).ids == dataset.test.ids
+    assert found["survival_cox"].split_digest == dataset.split_digest
+    assert found["survival_cox"].details["split"] == {"kind": "given", "num_val": 0}
     assert found["survival_abmil"].skipped == "too few events for a network"
 
 

@@ -11,10 +11,10 @@ from evaluate.cli.program import app
 from evaluate.datasets.registry import read_registry
 from evaluate.models.addresses import parse_address
 from evaluate.results.files import read_results
-from evaluate.results.record import ResultRecord, SkippedRecord
+from evaluate.results.record import ModelFacts, ResultRecord, SkippedRecord
 from evaluate.suite.plan import Settings, plan
 from evaluate.suite.suite import Suite
-from evaluate.suite.up_to_date import request_digest
+from evaluate.suite.up_to_date import refuse_other_models, request_digest
 from store.errors import ConfigError, TeacherError
 from tests.evaluate.dataset_files import entry_of, image_bytes, write_entry, write_folders
 from tests.evaluate.tiny_model import write_model
@@ -225,3 +225,11 @@ def test_a_new_rule_for_equal_texts_outdates_retrieval_and_answers_and_nothing_e
     before = digests()
     monkeypatch.setattr("evaluate.suite.up_to_date.RULE", 99)
     assert [task for task, digest in digests().items() if digest != before[task]] == ["retrieval", "vqa"]
+
+
+def test_json_of_another_program_below_a_models_name_ends_no_run(tmp_path):
+    other = tmp_path / "student/checkpoints/zarr.json"
+    other.parent.mkdir(parents=True)
+    other.write_text('{"zarr_format": 3}')
+    refuse_other_models(tmp_path, [ModelFacts(name="student", address="local-dir:x", role="other", digest="d")])
+    assert other.read_text() == '{"zarr_format": 3}'
