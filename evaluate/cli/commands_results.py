@@ -97,16 +97,19 @@ def _results_of_task(folder: Path, task: str | None) -> list[Result]:
 
 
 def _family(on: list[str] | None, file: Path | None) -> list[TestSet] | None:
-    """Return the test sets that were named, None if none was; lines that begin with # are passed over."""
-    lines = [*(on or []), *(file.read_text().splitlines() if file else [])]
-    named = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    """Return the test sets that were named, each once, None if none was; lines that begin with # are passed over."""
+    try:
+        lines = [*(on or []), *(file.read_text("utf-8-sig").splitlines() if file else [])]
+    except UnicodeDecodeError:
+        raise EvaluationError(f"{file}: is no text", hint="expected a TASK/DATASET per line, in UTF-8") from None
+    named = [line for line in map(str.strip, lines) if line and not line.startswith("#")]
     if (on or file) and not named:
         raise EvaluationError(f"{file}: names no test set", hint="expected a TASK/DATASET per line")
     pairs = [name.partition("/") for name in named]
     wrong = next((name for name, pair in zip(named, pairs, strict=True) if not (pair[0] and pair[2])), None)
     if wrong is not None:
         raise EvaluationError(f"{wrong!r} is no test set", hint="TASK/DATASET, such as zero_shot/breastmnist")
-    return [(task, dataset) for task, _, dataset in pairs] or None
+    return list(dict.fromkeys((task, dataset) for task, _, dataset in pairs)) or None
 
 
 def _compare_two(
@@ -239,7 +242,12 @@ def claim(
     folder = _folder(results, pipeline, config)
     found, declared = _results_of_task(folder, task), _family(on, family)
     names = sorted({result.model.name for result in found})
-    seeds = [one for text in students for one in [one for one in names if fnmatchcase(one, text)] or [text]]
+    # A model's whole name means that model, also where it could be read as a pattern.
+    seeds = [
+        name
+        for text in students
+        for name in ([] if text in names else [one for one in names if fnmatchcase(one, text)]) or [text]
+    ]
     tests = len(declared or {(result.task, result.dataset.name) for result in found})
     with progress(len(found), label="resample", noun="results") as done:
         said = claim_of(

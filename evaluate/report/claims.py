@@ -19,7 +19,7 @@ from evaluate.metrics.registry import METRICS
 from evaluate.results.record import Result, ResultRecord
 from store.errors import EvaluationError
 
-from .comparison import Evidence, TestSet, absent, incomparable, of_model
+from .comparison import Evidence, NothingSharedError, TestSet, absent, incomparable, of_model
 
 MARGIN = 0.01
 """The loss that counts as none, in the unit of the metrics."""
@@ -57,13 +57,13 @@ class SetClaim:
 
     @property
     def better(self) -> bool:
-        """Whether the student is shown to be better than every teacher."""
-        return self.p_holm < ALPHA
+        """Whether the student is shown to be better than every teacher; never by an interval with a caution."""
+        return self.caution is None and self.p_holm < ALPHA
 
     @property
     def not_worse(self) -> bool:
-        """Whether the student is shown to be worse than no teacher by the margin or more."""
-        return self.p_margin_holm < ALPHA
+        """Whether the student is shown to be worse than no teacher by the margin or more; as ``better``."""
+        return self.caution is None and self.p_margin_holm < ALPHA
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -104,8 +104,7 @@ class Claim:
         rivals = "the teacher that validation chose" if self.validation else "every teacher"
         better, not_worse = (sum(getattr(one, kind) for one in self.sets) for kind in ("better", "not_worse"))
         ends = "" if self.macro.low is None else f" [{self.macro.low:.3f}, {self.macro.high:.3f}]"
-        sets = f"{total} set{'s' * (total != 1)}"
-        said = f"better than {rivals} on {better} of {sets} (macro {self.macro.value:+.3f}{ends})"
+        said = f"better than {rivals} on {better} of {_counted(total, 'set')} (macro {self.macro.value:+.3f}{ends})"
         said += f", not worse by {self.margin:g} or more on {not_worse}"
         return f"{self.student}: {said if self.shown else f'not shown: {said}'}"
 
@@ -115,9 +114,13 @@ class Claim:
         seeds = f"{len(self.seeds)} training seeds" if len(self.seeds) > 1 else "one training seed"
         family = "declared beforehand" if self.declared else "all test sets that they share; no family was declared"
         return (
-            f"{seeds}; {len(self.teachers)} teachers ({', '.join(self.teachers)}); Holm over {len(self.family)} test "
-            f"sets ({family}); one-sided tests at {100 * ALPHA:g} %"
+            f"{seeds}; {_counted(len(self.teachers), 'teacher')} ({', '.join(self.teachers)}); Holm over "
+            f"{_counted(len(self.family), 'test set')} ({family}); one-sided tests at {100 * ALPHA:g} %"
         )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def claim(
@@ -136,16 +139,17 @@ def claim(
     Args:
         students: models that are one student, trained with several seeds.
         teachers: all models with that role if None.
-        margin: loss that counts as none, above 0.
+        margin: loss that counts as none, between 0 and 1.
         family: test sets that the claim is about, named before their results were seen; if None all that there are.
         validation: results of the teachers on validation items; the best of each test set is then the only rival.
         name: of the student; if None that of the first of ``students``.
 
     Raises:
-        EvaluationError: a model has no result, or no test set can be tested.
+        EvaluationError: a model has no result, or the margin is none.
+        NothingSharedError: no test set can be tested.
     """
-    if margin <= 0:
-        raise EvaluationError(f"the margin of a claim must be above 0, not {margin:g}")
+    if not 0 < margin < 1:  # also where it is no number
+        raise EvaluationError(f"the margin of a claim must be above 0 and below 1, not {margin:g}")
     known = {result.model.name for result in results if result.model.role == "teacher"}
     rivals = tuple(dict.fromkeys(teachers or sorted(known)))
     seeds = tuple(dict.fromkeys(students))
@@ -179,7 +183,7 @@ def claim(
         for rival, pair in _pairs(there, seeds, evidence.shuffled).items():
             pairs.setdefault("" if validation is not None else rival, []).append(pair)
     if not tested:
-        raise EvaluationError(f"no test set can be tested: {'; '.join(left_out)}")
+        raise NothingSharedError(f"no test set can be tested: {'; '.join(left_out)}")
     untested = [1.0] * (len(wanted) - len(tested) if family else 0)
     better = holm([*(one.difference.p for one in tested), *untested])
     not_worse = holm([*(one.p_margin for one in tested), *untested])

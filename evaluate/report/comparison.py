@@ -27,6 +27,10 @@ TestSet = tuple[str, str]
 """Task and dataset."""
 
 
+class NothingSharedError(EvaluationError):
+    """Models have no test set on which they can be compared."""
+
+
 @dataclass(kw_only=True, frozen=True, slots=True)
 class DatasetDifference:
     """The difference of two models on one test set.
@@ -35,7 +39,7 @@ class DatasetDifference:
         first, second: their numbers, each with its own interval.
         difference: positive if the first model is better, also where less is better.
         p_holm: the difference's p, adjusted for all tests of the comparison.
-        verdict: of the first model, by p_holm.
+        verdict: of the first model, by p_holm; undecided where an interval of one of them is not to be trusted.
     """
 
     task: str
@@ -173,7 +177,8 @@ def compare(
             count in Holm's correction too. All that both models share if None.
 
     Raises:
-        EvaluationError: one of the models has no result, or they share no test set.
+        EvaluationError: one of the models has no result.
+        NothingSharedError: there is no test set on which they can be compared.
     """
     ours, theirs = of_model(results, first), of_model(results, second)
     rows, left_out = [], []
@@ -190,7 +195,7 @@ def compare(
             why = absent({first: one, second: other})
         left_out.append(f"{' '.join(key)}: {why}")
     if not rows:
-        raise EvaluationError(f"{first} and {second} share no test set: {'; '.join(left_out)}")
+        raise NothingSharedError(f"{first} and {second} share no test set: {'; '.join(left_out)}")
     by_task: dict[str, list[tuple[ResultRecord, ResultRecord]]] = {}
     for one, other in pairs:
         by_task.setdefault(one.task, []).append((one, other))
@@ -266,7 +271,8 @@ def _row(one: ResultRecord, other: ResultRecord, evidence: Evidence) -> DatasetD
 
 def _judged(row: DatasetDifference, p_holm: float | None) -> DatasetDifference:
     verdict: Verdict = "undecided"
-    if p_holm is not None and p_holm < 1 - LEVEL:
+    trusted = not (row.first.caution or row.second.caution)
+    if trusted and p_holm is not None and p_holm < 1 - LEVEL:
         verdict = "better" if row.difference.value > 0 else "worse"
     return replace(row, p_holm=p_holm, verdict=verdict)
 

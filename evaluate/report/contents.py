@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,12 @@ from evaluate.metrics.bootstrap import Interval, interval
 from evaluate.results.files import read_results
 from evaluate.results.record import Result, ResultRecord
 from store.console import progress
-from store.errors import EvaluationError
 
 from .boards import Board, boards
 from .claims import Claim, claim
-from .comparison import Comparison, Evidence, compare, enough_resamples, few_items, of_model, shared
+from .comparison import Comparison, Evidence, NothingSharedError, compare, enough_resamples, few_items, of_model, shared
+
+log = logging.getLogger(__name__)
 
 COMPARED_ROLES = ("student", "task_only")
 """Roles of the models that are compared with each teacher."""
@@ -80,7 +81,7 @@ def gather(folder: Path) -> Contents:
     records = [result for result in results if isinstance(result, ResultRecord)]
     with progress(len(records), label="resample", noun="results") as done:
         evidence = Evidence(folder, resamples=resamples, done=done)
-        comparisons = [compare(results, ours, theirs, evidence=evidence) for ours, theirs, _ in pairs]
+        comparisons = _comparisons(results, pairs, evidence)
         means = [_means(board, evidence) for board in found]
         claims = _claims(results, evidence)
     return Contents(results=results, boards=found, comparisons=comparisons, claims=claims, means=means)
@@ -97,13 +98,30 @@ def _pairs(results: Sequence[Result]) -> list[tuple[str, str, int]]:
     return [pair for pair in pairs if pair[2]]
 
 
+def _comparisons(
+    results: Sequence[Result], pairs: Sequence[tuple[str, str, int]], evidence: Evidence
+) -> list[Comparison]:
+    """Return the comparisons of pairs that have a comparable test set; say of the others why they have none."""
+    found = []
+    for ours, theirs, _ in pairs:
+        try:
+            found.append(compare(results, ours, theirs, evidence=evidence))
+        except NothingSharedError as error:
+            log.warning("not compared: %s", error)
+    return found
+
+
 def _claims(results: Sequence[Result], evidence: Evidence) -> list[Claim]:
     whole = [result for result in results if not few_items(result.task)]
     students = sorted({result.model.name for result in whole if result.model.role == "student"})
+    if all(result.model.role != "teacher" for result in whole):
+        return []
     claims = []
     for student in students:
-        with suppress(EvaluationError):  # without a teacher on the same test set there is nothing to claim
+        try:
             claims.append(claim(whole, [student], evidence=evidence))
+        except NothingSharedError as error:
+            log.warning("%s: %s", student, error)
     return claims
 
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from evaluate.cli import commands_results
 from evaluate.results.files import write_result
 from store.errors import EvaluationError
-from tests.evaluate.synthetic import write_all, zero_shot
+from tests.evaluate.synthetic import model_facts, write_all, zero_shot
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +118,22 @@ def test_leaderboards_and_report_are_written_where_they_are_said_to_be(app, fold
     assert "<h1>A &lt;b&gt; title</h1>" in page.read_text()
     # What was written does not count as a result.
     assert len(json.loads((folder / "leaderboard.json").read_text())["tasks"][0]["results"]) == 15
+
+
+def test_a_family_file_of_any_editor_names_each_test_set_once(app, folder, tmp_path):
+    file = tmp_path / "family.txt"
+    file.write_bytes(b"\xef\xbb\xbf# planned\r\nzero_shot/lungs\r\n  # in May\r\nzero_shot/lungs \r\n")
+    options = ("compare", "mmkd", "biomedclip", "--results", folder, "--family", file, "--on", "zero_shot/skins")
+    assert "over 2 tests (declared beforehand)" in run(app, *options).output
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(EvaluationError, match="is no text"):
+        run(app, *options)
+
+
+def test_a_models_whole_name_is_no_pattern(app, tmp_path):
+    for model, skill in (("s[1]", 0.9), ("s1", 0.5), ("s*", 0.7), ("biomedclip", 0.5)):
+        record, found = zero_shot("mmkd", "lungs", skill=skill, seed=1)
+        role = "teacher" if model == "biomedclip" else "student"
+        write_result(tmp_path, record.model_copy(update={"model": model_facts(model, role=role)}), found)
+    for text, expected in (("s[1]", ["s[1]"]), ("s*", ["s*"]), ("s?", ["s*", "s1"])):
+        assert json.loads(run(app, "claim", text, "--results", tmp_path, "--json").stdout)["seeds"] == expected

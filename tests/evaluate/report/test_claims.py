@@ -8,7 +8,7 @@ from scipy import stats
 
 from evaluate.metrics.paired_tests import one_sided_p, over_seeds
 from evaluate.report.claims import ALPHA, claim
-from evaluate.report.comparison import Evidence
+from evaluate.report.comparison import Evidence, compare
 from evaluate.results.files import read_results, write_result
 from store.errors import EvaluationError
 from tests.evaluate.synthetic import model_facts, skipped, write_all, zero_shot
@@ -140,9 +140,28 @@ def test_a_one_sided_p_counts_the_resamples_that_do_not_exceed_the_limit():
 def test_what_cannot_be_claimed_is_refused(folder):
     with pytest.raises(EvaluationError, match="a claim needs a student and teachers that are other models"):
         claimed(folder, ["biomedclip"])
-    with pytest.raises(EvaluationError, match="the margin of a claim must be above 0"):
-        claimed(folder, margin=0.0)
+    for margin in (0.0, -0.1, 1.0, np.inf, np.nan):
+        with pytest.raises(EvaluationError, match="the margin of a claim must be above 0 and below 1"):
+            claimed(folder, margin=margin)
     with pytest.raises(EvaluationError, match="no test set can be tested: zero_shot brains: mmkd was skipped"):
         claimed(folder, family=[("zero_shot", "brains")])
     with pytest.raises(EvaluationError, match="no result is of a model 'mmdk'"):
         claimed(folder, ["mmdk"])
+
+
+def test_an_interval_that_is_not_to_be_trusted_shows_nothing(tmp_path):
+    # With one positive in three items two equal models were "better" in 5 % of draws, twice as often as they may be.
+    for model, skill in (("mmkd", 9.0), ("biomedclip", -9.0)):
+        write_result(tmp_path, *zero_shot(model, "lungs", skill=skill, seed=1, count=6))
+    said = claimed(tmp_path)
+    assert said.sets[0].caution == "rests on 2 independent items of the rarest kind, fewer than 5"
+    assert (said.sets[0].difference.p < ALPHA, said.sets[0].better, said.sets[0].not_worse) == (True, False, False)
+    assert "not shown: better than every teacher on 0 of 1 set " in said.sentence
+    assert said.sentence.endswith("not worse by 0.01 or more on 0")
+    compared = compare(read_results(tmp_path), "mmkd", "biomedclip", evidence=Evidence(tmp_path, resamples=1000))
+    assert (compared.rows[0].p_holm < 0.05, compared.rows[0].verdict) == (True, "undecided")
+
+
+def test_the_footing_counts_one_of_a_kind(folder):
+    said = claimed(folder, teachers=["biomedclip"], family=[("zero_shot", "lungs")])
+    assert "1 teacher (biomedclip); Holm over 1 test set (declared beforehand)" in said.footing

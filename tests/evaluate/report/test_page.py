@@ -221,3 +221,14 @@ def test_damaged_results_are_not_reported(tmp_path):
     (tmp_path / "mmkd" / "zero_shot" / "lungs.parquet").write_bytes(b"")
     with pytest.raises(EvaluationError, match=r"lungs\.parquet"):
         gather(tmp_path)
+
+
+def test_models_with_other_prompts_make_a_page_that_compares_nothing(tmp_path, caplog):
+    for model, prompts in (("mmkd", "ours"), ("biomedclip", "theirs")):
+        write_result(tmp_path, *zero_shot(model, "lungs", prompts_digest=prompts))
+    contents = gather(tmp_path)
+    assert (contents.comparisons, contents.claims) == ([], [])
+    assert "mmkd and biomedclip share no test set: zero_shot lungs: evaluated differently" in caplog.text
+    shown = render(contents, title="Evaluation")
+    assert "mmkd" in shown
+    assert "biomedclip" in shown
