@@ -270,6 +270,10 @@ def _clinical_problems(entry: DatasetEntry) -> Iterator[tuple[KeyPath, str]]:
             yield (key,), "is for datasets of two classes, one of them positive"
     if entry.subgroups and (entry.groups or not set(entry.tasks) & {*WITH_SUBGROUPS}):
         yield ("subgroups",), f"are for {', '.join(WITH_SUBGROUPS)}, without groups"
+    if isinstance(entry.read, SurvivalFiles):
+        outcome = {entry.fields.time, entry.fields.event}
+        for column in (name for name in (*entry.read.features, *entry.read.categories) if name in outcome):
+            yield ("read",), f"'{column}' is the outcome, which no feature may tell"
     if entry.missing != "refuse" and entry.items != "table":
         yield ("missing",), "is for tables of features"
 

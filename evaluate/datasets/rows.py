@@ -99,7 +99,7 @@ class RowReader:
         if self._labelled and target is None:
             return "ignored label"
         missing = next((f"no {field}" for field in self._needed if texts.get(field) in {None, ""}), None)
-        features, categories = self._table(record.values)
+        features, categories = self._table(record.values, name)
         if self._entry.missing == "drop" and ("" in (categories or ()) or any(map(math.isnan, features or ()))):
             missing = missing or "ignored missing value"
         if missing:
@@ -119,7 +119,9 @@ class RowReader:
             event=self._event(texts.get("event"), name),
             features=features,
             categories=categories,
-            subgroups=tuple(self._subgroup(record.values, name, rule) for name, rule in self._subgroups.items()),
+            subgroups=tuple(
+                self._subgroup(record.values, name, group, rule) for group, rule in self._subgroups.items()
+            ),
             images=(record.image,) if record.image else (),
             files=(record.bag,) if record.bag else (),
             digests=(digest,) if digest else (),
@@ -165,7 +167,7 @@ class RowReader:
     def _time(self, text: str | None, item: str) -> float | None:
         if text is None or "survival" not in self._entry.tasks:
             return None
-        time = number(text, f"{self._entry.name}: {item}: time")
+        time = self._number(text, item, "time")
         if not (math.isfinite(time) and time >= 0):
             raise EvaluationError(f"{self._entry.name}: {item}: expected a time of 0 or more, got {text!r}")
         return time
@@ -181,7 +183,7 @@ class RowReader:
             hint=f"say what it means in {self._entry.name}.yaml: event_values and censored_values",
         )
 
-    def _table(self, values: Mapping[str, Any]) -> tuple[tuple[float, ...] | None, tuple[str, ...] | None]:
+    def _table(self, values: Mapping[str, Any], item: str) -> tuple[tuple[float, ...] | None, tuple[str, ...] | None]:
         """Return the numbers and the words of a row of a table of features; None for other formats."""
         read = self._entry.read
         if not isinstance(read, SurvivalFiles):
@@ -191,18 +193,25 @@ class RowReader:
             raise EvaluationError(f"{self._entry.name}: there is no column of features {absent[0]!r}")
         words = [as_text(values[name]) or "" for name in read.categories]
         return (
-            tuple(number(as_text(values[name]) or "", name) for name in read.features),
+            tuple(self._number(as_text(values[name]) or "", item, name) for name in read.features),
             tuple("" if is_missing(word) else word for word in words),
         )
 
-    def _subgroup(self, values: Mapping[str, Any], name: str, rule: Subgroup) -> str:
+    def _subgroup(self, values: Mapping[str, Any], item: str, name: str, rule: Subgroup) -> str:
         found = values_at(values, (rule.column or name).split("."))
         if found is not None:
             self._seen.add(f"subgroups.{name}")
         text = next((text for text in map(as_text, found or ()) if text), "")
         if is_missing(text):
             return NOT_STATED
-        return band(number(text, f"{self._entry.name}: subgroups.{name}"), rule.bands) if rule.bands else text
+        return band(self._number(text, item, f"subgroups.{name}"), rule.bands) if rule.bands else text
+
+    def _number(self, text: str, item: str, column: str) -> float:
+        """Return the number of a cell, NaN where it is missing; it must not be infinite."""
+        found = number(text, f"{self._entry.name}: {item}: {column}")
+        if math.isinf(found):
+            raise EvaluationError(f"{self._entry.name}: {item}: {column}: expected a finite number, got {text!r}")
+        return found
 
 
 def in_bags(rows: Iterable[Row]) -> Iterator[Row]:

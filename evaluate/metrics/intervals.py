@@ -81,8 +81,8 @@ def intervals_of(
 ) -> dict[str, Interval]:
     """Return the intervals of metrics from their values on the test set and on its resamples.
 
-    Metrics between 0 and 1 have Agresti and Coull's interval. Others, and all where class counts are held fixed
-    (``stratified``, ``official``), have the percentile interval.
+    Metrics with a smallest and a largest value have Agresti and Coull's interval. Ranks, and all where class counts are
+    held fixed (``stratified``, ``official``), have the percentile interval.
 
     Args:
         values: by metric.
@@ -97,11 +97,13 @@ def intervals_of(
     found = {}
     for name, value in values.items():
         basis = basis_of(name, predictions.columns, clusters)
-        if basis is None or mode in ("stratified", "official") or not 0 <= value <= 1 or not _any(samples[name]):
+        upper = _largest(name, predictions.columns)
+        bounded = upper is not None and 0 <= value <= upper
+        if basis is None or mode in ("stratified", "official") or not bounded or not _any(samples[name]):
             one = interval(value, samples[name])
         else:
             exact = clusters is None and not seeds and name.startswith(PROPORTIONS)
-            one = adjusted_interval(value, samples[name], basis, exact=exact)
+            one = adjusted_interval(value, samples[name], basis, exact=exact, upper=upper)
         found[name] = one.model_copy(update={"caution": caution_of(name, basis)})
     return found
 
@@ -110,29 +112,40 @@ def _any(samples: Samples) -> bool:
     return bool(np.isfinite(samples).any())
 
 
-def adjusted_interval(value: float, samples: Samples, basis: Basis, *, exact: bool = False) -> Interval:
-    """Return the interval of Agresti and Coull (1998) of a number between 0 and 1.
+def _largest(name: str, columns: Columns) -> float | None:
+    """Return the largest value that a metric can have; None where it has none."""
+    name = name.partition("[")[0]
+    if name.endswith("median_rank"):
+        return None
+    return 2.0 if name == "brier" and columns["score"].shape[1] > 2 else 1.0
+
+
+def adjusted_interval(
+    value: float, samples: Samples, basis: Basis, *, exact: bool = False, upper: float = 1.0
+) -> Interval:
+    """Return the interval of Agresti and Coull (1998) of a number between 0 and 1, or another largest value.
 
     The number of items is that of a share with the same mean squared deviation of its resamples from the value, but at
     most the number that the metric rests on.
 
     Args:
         exact: the value is a share of independent items, so that their number is known.
+        upper: largest value that the number can have; it is taken as a share of it.
     """
-    kept = samples[np.isfinite(samples)]
-    squared = float(np.mean((kept - value) ** 2))
-    spread = value * (1 - value)
+    share, kept = value / upper, samples[np.isfinite(samples)] / upper
+    squared = float(np.mean((kept - share) ** 2))
+    spread = share * (1 - share)
     items, quantile = basis.effective, float(ndtri((1 + LEVEL) / 2))
     if not exact:
         quantile = float(stdtrit(basis.degrees, (1 + LEVEL) / 2))
         items = min(items, spread / squared) if squared > 0 and spread > 0 else _worth(basis.independent)
     turn = quantile**2 / items
-    centre = (value + turn / 2) / (1 + turn)
+    centre = (share + turn / 2) / (1 + turn)
     half = quantile * math.sqrt(centre * (1 - centre) / (items * (1 + turn)))
     return Interval(
         value=value,
-        low=max(0.0, min(value, centre - half)),
-        high=min(1.0, max(value, centre + half)),
+        low=max(0.0, min(value, upper * (centre - half))),
+        high=min(upper, max(value, upper * (centre + half))),
         resamples=len(samples),
         failed=len(samples) - len(kept),
         method="agresti_coull" if exact else "effective_agresti_coull",

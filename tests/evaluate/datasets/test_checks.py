@@ -185,7 +185,9 @@ def survival(tmp_path, records, **changes):
         ({"dead": "maybe"}, "c: the event column says 'maybe'; expected one of 1, 1.0, true, 0, 0.0, false"),
         ({"days": "-3"}, "c: expected a time of 0 or more, got '-3'"),
         ({"days": "soon"}, "c: time: expected a number, got 'soon'"),
-        ({"x": "big"}, "x: expected a number, got 'big'"),
+        ({"days": "inf"}, "c: time: expected a finite number, got 'inf'"),
+        ({"x": "big"}, "drawn: c: x: expected a number, got 'big'"),
+        ({"x": "1e999"}, "drawn: c: x: expected a finite number, got '1e999'"),
     ],
 )
 def test_a_survival_table_is_read_strictly(changed, message, tmp_path):

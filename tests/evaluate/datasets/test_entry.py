@@ -150,6 +150,8 @@ IMAGES = {"read": FOLDERS, "fields": FOLDER_FIELDS, "split": {"rule": "field"}}
     [
         (SURVIVAL | {"read": TABLE | {"categories": ["x"]}}, "a column is a number or a word, not both: x"),
         (SURVIVAL | {"read": TABLE | {"features": []}}, "a table needs columns"),
+        (SURVIVAL | {"read": TABLE | {"features": ["x", "days"]}}, "read: 'days' is the outcome"),
+        (SURVIVAL | {"read": TABLE | {"categories": ["dead"]}}, "read: 'dead' is the outcome"),
         (SURVIVAL | {"split": {"rule": "all_test"}}, r"needs items for training.*\{rule: folds\} trains on the others"),
         (SURVIVAL | {"tasks": {"retrieval": {"primary": "mean_recall"}}}, "is for images; the items .* are table"),
         (IMAGES | {"split": {"rule": "folds"}, "tasks": {"linear_probe": {"primary": "auroc"}}}, "has no folds"),

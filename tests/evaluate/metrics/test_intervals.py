@@ -168,3 +168,25 @@ def test_a_median_rank_has_percentiles():
 
 def test_every_metric_has_an_interval_on_its_own_columns():
     assert set(ITEMS_TO_TRUST) <= set(METRICS)
+
+
+def test_a_median_rank_of_one_is_no_share():
+    # 28 of 50 captions are found at once: a few others would make the median 3, and none can make it less than 1.
+    rank = np.repeat([1, 3], [28, 22])
+    ranked = Predictions(ids=[str(item) for item in range(50)], columns={"rank": rank, "side": np.zeros(50, int)})
+    one = found(ranked, "i2t_median_rank")["i2t_median_rank"]
+    assert (one.method, *ends(one)) == ("percentile", 1, 3)
+
+
+def test_a_brier_score_of_several_classes_is_a_share_of_two():
+    """Sure of the wrong class it is 2, so an interval that ends at 1 held too few true values."""
+    rng = np.random.default_rng(0)
+    target, sure = rng.integers(0, 3, 40), rng.integers(0, 3, 40)
+    wrong = (target != sure).sum()
+    columns = {"target": target, "score": np.eye(3)[sure]}
+    one = found(Predictions(ids=[str(item) for item in range(40)], columns=columns), "brier", resamples=20_000)["brier"]
+    low, high = proportion_confint(wrong, 40, method="agresti_coull")
+    assert one.value == pytest.approx(2 * wrong / 40)
+    # That of the share of wrong items, twice, but for the quantile, which is Student's t of the rarest class.
+    assert one.low < 2 * low < 2 * high < one.high < 2
+    assert (one.low, one.high) == pytest.approx((2 * low, 2 * high), abs=0.1)

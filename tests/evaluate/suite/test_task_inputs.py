@@ -200,7 +200,7 @@ CASES = {
     "a missing value that is imputed": (changed(PATIENTS, is_row("q3"), x="?"), {**TABLE, "missing": "impute"}, {}),
     "a missing value that is dropped": (changed(PATIENTS, is_row("q3"), grade=""), {**TABLE, "missing": "drop"}, {}),
     "a word for a number": (changed(PATIENTS, is_row("q3"), x="big"), TABLE, {"*": "x: expected a number, got 'big'"}),
-    "an infinite number": (changed(PATIENTS, is_row("q3"), x="inf"), TABLE, {"survival": "1 values are not finite"}),
+    "an infinite number": (changed(PATIENTS, is_row("q3"), x="inf"), TABLE, {"*": "q3: x: expected a finite number"}),
     "no time": (changed(PATIENTS, is_row("q3"), days="soon"), TABLE, {"*": "time: expected a number, got 'soon'"}),
     "no event": (changed(PATIENTS, is_row("q3"), dead="maybe"), TABLE, {"*": "the event column says 'maybe'"}),
     "no training patient": (changed(PATIENTS, in_split("train")), TABLE, {"survival": "has no train split"}),
