@@ -87,10 +87,10 @@ def missing_files(entry: DatasetEntry, root: Path) -> list[str]:
 
 def _some_file(root: Path, pattern: str, *, any_case: bool) -> bool:
     """Return whether a file matches a pattern, with ``any_case`` also one whose suffix is in capitals."""
-    if not any_case:
+    wide = any_suffix(pattern)
+    if not any_case or wide == pattern:
         return next(root.glob(pattern), None) is not None
-    suffix = Path(pattern).suffix.lower()
-    return any(path.suffix.lower() == suffix or "*" in suffix for path in root.glob(any_suffix(pattern)))
+    return any(path.suffix.lower() == Path(pattern).suffix.lower() for path in root.glob(wide))
 
 
 def status(entry: DatasetEntry, root: Path) -> Status:

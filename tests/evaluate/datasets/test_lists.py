@@ -91,5 +91,9 @@ def test_a_dataset_whose_files_end_in_capitals_is_there(tmp_path):
     read = {"format": "folders", "files": ["d/{label}/*.jpg"]}
     entry = entry_of(tmp_path, read=read, fields={"label": "label"}, split={"rule": "all_test"})
     assert status(entry, tmp_path).present
+    for pattern in ("d/{label}/*", "d/{label}/*.*", "d/{label}/*.jp*"):
+        read = {"format": "folders", "files": [pattern]}
+        either = entry_of(tmp_path, read=read, fields={"label": "label"}, split={"rule": "all_test"})
+        assert status(either, tmp_path).present == (pattern != "d/{label}/*.jp*")
     assert any_suffix("d/{label}/*.{kind}") == "d/{label}/*.{kind}"
     assert any_suffix("a.png") == "a.*"

@@ -12,6 +12,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from evaluate.datasets.loading import load_dataset
 from evaluate.datasets.registry import read_registry
@@ -208,6 +209,42 @@ def test_a_linear_probe_of_brightness_learns_it_with_all_items_and_with_some(pla
         "linear_probe_2shot": {"kind": "shots", "value": 2, "num_train": 4},
         "linear_probe_20pct": {"kind": "fraction", "value": 0.2, "num_train": 8},
     }
+
+
+def test_a_record_has_the_threshold_of_validation_and_subgroups_with_intervals(place, tmp_path):
+    (tmp_path / "entries").mkdir()
+    path = write_entry(
+        tmp_path / "entries", **ENTRY, subgroups={"asked": {"column": "question"}}, sensitivity=0.8, prevalence=0.1
+    )
+    run(place, read_registry([path])["drawn"], "clinical", tasks=("zero_shot",))
+    (record,) = read_results(place / "clinical")
+    assert record.details["threshold"]["by"] == "sensitivity 0.8 on validation"
+    assert record.details["threshold"]["num_val"] == [SPLITS["val"]]
+    assert record.details["prevalence"] == {"value": 0.1, "by": "the dataset's entry"}
+    parts = record.details["subgroups"]["asked"]
+    assert {value: part["n"] for value, part in parts.items()} == {"is it bright?": 15, "what is it?": 8}
+    for part in parts.values():
+        metric = record.metrics[part["metric"]]
+        assert metric.low <= metric.value <= metric.high
+    columns = read_predictions(place / "clinical", record).columns
+    inside = columns["subgroup@asked"] == "what is it?"
+    expected = roc_auc_score(columns["positive"][inside], columns["margin"][inside])
+    assert record.metrics["auroc[asked=what is it?]"].value == pytest.approx(expected)
+    flagged = columns["margin"] >= record.details["threshold"]["margin"][0]
+    np.testing.assert_array_equal(columns["flagged"], flagged)
+    assert record.metrics["specificity"].value == pytest.approx((~flagged[columns["positive"] == 0]).mean())
+
+
+def test_a_result_that_would_count_twice_gives_way_to_the_word_that_it_repeats_another(place, entry, monkeypatch):
+    monkeypatch.setattr("evaluate.suite.task_runs.SHOTS", ())
+    monkeypatch.setattr("evaluate.suite.task_runs.FRACTIONS", (0.2,))
+    before = {record.task: record for record in run(place, entry, "twice", tasks=("linear_probe",))}
+    assert before["linear_probe_20pct"].n == 23
+    monkeypatch.setattr("evaluate.suite.task_runs.SHOTS", (4,))
+    run(place, entry, "twice", tasks=("linear_probe",), again=True)
+    after = {record.task: record for record in read_results(place / "twice")}
+    assert after["linear_probe_4shot"].seeds == before["linear_probe_20pct"].seeds
+    assert after["linear_probe_20pct"].skipped == "the same fits as linear_probe_4shot, which counts"
 
 
 def test_what_is_there_is_left_alone_and_a_changed_model_is_not(place, entry, caplog, tmp_path):

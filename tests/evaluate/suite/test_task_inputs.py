@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from evaluate.models.addresses import parse_address
 from evaluate.results.record import SkippedRecord
 from evaluate.suite.plan import Settings, plan
 from evaluate.suite.suite import Suite
+from evaluate.tasks.diagnosis import diagnose_by_abmil
+from evaluate.tasks.fitting.abmil import Abmil
+from evaluate.tasks.survival import survival_abmil
 from store.errors import MMKDError
 from tests.evaluate.dataset_files import image_bytes, write_entry
 from tests.evaluate.tiny_model import write_model
@@ -272,6 +276,9 @@ def checked(root, path):
 def test_check_refuses_what_run_refuses_and_says_the_same(case, model, tmp_path, monkeypatch):
     monkeypatch.setattr("evaluate.suite.task_runs.SHOTS", ())
     monkeypatch.setattr("evaluate.suite.task_runs.FRACTIONS", ())
+    network = Abmil(hidden=4, attention=4, epochs=1)
+    for task in (survival_abmil, diagnose_by_abmil):
+        monkeypatch.setattr(f"evaluate.suite.task_runs.{task.__name__}", partial(task, settings=network))
     rows, settings, expected = CASES[case]
     write(tmp_path, rows, case)
     path = write_entry(tmp_path, **settings)
@@ -294,3 +301,12 @@ def test_check_refuses_what_run_refuses_and_says_the_same(case, model, tmp_path,
         if "*" not in expected:
             (line,) = re.findall(rf"^drawn: {task}: (.*)$", said, flags=re.MULTILINE)
             assert line == reason
+
+
+def test_checking_all_datasets_asks_the_tasks_too(tmp_path):
+    rows, settings, _ = CASES["all censored"]
+    write(tmp_path, rows, "all censored")
+    path = write_entry(tmp_path, **settings)
+    done = CliRunner().invoke(app, ["check", "--all", "--datasets", str(path), "--data-root", str(tmp_path)])
+    assert "drawn: fails: survival: all 40 patients are censored" in done.stdout
+    assert done.exit_code != 0
