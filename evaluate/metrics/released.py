@@ -19,19 +19,19 @@ from .predictions import Columns, Samples, Weights
 def f1(columns: Columns, weights_RN: Weights) -> Samples:
     """Return 2 TP / (2 TP + FP + FN)."""
     right_RC, items_RC, said_RC = _sums(columns, weights_RN)
-    return _mean(2 * right_RC, items_RC + said_RC, items_RC + said_RC)
+    return _mean(2 * right_RC, items_RC + said_RC, items_RC + said_RC, weights_RN)
 
 
 def precision(columns: Columns, weights_RN: Weights) -> Samples:
     """Return TP / (TP + FP)."""
     right_RC, items_RC, said_RC = _sums(columns, weights_RN)
-    return _mean(right_RC, said_RC, items_RC + said_RC)
+    return _mean(right_RC, said_RC, items_RC + said_RC, weights_RN)
 
 
 def recall(columns: Columns, weights_RN: Weights) -> Samples:
     """Return TP / (TP + FN)."""
     right_RC, items_RC, said_RC = _sums(columns, weights_RN)
-    return _mean(right_RC, items_RC, items_RC + said_RC)
+    return _mean(right_RC, items_RC, items_RC + said_RC, weights_RN)
 
 
 def _sums(columns: Columns, weights_RN: Weights) -> list[npt.NDArray[np.float64]]:
@@ -50,9 +50,12 @@ def _sums(columns: Columns, weights_RN: Weights) -> list[npt.NDArray[np.float64]
 
 
 def _mean(
-    part_RC: npt.NDArray[np.float64], whole_RC: npt.NDArray[np.float64], known_RC: npt.NDArray[np.float64]
+    part_RC: npt.NDArray[np.float64],
+    whole_RC: npt.NDArray[np.float64],
+    known_RC: npt.NDArray[np.float64],
+    weights_RN: Weights,
 ) -> Samples:
-    """Return the mean share over the classes that are known to a resample; a share of nothing is 0."""
+    """Return the mean share over the classes that are known to a resample; a share of nothing is 0, of no item NaN."""
     share_RC = np.divide(part_RC, whole_RC, out=np.zeros_like(part_RC), where=whole_RC > 0)
     known = np.maximum((known_RC > 0).sum(axis=1), 1)
-    return np.asarray(share_RC.sum(axis=1) / known)
+    return np.where(weights_RN.any(axis=1), share_RC.sum(axis=1) / known, np.nan)
