@@ -45,14 +45,14 @@ def group_accuracy(columns: Columns, weights_RN: Weights) -> Samples:
 
 def balanced_accuracy(columns: Columns, weights_RN: Weights) -> Samples:
     """Return the mean over classes of the share of their items that are right."""
-    right_RC, items_RC, _ = _confusion_sums(columns, weights_RN)
+    right_RC, items_RC, _ = confusion_sums(columns, weights_RN)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray((right_RC / items_RC).mean(axis=1))
 
 
 def macro_f1(columns: Columns, weights_RN: Weights) -> Samples:
     """Return the mean over classes of 2 TP / (2 TP + FP + FN)."""
-    right_RC, items_RC, predicted_RC = _confusion_sums(columns, weights_RN)
+    right_RC, items_RC, predicted_RC = confusion_sums(columns, weights_RN)
     with np.errstate(invalid="ignore", divide="ignore"):
         f1_RC = np.where(items_RC > 0, 2 * right_RC / (items_RC + predicted_RC), np.nan)
     return np.asarray(f1_RC.mean(axis=1))
@@ -100,10 +100,16 @@ def blocks(weights_RN: Weights) -> Iterator[tuple[slice, npt.NDArray[np.float64]
         yield rows, np.ascontiguousarray(weights_RN[rows].T, np.float64)
 
 
-def _confusion_sums(columns: Columns, weights_RN: Weights) -> tuple[Samples, Samples, Samples]:
-    """Return per resample and class that has items: how many are right, how many there are, how many are predicted."""
+def confusion_sums(
+    columns: Columns, weights_RN: Weights, classes_C: npt.NDArray[np.integer] | None = None
+) -> tuple[Samples, Samples, Samples]:
+    """Return per resample and class, (R, C) each: how many are right, how many there are, how many are predicted.
+
+    Args:
+        classes_C: class numbers; those that have items if left out.
+    """
     target_N, predicted_N = columns["target"], columns["score"].argmax(axis=1)
-    classes_C = np.unique(target_N)
+    classes_C = np.unique(target_N) if classes_C is None else classes_C
     is_NC, said_NC = target_N[:, None] == classes_C, predicted_N[:, None] == classes_C
     sums = []
     for indicator_NC in (is_NC & said_NC, is_NC, said_NC):

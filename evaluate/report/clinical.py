@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from evaluate.metrics.registry import METRICS, metrics_named
+from evaluate.metrics.retrieval import RECALL_AT
 from evaluate.results.record import ResultRecord
 
 from .boards import ROLE_ORDER
@@ -14,6 +15,7 @@ from .wording import in_words, number
 
 OF_DECISIONS = ("sensitivity", "specificity", "ppv", "npv", "brier", "ece")
 
+RECALLS = tuple(f"{side}_recall_at_{k}" for side in ("i2t", "t2i") for k in RECALL_AT)
 NOTHING = "–"
 
 Table = tuple[str, list[str], list[list[str]]]
@@ -75,6 +77,23 @@ def _prompts(record: ResultRecord) -> list[list[str]]:
     worst = min(said["templates"], key=lambda one: one["value"])
     ends = [number(spread[name]) for name in ("sd", "low", "high")]
     return [[record.model.name, _title(record.primary), number(record.value), *ends, worst["template"]]]
+
+
+def strict_tables(records: Sequence[ResultRecord]) -> list[Table]:
+    """Return a table per test set: recalls that count an equal caption of another image as wrong, beside the mean."""
+    return _tables(
+        records,
+        _strict,
+        ["model", "mean recall", "strict mean recall", *(f"strict {METRICS[name].title}" for name in RECALLS)],
+    )
+
+
+def _strict(record: ResultRecord) -> list[list[str]]:
+    said: Any = record.details.get("strict")
+    if not isinstance(said, dict) or not {"mean_recall", *RECALLS} <= set(said):
+        return []
+    cells = [number(said[name]) for name in ("mean_recall", *RECALLS)]
+    return [[record.model.name, str(record.metrics["mean_recall"]), *cells]]
 
 
 def _title(metric: str) -> str:

@@ -14,7 +14,7 @@ from evaluate.results.examples import Example, examples_in
 from evaluate.results.record import ResultRecord, SkippedRecord
 
 from .boards import ROLE_ORDER
-from .clinical import decision_tables, prompt_tables, subgroup_tables
+from .clinical import decision_tables, prompt_tables, strict_tables, subgroup_tables
 from .comparison import few_items
 from .contents import Contents, Means
 from .drawing.figures import HERE, environment
@@ -70,6 +70,7 @@ def render(contents: Contents, *, title: str) -> str:
             calibrated=_by_dataset(whole, lambda one: reliability(f"reliability-{numbers[id(one)]}", one)),
             subgroups=subgroup_tables(records),
             prompts=prompt_tables(records),
+            strict=strict_tables(records),
             survivals=_by_dataset(records, lambda one: kaplan_meier(f"survival-{numbers[id(one)]}", one)),
             confused=_by_dataset([one for one in records if one.task == "zero_shot"], confusion),
             retrieved=_by_dataset(records, lambda one: gallery(one, "retrieval")),

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from store.console import progress
 from store.format.pixels import PIXEL_SPEC_KEY, PixelReceipt, PixelSpec, pixel_receipt_key, pixels_key
 from store.format.promote import next_folder
+from store.format.records import read_or_say
 from store.io.location import Location
 
 from .inventory import Inventory, below
 from .problems import Kind, Problem
-from .unit_check import read_or_say
 
 MAKE = "python -m extract pixels --pipeline NAME"
 

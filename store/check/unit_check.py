@@ -13,9 +13,8 @@ import zarr
 from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore
 
-from store.errors import FormatVersionError, LocationError, StoreError
 from store.format.arrays import ARRAY_NAMES, ArrayName, Side, checksum, chunk_checksums, shard_key
-from store.format.records import R, Receipt, Spec, Status, StoreInfo, read_record
+from store.format.records import Receipt, Spec, Status, StoreInfo
 from store.io.location import Location
 
 from .inventory import below, unit_keys
@@ -31,23 +30,6 @@ BLOCK_ROWS = 1024
 
 Found = tuple[Kind, str, str]
 """The kind of problem, the key of the object, and what is wrong."""
-
-
-def read_or_say(location: Location, key: str, model: type[R]) -> R | str | None:
-    """Return a record, or what is wrong with it; None where there is none.
-
-    Raises:
-        FormatVersionError: it is of another version of the format.
-        LocationError: the storage does not answer.
-    """
-    try:
-        return read_record(location, key, model)
-    except FileNotFoundError:
-        return None
-    except (FormatVersionError, LocationError):
-        raise
-    except StoreError as error:
-        return str(error)
 
 
 def check_record(

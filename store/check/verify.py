@@ -16,7 +16,7 @@ from store.errors import CorruptChunkError, LocationError, StoreError
 from store.format.arrays import ArrayName
 from store.format.pairs import PairTable, pairs_digest
 from store.format.promote import NEXT_FOLDER, next_folder
-from store.format.records import RangeReceipt, Receipt, Spec, receipt_key, spec_key
+from store.format.records import RangeReceipt, Receipt, Spec, read_or_say, receipt_key, spec_key
 from store.io.location import Location
 from store.io.object_file import disk_error
 
@@ -33,7 +33,7 @@ from .inventory import (
 )
 from .pixel_check import check_pixels
 from .problems import Kind, Problem, Report, UnitCheck
-from .unit_check import Found, check_bytes, check_record, read_or_say
+from .unit_check import Found, check_bytes, check_record
 
 THREADS = 8
 """Units read at once; each holds its four shards, decoded (about 60 MB at 8192 rows of width 768)."""

@@ -250,11 +250,12 @@ def read_record(location: Location, key: str, model: type[R]) -> R:
         raise StoreError(f"{location.show(key)}: not a valid {model.__name__} record: {error}") from error
 
 
-def readable_record(location: Location, key: str, model: type[R]) -> R | None:
-    """Return a receipt; None where there is none. One that cannot be read counts as none, with a warning.
+def read_or_say(location: Location, key: str, model: type[R]) -> R | str | None:
+    """Return a record, or what is wrong with it; None where there is none.
 
     Raises:
-        FormatVersionError: it was written in another version of the format.
+        FormatVersionError: it is of another version of the format.
+        LocationError: the storage does not answer.
     """
     try:
         return read_record(location, key, model)
@@ -263,8 +264,20 @@ def readable_record(location: Location, key: str, model: type[R]) -> R | None:
     except (FormatVersionError, LocationError):
         raise
     except StoreError as error:
-        log.warning("%s; the unit counts as not committed", error)
+        return str(error)
+
+
+def readable_record(location: Location, key: str, model: type[R]) -> R | None:
+    """Return a receipt; None where there is none. One that cannot be read counts as none, with a warning.
+
+    Raises:
+        FormatVersionError: it was written in another version of the format.
+    """
+    found = read_or_say(location, key, model)
+    if isinstance(found, str):
+        log.warning("%s; the unit counts as not committed", found)
         return None
+    return found
 
 
 def read_store_info(location: Location) -> StoreInfo:

@@ -31,7 +31,7 @@ PULL = 2.2
 """How far a collapsed model's scores are moved towards its class."""
 SHARES = {"balanced": (0.25,) * 4, "9:1": (0.45, 0.3, 0.2, 0.05)}
 LABELS, SEEDS = 5, 3
-POPULATION = 400_000
+POPULATION = 150_000
 """Items from which the true value of a metric is computed."""
 
 
@@ -175,7 +175,7 @@ def truth(kind: str, of: Population) -> dict[str, float]:
     rng = np.random.default_rng(1)
     if kind == "survival":
         # Concordance of drawn pairs: a matrix of all pairs of a population would be too large.
-        one, other = (draw(rng, 3 * POPULATION, of) for _ in range(2))
+        one, other = (draw(rng, 6 * POPULATION, of) for _ in range(2))
         comparable = (one["event"] == 1) & (other["time"] > one["time"])
         concordant = comparable & (one["risk"] > other["risk"])
         weight = one["uno_weight"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 from statsmodels.stats.proportion import proportion_confint
 
 from evaluate.metrics.bootstrap import Resampling, natural_mode, resampled
@@ -44,6 +45,16 @@ def test_accuracy_has_agresti_and_coulls_interval_also_for_a_collapsed_model():
     assert one.method == "agresti_coull"
     assert ends(one) == pytest.approx(proportion_confint(170, 400, method="agresti_coull"))
     assert ends(one) == pytest.approx((0.377, 0.474), abs=5e-4)
+
+
+@pytest.mark.parametrize("count", [40, 100, 200])
+def test_a_share_is_held_often_enough_whatever_it_is(count):
+    basis = Basis(items=(count,), independent=(count,))
+    right = np.arange(count + 1)
+    lows, highs = np.transpose([ends(adjusted_interval(n / count, np.zeros(2), basis, exact=True)) for n in right])
+    for share in np.linspace(0.02, 0.98, 961):
+        held = binom.pmf(right, count, share)[(lows <= share) & (share <= highs)].sum()
+        assert held >= 0.933
 
 
 def test_what_holds_class_counts_fixed_keeps_its_percentiles():

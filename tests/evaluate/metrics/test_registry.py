@@ -14,6 +14,7 @@ from evaluate.metrics.registry import classification as metrics_classification
 from store.errors import EvaluationError
 
 ITEMS, RESAMPLES = 60, 7
+RELEASED = ("official_f1", "official_precision", "official_recall")
 SINGLE = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "average_precision")
 
 
@@ -86,6 +87,7 @@ CASES = [
     *((name, several_labels(4)) for name in ("auroc", "average_precision", "label_accuracy")),
     *((name, ranked()) for name in METRICS if name.startswith(("i2t", "t2i", "mean_recall"))),
     *((name, answered()) for name in METRICS if name.startswith("vqa")),
+    *((name, single_label(classes)) for name in RELEASED for classes in (2, 5)),
     ("group_accuracy", in_groups()),
     *((name, decided()) for name in ("sensitivity", "specificity", "ppv", "npv", "brier", "ece")),
     *((name, decided(prevalence=0.05)) for name in ("ppv", "npv")),

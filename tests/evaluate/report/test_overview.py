@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from evaluate.cli.program import app
-from evaluate.report.clinical import decision_tables, prompt_tables, subgroup_tables
+from evaluate.report.clinical import decision_tables, prompt_tables, strict_tables, subgroup_tables
 from evaluate.report.comparison import few_items
 from evaluate.report.contents import gather
 from evaluate.report.drawing.probe_curves import probe_curves, training_items
@@ -142,6 +142,17 @@ def test_decisions_subgroups_and_prompts_have_tables(contents):
     assert caption.endswith("zero shot")
     assert rows[0][heads.index("sd of single ones")] == "0.187"
     assert rows[0][-1] == "an image of {label} 0"
+
+
+def test_strict_recalls_stand_beside_the_mean(contents):
+    (record, *_) = [one for one in contents.records if one.task == "retrieval"]
+    assert strict_tables([record]) == []
+    recalls = {f"{side}_recall_at_{k}": 0.1 * k for side in ("i2t", "t2i") for k in (1, 5, 10)}
+    details = record.details | {"strict": {**recalls, "mean_recall": 0.615}}
+    ((caption, heads, (row,)),) = strict_tables([record.model_copy(update={"details": details})])
+    assert caption == "Captions of figures, retrieval"
+    assert row[:3] == ["mmkd_clip", str(record.metrics["mean_recall"]), "0.615"]
+    assert row[heads.index("strict recall@5, text to image")] == "0.500"
 
 
 def test_reliability_is_drawn_with_its_numbers(contents):
