@@ -72,6 +72,7 @@ class Claim:
 
     Attributes:
         seeds: models that are the student, trained with one seed each.
+        others: further models with the role of a teacher, which the student is not compared with.
         margin: loss that counts as none.
         family: test sets over which Holm's correction goes. If ``declared``, those that could not be tested count as
             not shown; else it is all that could be tested.
@@ -84,6 +85,7 @@ class Claim:
     student: str
     seeds: tuple[str, ...]
     teachers: tuple[str, ...]
+    others: tuple[str, ...]
     margin: float
     family: tuple[TestSet, ...]
     declared: bool
@@ -101,7 +103,8 @@ class Claim:
     def sentence(self) -> str:
         """The claim in one sentence, for readers who see nothing else."""
         total = len(self.family)
-        rivals = "the teacher that validation chose" if self.validation else "every teacher"
+        rivals = "every named teacher" if self.others else "every teacher"
+        rivals = "the teacher that validation chose" if self.validation else rivals
         better, not_worse = (sum(getattr(one, kind) for one in self.sets) for kind in ("better", "not_worse"))
         ends = "" if self.macro.low is None else f" [{self.macro.low:.3f}, {self.macro.high:.3f}]"
         said = f"better than {rivals} on {better} of {_counted(total, 'set')} (macro {self.macro.value:+.3f}{ends})"
@@ -113,8 +116,10 @@ class Claim:
         """What the sentence rests on: models, seeds, family, level."""
         seeds = f"{len(self.seeds)} training seeds" if len(self.seeds) > 1 else "one training seed"
         family = "declared beforehand" if self.declared else "all test sets that they share; no family was declared"
+        rivals = f"{_counted(len(self.teachers), 'teacher')} ({', '.join(self.teachers)})"
+        rivals += f", not {', '.join(self.others)}" if self.others else ""
         return (
-            f"{seeds}; {_counted(len(self.teachers), 'teacher')} ({', '.join(self.teachers)}); Holm over "
+            f"{seeds}; {rivals}; Holm over "
             f"{_counted(len(self.family), 'test set')} ({family}); one-sided tests at {100 * ALPHA:g} %"
         )
 
@@ -192,6 +197,7 @@ def claim(
         student=name or seeds[0],
         seeds=seeds,
         teachers=rivals,
+        others=tuple(sorted(known - {*rivals, *seeds})),
         margin=margin,
         family=wanted if family else tuple((one.task, one.dataset) for one in tested),
         declared=bool(family),

@@ -228,6 +228,12 @@ def check_pairs(
     without = np.setdiff1d(np.arange(len(image_NE)), image_of_text)
     if len(without):
         raise EvaluationError(f"{len(without)} images have no text, the first is {image_ids[without[0]]!r}")
-    empty = [place for place, text in enumerate(texts) if not normalised(text)]
+    words = [normalised(text) for text in texts]
+    empty = [place for place, text in enumerate(words) if not text]
     if empty:
         raise EvaluationError(f"{len(empty)} texts are empty, the first is text {empty[0]}")
+    distinct = set(words)
+    if 1 in (len(distinct), len(image_NE)):  # of one candidate any model finds the right one
+        raise EvaluationError(
+            f"retrieval needs two images and two different texts; there are {len(image_NE)} and {len(distinct)}"
+        )

@@ -164,4 +164,9 @@ def test_an_interval_that_is_not_to_be_trusted_shows_nothing(tmp_path):
 
 def test_the_footing_counts_one_of_a_kind(folder):
     said = claimed(folder, teachers=["biomedclip"], family=[("zero_shot", "lungs")])
-    assert "1 teacher (biomedclip); Holm over 1 test set (declared beforehand)" in said.footing
+    assert "1 teacher (biomedclip), not pmc_clip; Holm over 1 test set (declared beforehand)" in said.footing
+
+
+def test_every_teacher_is_said_only_of_all_that_have_results(folder):
+    assert "better than every teacher on" in claimed(folder, teachers=["biomedclip", "pmc_clip"]).sentence
+    assert "better than every named teacher on" in claimed(folder, teachers=["biomedclip"]).sentence

@@ -160,6 +160,11 @@ CASES = {
         IMAGES,
         {"linear_probe": "all 6 items of the train split are of one class"},
     ),
+    "one text for all": (
+        changed(ROWS, in_split("test"), caption="a scan"),
+        IMAGES,
+        {"retrieval": "two different texts"},
+    ),
     "a text of signs": (changed(ROWS, is_row("test1"), caption="..."), IMAGES, {"retrieval": "1 texts are empty"}),
     "an answer of signs": (changed(ROWS, is_row("test1"), answer="..."), IMAGES, {"vqa": "the answer to question"}),
     "one training answer": (

@@ -175,6 +175,7 @@ def with_nan():
         (spoilt(image_of_text=np.full(50, 30)), "50 texts name an image that is not there"),
         (spoilt(image_of_text=np.zeros(50, int)), "29 images have no text, the first is 'scan 1'"),
         (spoilt(texts=["."] * 50), "50 texts are empty"),
+        (spoilt(texts=["A scan", "a scan."] * 25), "two images and two different texts; there are 30 and 1"),
         (spoilt(texts=["a"]), "1 texts, 50 embeddings of texts"),
         (spoilt(image_ids=["a"]), "30 image embeddings, but 1 names"),
         (spoilt(text_embedding=np.ones((50, 5))), r"images are embedded as \(6,\), texts as \(5,\)"),
