@@ -98,7 +98,7 @@ def intervals_of(
     for name, value in values.items():
         basis = basis_of(name, predictions.columns, clusters)
         upper = _largest(name, predictions.columns)
-        bounded = upper is not None and 0 <= value <= upper
+        bounded = 0 <= value <= upper < math.inf
         if basis is None or mode in ("stratified", "official") or not bounded or not _any(samples[name]):
             one = interval(value, samples[name])
         else:
@@ -112,11 +112,11 @@ def _any(samples: Samples) -> bool:
     return bool(np.isfinite(samples).any())
 
 
-def _largest(name: str, columns: Columns) -> float | None:
-    """Return the largest value that a metric can have; None where it has none."""
+def _largest(name: str, columns: Columns) -> float:
+    """Return the largest value that a metric can have, infinity where it has none."""
     name = name.partition("[")[0]
     if name.endswith("median_rank"):
-        return None
+        return math.inf
     return 2.0 if name == "brier" and columns["score"].shape[1] > 2 else 1.0
 
 

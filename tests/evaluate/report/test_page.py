@@ -232,3 +232,5 @@ def test_models_with_other_prompts_make_a_page_that_compares_nothing(tmp_path, c
     shown = render(contents, title="Evaluation")
     assert "mmkd" in shown
     assert "biomedclip" in shown
+    # What is not there, such as a picture of differences, is left out and not printed as a word.
+    assert "None" not in shown
