@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, cast, get_args
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from evaluate.config import EvaluatePipeline
@@ -190,7 +191,7 @@ def _print_plan(evaluations: list[Evaluation], *, as_json: bool) -> None:
         return
     table = Table(*names, title=f"{len(rows)} evaluations", box=None)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     wide_console().print(table)
 
 
@@ -209,10 +210,12 @@ def _print(records: list[Result], folder: Path) -> None:
     table = Table("model", "task", "dataset", "result", box=None)
     for record in records:
         if isinstance(record, SkippedRecord):
-            table.add_row(record.model.name, record.task, record.dataset.name, f"skipped: {record.skipped}")
-        elif record.dataset.name not in grouped:
+            said = f"skipped: {record.skipped}"
+        elif record.dataset.name in grouped:
+            continue
+        else:
             said = record.cite(record.primary) + _robustness(record)
-            table.add_row(record.model.name, record.task, record.dataset.name, said)
+        table.add_row(*map(escape, (record.model.name, record.task, record.dataset.name, said)))
     if table.row_count:
         console.print(table)
 

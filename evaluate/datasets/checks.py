@@ -50,7 +50,7 @@ def check_splits(
     caveats += [
         f"{count} items of {pair.replace('/', ' and ')} show the same image" for pair, count in duplicates.items()
     ]
-    return duplicates, [*caveats, *_counts(entry, splits)]
+    return duplicates, [*caveats, *_contradictions(splits), *_counts(entry, splits)]
 
 
 def _missing(entry: DatasetEntry, splits: Mapping[SplitName, Split]) -> str:
@@ -126,6 +126,17 @@ def _duplicates(splits: Mapping[SplitName, Split]) -> dict[str, int]:
         if count:
             found[f"{one}/{other}"] = count
     return found
+
+
+def _contradictions(splits: Mapping[SplitName, Split]) -> Iterator[str]:
+    """Yield how many images of a split have several labels, of which no model can give more than one."""
+    for name, split in splits.items():
+        labels: dict[tuple[str, ...], set[bytes]] = {}
+        for digests, label in zip(_digests(split), () if split.targets is None else split.targets, strict=False):
+            labels.setdefault(digests, set()).add(label.tobytes())
+        count = sum(len(known) > 1 for known in labels.values())
+        if count:
+            yield f"{count} images of {name} are there several times with different labels"
 
 
 def _digests(split: Split) -> list[tuple[str, ...]]:

@@ -10,6 +10,11 @@ from evaluate.results.record import ORACLE
 from store.config.problems import suggest
 from store.errors import ConfigError
 
+OWN_FEATURES = "own-features"
+"""Name of the model in results of datasets that bring their features."""
+
+TAKEN = {ORACLE: "the best teachers of each group", OWN_FEATURES: "results of datasets that bring their features"}
+
 Kind = Literal["checkpoint", "local-dir", "teacher", "open_clip", "store"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -69,12 +74,12 @@ def parse_addresses(texts: list[str]) -> list[Address]:
     """Return several addresses.
 
     Raises:
-        ConfigError: one is wrong, is called ``oracle``, or two have the same name and would share results.
+        ConfigError: one is wrong, has a name that is taken, or two have the same name and would share results.
     """
     addresses = [parse_address(text) for text in texts]
     for place, address in enumerate(addresses):
-        if address.name == ORACLE:
-            raise ConfigError(f"no model may be called {ORACLE}: the best teachers of each group have that name")
+        if address.name in TAKEN:
+            raise ConfigError(f"no model may be called {address.name}: {TAKEN[address.name]} have that name")
         same = [other for other in addresses[:place] if other.name == address.name]
         if same:
             raise ConfigError(

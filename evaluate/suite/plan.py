@@ -10,14 +10,11 @@ from evaluate.datasets.entry import DatasetEntry
 from evaluate.datasets.registry import missing_files
 from evaluate.datasets.task_kinds import TASKS
 from evaluate.metrics.bootstrap import RESAMPLES, Mode
-from evaluate.models.addresses import Address
+from evaluate.models.addresses import OWN_FEATURES, Address
 from extract.teacher_files.entry import TeacherEntry
 from store.images.decode import MAX_PIXELS
 from store.images.depth import Window
 from store.read.reader import FeatureStore
-
-OWN_FEATURES = "own-features"
-"""Name of the model in results of datasets that bring their features."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

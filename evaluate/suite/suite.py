@@ -11,7 +11,7 @@ from importlib.metadata import version
 from evaluate.datasets.entry import DatasetEntry, Origin
 from evaluate.datasets.loaded import LoadedDataset
 from evaluate.datasets.loading import load_dataset
-from evaluate.models.addresses import Address
+from evaluate.models.addresses import OWN_FEATURES, Address
 from evaluate.models.embedding_cache import CachedEncoder
 from evaluate.models.encoders import Encoder
 from evaluate.models.opening import facts_of, open_encoder
@@ -22,7 +22,7 @@ from store.errors import MMKDError
 
 from .oracle import write_oracle
 from .overlap import find_overlap
-from .plan import OWN_FEATURES, Evaluation, Settings
+from .plan import Evaluation, Settings
 from .task_runs import run_task
 from .up_to_date import UNREAD, kept_result, refuse_other_models, request_digest, resampling_mode, still_true
 

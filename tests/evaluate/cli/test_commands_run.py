@@ -181,3 +181,15 @@ def test_predict_names_an_image_that_cannot_be_read(place, tmp_path):
     path.write_text("<html>")
     with pytest.raises(ConfigError, match=r"page\.png: "):
         call("predict", path, "--model", f"local-dir:{place / 'model'}", "--class", "a", "--class", "b")
+
+
+def test_names_in_brackets_are_printed_as_they_are(place, tmp_path):
+    address = f"a[b][/x]=local-dir:{place / 'model'}"
+    for more in (["--dry-run"], ["--resamples", "20"]):
+        assert "a[b][/x]" in call("run", "--model", address, *run_options(place), "--results", tmp_path, *more).output
+    path = tmp_path / "x[y].png"
+    path.write_bytes(image_bytes(1, size=(80, 60)))
+    model = f"local-dir:{place / 'model'}"
+    shown = call("predict", path, "--model", model, "--class", "[c]", "--class", "d[/e]").output
+    for text in ("x[y].png", "[c]", "d[/e]"):
+        assert text in shown

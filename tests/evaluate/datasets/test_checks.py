@@ -86,6 +86,11 @@ def test_equal_images_in_two_splits_are_reported_with_their_number(tmp_path, cap
     assert "2 items of train and test show the same image" in caplog.text
 
 
+def test_an_image_with_two_labels_is_reported(tmp_path):
+    entry = folder_dataset(tmp_path, {"drawn/test/cat/p9-0.png": 31, "drawn/test/dog/p9-1.png": 31})
+    assert load_dataset(entry, tmp_path).caveats == ["1 images of test are there several times with different labels"]
+
+
 def test_a_number_that_the_source_does_not_say_is_reported(tmp_path):
     dataset = load_dataset(folder_dataset(tmp_path, counts={"train": 2, "test": 4}), tmp_path)
     assert dataset.caveats == ["test has 3 items, its source says 4"]

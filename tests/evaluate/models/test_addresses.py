@@ -48,3 +48,9 @@ def test_two_models_of_the_same_name_are_refused_with_how_to_name_one():
     with pytest.raises(ConfigError, match=r"checkpoint:a/x and checkpoint:b/x are both called 'x'") as caught:
         parse_addresses(["checkpoint:a/x", "teacher:y", "checkpoint:b/x"])
     assert "OTHER=checkpoint:b/x" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("name", ["oracle", "own-features"])
+def test_a_name_of_other_results_is_no_name_of_a_model(name):
+    with pytest.raises(ConfigError, match=f"no model may be called {name}"):
+        parse_addresses([f"{name}=checkpoint:a/x"])

@@ -16,12 +16,12 @@ from sklearn.metrics import roc_auc_score
 
 from evaluate.datasets.loading import load_dataset
 from evaluate.datasets.registry import read_registry
-from evaluate.models.addresses import parse_address
+from evaluate.models.addresses import OWN_FEATURES, parse_address
 from evaluate.models.encoders import ImageSet, StoreEncoder
 from evaluate.models.opening import entry_of, facts_of
 from evaluate.results.files import read_predictions, read_results
 from evaluate.results.record import SkippedRecord
-from evaluate.suite.plan import OWN_FEATURES, Settings, plan
+from evaluate.suite.plan import Settings, plan
 from evaluate.suite.suite import Suite
 from extract.corpora.phantom.catalog import FINDINGS
 from store.errors import ConfigError, EvaluationError, WeightsNotFoundError
