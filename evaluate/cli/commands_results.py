@@ -1,4 +1,4 @@
-"""``python -m evaluate compare``, ``claim``, ``leaderboard``, ``report``: results side by side."""
+"""``python -m evaluate compare``, ``claim``, ``leaderboard``, ``report``, ``card``: results side by side."""
 
 from __future__ import annotations
 
@@ -99,9 +99,9 @@ def _results_of_task(folder: Path, task: str | None) -> list[Result]:
 def _family(on: list[str] | None, file: Path | None) -> list[TestSet] | None:
     """Return the test sets that were named, None if none was; lines that begin with # are passed over."""
     lines = [*(on or []), *(file.read_text().splitlines() if file else [])]
-    named = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    named = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
     if (on or file) and not named:
-        raise EvaluationError(f"{file}: names no test set", hint="expected a TASK/DATASET per line")
+        raise EvaluationError(f"{file or '--on'}: names no test set", hint="expected a TASK/DATASET per line")
     pairs = [name.partition("/") for name in named]
     wrong = next((name for name, pair in zip(named, pairs, strict=True) if not (pair[0] and pair[2])), None)
     if wrong is not None:

@@ -193,7 +193,7 @@ def claim(
         declared=bool(family),
         validation=chosen,
         sets=[
-            replace(one, p_holm=p or 0.0, p_margin_holm=p_margin or 0.0)
+            replace(one, p_holm=1.0 if p is None else p, p_margin_holm=1.0 if p_margin is None else p_margin)
             for one, p, p_margin in zip(tested, better, not_worse, strict=False)
         ],
         macro=_smallest(means),

@@ -19,6 +19,7 @@ ORDER = ("teacher", "other", "oracle", "task_only", "student")
 """Order of drawing: what is drawn last lies on top."""
 
 KEY = {"student": "student", "task_only": "no teachers", "teacher": "teachers"}
+"""Roles that the key names, and what it calls them."""
 
 Curve = Sequence[ResultRecord]
 """Results of one model on one test set, by ascending number of training items."""
@@ -103,9 +104,7 @@ def _axes(low: float, counts: Sequence[int], place: Place) -> list[Markup]:
 
 def _key() -> list[Markup]:
     drawing: list[Markup] = []
-    for number, (role, text) in enumerate(
-        (("student", "student"), ("task_only", "no teachers"), ("teacher", "teachers"))
-    ):
+    for number, (role, text) in enumerate(KEY.items()):
         x, y = LEFT + 100.0 * number, BOTTOM + 42
         drawing.append(shape("polyline", points=points([(x, y - 4), (x + 22, y - 4)]), class_=f"probe {role}"))
         drawing.append(words(x + 27, y, text))
