@@ -57,18 +57,18 @@ class SetClaim:
 
     @property
     def better(self) -> bool:
-        """Whether the student is shown to be better than every teacher."""
+        """True if the student is shown to be better than every teacher."""
         return self.p_holm < ALPHA
 
     @property
     def not_worse(self) -> bool:
-        """Whether the student is shown to be worse than no teacher by the margin or more."""
+        """True if the student is shown to be worse than no teacher by the margin or more."""
         return self.p_margin_holm < ALPHA
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Claim:
-    """What can be said of a student and its teachers.
+    """The outcome of the tests of a student against its teachers.
 
     Attributes:
         seeds: models that are the student, trained with one seed each.
@@ -94,7 +94,7 @@ class Claim:
 
     @property
     def shown(self) -> bool:
-        """Whether the student is better than every teacher on at least one test set."""
+        """True if the student is shown to be better than every teacher on at least one test set."""
         return any(one.better for one in self.sets)
 
     @property
@@ -111,7 +111,7 @@ class Claim:
 
     @property
     def footing(self) -> str:
-        """What the sentence rests on: models, seeds, family, level."""
+        """The grounds of the sentence in words: seeds, teachers, family, level."""
         seeds = f"{len(self.seeds)} training seeds" if len(self.seeds) > 1 else "one training seed"
         family = "declared beforehand" if self.declared else "all test sets that they share; no family was declared"
         return (
