@@ -29,12 +29,10 @@ Place = Callable[[int, float], tuple[float, float]]
 
 
 def training_items(record: ResultRecord) -> int | None:
-    """Return the number of items that a probe was trained on, None if its record does not say."""
-    runs = record.details.get("runs")
-    if not isinstance(runs, list) or not runs or not isinstance(runs[0], dict):
-        return None
-    count = runs[0].get("num_train")
-    return count if isinstance(count, int) and count > 0 else None
+    """Return the number of items that a probe was trained on (mean over seeds), None if its record does not say."""
+    amount = record.details.get("amount")
+    count = amount.get("num_train") if isinstance(amount, dict) else None
+    return round(count) if isinstance(count, int | float) and count >= 1 else None
 
 
 def probe_curves(name: str, curves: Mapping[str, Curve]) -> Markup:
