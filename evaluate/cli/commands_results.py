@@ -1,4 +1,4 @@
-"""``python -m evaluate compare``, ``claim``, ``leaderboard``, ``report``: results side by side."""
+"""``python -m evaluate compare``, ``claim``, ``leaderboard``, ``report``, ``card``: results side by side."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _family(on: list[str] | None, file: Path | None) -> list[TestSet] | None:
         raise EvaluationError(f"{file}: is no text", hint="expected a TASK/DATASET per line, in UTF-8") from None
     named = [line for line in map(str.strip, lines) if line and not line.startswith("#")]
     if (on or file) and not named:
-        raise EvaluationError(f"{file}: names no test set", hint="expected a TASK/DATASET per line")
+        raise EvaluationError(f"{file or '--on'}: names no test set", hint="expected a TASK/DATASET per line")
     pairs = [name.partition("/") for name in named]
     wrong = next((name for name, pair in zip(named, pairs, strict=True) if not (pair[0] and pair[2])), None)
     if wrong is not None:

@@ -62,7 +62,7 @@ class Provenance(Section):
 
 
 class Released(Section):
-    """What MMKD-CLIP's released evaluator knows of a dataset.
+    """A dataset as MMKD-CLIP's released evaluator knows it.
 
     ``prompts`` names the prompts of its classes in ``src/training/constants.py``; with ``first_label`` it takes the
     first of an image's labels for its class.
@@ -174,7 +174,7 @@ class DatasetEntry(Section):
 
     @property
     def items(self) -> Items:
-        """What its items are."""
+        """Kind of its items: single images, bags of tiles or of features, or rows of a table."""
         if isinstance(self.read, SurvivalFiles):
             return "table"
         return "bags" if isinstance(self.read, BagFiles) or self.fields.bag is not None else "images"

@@ -32,7 +32,7 @@ class ClassText(Section):
 
 
 class TemplateSet(Section):
-    """What a modality's images are called, with an article, and the forms of its own literature."""
+    """A template set: ``image`` is the name of its images with an article, ``more`` the forms of its own literature."""
 
     image: str
     more: list[Form] = []

@@ -23,6 +23,8 @@ from .task_kinds import TASKS
 
 NOT_STATED = "not stated"
 """The subgroup of items whose column is empty."""
+MOST_SUBGROUPS = 20
+"""Values of a column of subgroups; each is a metric with an interval of its own."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -72,6 +74,7 @@ class RowReader:
         self._paths = {name: path.split(".") for name, path in entry.fields.model_dump().items() if path}
         self._labelled = entry.labelled
         self._subgroups = entry.subgroups
+        self._of_subgroup: dict[str, set[str]] = {}
         self._needed = [name for task in entry.tasks for name in TASKS[task].fields]
         self._seen: set[str] = set()
         self._names: list[str] = []
@@ -202,9 +205,19 @@ class RowReader:
         if found is not None:
             self._seen.add(f"subgroups.{name}")
         text = next((text for text in map(as_text, found or ()) if text), "")
+        where = f"{self._entry.name}: subgroups.{name}"
         if is_missing(text):
             return NOT_STATED
-        return band(self._number(text, item, f"subgroups.{name}"), rule.bands) if rule.bands else text
+        if rule.bands:
+            return band(self._number(text, item, f"subgroups.{name}"), rule.bands)
+        known = self._of_subgroup.setdefault(name, set())
+        known.add(text)
+        if len(known) > MOST_SUBGROUPS:
+            raise EvaluationError(
+                f"{where}: the column has more than {MOST_SUBGROUPS} values, such as {', '.join(sorted(known)[:3])}",
+                hint=f"of a number, say its bands: {{{name}: {{bands: [40, 60]}}}}; of words, take a coarser column",
+            )
+        return text
 
     def _number(self, text: str, item: str, column: str) -> float:
         """Return the number of a cell, NaN where it is missing; it must not be infinite."""

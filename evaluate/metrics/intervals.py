@@ -46,7 +46,7 @@ NEVER_TO_TRUST = {"ece": "is above the truth by chance, and its resamples more s
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Basis:
-    """How many items a metric rests on, by the parts (classes, labels, sides) whose results it averages.
+    """The numbers of items that a metric rests on, by the parts (classes, labels, sides) whose results it averages.
 
     Attributes:
         items: number of items of each part; of weighted ones the number of equal ones that are worth as much.

@@ -57,18 +57,18 @@ class SetClaim:
 
     @property
     def better(self) -> bool:
-        """Whether the student is shown to be better than every teacher; never by an interval with a caution."""
+        """True if the student is shown to be better than every teacher; never by an interval with a caution."""
         return self.caution is None and self.p_holm < ALPHA
 
     @property
     def not_worse(self) -> bool:
-        """Whether the student is shown to be worse than no teacher by the margin or more; as ``better``."""
+        """True if the student is shown to be worse than no teacher by the margin or more; as ``better``."""
         return self.caution is None and self.p_margin_holm < ALPHA
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Claim:
-    """What can be said of a student and its teachers.
+    """The outcome of the tests of a student against its teachers.
 
     Attributes:
         seeds: models that are the student, trained with one seed each.
@@ -96,7 +96,7 @@ class Claim:
 
     @property
     def shown(self) -> bool:
-        """Whether the student is better than every teacher on at least one test set."""
+        """True if the student is shown to be better than every teacher on at least one test set."""
         return any(one.better for one in self.sets)
 
     @property
@@ -113,7 +113,7 @@ class Claim:
 
     @property
     def footing(self) -> str:
-        """What the sentence rests on: models, seeds, family, level."""
+        """The grounds of the sentence in words: seeds, teachers, family, level."""
         seeds = f"{len(self.seeds)} training seeds" if len(self.seeds) > 1 else "one training seed"
         family = "declared beforehand" if self.declared else "all test sets that they share; no family was declared"
         rivals = f"{_counted(len(self.teachers), 'teacher')} ({', '.join(self.teachers)})"
@@ -203,7 +203,7 @@ def claim(
         declared=bool(family),
         validation=chosen,
         sets=[
-            replace(one, p_holm=p or 0.0, p_margin_holm=p_margin or 0.0)
+            replace(one, p_holm=1.0 if p is None else p, p_margin_holm=1.0 if p_margin is None else p_margin)
             for one, p, p_margin in zip(tested, better, not_worse, strict=False)
         ],
         macro=_smallest(means),

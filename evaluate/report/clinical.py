@@ -8,12 +8,14 @@ from typing import Any
 from evaluate.metrics.registry import METRICS, metrics_named
 from evaluate.metrics.retrieval import RECALL_AT
 from evaluate.results.record import ResultRecord
+from evaluate.tasks.classified import OF_DECISIONS
 
 from .boards import ROLE_ORDER
 from .comparison import few_items
 from .wording import in_words, number
 
-OF_DECISIONS = ("sensitivity", "specificity", "ppv", "npv", "brier", "ece")
+SHOWN = (*OF_DECISIONS, "brier", "ece")
+"""Metrics of the table of decisions and probabilities."""
 
 RECALLS = tuple(f"{side}_recall_at_{k}" for side in ("i2t", "t2i") for k in RECALL_AT)
 NOTHING = "–"
@@ -24,11 +26,11 @@ Table = tuple[str, list[str], list[list[str]]]
 
 def decision_tables(records: Sequence[ResultRecord]) -> list[Table]:
     """Return a table per test set and task: what each model's decisions and probabilities are worth."""
-    return _tables(records, _decisions, ["model", *(METRICS[name].title for name in OF_DECISIONS), "threshold"])
+    return _tables(records, _decisions, ["model", *(METRICS[name].title for name in SHOWN), "threshold"])
 
 
 def _decisions(record: ResultRecord) -> list[list[str]]:
-    found = [record.metrics.get(name) for name in OF_DECISIONS]
+    found = [record.metrics.get(name) for name in SHOWN]
     if few_items(record.task) or not any(found):
         return []
     return [[record.model.name, *(NOTHING if one is None else str(one) for one in found), _threshold(record)]]

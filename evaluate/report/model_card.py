@@ -26,9 +26,7 @@ def model_card(results: Sequence[Result], model: str) -> str:
             lines += [_line(board, row, place) for place in range(len(board.columns)) if board.result(row, place)]
     if not lines:
         return "No results."
-    said = (
-        "Values are of test sets, with 95 % intervals over resamples of their items. They say nothing of clinical use."
-    )
+    said = "Values are of test sets, with 95 % intervals. They say nothing of clinical use."
     return "\n".join([table_line(HEADS), table_line(["---"] * len(HEADS)), *lines, "", said])
 
 

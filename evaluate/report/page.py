@@ -153,8 +153,8 @@ def confusion(record: ResultRecord) -> dict[str, Any] | None:
 
 def _pairs(counts: Sequence[Sequence[int]], names: Sequence[str]) -> list[list[str]]:
     wrong = [
-        (line[place] / sum(line), line[place], name, names[place])
-        for row, (name, line) in enumerate(zip(names, counts, strict=True))
+        (line[place] / total, line[place], name, names[place])
+        for row, (name, line, total) in enumerate(zip(names, counts, map(sum, counts), strict=True))
         for place in range(len(names))
         if place != row and line[place]
     ]

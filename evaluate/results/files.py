@@ -123,7 +123,7 @@ def read_results(folder: Path) -> list[Result]:
 
 
 def is_record(path: Path) -> bool:
-    """Whether a file says that it is a record, also one of another format, and lies where its record belongs."""
+    """Return whether a file calls itself a record, of any format version, and lies where that record belongs."""
     try:
         content = json.loads(path.read_bytes())
         names = {"model": content["model"]["name"], "task": content["task"], "dataset": content["dataset"]["name"]}

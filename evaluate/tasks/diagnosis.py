@@ -119,7 +119,7 @@ def diagnose_by_abmil(
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class _Outputs:
-    """What one network says, (N, C) each, and the epoch that was kept."""
+    """Logits of one network, (N, C) each, and the number of the epoch that was kept."""
 
     test: npt.NDArray[np.float64]
     val: npt.NDArray[np.float64] | None

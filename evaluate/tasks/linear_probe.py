@@ -71,7 +71,7 @@ class Probe:
 
     @property
     def drawn(self) -> bool:
-        """Whether training items are drawn, so that seeds matter."""
+        """True if training items are drawn, so that seeds matter."""
         return self.shots is not None or self.fraction is not None
 
     @property

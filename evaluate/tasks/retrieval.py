@@ -211,7 +211,12 @@ def _pair_cosines(image_NE: Array, text_ME: Array, pair_image: Numbers, pair_tex
 def check_pairs(
     image_NE: Array, text_embedding: Array, texts: Sequence[str], image_of_text: Numbers, image_ids: Sequence[str]
 ) -> None:
-    """Check that images and texts belong together."""
+    """Check that images and texts belong together.
+
+    Raises:
+        EvaluationError: there is no image or no text, numbers or widths differ, an image has no text, a text names an
+            image that is not there, or a text is empty.
+    """
     if not len(image_NE) or not len(texts):
         raise EvaluationError(f"retrieval needs images and texts; there are {len(image_NE)} and {len(texts)}")
     if len(image_ids) != len(image_NE):

@@ -214,7 +214,7 @@ def prompt_spread(alone: Mapping[str, float]) -> dict[str, Any]:
 
     Returns:
         ``prompts``: ``templates``, and ``spread`` with the standard deviation (N - 1), the smallest and the largest;
-        None with fewer than two templates. Nothing without a template.
+        None with fewer than two templates. An empty mapping where there is no template.
     """
     if not alone:
         return {}

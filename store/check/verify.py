@@ -303,9 +303,8 @@ class _Check:
             return
         for prefix in self._inventory.coming():
             message = "units that are to replace others once all are there; nobody reads them until then"
-            self._note(
-                Kind.STRAY, prefix, message, "python -m extract run --replace or extract pixels --replace goes on"
-            )
+            finish = "finish it by the same command: python -m extract run, or python -m extract pixels, with --replace"
+            self._note(Kind.STRAY, prefix, message, finish)
         for key in unfinished_writes(self._location):
             self._note(Kind.UNFINISHED, key, "an unfinished write of a program that runs or was killed", repair)
         for key in self._inventory.strays():

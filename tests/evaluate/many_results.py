@@ -111,9 +111,9 @@ def write_classified(folder, model, name):
         test.predictions({"target": test.target, "score": np.eye(classes)[(test.target + 1) % classes]}), names
     )
     add("zero_shot", skill, {"prompts": prompts, "examples": shown["examples"]})
-    add("linear_probe", skill + 0.4, {"runs": [{"num_train": 800}]})
+    add("linear_probe", skill + 0.4, {"amount": {"kind": "all", "value": 1, "num_train": 800.0}})
     for shots in SHOTS if name in FEW else ():
-        few = {"runs": [{"num_train": shots * classes}] * 5}
+        few = {"amount": {"kind": "shots", "value": shots, "num_train": float(shots * classes)}}
         add(f"linear_probe_{shots}shot", skill * (0.4 + 0.1 * np.log2(2 * shots)), few, seeds=5)
 
 

@@ -93,12 +93,11 @@ def _eyepacs(folder: Path, out: Path) -> int:
 def _idrid(folder: Path, out: Path) -> int:
     found = []
     for split, part in (("train", "Training"), ("test", "Testing")):
-        for row in _table(_one(folder, f"*Disease Grading_{part} Labels.csv"), "Image name", "Retinopathy grade"):
-            # Both splits begin with IDRiD_001.
-            image = _one(folder, f"*{part} Set/{row['Image name']}.jpg")
-            place = out / split / image.name
-            _put(image, place)
-            found.append({"image": f"{split}/{image.name}", "grade": row["Retinopathy grade"], "split": split})
+        table = _table(_one(folder, f"*Disease Grading_{part} Labels.csv"), "Image name", "Retinopathy grade")
+        grades = {f"{row['Image name']}.jpg": row["Retinopathy grade"] for row in table}
+        # Both splits begin with IDRiD_001.
+        _link(folder, {name: out / split / name for name in grades}, pattern=f"*{part} Set/*")
+        found += [{"image": f"{split}/{name}", "grade": grade, "split": split} for name, grade in grades.items()]
     return _write(out / "manifest.csv", found)
 
 
@@ -158,9 +157,13 @@ def _table(path: Path, *columns: str) -> list[dict[str, Any]]:
     return found
 
 
-def _link(folder: Path, places: Mapping[str, Path]) -> None:
-    """Put images, found by name in any folder below, in their places."""
-    there = {path.name: path for path in _images(folder)}
+def _link(folder: Path, places: Mapping[str, Path], *, pattern: str = "*") -> None:
+    """Put images, found by name in any folder below, in their places.
+
+    Args:
+        pattern: only images that match it count.
+    """
+    there = {path.name: path for path in _images(folder, pattern)}
     missing = [name for name in places if name not in there]
     if missing:
         raise EvaluationError(
@@ -170,8 +173,8 @@ def _link(folder: Path, places: Mapping[str, Path]) -> None:
         _put(there[name], place)
 
 
-def _images(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
+def _images(folder: Path, pattern: str) -> Iterator[Path]:
+    for path in sorted(folder.rglob(pattern)):
         if path.suffix.lower().lstrip(".") in image_suffixes() and not path.name.startswith("._"):
             yield path
 

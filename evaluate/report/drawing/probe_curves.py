@@ -19,6 +19,7 @@ ORDER = ("teacher", "other", "oracle", "task_only", "student")
 """Order of drawing: what is drawn last lies on top."""
 
 KEY = {"student": "student", "task_only": "no teachers", "teacher": "teachers"}
+"""Roles that the key names, and what it calls them."""
 
 Curve = Sequence[ResultRecord]
 """Results of one model on one test set, by ascending number of training items."""
@@ -28,12 +29,10 @@ Place = Callable[[int, float], tuple[float, float]]
 
 
 def training_items(record: ResultRecord) -> int | None:
-    """Return the number of items that a probe was trained on, None if its record does not say."""
-    runs = record.details.get("runs")
-    if not isinstance(runs, list) or not runs or not isinstance(runs[0], dict):
-        return None
-    count = runs[0].get("num_train")
-    return count if isinstance(count, int) and count > 0 else None
+    """Return the number of items that a probe was trained on (mean over seeds), None if its record does not say."""
+    amount = record.details.get("amount")
+    count = amount.get("num_train") if isinstance(amount, dict) else None
+    return round(count) if isinstance(count, int | float) and count >= 1 else None
 
 
 def probe_curves(name: str, curves: Mapping[str, Curve]) -> Markup:
@@ -103,9 +102,7 @@ def _axes(low: float, counts: Sequence[int], place: Place) -> list[Markup]:
 
 def _key() -> list[Markup]:
     drawing: list[Markup] = []
-    for number, (role, text) in enumerate(
-        (("student", "student"), ("task_only", "no teachers"), ("teacher", "teachers"))
-    ):
+    for number, (role, text) in enumerate(KEY.items()):
         x, y = LEFT + 100.0 * number, BOTTOM + 42
         drawing.append(shape("polyline", points=points([(x, y - 4), (x + 22, y - 4)]), class_=f"probe {role}"))
         drawing.append(words(x + 27, y, text))

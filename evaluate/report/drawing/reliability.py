@@ -47,9 +47,7 @@ def reliability(name: str, record: ResultRecord) -> Markup | None:
 
 
 def _is_bin(one: object) -> bool:
-    return isinstance(one, Mapping) and all(
-        isinstance(one.get(name), int | float) for name in ("n", "probability", "share")
-    )
+    return isinstance(one, Mapping) and all(isinstance(one.get(name), int | float) for name in PARTS)
 
 
 def _place(probability: float, share: float) -> tuple[float, float]:

@@ -6,7 +6,6 @@ Axes: N patients, D feature width, B patients of a batch, K spans of time.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +21,7 @@ EPSILON = 1e-7
 
 
 PENALIZERS = (0.01, 0.1, 1.0, 10.0)
-"""Strengths of the ridge, from which validation chooses."""
+"""Strengths of the ridge, ascending, from which validation chooses."""
 
 
 class Cox:
@@ -66,9 +65,7 @@ def varying_features(features_ND: Array) -> npt.NDArray[np.bool_]:
     return np.asarray(varies_D)
 
 
-def chosen_penalizer(
-    train: tuple[Array, Array, Array], val: tuple[Array, Array, Array], *, penalizers: Sequence[float] = PENALIZERS
-) -> float:
+def chosen_penalizer(train: tuple[Array, Array, Array], val: tuple[Array, Array, Array]) -> float:
     """Return the penalizer with the largest log partial likelihood on validation patients, the largest of equals.
 
     Args:
@@ -78,11 +75,11 @@ def chosen_penalizer(
         EvaluationError: the model finds no solution with any of them.
     """
     found: dict[float, float] = {}
-    for penalizer in penalizers:
+    for penalizer in PENALIZERS:
         try:
             found[penalizer] = Cox(*train, penalizer=penalizer).log_likelihood(*val)
         except EvaluationError:
-            if penalizer == max(penalizers) and not found:
+            if penalizer == PENALIZERS[-1] and not found:
                 raise
     return max(found, key=lambda penalizer: (found[penalizer], penalizer))
 

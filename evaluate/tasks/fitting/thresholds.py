@@ -19,7 +19,7 @@ from store.errors import EvaluationError
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Deciding:
-    """How the decisions of two classes are made and judged.
+    """The rule by which decisions of two classes are made and judged.
 
     Attributes:
         sensitivity: what the threshold must reach on validation; None takes the largest sum of sensitivity and

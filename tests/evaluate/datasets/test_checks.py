@@ -9,6 +9,7 @@ import pytest
 
 from evaluate.datasets.checks import undecodable
 from evaluate.datasets.loading import load_dataset
+from evaluate.datasets.rows import MOST_SUBGROUPS
 from store.errors import EvaluationError
 from tests.evaluate.dataset_files import (
     FOLDER_FIELDS,
@@ -275,3 +276,13 @@ def test_subgroups_are_words_or_bands_of_numbers_and_are_part_of_the_data(tmp_pa
     assert plain.test.subgroups is None
     assert found.digest != plain.digest
     assert found.split_digest == plain.split_digest
+
+
+def test_a_column_of_many_values_is_no_subgroup(tmp_path):
+    write_folders(tmp_path, {f"{number}.png": number for number in range(4)})
+    records = [{**RECORDS[number % 4], "years": str(number)} for number in range(MOST_SUBGROUPS + 1)]
+    rules = {"age": {"column": "years"}}
+    load_dataset(table(tmp_path, records[:-1], subgroups=rules), tmp_path)
+    with pytest.raises(EvaluationError, match=r"subgroups\.age: the column has more than 20 values") as raised:
+        load_dataset(table(tmp_path, records, subgroups=rules), tmp_path)
+    assert "bands" in raised.value.hint

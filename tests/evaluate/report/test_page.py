@@ -79,6 +79,16 @@ def test_the_page_says_every_number_with_its_interval(page, folder):
             assert f"{metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]" in page.text
 
 
+def test_the_page_says_how_an_interval_was_made_and_why_one_is_not_to_be_trusted(tmp_path):
+    record, found = zero_shot("mmkd", "lungs")
+    metric = record.metrics["auroc"].model_copy(update={"method": "effective_agresti_coull", "caution": "rests on 3"})
+    write_result(tmp_path, record.model_copy(update={"metrics": {**record.metrics, "auroc": metric}}), found)
+    text = page_of(tmp_path).text
+    assert f"effective agresti coull, {metric.resamples:,} {record.bootstrap.mode}" in text
+    assert "(not to be trusted)" in text
+    assert "; not to be trusted: rests on 3" in text
+
+
 def test_the_page_says_n_split_versions_overlap_and_seeds(tmp_path):
     record, found = zero_shot("mmkd", "lungs")
     seeds = {"auroc": SeedValues.of([0.8, 0.82, 0.9])}
