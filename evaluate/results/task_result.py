@@ -53,13 +53,11 @@ def result_of(
         raise EvaluationError(f"{task} has no metric {primary!r}; it has {', '.join(names)}")
     ones_1N = np.ones((1, len(predictions.ids)))
     known = metrics_named(names)
-    metrics = {name: float(metric(predictions.columns, ones_1N)[0]) for name, metric in known.items()}
-    if not np.isfinite(metrics[primary]):
-        raise EvaluationError(f"{task}: {primary} is not defined on these {len(predictions.ids)} test items")
     views = seed_views(predictions.columns)
     by_seed = {name: [float(metric(view, ones_1N)[0]) for view in views] for name, metric in known.items()}
-    # A number that one seed does not define, such as predictive values where it flags nothing, has no spread.
-    by_seed = {name: values for name, values in by_seed.items() if np.isfinite(values).all()}
+    metrics = {name: float(np.mean(values)) for name, values in by_seed.items()}
+    if not np.isfinite(metrics[primary]):
+        raise EvaluationError(f"{task}: {primary} is not defined on these {len(predictions.ids)} test items")
     return TaskResult(
         task=task,
         primary=primary,
