@@ -24,7 +24,8 @@ class TaskResult:
         primary: the metric that stands for the result.
         metrics: value by name, see ``metrics_named``, so that each can be computed on resamples. Where a task trains
             with several seeds it is the mean over them.
-        seeds: by metric, its value with each training seed; empty if nothing was trained with seeds.
+        seeds: by metric that all of them define, its value with each training seed; empty if nothing was trained with
+            seeds.
         details: further content as JSON: classes, confusion, chosen settings, curves.
     """
 
@@ -58,11 +59,13 @@ def result_of(
     metrics = {name: float(np.mean(values)) for name, values in by_seed.items()}
     if not np.isfinite(metrics[primary]):
         raise EvaluationError(f"{task}: {primary} is not defined on these {len(predictions.ids)} test items")
+    # With some seed a metric may be undefined, such as a predictive value where nothing is flagged.
+    defined = {name: values for name, values in by_seed.items() if np.isfinite(values).all()}
     return TaskResult(
         task=task,
         primary=primary,
         metrics=metrics,
         predictions=predictions,
-        seeds=by_seed if len(views) > 1 else {},
+        seeds=defined if len(views) > 1 else {},
         details=dict(details),
     )

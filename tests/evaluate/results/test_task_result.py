@@ -10,6 +10,7 @@ import pytest
 
 from evaluate.metrics.predictions import Predictions
 from evaluate.metrics.registry import METRICS
+from evaluate.results.assemble import record_of
 from evaluate.results.task_result import result_of
 from evaluate.tasks.cohort import Cohort
 from evaluate.tasks.diagnosis import diagnose_by_abmil, diagnose_by_mean
@@ -22,6 +23,7 @@ from evaluate.tasks.survival import CrossValidation, survival_abmil, survival_co
 from evaluate.tasks.vqa import Head, answer_questions
 from evaluate.tasks.zero_shot import zero_shot
 from store.errors import EvaluationError
+from tests.evaluate.synthetic import dataset_facts, model_facts, run_facts
 
 ITEMS, WIDTH = 24, 4
 RNG = np.random.default_rng(0)
@@ -135,3 +137,24 @@ def test_a_primary_metric_that_is_not_defined_is_refused():
         result_of("vqa", primary="vqa_closed", **known)
     with pytest.raises(EvaluationError, match="vqa has no metric 'auroc'; it has vqa_overall, vqa_closed"):
         result_of("vqa", primary="auroc", **known)
+
+
+def test_a_metric_that_a_seed_does_not_define_has_no_spread_over_seeds():
+    score = np.tile([0.6, 0.4], (ITEMS, 1))
+    columns = {"target": TARGET, "positive": TARGET == 1, "score": score, "score.1": score[:, ::-1]}
+    columns |= {"flagged": np.zeros(ITEMS, bool), "flagged.1": np.ones(ITEMS, bool)}
+    found = result_of(
+        "probe",
+        primary="accuracy",
+        names=("accuracy", "sensitivity", "ppv"),
+        predictions=Predictions(ids=IDS, columns=columns),
+        details={},
+    )
+    assert set(found.seeds) == {"accuracy", "sensitivity"}
+    assert found.seeds["sensitivity"] == [0.0, 1.0]
+    assert np.isnan(found.metrics["ppv"])
+    record = record_of(
+        found, model=model_facts("mmkd"), dataset=dataset_facts("lungs"), facts=run_facts(), resamples=20
+    )
+    assert record.metrics["ppv"].value is None
+    assert record.seeds["sensitivity"].sd == pytest.approx(0.5**0.5)
