@@ -64,6 +64,37 @@ def check_label_splits(
     }
 
 
+def predicted(
+    test: LabelledFeatures,
+    scores: Sequence[tuple[Array, Array]],
+    *,
+    classes: Sequence[str],
+    positive: str | None,
+    validation: Sequence[tuple[Array, Array]] = (),
+    deciding: Deciding | None = None,
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Return the columns that metrics read, and what a record says of the decisions; arguments as of ``classified``."""
+    columns: dict[str, Array] = {"target": test.target.astype(np.int64)}
+    for place, (score_NC, _) in enumerate(scores):
+        columns[_of_seed("score", place)] = score_NC
+    said: dict[str, Any] = {}
+    if len(classes) == 2:
+        number = positive_number(classes, positive)
+        deciding = deciding or Deciding()
+        columns["positive"] = test.target == number
+        margins = [_margin(raw, number) for _, raw in scores]
+        held = [Validation(margin=_margin(raw, number), positive=target == number) for target, raw in validation]
+        flags, decided = decide(margins, held, deciding)
+        for place, (margin_N, flagged_N) in enumerate(zip(margins, flags, strict=True)):
+            columns |= {_of_seed("margin", place): margin_N, _of_seed("flagged", place): flagged_N}
+        if deciding.prevalence is not None:
+            columns["prevalence"] = np.full(len(test.ids), deciding.prevalence)
+        said = {"positive": classes[number], **decided}
+    for place, view in enumerate(seed_views(columns)):
+        columns[_of_seed("bin", place)] = calibration_bins(calibration_of(view)[0])
+    return columns, said
+
+
 def classified(
     task: str,
     test: LabelledFeatures,
@@ -89,27 +120,14 @@ def classified(
         deciding: how the decisions of two classes are made and judged.
         more: further metrics.
     """
-    columns: dict[str, Array] = {"target": test.target.astype(np.int64)}
-    for place, (score_NC, _) in enumerate(scores):
-        columns[_of_seed("score", place)] = score_NC
-    names: tuple[str, ...] = SINGLE_LABEL
-    if len(classes) == 2:
-        number, names = positive_number(classes, positive), SINGLE_LABEL + OF_DECISIONS
-        deciding = deciding or Deciding()
-        columns["positive"] = test.target == number
-        margins = [_margin(raw, number) for _, raw in scores]
-        held = [Validation(margin=_margin(raw, number), positive=target == number) for target, raw in validation]
-        flags, said = decide(margins, held, deciding)
-        for place, (margin_N, flagged_N) in enumerate(zip(margins, flags, strict=True)):
-            columns |= {_of_seed("margin", place): margin_N, _of_seed("flagged", place): flagged_N}
-        if deciding.prevalence is not None:
-            columns["prevalence"] = np.full(len(test.ids), deciding.prevalence)
-        details = {**details, "positive": classes[number], **said}
-    for place, view in enumerate(seed_views(columns)):
-        columns[_of_seed("bin", place)] = calibration_bins(calibration_of(view)[0])
+    columns, said = predicted(
+        test, scores, classes=classes, positive=positive, validation=validation, deciding=deciding
+    )
+    names = SINGLE_LABEL + OF_DECISIONS if len(classes) == 2 else SINGLE_LABEL
     said_N = columns["score"].argmax(axis=1)
     details = {
         **details,
+        **said,
         "confusion": confusion(columns["target"], said_N, len(classes)),
         "reliability": reliability(columns),
     }

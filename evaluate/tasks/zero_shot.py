@@ -18,7 +18,7 @@ from evaluate.results.task_result import TaskResult, result_of
 from evaluate.tasks.fitting.thresholds import Deciding
 from store.errors import CorpusError, EvaluationError
 
-from .classified import classified, confusion, with_labels
+from .classified import classified, confusion, predicted, with_labels
 from .inputs import Array, LabelledFeatures, check_labels, check_target, unit_norm
 
 Embeddings = npt.NDArray[np.float32]
@@ -96,26 +96,26 @@ def zero_shot(
             hint="evaluate without --official, where such classes are left out of the means",
         )
 
-    def of(class_CE: Array, known: Mapping[str, Any]) -> TaskResult:
+    def scored(class_CE: Array) -> dict[str, Any]:
         _check_widths(image_NE, class_CE, classes)
         held = []
         if val is not None and len(classes) == 2:
             held = [(val.target, _scores(np.asarray(val.features), class_CE, details["logit_scale"])[1])]
-        return classified(
-            "zero_shot",
-            test,
-            [_scores(image_NE, class_CE, details["logit_scale"])],
-            classes=classes,
-            positive=positive,
-            primary=primary,
-            details=known,
-            validation=held,
-            deciding=deciding,
-            more=OFFICIAL if official else (),
-        )
+        scores = [_scores(image_NE, class_CE, details["logit_scale"])]
+        how = {"classes": classes, "positive": positive, "validation": held, "deciding": deciding}
+        return {"scores": scores, **how}
 
-    alone = {template: of(own, {}).metrics[primary] for template, own in (single or {}).items()}
-    return of(class_CE, details | prompt_spread(alone))
+    alone = {
+        template: _primary(test, predicted(test, **scored(own))[0], primary) for template, own in (single or {}).items()
+    }
+    return classified(
+        "zero_shot",
+        test,
+        **scored(class_CE),
+        primary=primary,
+        details=details | prompt_spread(alone),
+        more=OFFICIAL if official else (),
+    )
 
 
 def zero_shot_in_groups(
@@ -149,21 +149,25 @@ def zero_shot_in_groups(
         raise EvaluationError(f"no image belongs to the groups {', '.join(missing)}")
     details["groups"] = {group: int((of_item == group).sum()) for group in groups}
 
-    def of(class_KE: Mapping[str, Array], names: Sequence[str], known: Mapping[str, Any]) -> TaskResult:
+    def scored(class_KE: Mapping[str, Array]) -> dict[str, Array]:
         score_NC = np.zeros((len(image_NE), len(classes)))
         for group, numbers in groups.items():
             rows = np.flatnonzero(of_item == group)
             _check_widths(image_NE, class_KE[group], [classes[number] for number in numbers])
             scores, _ = _scores(image_NE[rows], class_KE[group], details["logit_scale"])
             score_NC[rows[:, None], np.asarray(numbers)] = scores
-        columns = {"target": test.target.astype(np.int64), "group": of_item, "score": score_NC}
-        said = {"confusion": confusion(columns["target"], score_NC.argmax(axis=1), len(classes))}
-        predictions = test.predictions(columns, strata="target")
-        return result_of("zero_shot", primary=primary, names=names, predictions=predictions, details={**known, **said})
+        return {"target": test.target.astype(np.int64), "group": of_item, "score": score_NC}
 
-    alone = {template: of(own, [primary], {}).metrics[primary] for template, own in (single or {}).items()}
-    names = [*IN_GROUPS, *(f"{IN_GROUP}{group}" for group in groups)]
-    return of(class_KE, names, details | prompt_spread(alone))
+    alone = {template: _primary(test, scored(own), primary) for template, own in (single or {}).items()}
+    columns = scored(class_KE)
+    details["confusion"] = confusion(columns["target"], columns["score"].argmax(axis=1), len(classes))
+    return result_of(
+        "zero_shot",
+        primary=primary,
+        names=[*IN_GROUPS, *(f"{IN_GROUP}{group}" for group in groups)],
+        predictions=test.predictions(columns, strata="target"),
+        details=details | prompt_spread(alone),
+    )
 
 
 def zero_shot_labels(
@@ -200,13 +204,21 @@ def zero_shot_labels(
         "official": official,
     }
 
-    def of(sides: tuple[Array, Array], known: Mapping[str, Any]) -> TaskResult:
+    def scored(sides: tuple[Array, Array]) -> dict[str, Array]:
         present_NC, absent_NC = (_scores(image_NE, side_CE, scale)[1] for side_CE in sides)
-        columns = {"target": target_NC.astype(np.int64), "score": expit(present_NC - absent_NC)}
-        return with_labels("zero_shot", test, columns, primary=primary, details=known)
+        return {"target": target_NC.astype(np.int64), "score": expit(present_NC - absent_NC)}
 
-    alone = {template: of(own, {}).metrics[primary] for template, own in (single or {}).items()}
-    return of((positive_CE, negative_CE), details | prompt_spread(alone))
+    alone = {template: _primary(test, scored(own), primary) for template, own in (single or {}).items()}
+    columns = scored((positive_CE, negative_CE))
+    return with_labels("zero_shot", test, columns, primary=primary, details=details | prompt_spread(alone))
+
+
+def _primary(test: LabelledFeatures, columns: dict[str, Array], primary: str) -> float:
+    """Return the primary metric of some predictions, and compute no other."""
+    predictions = test.predictions(columns)
+    return result_of("zero_shot", primary=primary, names=[primary], predictions=predictions, details={}).metrics[
+        primary
+    ]
 
 
 def prompt_spread(alone: Mapping[str, float]) -> dict[str, Any]:

@@ -128,16 +128,21 @@ class Opened:
         self.context.close()
 
 
+def readable_texts(page):
+    """Return the texts of a page, which does not scroll sideways; each has enough contrast and is not too small."""
+    wide = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert wide[0] <= wide[1], "the page scrolls sideways"
+    texts = page.evaluate(TEXTS)
+    assert [text for text in texts if text["ratio"] < LEAST_CONTRAST] == []
+    assert [text for text in texts if text["size"] < 11] == []
+    return texts
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_page_is_readable(browser, report, width, scheme):
     with Opened(browser, report, width=width, scheme=scheme) as opened:
-        wide = opened.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
-        texts = opened.page.evaluate(TEXTS)
-    assert wide[0] <= wide[1], "the page scrolls sideways"
-    assert len(texts) > 300
-    assert [text for text in texts if text["ratio"] < LEAST_CONTRAST] == []
-    assert [text for text in texts if text["size"] < 11] == []
+        assert len(readable_texts(opened.page)) > 300
 
 
 @pytest.fixture(scope="module")
@@ -152,17 +157,13 @@ def many(tmp_path_factory):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_many_results_are_readable(browser, many, width, scheme):
     with Opened(browser, many, width=width, scheme=scheme) as opened:
-        wide = opened.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
-        texts = opened.page.evaluate(TEXTS)
+        readable_texts(opened.page)
         cut = opened.page.evaluate(
             """() => [...document.querySelectorAll("#confusion .scroll")].filter((one) =>
               one.scrollWidth > one.clientWidth + 1).map((one) => one.querySelectorAll("thead th").length - 1)"""
         )
         table = opened.page.locator("#tasks .scroll")
         hidden = table.evaluate("(one) => one.scrollWidth - one.clientWidth")
-    assert wide[0] <= wide[1], "the page scrolls sideways"
-    assert [text for text in texts if text["ratio"] < LEAST_CONTRAST] == []
-    assert [text for text in texts if text["size"] < 11] == []
     assert [classes for classes in cut if classes <= 7 or width > 1000] == [], "a confusion is cut off"
     assert width < 1000 or hidden <= 0, "models are cut off on a wide screen"
 

@@ -1,4 +1,4 @@
-"""What ``check`` refuses and what ``run`` refuses is the same: tiny datasets that provoke each refusal."""
+"""``check`` and ``run`` refuse the same: tiny datasets provoke each refusal."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ def write(root, rows, case):
 
 
 def checked(root, path):
-    """What ``check`` says, one problem a line; empty if it is content."""
+    """Return the problems that ``check`` names, one a line; empty if there is none."""
     try:
         CliRunner().invoke(app, ["check", str(path), "--data-root", str(root)], catch_exceptions=False)
     except MMKDError as error:
