@@ -33,7 +33,8 @@ def give_back() -> None:
 
 
 def begin_peak(device: str) -> None:
-    """Let `peak_bytes` count from here on, where the system can."""
+    """Let `peak_bytes` count from here on, after `give_back`, where the system can."""
+    give_back()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     elif RESET.exists():
