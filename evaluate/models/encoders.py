@@ -22,8 +22,7 @@ from extract.teacher_files.geometry import fit
 from extract.teachers.base import FrozenTeacher
 from store.console import progress
 from store.errors import EvaluationError, PairDecodeError
-from store.format.arrays import Side
-from store.format.records import Status
+from store.format.records import Side, Status
 from store.images.decode import open_image
 from store.read.chunks import ChunkReader
 from store.read.reader import FeatureStore

@@ -15,9 +15,8 @@ from extract.estimate.scratch import scratch, scratch_run
 from extract.run.run_spec import build_worker
 from extract.teacher_files.specs import teacher_spec
 from store.errors import IncompleteStoreError, SpecMismatchError
-from store.format.arrays import Side
 from store.format.pairs import PairTable
-from store.format.records import Spec, Status
+from store.format.records import Side, Spec, Status
 from store.read.reader import FeatureStore
 
 SIDES: tuple[Side, ...] = ("image", "text")

@@ -13,8 +13,8 @@ import zarr
 from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore
 
-from store.format.arrays import ARRAY_NAMES, ArrayName, Side, checksum, chunk_checksums, shard_key
-from store.format.records import Receipt, Spec, Status, StoreInfo
+from store.format.arrays import ARRAY_NAMES, ArrayName, checksum, chunk_checksums, shard_key
+from store.format.records import Receipt, Side, Spec, Status, StoreInfo
 from store.io.location import Location
 
 from .inventory import below, unit_keys

@@ -10,7 +10,6 @@ from store.console import progress
 from store.errors import StoreError
 from store.format.arrays import (
     ARRAY_NAMES,
-    Side,
     checksum,
     chunk_checksums,
     create_arrays,
@@ -31,6 +30,7 @@ from store.format.records import (
     VERSION,
     RangeReceipt,
     Receipt,
+    Side,
     Spec,
     StoredObject,
     StoreInfo,

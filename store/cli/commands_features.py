@@ -14,7 +14,7 @@ from rich.text import Text
 
 from store.console import progress
 from store.errors import StoreError, printable
-from store.format.arrays import Side
+from store.format.records import Side
 from store.inspect.agreement import Agreement, steps
 from store.inspect.agreement import agreement as compare
 from store.inspect.feature_statistics import PERCENTS, SideStatistics, TeacherStatistics, teacher_statistics

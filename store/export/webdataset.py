@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from store.errors import CorpusError, PairDecodeError
-from store.format.arrays import ARRAY_NAMES, Side
-from store.format.records import Status
+from store.format.arrays import ARRAY_NAMES
+from store.format.records import Side, Status
 from store.images.decode import NO_IMAGE
 from store.images.dicom import is_dicom
 

@@ -22,7 +22,6 @@ from store.io.location import Location
 
 from .records import Spec, StoredDtype, StoreInfo
 
-Side: TypeAlias = Literal["image", "text"]
 ArrayName: TypeAlias = Literal["image", "text", "similarity", "status"]
 ARRAY_NAMES: tuple[ArrayName, ...] = get_args(ArrayName)
 

@@ -23,7 +23,6 @@ from store.io.location import Location
 from .arrays import (
     ZARR_FOLDER,
     ArrayName,
-    Side,
     checksum,
     chunk_checksums,
     create_arrays,
@@ -37,6 +36,7 @@ from .records import (
     BadRow,
     Committed,
     Receipt,
+    Side,
     Spec,
     Status,
     StoredObject,

@@ -10,7 +10,14 @@ from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 
 from store.errors import FormatVersionError, LocationError, StoreError, StoreNotFoundError
 from store.io.location import Location
@@ -23,6 +30,10 @@ VERSION = 2
 READABLE_VERSIONS = (1, VERSION)
 """Formats that this code reads; ``python -m store upgrade`` makes the present one of an older one."""
 
+
+Side: TypeAlias = Literal["image", "text"]
+SIDES: tuple[Side, Side] = ("image", "text")
+"""The sides of a pair, in the order of the pair."""
 
 StoredDtype: TypeAlias = Literal["float16", "float32", "int8"]
 """Types in which features are stored; docs/benchmarks.md gives the cost of each in bytes and in cosine."""
@@ -95,6 +106,7 @@ class Spec(Record):
         preprocessing: geometry, colour mode, mean and std.
         tokenizer: digest of the tokenizer's files, context length.
         output: which vector of the model it is.
+        sides: sides that the teacher encodes, both or the image alone; both are left out of the file and of the hash.
         notes: facts that change no feature: logit scale, origin of the weights, licence.
     """
 
@@ -107,7 +119,22 @@ class Spec(Record):
     output: str
     compute_dtype: str
     stored_dtype: StoredDtype = "float16"
+    sides: tuple[Side, ...] = SIDES
     notes: dict[str, Any] = {}
+
+    @field_validator("sides")
+    @classmethod
+    def _known_sides(cls, sides: tuple[Side, ...]) -> tuple[Side, ...]:
+        if sides not in (SIDES, ("image",)):
+            raise ValueError(f"a teacher encodes both sides, {list(SIDES)}, or ['image'] alone, not {list(sides)}")
+        return sides
+
+    @model_serializer(mode="wrap")
+    def _without_both_sides(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        if self.sides == SIDES:
+            content.pop("sides", None)
+        return content
 
     @property
     def hash(self) -> str:
@@ -117,7 +144,8 @@ class Spec(Record):
 
     def difference(self, other: Spec) -> list[str]:
         """Return one line per hashed field in which another spec differs."""
-        return _difference(self.model_dump(exclude={"notes"}), other.model_dump(exclude={"notes"}), "")
+        ours, theirs = (spec.model_dump(exclude={"notes"}) | {"sides": spec.sides} for spec in (self, other))
+        return _difference(ours, theirs, "")
 
 
 def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str) -> list[str]:

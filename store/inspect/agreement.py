@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from store.errors import StoreError
-from store.format.arrays import Side
-from store.format.records import Status
+from store.format.records import Side, Status
 from store.read.reader import FeatureStore
 
 from .feature_statistics import draw_rows

@@ -11,9 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from store.format.arrays import Side
 from store.format.pairs import PAIR_SCHEMA
-from store.format.records import Status
+from store.format.records import Side, Status
 from store.read.reader import FeatureStore
 
 EXAMPLES = 10

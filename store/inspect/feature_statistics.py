@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from store.format.arrays import Side
-from store.format.records import Status
+from store.format.records import Side, Status
 from store.read.categories import categorize
 from store.read.reader import FeatureStore
 

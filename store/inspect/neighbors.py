@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from store.errors import StoreError
-from store.format.arrays import Side
-from store.format.records import Status
+from store.format.records import Side, Status
 from store.read.reader import FeatureStore
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from store.format.arrays import Side
+from store.format.records import Side
 from store.io.fetching import THREADS
 from store.io.folder import Folder
 

@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from store.corpus.image_source import ImageSource
 from store.errors import StoreError
-from store.format.arrays import ARRAY_NAMES, Side, shard_key
+from store.format.arrays import ARRAY_NAMES, shard_key
 from store.format.pairs import PairTable
 from store.format.promote import next_folder
-from store.format.records import Receipt, Spec, StoreInfo, read_record, read_store_info, spec_key
+from store.format.records import Receipt, Side, Spec, StoreInfo, read_record, read_store_info, spec_key
 from store.io.fetching import fetch_all
 from store.io.location import Location, locate
 

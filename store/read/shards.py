@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from store.errors import LocationError
-from store.format.arrays import ARRAY_NAMES, Side, encode_index, index_bytes, rows_in_order, shard_key
-from store.format.records import Receipt, Spec
+from store.format.arrays import ARRAY_NAMES, encode_index, index_bytes, rows_in_order, shard_key
+from store.format.records import Receipt, Side, Spec
 from store.io.folder import stamp_of
 from store.io.location import Location
 

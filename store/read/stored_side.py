@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from store.errors import ObjectChangedError
-from store.format.arrays import Side, chunks_of, restored
-from store.format.records import Receipt, Spec
+from store.format.arrays import chunks_of, restored
+from store.format.records import Receipt, Side, Spec
 from store.io.fetching import SLOW_S
 from store.io.folder import Folder
 from store.io.location import Location

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from store.format.arrays import Side
+from store.format.records import Side
 
 from .phi_s import PhiS
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from store.errors import ConfigError
-from store.format.arrays import Side
+from store.format.records import Side
 from store.read.chunks import SIDES
 from train.data.targets import Targets
 from train.losses.balance import SideBalance, dispersion_weights

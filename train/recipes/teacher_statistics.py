@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from store.errors import ConfigError, SpecMismatchError, StoreError
 from store.files import write_atomic
-from store.format.arrays import Side
+from store.format.records import Side
 from store.inspect.feature_statistics import draw_rows
 from store.read.chunks import SIDES, ChunkReader
 from store.read.reader import FeatureStore
