@@ -131,7 +131,7 @@ def _print_profile(found: Profile) -> None:
     for name, speed in found.teachers.items():
         sizes = (f"{nbytes / 1e6:,.0f}" for nbytes in (speed.parameter_bytes, speed.peak_bytes))
         pairs = (speed.images_per_s, speed.captions_per_s), (speed.load_s, speed.hours)
-        first, last = ([f"{number:,.1f}" for number in pair] for pair in pairs)
+        first, last = (["" if number is None else f"{number:,.1f}" for number in pair] for pair in pairs)
         share = "" if speed.cpu_share is None else f"{speed.cpu_share:.0%}"
         table.add_row(name, speed.weights, speed.precision, *first, share, *sizes, *last)
     console.print(table)
