@@ -14,13 +14,15 @@ from pydantic import Field, model_validator
 
 from store.config.pipeline_file import ConfigPath, Section
 
+from .geometry import Overrides
+
 Family: TypeAlias = Literal["open_clip", "open_clip_file", "clip", "pmc_clip", "medclip"]
 
 FAMILY_OPTIONS: dict[str, frozenset[str]] = {
     "open_clip": frozenset({"quick_gelu"}),
-    "open_clip_file": frozenset({"checkpoint", "architecture", "config", "preprocess", "quick_gelu"}),
+    "open_clip_file": frozenset({"checkpoint", "architecture", "config", "quick_gelu"}),
     "clip": frozenset(),
-    "pmc_clip": frozenset({"checkpoint", "config", "heads", "text_feature"}),
+    "pmc_clip": frozenset({"batch_norm", "checkpoint", "config", "heads", "text_feature", "text_mask"}),
     "medclip": frozenset({"config", "vision"}),
 }
 """The optional keys that each family reads; another key would change nothing and is refused."""
@@ -69,10 +71,13 @@ class Choices(Section):
     checkpoint: str | None = None
     quick_gelu: bool | None = None
     heads: int | None = Field(default=None, gt=0)
+    batch_norm: Literal["stored", "per_image"] | None = None
     text_feature: Literal["pooler", "cls"] | None = None
+    text_mask: bool | None = None
     vision: Literal["swin", "resnet50"] | None = None
     precision: Literal["fp32", "bf16", "fp16"] | None = None
     compile: Literal["inductor", "eager"] | None = None
+    preprocess: Overrides | None = None
 
 
 class Variant(Choices):
@@ -97,7 +102,6 @@ class TeacherEntry(Choices):
     licence: str | None = None
     architecture: str | None = None
     config: dict[str, Any] | None = None
-    preprocess: dict[str, Any] = {}
     download: tuple[Download, ...] = ()
     variants: dict[str, Variant] = {}
 
@@ -125,13 +129,14 @@ class TeacherEntry(Choices):
 
     def readings(self) -> dict[str, TeacherEntry]:
         """Return the entry's variants as entries, by name."""
-        return {name: self._read_as(variant) for name, variant in self.variants.items()}
+        return {name: self.read_as(variant) for name, variant in self.variants.items()}
 
-    def _read_as(self, variant: Variant) -> TeacherEntry:
+    def read_as(self, variant: Variant) -> TeacherEntry:
+        """Return the entry with a variant's settings instead of its own."""
         stated = {key: getattr(variant, key) for key in variant.model_fields_set}
         if variant.family:
             # The choices of the teacher's own family say nothing about another family.
-            stated = dict.fromkeys(frozenset[str]().union(*FAMILY_OPTIONS.values()) - {"preprocess"}) | stated
+            stated = dict.fromkeys(frozenset[str]().union(*FAMILY_OPTIONS.values())) | stated
         return self.model_copy(update={**stated, "variants": {}})
 
     @property
