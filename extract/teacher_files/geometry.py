@@ -33,6 +33,10 @@ class Geometry(BaseModel):
             least the model's size, then resized.
         interpolation: antialiased.
         fill_color: grey level of padding.
+        resize_px: what the sides are resized to before the crop, where that is more than the model sees.
+        rgb_first: the image is converted to RGB before it is resized, in a mode that does not do so anyway.
+
+    The last two are left out of a spec where they say nothing, so that specs of before them stay the same.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -41,6 +45,37 @@ class Geometry(BaseModel):
     resize_mode: Literal["shortest", "longest", "squash", "shortest_floor_crop", "pad_square_grey"] = "shortest"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     fill_color: int = 0
+    resize_px: int | None = None
+    rgb_first: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_silent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        silent = {"resize_px": None, "rgb_first": False}
+        return {name: value for name, value in serialize(self).items() if name not in silent or value != silent[name]}
+
+    @property
+    def resized_px(self) -> int:
+        """Side that the resize makes."""
+        return self.resize_px or self.size_px
+
+    @property
+    def converts_first(self) -> bool:
+        """Whether the image is converted to RGB before it is resized."""
+        return self.rgb_first or self.resize_mode in CONVERTED_FIRST
+
+    def __str__(self) -> str:
+        resize = {
+            "shortest": "short side to {} px, centre crop",
+            "shortest_floor_crop": "short side to {} px, centre crop rounded down",
+            "longest": "long side to {} px, padded",
+            "squash": "both sides to {} px",
+            "pad_square_grey": "grey, padded to a square, resized to {} px",
+        }[self.resize_mode].format(self.resized_px)
+        crop = f" of {self.size_px} px" if "crop" in resize else ""
+        if self.resize_mode == "squash" and self.resized_px != self.size_px:
+            crop = f", centre crop of {self.size_px} px"
+        order = "RGB before" if self.converts_first else "RGB after"
+        return f"{resize}{crop}, {self.interpolation}, {order} the resize"
 
 
 class Preprocessing(BaseModel):
@@ -61,6 +96,13 @@ class Preprocessing(BaseModel):
     @model_serializer(mode="wrap")
     def _without_none(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {name: value for name, value in serialize(self).items() if value is not None}
+
+    def __str__(self) -> str:
+        mean, std = (
+            " ".join(f"{value:.4g}" for value in (values if len(set(values)) > 1 else values[:1]))
+            for values in (self.mean, self.std)
+        )
+        return f"{self.geometry}; mean {mean}, std {std}"
 
     @classmethod
     def from_open_clip(cls, config: dict[str, Any]) -> Preprocessing:
@@ -115,7 +157,7 @@ def fit_all(
         for geometry in geometries:
             current, path = image, tuple[str, ...]()
             # Grey images are the same in either order, and cheaper with one channel.
-            if geometry.resize_mode in CONVERTED_FIRST and image.mode not in ("L", "RGB"):
+            if geometry.converts_first and image.mode not in ("L", "RGB"):
                 path = ("colours",)
                 current = after(path, to_rgb, current)
             _check_memory(current, geometry, max_pixels)
@@ -127,7 +169,7 @@ def fit_all(
 
 
 def _check_memory(image: Image.Image, geometry: Geometry, max_pixels: int) -> None:
-    (width, height), side = image.size, geometry.size_px
+    (width, height), side = image.size, geometry.resized_px
     if geometry.resize_mode == "pad_square_grey":
         needed = max(side, width, height) ** 2
     else:
@@ -149,22 +191,23 @@ def _steps(geometry: Geometry) -> tuple[Step, ...]:
     from open_clip.transform import CenterCropOrPad, ResizeKeepRatio
     from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
-    size = geometry.size_px
+    size, to = geometry.size_px, geometry.resized_px
     interpolation = InterpolationMode(geometry.interpolation)
-    shortest: Step = f"short side to {size} {interpolation}", Resize(size, interpolation=interpolation)
-    squash: Step = f"both sides to {size} {interpolation}", Resize((size, size), interpolation=interpolation)
+    shortest: Step = f"short side to {to} {interpolation}", Resize(to, interpolation=interpolation)
+    squash: Step = f"both sides to {to} {interpolation}", Resize((to, to), interpolation=interpolation)
+    crop: Step = f"crop to {size}", CenterCrop(size)
     if geometry.resize_mode == "pad_square_grey":
         pad: Step = f"square of at least {size}", partial(_pad_square, at_least=size)
         return ("grey", methodcaller("convert", "L")), pad, squash
     if geometry.resize_mode == "shortest_floor_crop":
         return shortest, (f"crop to {size}, down", partial(_crop_rounding_down, size=size))
     if geometry.resize_mode == "squash":
-        return (squash,)
+        return (squash,) if to == size else (squash, crop)
     if geometry.resize_mode == "longest":
         resize = ResizeKeepRatio(size, interpolation=interpolation, longest=1)
         crop_or_pad = CenterCropOrPad(size, fill=geometry.fill_color)
         return (f"long side to {size} {interpolation}", resize), (f"pad to {size} {geometry.fill_color}", crop_or_pad)
-    return shortest, (f"crop to {size}", CenterCrop(size))
+    return shortest, crop
 
 
 def _pad_square(image: Image.Image, *, at_least: int) -> Image.Image:

@@ -6,7 +6,6 @@ Nothing here imports torch: planning a run reads specs and must answer in second
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from store.errors import ConfigError, TeacherError, WeightsNotFoundError
 
+from .address import architecture_file
 from .entry import TeacherEntry
 from .weights import CONVERTED_NAME, NAMES, SAFETENSORS_NAME, Weights
 
@@ -67,7 +67,7 @@ def open_clip_config(name: str, entry: TeacherEntry) -> dict[str, Any]:
         config = {"model_cfg": model, "preprocess_cfg": dict(entry.preprocess)}
         where = entry.architecture or "its config"
     model = config["model_cfg"]
-    if model.get("embed_dim") != entry.embed_dim:
+    if entry.embed_dim not in (None, model.get("embed_dim")):
         raise TeacherError(
             f"teacher {name}: {where} has embed_dim {model.get('embed_dim')}, the pipeline says {entry.embed_dim}",
             hint=f"another model lies in that folder, or teachers.{name}.embed_dim is wrong",
@@ -85,12 +85,10 @@ def built_in_architecture(name: str, architecture: str) -> dict[str, Any]:
     Raises:
         ConfigError: open_clip has none of that name.
     """
-    found = importlib.util.find_spec("open_clip")
-    for root in (found and found.submodule_search_locations) or ():
-        path = Path(root, "model_configs", f"{architecture}.json")
-        if path.is_file():
-            model: dict[str, Any] = json.loads(path.read_text())
-            return model
+    path = architecture_file(architecture)
+    if path is not None:
+        model: dict[str, Any] = json.loads(path.read_text())
+        return model
     raise ConfigError(
         f"teachers.{name}.architecture: open_clip has no model {architecture!r}",
         hint="its names are those of its model_configs folder, such as ViT-B-32; or give a model_cfg as config",
