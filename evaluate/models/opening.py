@@ -10,6 +10,7 @@ from typing import Any
 
 from evaluate.results.record import ModelFacts, Role
 from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.geometry import Overrides
 from extract.teacher_files.model_folder import read_model_folder
 from extract.teacher_files.specs import teacher_spec
 from extract.teachers.loading import load_teacher
@@ -108,9 +109,7 @@ def _known_to_open_clip(address: Address) -> TeacherEntry:
         raise ConfigError(f"open_clip has no weights {tag!r} of {architecture}; it has {', '.join(tags) or 'none'}")
     published = open_clip.get_pretrained_cfg(architecture, tag)
     file = Path(_downloaded(published, address))
-    preprocess: dict[str, Any] = {
-        name: published[name] for name in ("mean", "std", "interpolation") if name in published
-    }
+    stated = {name: published[name] for name in ("mean", "std", "interpolation") if name in published}
     return TeacherEntry(
         family="open_clip_file",
         folder=str(file.parent),
@@ -118,7 +117,7 @@ def _known_to_open_clip(address: Address) -> TeacherEntry:
         architecture=architecture,
         embed_dim=known["embed_dim"],
         quick_gelu=published.get("quick_gelu") or None,
-        preprocess=preprocess,
+        preprocess=Overrides.model_validate(stated, strict=False),
     )
 
 

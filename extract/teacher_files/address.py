@@ -80,7 +80,7 @@ def published(architecture: str, tag: str) -> dict[str, Any]:
     found = {
         "family": "open_clip_file",
         "architecture": architecture,
-        "preprocess": {name: _plain(stated[name]) for name in names if name in stated},
+        "preprocess": {name: stated[name] for name in names if name in stated},
     }
     # The weights decide, not the architecture: open_clip alone would warn and compute with the wrong function.
     return found | ({"quick_gelu": True} if stated.get("quick_gelu") else {})
@@ -91,10 +91,6 @@ def architecture_file(architecture: str) -> Path | None:
     found = importlib.util.find_spec("open_clip")
     paths = (Path(root, "model_configs", f"{architecture}.json") for root in found.submodule_search_locations or ()) if found else ()
     return next((path for path in paths if path.is_file()), None)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _tagged(address: str) -> dict[str, Any] | None:

@@ -15,15 +15,16 @@ from pydantic import BeforeValidator, Field, model_validator
 from store.config.pipeline_file import ConfigPath, Section
 
 from .address import LIBRARIES, filled, is_folder
+from .geometry import Overrides
 
 Family: TypeAlias = Literal["open_clip", "open_clip_file", "transformers", "timm", "pmc_clip", "medclip"]
 
 FAMILY_OPTIONS: dict[str, frozenset[str]] = {
     "open_clip": frozenset({"quick_gelu"}),
-    "open_clip_file": frozenset({"checkpoint", "architecture", "config", "preprocess", "quick_gelu"}),
+    "open_clip_file": frozenset({"checkpoint", "architecture", "config", "quick_gelu"}),
     "transformers": frozenset({"feature"}),
     "timm": frozenset({"config"}),
-    "pmc_clip": frozenset({"checkpoint", "config", "heads", "text_feature"}),
+    "pmc_clip": frozenset({"batch_norm", "checkpoint", "config", "heads", "text_feature", "text_mask"}),
     "medclip": frozenset({"config", "vision"}),
 }
 """The optional keys that each family reads; another key would change nothing and is refused."""
@@ -68,17 +69,24 @@ class Wanted:
     optional: bool
 
 
+TUPLES = ("download", "preprocess")
+"""Keys below which lists are tuples."""
+
+
 class Choices(Section):
     """Settings that a teacher's authors leave open."""
 
     checkpoint: str | None = None
     quick_gelu: bool | None = None
     heads: int | None = Field(default=None, gt=0)
+    batch_norm: Literal["stored", "per_image"] | None = None
     text_feature: Literal["pooler", "cls"] | None = None
+    text_mask: bool | None = None
     vision: Literal["swin", "resnet50"] | None = None
     feature: Literal["pooler", "cls", "mean"] | None = None
     precision: Literal["fp32", "bf16", "fp16"] | None = None
     compile: Literal["inductor", "eager"] | None = None
+    preprocess: Overrides | None = None
     open_clip: str | None = None
     transformers: str | None = None
     timm: str | None = None
@@ -91,7 +99,7 @@ class Choices(Section):
         if values.get("family") == "clip":
             raise ValueError(f"family clip is written as an address now: {_as_address(values)}")
         # What a validator returns is read as Python values, in which a strict tuple is no list.
-        return {key: _tuples(value) if key == "download" else value for key, value in filled(values).items()}
+        return {key: _tuples(value) if key in TUPLES else value for key, value in filled(values).items()}
 
 
 class Variant(Choices):
@@ -120,7 +128,6 @@ class TeacherEntry(Choices):
     licence: str | None = None
     architecture: str | None = None
     config: dict[str, Any] | None = None
-    preprocess: dict[str, Any] = {}
     download: tuple[Download, ...] = ()
     variants: dict[str, Variant] = {}
 
@@ -158,8 +165,7 @@ class TeacherEntry(Choices):
         stated = {key: getattr(variant, key) for key in variant.model_fields_set}
         if variant.family:
             # The choices of the teacher's own family say nothing about another family.
-            options = frozenset[str]().union(*FAMILY_OPTIONS.values(), LIBRARIES) - {"preprocess"}
-            stated = dict.fromkeys(options) | stated
+            stated = dict.fromkeys(frozenset[str]().union(*FAMILY_OPTIONS.values(), LIBRARIES)) | stated
         return self.model_copy(update={**stated, "variants": {}})
 
     @property

@@ -11,8 +11,17 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
+from store.config.pipeline_file import Section
 from store.errors import PairDecodeError
 from store.images.decode import MAX_PIXELS, one_row_only, to_rgb
 from store.images.depth import Window
@@ -20,6 +29,10 @@ from store.images.depth import Window
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 """Mean and std per channel of the images that OpenAI's CLIP was trained on; open_clip's default."""
+
+
+ResizeMode = Literal["shortest", "longest", "squash", "shortest_floor_crop", "pad_square_grey"]
+Interpolation = Literal["bicubic", "bilinear"]
 
 
 class Geometry(BaseModel):
@@ -31,27 +44,35 @@ class Geometry(BaseModel):
             ``shortest_floor_crop`` is transformers' ``CLIPImageProcessor``: it rounds uneven margins of the crop down,
             torchvision rounds them to even. ``pad_square_grey`` is MedCLIP's: grey, padded with black to a square of at
             least the model's size, then resized.
-        interpolation: antialiased.
         fill_color: grey level of padding.
         resize_px: what the sides are resized to before the crop, where that is more than the model sees.
         rgb_first: the image is converted to RGB before it is resized, in a mode that does not do so anyway.
+        antialias: whether a smaller image is low-pass filtered, as Pillow always does; torchvision's resize of tensors
+            can do without.
 
-    The last two are left out of a spec where they say nothing, so that specs of before them stay the same.
+    The last three are left out of a spec where they have their default, so that specs of before them stay the same.
     """
 
     model_config = ConfigDict(frozen=True)
 
     size_px: int
-    resize_mode: Literal["shortest", "longest", "squash", "shortest_floor_crop", "pad_square_grey"] = "shortest"
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize_mode: ResizeMode = "shortest"
+    interpolation: Interpolation = "bicubic"
     fill_color: int = 0
     resize_px: int | None = None
     rgb_first: bool = False
+    antialias: bool = True
+
+    @model_validator(mode="after")
+    def _can_be_done(self) -> Geometry:
+        if not self.antialias and self.resize_mode == "longest":
+            raise ValueError("resize_mode longest is always antialiased")
+        return self
 
     @model_serializer(mode="wrap")
-    def _without_silent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        silent = {"resize_px": None, "rgb_first": False}
-        return {name: value for name, value in serialize(self).items() if name not in silent or value != silent[name]}
+    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        later = {"resize_px": None, "rgb_first": False, "antialias": True}
+        return {name: value for name, value in serialize(self).items() if name not in later or value != later[name]}
 
     @property
     def resized_px(self) -> int:
@@ -75,7 +96,7 @@ class Geometry(BaseModel):
         if self.resize_mode == "squash" and self.resized_px != self.size_px:
             crop = f", centre crop of {self.size_px} px"
         order = "RGB before" if self.converts_first else "RGB after"
-        return f"{resize}{crop}, {self.interpolation}, {order} the resize"
+        return f"{resize}{crop}, {self.interpolation}{'' if self.antialias else ' without antialias'}, {order} the resize"
 
 
 class Preprocessing(BaseModel):
@@ -103,6 +124,16 @@ class Preprocessing(BaseModel):
             for values in (self.mean, self.std)
         )
         return f"{self.geometry}; mean {mean}, std {std}"
+
+    def replaced(self, overrides: Overrides | None) -> Preprocessing:
+        """Return the preprocessing with the settings that an entry states instead of the model's own.
+
+        Raises:
+            ValidationError: they do not go together.
+        """
+        stated = {} if overrides is None else overrides.model_dump(exclude_none=True)
+        geometry = dict(self.geometry) | {name: stated.pop(name) for name in Geometry.model_fields if name in stated}
+        return self.model_copy(update={"geometry": Geometry(**geometry), **stated})
 
     @classmethod
     def from_open_clip(cls, config: dict[str, Any]) -> Preprocessing:
@@ -193,9 +224,12 @@ def _steps(geometry: Geometry) -> tuple[Step, ...]:
 
     size, to = geometry.size_px, geometry.resized_px
     interpolation = InterpolationMode(geometry.interpolation)
-    shortest: Step = f"short side to {to} {interpolation}", Resize(to, interpolation=interpolation)
-    squash: Step = f"both sides to {to} {interpolation}", Resize((to, to), interpolation=interpolation)
     crop: Step = f"crop to {size}", CenterCrop(size)
+    filtered = "" if geometry.antialias else " without antialias"
+    resize = partial(Resize, interpolation=interpolation, antialias=geometry.antialias)
+    across = (lambda step: step) if geometry.antialias else _on_tensors
+    shortest: Step = f"short side to {to} {interpolation}{filtered}", across(resize(to))
+    squash: Step = f"both sides to {to} {interpolation}{filtered}", across(resize((to, to)))
     if geometry.resize_mode == "pad_square_grey":
         pad: Step = f"square of at least {size}", partial(_pad_square, at_least=size)
         return ("grey", methodcaller("convert", "L")), pad, squash
@@ -204,10 +238,21 @@ def _steps(geometry: Geometry) -> tuple[Step, ...]:
     if geometry.resize_mode == "squash":
         return (squash,) if to == size else (squash, crop)
     if geometry.resize_mode == "longest":
-        resize = ResizeKeepRatio(size, interpolation=interpolation, longest=1)
+        longest = ResizeKeepRatio(size, interpolation=interpolation, longest=1)
         crop_or_pad = CenterCropOrPad(size, fill=geometry.fill_color)
-        return (f"long side to {size} {interpolation}", resize), (f"pad to {size} {geometry.fill_color}", crop_or_pad)
+        return (f"long side to {size} {interpolation}", longest), (f"pad to {size} {geometry.fill_color}", crop_or_pad)
     return shortest, crop
+
+
+def _on_tensors(resize: Callable[[Any], Any]) -> Callable[[Image.Image], Image.Image]:
+    """Return a resize of RGB images that goes over tensors: torchvision antialiases Pillow's images always."""
+    from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+
+    def resized(image: Image.Image) -> Image.Image:
+        fitted: Image.Image = to_pil_image(resize(pil_to_tensor(to_rgb(image))))
+        return fitted
+
+    return resized
 
 
 def _pad_square(image: Image.Image, *, at_least: int) -> Image.Image:

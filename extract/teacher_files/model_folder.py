@@ -64,7 +64,7 @@ def open_clip_config(name: str, entry: TeacherEntry) -> dict[str, Any]:
         where = entry.folder
     else:
         model = copy.deepcopy(entry.config) if entry.config else built_in_architecture(name, entry.architecture or "")
-        config = {"model_cfg": model, "preprocess_cfg": dict(entry.preprocess)}
+        config = {"model_cfg": model}
         where = entry.architecture or "its config"
     model = config["model_cfg"]
     if entry.embed_dim not in (None, model.get("embed_dim")):

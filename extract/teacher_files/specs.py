@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from store.errors import TeacherError
+from store.errors import ConfigError, TeacherError
 from store.format.records import Spec, StoredDtype
 from store.images.depth import POLICY, Window
 
@@ -53,7 +53,11 @@ def teacher_spec(
     """
     if entry.family != "open_clip":
         find_weights(name, entry)  # first, because its message says what to fetch
-    architecture, preprocessing, tokenizer = _parts(name, entry)
+    architecture, own, tokenizer = _parts(name, entry)
+    try:
+        preprocessing = own.replaced(entry.preprocess)
+    except ValidationError as error:
+        raise ConfigError(f"teachers.{name}.preprocess: {error.errors()[0]['msg']}") from None
     weights = find_weights(name, entry)
     scale = None if entry.family == "pmc_clip" else logit_scale_note(name, weights)
     precision = entry.precision or "fp32"
@@ -141,6 +145,9 @@ def _pmc_clip(entry: TeacherEntry) -> Parts:
         "text": bert_sizes(Path(entry.folder), PUBMEDBERT),
         "text_feature": entry.text_feature or PMC_TEXT_FEATURE,
     }
+    # Left out where they are the default, so that specs of before these choices stay the same.
+    architecture |= {"batch_norm": entry.batch_norm} if entry.batch_norm == "per_image" else {}
+    architecture |= {"text_mask": True} if entry.text_mask else {}
     geometry = Geometry(size_px=vision["image_size"])
     return architecture, Preprocessing(geometry=geometry), _bert_tokenizer(entry, BERT_CONTEXT)
 

@@ -10,6 +10,7 @@ import torch
 import torchvision
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -104,9 +105,26 @@ class _PmcClip(nn.Module):
             image_size=vision["image_size"],
             width=vision["width"],
         )
+        if architecture.get("batch_norm") == "per_image":
+            _normalize_by_each_image(self.visual)
         self.text_encoder = BertModel(bert)
         self.text_projection = nn.Parameter(torch.empty(bert.hidden_size, embed_dim))
         self.logit_scale = nn.Parameter(torch.empty(()))
+
+
+class _PerImage(nn.BatchNorm2d):
+    """Batch normalisation by each image's own mean and variance: training mode with one image in a batch."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        return functional.instance_norm(input, weight=self.weight, bias=self.bias, eps=self.eps)
+
+
+def _normalize_by_each_image(model: nn.Module) -> None:
+    for name, child in model.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(model, name, _PerImage(child.num_features, eps=child.eps))
+        else:
+            _normalize_by_each_image(child)
 
 
 class PmcClipTeacher(_BertTeacher):
@@ -120,8 +138,10 @@ class PmcClipTeacher(_BertTeacher):
 
     def _text_features(self, ids_BL: Tensor, lengths_B: list[int]) -> Tensor:
         # The authors pass no attention mask: the model attends to the padding, whose length affects the feature.
-        del lengths_B
-        output = self._model.text_encoder(input_ids=ids_BL)  # type: ignore[operator]
+        mask_BL = None
+        if self.spec.architecture.get("text_mask"):
+            mask_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device) < torch.tensor(lengths_B)[:, None].to(ids_BL)
+        output = self._model.text_encoder(input_ids=ids_BL, attention_mask=mask_BL)  # type: ignore[operator]
         pooled = self.spec.architecture["text_feature"] == "pooler"
         hidden_BH: Tensor = output.pooler_output if pooled else output.last_hidden_state[:, 0]
         return hidden_BH @ self._model.text_projection  # type: ignore[operator]
