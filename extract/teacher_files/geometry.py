@@ -99,6 +99,17 @@ class Geometry(BaseModel):
         return f"{resize}{crop}, {self.interpolation}{'' if self.antialias else ' without antialias'}, {order} the resize"
 
 
+class Overrides(Section):
+    """Settings that replace those of a model's own preprocessing (``preprocess`` of an entry)."""
+
+    resize_mode: ResizeMode | None = None
+    interpolation: Interpolation | None = None
+    fill_color: int | None = Field(default=None, ge=0, le=255)
+    antialias: bool | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+
+
 class Preprocessing(BaseModel):
     """Geometry, then RGB in [0, 1], then mean and std per channel.
 
