@@ -17,6 +17,9 @@ LIBRARIES: tuple[Library, ...] = ("open_clip", "transformers", "timm")
 
 FOLDER_STARTS = ("/", "./", "../", "~")
 
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""The weights of one model in two forms, of which the first is enough."""
+
 FILES: dict[Library, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "open_clip": (
         ("open_clip_config.json",),
@@ -24,9 +27,9 @@ FILES: dict[Library, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "transformers": (
         ("config.json",),
-        ("preprocessor_config.json", "processor_config.json", "model.safetensors", "pytorch_model.bin", *TOKENIZER_FILES),
+        ("preprocessor_config.json", "processor_config.json", *WEIGHTS, *TOKENIZER_FILES),
     ),
-    "timm": (("config.json",), ("model.safetensors", "pytorch_model.bin")),
+    "timm": (("config.json",), WEIGHTS),
 }
 """Names of the files that a repository of each library must have, and may have."""
 
@@ -64,6 +67,11 @@ def is_folder(address: object) -> bool:
     return isinstance(address, str) and address.startswith(FOLDER_STARTS)
 
 
+def is_published(values: Mapping[str, Any]) -> bool:
+    """Return whether an entry has an address that is no folder."""
+    return any(values.get(library) and not is_folder(values[library]) for library in LIBRARIES)
+
+
 def published(architecture: str, tag: str) -> dict[str, Any]:
     """Return what open_clip says about a set of weights, as keys of an entry, and ``hf_hub``, where it is.
 
@@ -89,7 +97,8 @@ def published(architecture: str, tag: str) -> dict[str, Any]:
 def architecture_file(architecture: str) -> Path | None:
     """Return the path of one of open_clip's named architectures, without an import of open_clip."""
     found = importlib.util.find_spec("open_clip")
-    paths = (Path(root, "model_configs", f"{architecture}.json") for root in found.submodule_search_locations or ()) if found else ()
+    roots = (found and found.submodule_search_locations) or ()
+    paths = (Path(root, "model_configs", f"{architecture}.json") for root in roots)
     return next((path for path in paths if path.is_file()), None)
 
 

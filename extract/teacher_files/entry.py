@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from store.config.pipeline_file import ConfigPath, Section
 
-from .address import LIBRARIES, filled, is_folder
+from .address import LIBRARIES, filled, is_folder, is_published
 from .geometry import Overrides
 
 Family: TypeAlias = Literal["open_clip", "open_clip_file", "transformers", "timm", "pmc_clip", "medclip"]
@@ -201,12 +201,10 @@ def _with_folders(values: Any) -> Any:
     if not isinstance(values, Mapping):
         return values
     return {
-        name: {"folder": f"weights/{name}", **entry}
-        if isinstance(entry, Mapping) and any(entry.get(library) and not is_folder(entry[library]) for library in LIBRARIES)
-        else entry
+        name: {"folder": f"weights/{name}", **entry} if isinstance(entry, Mapping) and is_published(entry) else entry
         for name, entry in values.items()
     }
 
 
 Teachers = Annotated[dict[str, TeacherEntry], BeforeValidator(_with_folders)]
-"""A pipeline's teachers by name; one whose address is a repository lies in ``weights/NAME`` unless it says otherwise."""
+"""A pipeline's teachers by name. One whose address is no folder lies in ``weights/NAME``, unless it states a folder."""

@@ -96,7 +96,9 @@ class Geometry(BaseModel):
         if self.resize_mode == "squash" and self.resized_px != self.size_px:
             crop = f", centre crop of {self.size_px} px"
         order = "RGB before" if self.converts_first else "RGB after"
-        return f"{resize}{crop}, {self.interpolation}{'' if self.antialias else ' without antialias'}, {order} the resize"
+        return (
+            f"{resize}{crop}, {self.interpolation}{'' if self.antialias else ' without antialias'}, {order} the resize"
+        )
 
 
 class Overrides(Section):

@@ -95,18 +95,23 @@ def built_in_architecture(name: str, architecture: str) -> dict[str, Any]:
     )
 
 
-def logit_scale_note(name: str, weights: Weights) -> float | None:
-    """Return the multiplier of a model's cosines if it can be read without torch, else None.
+def logit_notes(name: str, weights: Weights) -> dict[str, float]:
+    """Return ``logit_scale``, the multiplier of a model's cosines, and ``logit_bias`` of a model with a sigmoid.
+
+    Both are left out where they cannot be read without torch.
 
     Raises:
         TeacherError: the weights file is damaged or holds no logit scale.
     """
     path = weights.paths[0]
     if path.suffix != ".safetensors":
-        return None
+        return {}
     try:
         with safe_open(path, framework="np") as tensors:
-            return float(np.exp(tensors.get_tensor("logit_scale")))
+            notes = {"logit_scale": float(np.exp(tensors.get_tensor("logit_scale")).item())}
+            if "logit_bias" in tensors.keys():  # noqa: SIM118 - no mapping
+                notes["logit_bias"] = float(tensors.get_tensor("logit_bias").item())
+            return notes
     except (SafetensorError, OSError) as error:
         raise TeacherError(
             f"teacher {name}: {path}: not a readable safetensors file of a CLIP model: {error}",
