@@ -172,8 +172,13 @@ def golden(
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Compare teachers with the features that MMKD-CLIP's authors released; exit with 1 if one does not agree."""
-    from extract.teachers.golden import examine, read_released, summary
+    """Compare teachers with the features that MMKD-CLIP's authors released; exit with 1 if one does not agree.
+
+    Where a teacher does not agree as configured, its variants and small changes of preprocessing are tried. The last
+    line says what to put into pipelines.yaml.
+    """
+    from extract.teachers.golden import read_released
+    from extract.teachers.readings import examine, summary
 
     loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
     released = read_released(against)
@@ -194,14 +199,24 @@ def golden(
         raise WeightsNotFoundError(
             "no teacher could be compared", hint="python -m extract fetch gets their weights; teachers lists them"
         )
+    conclusions = {name: summary(name, verdicts) for name, verdicts in found.items()}
     if as_json:
-        print_json({name: [asdict(verdict) for verdict in verdicts] for name, verdicts in found.items()})
+        print_json(
+            {
+                name: {
+                    "readings": [asdict(verdict) | {"band": verdict.band} for verdict in verdicts],
+                    "conclusion": conclusions[name],
+                }
+                for name, verdicts in found.items()
+            }
+        )
     else:
         _print_verdicts(found)
-    for name, verdicts in found.items():
-        log.info("%s", summary(name, verdicts))
-    passed = all(verdicts[0].passed for verdicts in found.values())
-    return ExitCode.COMPLETE if passed else ExitCode.BAD_INPUT
+        for lines in conclusions.values():
+            for line in lines:
+                Console().print(Text(line), soft_wrap=True)
+    agree = all(verdicts[0].band == "agrees" for verdicts in found.values())
+    return ExitCode.COMPLETE if agree else ExitCode.BAD_INPUT
 
 
 def _print_verdicts(found: dict[str, Any]) -> None:
@@ -211,7 +226,6 @@ def _print_verdicts(found: dict[str, Any]) -> None:
             for key in verdict.image:
                 table.add_row(name, verdict.reading, key[:8], f"{verdict.image[key]:.5f}", f"{verdict.text[key]:.5f}")
             worst = ["" if math.isnan(value) else f"{value:.5f}" for value in verdict.worst]
-            outcome = "agrees" if verdict.passed else "does not agree"
-            note = f"{outcome}{': ' if verdict.note else ''}{verdict.note}"
+            note = f"{verdict.band}{': ' if verdict.note else ''}{verdict.note}"
             table.add_row(name, verdict.reading, "worst", *worst, Text(note))
-    Console().print(table)
+    wide_console().print(table)

@@ -147,9 +147,10 @@ class TeacherEntry(Choices):
 
     def readings(self) -> dict[str, TeacherEntry]:
         """Return the entry's variants as entries, by name."""
-        return {name: self._read_as(variant) for name, variant in self.variants.items()}
+        return {name: self.read_as(variant) for name, variant in self.variants.items()}
 
-    def _read_as(self, variant: Variant) -> TeacherEntry:
+    def read_as(self, variant: Variant) -> TeacherEntry:
+        """Return the entry with a variant's settings instead of its own."""
         stated = {key: getattr(variant, key) for key in variant.model_fields_set}
         if variant.family:
             # The choices of the teacher's own family say nothing about another family.
