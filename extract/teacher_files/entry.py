@@ -5,6 +5,8 @@ docs/pipelines.md describes every key.
 
 from __future__ import annotations
 
+import datetime as dt
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from store.config.pipeline_file import ConfigPath, Section
+from store.config.problems import suggest
 
 from .geometry import Overrides
 
@@ -34,7 +37,7 @@ class Download(Section):
     repo: str | None = None
     kind: Literal["model", "dataset"] = "model"
     revision: str | None = None
-    url: str | None = None
+    url: ConfigPath | None = None
     files: tuple[str, ...] = Field(min_length=1)
     optional: tuple[str, ...] = ()
     into: Literal["text"] | None = None
@@ -44,6 +47,18 @@ class Download(Section):
     def _one_origin(self) -> Download:
         if (self.repo is None) == (self.url is None):
             raise ValueError("give repo (of the Hugging Face Hub) or url (of a zip file)")
+        if self.url and not self.url.startswith(("https://", "http://")):
+            raise ValueError(f"url: expected an https:// address of a zip file, got '{self.url}'")
+        return self
+
+    @model_validator(mode="after")
+    def _digests(self) -> Download:
+        names = (*self.files, *self.optional, *([self.url.rsplit("/", 1)[-1]] if self.url else []))
+        for name, digest in self.sha256.items():
+            if name not in names:
+                raise ValueError(f"sha256: no file {name!r}{suggest(name, names)}; there are {', '.join(names)}")
+            if not re.fullmatch(r"[0-9a-f]{64}", digest):
+                raise ValueError(f"sha256: {name}: expected 64 digits of 0-9 and a-f, got {digest!r}")
         return self
 
     @property
@@ -90,6 +105,8 @@ class Variant(Choices):
     family: Family | None = None
     architecture: str | None = None
     download: tuple[Download, ...] = ()
+    licence: str | None = None
+    licence_read: dt.date | None = None
 
 
 class TeacherEntry(Choices):
@@ -100,6 +117,7 @@ class TeacherEntry(Choices):
     family: Family = "open_clip"
     source: str | None = None
     licence: str | None = None
+    licence_read: dt.date | None = None
     architecture: str | None = None
     config: dict[str, Any] | None = None
     download: tuple[Download, ...] = ()
