@@ -5,6 +5,8 @@ docs/pipelines.md describes every key.
 
 from __future__ import annotations
 
+import datetime as dt
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BeforeValidator, Field, model_validator
 
 from store.config.pipeline_file import ConfigPath, Section
+from store.config.problems import suggest
 
 from .address import LIBRARIES, filled, is_folder, is_published
 from .geometry import Overrides
@@ -36,7 +39,7 @@ class Download(Section):
     repo: str | None = None
     kind: Literal["model", "dataset"] = "model"
     revision: str | None = None
-    url: str | None = None
+    url: ConfigPath | None = None
     files: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     into: Literal["text"] | None = None
@@ -48,6 +51,18 @@ class Download(Section):
             raise ValueError("give repo (of the Hugging Face Hub) or url (of a zip file)")
         if not self.files and not self.optional:
             raise ValueError("files names what to fetch; give at least one, or one in optional")
+        if self.url and not self.url.startswith(("https://", "http://")):
+            raise ValueError(f"url: expected an https:// address of a zip file, got '{self.url}'")
+        return self
+
+    @model_validator(mode="after")
+    def _digests(self) -> Download:
+        names = (*self.files, *self.optional, *([self.url.rsplit("/", 1)[-1]] if self.url else []))
+        for name, digest in self.sha256.items():
+            if name not in names:
+                raise ValueError(f"sha256: no file {name!r}{suggest(name, names)}; there are {', '.join(names)}")
+            if not re.fullmatch(r"[0-9a-f]{64}", digest):
+                raise ValueError(f"sha256: {name}: expected 64 digits of 0-9 and a-f, got {digest!r}")
         return self
 
     @property
@@ -112,6 +127,8 @@ class Variant(Choices):
     family: Family | None = None
     architecture: str | None = None
     download: tuple[Download, ...] = ()
+    licence: str | None = None
+    licence_read: dt.date | None = Field(default=None, strict=False)
 
 
 class TeacherEntry(Choices):
@@ -126,6 +143,7 @@ class TeacherEntry(Choices):
     family: Family = "open_clip"
     source: str | None = None
     licence: str | None = None
+    licence_read: dt.date | None = Field(default=None, strict=False)
     architecture: str | None = None
     config: dict[str, Any] | None = None
     download: tuple[Download, ...] = ()
@@ -159,9 +177,10 @@ class TeacherEntry(Choices):
 
     def readings(self) -> dict[str, TeacherEntry]:
         """Return the entry's variants as entries, by name."""
-        return {name: self._read_as(variant) for name, variant in self.variants.items()}
+        return {name: self.read_as(variant) for name, variant in self.variants.items()}
 
-    def _read_as(self, variant: Variant) -> TeacherEntry:
+    def read_as(self, variant: Variant) -> TeacherEntry:
+        """Return the entry with a variant's settings instead of its own."""
         stated = {key: getattr(variant, key) for key in variant.model_fields_set}
         if variant.family:
             # The choices of the teacher's own family say nothing about another family.

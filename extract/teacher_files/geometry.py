@@ -28,7 +28,9 @@ from store.images.depth import Window
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Mean and std per channel of the images that OpenAI's CLIP was trained on; open_clip's default."""
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Mean and std per channel of the images that OpenAI's CLIP was trained on, open_clip's default, and of ImageNet's."""
 
 
 ResizeMode = Literal["shortest", "longest", "squash", "shortest_floor_crop", "pad_square_grey"]

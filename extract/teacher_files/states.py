@@ -24,8 +24,18 @@ from store.errors import TeacherError
 from store.files import TEMPORARY_SUFFIX, sync_folder, write_atomic
 from store.io.weight_files import NUMPY_SCALARS, UNREADABLE, check_plausible, refused, unreadable
 
+from .digests import file_digest
 from .entry import TeacherEntry
-from .weights import CONVERTED_NAME, RECORD_NAME, Weights, find_weights, write_record
+from .weights import (
+    CONVERTED_NAME,
+    RECORD_NAME,
+    Weights,
+    counts,
+    find_sources,
+    read_conversion,
+    valid_conversion,
+    write_record,
+)
 
 State = dict[str, Tensor]
 
@@ -221,16 +231,23 @@ def _pmc_whole(path: Path) -> State:
 
 
 def convert(name: str, entry: TeacherEntry) -> bool:
-    """Convert a teacher's weights unless they are safetensors already; return whether they were converted.
+    """Convert a teacher's weights if they were not converted before, or were replaced since.
 
-    The authors' files stay. Features and spec are the same before and after.
+    The authors' files stay. Features and spec are the same before and after. Weights that are safetensors already stay
+    as they are, and so do those of a folder that holds what was converted for another entry.
+
+    Returns:
+        Whether they were converted.
 
     Raises:
-        TeacherError: the weights are missing or damaged.
+        TeacherError: the weights are missing or damaged, or changed meanwhile.
     """
-    present = find_weights(name, entry)
-    if present.conversion is not None or present.paths[0].suffix == ".safetensors":
+    if valid_conversion(name, entry):
         return False
+    present = find_sources(name, entry)
+    if present.paths[0].suffix == ".safetensors" or _is_of_another_entry(name, entry):
+        return False
+    digests = {path: file_digest(path) for path in present.paths}
     state = {key: value.detach().clone().contiguous() for key, value in read_state(entry, present).items()}
     target = present.folder / CONVERTED_NAME
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
@@ -241,7 +258,12 @@ def convert(name: str, entry: TeacherEntry) -> bool:
         temporary.chmod(mode)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        record = write_record(present.folder, present.paths, temporary)
+        record = write_record(digests, temporary)
+        if changed := [path for path, digest in digests.items() if file_digest(path) != digest]:
+            raise TeacherError(
+                f"teacher {name}: {changed[0]} changed while it was converted",
+                hint=f"python -m extract fetch {name}, once nothing writes to it any more",
+            )
         # The record is removed first and written last: without it the converted file does not count.
         (present.folder / RECORD_NAME).unlink(missing_ok=True)
         temporary.replace(target)
@@ -252,3 +274,11 @@ def convert(name: str, entry: TeacherEntry) -> bool:
     before, after = present.nbytes / 1e6, target.stat().st_size / 1e6
     log.info("teacher %s: %.1f MB converted to %.1f MB in %s", name, before, after, target)
     return True
+
+
+def _is_of_another_entry(name: str, entry: TeacherEntry) -> bool:
+    try:
+        conversion = read_conversion(name, entry)
+    except TeacherError:
+        return False
+    return conversion is not None and not counts(entry, conversion)

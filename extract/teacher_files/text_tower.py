@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from store.errors import TeacherError, WeightsNotFoundError
-from store.files import sha256_file
 from store.io.weight_files import TOKENIZER_FILES
+
+from .digests import file_digest
 
 TEXT_FOLDER = "text"
 """Subfolder for configuration and tokenizer of a BERT that a teacher's authors publish in another repository."""
@@ -100,5 +101,5 @@ def tokenizer_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
-            digest.update(f"{name} {sha256_file(folder / name)}\n".encode())
+            digest.update(f"{name} {file_digest(folder / name)}\n".encode())
     return digest.hexdigest()

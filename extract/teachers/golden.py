@@ -1,28 +1,26 @@
-"""Compares teachers with the features that MMKD-CLIP's authors released, to find the authors' reading of a teacher."""
+"""Compares a teacher's features with those that MMKD-CLIP's authors released."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from extract.corpora.import_mmkd import TEACHER_IDS, read_features, read_meta
-from extract.teacher_files.entry import TeacherEntry
-from extract.teacher_files.geometry import fit
-from extract.teacher_files.specs import teacher_spec
-from store.errors import CorpusError, TeacherError, WeightsNotFoundError
-from store.images.decode import open_image
+from store.errors import CorpusError
 
-from .loading import load_teacher
+AGREES_COSINE = 0.9999
+"""Every pair must exceed this cosine. Wrong preprocessing stays below it: a bilinear resize reaches 0.9998, ImageNet's
+mean and std 0.9995. Autocast to float16 and another machine stay above it."""
 
-log = logging.getLogger(__name__)
+CLOSE_COSINE = 0.999
+"""Above this cosine the model is the same, and something small differs."""
 
-PASS_COSINE = 0.999
-"""Every pair and side must exceed this cosine; the authors' autocast may have cost as much as it leaves."""
+Band = Literal["agrees", "close", "differs", "not tried"]
 
 OWN = "as configured"
 
@@ -45,21 +43,39 @@ class Verdict:
     """The comparison of one reading of a teacher.
 
     Attributes:
-        reading: `OWN` or a variant's name.
+        reading: `OWN`, a variant's name, or what was changed.
+        settings: keys of the entry that this reading changes, with their values.
         image, text: cosine by pair; empty if the reading could not be tried.
         note: what is wrong, if that is known.
     """
 
     reading: str
-    image: dict[str, float]
-    text: dict[str, float]
-    passed: bool
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    image: Mapping[str, float]
+    text: Mapping[str, float]
     note: str = ""
 
     @property
     def worst(self) -> tuple[float, float]:
-        """The smallest cosine of each side."""
-        return min(self.image.values(), default=float("nan")), min(self.text.values(), default=float("nan"))
+        """The smallest cosine of each side; NaN if the reading could not be tried, or a feature is not finite."""
+        image, text = (float(np.min([*side.values()])) if side else float("nan") for side in (self.image, self.text))
+        return image, text
+
+    @property
+    def bands(self) -> tuple[Band, Band]:
+        """The band of each side."""
+        image, text = (_band(cosine) if self.image else "not tried" for cosine in self.worst)
+        return image, text
+
+    @property
+    def band(self) -> Band:
+        """The band of the side that is worse."""
+        return max(self.bands, key=("agrees", "close", "differs", "not tried").index)
+
+
+def _band(cosine: float) -> Band:
+    # A comparison with NaN is false, so a feature with NaN does not agree.
+    return "agrees" if cosine > AGREES_COSINE else "close" if cosine > CLOSE_COSINE else "differs"
 
 
 def read_released(source: Path) -> dict[str, Released]:
@@ -86,23 +102,33 @@ def read_released(source: Path) -> dict[str, Released]:
     return released
 
 
-def compare(reading: str, image_ND: Array, text_ND: Array, released: Mapping[str, Released], name: str) -> Verdict:
+def compare(
+    reading: str,
+    image_ND: Array,
+    text_ND: Array,
+    released: Mapping[str, Released],
+    name: str,
+    *,
+    settings: Mapping[str, Any] | None = None,
+) -> Verdict:
     """Compare our features, unit norm and in the order of the released ones, with those released for a teacher.
 
     The features of the other teachers show whether two were mixed up.
+
+    Args:
+        settings: what the reading changes.
     """
     theirs = released[name]
     if image_ND.shape[1] != theirs.image_ND.shape[1]:
         note = f"{image_ND.shape[1]} wide, the released ones {theirs.image_ND.shape[1]}: another model"
-        return Verdict(reading=reading, image={}, text={}, passed=False, note=note)
+        return Verdict(reading=reading, settings=settings or {}, image={}, text={}, note=note)
     cosines_2N = [
         np.sum(ours * unit(other), axis=1) for ours, other in ((image_ND, theirs.image_ND), (text_ND, theirs.text_ND))
     ]
     image, text = (dict(zip(theirs.keys, map(float, side), strict=True)) for side in cosines_2N)
-    # A comparison with NaN is false, so a feature with NaN does not pass.
-    agree = [bool((side_N > PASS_COSINE).all()) for side_N in cosines_2N]
+    agree = [bool((side_N > CLOSE_COSINE).all()) for side_N in cosines_2N]
     note = "" if all(agree) else _explain(agree, image_ND, released, name)
-    return Verdict(reading=reading, image=image, text=text, passed=all(agree), note=note)
+    return Verdict(reading=reading, settings=settings or {}, image=image, text=text, note=note)
 
 
 def unit(features_ND: Array) -> Array:
@@ -122,53 +148,9 @@ def _explain(agree: list[bool], image_ND: Array, released: Mapping[str, Released
         if other_name == name or not shared or other.image_ND.shape[1] != image_ND.shape[1]:
             continue
         rows, others = [theirs.keys.index(key) for key in shared], [other.keys.index(key) for key in shared]
-        if (np.sum(image_ND[rows] * unit(other.image_ND[others]), axis=1) > PASS_COSINE).all():
+        if (np.sum(image_ND[rows] * unit(other.image_ND[others]), axis=1) > CLOSE_COSINE).all():
             return f"these are the features of {other_name}"
     best_N = (image_ND @ unit(theirs.image_ND).T).max(axis=1)
-    if len(best_N) > 1 and (best_N > PASS_COSINE).all():
+    if len(best_N) > 1 and (best_N > CLOSE_COSINE).all():
         return "the same features in another order: images and features are not of the same pairs"
     return ""
-
-
-def examine(
-    name: str, entry: TeacherEntry, released: Mapping[str, Released], *, device: str = "cpu", max_pixels: int
-) -> list[Verdict]:
-    """Compare a teacher with its released features; if it fails, try its variants until one passes.
-
-    Returns:
-        One verdict per reading, the configured one first.
-
-    Raises:
-        WeightsNotFoundError: its weights are not on this machine.
-    """
-    verdicts = [_judge(OWN, name, entry, released, device=device, max_pixels=max_pixels)]
-    for reading, variant in entry.readings().items():
-        if any(verdict.passed for verdict in verdicts):
-            break
-        try:
-            verdicts.append(_judge(reading, name, variant, released, device=device, max_pixels=max_pixels))
-        except TeacherError as error:
-            missing = "not tried: " if isinstance(error, WeightsNotFoundError) else ""
-            verdicts.append(Verdict(reading=reading, image={}, text={}, passed=False, note=f"{missing}{error}"))
-    return verdicts
-
-
-def _judge(
-    reading: str, name: str, entry: TeacherEntry, released: Mapping[str, Released], *, device: str, max_pixels: int
-) -> Verdict:
-    theirs = released[name]
-    teacher = load_teacher(teacher_spec(name, entry), entry, device=device)
-    images = [open_image(path.read_bytes(), max_pixels=max_pixels).image for path in theirs.images]
-    pixels_BHWC = np.stack([fit(image, teacher.geometry) for image in images])
-    image_ND, text_ND = teacher.encode_image(pixels_BHWC), teacher.encode_text(theirs.captions)
-    return compare(reading, image_ND, text_ND, released, name)
-
-
-def summary(name: str, verdicts: Sequence[Verdict]) -> str:
-    """Return the conclusion for a teacher in one line."""
-    passing = next((verdict.reading for verdict in verdicts if verdict.passed), None)
-    if passing == OWN:
-        return f"{name}: agrees with the released features"
-    if passing:
-        return f"{name}: the variant {passing} agrees; make it the entry's own setting (teachers.{name})"
-    return f"{name}: no reading agrees with the released features"

@@ -210,7 +210,9 @@ def pubmedclip_authors(folder, *, full=False, seed=7):
     return open_clip_case(folder, state, config, act=reference.quick_gelu, **options)
 
 
-def pmcclip(folder, *, full=False, seed=8, heads=8, text_feature="pooler", whole=False):
+def pmcclip(
+    folder, *, full=False, seed=8, heads=8, text_feature="pooler", batch_norm=None, text_mask=None, whole=False
+):
     sizes, draw = (PUBMEDBERT if full else TINY_BERT), files.Draw(seed)
     embed, layers, width, size = (768, [3, 4, 6, 3], 64, 224) if full else (16, [2, 1, 1, 1], 8, 64)
     module = ModifiedResNet(layers=layers, output_dim=embed, heads=heads, image_size=size, width=width)
@@ -238,16 +240,27 @@ def pmcclip(folder, *, full=False, seed=8, heads=8, text_feature="pooler", whole
 
     def run_text(captions):
         encoded = tokenizer(captions, padding="max_length", truncation=True, max_length=77, return_tensors="pt")
-        output = reference.run_bert(text, sizes, encoded["input_ids"], pooler=True)
+        mask = encoded["attention_mask"] if text_mask else None
+        output = reference.run_bert(text, sizes, encoded["input_ids"], mask, pooler=True)
         return (output.pooler_output if text_feature == "pooler" else output.last_hidden_state[:, 0]) @ projection
+
+    def run_image(pixels_BCHW):
+        # One image in a batch, as the feature would depend on the others in it.
+        training = batch_norm == "per_image"
+        rows = [
+            reference.modified_resnet(vision, row[None], layers=layers, heads=heads, training=training)
+            for row in pixels_BCHW
+        ]
+        return torch.cat(rows)
 
     options = {"checkpoint": "checkpoint.pt"} if whole else {}
     options |= {} if full else {"config": {"layers": layers, "width": width, "image_size": size}}
+    options |= {"batch_norm": batch_norm, "text_mask": text_mask}
     return Case(
         entry=TeacherEntry(
             folder=str(folder), embed_dim=embed, family="pmc_clip", heads=heads, text_feature=text_feature, **options
         ),
-        image=partial(reference.modified_resnet, vision, layers=layers, heads=heads),
+        image=run_image,
         text=run_text,
     )
 

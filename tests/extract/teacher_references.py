@@ -79,12 +79,17 @@ def timm_image(name, trunk, projection, pixels_BCHW):
     return model.eval().forward_features(pixels_BCHW)[:, 0] @ projection.T
 
 
-def modified_resnet(state, pixels_BCHW, *, layers, heads):
-    """Run CLIP's ModifiedResNet: three convolutions, pooled strides, attention pooling (OpenAI: clip/model.py)."""
+def modified_resnet(state, pixels_BCHW, *, layers, heads, training=False):
+    """Run CLIP's ModifiedResNet: three convolutions, pooled strides, attention pooling (OpenAI: clip/model.py).
+
+    Args:
+        training: batch normalisation by the batch.
+    """
 
     def norm(values, at):
         names = ("running_mean", "running_var", "weight", "bias")
-        return functional.batch_norm(values, *(state[f"{at}.{name}"] for name in names))
+        stored = (state[f"{at}.{name}"].clone() for name in names)  # training mode would change them
+        return functional.batch_norm(values, *stored, training=training)
 
     def conv(values, at, **options):
         return functional.conv2d(values, state[f"{at}.weight"], **options)

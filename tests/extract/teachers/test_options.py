@@ -72,7 +72,10 @@ TINY = {
     ("pubmedclip", "authors_file"): cases.pubmedclip_authors,
     ("pmcclip", "heads32"): partial(cases.pmcclip, heads=32),
     ("pmcclip", "cls"): partial(cases.pmcclip, text_feature="cls"),
-    ("pmcclip", "heads32_cls"): partial(cases.pmcclip, heads=32, text_feature="cls"),
+    ("pmcclip", "per_image"): partial(cases.pmcclip, batch_norm="per_image"),
+    ("pmcclip", "heads32_per_image"): partial(cases.pmcclip, heads=32, batch_norm="per_image"),
+    ("pmcclip", "mask"): partial(cases.pmcclip, text_mask=True),
+    ("pmcclip", "cls_mask"): partial(cases.pmcclip, text_feature="cls", text_mask=True),
     ("pmcclip", "vit_l_14"): cases.open_clip_hub,
     ("medclip", "resnet50"): partial(cases.medclip, tower="resnet50"),
 }
