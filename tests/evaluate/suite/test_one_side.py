@@ -11,15 +11,11 @@ from typer.testing import CliRunner
 
 from evaluate.cli import commands_results
 from evaluate.datasets.registry import read_registry
-from evaluate.models.addresses import Address, parse_address
-from evaluate.models.encoders import ModelEncoder
-from evaluate.results.record import ModelFacts, ResultRecord, SkippedRecord
+from evaluate.models.addresses import parse_address
+from evaluate.results.record import ResultRecord, SkippedRecord
 from evaluate.suite.plan import Settings, plan
 from evaluate.suite.predict import Prompts, predict_images
 from evaluate.suite.suite import Suite
-from extract.teacher_files.entry import TeacherEntry
-from extract.teacher_files.specs import teacher_spec
-from extract.teachers.loading import load_teacher
 from store.corpus.section import Corpus
 from store.errors import ConfigError
 from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
@@ -28,8 +24,8 @@ from store.format.records import Spec, Status
 from store.index.create import index_corpus
 from store.io.location import locate
 from tests.evaluate.dataset_files import write_entry
-from tests.evaluate.suite.test_suite import ENTRY, NAMES, write_data
-from tests.evaluate.tiny_model import write_model
+from tests.evaluate.suite.test_suite import ENTRY, write_data
+from tests.extract.library_cases import timm_vit
 
 TEXT_TASKS = ("zero_shot", "retrieval", "vqa")
 
@@ -39,7 +35,6 @@ def place(tmp_path_factory):
     """The images of the drawn dataset as a store: ``both`` and ``seer`` have the same image features of brightness."""
     folder = tmp_path_factory.mktemp("one_side")
     write_data(folder / "data")
-    write_model(folder / "model", NAMES)
     with tarfile.open(folder / "pairs.tar", "w") as tar:
         for file in sorted((folder / "data/drawn").glob("*.png")):
             for suffix, content in (("png", file.read_bytes()), ("txt", f"image {file.stem}".encode())):
@@ -131,26 +126,28 @@ def test_reports_state_the_gap(records, place):
     page = (place / "results/report.html").read_text()
     assert "zero_shot needs a model that encodes texts; seer encodes images alone" in page
     assert "linear_probe" in run("compare", "both", "seer", *results)
-    assert "seer" in run("claim", "both", *results, "--against", "seer")
+    assert "seer" in run("claim", "both", *results, "--teacher", "seer", "--task", "linear_probe")
 
 
-@pytest.fixture
-def model_of_images(place, monkeypatch):
-    """The tiny model, whose spec says that it encodes images alone."""
-    entry = TeacherEntry(folder=str(place / "model"), embed_dim=32)
-
-    def spec_of(name, entry, **options):
-        return teacher_spec(name, entry, **options).model_copy(update={"sides": ("image",)})
-
-    monkeypatch.setattr("evaluate.suite.predict.teacher_spec", spec_of)
-    monkeypatch.setattr("evaluate.suite.predict.entry_of", lambda *_, **__: entry)
-    return load_teacher(spec_of("seer", entry), entry)
+@pytest.fixture(scope="module")
+def seer(tmp_path_factory):
+    """The entry of a ViT of timm with random weights."""
+    return timm_vit(tmp_path_factory.mktemp("seer")).entry
 
 
-def test_a_model_that_runs_here_says_its_sides_and_predicts_nothing_by_prompts(model_of_images):
-    facts = ModelFacts(name="seer", address="teacher:seer", role="teacher", digest="0" * 64)
-    encoder = ModelEncoder(model_of_images, facts, batch_size=4, threads=1, max_pixels=10**6)
-    assert encoder.sides == ("image",)
-    address = Address(name="seer", kind="teacher", place="seer")
-    with pytest.raises(ConfigError, match="teacher:seer: encodes images alone"):
-        predict_images([], address, Prompts.of(["cat", "dog"], []), teachers={})
+def test_a_model_that_runs_here_is_probed_and_refuses_texts(place, seer, tmp_path, monkeypatch):
+    for amounts in ("SHOTS", "FRACTIONS"):
+        monkeypatch.setattr(f"evaluate.suite.task_runs.{amounts}", ())
+    entry = read_registry([write_entry(tmp_path, **ENTRY)])["drawn"]
+    results = tmp_path / "results"
+    settings = Settings(results=results, data_root=place / "data", resamples=50, batch_size=10, teachers={"seer": seer})
+    tasks = ("linear_probe", "retrieval")
+    evaluations = plan([parse_address("teacher:seer")], [entry], tasks=tasks, data_root=place / "data")
+    found = {record.task: record for record in Suite(settings).run_all(evaluations)}
+    assert isinstance(found["linear_probe"], ResultRecord)
+    assert found["retrieval"].skipped == "retrieval needs a model that encodes texts; seer encodes images alone"
+
+
+def test_classes_are_not_predicted_by_prompts_that_it_cannot_read(seer):
+    with pytest.raises(ConfigError, match="teacher:seer: encodes images alone, and classes are told apart by prompts"):
+        predict_images([], parse_address("teacher:seer"), Prompts.of(["cat", "dog"], []), teachers={"seer": seer})
