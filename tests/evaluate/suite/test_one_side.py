@@ -85,11 +85,20 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def records(place):
-    """All tasks of both teachers, by model and task."""
+    """All tasks of ``seer``, and the linear probe of both, by model and task."""
     entry = read_registry([write_entry(place, **ENTRY)])["drawn"]
-    addresses = [parse_address(f"store:{place / 'store'}#{name}") for name in ("both", "seer")]
     settings = Settings(results=place / "results", data_root=place / "data", resamples=50, batch_size=10)
-    found = Suite(settings).run_all(plan(addresses, [entry], tasks=(), data_root=place / "data"))
+    evaluations = [
+        one
+        for name, tasks in (("both", ("linear_probe",)), ("seer", ()))
+        for one in plan(
+            [parse_address(f"store:{place / 'store'}#{name}")], [entry], tasks=tasks, data_root=place / "data"
+        )
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evaluate.suite.task_runs.SHOTS", (1, 16))
+        patch.setattr("evaluate.suite.task_runs.FRACTIONS", ())
+        found = Suite(settings).run_all(evaluations)
     return {(record.model.name, record.task): record for record in found}
 
 
