@@ -112,5 +112,5 @@ def logit_scale_note(name: str, weights: Weights) -> float | None:
     except (SafetensorError, OSError) as error:
         raise TeacherError(
             f"teacher {name}: {path}: not a readable safetensors file of a CLIP model: {error}",
-            hint="it may be cut short or another file in disguise; fetch it again",
+            hint="it may be cut short or another file in disguise; move it away and fetch it again",
         ) from error
