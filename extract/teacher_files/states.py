@@ -42,6 +42,9 @@ State = dict[str, Tensor]
 MAX_LOGIT_SCALE = 101.0
 """CLIP models clamp their multiplier to 100; a larger value is no multiplier, or is not stored as a logarithm."""
 
+MAX_SIGMOID_SCALE = 1000.0
+"""Models that learned with a sigmoid clamp nothing; SigLIP's multipliers are near 115."""
+
 SHOWN = 4
 
 
@@ -119,16 +122,20 @@ def load_strictly(module: nn.Module, state: State, *, teacher: str, computed: tu
     module.load_state_dict(state, strict=False)
 
 
-def checked_logit_scale(log_scale: float, *, teacher: str) -> float:
+def checked_logit_scale(log_scale: float, *, teacher: str, sigmoid: bool = False) -> float:
     """Return a model's multiplier of cosines from the logarithm that checkpoints hold.
 
+    Args:
+        sigmoid: the model learned with a sigmoid and a bias instead of a softmax.
+
     Raises:
-        TeacherError: no CLIP model can have learned it.
+        TeacherError: no such model can have learned it.
     """
-    if not math.isfinite(log_scale) or not 0 <= log_scale <= math.log(MAX_LOGIT_SCALE):
+    most = MAX_SIGMOID_SCALE if sigmoid else MAX_LOGIT_SCALE
+    if not math.isfinite(log_scale) or not 0 <= log_scale <= math.log(most):
         raise TeacherError(
             f"teacher {teacher}: cannot be loaded: logit_scale is {log_scale}, expected the logarithm of a number from "
-            f"1 to {MAX_LOGIT_SCALE:.0f}",
+            f"1 to {most:.0f}",
             hint="the file is of another kind of model, or damaged",
         )
     return math.exp(log_scale)
@@ -171,6 +178,10 @@ def read_state(entry: TeacherEntry, weights: Weights) -> State:
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
 
 
+def _unchanged(state: State) -> State:
+    return state
+
+
 def _open_clip_file(state: State) -> State:
     # UniMed-CLIP's fork calls the text tower text_encoder.
     renamed = {
@@ -197,7 +208,8 @@ def _medclip(state: State) -> State:
 RENAME = {
     "open_clip": _without_position_ids,
     "open_clip_file": _open_clip_file,
-    "clip": _without_position_ids,
+    "transformers": _without_position_ids,
+    "timm": _unchanged,
     "medclip": _medclip,
 }
 

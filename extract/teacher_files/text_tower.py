@@ -77,6 +77,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
+"""Files each of which is a tokenizer's vocabulary."""
+
+
 def tokenizer_folder(folder: Path) -> Path:
     """Return the folder of a teacher's tokenizer: its own folder or ``text`` in it.
 
@@ -84,7 +88,7 @@ def tokenizer_folder(folder: Path) -> Path:
         WeightsNotFoundError: neither has a tokenizer.
     """
     for place in (folder / TEXT_FOLDER, folder):
-        if any((place / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):
+        if any((place / name).is_file() for name in TOKENIZERS):
             return place
     raise WeightsNotFoundError(
         f"{folder}: no tokenizer there: neither tokenizer.json nor vocab.txt, nor in {TEXT_FOLDER}/",

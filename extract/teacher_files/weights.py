@@ -23,7 +23,9 @@ RECORD_NAME = "converted.json"
 SAFETENSORS_NAME = "open_clip_model.safetensors"
 NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
     "open_clip": ((SAFETENSORS_NAME,), ("open_clip_pytorch_model.bin",)),
-    "clip": (("model.safetensors",), ("pytorch_model.bin",)),
+    "open_clip_file": ((SAFETENSORS_NAME,), ("open_clip_pytorch_model.bin",)),
+    "transformers": (("model.safetensors",), ("pytorch_model.bin",)),
+    "timm": (("model.safetensors",), ("pytorch_model.bin",)),
     "pmc_clip": (("image_encoder(resnet50).pth", "text_encoder.pth", "text_projection_layer.pth"),),
     "medclip": (("pytorch_model.bin",),),
 }

@@ -202,7 +202,7 @@ def test_authors_files_that_were_copied_anew_are_still_those_that_were_converted
     ("entry", "says"),
     [
         ({"family": "open_clip", "heads": 8}, "family open_clip has no heads; it has quick_gelu"),
-        ({"family": "clip", "architecture": "ViT-B-32"}, "family clip has no architecture"),
+        ({"transformers": "a/b", "architecture": "ViT-B-32"}, "family transformers has no architecture"),
         ({"family": "open_clip_file", "architecture": "ViT-B-32"}, "needs checkpoint"),
         ({"family": "open_clip_file", "checkpoint": "x.pt"}, r"needs architecture \(a name\) or config"),
         ({"variants": {"b": {"heads": 3}}}, "variants.b: family open_clip has no heads"),
