@@ -88,13 +88,10 @@ def records(place):
     """All tasks of ``seer``, and the linear probe of both, by model and task."""
     entry = read_registry([write_entry(place, **ENTRY)])["drawn"]
     settings = Settings(results=place / "results", data_root=place / "data", resamples=50, batch_size=10)
-    evaluations = [
-        one
-        for name, tasks in (("both", ("linear_probe",)), ("seer", ()))
-        for one in plan(
-            [parse_address(f"store:{place / 'store'}#{name}")], [entry], tasks=tasks, data_root=place / "data"
-        )
-    ]
+    evaluations = []
+    for name, tasks in (("both", ("linear_probe",)), ("seer", ())):
+        address = parse_address(f"store:{place / 'store'}#{name}")
+        evaluations += plan([address], [entry], tasks=tasks, data_root=place / "data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("evaluate.suite.task_runs.SHOTS", (1, 16))
         patch.setattr("evaluate.suite.task_runs.FRACTIONS", ())
