@@ -11,10 +11,12 @@ from typer.testing import CliRunner
 
 from extract.cli.program import app
 from extract.config import ExtractPipeline
+from extract.estimate.known_models import KNOWN_MODELS, KNOWN_TIMM, KNOWN_TRANSFORMERS, processor_of
 from extract.estimate.memory import begin_peak, held_bytes, peak_bytes
 from extract.estimate.speed import Settings, profile
-from extract.estimate.known_models import KNOWN_MODELS, KNOWN_TIMM, KNOWN_TRANSFORMERS, processor_of
 from extract.estimate.stand_in import captions, stand_in
+from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.library_models import of_transformers
 from extract.teacher_files.model_folder import CONFIG_NAME
 from extract.teacher_files.specs import teacher_spec
 from extract.teachers.loading import load_teacher
