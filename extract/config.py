@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.entry import Teachers
 from store.config.pipeline_file import Section
 from store.pipeline import Pipeline
 
@@ -32,5 +32,5 @@ class ExtractSection(Section):
 class ExtractPipeline(Pipeline):
     """A pipeline as extraction reads it."""
 
-    teachers: dict[str, TeacherEntry] = Field(min_length=1)
+    teachers: Teachers = Field(min_length=1)
     extract: ExtractSection = ExtractSection()

@@ -19,11 +19,13 @@ class TaskKind:
     Attributes:
         first_result: the result that it always has, if it has several; the task's own name if left out.
         items: what its items may be: single images, bags of tiles, rows of a table of features.
+        texts: whether the model has to encode texts.
         folds: whether it can cross-validate where a dataset has no split.
     """
 
     labelled: bool = False
     trains: bool = False
+    texts: bool = False
     folds: bool = False
     items: tuple[Items, ...] = ("images",)
     fields: tuple[str, ...] = ()
@@ -31,10 +33,10 @@ class TaskKind:
 
 
 TASKS: dict[str, TaskKind] = {
-    "zero_shot": TaskKind(labelled=True),
+    "zero_shot": TaskKind(labelled=True, texts=True),
     "linear_probe": TaskKind(labelled=True, trains=True),
-    "retrieval": TaskKind(fields=("caption",)),
-    "vqa": TaskKind(trains=True, fields=("question", "answer")),
+    "retrieval": TaskKind(texts=True, fields=("caption",)),
+    "vqa": TaskKind(trains=True, texts=True, fields=("question", "answer")),
     "survival": TaskKind(
         trains=True,
         folds=True,

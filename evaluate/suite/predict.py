@@ -85,13 +85,19 @@ def predict_images(
     """Return the share of each class for each image of 8 bits a channel, (N, C): the softmax of the scaled cosines.
 
     Raises:
-        ConfigError: the address is that of stored features.
+        ConfigError: the address is that of stored features, or the model encodes images alone.
         MMKDError: the model cannot be loaded.
     """
     if address.kind == "store":
         raise ConfigError(f"{address.text}: stored features cannot be computed for new images: name a model")
     entry = entry_of(address, teachers=teachers)
-    model = load_teacher(teacher_spec(address.name, entry), entry, device=device)
+    spec = teacher_spec(address.name, entry)
+    if "text" not in spec.sides:
+        raise ConfigError(
+            f"{address.text}: encodes images alone, and classes are told apart by prompts",
+            hint="a linear probe classifies with such a model: python -m evaluate run --task linear_probe",
+        )
+    model = load_teacher(spec, entry, device=device)
     image_NE = model.encode_image(np.stack([fit(image, model.geometry) for image in images]))
     class_CE = prompt_ensemble(model.encode_text, prompts.prompts)
     logits_NC = model.logit_scale * image_NE.astype(np.float64) @ class_CE.astype(np.float64).T

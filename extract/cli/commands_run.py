@@ -122,7 +122,8 @@ def _rate_lines(rates: Rates) -> list[str]:
     origin = f"a probe of {rates.rows:,} rows in {rates.seconds:.1f} s" if rates.source == "probe" else rates.source
     lines = [f"one worker, by {origin}:"]
     for name, rate in rates.teachers.items():
-        lines.append(f"  {name}: {rate.images_per_s:,.1f} images/s, {rate.captions_per_s:,.1f} captions/s")
+        captions = f"{rate.captions_per_s:,.1f} captions/s" if rate.captions_per_s else "encodes no captions"
+        lines.append(f"  {name}: {rate.images_per_s:,.1f} images/s, {captions}")
     if rates.source == "probe":
         lines.append(f"  waiting for images, writing: {rates.shared_s * 1000:,.2f} ms per row")
     elif rates.decoded_per_s:

@@ -1,4 +1,4 @@
-"""``python -m extract teachers``, ``fetch``, ``golden``: list, measure, download and check teachers."""
+"""``python -m extract teachers``, ``golden``: list, measure and check teachers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from extract.teacher_files.entry import TeacherEntry
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, SetOption, print_json, wide_console
 from store.config.pipeline_file import read_pipeline
 from store.console import ExitCode, progress
-from store.errors import ConfigError, MMKDError, TeacherError, WeightsNotFoundError
+from store.errors import ConfigError, MMKDError, WeightsNotFoundError
 
 if TYPE_CHECKING:
     from extract.estimate.speed import Profile
@@ -74,7 +74,7 @@ def teachers(
     if as_json:
         print_json(described)
     else:
-        _print_teachers(described)
+        _print_teachers(described, entries)
 
 
 def describe(name: str, entry: TeacherEntry) -> dict[str, Any]:
@@ -88,6 +88,7 @@ def describe(name: str, entry: TeacherEntry) -> dict[str, Any]:
         "folder": entry.folder,
         "source": entry.origin,
         "licence": entry.licence,
+        "licence_read": str(entry.licence_read) if entry.licence_read else None,
         "files": [
             {"name": file.name, "from": file.item.origin, "present": file.path.is_file(), "optional": file.optional}
             for file in entry.wanted()
@@ -108,13 +109,13 @@ def describe(name: str, entry: TeacherEntry) -> dict[str, Any]:
     return described
 
 
-def _print_teachers(described: dict[str, dict[str, Any]]) -> None:
+def _print_teachers(described: dict[str, dict[str, Any]], entries: dict[str, TeacherEntry]) -> None:
     console, table = Console(), Table("teacher", "family", "width", "state", "MB", "spec", "licence")
     for name, entry in described.items():
         state = "present" if entry["present"] else entry["problem"]["kind"]
         size = f"{entry['nbytes'] / 1e6:,.1f}" if entry["nbytes"] else ""
         cells = (name, entry["family"], str(entry["embed_dim"]), state, size, (entry["spec_hash"] or "")[:8])
-        table.add_row(*cells, Text(entry["licence"] or "not stated"))
+        table.add_row(*cells, Text(licence_of(entries[name])))
     for column in table.columns[:-1]:
         column.no_wrap = True
     console.print(table)
@@ -131,7 +132,7 @@ def _print_profile(found: Profile) -> None:
     for name, speed in found.teachers.items():
         sizes = (f"{nbytes / 1e6:,.0f}" for nbytes in (speed.parameter_bytes, speed.peak_bytes))
         pairs = (speed.images_per_s, speed.captions_per_s), (speed.load_s, speed.hours)
-        first, last = ([f"{number:,.1f}" for number in pair] for pair in pairs)
+        first, last = (["" if number is None else f"{number:,.1f}" for number in pair] for pair in pairs)
         share = "" if speed.cpu_share is None else f"{speed.cpu_share:.0%}"
         table.add_row(name, speed.weights, speed.precision, *first, share, *sizes, *last)
     console.print(table)
@@ -147,39 +148,10 @@ def _print_profile(found: Profile) -> None:
         console.print(Text(line), soft_wrap=True)
 
 
-@app.command(epilog="Example: python -m extract fetch biomedclip plip")
-def fetch(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Teachers; all if left out.")] = None,
-    *,
-    pipeline: TeachersPipelineOption = MMKD,
-    config: ConfigOption = PIPELINES_FILE,
-    set_: SetOption = None,
-    variant: Annotated[str | None, typer.Option(help="Fetch this variant instead.")] = None,
-) -> None:
-    """Download the files that teachers lack and convert them to safetensors. Kill it at any moment and run it again."""
-    from extract.teacher_files.fetch import fetch as fetch_teacher
-
-    entries = chosen(read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or []), names)
-    if variant is not None:
-        entries = {name: _variant(name, entry, variant) for name, entry in entries.items()}
-    problems: list[TeacherError] = []
-    for name, entry in entries.items():
-        try:
-            if not fetch_teacher(name, entry):
-                log.info("teacher %s: nothing to fetch", name)
-        except TeacherError as error:
-            problems.append(error)
-    if problems:
-        hints = dict.fromkeys(error.hint for error in problems if error.hint)
-        raise TeacherError("\n".join(map(str, problems)), hint="; ".join(hints) or None)
-
-
-def _variant(name: str, entry: TeacherEntry, variant: str) -> TeacherEntry:
-    readings = entry.readings()
-    if variant not in readings:
-        known = ", ".join(readings) or "none"
-        raise ConfigError(f"--variant: teacher {name} has no variant {variant!r}; it has {known}")
-    return readings[variant]
+def licence_of(entry: TeacherEntry) -> str:
+    """Return a licence as its page states it, with the date on which the page was read."""
+    read = f" (read {entry.licence_read})" if entry.licence_read else ""
+    return f"{entry.licence or 'not stated'}{read}"
 
 
 def chosen(pipeline: ExtractPipeline, names: list[str] | None) -> dict[str, TeacherEntry]:

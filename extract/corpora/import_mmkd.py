@@ -200,7 +200,7 @@ def _import_teacher(location: Location, info: StoreInfo, name: str, features: Un
     circumstances = Circumstances(
         device="import", batch_size=1, run_id=f"import-{secrets.token_hex(3)}", attempt=1, timings_s={}, versions={}
     )
-    pairs = PairTable(location, info)
+    pairs, sides = PairTable(location, info), features.of(spec)
     for range_id in range(info.ranges):
         part = slice(*info.bounds(range_id))
         commit_unit(
@@ -210,7 +210,7 @@ def _import_teacher(location: Location, info: StoreInfo, name: str, features: Un
             range_id=range_id,
             pairs=pairs.read(part.start, part.stop),
             features=UnitFeatures(
-                image=features.image[part], text=features.text[part], status=features.status[part], reasons={}
+                image=sides["image"][part], text=sides["text"][part], status=features.status[part], reasons={}
             ),
             circumstances=circumstances,
             guard=guard,

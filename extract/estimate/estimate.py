@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from extract.run.stages import SHARED_STAGES, THREAD_STAGES
 from extract.run.tracker import Outcome, Tracker, write_report
 from extract.teacher_files.specs import teacher_spec
 from store.config.pipeline_file import dump_resolved
-from store.format.arrays import ARRAY_NAMES, ArrayName, dtype_of, index_bytes
+from store.format.arrays import ArrayName, array_names, dtype_of, index_bytes, tail_of
 from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
 from store.format.pairs import PAIR_SCHEMA, PairTable
 from store.format.records import Receipt, Spec, Status, StoreInfo, read_record, read_store_info, record_bytes, spec_key
@@ -85,11 +86,11 @@ def estimate(
     planned = plan(store, info=info, pairs=pairs, specs=specs)
     lacking = Counter(name for item in planned.work for name in item.teachers)
     rates = None
+    wanted = [spec for name, spec in specs.items() if lacking[name]]
     if planned.work and profile is not None:
-        rates = rates_of_profile(profile, teachers=lacking)
+        rates = rates_of_profile(profile, specs=wanted)
     elif planned.work and probe_s > 0:
         root = str(corpus_root or info.corpus_root)
-        wanted = [spec for name, spec in specs.items() if lacking[name]]
         rates = probe(pairs, info, planned.work, specs=wanted, pipeline=pipeline, seconds=probe_s, root=root)
     worker_hours = None if planned.work else 0.0
     if rates is not None:
@@ -136,7 +137,7 @@ class Size:
 def shard_bytes(name: ArrayName, *, rows: int, spec: Spec, info: StoreInfo) -> int:
     """Return the bytes of a store shard: whole chunks of the rows, then the index of a whole range."""
     chunks = -(-rows // info.chunk_rows)
-    width = spec.embed_dim if name in ("image", "text") else 1
+    width = math.prod(tail_of(name, spec))
     data = chunks * info.chunk_rows * width * np.dtype(dtype_of(name, spec.stored_dtype)).itemsize
     return data + index_bytes(info)
 
@@ -176,9 +177,10 @@ def predicted_size(
     for item in planned.work:
         start, stop = info.bounds(item.range_id)
         for name in item.teachers:
-            shards = (shard_bytes(array, rows=stop - start, spec=specs[name], info=info) for array in ARRAY_NAMES)
+            arrays = array_names(specs[name])
+            shards = (shard_bytes(array, rows=stop - start, spec=specs[name], info=info) for array in arrays)
             nbytes += sum(shards) + sizes[name] + round((rates.bad_row_bytes if rates else 0.0) * (stop - start))
-            objects += len(ARRAY_NAMES) + 1
+            objects += len(arrays) + 1
             digest = known.digest(item.range_id, stop=stop) or examples[name].pairs_digest
             update = {"range": item.range_id, "stop": stop, "pairs_digest": digest}
             known.add(examples[name].model_copy(update=update), size=sizes[name])
@@ -199,7 +201,12 @@ def _example(
         spec=spec,
         range_id=info.ranges - 1,
         pairs=PAIR_SCHEMA.empty_table(),
-        features=UnitFeatures(image=zeros, text=zeros, status=np.full(len(zeros), Status.OK, np.uint8), reasons={}),
+        features=UnitFeatures(
+            image=zeros,
+            text=zeros if "text" in spec.sides else None,
+            status=np.full(len(zeros), Status.OK, np.uint8),
+            reasons={},
+        ),
         circumstances=Circumstances(
             device=pipeline.extract.device,
             batch_size=pipeline.extract.batch_size,

@@ -41,10 +41,19 @@ PROFILE_HINT = "python -m extract teachers --profile --json > FILE measures them
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class TeacherRate:
-    """Distinct images and distinct captions that one teacher encodes per second in one worker."""
+    """Distinct images and distinct captions that one teacher encodes per second in one worker.
+
+    Attributes:
+        captions_per_s: None of a teacher that encodes images alone.
+    """
 
     images_per_s: float
-    captions_per_s: float
+    captions_per_s: float | None
+
+    def seconds(self, distinct: Distinct) -> float:
+        """Return the seconds for a row with a share of distinct images and captions."""
+        captions_s = distinct.captions / self.captions_per_s if self.captions_per_s else 0.0
+        return distinct.images / self.images_per_s + captions_s
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -99,7 +108,7 @@ def seconds_per_row(
     of the two decides; on a CPU decoding takes its time from the teachers.
     """
     used = [rates.teachers[name] for name in teachers]
-    row_s = sum(distinct.images / one.images_per_s + distinct.captions / one.captions_per_s for one in used)
+    row_s = sum(one.seconds(distinct) for one in used)
     if rates.decoded_per_s:
         decode_s = distinct.images / rates.decoded_per_s
         row_s = max(row_s, decode_s / decode_threads) if device == "cuda" else row_s + decode_s
@@ -119,10 +128,11 @@ def predicted_hours(
     return seconds / 3600
 
 
-def rates_of_profile(path: Path, *, teachers: Iterable[str]) -> Rates:
+def rates_of_profile(path: Path, *, specs: Iterable[Spec]) -> Rates:
     """Return the rates that ``python -m extract teachers --profile --json`` measured.
 
-    Its JSON has ``images_per_s`` and ``captions_per_s`` by teacher, at the top or under ``teachers``.
+    Its JSON has ``images_per_s`` and, of a teacher that encodes captions, ``captions_per_s`` by teacher, at the top or
+    under ``teachers``.
 
     Raises:
         ConfigError: it is no JSON, or lacks the rates of the named teachers.
@@ -137,13 +147,13 @@ def rates_of_profile(path: Path, *, teachers: Iterable[str]) -> Rates:
     entries = content.get("teachers", content)
     entries = entries if isinstance(entries, dict) else {}
     found, lacking = {}, []
-    for name in teachers:
-        entry = entries.get(name)
+    for spec in specs:
+        entry = entries.get(spec.teacher)
         images, captions = (_positive(entry, key) for key in ("images_per_s", "captions_per_s"))
-        if images and captions:
-            found[name] = TeacherRate(images_per_s=images, captions_per_s=captions)
+        if images and (captions or "text" not in spec.sides):
+            found[spec.teacher] = TeacherRate(images_per_s=images, captions_per_s=captions)
         else:
-            lacking.append(name)
+            lacking.append(spec.teacher)
     if lacking:
         raise ConfigError(f"{path}: no images_per_s and captions_per_s of {', '.join(lacking)}", hint=PROFILE_HINT)
     return Rates(teachers=found, source=str(path), decoded_per_s=_positive(content, "decoded_per_s"))
@@ -199,9 +209,11 @@ def _measure(worker: Worker, *, seconds: float) -> Rates:
         teachers={
             name: TeacherRate(
                 images_per_s=images / max(worker.teacher_s[name, "forward_image"], 1e-9),
-                captions_per_s=captions / max(worker.teacher_s[name, "forward_text"], 1e-9),
+                captions_per_s=captions / max(worker.teacher_s[name, "forward_text"], 1e-9)
+                if "text" in teacher.spec.sides
+                else None,
             )
-            for name in names
+            for name, teacher in worker.teachers.items()
         },
         shared_s=max(0.0, elapsed - sum(worker.teacher_s.values())) / rows,
         bad_row_bytes=_bad_row_bytes(receipts) / (rows * len(names)),

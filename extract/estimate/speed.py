@@ -189,7 +189,10 @@ def _measure(name: str, entry: TeacherEntry, settings: Settings) -> tuple[Frozen
     begin_peak(settings.device)
     wall, used = time.perf_counter(), time.process_time()
     images_per_s = count * _calls_per_s(lambda: teacher.encode_image(pixels_BHWC), settings.seconds)
-    captions_per_s = count * _calls_per_s(lambda: teacher.encode_text(next(texts)), settings.seconds)
+    captions_per_s = None
+    if "text" in teacher.spec.sides:
+        captions_per_s = count * _calls_per_s(lambda: teacher.encode_text(next(texts)), settings.seconds)
+    rate = TeacherRate(images_per_s=images_per_s, captions_per_s=captions_per_s)
     share = (time.process_time() - used) / (time.perf_counter() - wall) / settings.threads
     return teacher, TeacherSpeed(
         weights=weights,
@@ -200,7 +203,7 @@ def _measure(name: str, entry: TeacherEntry, settings: Settings) -> tuple[Frozen
         peak_bytes=peak_bytes(settings.device) - before,
         load_s=load_s,
         cpu_share=None if settings.device == "cuda" else min(1.0, share),
-        hours=settings.rows * (1 / images_per_s + 1 / captions_per_s) / 3600,
+        hours=settings.rows * rate.seconds(Distinct()) / 3600,
     )
 
 

@@ -27,7 +27,7 @@ from extract.teacher_files.text_tower import (
 )
 from extract.teacher_files.weights import weight_names
 from extract.teachers.base import FrozenTeacher
-from extract.teachers.loading import FAMILIES
+from extract.teachers.loading import family_of
 from store.errors import WeightsNotFoundError
 
 LOG_SCALE = math.log(50)
@@ -107,7 +107,7 @@ def stand_in(name: str, entry: TeacherEntry, folder: Path, *, device: str, seed:
     _write_tokenizer(entry, folder)
     here = entry.model_copy(update={"folder": str(folder)})
     spec = teacher_spec(name, here)
-    family = FAMILIES[entry.family]
+    family = family_of(spec, here)
     return family(spec, here, _random_state(family.architecture(spec, here), seed), device=device)
 
 
@@ -121,7 +121,7 @@ def _write_configuration(name: str, entry: TeacherEntry, folder: Path) -> None:
             )
         model = built_in_architecture(name, known) if isinstance(known, str) else known
         (folder / CONFIG_NAME).write_text(json.dumps({"model_cfg": model}))
-    if entry.family == "clip" and not (folder / "config.json").is_file():
+    if entry.family == "transformers" and not (folder / "config.json").is_file():
         # By default transformers builds OpenAI's ViT-B/32, which PLIP and PubMedCLIP are.
         (folder / "config.json").write_text(json.dumps({"model_type": "clip", "projection_dim": 512}))
 
@@ -130,7 +130,7 @@ def _write_tokenizer(entry: TeacherEntry, folder: Path) -> None:
     try:
         tokenizer_folder(folder)
     except WeightsNotFoundError:
-        if entry.family == "clip":
+        if entry.family == "transformers":
             _write_clip_tokenizer(folder)
         else:
             _write_word_pieces(folder / TEXT_FOLDER, size=_vocabulary_size(entry, folder))

@@ -16,10 +16,8 @@ from extract.run.run_spec import build_worker
 from extract.teacher_files.specs import teacher_spec
 from store.errors import IncompleteStoreError, SpecMismatchError
 from store.format.pairs import PairTable
-from store.format.records import Side, Spec, Status
+from store.format.records import Spec, Status
 from store.read.reader import FeatureStore
-
-SIDES: tuple[Side, ...] = ("image", "text")
 
 MIN_COSINE = 0.9999
 """The same weights and pixels reach this on any device: rounding to float16 costs 2e-7, another order of sums 1e-6."""
@@ -57,7 +55,7 @@ class TeacherDrift:
     Attributes:
         rows: number of rows that were compared: ok in the store and now.
         threshold: cosine that every row must reach.
-        sides: by ``image`` and ``text``; empty if no row could be compared.
+        sides: by the sides that the teacher encodes; empty if no row could be compared.
         lost: rows that are ok in the store and bad now.
         gained: rows that are bad in the store and ok now; ``retry`` and ``run`` would repair them.
     """
@@ -160,7 +158,7 @@ def _compare(
     was_K, is_K = store.status(name)[drawn] == Status.OK, again.status(name) == Status.OK
     both_K = committed_K & was_K & is_K
     sides: dict[str, SideDrift] = {}
-    for side in SIDES if both_K.any() else ():
+    for side in store.spec(name).sides if both_K.any() else ():
         old_BD = store.read(drawn[both_K], teacher=name, side=side).astype(np.float64)
         new_BD = again.read(np.flatnonzero(both_K), teacher=name, side=side).astype(np.float64)
         sides[side] = _compare_side(old_BD, new_BD, drawn[both_K], threshold=threshold)

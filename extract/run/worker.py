@@ -181,12 +181,15 @@ class Worker:
             row: bad_images[image] for row, image in enumerate(distinct.of_row_N.tolist()) if image in bad_images
         }
         captions = strings(pairs, "caption")
-        status, reasons = _status(captions, bad_rows, left_out)
+        of_images = _status(len(captions), {}, bad_rows, left_out)
+        of_pairs = _status(len(captions), _bad_captions(captions), bad_rows, left_out)
         captions[list(left_out)] = None
         changed_N = [changed.get(image) for image in distinct.of_row_N.tolist()]
         features = {}
         for teacher in teachers:
-            text_ND, truncated_N = self._encode_captions(teacher, captions, clock)
+            paired = "text" in teacher.spec.sides
+            text_ND, truncated_N = self._encode_captions(teacher, captions, clock) if paired else (None, None)
+            status, reasons = of_pairs if paired else of_images
             features[teacher.name] = UnitFeatures(
                 image=image_KD[teacher.name][distinct.of_row_N],
                 text=text_ND,
@@ -266,17 +269,23 @@ class Worker:
         return self._batch_sizes.setdefault(teacher.name, BatchSize(self.decoder.batch_size, teacher=teacher.name))
 
 
-def _status(
-    captions: npt.NDArray[np.object_], bad_images: Mapping[int, str], killers: Mapping[int, str]
-) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
-    status = np.full(len(captions), Status.OK, np.uint8)
-    reasons: dict[int, str] = {}
+def _bad_captions(captions: npt.NDArray[np.object_]) -> dict[int, str]:
+    bad: dict[int, str] = {}
     for position, caption in enumerate(captions):
         if not caption:
-            status[position], reasons[position] = Status.BAD_TEXT, "the caption is missing or empty"
+            bad[position] = "the caption is missing or empty"
         elif not has_word(caption):
-            status[position], reasons[position] = Status.BAD_TEXT, "the caption has no letter or digit"
-    for kind, found in ((Status.BAD_IMAGE, bad_images), (Status.KILLER_ROW, killers)):
+            bad[position] = "the caption has no letter or digit"
+    return bad
+
+
+def _status(
+    rows: int, bad_captions: Mapping[int, str], bad_images: Mapping[int, str], killers: Mapping[int, str]
+) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
+    status = np.full(rows, Status.OK, np.uint8)
+    reasons: dict[int, str] = {}
+    kinds = ((Status.BAD_TEXT, bad_captions), (Status.BAD_IMAGE, bad_images), (Status.KILLER_ROW, killers))
+    for kind, found in kinds:
         for position, reason in found.items():
             status[position], reasons[position] = kind, reason
     return status, reasons

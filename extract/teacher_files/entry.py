@@ -5,23 +5,28 @@ docs/pipelines.md describes every key.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import datetime as dt
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from store.config.pipeline_file import ConfigPath, Section
+from store.config.problems import suggest
 
+from .address import LIBRARIES, filled, is_folder, is_published
 from .geometry import Overrides
 
-Family: TypeAlias = Literal["open_clip", "open_clip_file", "clip", "pmc_clip", "medclip"]
+Family: TypeAlias = Literal["open_clip", "open_clip_file", "transformers", "timm", "pmc_clip", "medclip"]
 
 FAMILY_OPTIONS: dict[str, frozenset[str]] = {
     "open_clip": frozenset({"quick_gelu"}),
     "open_clip_file": frozenset({"checkpoint", "architecture", "config", "quick_gelu"}),
-    "clip": frozenset(),
+    "transformers": frozenset({"feature"}),
+    "timm": frozenset({"config"}),
     "pmc_clip": frozenset({"batch_norm", "checkpoint", "config", "heads", "text_feature", "text_mask"}),
     "medclip": frozenset({"config", "vision"}),
 }
@@ -34,8 +39,8 @@ class Download(Section):
     repo: str | None = None
     kind: Literal["model", "dataset"] = "model"
     revision: str | None = None
-    url: str | None = None
-    files: tuple[str, ...] = Field(min_length=1)
+    url: ConfigPath | None = None
+    files: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     into: Literal["text"] | None = None
     sha256: dict[str, str] = {}
@@ -44,6 +49,20 @@ class Download(Section):
     def _one_origin(self) -> Download:
         if (self.repo is None) == (self.url is None):
             raise ValueError("give repo (of the Hugging Face Hub) or url (of a zip file)")
+        if not self.files and not self.optional:
+            raise ValueError("files names what to fetch; give at least one, or one in optional")
+        if self.url and not self.url.startswith(("https://", "http://")):
+            raise ValueError(f"url: expected an https:// address of a zip file, got '{self.url}'")
+        return self
+
+    @model_validator(mode="after")
+    def _digests(self) -> Download:
+        names = (*self.files, *self.optional, *([self.url.rsplit("/", 1)[-1]] if self.url else []))
+        for name, digest in self.sha256.items():
+            if name not in names:
+                raise ValueError(f"sha256: no file {name!r}{suggest(name, names)}; there are {', '.join(names)}")
+            if not re.fullmatch(r"[0-9a-f]{64}", digest):
+                raise ValueError(f"sha256: {name}: expected 64 digits of 0-9 and a-f, got {digest!r}")
         return self
 
     @property
@@ -65,6 +84,10 @@ class Wanted:
     optional: bool
 
 
+TUPLES = ("download", "preprocess")
+"""Keys below which lists are tuples."""
+
+
 class Choices(Section):
     """Settings that a teacher's authors leave open."""
 
@@ -75,9 +98,23 @@ class Choices(Section):
     text_feature: Literal["pooler", "cls"] | None = None
     text_mask: bool | None = None
     vision: Literal["swin", "resnet50"] | None = None
+    feature: Literal["pooler", "cls", "mean"] | None = None
     precision: Literal["fp32", "bf16", "fp16"] | None = None
     compile: Literal["inductor", "eager"] | None = None
     preprocess: Overrides | None = None
+    open_clip: str | None = None
+    transformers: str | None = None
+    timm: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_address(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        if values.get("family") == "clip":
+            raise ValueError(f"family clip is written as an address now: {_as_address(values)}")
+        # What a validator returns is read as Python values, in which a strict tuple is no list.
+        return {key: _tuples(value) if key in TUPLES else value for key, value in filled(values).items()}
 
 
 class Variant(Choices):
@@ -90,16 +127,23 @@ class Variant(Choices):
     family: Family | None = None
     architecture: str | None = None
     download: tuple[Download, ...] = ()
+    licence: str | None = None
+    licence_read: dt.date | None = Field(default=None, strict=False)
 
 
 class TeacherEntry(Choices):
-    """A teacher in pipelines.yaml: the place of its model, its loading and its licence."""
+    """A teacher in pipelines.yaml: the place of its model, its loading and its licence.
+
+    Attributes:
+        embed_dim: None where the model's own configuration is to say it.
+    """
 
     folder: ConfigPath
-    embed_dim: int = Field(gt=0)
+    embed_dim: int | None = Field(default=None, gt=0)
     family: Family = "open_clip"
     source: str | None = None
     licence: str | None = None
+    licence_read: dt.date | None = Field(default=None, strict=False)
     architecture: str | None = None
     config: dict[str, Any] | None = None
     download: tuple[Download, ...] = ()
@@ -121,8 +165,12 @@ class TeacherEntry(Choices):
         strange = sorted(name for name in every - allowed if getattr(self, name))
         if strange:
             raise ValueError(f"family {self.family} has no {', '.join(strange)}; it has {', '.join(sorted(allowed))}")
+        if self.family in ("pmc_clip", "medclip") and self.embed_dim is None:
+            raise ValueError(f"family {self.family} needs embed_dim, because no file states it")
+        if self.family in ("transformers", "timm") and getattr(self, self.family) is None:
+            raise ValueError(f"family {self.family} is stated by an address: {self.family}: OWNER/NAME, or a folder")
         if self.family == "open_clip_file":
-            if not self.checkpoint:
+            if not self.checkpoint and not self.open_clip:
                 raise ValueError("family open_clip_file needs checkpoint, the name of the weights file")
             if (self.architecture is None) == (self.config is None):
                 raise ValueError("family open_clip_file needs architecture (a name) or config (a model_cfg)")
@@ -136,7 +184,7 @@ class TeacherEntry(Choices):
         stated = {key: getattr(variant, key) for key in variant.model_fields_set}
         if variant.family:
             # The choices of the teacher's own family say nothing about another family.
-            stated = dict.fromkeys(frozenset[str]().union(*FAMILY_OPTIONS.values())) | stated
+            stated = dict.fromkeys(frozenset[str]().union(*FAMILY_OPTIONS.values(), LIBRARIES)) | stated
         return self.model_copy(update={**stated, "variants": {}})
 
     @property
@@ -150,3 +198,32 @@ class TeacherEntry(Choices):
             folder = Path(self.folder) / (item.into or "")
             for name in (*item.files, *item.optional):
                 yield Wanted(item=item, name=name, path=folder / name, optional=name in item.optional)
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _as_address(values: Mapping[str, Any]) -> str:
+    repos = [item.get("repo") for item in values.get("download") or () if isinstance(item, Mapping)]
+    address = next((repo for repo in repos if repo), None)
+    if address:
+        return f"transformers: {address}"
+    folder = str(values.get("folder"))
+    return f"transformers: {folder if is_folder(folder) else f'./{folder}'}"
+
+
+def _with_folders(values: Any) -> Any:
+    """Return a pipeline's teachers, each with a folder if its address says no other."""
+    if not isinstance(values, Mapping):
+        return values
+    return {
+        name: {"folder": f"weights/{name}", **entry} if isinstance(entry, Mapping) and is_published(entry) else entry
+        for name, entry in values.items()
+    }
+
+
+Teachers = Annotated[dict[str, TeacherEntry], BeforeValidator(_with_folders)]
+"""A pipeline's teachers by name. One whose address is no folder lies in ``weights/NAME``, unless it states a folder."""

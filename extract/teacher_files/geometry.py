@@ -47,8 +47,12 @@ class Geometry(BaseModel):
             torchvision rounds them to even. ``pad_square_grey`` is MedCLIP's: grey, padded with black to a square of at
             least the model's size, then resized.
         fill_color: grey level of padding.
+        resize_px: what the sides are resized to before the crop, where that is more than the model sees.
+        rgb_first: the image is converted to RGB before it is resized, in a mode that does not do so anyway.
         antialias: whether a smaller image is low-pass filtered, as Pillow always does; torchvision's resize of tensors
-            can do without. It is left out of a spec where it is true, so that specs of before it stay the same.
+            can do without.
+
+    The last three are left out of a spec where they have their default, so that specs of before them stay the same.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -57,6 +61,8 @@ class Geometry(BaseModel):
     resize_mode: ResizeMode = "shortest"
     interpolation: Interpolation = "bicubic"
     fill_color: int = 0
+    resize_px: int | None = None
+    rgb_first: bool = False
     antialias: bool = True
 
     @model_validator(mode="after")
@@ -67,7 +73,34 @@ class Geometry(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in serialize(self).items() if name != "antialias" or not value}
+        later = {"resize_px": None, "rgb_first": False, "antialias": True}
+        return {name: value for name, value in serialize(self).items() if name not in later or value != later[name]}
+
+    @property
+    def resized_px(self) -> int:
+        """Side that the resize makes."""
+        return self.resize_px or self.size_px
+
+    @property
+    def converts_first(self) -> bool:
+        """Whether the image is converted to RGB before it is resized."""
+        return self.rgb_first or self.resize_mode in CONVERTED_FIRST
+
+    def __str__(self) -> str:
+        resize = {
+            "shortest": "short side to {} px, centre crop",
+            "shortest_floor_crop": "short side to {} px, centre crop rounded down",
+            "longest": "long side to {} px, padded",
+            "squash": "both sides to {} px",
+            "pad_square_grey": "grey, padded to a square, resized to {} px",
+        }[self.resize_mode].format(self.resized_px)
+        crop = f" of {self.size_px} px" if "crop" in resize else ""
+        if self.resize_mode == "squash" and self.resized_px != self.size_px:
+            crop = f", centre crop of {self.size_px} px"
+        order = "RGB before" if self.converts_first else "RGB after"
+        return (
+            f"{resize}{crop}, {self.interpolation}{'' if self.antialias else ' without antialias'}, {order} the resize"
+        )
 
 
 class Overrides(Section):
@@ -99,6 +132,13 @@ class Preprocessing(BaseModel):
     @model_serializer(mode="wrap")
     def _without_none(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {name: value for name, value in serialize(self).items() if value is not None}
+
+    def __str__(self) -> str:
+        mean, std = (
+            " ".join(f"{value:.4g}" for value in (values if len(set(values)) > 1 else values[:1]))
+            for values in (self.mean, self.std)
+        )
+        return f"{self.geometry}; mean {mean}, std {std}"
 
     def replaced(self, overrides: Overrides | None) -> Preprocessing:
         """Return the preprocessing with the settings that an entry states instead of the model's own.
@@ -163,7 +203,7 @@ def fit_all(
         for geometry in geometries:
             current, path = image, tuple[str, ...]()
             # Grey images are the same in either order, and cheaper with one channel.
-            if geometry.resize_mode in CONVERTED_FIRST and image.mode not in ("L", "RGB"):
+            if geometry.converts_first and image.mode not in ("L", "RGB"):
                 path = ("colours",)
                 current = after(path, to_rgb, current)
             _check_memory(current, geometry, max_pixels)
@@ -175,7 +215,7 @@ def fit_all(
 
 
 def _check_memory(image: Image.Image, geometry: Geometry, max_pixels: int) -> None:
-    (width, height), side = image.size, geometry.size_px
+    (width, height), side = image.size, geometry.resized_px
     if geometry.resize_mode == "pad_square_grey":
         needed = max(side, width, height) ** 2
     else:
@@ -197,25 +237,26 @@ def _steps(geometry: Geometry) -> tuple[Step, ...]:
     from open_clip.transform import CenterCropOrPad, ResizeKeepRatio
     from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
-    size = geometry.size_px
+    size, to = geometry.size_px, geometry.resized_px
     interpolation = InterpolationMode(geometry.interpolation)
+    crop: Step = f"crop to {size}", CenterCrop(size)
     filtered = "" if geometry.antialias else " without antialias"
     resize = partial(Resize, interpolation=interpolation, antialias=geometry.antialias)
     across = (lambda step: step) if geometry.antialias else _on_tensors
-    shortest: Step = f"short side to {size} {interpolation}{filtered}", across(resize(size))
-    squash: Step = f"both sides to {size} {interpolation}{filtered}", across(resize((size, size)))
+    shortest: Step = f"short side to {to} {interpolation}{filtered}", across(resize(to))
+    squash: Step = f"both sides to {to} {interpolation}{filtered}", across(resize((to, to)))
     if geometry.resize_mode == "pad_square_grey":
         pad: Step = f"square of at least {size}", partial(_pad_square, at_least=size)
         return ("grey", methodcaller("convert", "L")), pad, squash
     if geometry.resize_mode == "shortest_floor_crop":
         return shortest, (f"crop to {size}, down", partial(_crop_rounding_down, size=size))
     if geometry.resize_mode == "squash":
-        return (squash,)
+        return (squash,) if to == size else (squash, crop)
     if geometry.resize_mode == "longest":
         longest = ResizeKeepRatio(size, interpolation=interpolation, longest=1)
         crop_or_pad = CenterCropOrPad(size, fill=geometry.fill_color)
         return (f"long side to {size} {interpolation}", longest), (f"pad to {size} {geometry.fill_color}", crop_or_pad)
-    return shortest, (f"crop to {size}", CenterCrop(size))
+    return shortest, crop
 
 
 def _on_tensors(resize: Callable[[Any], Any]) -> Callable[[Image.Image], Image.Image]:

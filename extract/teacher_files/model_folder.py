@@ -6,7 +6,6 @@ Nothing here imports torch: planning a run reads specs and must answer in second
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from store.errors import ConfigError, TeacherError, WeightsNotFoundError
 
+from .address import architecture_file
 from .entry import TeacherEntry
 from .weights import CONVERTED_NAME, NAMES, SAFETENSORS_NAME, Weights
 
@@ -67,7 +67,7 @@ def open_clip_config(name: str, entry: TeacherEntry) -> dict[str, Any]:
         config = {"model_cfg": model}
         where = entry.architecture or "its config"
     model = config["model_cfg"]
-    if model.get("embed_dim") != entry.embed_dim:
+    if entry.embed_dim not in (None, model.get("embed_dim")):
         raise TeacherError(
             f"teacher {name}: {where} has embed_dim {model.get('embed_dim')}, the pipeline says {entry.embed_dim}",
             hint=f"another model lies in that folder, or teachers.{name}.embed_dim is wrong",
@@ -85,30 +85,33 @@ def built_in_architecture(name: str, architecture: str) -> dict[str, Any]:
     Raises:
         ConfigError: open_clip has none of that name.
     """
-    found = importlib.util.find_spec("open_clip")
-    for root in (found and found.submodule_search_locations) or ():
-        path = Path(root, "model_configs", f"{architecture}.json")
-        if path.is_file():
-            model: dict[str, Any] = json.loads(path.read_text())
-            return model
+    path = architecture_file(architecture)
+    if path is not None:
+        model: dict[str, Any] = json.loads(path.read_text())
+        return model
     raise ConfigError(
         f"teachers.{name}.architecture: open_clip has no model {architecture!r}",
         hint="its names are those of its model_configs folder, such as ViT-B-32; or give a model_cfg as config",
     )
 
 
-def logit_scale_note(name: str, weights: Weights) -> float | None:
-    """Return the multiplier of a model's cosines if it can be read without torch, else None.
+def logit_notes(name: str, weights: Weights) -> dict[str, float]:
+    """Return ``logit_scale``, the multiplier of a model's cosines, and ``logit_bias`` of a model with a sigmoid.
+
+    Both are left out where they cannot be read without torch.
 
     Raises:
         TeacherError: the weights file is damaged or holds no logit scale.
     """
     path = weights.paths[0]
     if path.suffix != ".safetensors":
-        return None
+        return {}
     try:
         with safe_open(path, framework="np") as tensors:
-            return float(np.exp(tensors.get_tensor("logit_scale")))
+            notes = {"logit_scale": float(np.exp(tensors.get_tensor("logit_scale")).item())}
+            if "logit_bias" in tensors.keys():  # noqa: SIM118 - no mapping
+                notes["logit_bias"] = float(tensors.get_tensor("logit_bias").item())
+            return notes
     except (SafetensorError, OSError) as error:
         raise TeacherError(
             f"teacher {name}: {path}: not a readable safetensors file of a CLIP model: {error}",

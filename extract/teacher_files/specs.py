@@ -13,8 +13,9 @@ from store.images.depth import POLICY, Window
 
 from .entry import TeacherEntry
 from .geometry import Geometry, Preprocessing
-from .model_folder import CONFIG_NAME, logit_scale_note, open_clip_config
-from .text_tower import CLINICALBERT, PUBMEDBERT, bert_sizes, read_json, tokenizer_digest, tokenizer_folder
+from .library_models import Described, of_timm, of_transformers, tokenizer_of
+from .model_folder import CONFIG_NAME, logit_notes, open_clip_config
+from .text_tower import CLINICALBERT, PUBMEDBERT, bert_sizes
 from .weights import find_weights
 
 BERT_CONTEXT = 77
@@ -36,9 +37,6 @@ PMC_TEXT_FEATURE = "pooler"
 MEDCLIP_MEAN, MEDCLIP_STD = 0.5862785803043838, 0.27950088968644304
 """Mean and std of grey values in [0, 1] (MedCLIP: constants.py)."""
 
-VOLATILE = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
-"""Keys of a transformers configuration that change no feature."""
-
 
 def teacher_spec(
     name: str, entry: TeacherEntry, *, stored_dtype: StoredDtype = "float16", window: Window | None = None
@@ -53,35 +51,35 @@ def teacher_spec(
     """
     if entry.family != "open_clip":
         find_weights(name, entry)  # first, because its message says what to fetch
-    architecture, own, tokenizer = _parts(name, entry)
+    described = _described(name, entry)
     try:
-        preprocessing = own.replaced(entry.preprocess)
+        preprocessing = described.preprocessing.replaced(entry.preprocess)
     except ValidationError as error:
         raise ConfigError(f"teachers.{name}.preprocess: {error.errors()[0]['msg']}") from None
     weights = find_weights(name, entry)
-    scale = None if entry.family == "pmc_clip" else logit_scale_note(name, weights)
+    scale = logit_notes(name, weights) if "text" in described.sides and entry.family != "pmc_clip" else {}
     precision = entry.precision or "fp32"
-    notes = {"logit_scale": scale, "source": entry.origin, "licence": entry.licence, "pixel_policy": POLICY}
+    notes = {"logit_scale": None, **scale, "source": entry.origin, "licence": entry.licence, "pixel_policy": POLICY}
     return Spec(
         teacher=name,
-        embed_dim=entry.embed_dim,
+        embed_dim=_width(name, entry, described),
         weights_sha256=weights.digest(),
-        architecture=architecture,
+        architecture=described.architecture,
         preprocessing=preprocessing.model_copy(update={"window": window}).model_dump(mode="json"),
-        tokenizer=tokenizer,
-        output="projected, L2-normalised",
+        tokenizer=described.tokenizer,
+        output=described.output,
+        sides=described.sides,
         compute_dtype=COMPUTE_DTYPES[precision] + (COMPILED if entry.compile and precision != "fp32" else ""),
         stored_dtype=stored_dtype,
         notes=notes,
     )
 
 
-Parts = tuple[dict[str, Any], Preprocessing, dict[str, Any]]
-
-
-def _parts(name: str, entry: TeacherEntry) -> Parts:
-    if entry.family == "clip":
-        return _clip(name, entry)
+def _described(name: str, entry: TeacherEntry) -> Described:
+    if entry.family == "transformers":
+        return of_transformers(name, entry)
+    if entry.family == "timm":
+        return of_timm(name, entry)
     if entry.family == "pmc_clip":
         return _pmc_clip(entry)
     if entry.family == "medclip":
@@ -89,7 +87,22 @@ def _parts(name: str, entry: TeacherEntry) -> Parts:
     return _open_clip(name, entry)
 
 
-def _open_clip(name: str, entry: TeacherEntry) -> Parts:
+def _width(name: str, entry: TeacherEntry, described: Described) -> int:
+    width = described.embed_dim or entry.embed_dim
+    if width is None:
+        raise TeacherError(
+            f"teacher {name}: no file in {entry.folder} states the width of its features",
+            hint=f"state teachers.{name}.embed_dim",
+        )
+    if entry.embed_dim not in (None, width):
+        raise TeacherError(
+            f"teacher {name}: {entry.folder} has features of {width} numbers, the pipeline says {entry.embed_dim}",
+            hint=f"another model lies in that folder, or teachers.{name}.embed_dim is wrong; it may be left out",
+        )
+    return width
+
+
+def _open_clip(name: str, entry: TeacherEntry) -> Described:
     config = open_clip_config(name, entry)
     try:
         preprocessing = Preprocessing.from_open_clip(config)
@@ -101,15 +114,15 @@ def _open_clip(name: str, entry: TeacherEntry) -> Parts:
     text = config["model_cfg"]["text_cfg"]
     context_length = text.get("context_length", 77)
     if text.get("hf_tokenizer_name"):
-        tokenizer = _bert_tokenizer(entry, context_length)
+        tokenizer = tokenizer_of(entry, context_length)
     else:
         tokenizer = {"kind": "open_clip SimpleTokenizer", "context_length": context_length}
-    return _portable(config["model_cfg"]), preprocessing, tokenizer
-
-
-def _bert_tokenizer(entry: TeacherEntry, context_length: int) -> dict[str, Any]:
-    digest = tokenizer_digest(tokenizer_folder(Path(entry.folder)))
-    return {"kind": "transformers", "files_sha256": digest, "context_length": context_length}
+    return Described(
+        architecture=_portable(config["model_cfg"]),
+        preprocessing=preprocessing,
+        tokenizer=tokenizer,
+        embed_dim=config["model_cfg"]["embed_dim"],
+    )
 
 
 def _portable(model: dict[str, Any]) -> dict[str, Any]:
@@ -120,23 +133,7 @@ def _portable(model: dict[str, Any]) -> dict[str, Any]:
     return {**model, "text_cfg": text}
 
 
-def _clip(name: str, entry: TeacherEntry) -> Parts:
-    path = Path(entry.folder) / "config.json"
-    config = read_json(path)
-    if config.get("model_type") != "clip" or config.get("projection_dim", 512) != entry.embed_dim:
-        raise TeacherError(
-            f"teacher {name}: {path} is of model_type {config.get('model_type')!r} with projection_dim "
-            f"{config.get('projection_dim', 512)}, expected 'clip' with {entry.embed_dim}",
-            hint=f"another model lies in that folder, or teachers.{name}.embed_dim is wrong",
-        )
-    # Old configurations write out each tower's settings with every default of their version.
-    vision = {**(config.get("vision_config") or {}), **(config.get("vision_config_dict") or {})}
-    architecture = {"family": "clip", "config": {key: config[key] for key in config if key not in VOLATILE}}
-    geometry = Geometry(size_px=vision.get("image_size", 224), resize_mode="shortest_floor_crop")
-    return architecture, Preprocessing(geometry=geometry), _bert_tokenizer(entry, 77)
-
-
-def _pmc_clip(entry: TeacherEntry) -> Parts:
+def _pmc_clip(entry: TeacherEntry) -> Described:
     vision = PMC_VISION | (entry.config or {})
     architecture = {
         "family": "pmc_clip",
@@ -149,10 +146,15 @@ def _pmc_clip(entry: TeacherEntry) -> Parts:
     architecture |= {"batch_norm": entry.batch_norm} if entry.batch_norm == "per_image" else {}
     architecture |= {"text_mask": True} if entry.text_mask else {}
     geometry = Geometry(size_px=vision["image_size"])
-    return architecture, Preprocessing(geometry=geometry), _bert_tokenizer(entry, BERT_CONTEXT)
+    return Described(
+        architecture=architecture,
+        preprocessing=Preprocessing(geometry=geometry),
+        tokenizer=tokenizer_of(entry, BERT_CONTEXT),
+        embed_dim=entry.embed_dim,
+    )
 
 
-def _medclip(entry: TeacherEntry) -> Parts:
+def _medclip(entry: TeacherEntry) -> Described:
     vision = {"image_size": 224} | (entry.config or {})
     architecture = {
         "family": "medclip",
@@ -165,4 +167,9 @@ def _medclip(entry: TeacherEntry) -> Parts:
         mean=(MEDCLIP_MEAN,) * 3,
         std=(MEDCLIP_STD,) * 3,
     )
-    return architecture, preprocessing, _bert_tokenizer(entry, BERT_CONTEXT) | {"lower_case": True}
+    return Described(
+        architecture=architecture,
+        preprocessing=preprocessing,
+        tokenizer=tokenizer_of(entry, BERT_CONTEXT) | {"lower_case": True},
+        embed_dim=entry.embed_dim,
+    )

@@ -24,13 +24,26 @@ from store.errors import TeacherError
 from store.files import TEMPORARY_SUFFIX, sync_folder, write_atomic
 from store.io.weight_files import NUMPY_SCALARS, UNREADABLE, check_plausible, refused, unreadable
 
+from .digests import file_digest
 from .entry import TeacherEntry
-from .weights import CONVERTED_NAME, RECORD_NAME, Weights, find_weights, write_record
+from .weights import (
+    CONVERTED_NAME,
+    RECORD_NAME,
+    Weights,
+    counts,
+    find_sources,
+    read_conversion,
+    valid_conversion,
+    write_record,
+)
 
 State = dict[str, Tensor]
 
 MAX_LOGIT_SCALE = 101.0
 """CLIP models clamp their multiplier to 100; a larger value is no multiplier, or is not stored as a logarithm."""
+
+MAX_SIGMOID_SCALE = 1000.0
+"""Models that learned with a sigmoid clamp nothing; SigLIP's multipliers are near 115."""
 
 SHOWN = 4
 
@@ -109,16 +122,20 @@ def load_strictly(module: nn.Module, state: State, *, teacher: str, computed: tu
     module.load_state_dict(state, strict=False)
 
 
-def checked_logit_scale(log_scale: float, *, teacher: str) -> float:
+def checked_logit_scale(log_scale: float, *, teacher: str, sigmoid: bool = False) -> float:
     """Return a model's multiplier of cosines from the logarithm that checkpoints hold.
 
+    Args:
+        sigmoid: the model learned with a sigmoid and a bias instead of a softmax.
+
     Raises:
-        TeacherError: no CLIP model can have learned it.
+        TeacherError: no such model can have learned it.
     """
-    if not math.isfinite(log_scale) or not 0 <= log_scale <= math.log(MAX_LOGIT_SCALE):
+    most = MAX_SIGMOID_SCALE if sigmoid else MAX_LOGIT_SCALE
+    if not math.isfinite(log_scale) or not 0 <= log_scale <= math.log(most):
         raise TeacherError(
             f"teacher {teacher}: cannot be loaded: logit_scale is {log_scale}, expected the logarithm of a number from "
-            f"1 to {MAX_LOGIT_SCALE:.0f}",
+            f"1 to {most:.0f}",
             hint="the file is of another kind of model, or damaged",
         )
     return math.exp(log_scale)
@@ -161,6 +178,10 @@ def read_state(entry: TeacherEntry, weights: Weights) -> State:
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
 
 
+def _unchanged(state: State) -> State:
+    return state
+
+
 def _open_clip_file(state: State) -> State:
     # UniMed-CLIP's fork calls the text tower text_encoder.
     renamed = {
@@ -187,7 +208,8 @@ def _medclip(state: State) -> State:
 RENAME = {
     "open_clip": _without_position_ids,
     "open_clip_file": _open_clip_file,
-    "clip": _without_position_ids,
+    "transformers": _without_position_ids,
+    "timm": _unchanged,
     "medclip": _medclip,
 }
 
@@ -209,16 +231,23 @@ def _pmc_whole(path: Path) -> State:
 
 
 def convert(name: str, entry: TeacherEntry) -> bool:
-    """Convert a teacher's weights unless they are safetensors already; return whether they were converted.
+    """Convert a teacher's weights if they were not converted before, or were replaced since.
 
-    The authors' files stay. Features and spec are the same before and after.
+    The authors' files stay. Features and spec are the same before and after. Weights that are safetensors already stay
+    as they are, and so do those of a folder that holds what was converted for another entry.
+
+    Returns:
+        Whether they were converted.
 
     Raises:
-        TeacherError: the weights are missing or damaged.
+        TeacherError: the weights are missing or damaged, or changed meanwhile.
     """
-    present = find_weights(name, entry)
-    if present.conversion is not None or present.paths[0].suffix == ".safetensors":
+    if valid_conversion(name, entry):
         return False
+    present = find_sources(name, entry)
+    if present.paths[0].suffix == ".safetensors" or _is_of_another_entry(name, entry):
+        return False
+    digests = {path: file_digest(path) for path in present.paths}
     state = {key: value.detach().clone().contiguous() for key, value in read_state(entry, present).items()}
     target = present.folder / CONVERTED_NAME
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
@@ -229,7 +258,12 @@ def convert(name: str, entry: TeacherEntry) -> bool:
         temporary.chmod(mode)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        record = write_record(present.folder, present.paths, temporary)
+        record = write_record(digests, temporary)
+        if changed := [path for path, digest in digests.items() if file_digest(path) != digest]:
+            raise TeacherError(
+                f"teacher {name}: {changed[0]} changed while it was converted",
+                hint=f"python -m extract fetch {name}, once nothing writes to it any more",
+            )
         # The record is removed first and written last: without it the converted file does not count.
         (present.folder / RECORD_NAME).unlink(missing_ok=True)
         temporary.replace(target)
@@ -240,3 +274,11 @@ def convert(name: str, entry: TeacherEntry) -> bool:
     before, after = present.nbytes / 1e6, target.stat().st_size / 1e6
     log.info("teacher %s: %.1f MB converted to %.1f MB in %s", name, before, after, target)
     return True
+
+
+def _is_of_another_entry(name: str, entry: TeacherEntry) -> bool:
+    try:
+        conversion = read_conversion(name, entry)
+    except TeacherError:
+        return False
+    return conversion is not None and not counts(entry, conversion)

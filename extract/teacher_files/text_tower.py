@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from store.errors import TeacherError, WeightsNotFoundError
-from store.files import sha256_file
 from store.io.weight_files import TOKENIZER_FILES
+
+from .digests import file_digest
 
 TEXT_FOLDER = "text"
 """Subfolder for configuration and tokenizer of a BERT that a teacher's authors publish in another repository."""
@@ -76,6 +77,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
+"""Files each of which is a tokenizer's vocabulary."""
+
+
 def tokenizer_folder(folder: Path) -> Path:
     """Return the folder of a teacher's tokenizer: its own folder or ``text`` in it.
 
@@ -83,7 +88,7 @@ def tokenizer_folder(folder: Path) -> Path:
         WeightsNotFoundError: neither has a tokenizer.
     """
     for place in (folder / TEXT_FOLDER, folder):
-        if any((place / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):
+        if any((place / name).is_file() for name in TOKENIZERS):
             return place
     raise WeightsNotFoundError(
         f"{folder}: no tokenizer there: neither tokenizer.json nor vocab.txt, nor in {TEXT_FOLDER}/",
@@ -96,5 +101,5 @@ def tokenizer_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
-            digest.update(f"{name} {sha256_file(folder / name)}\n".encode())
+            digest.update(f"{name} {file_digest(folder / name)}\n".encode())
     return digest.hexdigest()

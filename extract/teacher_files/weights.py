@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from store.errors import TeacherError, WeightsNotFoundError
-from store.files import sha256_file
 from store.format.records import Record, record_bytes
 from store.io.weight_files import check_plausible
 
+from .digests import file_digest
 from .entry import TeacherEntry
 
 CONVERTED_NAME = "converted.safetensors"
@@ -23,7 +23,9 @@ RECORD_NAME = "converted.json"
 SAFETENSORS_NAME = "open_clip_model.safetensors"
 NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
     "open_clip": ((SAFETENSORS_NAME,), ("open_clip_pytorch_model.bin",)),
-    "clip": (("model.safetensors",), ("pytorch_model.bin",)),
+    "open_clip_file": ((SAFETENSORS_NAME,), ("open_clip_pytorch_model.bin",)),
+    "transformers": (("model.safetensors",), ("pytorch_model.bin",)),
+    "timm": (("model.safetensors",), ("pytorch_model.bin",)),
     "pmc_clip": (("image_encoder(resnet50).pth", "text_encoder.pth", "text_projection_layer.pth"),),
     "medclip": (("pytorch_model.bin",),),
 }
@@ -31,15 +33,13 @@ NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
 
 
 class SourceFile(Record):
-    """One of the authors' files at the time of its conversion.
+    """One of the authors' files at the time of its conversion."""
 
-    Attributes:
-        mtime_ns: time of its last change; None in records of earlier releases.
-    """
+    # Records of earlier releases have more fields.
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     nbytes: int
     sha256: str
-    mtime_ns: int | None = None
 
 
 class ConversionRecord(Record):
@@ -58,6 +58,7 @@ class Weights:
         conversion: the record, if the weights were converted.
     """
 
+    teacher: str
     folder: Path
     paths: tuple[Path, ...]
     conversion: ConversionRecord | None
@@ -76,11 +77,12 @@ class Weights:
             TeacherError: the converted file was changed after it was written.
         """
         if self.conversion is None:
-            return combined({path.name: sha256_file(path) for path in self.paths})
-        if sha256_file(self.paths[0]) != self.conversion.sha256:
+            return combined({path.name: file_digest(path) for path in self.paths})
+        if file_digest(self.paths[0]) != self.conversion.sha256:
             raise TeacherError(
-                f"{self.paths[0]}: not the file that {RECORD_NAME} beside it was written for",
-                hint="it is damaged or was replaced; move it away, and fetch makes it again from the authors' file",
+                f"teacher {self.teacher}: {self.paths[0]}: damaged or replaced, not the file that {RECORD_NAME} beside "
+                f"it was written for",
+                hint=f"python -m extract fetch {self.teacher} makes it again from the authors' file",
             )
         return combined({name: file.sha256 for name, file in self.conversion.files.items()})
 
@@ -99,17 +101,32 @@ def weight_names(entry: TeacherEntry) -> Sequence[tuple[str, ...]]:
 
 
 def find_weights(name: str, entry: TeacherEntry) -> Weights:
-    """Find a teacher's weights; the converted file if it is valid.
+    """Find a teacher's weights: the first form that is there. A converted file stands for the files it was made from.
 
     Raises:
         WeightsNotFoundError: a file is missing; the message says which, and where it comes from.
-        TeacherError: a file is not what its name says.
+        TeacherError: a file is not what its name says, or was replaced after the conversion.
     """
-    folder = Path(entry.folder)
-    sets = weight_names(entry)
-    present = next((names for names in sets if all((folder / file).is_file() for file in names)), None)
-    if found := _find_converted(folder, sets):
-        return found
+    folder, conversion = Path(entry.folder), read_conversion(name, entry)
+    if conversion is None or not counts(entry, conversion):
+        return find_sources(name, entry)
+    for file, digest in replaced_sources(entry, conversion).items():
+        raise TeacherError(
+            f"teacher {name}: {folder / file} was replaced after it was converted: its sha256 is {digest}, "
+            f"{CONVERTED_NAME} was made from {conversion.files[file].sha256}",
+            hint=f"python -m extract fetch {name} converts the file that is there now; or put the former one back",
+        )
+    return Weights(teacher=name, folder=folder, paths=(folder / CONVERTED_NAME,), conversion=conversion)
+
+
+def find_sources(name: str, entry: TeacherEntry) -> Weights:
+    """Find the authors' files of a teacher's weights.
+
+    Raises:
+        WeightsNotFoundError, TeacherError: as `find_weights`.
+    """
+    folder, sets = Path(entry.folder), weight_names(entry)
+    present = present_set(entry)
     if present is None:
         missing = [file for file in sets[-1] if not (folder / file).is_file()]
         alternative = f" (nor {' or '.join(' + '.join(names) for names in sets[:-1])})" if len(sets) > 1 else ""
@@ -119,34 +136,55 @@ def find_weights(name: str, entry: TeacherEntry) -> Weights:
     paths = tuple(folder / file for file in present)
     for path in paths:
         check_plausible(path)
-    return Weights(folder=folder, paths=paths, conversion=None)
+    return Weights(teacher=name, folder=folder, paths=paths, conversion=None)
 
 
-def _find_converted(folder: Path, sets: Sequence[tuple[str, ...]]) -> Weights | None:
-    record, path = folder / RECORD_NAME, folder / CONVERTED_NAME
+def present_set(entry: TeacherEntry) -> tuple[str, ...] | None:
+    """Return the first set of file names that is complete in the entry's folder."""
+    folder = Path(entry.folder)
+    return next((names for names in weight_names(entry) if all((folder / file).is_file() for file in names)), None)
+
+
+def read_conversion(name: str, entry: TeacherEntry) -> ConversionRecord | None:
+    """Return the record of the conversion that lies in an entry's folder, if there is one.
+
+    Raises:
+        TeacherError: it is damaged.
+    """
+    record, path = Path(entry.folder, RECORD_NAME), Path(entry.folder, CONVERTED_NAME)
     if not (record.is_file() and path.is_file()):
         return None
     try:
-        conversion = ConversionRecord.model_validate_json(record.read_bytes())
+        return ConversionRecord.model_validate_json(record.read_bytes())
     except ValidationError as error:
         raise TeacherError(
-            f"{record}: not a record of a conversion: {error}", hint="move it away and fetch again"
+            f"teacher {name}: {record}: not a record of a conversion: {error}",
+            hint=f"python -m extract fetch {name} makes it and {CONVERTED_NAME} again from the authors' file",
         ) from None
-    if tuple(conversion.files) not in sets:
-        return None
-    if any(_was_replaced(folder / name, file) for name, file in conversion.files.items()):
-        return None
-    return Weights(folder=folder, paths=(path,), conversion=conversion)
 
 
-def _was_replaced(source: Path, file: SourceFile) -> bool:
-    """Whether a file is there and is not the one that was converted; every fine-tune of a model has the same size."""
-    if not source.is_file():
-        return False
-    found = source.stat()
-    if (found.st_size, found.st_mtime_ns) == (file.nbytes, file.mtime_ns):
-        return False
-    return found.st_size != file.nbytes or sha256_file(source) != file.sha256
+def counts(entry: TeacherEntry, conversion: ConversionRecord) -> bool:
+    """Whether a conversion is of files that an entry reads, and no form that comes before them is there."""
+    sets, converted, present = [*weight_names(entry)], tuple(conversion.files), present_set(entry)
+    return converted in sets and (present is None or sets.index(converted) <= sets.index(present))
+
+
+def replaced_sources(entry: TeacherEntry, conversion: ConversionRecord) -> dict[str, str]:
+    """Return the digests of the authors' files that are there and are not those that were converted."""
+    folder = Path(entry.folder)
+    there = {file: file_digest(folder / file) for file in conversion.files if (folder / file).is_file()}
+    return {file: digest for file, digest in there.items() if digest != conversion.files[file].sha256}
+
+
+def valid_conversion(name: str, entry: TeacherEntry) -> ConversionRecord | None:
+    """Return the record of a conversion that an entry reads, if it and the converted file are what they were."""
+    try:
+        weights = find_weights(name, entry)
+        if weights.conversion:
+            weights.digest()
+    except TeacherError:
+        return None
+    return weights.conversion
 
 
 def _where(name: str, entry: TeacherEntry, missing: Sequence[str]) -> str:
@@ -156,17 +194,12 @@ def _where(name: str, entry: TeacherEntry, missing: Sequence[str]) -> str:
     return f"python -m extract fetch {name}, or put {' and '.join(origins)} there"
 
 
-def write_record(folder: Path, sources: Sequence[Path], converted: Path) -> bytes:
+def write_record(sources: Mapping[Path, str], converted: Path) -> bytes:
     """Return the content of ``converted.json``.
 
     Args:
-        sources: the authors' files, in the family's order.
+        sources: the digests of the authors' files, in the family's order.
         converted: the file made from them, not yet in place.
     """
-    files = {
-        path.relative_to(folder).as_posix(): SourceFile(
-            nbytes=path.stat().st_size, sha256=sha256_file(path), mtime_ns=path.stat().st_mtime_ns
-        )
-        for path in sources
-    }
-    return record_bytes(ConversionRecord(files=files, sha256=sha256_file(converted)))
+    files = {path.name: SourceFile(nbytes=path.stat().st_size, sha256=digest) for path, digest in sources.items()}
+    return record_bytes(ConversionRecord(files=files, sha256=file_digest(converted)))

@@ -49,7 +49,8 @@ class FrozenTeacher(ABC):
 
     Attributes:
         embed_dim: D.
-        logit_scale: multiplier of its cosines, exponentiated.
+        sides: sides that it encodes.
+        logit_scale: multiplier of its cosines, exponentiated; 1 where there are none, because it encodes images alone.
 
     Raises:
         TeacherError: the device is not here, or weights, configuration and tokenizer do not fit each other.
@@ -66,15 +67,17 @@ class FrozenTeacher(ABC):
                 f"teacher {spec.teacher}: no CUDA device is visible to this process",
                 hint="run where a GPU is, or with --set extract.device=cpu",
             )
-        self.name, self.embed_dim, self.spec = spec.teacher, spec.embed_dim, spec
+        self.name, self.embed_dim, self.spec, self.sides = spec.teacher, spec.embed_dim, spec, spec.sides
         preprocessing = Preprocessing.model_validate(spec.preprocessing)
         self.geometry, self.window = preprocessing.geometry, preprocessing.window
         model = self.architecture(spec, entry)
-        self._read_tokenizer(spec, entry, model)
-        if "logit_scale" in state:  # a number in some files, a vector of one in others
-            state = state | {"logit_scale": state["logit_scale"].reshape(model.state_dict()["logit_scale"].shape)}
+        if "text" in self.sides:
+            self._read_tokenizer(spec, entry, model)
+        for name in ("logit_scale", "logit_bias"):  # a number in some files, a vector of one in others
+            if name in state and name in model.state_dict():
+                state = state | {name: state[name].reshape(model.state_dict()[name].shape)}
         load_strictly(model, self._renamed(state, model), teacher=spec.teacher, computed=self._computed)
-        self.logit_scale = checked_logit_scale(float(model.state_dict()["logit_scale"]), teacher=spec.teacher)
+        self.logit_scale = _logit_scale(model, spec)
         self._device = torch.device(device)
         self._model = model.eval().requires_grad_(requires_grad=False).to(self._device)
         self._mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
@@ -96,7 +99,16 @@ class FrozenTeacher(ABC):
         return (pixels_BCHW.float().div(255) - self._mean) / self._std
 
     def tokenize(self, captions: Sequence[str]) -> Tokens:
-        """Return captions as token ids, cut as the authors cut them."""
+        """Return captions as token ids, cut as the authors cut them.
+
+        Raises:
+            TeacherError: it encodes images alone.
+        """
+        if "text" not in self.sides:
+            raise TeacherError(
+                f"teacher {self.name} encodes images alone, so that it has no features of captions",
+                hint="take another teacher where captions are needed",
+            )
         ids_BL, lengths_B = self._ids(list(captions))
         limit = ids_BL.shape[1]
         # Only a caption that fills its row can have been cut, so only such captions are tokenised again.
@@ -114,7 +126,7 @@ class FrozenTeacher(ABC):
             return _unit_norm(self._run_image(normal_BCHW))
 
     def encode_text(self, captions: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return unit-norm features (B, D) of captions."""
+        """Return unit-norm features (B, D) of captions; see `tokenize`."""
         return self.encode_tokens(self.tokenize(captions))
 
     @torch.inference_mode()
@@ -132,26 +144,26 @@ class FrozenTeacher(ABC):
     @classmethod
     @abstractmethod
     def architecture(cls, spec: Spec, entry: TeacherEntry) -> nn.Module:
-        """Return the model before its weights are loaded; it has a ``logit_scale``.
+        """Return the model before its weights are loaded; one with a text tower has a ``logit_scale``.
 
         Raises:
             TeacherError: the family cannot build a model of this configuration.
         """
 
-    @abstractmethod
     def _read_tokenizer(self, spec: Spec, entry: TeacherEntry, model: nn.Module) -> None:
-        """Load the tokenizer and check that it fits the model."""
+        """Load the tokenizer and check that it fits the model; a teacher of images alone has none."""
+        raise NotImplementedError
 
     @abstractmethod
     def _image_features(self, normal_BCHW: Tensor) -> Tensor: ...
 
-    @abstractmethod
-    def _text_features(self, ids_BL: Tensor, lengths_B: list[int]) -> Tensor: ...
+    def _text_features(self, ids_BL: Tensor, lengths_B: list[int]) -> Tensor:
+        raise NotImplementedError
 
     def _ids(self, captions: list[str]) -> tuple[Tensor, list[int]]:
         """Return ids (B, L), cut and padded, and the number of tokens of each caption that are no padding."""
         options = {"padding": "max_length", "truncation": True, "max_length": self._context}
-        encoded = self._tokenizer(captions, **options, return_tensors="pt")
+        encoded = self._tokenizer(captions, **options, return_tensors="pt", return_attention_mask=True)
         return encoded["input_ids"].to(torch.int64), encoded["attention_mask"].sum(dim=1).tolist()
 
     def _full_length(self, caption: str) -> int:
@@ -162,6 +174,13 @@ class FrozenTeacher(ABC):
         """Return the state by the model's names."""
         del model
         return state
+
+
+def _logit_scale(model: nn.Module, spec: Spec) -> float:
+    if "text" not in spec.sides:
+        return 1.0
+    state = model.state_dict()
+    return checked_logit_scale(float(state["logit_scale"]), teacher=spec.teacher, sigmoid="logit_bias" in state)
 
 
 def _unit_norm(features_BD: Tensor) -> npt.NDArray[np.float32]:

@@ -12,17 +12,28 @@ from extract.teacher_files.weights import find_weights
 from store.errors import TeacherError
 from store.format.records import Spec
 
+from .assembled_models import MedClipTeacher, PmcClipTeacher
 from .base import FrozenTeacher
+from .library_models import ClipTeacher, SiglipTeacher, TimmTeacher, VisionTeacher
 from .open_clip_model import OpenClipTeacher
-from .transformers_models import ClipTeacher, MedClipTeacher, PmcClipTeacher
 
 FAMILIES: dict[str, type[FrozenTeacher]] = {
     "open_clip": OpenClipTeacher,
     "open_clip_file": OpenClipTeacher,
-    "clip": ClipTeacher,
+    "timm": TimmTeacher,
     "pmc_clip": PmcClipTeacher,
     "medclip": MedClipTeacher,
 }
+
+TWO_SIDED: dict[str, type[FrozenTeacher]] = {"clip": ClipTeacher, "siglip": SiglipTeacher}
+"""Models of transformers with a text tower, by the family in their spec."""
+
+
+def family_of(spec: Spec, entry: TeacherEntry) -> type[FrozenTeacher]:
+    """Return the class that runs a teacher."""
+    if entry.family == "transformers":
+        return TWO_SIDED.get(spec.architecture["family"], VisionTeacher)
+    return FAMILIES[entry.family]
 
 
 def load_teacher(spec: Spec, entry: TeacherEntry, *, device: str = "cpu") -> FrozenTeacher:
@@ -41,4 +52,4 @@ def load_teacher(spec: Spec, entry: TeacherEntry, *, device: str = "cpu") -> Fro
             hint="copy the same files to every node, or let all read them from one shared folder",
         )
     state = read_state(entry, find_weights(spec.teacher, entry))
-    return FAMILIES[entry.family](spec, entry, state, device=device)
+    return family_of(spec, entry)(spec, entry, state, device=device)

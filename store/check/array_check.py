@@ -9,7 +9,7 @@ from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore
 
 from store.errors import LocationError
-from store.format.arrays import ARRAY_NAMES, ArrayName, dtype_of
+from store.format.arrays import ArrayName, array_names, dtype_of, tail_of
 from store.format.records import Spec, StoreInfo
 from store.io.location import Location
 
@@ -34,16 +34,17 @@ def check_arrays(location: Location, spec: Spec, *, info: StoreInfo) -> tuple[st
     Returns:
         What is wrong, and the ``zarr.json`` of each array.
     """
-    keys = metadata_keys(spec.teacher)
+    names = array_names(spec)
+    keys = metadata_keys(spec.teacher, names)
     try:
         objects = [location.read(key) for key in keys]
         group = _open(objects, [key.removeprefix(keys[0].removesuffix("zarr.json")) for key in keys])
-        wrong = [text for name in ARRAY_NAMES if (text := _misshapen(name, group[name], spec, info))]
+        wrong = [text for name in names if (text := _misshapen(name, group[name], spec, info))]
     except LocationError:
         raise
     except Exception as error:  # noqa: BLE001
         return f"the arrays cannot be opened: {_reason(error)}", {}
-    return "; ".join(wrong) or None, dict(zip(ARRAY_NAMES, objects[1:], strict=True))
+    return "; ".join(wrong) or None, dict(zip(names, objects[1:], strict=True))
 
 
 def _open(objects: Iterable[bytes], names: Iterable[str]) -> zarr.Group:
@@ -56,7 +57,7 @@ def _reason(error: Exception) -> str:
 
 
 def _misshapen(name: ArrayName, array: object, spec: Spec, info: StoreInfo) -> str | None:
-    tail = (spec.embed_dim,) if name in ("image", "text") else ()
+    tail = tail_of(name, spec)
     expected = ((info.range_rows, *tail), (info.chunk_rows, *tail), dtype_of(name, spec.stored_dtype), tail)
     shape = tuple(getattr(array, "shape", ()))
     found = (getattr(array, "shards", None), getattr(array, "chunks", None), str(getattr(array, "dtype", "")))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from store.errors import StoreError
-from store.format.arrays import ARRAY_NAMES, ZARR_FOLDER, shard_key
+from store.format.arrays import ARRAY_NAMES, ZARR_FOLDER, ArrayName, shard_key
 from store.format.key_index import KEY_INDEX
 from store.format.promote import NEXT_FOLDER, STAGED_FOLDER
 from store.format.records import (
@@ -160,15 +160,15 @@ def teacher_of(key: str) -> str | None:
     return parts[1].removesuffix(".json") if parts[0] == "specs" else parts[1]
 
 
-def metadata_keys(teacher: str) -> list[str]:
+def metadata_keys(teacher: str, names: Iterable[ArrayName] = ARRAY_NAMES) -> list[str]:
     """Return the keys of a teacher's Zarr metadata: of its group, then of its arrays."""
     folder = f"{ZARR_FOLDER}/{teacher}"
-    return [f"{folder}/zarr.json", *(f"{folder}/{name}/zarr.json" for name in ARRAY_NAMES)]
+    return [f"{folder}/zarr.json", *(f"{folder}/{name}/zarr.json" for name in names)]
 
 
-def unit_keys(teacher: str, range_id: int) -> list[str]:
+def unit_keys(teacher: str, range_id: int, names: Iterable[ArrayName] = ARRAY_NAMES) -> list[str]:
     """Return the keys of the objects that a unit writes."""
-    return [shard_key(teacher, name, range_id) for name in ARRAY_NAMES]
+    return [shard_key(teacher, name, range_id) for name in names]
 
 
 def unfinished_writes(location: Location) -> list[str]:

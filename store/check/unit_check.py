@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,8 @@ import zarr
 from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore
 
-from store.format.arrays import ARRAY_NAMES, ArrayName, checksum, chunk_checksums, shard_key
-from store.format.records import Receipt, Side, Spec, Status, StoreInfo
+from store.format.arrays import ArrayName, array_names, checksum, chunk_checksums, shard_key
+from store.format.records import SIDES, Receipt, Side, Spec, Status, StoreInfo
 from store.io.location import Location
 
 from .inventory import below, unit_keys
@@ -36,10 +36,9 @@ def check_record(
     receipt: Receipt,
     *,
     key: str,
-    teacher: str,
     range_id: int,
     info: StoreInfo,
-    spec_hash: str,
+    spec: Spec,
     digest: Callable[[int, int], str | None],
     prefixes: Sequence[str],
     size: Callable[[str], int | None],
@@ -53,14 +52,14 @@ def check_record(
     """
     start, stop = info.bounds(range_id)
     named = (receipt.teacher, receipt.range, receipt.start)
-    if named != (teacher, range_id, start) or not start < receipt.stop <= stop:
+    if named != (spec.teacher, range_id, start) or not start < receipt.stop <= stop:
         is_of = f"{receipt.teacher}, range {receipt.range}, rows {receipt.start} to {receipt.stop - 1}"
         return [(Kind.RECEIPT_WRONG, key, f"the receipt is of {is_of}")]
-    if sorted(receipt.objects) != sorted(unit_keys(teacher, range_id)):
-        return [(Kind.RECEIPT_WRONG, key, f"the receipt names other objects: {', '.join(sorted(receipt.objects))}")]
-    if receipt.spec_hash != spec_hash:
-        hashes = f"{receipt.spec_hash[:8]}, the teacher's spec has {spec_hash[:8]}"
+    if receipt.spec_hash != spec.hash:
+        hashes = f"{receipt.spec_hash[:8]}, the teacher's spec has {spec.hash[:8]}"
         return [(Kind.OTHER_SPEC, key, f"the receipt is of a spec with hash {hashes}")]
+    if sorted(receipt.objects) != sorted(unit_keys(spec.teacher, range_id, array_names(spec))):
+        return [(Kind.RECEIPT_WRONG, key, f"the receipt names other objects: {', '.join(sorted(receipt.objects))}")]
     if digest(start, receipt.stop) not in (None, receipt.pairs_digest):
         return [(Kind.OTHER_PAIRS, key, "the receipt is of other keys, captions or images than the pair table's")]
     found: list[Found] = []
@@ -95,7 +94,7 @@ def check_bytes(
     """
     objects: dict[ArrayName, bytes] = {}
     found: list[Found] = []
-    for name in ARRAY_NAMES:
+    for name in array_names(spec):
         key = shard_key(receipt.teacher, name, receipt.range)
         for at in (below(prefix, key) for prefix in prefixes):
             with contextlib.suppress(FileNotFoundError):
@@ -126,7 +125,7 @@ def check_bytes(
         # Codecs raise nearly anything on bytes that are not theirs.
         except Exception as error:  # noqa: BLE001
             found.append((Kind.UNDECODABLE, key, f"the shard cannot be decoded: {type(error).__name__}: {error}"))
-    return found or check_values(receipt, values)
+    return found or check_values(receipt, values, sides=spec.sides)
 
 
 def _decode(key: str, data: bytes, metadata: bytes, rows: slice) -> npt.NDArray[np.generic]:
@@ -137,13 +136,15 @@ def _decode(key: str, data: bytes, metadata: bytes, rows: slice) -> npt.NDArray[
     return np.asarray(array[rows])
 
 
-def check_values(receipt: Receipt, values: Mapping[ArrayName, npt.NDArray[np.generic]]) -> list[Found]:
+def check_values(
+    receipt: Receipt, values: Mapping[ArrayName, npt.NDArray[np.generic]], *, sides: tuple[Side, ...] = SIDES
+) -> list[Found]:
     """Return what is wrong with a unit's decoded values.
 
     Args:
-        values: image and text (rows, D), similarity and status (rows,).
+        values: features of each side (rows, D), status and, of both sides, similarity (rows,).
     """
-    keys = {name: shard_key(receipt.teacher, name, receipt.range) for name in ARRAY_NAMES}
+    keys = {name: shard_key(receipt.teacher, name, receipt.range) for name in values}
     status = values["status"].astype(np.uint8)
     codes, counts = np.unique(status, return_counts=True)
     names = {status_code.value: status_code.name.lower() for status_code in Status}
@@ -158,12 +159,15 @@ def check_values(receipt: Receipt, values: Mapping[ArrayName, npt.NDArray[np.gen
         found.append((Kind.STATUS, keys["status"], "rows that have no feature are not those that the receipt names"))
     ok = status == Status.OK
     norms: dict[Side, npt.NDArray[np.float32]] = {}
-    for side in get_args(Side):
+    for side in sides:
         norms[side] = np.sqrt(_products(values[side], values[side]))
         wrong = ok & ~_has_right_length(values[side], norms[side])
         found += _rows(Kind.NORM, keys[side], wrong, receipt.start, "features are not of unit norm")
         wrong = ~ok & (norms[side] != 0)
         found += _rows(Kind.NOT_ZERO, keys[side], wrong, receipt.start, "no feature, but numbers other than 0")
+    if "similarity" not in values:
+        wrong = status == Status.BAD_TEXT
+        return found + _rows(Kind.STATUS, keys["status"], wrong, receipt.start, "bad_text, but no text is encoded")
     stored = values["similarity"].astype(np.float32)
     wrong = ok & ~_is_cosine(stored, values["image"], values["text"], norms)
     found += _rows(Kind.SIMILARITY, keys["similarity"], wrong, receipt.start, "similarity is not the features' cosine")

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from functools import partial
 
 from store.console import progress
 from store.errors import StoreError
 from store.format.arrays import (
-    ARRAY_NAMES,
+    array_names,
     checksum,
     chunk_checksums,
     create_arrays,
     dtype_of,
     in_order,
     shard_key,
+    tail_of,
 )
 from store.format.commit import commit_objects, promoted
 from store.format.key_index import KEY_INDEX, KEY_INDEX_1
@@ -30,7 +32,6 @@ from store.format.records import (
     VERSION,
     RangeReceipt,
     Receipt,
-    Side,
     Spec,
     StoredObject,
     StoreInfo,
@@ -127,19 +128,16 @@ def _upgrade_unit(location: Location, key: str, spec: Spec, info: StoreInfo, gua
     if problem:
         return problem
     rows, ordered = receipt.stop - receipt.start, dict(objects)
-    for name in ARRAY_NAMES:
+    for name in array_names(spec):
         shard_at = shard_key(spec.teacher, name, receipt.range)
-        width = spec.embed_dim if name in ("image", "text") else 1
+        width, dtype = math.prod(tail_of(name, spec)), dtype_of(name, spec.stored_dtype)
         try:
-            ordered[shard_at] = in_order(
-                objects[shard_at], dtype_of(name, spec.stored_dtype), width=width, rows=rows, info=info
-            )
+            ordered[shard_at] = in_order(objects[shard_at], dtype, width=width, rows=rows, info=info)
         except (KeyError, ValueError) as error:
             return f"{shard_at}: {error}"
 
     def describe(stored: dict[str, StoredObject]) -> Receipt:
-        sides: tuple[Side, ...] = ("image", "text")
-        for shard_at in (shard_key(spec.teacher, side, receipt.range) for side in sides):
+        for shard_at in (shard_key(spec.teacher, side, receipt.range) for side in spec.sides):
             chunks = chunk_checksums(ordered[shard_at], spec, rows=rows, info=info)
             stored[shard_at] = stored[shard_at].model_copy(update={"chunk_crc32c": chunks})
         return receipt.model_copy(update={"version": VERSION, "objects": stored})

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from store.console import progress
 from store.errors import CorruptChunkError, LocationError, StoreError
-from store.format.arrays import ArrayName
+from store.format.arrays import ARRAY_NAMES, ZARR_FOLDER, ArrayName, array_names
 from store.format.pairs import PairTable, pairs_digest
 from store.format.promote import NEXT_FOLDER, next_folder
 from store.format.records import RangeReceipt, Receipt, Spec, read_or_say, receipt_key, spec_key
@@ -36,7 +36,7 @@ from .problems import Kind, Problem, Report, UnitCheck
 from .unit_check import Found, check_bytes, check_record
 
 THREADS = 8
-"""Units read at once; each holds its four shards, decoded (about 60 MB at 8192 rows of width 768)."""
+"""Units read at once; each holds its shards, decoded (about 60 MB at 8192 rows of width 768)."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -188,6 +188,7 @@ class _Check:
             problem, metadata = check_arrays(self._location.below(beside), spec, info=self._info)
         if problem:
             self._arrays_damage(name, metadata_keys(name)[0], problem)
+        self._other_side(spec)
         with progress(self._info.ranges, label=f"receipts of {name}", noun="receipts") as advance:
             look = partial(self._unit, spec, listed=listed, size=self._inventory.sizes.get)
             units = list(_on_threads(look, range(self._info.ranges), advance))
@@ -198,6 +199,14 @@ class _Check:
                 for _ in _on_threads(read, whole, advance):
                     pass
         self.units += units
+
+    def _other_side(self, spec: Spec) -> None:
+        """Name arrays of a side that the teacher does not encode."""
+        for array in {*ARRAY_NAMES} - {*array_names(spec)}:
+            folder = f"{ZARR_FOLDER}/{spec.teacher}/{array}"
+            if any(key.startswith(f"{folder}/") for key in self._inventory.sizes):
+                message = f"an array of a side that {spec.teacher} does not encode; no program reads it"
+                self._note(Kind.STRAY, folder, message, "leave it: it does no harm", teacher=spec.teacher)
 
     def _arrays_damage(self, teacher: str | None, key: str, message: str) -> None:
         step = f"python -m store repair {self._location} writes the metadata anew and leaves the shards alone"
@@ -235,10 +244,9 @@ class _Check:
             found_problems = check_record(
                 receipt,
                 key=key,
-                teacher=spec.teacher,
                 range_id=range_id,
                 info=self._info,
-                spec_hash=spec.hash,
+                spec=spec,
                 digest=self.digest,
                 prefixes=unit.prefixes,
                 size=size,

@@ -15,7 +15,7 @@ from rich.text import Text
 from store.console import progress
 from store.errors import StoreError, printable
 from store.format.records import Side
-from store.inspect.agreement import Agreement, steps
+from store.inspect.agreement import Agreement, compared, steps
 from store.inspect.agreement import agreement as compare
 from store.inspect.feature_statistics import PERCENTS, SideStatistics, TeacherStatistics, teacher_statistics
 from store.inspect.neighbors import neighbors as search
@@ -45,14 +45,14 @@ def stats(
     """Show norms, similarity, duplicates and signs of collapse of each teacher's features."""
     opened = FeatureStore(store)
     names = opened.teachers if teacher is None else [teacher]
-    with progress(2 * len(names), label="stats", noun="sides") as advance:
+    with progress(sum(len(opened.spec(name).sides) for name in names), label="stats", noun="sides") as advance:
         found = [teacher_statistics(opened, name, sample=sample, seed=seed, advance=advance) for name in names]
     if as_json:
         print_json({"sample": sample, "seed": seed, "teachers": [asdict(entry) for entry in found]})
     else:
         _print_similarity(found)
         _print_sides(found)
-        for entry in found:
+        for entry in (entry for entry in found if "text" in entry.sides):
             sys.stdout.write(f"{entry.teacher}: truncated captions: {_share(entry)}\n")
 
 
@@ -96,7 +96,7 @@ def agreement(
 ) -> None:
     """Show how similar each two teachers' features of the same rows are: linear CKA on a sample."""
     opened = FeatureStore(store)
-    with progress(steps(len(opened.teachers)), label="agreement", noun="steps") as advance:
+    with progress(steps(len(compared(opened, side))), label="agreement", noun="steps") as advance:
         found = compare(opened, side=side, sample=sample, seed=seed, advance=advance)
     if csv_file:
         _write_csv(found, csv_file)

@@ -60,14 +60,15 @@ def list_(store: StoreArgument, *, as_json: JsonOption = False) -> None:
     opened = FeatureStore(store)
     teachers, ranges = summarize_teachers(opened), opened.info.ranges
     if as_json:
-        names = ("teacher", "spec_hash", "width", "dtype", "ranges_done", "ranges", "rows_missing", "holes")
+        names = ("teacher", "spec_hash", "sides", "width", "dtype", "ranges_done", "ranges", "rows_missing", "holes")
         rows = ({"teacher": teacher, "ranges": ranges} | asdict(found) for teacher, found in teachers.items())
         print_json([{name: row[name] for name in names} for row in rows])
         return
-    table = Table("teacher", "spec", "width", "dtype", "ranges", "rows missing")
+    table = Table("teacher", "spec", "sides", "width", "dtype", "ranges", "rows missing")
     for name, teacher in teachers.items():
         done = f"{teacher.ranges_done:,}/{ranges:,}"
-        table.add_row(name, teacher.spec_hash[:8], str(teacher.width), teacher.dtype, done, f"{teacher.rows_missing:,}")
+        shape = (", ".join(teacher.sides), str(teacher.width), teacher.dtype)
+        table.add_row(name, teacher.spec_hash[:8], *shape, done, f"{teacher.rows_missing:,}")
     wide_console().print(table if teachers else "no teacher was ever registered")
     for name, teacher in teachers.items():
         _print_holes(name, teacher.holes)
@@ -101,7 +102,8 @@ def row(
             console.print(Text(f"{name:13} {printable(str(value))}"))
     table = Table("teacher", "status", "image norm", "text norm", "similarity", "reason")
     for name, entry in described["teachers"].items():
-        numbers = (f"{entry[field]:.4f}" for field in ("image_norm", "text_norm", "similarity"))
+        values = (entry[field] for field in ("image_norm", "text_norm", "similarity"))
+        numbers = ("-" if value is None else f"{value:.4f}" for value in values)
         table.add_row(name, entry["status"], *numbers, Text(printable(entry["reason"] or "")))
     console.print(table)
 

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from store.errors import ConfigError, StoreError
-from store.format.arrays import ARRAY_NAMES
 from store.format.records import Status
 from store.read.reader import FeatureStore
 
@@ -39,7 +38,7 @@ class Exported:
 
     Attributes:
         rows: the first and the one after the last.
-        teachers: by id width, dtype, spec hash, and in how many of the rows there is a feature.
+        teachers: by id width, dtype, sides, spec hash, and in how many of the rows there is a feature.
     """
 
     format: ExportFormat
@@ -52,16 +51,17 @@ class Exported:
 
 
 def write_parquet(rows: Rows, folder: Path, advance: Callable[[int], object]) -> list[Skipped]:
-    """Write one ``rows/part-NNNNNN.parquet`` per range: the pair table's columns, then four per teacher.
+    """Write one ``rows/part-NNNNNN.parquet`` per range: the pair table's columns, then one per array of a teacher.
 
     They have a folder of their own, so that other programs can take it as one table.
-    ``TEACHER_image`` and ``TEACHER_text`` are lists of fixed size D, zeros where ``TEACHER_status`` is not 1.
+    ``TEACHER_image`` and ``TEACHER_text`` are lists of fixed size D, zeros where ``TEACHER_status`` is not 1. A teacher
+    that encodes images alone has neither ``TEACHER_text`` nor ``TEACHER_similarity``.
     """
     for range_id, start, stop in rows.blocks():
         table = rows.store.pairs.read(start, stop)
         strings = [field.name for field in table.schema if field.type == pa.string()]
         for teacher in rows.teachers:
-            for name in ARRAY_NAMES:
+            for name in rows.arrays(teacher):
                 values = rows.values(teacher, name, start, stop)
                 table = table.append_column(f"{teacher}_{name}", _column(values))
         # Features have no repetitions; a dictionary of them would only be built and thrown away.
@@ -78,7 +78,7 @@ def _column(values: npt.NDArray[Any]) -> pa.Array:
 
 
 def write_npz(rows: Rows, folder: Path, advance: Callable[[int], object]) -> list[Skipped]:
-    """Write ``pairs.jsonl`` and per teacher ``TEACHER.npz`` with row, image, text, similarity and status.
+    """Write ``pairs.jsonl`` and per teacher ``TEACHER.npz`` with row and the teacher's arrays.
 
     Line i of the former belongs to position i of the arrays.
     """
@@ -96,7 +96,7 @@ def _write_teacher(rows: Rows, teacher: str, path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         with archive.open("row.npy", "w", force_zip64=True) as file:
             np.lib.format.write_array(file, np.arange(rows.start, rows.stop))
-        for name in ARRAY_NAMES:
+        for name in rows.arrays(teacher):
             sample = rows.values(teacher, name, rows.start, rows.start + 1)
             header = {
                 "descr": np.lib.format.dtype_to_descr(sample.dtype),
@@ -179,6 +179,7 @@ def _teacher(rows: Rows, name: str) -> dict[str, Any]:
     return {
         "width": spec.embed_dim,
         "dtype": rows.values(name, "image", rows.start, rows.start + 1).dtype.name,
+        "sides": [*spec.sides],
         "spec_hash": spec.hash,
         "rows_ok": int(np.count_nonzero(status == Status.OK)),
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from store.format.arrays import ArrayName
+from store.format.arrays import ArrayName, array_names
 from store.read.reader import FeatureStore
 
 
@@ -27,7 +27,12 @@ class Rows:
     def __init__(self, store: FeatureStore, *, teachers: list[str], start: int, stop: int) -> None:
         self.store, self.teachers, self.start, self.stop = store, teachers, start, stop
         self._status = {name: store.status(name, slice(start, stop)) for name in teachers}
-        self._similarity = {name: store.similarity(name, slice(start, stop)) for name in teachers}
+        paired = [name for name in teachers if "similarity" in self.arrays(name)]
+        self._similarity = {name: store.similarity(name, slice(start, stop)) for name in paired}
+
+    def arrays(self, teacher: str) -> tuple[ArrayName, ...]:
+        """Return the names of the arrays that the store has of a teacher."""
+        return array_names(self.store.spec(teacher))
 
     def blocks(self) -> Iterator[tuple[int, int, int]]:
         """Yield number, first row and row after the last of each range, cut to the rows asked for."""

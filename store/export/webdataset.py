@@ -9,14 +9,13 @@ import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from store.errors import CorpusError, PairDecodeError
-from store.format.arrays import ARRAY_NAMES
-from store.format.records import Side, Status
+from store.format.records import SIDES, Status
 from store.images.decode import NO_IMAGE
 from store.images.dicom import is_dicom
 
@@ -27,7 +26,6 @@ WINDOW = 64
 """Images that are held at once."""
 
 _SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif", "GIF": "gif"}
-_SIDES: tuple[Side, ...] = get_args(Side)
 _SAFE_KEY = re.compile(r"[^/.][^.]*")
 
 
@@ -47,7 +45,7 @@ def write_tars(rows: Rows, folder: Path, advance: Callable[[int], object]) -> li
             # The rest of a pair is small, so the window of images bounds the memory.
             pairs = rows.store.pairs.read(start, stop).to_pylist()
             values = {
-                teacher: {name: rows.values(teacher, name, start, stop) for name in ARRAY_NAMES}
+                teacher: {name: rows.values(teacher, name, start, stop) for name in rows.arrays(teacher)}
                 for teacher in rows.teachers
             }
             elsewhere: list[CorpusError] = []
@@ -105,13 +103,16 @@ def _add(tar: tarfile.TarFile, pair: dict[str, Any], image: tuple[str, bytes], t
         _member(tar, f"{name}.txt", pair["caption"].encode())
     metadata = {column: value for column, value in pair.items() if column != "member"}
     metadata["teachers"] = {
-        teacher: {"status": Status(int(at["status"])).name.lower(), "similarity": float(at["similarity"])}
+        teacher: {
+            "status": Status(int(at["status"])).name.lower(),
+            "similarity": float(at["similarity"]) if "similarity" in at else None,
+        }
         for teacher, at in teachers.items()
     }
     _member(tar, f"{name}.json", json.dumps(metadata).encode())
     for teacher, at in teachers.items():
         if at["status"] == Status.OK:
-            for side in _SIDES:
+            for side in (side for side in SIDES if side in at):
                 buffer = io.BytesIO()
                 np.save(buffer, at[side], allow_pickle=False)
                 _member(tar, f"{name}.{teacher}.{side}.npy", buffer.getvalue())

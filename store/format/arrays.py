@@ -1,4 +1,4 @@
-"""The Zarr side of the store: four arrays per teacher, and the bytes of one store shard.
+"""The Zarr side of the store: the arrays of a teacher, and the bytes of one store shard.
 
 A shard has its chunks, then an index of where each chunk lies, then the index's CRC-32C. This is Zarr's
 ``sharding_indexed`` codec as docs/store-format.md narrows it down.
@@ -20,10 +20,11 @@ from zarr.storage import MemoryStore
 from store.errors import StoreError
 from store.io.location import Location
 
-from .records import Spec, StoredDtype, StoreInfo
+from .records import SIDES, Spec, StoredDtype, StoreInfo
 
 ArrayName: TypeAlias = Literal["image", "text", "similarity", "status"]
 ARRAY_NAMES: tuple[ArrayName, ...] = get_args(ArrayName)
+"""The arrays of a teacher that encodes both sides; `array_names` gives those of any."""
 
 ZARR_FOLDER = "features.zarr"
 
@@ -33,6 +34,16 @@ _ABSENT = np.uint64(2**64 - 1)
 """Offset and length of a chunk that is not stored: all of it is 0, or lies beyond the array's rows."""
 
 _CODEC = CRC32C(location="end")
+
+
+def array_names(spec: Spec) -> tuple[ArrayName, ...]:
+    """Return the names of a teacher's arrays: features of each side, the similarity of both sides, the status."""
+    return tuple(name for name in ARRAY_NAMES if name in (*spec.sides, "status") or spec.sides == SIDES)
+
+
+def tail_of(name: ArrayName, spec: Spec) -> tuple[int, ...]:
+    """Return the shape of one row of an array: (D,) for features, () for one number."""
+    return (spec.embed_dim,) if name in SIDES else ()
 
 
 def dtype_of(name: ArrayName, stored_dtype: StoredDtype) -> str:
@@ -77,8 +88,8 @@ def _metadata(spec: Spec, info: StoreInfo) -> dict[str, bytes]:
     """Return Zarr's metadata objects by key, made in memory: Zarr would also write groups above the store."""
     objects: dict[str, zarr.core.buffer.Buffer] = {}
     group = zarr.create_group(MemoryStore(objects)).create_group(spec.teacher)
-    for name in ARRAY_NAMES:
-        tail = (spec.embed_dim,) if name in ("image", "text") else ()
+    for name in array_names(spec):
+        tail = tail_of(name, spec)
         # No compressor: CLIP features in float16 hardly compress, and a reader may take a chunk's bytes as they lie.
         group.create_array(
             name,
@@ -151,7 +162,7 @@ def restored(stored_ND: npt.NDArray[np.generic]) -> npt.NDArray[np.floating[Any]
 
 def shard_key(teacher: str, name: ArrayName, range_id: int) -> str:
     """Return the key of a store shard, relative to the store."""
-    return f"{ZARR_FOLDER}/{teacher}/{name}/c/{range_id}" + ("/0" if name in ("image", "text") else "")
+    return f"{ZARR_FOLDER}/{teacher}/{name}/c/{range_id}" + ("/0" if name in SIDES else "")
 
 
 def open_arrays(location: Location, teacher: str) -> dict[ArrayName, zarr.Array]:
@@ -162,7 +173,7 @@ def open_arrays(location: Location, teacher: str) -> dict[ArrayName, zarr.Array]
     """
     try:
         group = location.zarr_group(f"{ZARR_FOLDER}/{teacher}")
-        return {name: group[name] for name in ARRAY_NAMES}
+        return {name: group[name] for name in ARRAY_NAMES if name in group}
     except (FileNotFoundError, KeyError) as error:
         raise StoreError(f"{location}: there are no arrays of teacher {teacher!r}") from error
 

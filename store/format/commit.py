@@ -8,9 +8,9 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +58,7 @@ class UnitFeatures:
     """One teacher's features of one range.
 
     Attributes:
-        image, text: (rows, D) float32, unit norm where the status is ok.
+        image, text: (rows, D) float32, unit norm where the status is ok; None of a side that is not encoded.
         status: (rows,) uint8, of Status.
         reasons: by position in the range, for rows that are neither ok nor not applicable.
         truncated: (rows,) whether the teacher read the caption in part; None where that is not known.
@@ -67,11 +67,23 @@ class UnitFeatures:
     """
 
     image: npt.NDArray[np.float32]
-    text: npt.NDArray[np.float32]
+    text: npt.NDArray[np.float32] | None
     status: npt.NDArray[np.uint8]
     reasons: dict[int, str]
     truncated: npt.NDArray[np.bool_] | None = None
     changed: Sequence[str | None] | None = None
+
+    def of(self, spec: Spec) -> dict[Side, npt.NDArray[np.float32]]:
+        """Return the features of each side that a teacher encodes.
+
+        Raises:
+            ValueError: a side is missing, or there is one that the teacher does not encode.
+        """
+        sides: dict[Side, npt.NDArray[np.float32] | None] = {"image": self.image, "text": self.text}
+        found = {side: features for side, features in sides.items() if features is not None}
+        if (*found,) != spec.sides:
+            raise ValueError(f"features of {[*found]}, but {spec.teacher} encodes {[*spec.sides]}")
+        return found
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -171,16 +183,16 @@ def commit_unit(
     existing = valid_receipt(location, receipt_at, Receipt, spec_hash=spec.hash, digest=digest)
     if existing and not location.exists(receipt_key(spec.teacher, range_id, folder=RETRY_FOLDER)):
         return promoted(location, existing, receipt_at, guard=guard) if holds_lock else existing
-    features = _without_non_finite(features)
+    features = _without_non_finite(features, spec)
     objects = {
         shard_key(spec.teacher, name, range_id): encode_shard(name, values, stored_dtype=spec.stored_dtype, info=info)
-        for name, values in _arrays(features).items()
+        for name, values in _arrays(features, spec).items()
     }
     start, stop = info.bounds(range_id)
     truncated = None if features.truncated is None else features.truncated & (features.status == Status.OK)
 
     def describe(stored: dict[str, StoredObject]) -> Receipt:
-        for key in (shard_key(spec.teacher, name, range_id) for name in get_args(Side)):
+        for key in (shard_key(spec.teacher, name, range_id) for name in spec.sides):
             chunks = chunk_checksums(objects[key], spec, rows=stop - start, info=info)
             stored[key] = stored[key].model_copy(update={"chunk_crc32c": chunks})
         return Receipt(
@@ -265,28 +277,26 @@ def _changed_images(features: UnitFeatures) -> dict[str, int] | None:
     return dict(sorted(counts.items())) or None
 
 
-def _without_non_finite(features: UnitFeatures) -> UnitFeatures:
+def _without_non_finite(features: UnitFeatures, spec: Spec) -> UnitFeatures:
     """Give rows with an infinite or undefined number their status, and zeros to every row that is not ok."""
-    finite = np.isfinite(features.image).all(axis=1) & np.isfinite(features.text).all(axis=1)
+    finite = np.logical_and.reduce([np.isfinite(side_ND).all(axis=1) for side_ND in features.of(spec).values()])
     status = np.where((features.status == Status.OK) & ~finite, Status.NON_FINITE, features.status).astype(np.uint8)
     ok = (status == Status.OK)[:, None]
     reasons = dict(features.reasons)
     for position in np.flatnonzero(status == Status.NON_FINITE):
         reasons.setdefault(int(position), "the teacher returned a number that is not finite")
-    return UnitFeatures(
-        image=features.image if ok.all() else np.where(ok, features.image, np.float32(0)),
-        text=features.text if ok.all() else np.where(ok, features.text, np.float32(0)),
-        status=status,
-        reasons=reasons,
-        truncated=features.truncated,
-        changed=features.changed,
-    )
+    sides = features.of(spec)
+    if not ok.all():
+        sides = {side: np.where(ok, side_ND, np.float32(0)) for side, side_ND in sides.items()}
+    return replace(features, image=sides["image"], text=sides.get("text"), status=status, reasons=reasons)
 
 
-def _arrays(features: UnitFeatures) -> dict[ArrayName, npt.NDArray[np.generic]]:
-    # Features are unit norm, so the product of the unrounded vectors is their cosine.
-    similarity = np.einsum("nd,nd->n", features.image, features.text).astype(np.float32)
-    return {"image": features.image, "text": features.text, "similarity": similarity, "status": features.status}
+def _arrays(features: UnitFeatures, spec: Spec) -> dict[ArrayName, npt.NDArray[Any]]:
+    arrays: dict[ArrayName, npt.NDArray[Any]] = dict(features.of(spec).items())
+    if features.text is not None:
+        # Features are unit norm, so the product of the unrounded vectors is their cosine.
+        arrays["similarity"] = np.einsum("nd,nd->n", features.image, features.text).astype(np.float32)
+    return {**arrays, "status": features.status}
 
 
 def _create_object(location: Location, key: str, data: bytes) -> StoredObject:

@@ -13,6 +13,7 @@ from typing import TypeAlias
 from store.faults import reached
 from store.io.location import Location
 
+from .arrays import ARRAY_NAMES, ZARR_FOLDER, array_names
 from .records import (
     RETRY_FOLDER,
     RangeReceipt,
@@ -124,6 +125,10 @@ def _move_units(location: Location, at: str, *, guard: Guard) -> None:
         if key.startswith(("receipts/", "pixels/receipts/")):
             promote(location, at, key, guard=guard)
     specs = _specs_of(place)
+    for key in specs if _PIXEL_SPEC not in specs else ():
+        spec = read_record(place, key, Spec)
+        for name in {*ARRAY_NAMES} - {*array_names(spec)}:  # of a model that encoded another side too
+            location.delete_below(f"{ZARR_FOLDER}/{spec.teacher}/{name}")
     place.delete([key for key, _ in place.list() if key not in specs])
     location.delete_below(at)  # the spec last: without it nobody knows that the rest can go
     reached("replace.done")

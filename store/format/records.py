@@ -136,6 +136,14 @@ class Spec(Record):
             content.pop("sides", None)
         return content
 
+    def require(self, side: Side) -> None:
+        """Refuse, with a StoreError, a side that the teacher does not encode."""
+        if side not in self.sides:
+            raise StoreError(
+                f"teacher {self.teacher} encodes images alone: it has neither text features nor similarities",
+                hint="ask for its image features, or for a teacher that encodes both sides",
+            )
+
     @property
     def hash(self) -> str:
         """SHA-256 of the spec without its notes, in hexadecimal."""

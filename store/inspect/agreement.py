@@ -60,19 +60,19 @@ def linear_cka(x_ND: npt.NDArray[np.floating[Any]], y_NE: npt.NDArray[np.floatin
 def agreement(
     store: FeatureStore, *, side: Side, sample: int, seed: int, advance: Callable[[int], None] = lambda _: None
 ) -> Agreement:
-    """Compare every two teachers on a sample of rows.
+    """Compare every two teachers that encode a side on a sample of rows.
 
     Args:
         sample: rows that are drawn at most, among those that are ok under at least two teachers. Their features are
             held in memory: sample times the sum of the widths times the bytes of a number.
-        advance: told how many more steps are done; there are `steps` of them.
+        advance: told how many more steps are done; there are `steps` of them for the `compared` teachers.
 
     Raises:
-        StoreError: there are no two teachers.
+        StoreError: there are no two such teachers.
     """
-    names = store.teachers
+    names = compared(store, side)
     if len(names) < 2:
-        raise StoreError(f"{store.location}: {len(names)} teachers; agreement is of two or more")
+        raise StoreError(f"{store.location}: {len(names)} teachers with {side} features; agreement is of two or more")
     ok_NT = np.stack([store.status(name) == Status.OK for name in names], axis=1)
     shared_N = ok_NT.sum(axis=1) >= 2
     rows = draw_rows(shared_N, chunk_rows=store.info.chunk_rows, rows=sample, seed=seed)
@@ -96,6 +96,11 @@ def agreement(
         cka=tuple(tuple(line) for line in cka),
         rows=tuple(tuple(line) for line in (counts_BT.T @ counts_BT).tolist()),
     )
+
+
+def compared(store: FeatureStore, side: Side) -> list[str]:
+    """Return the teachers that encode a side."""
+    return [name for name in store.teachers if side in store.spec(name).sides]
 
 
 def steps(teachers: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from store.format.pairs import PAIR_SCHEMA
-from store.format.records import Side, Status
+from store.format.records import SIDES, Side, Status
 from store.read.reader import FeatureStore
 
 EXAMPLES = 10
 """Keys that are named of each kind."""
-
-_SIDES: tuple[Side, ...] = get_args(Side)
 
 _PLACES = ("row", "uri", "member")
 """Columns with the place of a pair, which are not compared."""
@@ -62,8 +60,8 @@ class RangeDifference:
     Attributes:
         range: its number in A.
         status: in how many rows it differs; features are compared where both are ok.
-        max_abs: largest difference of image, text and similarity.
-        min_cosine: smallest cosine of A's and B's image and text feature of a row; None where no row is ok in both.
+        max_abs: largest difference of similarity and of each side that the teacher encodes in both.
+        min_cosine: smallest cosine of A's and B's feature of a row, by side; None where no row is ok in both.
     """
 
     range: int
@@ -187,7 +185,12 @@ def _teacher(a: FeatureStore, b: FeatureStore, name: str) -> TeacherDifference:
     shared_N = committed[0][:both] & committed[1][:both]
     found.rows_only_in_a, found.rows_only_in_b = (int(rows_N.sum() - shared_N.sum()) for rows_N in committed)
     statuses = [store.status(name, slice(both)) for store in (a, b)]
-    similarities = [store.similarity(name, slice(both)) for store in (a, b)]
+    sides = [side for side in SIDES if all(side in store.spec(name).sides for store in (a, b))]
+    # Of one that encodes images alone in either store, similarities are not compared.
+    similarities = [
+        store.similarity(name, slice(both)) if len(sides) == len(SIDES) else np.zeros(both, np.float32)
+        for store in (a, b)
+    ]
     same_shape = (a.info.range_rows, a.info.chunk_rows) == (b.info.range_rows, b.info.chunk_rows)
     for range_id, start, stop in a.info.blocks(0, both):
         rows = start + np.flatnonzero(shared_N[start:stop])
@@ -201,7 +204,7 @@ def _teacher(a: FeatureStore, b: FeatureStore, name: str) -> TeacherDifference:
             (start, stop),
             [store_status[rows] for store_status in statuses],
             [store_similarity[rows] for store_similarity in similarities],
-            {side: [store.read(rows, teacher=name, side=side) for store in (a, b)] for side in _SIDES},
+            {side: [store.read(rows, teacher=name, side=side) for store in (a, b)] for side in sides},
         )
         if different is None:
             found.ranges_equal += 1

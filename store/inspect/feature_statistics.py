@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from store.format.records import Side, Status
+from store.format.records import SIDES, Side, Status
 from store.read.categories import categorize
 from store.read.reader import FeatureStore
 
@@ -47,14 +47,16 @@ class TeacherStatistics:
 
     Attributes:
         sample: rows that were read; the similarity is of all ok rows.
-        similarity_quantiles: by percent; empty where no row is ok.
-        image, text: None where no row is ok.
+        similarity_mean, similarity_quantiles: the latter by percent; None and empty where there is no similarity.
+        sides: that the teacher encodes.
+        image, text: None where no row is ok, or the side is not encoded.
         truncated_captions: ok rows whose caption the teacher read in part, where receipts record it; None where none
             does.
         truncated_of: ok rows of the receipts that record it.
     """
 
     teacher: str
+    sides: tuple[Side, ...]
     width: int
     rows_ok: int
     sample: int
@@ -146,26 +148,28 @@ def teacher_statistics(
 
     Args:
         sample: rows of which features are read at most, drawn by `draw_rows`. They are held in memory, as float64.
-        advance: told how many sides are done; there are two.
+        advance: told how many of the spec's sides are done.
     """
     ok_N = store.status(teacher) == Status.OK
-    similarity_N = store.similarity(teacher)[ok_N]
+    spec = store.spec(teacher)
+    similarity_N = store.similarity(teacher)[ok_N] if spec.sides == SIDES else np.zeros(0, np.float32)
     rows = draw_rows(ok_N, chunk_rows=store.info.chunk_rows, rows=sample, seed=seed)
     sides: dict[Side, SideStatistics | None] = {"image": None, "text": None}
     inputs = _inputs(store, rows) if len(rows) else None
-    for side in sides:
+    for side in spec.sides:
         if inputs is not None:
             codes_N = categorize(inputs[INPUT[side]]).codes_N
             sides[side] = side_statistics(store.read(rows, teacher=teacher, side=side), codes_N)
         advance(1)
     counted = [receipt for receipt in store.receipts(teacher).values() if receipt.truncated_captions is not None]
-    quantiles = np.quantile(similarity_N, np.array(PERCENTS) / 100) if len(rows) else []
+    quantiles = np.quantile(similarity_N, np.array(PERCENTS) / 100) if len(similarity_N) else []
     return TeacherStatistics(
         teacher=teacher,
-        width=store.spec(teacher).embed_dim,
-        rows_ok=len(similarity_N),
+        sides=spec.sides,
+        width=spec.embed_dim,
+        rows_ok=int(ok_N.sum()),
         sample=len(rows),
-        similarity_mean=float(similarity_N.mean(dtype=np.float64)) if len(rows) else None,
+        similarity_mean=float(similarity_N.mean(dtype=np.float64)) if len(similarity_N) else None,
         similarity_quantiles={str(p): float(value) for p, value in zip(PERCENTS, quantiles, strict=False)},
         image=sides["image"],
         text=sides["text"],

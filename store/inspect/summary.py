@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from store.format.records import Status
+from store.format.records import SIDES, Side, Status
 from store.read.reader import FeatureStore
 
 
@@ -43,6 +43,7 @@ class TeacherSummary:
 
     width: int
     dtype: str
+    sides: tuple[Side, ...]
     spec_hash: str
     ranges_done: int
     rows_ok: int
@@ -93,7 +94,7 @@ def summarize(store: FeatureStore) -> StoreSummary:
         chunk_rows=store.info.chunk_rows,
         corpus_root=store.info.corpus_root,
         bytes_on_disk=sum(nbytes for _, nbytes in store.location.list()),
-        feature_pairs=sum(summary.rows_ok for summary in teachers.values()),
+        feature_pairs=sum(summary.rows_ok for summary in teachers.values() if summary.sides == SIDES),
         complete=bool(teachers) and all(store.is_complete(name) for name in teachers),
         teachers=teachers,
     )
@@ -124,6 +125,7 @@ def _teacher(store: FeatureStore, name: str) -> TeacherSummary:
     return TeacherSummary(
         width=spec.embed_dim,
         dtype=spec.stored_dtype,
+        sides=spec.sides,
         spec_hash=spec.hash,
         ranges_done=sum(receipt.stop == info.bounds(receipt.range)[1] for receipt in receipts),
         rows_ok=ok,
@@ -135,21 +137,30 @@ def _teacher(store: FeatureStore, name: str) -> TeacherSummary:
 
 
 def describe_row(store: FeatureStore, row: int) -> dict[str, Any]:
-    """Return one pair and what each teacher made of it: status, norms of the stored features, similarity."""
+    """Return one pair and what each teacher made of it: status, norms of the stored features, similarity.
+
+    Norm and similarity are None where the teacher does not encode the text.
+    """
     pair: dict[str, Any] = store.pairs.read(row, row + 1).to_pylist()[0]
     rows = slice(row, row + 1)
     teachers: dict[str, Any] = {}
     for name in store.teachers:
-        image_BD = store.read(rows, teacher=name, side="image").astype(np.float32)
-        text_BD = store.read(rows, teacher=name, side="text").astype(np.float32)
+        sides = store.spec(name).sides
+        norms = {
+            f"{side}_norm": _norm(store.read(rows, teacher=name, side=side)) if side in sides else None
+            for side in SIDES
+        }
         status = Status(int(store.status(name, rows)[0]))
         receipt = store.receipt(name, row // store.info.range_rows)
         bad = next((bad for bad in receipt.bad_rows if bad.row == row), None) if receipt else None
         teachers[name] = {
             "status": status.name.lower(),
             "reason": bad.reason if bad else None,
-            "image_norm": float(np.linalg.norm(image_BD)),
-            "text_norm": float(np.linalg.norm(text_BD)),
-            "similarity": float(store.similarity(name, rows)[0]),
+            **norms,
+            "similarity": float(store.similarity(name, rows)[0]) if sides == SIDES else None,
         }
     return {**pair, "teachers": teachers}
+
+
+def _norm(features_BD: npt.NDArray[np.floating[Any]]) -> float:
+    return float(np.linalg.norm(features_BD.astype(np.float32)))

@@ -30,6 +30,8 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    "spiece.model",
+    "tokenizer.model",
 )
 """Files that a tokenizer may have: a spec has their digest, and an exported model has copies."""
 

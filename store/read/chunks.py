@@ -29,8 +29,6 @@ from .units import UnitChangedError
 if TYPE_CHECKING:
     from .reader import FeatureStore
 
-SIDES: tuple[Side, Side] = ("image", "text")
-
 Rows: TypeAlias = npt.NDArray[np.int64]
 Features: TypeAlias = npt.NDArray[np.floating[Any]]
 Found: TypeAlias = dict[tuple[str, Side], Features]
@@ -74,6 +72,7 @@ class ChunkReader:
         """Return features of some rows, as `FeatureStore.read` does.
 
         Raises:
+            StoreError: the teacher does not encode this side.
             CorruptChunkError: a unit is committed, but not what is stored.
             SpecMismatchError: the teacher was replaced since the store was opened.
             IncompleteStoreError: a unit that was committed no longer is.
@@ -81,7 +80,7 @@ class ChunkReader:
         return self._read([(teacher, side, Ask(teachers=(teacher,), rows_B=rows_B))])[teacher, side]
 
     def read_many(self, asks: Sequence[Ask]) -> Found:
-        """Return features of both sides by teacher and side, (B, D) each; zeros where the status is not ok.
+        """Return features of each side that a teacher encodes, (B, D) each; zeros where the status is not ok.
 
         Args:
             asks: no teacher is in two of them.
@@ -89,7 +88,8 @@ class ChunkReader:
         Raises:
             MMKDError: as `read`.
         """
-        return self._read([(name, side, ask) for ask in asks for name in ask.teachers for side in SIDES])
+        sides = self._store.spec
+        return self._read([(name, side, ask) for ask in asks for name in ask.teachers for side in sides(name).sides])
 
     def _read(self, wanted: Sequence[tuple[str, Side, Ask]]) -> Found:
         for _, _, ask in wanted:
@@ -137,13 +137,14 @@ class ChunkReader:
 
     def _side(self, teacher: str, side: Side) -> StoredSide:
         if (teacher, side) not in self._sides:
-            store = self._store
+            store, spec = self._store, self._store.spec(teacher)
+            spec.require(side)
             self._sides[teacher, side] = StoredSide(
                 store.location,
-                store.spec(teacher),
+                spec,
                 side,
                 units=store.units(teacher),
                 verify=store.verify,
-                sides=2 * len(store.teachers),
+                sides=sum(len(store.spec(name).sides) for name in store.teachers),
             )
         return self._sides[teacher, side]

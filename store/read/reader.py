@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from store.corpus.image_source import ImageSource
 from store.errors import StoreError
-from store.format.arrays import ARRAY_NAMES, shard_key
+from store.format.arrays import array_names, shard_key
 from store.format.pairs import PairTable
 from store.format.promote import next_folder
-from store.format.records import Receipt, Side, Spec, StoreInfo, read_record, read_store_info, spec_key
+from store.format.records import SIDES, Receipt, Side, Spec, StoreInfo, read_record, read_store_info, spec_key
 from store.io.fetching import fetch_all
 from store.io.location import Location, locate
 
@@ -128,7 +128,8 @@ class FeatureStore:
                 model=Receipt,
                 spec_hash=spec.hash,
                 spec_now=partial(_spec_now, self.location, teacher),
-                keys=lambda range_id: [shard_key(teacher, name, range_id) for name in ARRAY_NAMES],
+                keys=lambda range_id: [shard_key(teacher, name, range_id) for name in array_names(spec)],
+                sides=len(spec.sides),
                 of_pairs=self._of_pairs,
                 again=EXTRACT,
                 mend=f"python -m store repair {self.location} --deep takes out what is damaged; then {EXTRACT}",
@@ -191,7 +192,12 @@ class FeatureStore:
         return self._column(teacher, "status", rows)
 
     def similarity(self, teacher: str, rows: slice = EVERY) -> npt.NDArray[np.float32]:
-        """Return the cosines of a teacher's image and text features, (rows,) float32; 0 where the status is not ok."""
+        """Return the cosines of a teacher's image and text features, (rows,) float32; 0 where the status is not ok.
+
+        Raises:
+            StoreError: the teacher encodes images alone.
+        """
+        self.spec(teacher).require("text")
         return self._column(teacher, "similarity", rows)
 
     def _column(self, teacher: str, name: Literal["status", "similarity"], rows: slice) -> npt.NDArray[Any]:
@@ -201,7 +207,7 @@ class FeatureStore:
 
         def read(unit: Unit) -> None:
             try:
-                values = read_column(self.location, units, unit, name, verify=self.verify)
+                values = read_column(self.location, self.spec(teacher), units, unit, name, verify=self.verify)
             except UnitChangedError as changed:
                 read(changed.unit)
                 return
@@ -224,6 +230,7 @@ class FeatureStore:
             rows: a slice, or row numbers in any order.
 
         Raises:
+            StoreError: the teacher does not encode this side.
             CorruptChunkError: a range is committed, but not what is stored.
             SpecMismatchError: the teacher was replaced since the store was opened.
             IncompleteStoreError: a range that was committed no longer is.
@@ -255,6 +262,7 @@ class FeatureStore:
             status={name: self.status(name) for name in names},
             # Callables, because not every policy looks at them.
             similarity=self.similarity,
+            one_sided={name for name in names if self.spec(name).sides != SIDES},
             modality=lambda: read_categories(self.location, "modality", self.info),
         )
         return np.stack([*by_teacher.values()], axis=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -34,6 +34,7 @@ def available(
     status: Mapping[str, npt.NDArray[np.uint8]],
     similarity: Callable[[str], npt.NDArray[np.float32]],
     modality: Callable[[], Categories],
+    one_sided: Collection[str] = (),
 ) -> dict[str, npt.NDArray[np.bool_]]:
     """Return (N,) by teacher, in the order of ``status``: whether the selection lets it teach each row.
 
@@ -41,15 +42,17 @@ def available(
         status: by teacher (N,), of Status.
         similarity: returns a teacher's, (N,); called only where the policy needs it.
         modality: returns that of N rows; called only where the policy has rules.
+        one_sided: teachers that encode images alone.
 
     Raises:
-        ConfigError: the policy names a teacher or a modality that the store does not have.
+        ConfigError: the policy names a teacher or a modality that the store does not have, or asks for the
+            similarity of a teacher that encodes images alone.
     """
     ok = {teacher: status_N == Status.OK for teacher, status_N in status.items()}
     if selection == "all":
         return ok
     categories = modality()
-    _check_names(selection, [*ok], known=categories.names)
+    _check_names(selection, [*ok], known=categories.names, one_sided=one_sided)
     return {
         teacher: ok_N & _allowed(selection[teacher], ok_N, teacher, similarity, categories)
         if teacher in selection
@@ -78,13 +81,24 @@ def _allowed(
     return allowed_N
 
 
-def _check_names(selection: Mapping[str, TeacherSelection], teachers: Sequence[str], *, known: Sequence[str]) -> None:
+def _check_names(
+    selection: Mapping[str, TeacherSelection],
+    teachers: Sequence[str],
+    *,
+    known: Sequence[str],
+    one_sided: Collection[str],
+) -> None:
     problems = [f"select.{name}: the store has no such teacher" for name in selection if name not in teachers]
     for teacher, rule in selection.items():
         problems += [
             f"select.{teacher}.modalities: no pair of the store has the modality {name!r}"
             for name in rule.modalities or []
             if name not in known
+        ]
+        problems += [
+            f"select.{teacher}.{key}: the teacher encodes images alone and has no similarity; leave the key out"
+            for key in ("min_similarity", "top_quantile")
+            if teacher in one_sided and getattr(rule, key) is not None
         ]
     if problems:
         raise ConfigError(

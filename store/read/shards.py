@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from store.errors import LocationError
-from store.format.arrays import ARRAY_NAMES, encode_index, index_bytes, rows_in_order, shard_key
+from store.format.arrays import array_names, encode_index, index_bytes, rows_in_order, shard_key
 from store.format.records import Receipt, Side, Spec
 from store.io.folder import stamp_of
 from store.io.location import Location
@@ -56,7 +56,7 @@ class Shards:
     def __init__(self, location: Location, spec: Spec, side: Side, *, units: Units[Receipt], verify: Verify) -> None:
         self._location, self._teacher, self._side = location, spec.teacher, side
         self._units, self._info, self.verify = units, units.info, verify
-        self._place = ARRAY_NAMES.index(side)
+        self._place = array_names(spec).index(side)
         self.chunk_bytes = self._info.chunk_rows * spec.embed_dim * np.dtype(spec.stored_dtype).itemsize
 
     def chunks(self, unit: Unit) -> int:
@@ -193,7 +193,13 @@ class Shards:
 
 
 def read_column(
-    location: Location, units: Units[Receipt], unit: Unit, name: Literal["status", "similarity"], *, verify: Verify
+    location: Location,
+    spec: Spec,
+    units: Units[Receipt],
+    unit: Unit,
+    name: Literal["status", "similarity"],
+    *,
+    verify: Verify,
 ) -> npt.NDArray[Any]:
     """Return a unit's values of one number per row, (stop - start,).
 
@@ -201,7 +207,7 @@ def read_column(
         UnitChangedError: the unit was made anew meanwhile.
         CorruptChunkError: they are not there, or not as they were committed.
     """
-    place, key, data = ARRAY_NAMES.index(name), shard_key(units.name, name, unit.range), None
+    place, key, data = array_names(spec).index(name), shard_key(spec.teacher, name, unit.range), None
     for start in unit.folders:
         try:
             data = location.read(start + key)

@@ -92,6 +92,7 @@ class Units(Generic[Committed]):
         of_pairs: whether a receipt is of the pairs that the pair table has now.
         again: command that makes a missing unit.
         mend: what to do where an object is damaged.
+        sides: number of shards of features of a range.
         beside: folder of the next spec, ending with ``/``; empty where there is none.
 
     Attributes:
@@ -112,12 +113,13 @@ class Units(Generic[Committed]):
         of_pairs: Callable[[RangeReceipt], bool],
         again: str,
         mend: str,
+        sides: int = 0,
         beside: str = "",
     ) -> None:
         self.location, self.info, self.name, self._folder, self._model = location, info, name, folder, model
         self._spec_hash, self._spec_now, self._keys, self._of_pairs = spec_hash, spec_now, keys, of_pairs
         self._again, self._mend, self._prefixes = again, mend, ("", beside) if beside else ("",)
-        self._lock = threading.RLock()
+        self._sides, self._lock = sides, threading.RLock()
         self._known: dict[int, Unit | None] = {}
         self._complete = self._warned = self._told = False
         self.changes = 0
@@ -329,7 +331,8 @@ class Units(Generic[Committed]):
         digests = "".join(stored.sha256 if stored else "" for stored in objects)
         crcs = [stored.crc32c if stored else None for stored in objects]
         chunks = [crc for stored in objects for crc in (stored and stored.chunk_crc32c) or ()]
-        known = None not in crcs and len(chunks) in (0, 2 * -(-(receipt.stop - receipt.start) // self.info.chunk_rows))
+        expected = self._sides * -(-(receipt.stop - receipt.start) // self.info.chunk_rows)
+        known = None not in crcs and len(chunks) in (0, expected)
         packed = np.array([int(crc, 16) for crc in (*crcs, *chunks) if crc], np.uint32).tobytes() if known else b""
         return Unit(
             range=receipt.range,

@@ -187,7 +187,7 @@ def transformers_clip(folder, *, full=False, seed=6):
         return reference.clip_text(state, config, encoded["input_ids"], act=reference.quick_gelu)
 
     return Case(
-        entry=TeacherEntry(folder=str(folder), embed_dim=config["embed_dim"], family="clip"),
+        entry=TeacherEntry(folder=str(folder), transformers=str(folder), embed_dim=config["embed_dim"]),
         image=partial(reference.vit_image, state, config, act=reference.quick_gelu),
         text=text,
     )

@@ -85,7 +85,7 @@ class TargetReader:
         found = {
             name: TeacherTargets(
                 image_KD=torch.from_numpy(features[name, "image"]),
-                text_KD=torch.from_numpy(features[name, "text"]),
+                text_KD=torch.from_numpy(features[name, "text"]) if (name, "text") in features else None,
                 places_K=torch.from_numpy(places[name]),
             )
             for name in self._teachers

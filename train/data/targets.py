@@ -6,8 +6,9 @@ Axes: B rows of a batch, K those that a teacher teaches, D a teacher's width.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Self
 
 import torch
@@ -19,13 +20,19 @@ class TeacherTargets:
     """One teacher's features of the rows of a batch that it teaches.
 
     Attributes:
-        image_KD, text_KD: features as stored: float16 or float32, unit norm.
+        image_KD, text_KD: features as stored: float16 or float32, unit norm; ``text_KD`` is None if the teacher encodes
+            images alone.
         places_K: int64, the index of each row in the batch, ascending.
     """
 
     image_KD: Tensor
-    text_KD: Tensor
+    text_KD: Tensor | None
     places_K: Tensor
+
+    def mapped(self, change: Callable[[Tensor], Tensor], places_K: Tensor) -> TeacherTargets:
+        """Return targets with changed features at other places."""
+        text_KD = None if self.text_KD is None else change(self.text_KD)
+        return TeacherTargets(image_KD=change(self.image_KD), text_KD=text_KD, places_K=places_K)
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -56,11 +63,7 @@ class Targets:
             teachers = {}
             for name, teacher in self.teachers.items():
                 rows = slice(cuts[name][number], cuts[name][number + 1])
-                teachers[name] = TeacherTargets(
-                    image_KD=teacher.image_KD[rows],
-                    text_KD=teacher.text_KD[rows],
-                    places_K=teacher.places_K[rows] - begin,
-                )
+                teachers[name] = teacher.mapped(itemgetter(rows), teacher.places_K[rows] - begin)
             found.append(type(self)(rows=end - begin, teachers=teachers))
         return found
 
@@ -70,21 +73,14 @@ class Targets:
         found = {}
         for name, teacher in self.teachers.items():
             kept_K = keep_B[teacher.places_K]
-            found[name] = TeacherTargets(
-                image_KD=teacher.image_KD[kept_K],
-                text_KD=teacher.text_KD[kept_K],
-                places_K=places_B[teacher.places_K[kept_K]],
-            )
+            found[name] = teacher.mapped(itemgetter(kept_K), places_B[teacher.places_K[kept_K]])
         return type(self)(rows=int(keep_B.sum()), teachers=found)
 
     def to(self, device: torch.device | str) -> Self:
         """Return a copy on a device."""
-        found = {
-            name: TeacherTargets(
-                image_KD=teacher.image_KD.to(device, non_blocking=True),
-                text_KD=teacher.text_KD.to(device, non_blocking=True),
-                places_K=teacher.places_K.to(device, non_blocking=True),
-            )
-            for name, teacher in self.teachers.items()
-        }
+
+        def moved(part: Tensor) -> Tensor:
+            return part.to(device, non_blocking=True)
+
+        found = {name: teacher.mapped(moved, moved(teacher.places_K)) for name, teacher in self.teachers.items()}
         return type(self)(rows=self.rows, teachers=found)

@@ -8,7 +8,7 @@ Axes: K rows, E student width, D a teacher's width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import torch
@@ -30,21 +30,25 @@ _EDGE = 1e-6
 
 
 class TeacherHeads(nn.Module):
-    """One head per teacher and side.
+    """One head per teacher and side that it encodes.
 
     Args:
         widths: D by teacher.
+        texts: those of them that encode texts; the others have a head for images alone.
         embed_dim: E.
         kind: ``linear``, or ``mlp``: norm, linear, GELU, linear.
         seed: of the weights; torch's own random state stays.
     """
 
-    def __init__(self, widths: Mapping[str, int], *, embed_dim: int, kind: HeadKind, seed: int) -> None:
+    def __init__(
+        self, widths: Mapping[str, int], *, texts: Collection[str], embed_dim: int, kind: HeadKind, seed: int
+    ) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.image, self.text = (
-                nn.ModuleDict({name: _head(embed_dim, width, kind) for name, width in widths.items()}) for _ in range(2)
+                nn.ModuleDict({name: _head(embed_dim, widths[name], kind) for name in widths if name in names})
+                for names in (widths, texts)
             )
 
     def forward(self, embeddings_KE: Tensor, teacher: str, side: Side) -> Tensor:

@@ -37,17 +37,19 @@ class TeacherFeatures:
     Args:
         rows: distinct store rows, (N,).
         image: image features, (N, D), of any float type, as stored.
+        text: None if the teacher encodes images alone.
         spec_hash: of the spec of these features; the projection is bound to it.
     """
 
     rows: NDArray[np.int64]
     image: NDArray[np.floating[Any]]
-    text: NDArray[np.floating[Any]]
+    text: NDArray[np.floating[Any]] | None
     spec_hash: str
 
     def __post_init__(self) -> None:
-        if self.image.ndim != 2 or self.image.shape != self.text.shape:
-            raise ValueError(f"image and text features differ in shape: {self.image.shape}, {self.text.shape}")
+        text_shape = self.image.shape if self.text is None else self.text.shape
+        if self.image.ndim != 2 or self.image.shape != text_shape:
+            raise ValueError(f"image and text features differ in shape: {self.image.shape}, {text_shape}")
         if self.rows.shape != self.image.shape[:1] or len(np.unique(self.rows)) != len(self.rows):
             raise ValueError(f"expected {len(self.image)} distinct rows, got {len(np.unique(self.rows))}")
 
@@ -55,11 +57,11 @@ class TeacherFeatures:
 class TeacherBatch(NamedTuple):
     """One teacher's part of a batch: two (B, D) sides, and a bool per row.
 
-    Unavailable rows may hold anything, NaN included.
+    Unavailable rows may hold anything, NaN included. The text is None if the teacher encodes images alone.
     """
 
     image: Tensor
-    text: Tensor
+    text: Tensor | None
     available: Tensor
 
 
@@ -100,9 +102,11 @@ class ProjectionAutoEncoder(nn.Module):
     def error_sum(self, batch: Mapping[str, TeacherBatch]) -> tuple[Tensor, int]:
         """Return the summed mean squared errors of the available features, and their number."""
         images = {teacher: part.image[part.available].float() for teacher, part in batch.items()}
-        texts = {teacher: part.text[part.available].float() for teacher, part in batch.items()}
-        error_sum = self._side_error(images, self.image_layers) + self._side_error(texts, self.text_layers)
-        return error_sum, 2 * sum(len(image_BD) for image_BD in images.values())
+        texts = {name: part.text[part.available].float() for name, part in batch.items() if part.text is not None}
+        error_sum = self._side_error(images, self.image_layers)
+        if texts:
+            error_sum = error_sum + self._side_error(texts, self.text_layers)
+        return error_sum, sum(len(feature_BD) for side in (images, texts) for feature_BD in side.values())
 
     def _side_error(self, features: Mapping[str, Tensor], layers: nn.Module) -> Tensor:
         latent = torch.cat([self.project[teacher](feature_BD) for teacher, feature_BD in features.items()])
@@ -241,8 +245,9 @@ class _RowTable:
         parts = {}
         for teacher, part in self._features.items():
             index = self._index[teacher][positions]
-            arrays = part.image[index], part.text[index], index >= 0
-            parts[teacher] = TeacherBatch(*(torch.from_numpy(array).to(device) for array in arrays))
+            image, available = (torch.from_numpy(array).to(device) for array in (part.image[index], index >= 0))
+            text = None if part.text is None else torch.from_numpy(part.text[index]).to(device)
+            parts[teacher] = TeacherBatch(image, text, available)
         return parts
 
     def mse_of_mean(self, train: NDArray[np.int64], held: NDArray[np.int64]) -> float:
@@ -252,7 +257,7 @@ class _RowTable:
             fitted_on, held_out = (
                 index[index >= 0] for index in (self._index[teacher][train], self._index[teacher][held])
             )
-            for side in (part.image, part.text):
+            for side in (part.image, part.text) if part.text is not None else (part.image,):
                 mean = side[fitted_on].mean(axis=0, dtype=np.float64)
                 errors.append(((side[held_out] - mean) ** 2).mean(axis=1))
         return float(np.concatenate(errors).mean())

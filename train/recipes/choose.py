@@ -101,13 +101,13 @@ def _improved(run: StudentRun, data: TeacherData, folder: Path, embed_dim: int) 
 
 
 def teacher_facts(store: FeatureStore, teachers: Sequence[str], recipe: ImprovedRecipe) -> dict[str, TeacherFacts]:
-    """Return widths and logit scales of teachers; the recipe gives a scale where the spec does not."""
+    """Return widths, logit scales and sides of teachers; the recipe gives a scale where the spec does not."""
     facts = {}
     for name in teachers:
         spec = store.spec(name)
         noted = spec.notes.get("logit_scale")
         scale = recipe.logit_scales.get(name) if noted is None else float(noted)
-        facts[name] = TeacherFacts(width=spec.embed_dim, logit_scale=scale)
+        facts[name] = TeacherFacts(width=spec.embed_dim, logit_scale=scale, sides=spec.sides)
     return facts
 
 

@@ -74,11 +74,10 @@ def _projection_features(
             available_NT[:, column], chunk_rows=store.info.chunk_rows, rows=section.max_rows, seed=section.seed
         )
         if len(rows):
+            spec = store.spec(teacher)
+            sides = {side: reader.read(rows, teacher=teacher, side=side) for side in spec.sides}
             features[teacher] = TeacherFeatures(
-                rows=rows,
-                image=reader.read(rows, teacher=teacher, side="image"),
-                text=reader.read(rows, teacher=teacher, side="text"),
-                spec_hash=store.spec(teacher).hash,
+                rows=rows, image=sides["image"], text=sides.get("text"), spec_hash=spec.hash
             )
     if not features:
         raise IncompleteStoreError(

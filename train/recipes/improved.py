@@ -3,7 +3,8 @@
 task + feature_weight * feature + relational_weight * relational + interactive_weight * interactive. In the feature
 term, a head per teacher and side predicts the teacher's features from the student's embedding. The relational term has
 no heads: among a teacher's rows, each image should be as similar to each text as it is for the teacher. The interactive
-term contrasts a head's prediction with the features of the other side.
+term contrasts a head's prediction with the features of the other side. Both need teachers that encode both sides; the
+others teach in the image side of the feature term alone.
 
 Axes: B batch rows of this rank, K those that a teacher teaches, N rows of all ranks, E student width, D teacher width.
 """
@@ -18,8 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from store.errors import ConfigError
-from store.format.records import Side
-from store.read.chunks import SIDES
+from store.format.records import SIDES, Side
 from train.data.targets import Targets
 from train.losses.balance import SideBalance, dispersion_weights
 from train.losses.contrastive import contrast, contrast_sum, no_autocast, unit
@@ -43,10 +43,12 @@ class TeacherFacts:
 
     Attributes:
         logit_scale: multiplier of the teacher's cosines; None if unknown, which the relational term refuses.
+        sides: that the teacher encodes.
     """
 
     width: int
     logit_scale: float | None
+    sides: tuple[Side, ...] = SIDES
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -56,8 +58,8 @@ class _Seen:
     Attributes:
         places, features: by teacher; features by teacher and side, (K, D).
         gathered: the student's embeddings by side.
-        teachers: by teacher and side, the features of all ranks; empty if no term needs them.
-        teacher_places: by teacher, the indices of its rows in the batch of all ranks.
+        teachers: by teacher that encodes both sides, and side, the features of all ranks; empty if no term needs them.
+        teacher_places: by such a teacher, the indices of its rows in the batch of all ranks.
     """
 
     places: Mapping[str, Tensor]
@@ -87,24 +89,28 @@ class ImprovedObjective(Objective):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self._recipe, self._teachers = recipe, list(teachers)
-        self._scales = _known_scales(teachers) if recipe.relational_weight else {}
+        self._recipe = recipe
+        self._of = {side: [name for name, facts in teachers.items() if side in facts.sides] for side in SIDES}
+        self._paired = self._of["text"]
+        paired = {name: teachers[name] for name in self._paired}
+        self._scales = _known_scales(paired) if recipe.relational_weight else {}
         widths = {name: facts.width for name, facts in teachers.items()} if recipe.uses_heads else {}
-        self.heads = TeacherHeads(widths, embed_dim=embed_dim, kind=recipe.heads, seed=seed)
+        self.heads = TeacherHeads(widths, texts=self._paired, embed_dim=embed_dim, kind=recipe.heads, seed=seed)
         found = {} if statistics is None else dict(statistics.sides)
         self._coordinates = {
             (name, side): Coordinates(found[name, side].phi_s if recipe.phi_s else None)
             for name in widths
-            for side in SIDES
+            for side in teachers[name].sides
         }
         self.coordinates = nn.ModuleList(self._coordinates.values())
         self.balances = nn.ModuleDict()
-        for side in SIDES if recipe.feature_weight else ():
+        for side, names in self._of.items() if recipe.feature_weight else ():
             weights = {}
-            if recipe.balance == "dispersion":
-                weights = dispersion_weights({name: found[name, side].dispersion for name in teachers})
-            self.balances[side] = SideBalance(recipe.balance, self._teachers, weights=weights, seed=seed)
-        contrasted = self._teachers if recipe.interactive_weight else []
+            if recipe.balance == "dispersion" and names:
+                weights = dispersion_weights({name: found[name, side].dispersion for name in names})
+            if names:
+                self.balances[side] = SideBalance(recipe.balance, names, weights=weights, seed=seed)
+        contrasted = self._paired if recipe.interactive_weight else []
         self.log_scales = nn.ParameterDict({name: nn.Parameter(torch.tensor(LOG_SCALE)) for name in contrasted})
 
     def forward(self, image_BE: Tensor, text_BE: Tensor, logit_scale: Tensor, given: Given) -> dict[str, Tensor]:
@@ -131,20 +137,23 @@ class ImprovedObjective(Objective):
 
     def _see(self, student: Mapping[Side, Tensor], targets: Targets, across: Across) -> _Seen:
         gathered: dict[Side, Gathered] = dict(zip(SIDES, across.gather(list(student.values())), strict=True))
-        places = {name: targets.teachers[name].places_K for name in self._teachers}
+        places = {name: targets.teachers[name].places_K for name in self._of["image"]}
         features: dict[tuple[str, Side], Tensor] = {}
-        for name in self._teachers:
+        for name in places:
             features[name, "image"] = targets.teachers[name].image_KD
-            features[name, "text"] = targets.teachers[name].text_KD
+            text_KD = targets.teachers[name].text_KD
+            if text_KD is not None:
+                features[name, "text"] = text_KD
         teachers: dict[tuple[str, Side], Gathered] = {}
         teacher_places: dict[str, Tensor] = {}
-        if self._recipe.relational_weight or self._recipe.interactive_weight:
-            stored = common_dtype(list(features.values()))
-            every = across.gather([part.to(stored) for part in features.values()])
-            teachers = dict(zip(features, every, strict=True))
+        if self._paired and (self._recipe.relational_weight or self._recipe.interactive_weight):
+            compared = {key: part for key, part in features.items() if key[0] in self._paired}
+            stored = common_dtype(list(compared.values()))
+            every = across.gather([part.to(stored) for part in compared.values()])
+            teachers = dict(zip(compared, every, strict=True))
             first = gathered["image"].first
-            everywhere = across.gather([places_K + first for places_K in places.values()])
-            teacher_places = {name: found.every for name, found in zip(places, everywhere, strict=True)}
+            everywhere = across.gather([places[name] + first for name in self._paired])
+            teacher_places = {name: found.every for name, found in zip(self._paired, everywhere, strict=True)}
         dtype = student["image"].dtype
         return _Seen(
             places=places,
@@ -166,7 +175,7 @@ class ImprovedObjective(Objective):
         across: Across,
     ) -> Tensor:
         sides = []
-        for side in SIDES:
+        for side in (side for side in SIDES if side in self.balances):
             found = {
                 name: distances(
                     self._recipe.distance,
@@ -174,7 +183,7 @@ class ImprovedObjective(Objective):
                     seen.features[name, side],
                     self._coordinates[name, side],
                 )
-                for name in self._teachers
+                for name in self._of[side]
             }
             total, weight = self.balances[side](found, seen.places, rows_B=given.rows_B, step=given.step)
             sides.append(across.mean(total, weight))
@@ -184,8 +193,8 @@ class ImprovedObjective(Objective):
         self, student: Mapping[Side, Tensor], logit_scale: Tensor, seen: _Seen, across: Across
     ) -> Tensor:
         total, count = logit_scale.new_zeros(()), 0
-        for name, places_K in seen.places.items():
-            scale, every_K = self._scales[name], seen.teacher_places[name]
+        for name, every_K in seen.teacher_places.items():
+            scale, places_K = self._scales[name], seen.places[name]
             for one, other in PAIRED_SIDES:
                 ours = logit_scale * student[one][places_K] @ seen.gathered[other].every[every_K].T
                 theirs = scale * seen.features[name, one] @ seen.teachers[name, other].every.T

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +28,19 @@ from train.recipe_sections import PaperRecipe
 from .projection import Projection, apply_projection
 
 
+class _Pairs(NamedTuple):
+    """Projected features of both sides, and the index of each row in the batch."""
+
+    image_KE: Tensor
+    text_KE: Tensor
+    places_K: Tensor
+
+
 class PaperObjective(Objective):
     """task + feature_weight * feature + interactive_weight * interactive.
 
-    The feature term is the sum of both sides. It and the interactive term use the rows with a teacher; the task term
-    uses all rows.
+    The feature term is the sum of both sides. Its image side uses the rows with a teacher; its text side and the
+    interactive term use the rows with a teacher that encodes both sides; the task term uses all rows.
     """
 
     def __init__(self, recipe: PaperRecipe, projection: Projection) -> None:
@@ -57,11 +67,14 @@ class PaperObjective(Objective):
         targets = given.targets.to(image_BE.device)
         projected = [self._projected(name, teacher) for name, teacher in targets.teachers.items()]
         task = clip_loss(image_BE, text_BE, logit_scale, across=across)
-        together = _joined(projected)
-        feature = feature_loss(image_BE[together.places_K], together.image_KD, across=across)
-        feature = feature + feature_loss(text_BE[together.places_K], together.text_KD, across=across)
+        places_K = torch.cat([part.places_K for part in projected])
+        feature = feature_loss(image_BE[places_K], torch.cat([part.image_KD for part in projected]), across=across)
+        pairs = [_Pairs(part.image_KD, part.text_KD, part.places_K) for part in projected if part.text_KD is not None]
+        together = [_Pairs(*map(torch.cat, zip(*pairs, strict=True)))] if pairs else []
+        for pair in together:
+            feature = feature + feature_loss(text_BE[pair.places_K], pair.text_KE, across=across)
         # With `all`, each teacher's rows are contrasted with its own; with one draw per row they mix, as released.
-        groups = projected if recipe.teacher_sampling == "all" else [together]
+        groups = pairs if recipe.teacher_sampling == "all" else together
         interactive = self._interactive(image_BE, text_BE, groups, across)
         return {
             "loss": task + recipe.feature_weight * feature + recipe.interactive_weight * interactive,
@@ -70,9 +83,7 @@ class PaperObjective(Objective):
             "interactive_loss": interactive,
         }
 
-    def _interactive(
-        self, image_BE: Tensor, text_BE: Tensor, groups: Iterable[TeacherTargets], across: Across
-    ) -> Tensor:
+    def _interactive(self, image_BE: Tensor, text_BE: Tensor, groups: Iterable[_Pairs], across: Across) -> Tensor:
         scale: Tensor | float = self._fixed_scale
         if self.log_scale is not None:
             with torch.no_grad():
@@ -81,16 +92,12 @@ class PaperObjective(Objective):
         total, count = image_BE.new_zeros(()), 0
         for group in groups:
             students = image_BE[group.places_K], text_BE[group.places_K]
-            group_total, group_count = interactive_sum(*students, group.image_KD, group.text_KD, scale, across=across)
+            group_total, group_count = interactive_sum(*students, group.image_KE, group.text_KE, scale, across=across)
             total, count = total + group_total, count + group_count
         return across.mean(total, count)
 
     def _projected(self, name: str, teacher: TeacherTargets) -> TeacherTargets:
-        return TeacherTargets(
-            image_KD=self._side(name, teacher.image_KD),
-            text_KD=self._side(name, teacher.text_KD),
-            places_K=teacher.places_K,
-        )
+        return teacher.mapped(partial(self._side, name), teacher.places_K)
 
     def _side(self, name: str, features_KD: Tensor) -> Tensor:
         number = self._numbers[name]
@@ -101,11 +108,3 @@ class PaperObjective(Objective):
         if self._recipe.feature_dtype == "bf16":
             projected_KE = projected_KE.bfloat16().to(projected_KE.dtype)
         return projected_KE
-
-
-def _joined(parts: list[TeacherTargets]) -> TeacherTargets:
-    return TeacherTargets(
-        image_KD=torch.cat([part.image_KD for part in parts]),
-        text_KD=torch.cat([part.text_KD for part in parts]),
-        places_K=torch.cat([part.places_K for part in parts]),
-    )

@@ -21,7 +21,7 @@ from store.errors import ConfigError, SpecMismatchError, StoreError
 from store.files import write_atomic
 from store.format.records import Side
 from store.inspect.feature_statistics import draw_rows
-from store.read.chunks import SIDES, ChunkReader
+from store.read.chunks import ChunkReader
 from store.read.reader import FeatureStore
 from train.losses.phi_s import Floats, PhiS, fit_phi_s
 
@@ -130,7 +130,7 @@ def fit_statistics(
     reader, sides = ChunkReader(store), {}
     for number, name in enumerate(teachers):
         drawn = draw_rows(available_NT[:, number], chunk_rows=store.info.chunk_rows, rows=rows, seed=seed)
-        for side in SIDES:
+        for side in store.spec(name).sides:
             try:
                 sides[name, side] = side_statistics(reader.read(drawn, teacher=name, side=side), phi_s=phi_s)
             except ValueError as error:

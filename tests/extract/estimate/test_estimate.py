@@ -205,15 +205,15 @@ def test_a_profile_without_a_teacher_is_refused_by_name(tmp_path):
     file = tmp_path / "profile.json"
     file.write_text(json.dumps({"small": {"images_per_s": 20.0, "captions_per_s": 0}}))
     with pytest.raises(ConfigError, match="no images_per_s and captions_per_s of small, wide"):
-        rates_of_profile(file, teachers=["small", "wide"])
+        rates_of_profile(file, specs=[spec(), spec(teacher="wide")])
     file.write_text(json.dumps({"teachers": [{"images_per_s": 20.0}]}))
     with pytest.raises(ConfigError, match="no images_per_s and captions_per_s of small"):
-        rates_of_profile(file, teachers=["small"])
+        rates_of_profile(file, specs=[spec()])
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
-        rates_of_profile(tmp_path / "none.json", teachers=["small"])
+        rates_of_profile(tmp_path / "none.json", specs=[spec()])
     file.write_text("<html>")
     with pytest.raises(ConfigError, match="not JSON"):
-        rates_of_profile(file, teachers=["small"])
+        rates_of_profile(file, specs=[spec()])
 
 
 def test_nothing_to_do_has_no_size(uneven, tmp_path):
@@ -236,3 +236,12 @@ def test_the_command_says_it_in_words_and_as_json(uneven, tmp_path, capsys):
     assert content["size"]["objects"] == 6 * 5 + 1 + 2 * 6 + 3
     assert content["cost"] == pytest.approx(2 * content["worker_hours"])
     assert not (tmp_path / "store" / "receipts").exists()
+
+
+def test_a_teacher_of_images_alone_needs_no_rate_of_captions_and_counts_none(tmp_path):
+    file, one_sided = tmp_path / "profile.json", spec(sides=("image",))
+    file.write_text(json.dumps({"small": {"images_per_s": 20.0}}))
+    (rate,) = rates_of_profile(file, specs=[one_sided]).teachers.values()
+    assert (rate.captions_per_s, rate.seconds(Distinct(images=0.5, captions=1.0))) == (None, 0.5 / 20)
+    with pytest.raises(ConfigError, match="of small"):
+        rates_of_profile(file, specs=[spec()])

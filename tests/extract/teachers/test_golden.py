@@ -274,7 +274,7 @@ def test_the_command_prints_the_comparison_and_its_exit_code_says_whether_all_ag
     case, folder = quiltnet
     other = cases.open_clip_hub(tmp_path, seed=11).entry.folder
     teachers = {"quiltnet": {"folder": case.entry.folder, "embed_dim": 24}}
-    teachers["plip"] = {"folder": str(tmp_path / "absent"), "embed_dim": 512, "family": "clip"}
+    teachers["plip"] = {"folder": str(tmp_path / "absent"), "transformers": "vinid/plip"}
     pipeline = {"corpora": {"x": {"files": ["x.tar"]}}, "teachers": teachers, "store": {"path": "s", "corpus": "x"}}
     config = tmp_path / "pipelines.yaml"
     config.write_text(json.dumps({"tiny": pipeline}))

@@ -201,7 +201,7 @@ def test_a_converted_file_that_was_changed_afterwards_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("more", [b"\0", b""])
-def test_authors_files_that_were_replaced_count_and_not_what_was_converted_from_the_old_ones(tmp_path, more):
+def test_authors_files_that_were_replaced_are_refused_by_name_until_they_are_converted_anew(tmp_path, more):
     case = cases.open_clip_hub(tmp_path)
     convert("quiltnet", case.entry)
     before = teacher_spec("quiltnet", case.entry)
@@ -210,7 +210,14 @@ def test_authors_files_that_were_replaced_count_and_not_what_was_converted_from_
     torch.save(torch.load(path) | {"text_projection": torch.zeros(32, 24)}, tmp_path / "open_clip_pytorch_model.new")
     path.write_bytes((tmp_path / "open_clip_pytorch_model.new").read_bytes()[:nbytes] + more)
     assert (path.stat().st_size == nbytes) == (not more)
+    with pytest.raises(
+        TeacherError, match=r"open_clip_pytorch_model\.bin was replaced after it was converted"
+    ) as caught:
+        teacher_spec("quiltnet", case.entry)
+    assert caught.value.hint.startswith("python -m extract fetch quiltnet converts the file that is there now")
+    assert convert("quiltnet", case.entry)
     assert teacher_spec("quiltnet", case.entry).hash != before.hash
+    assert not load("quiltnet", case.entry).encode_text(["a lung"]).any()
 
 
 def test_authors_files_that_were_copied_anew_are_still_those_that_were_converted(tmp_path):
@@ -225,7 +232,7 @@ def test_authors_files_that_were_copied_anew_are_still_those_that_were_converted
     ("entry", "says"),
     [
         ({"family": "open_clip", "heads": 8}, "family open_clip has no heads; it has quick_gelu"),
-        ({"family": "clip", "architecture": "ViT-B-32"}, "family clip has no architecture"),
+        ({"transformers": "a/b", "architecture": "ViT-B-32"}, "family transformers has no architecture"),
         ({"family": "open_clip_file", "architecture": "ViT-B-32"}, "needs checkpoint"),
         ({"family": "open_clip_file", "checkpoint": "x.pt"}, r"needs architecture \(a name\) or config"),
         ({"variants": {"b": {"heads": 3}}}, "variants.b: family open_clip has no heads"),

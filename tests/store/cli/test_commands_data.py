@@ -68,8 +68,8 @@ def test_info_gives_the_documented_fields_as_json(store):
         "complete": False,
     }
     counts = {"ranges_done": 2, "rows_ok": 6, "rows_bad": 1, "rows_not_applicable": 1, "rows_missing": 2}
-    spec_hash = store.spec().hash
-    assert teachers["alpha"] == {"width": 6, "dtype": "float16", "spec_hash": spec_hash, **counts}
+    shape = {"width": 6, "dtype": "float16", "sides": ["image", "text"]}
+    assert teachers["alpha"] == {**shape, "spec_hash": store.spec().hash, **counts}
     assert (teachers["beta"]["width"], teachers["beta"]["ranges_done"], teachers["beta"]["rows_missing"]) == (3, 0, 10)
 
 

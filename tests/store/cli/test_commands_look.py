@@ -80,6 +80,7 @@ def test_ls_gives_teachers_and_holes(look, store):
     assert alpha == {
         "teacher": "alpha",
         "spec_hash": store.spec("alpha").hash,
+        "sides": ["image", "text"],
         "width": 4,
         "dtype": "float16",
         "ranges_done": 3,
@@ -117,7 +118,7 @@ def test_a_store_without_teachers_is_looked_at_too(units, look):
     assert look("stats", units.path, "--json")["teachers"] == []
     assert look("provenance", units.path, "--json") == {"teachers": {}, "runs": []}
     assert look("ls", units.path) == "no teacher was ever registered\n"
-    with pytest.raises(StoreError, match="0 teachers; agreement is of two or more"):
+    with pytest.raises(StoreError, match="0 teachers with image features; agreement is of two or more"):
         look("agreement", units.path)
 
 

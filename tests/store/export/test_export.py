@@ -156,9 +156,10 @@ def test_the_record_says_what_the_files_hold(full, tmp_path):
     record = json.loads((tmp_path / "out/export.json").read_text())
     assert record == json.loads(json.dumps(asdict(done)))
     assert (record["format"], record["rows"], record["written"], record["skipped"]) == ("npz", [0, 6], 6, [])
+    shape = {"width": 6, "dtype": "float16", "sides": ["image", "text"]}
     assert record["teachers"] == {
-        "alpha": {"width": 6, "dtype": "float16", "spec_hash": full.spec().hash, "rows_ok": 5},
-        "beta": {"width": 6, "dtype": "float16", "spec_hash": full.spec("beta").hash, "rows_ok": 0},
+        "alpha": {**shape, "spec_hash": full.spec().hash, "rows_ok": 5},
+        "beta": {**shape, "spec_hash": full.spec("beta").hash, "rows_ok": 0},
     }
 
 

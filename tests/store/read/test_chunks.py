@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from store.errors import CorruptChunkError
 from store.format.arrays import shard_key
-from store.format.records import receipt_key
+from store.format.records import SIDES, receipt_key
 from store.io.location import locate
-from store.read.chunks import SIDES, Ask, ChunkReader
+from store.read.chunks import Ask, ChunkReader
 from store.read.reader import FeatureStore
 from store.read.stored_side import RecycledArrays
 from tests.store import damage

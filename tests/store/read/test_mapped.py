@@ -13,9 +13,9 @@ import pytest
 
 from store.errors import CorruptChunkError
 from store.format.arrays import shard_key
-from store.format.records import receipt_key
+from store.format.records import SIDES, receipt_key
 from store.read import chunks, mapped, stored_side
-from store.read.chunks import SIDES, Ask, ChunkReader
+from store.read.chunks import Ask, ChunkReader
 from store.read.reader import FeatureStore
 from tests.benchmarks.store.synthetic_store import make_store
 from tests.store import damage

@@ -1,0 +1,1 @@
+"""Gets teachers' files from where their authors publish them, pinned to what was fetched first."""
