@@ -7,8 +7,8 @@ n log n of a word's n letters, where open_clip's own tokenizer grows with their 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,6 +38,9 @@ class Encoded:
     lengths_B: npt.NDArray[np.int64]
     truncated_B: npt.NDArray[np.bool_]
 
+    def __getitem__(self, rows: slice) -> Encoded:
+        return Encoded(self.ids_BL[rows], self.lengths_B[rows], self.truncated_B[rows])
+
 
 @dataclass(frozen=True, slots=True)
 class CaptionTokenizer:
@@ -46,15 +49,24 @@ class CaptionTokenizer:
     Attributes:
         encode: returns the ids of cleaned captions without special ones.
         clean: is applied to each caption first.
+        cleaning: the name of that.
         prefix, suffix: special ids before and after a caption; a caption that is cut keeps them.
+        last: id of one more column, after the padding.
     """
 
     encode: Callable[[list[str]], list[list[int]]]
     clean: Clean
+    cleaning: str
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
     pad: int
     context: int
+    last: int | None = None
+
+    @property
+    def key(self) -> Hashable:
+        """Two tokenizers of the same vocabulary with the same key give the same ids."""
+        return self.cleaning, self.prefix, self.suffix, self.pad, self.context, self.last
 
     def __call__(self, captions: Sequence[str]) -> Encoded:
         """Return the ids of some captions."""
@@ -66,6 +78,9 @@ class CaptionTokenizer:
         for row, ids in enumerate(found):
             kept = [*self.prefix, *ids[:room], *self.suffix]
             ids_BL[row, : len(kept)], lengths_B[row], truncated_B[row] = kept, len(kept), len(ids) > room
+        if self.last is not None:
+            ids_BL = np.pad(ids_BL, ((0, 0), (0, 1)), constant_values=self.last)
+            lengths_B[:] = ids_BL.shape[1]
         return Encoded(ids_BL, lengths_B, truncated_B)
 
 
@@ -101,7 +116,7 @@ def clip_tokenizer(simple: SimpleTokenizer) -> CaptionTokenizer:
     of_words.add_special_tokens([AddedToken(word, normalized=False) for word in special])
 
     def encode(cleaned: list[str]) -> list[list[int]]:
-        plain = [text.isascii() and not any(word in text for word in special) for text in cleaned]
+        plain = [text.isascii() and not any(word in text.lower() for word in special) for text in cleaned]
         texts = [text for text, is_plain in zip(cleaned, plain, strict=True) if is_plain]
         words = [simple.pat.findall(text) for text, is_plain in zip(cleaned, plain, strict=True) if not is_plain]
         by_rust = iter(whole.encode_batch_fast(texts, add_special_tokens=False))
@@ -111,6 +126,7 @@ def clip_tokenizer(simple: SimpleTokenizer) -> CaptionTokenizer:
     return CaptionTokenizer(
         encode=encode,
         clean=faster(simple.clean_fn),
+        cleaning=simple.clean_fn.__name__,
         prefix=(simple.sot_token_id,),
         suffix=(simple.eot_token_id,),
         pad=0,
@@ -146,6 +162,7 @@ def transformers_tokenizer(tokenizer: Any, context: int, clean: Clean = str) -> 
     return CaptionTokenizer(
         encode=encode,
         clean=faster(clean),
+        cleaning=clean.__name__,
         prefix=tuple(template.ids[:first]),
         suffix=tuple(template.ids[last + 1 :]),
         pad=tokenizer.pad_token_id,
@@ -153,13 +170,42 @@ def transformers_tokenizer(tokenizer: Any, context: int, clean: Clean = str) -> 
     )
 
 
+def open_clip_tokenizer(tokenizer: Any) -> CaptionTokenizer:
+    """Return a tokenizer of open_clip: a ``SimpleTokenizer``, or an ``HFTokenizer`` with its two special modes.
+
+    Raises:
+        ValueError: see `transformers_tokenizer`.
+    """
+    inner = getattr(tokenizer, "tokenizer", None)
+    if inner is None:
+        return clip_tokenizer(tokenizer)
+    found = transformers_tokenizer(inner, tokenizer.context_length, tokenizer.clean_fn)
+    if tokenizer.tokenizer_mode == "clips":
+        begin, end, last = inner.bos_token_id, inner.eos_token_id, inner.cls_token_id
+        return replace(found, context=found.context - 1, prefix=(begin,), suffix=(end,), last=last)
+    if tokenizer.strip_sep_token:
+        return _without(found, inner.sep_token_id)
+    return found
+
+
+def _without(tokenizer: CaptionTokenizer, unwanted: int) -> CaptionTokenizer:
+    """Return a tokenizer with zeros instead of an id."""
+
+    def encode(cleaned: list[str]) -> list[list[int]]:
+        return [[0 if number == unwanted else number for number in ids] for ids in tokenizer.encode(cleaned)]
+
+    suffix = tuple(0 if number == unwanted else number for number in tokenizer.suffix)
+    return replace(tokenizer, encode=encode, suffix=suffix)
+
+
 def faster(clean: Clean) -> Clean:
     """Return the same cleaning, which takes a tenth of the time for captions that ftfy leaves as they are."""
-    lower = {"_clean_lower": str.lower, "_clean_whitespace": str}.get(getattr(clean, "__name__", ""))
-    if lower is None:
+    after: dict[str, Clean] = {"_clean_lower": str.lower, "_clean_whitespace": str}
+    if clean.__name__ not in after:
         return clean
+    cased = after[clean.__name__]
 
     def cleaned(text: str) -> str:
-        return lower(" ".join(text.split())) if _UNCHANGED.fullmatch(text) else clean(text)
+        return cased(" ".join(text.split())) if _UNCHANGED.fullmatch(text) else clean(text)
 
     return cleaned
