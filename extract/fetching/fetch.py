@@ -22,9 +22,9 @@ from store.files import make_folder, sha256_file, sync_folder
 from store.io.weight_files import check_plausible
 
 from .disk import FetchPlan, Missing
-from .http import Found, NotFetchedError, address, download, look
+from .http import Found, NotFetchedError, address, download, look, page_of
 from .pins import Pins, only_one
-from .refusals import page_of, worded
+from .refusals import worded
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Fetch:
         for file in self.entry.wanted():
             here = _digest_here(file, self.entry, conversion)
             if here:
-                self._compare_present(file, here)
+                self._compare_present(file, here, conversion)
             elif self._is_needed(file, conversion, {one.file.name for one in missing}):
                 found = self._look(file)
                 if found:
@@ -113,114 +113,97 @@ class Fetch:
                     self.pins.record(file.item, file.name, commit=commit or error.commit, nbytes=None, sha256=None)
                 return None
 
-    def _compare_present(self, file: Wanted, here: str) -> None:
-        expected, why = self._expected(file)
-        if expected is None and file.item.repo:
-            expected, why = self._adopt(file, here)
-        if expected is None:
-            other = self.pins.elsewhere(file.item, file.name, here)
-            expected, why = (None, "") if other is None else ("another", f"it is that of {other.origin}")
-        if expected not in (None, here):
-            ours = file.path if file.path.is_file() else file.path.with_name(CONVERTED_NAME)
-            raise self._another(file, here, f"{ours} is", why, f"move {ours} away for the former one")
+    def _compare_present(self, file: Wanted, here: str, conversion: ConversionRecord | None) -> None:
+        contradicted = self._contradicted(file, here)
+        if contradicted is None:
+            contradicted = self._contradicted_by_origin(file, here)
+        if contradicted:
+            converted = [file.path.with_name(CONVERTED_NAME)] if conversion and file.name in conversion.files else []
+            ours = [*([file.path] if file.path.is_file() else []), *converted]
+            away = f"move {' and '.join(map(str, ours))} away for the other one"
+            raise self._another(file, here, f"{ours[0]} is", contradicted, away)
 
-    def _expected(self, file: Wanted) -> tuple[str | None, str]:
-        """Return the digest that a file must have, and who says so; None if nobody does."""
-        if stated := file.item.sha256.get(file.name):
-            return stated, f"the pipeline states {stated}"
-        pin = self.pins.of(file.item, file.name)
+    def _contradicted(self, file: Wanted, digest: str) -> str | None:
+        """Say who knows a file by another digest: nobody (""), or nobody knows it (None)."""
+        pin, stated = self.pins.of(file.item, file.name), file.item.sha256.get(file.name)
+        if stated:
+            return "" if stated == digest else f"the pipeline states {stated}"
         if pin and pin.sha256:
-            return pin.sha256, f"{self.pins.path.name} says {pin.sha256} since {pin.fetched}"
-        return None, ""
+            return "" if pin.sha256 == digest else f"{self.pins.path.name} says {pin.sha256} since {pin.fetched}"
+        return None
 
-    def _adopt(self, file: Wanted, here: str) -> tuple[str | None, str]:
-        """Compare a file that was put by hand with the hub's, and record it if they are the same."""
-        commit = self.pins.commit(file.item)
-        try:
-            found = look(address(file.item, file.name, commit))
-        except NotFetchedError as error:
-            log.info("teacher %s: %s is not compared with %s: %s", self.name, file.path, file.item.origin, error)
-            return None, ""
-        same = _is_same(file.path, here, found.etag)
-        if same is False:
-            return found.etag, f"{file.item.origin} has {found.etag}"
-        if same:
-            nbytes = file.path.stat().st_size if file.path.is_file() else found.nbytes
-            self.pins.record(file.item, file.name, commit=found.commit, nbytes=nbytes, sha256=here)
-        return None, ""
+    def _contradicted_by_origin(self, file: Wanted, here: str) -> str:
+        """Compare a file that was put by hand with its origin, and record it if it is the same."""
+        item, same = file.item, None
+        if item.repo:
+            try:
+                found = look(address(item, file.name, self.pins.commit(item)))
+            except NotFetchedError as error:
+                log.info("teacher %s: %s is not compared with %s: %s", self.name, file.path, item.origin, error)
+            else:
+                same = _is_same(file.path, here, found.etag)
+                if same:
+                    nbytes = file.path.stat().st_size if file.path.is_file() else found.nbytes
+                    self.pins.record(item, file.name, commit=found.commit, nbytes=nbytes, sha256=here)
+                elif same is False:
+                    return f"{item.origin} has {found.etag}"
+        other = self.pins.elsewhere(item, file.name, here)
+        return f"it came from {other.origin}" if other and not same else ""
 
     def _from_hub(self, one: Missing) -> bool:
         file, found = one.file, one.found
         place = address(file.item, file.name, found.commit)
-        with _partial(file.path, str(found)) as partial:
+        with _partial(file.path, found) as partial:
             if file.path.is_file():
                 return False
-            download(place, partial, label=file.name)
-            digest = self._checked(file, partial)
-            if _is_same(partial, digest, found.etag) is False:
-                partial.unlink()
-                raise NotFetchedError("wrong", f"its sha256 is {digest}, the hub says {found.etag}")
+            download(place, partial, nbytes=found.nbytes, label=file.name)
+            with _unless_wrong(partial):
+                digest = self._checked(file, partial)
+                if _is_same(partial, digest, found.etag) is False:
+                    raise NotFetchedError("wrong", f"its sha256 is {digest}, the hub says {found.etag}")
             nbytes = partial.stat().st_size
             self.pins.record(file.item, file.name, commit=found.commit, nbytes=nbytes, sha256=digest)
             _put(partial, file.path)
         return True
 
     def _from_archive(self, one: Missing) -> bool:
-        file, url = one.file, one.file.item.url or ""
-        archive = file.path.parent / url.rsplit("/", 1)[-1]
+        file, item = one.file, one.file.item
+        archive = file.path.parent / (item.archive or "")
         if file.path.is_file():
             return False
-        if not archive.is_file():
-            with _partial(archive, str(one.found)) as partial:
-                if not archive.is_file():
-                    download(address(file.item, file.name, None), partial, label=archive.name)
-                    self._check_archive(file.item, archive.name, partial)
-                    _put(partial, archive)
-        with _partial(file.path, "unpacked") as partial:
+        with _partial(archive, one.found) as partial:
+            if not archive.is_file():
+                place = address(item, file.name, None)
+                download(place, partial, nbytes=one.found.nbytes, label=archive.name)
+                with _unless_wrong(partial):
+                    _check_archive(item, partial)
+                _put(partial, archive)
+        _check_archive(item, archive)
+        with _partial(file.path, Found()) as partial:
             if file.path.is_file():
                 return False
-            _unpack(archive, file.name, partial)
-            digest = self._checked(file, partial)
-            self.pins.record(file.item, file.name, commit=None, nbytes=partial.stat().st_size, sha256=digest)
+            with _unless_wrong(partial):
+                _unpack(archive, file.name, partial)
+                digest = self._checked(file, partial)
+            self.pins.record(item, file.name, commit=None, nbytes=partial.stat().st_size, sha256=digest)
             _put(partial, file.path)
-        if all((file.path.parent / name).is_file() for name in file.item.files):
+        if all((file.path.parent / name).is_file() for name in item.files):
             archive.unlink(missing_ok=True)
         return True
 
-    def _check_archive(self, item: Download, name: str, partial: Path) -> None:
-        self._check_plausible(partial)
-        if not zipfile.is_zipfile(partial):
-            partial.unlink()
-            raise NotFetchedError("wrong", "not a zip file")
-        stated = item.sha256.get(name)
-        if stated and (digest := sha256_file(partial)) != stated:
-            partial.unlink()
-            raise NotFetchedError("wrong", f"its sha256 is {digest}, the pipeline states {stated}")
-
-    def _check_plausible(self, partial: Path) -> None:
-        try:
-            check_plausible(partial)
-        except TeacherError as error:
-            partial.unlink()
-            said = str(error).removeprefix(f"{partial}: ")
-            raise NotFetchedError("page" if "HTML" in said else "wrong", said) from None
-
     def _checked(self, file: Wanted, partial: Path) -> str:
-        """Return the digest of a file that came; one that is not what it should be is not kept."""
+        """Return the digest of a file that came."""
         if file.path.suffix not in (".json", ".txt"):
-            self._check_plausible(partial)
+            _check_plausible(partial)
         digest = sha256_file(partial)
-        expected, why = self._expected(file)
-        if expected not in (None, digest):
-            partial.unlink()
-            what = f"{file.name} of {file.item.origin} is now"
-            raise self._another(file, digest, what, why, "nothing was changed here")
+        if contradicted := self._contradicted(file, digest):
+            raise self._another(file, digest, f"{file.name} of {file.item.origin} is", contradicted, "it was not kept")
         return digest
 
-    def _another(self, file: Wanted, digest: str, what: str, why: str, instead: str) -> TeacherError:
+    def _another(self, file: Wanted, digest: str, what: str, contradicted: str, instead: str) -> TeacherError:
         stated = f"sha256: {{{file.name}: {digest}}}"
         return TeacherError(
-            f"teacher {self.name}: {what} another file than before: its sha256 is {digest}, {why}",
+            f"teacher {self.name}: {what} another file than expected: its sha256 is {digest}, {contradicted}",
             hint=f"look at {page_of(file.item)}; {instead}; if this one is wanted, state {stated} in "
             f"teachers.{self.name}.download; then {self.command}",
         )
@@ -258,9 +241,12 @@ def _digest_here(file: Wanted, entry: TeacherEntry, conversion: ConversionRecord
 
 
 def _sized(name: str, entry: TeacherEntry, missing: list[Missing], conversion: ConversionRecord | None) -> FetchPlan:
-    archives = {one.file.item.url: one.found.nbytes or 0 for one in missing if one.file.item.url}
-    files = {one.file.path: one.found.nbytes or 0 for one in missing if not one.file.item.url}
-    sizes = files | {one.file.path: archives[one.file.item.url] for one in missing if one.file.item.url}
+    sizes = {one.file.path: one.found.nbytes or 0 for one in missing}
+    # Several files may come from one archive.
+    archives = {one.file.path.with_name(one.file.item.archive): one.found for one in missing if one.file.item.archive}
+    whole = archives | {one.file.path: one.found for one in missing if one.file.item.repo}
+    whole = {path: found for path, found in whole.items() if not path.is_file()}
+    begun = sum(path.stat().st_size for path in (_partial_path(*one) for one in whole.items()) if path.is_file())
     folder = Path(entry.folder)
     there = {name for names in weight_names(entry) for name in names if (folder / name).is_file()}
     there |= {path.name for path in sizes if path.parent == folder}
@@ -270,23 +256,55 @@ def _sized(name: str, entry: TeacherEntry, missing: list[Missing], conversion: C
         name=name,
         entry=entry,
         missing=tuple(missing),
-        download_bytes=sum(files.values()) + sum(archives.values()),
-        archive_bytes=sum(archives.values()),
+        download_bytes=sum(found.nbytes or 0 for found in whole.values()) - begun,
+        archive_bytes=sum(found.nbytes or 0 for found in archives.values()),
         source_bytes=sum(sizes[path] if path in sizes else path.stat().st_size for path in paths),
         unknown=sum(one.found.nbytes is None for one in missing),
     )
 
 
+def _partial_path(target: Path, found: Found) -> Path:
+    """Return the place of the unfinished form of a file; its name says of which content it is the beginning."""
+    return target.with_name(f"{target.name}.{hashlib.sha256(str(found).encode()).hexdigest()[:12]}.part")
+
+
 @contextmanager
-def _partial(target: Path, content: str) -> Iterator[Path]:
-    """Hold the unfinished form of a file, whose name says of which content it is the beginning; other fetches wait."""
-    partial = target.with_name(f"{target.name}.{hashlib.sha256(content.encode()).hexdigest()[:12]}.part")
+def _partial(target: Path, found: Found) -> Iterator[Path]:
+    """Hold the unfinished form of a file; other fetches of it wait."""
+    partial = _partial_path(target, found)
     with only_one(partial):
         try:
             yield partial
         finally:
             if target.is_file() or (partial.is_file() and not partial.stat().st_size):
                 partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _unless_wrong(partial: Path) -> Iterator[None]:
+    """Do not keep an unfinished file that turns out to be another one."""
+    try:
+        yield
+    except (NotFetchedError, TeacherError):
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _check_plausible(partial: Path) -> None:
+    try:
+        check_plausible(partial)
+    except TeacherError as error:
+        said = str(error).removeprefix(f"{partial}: ")
+        raise NotFetchedError("page" if "HTML" in said else "wrong", said) from None
+
+
+def _check_archive(item: Download, path: Path) -> None:
+    _check_plausible(path)
+    if not zipfile.is_zipfile(path):
+        raise NotFetchedError("wrong", "not a zip file")
+    stated = item.sha256.get(item.archive or "")
+    if stated and (digest := file_digest(path)) != stated:
+        raise NotFetchedError("wrong", f"the sha256 of the zip is {digest}, the pipeline states {stated}")
 
 
 def _put(partial: Path, target: Path) -> None:

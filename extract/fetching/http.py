@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from huggingface_hub import constants, get_token, hf_hub_url
+from huggingface_hub import constants, get_token
 
 from extract.teacher_files.entry import Download
 from store.console import progress
@@ -42,6 +42,9 @@ PATIENCE_S = 300.0
 
 LIBRARY = "extract-fetch"
 
+MAIN = "main"
+"""The branch that the hub shows."""
+
 
 class NotFetchedError(Exception):
     """A request brought no file.
@@ -51,13 +54,17 @@ class NotFetchedError(Exception):
         detail: what the server or the system said.
         wait_s: how long the server asks to wait, in seconds.
         commit: the commit at which the hub looked.
+        host: who failed, if it is not the host of the address.
     """
 
-    def __init__(self, kind: str, detail: str, *, wait_s: float | None = None, commit: str | None = None) -> None:
+    def __init__(
+        self, kind: str, detail: str, *, wait_s: float | None = None, commit: str | None = None, host: str | None = None
+    ) -> None:
         super().__init__(detail)
         self.kind = kind
         self.wait_s = wait_s
         self.commit = commit
+        self.host = host
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -89,12 +96,19 @@ class Found:
     nbytes: int | None = None
 
 
+def page_of(item: Download) -> str:
+    """Return the address of a repository's page, or the URL of a file."""
+    if item.url:
+        return item.url
+    return f"{constants.ENDPOINT}/{'' if item.kind == 'model' else 'datasets/'}{item.repo}"
+
+
 def address(item: Download, name: str, commit: str | None) -> Address:
     """Return the place of a file of an item: on the hub at a commit, or at the item's revision if there is none."""
     agent = {"User-Agent": LIBRARY}
     if item.url:
         return Address(url=item.url, headers=agent | login_of(item.url), is_hub=False)
-    url = hf_hub_url(item.repo or "", name, repo_type=item.kind, revision=commit or item.revision)
+    url = f"{page_of(item)}/resolve/{quote(commit or item.revision or MAIN, safe='')}/{quote(name)}"
     token = get_token()
     return Address(url=url, headers=agent | ({"Authorization": f"Bearer {token}"} if token else {}), is_hub=True)
 
@@ -116,22 +130,25 @@ def look(place: Address) -> Found:
             patience.wait(error)
 
 
-def download(place: Address, partial: Path, *, label: str) -> None:
+def download(place: Address, partial: Path, *, nbytes: int | None, label: str) -> None:
     """Download a file, from the byte at which an earlier attempt was cut off.
 
     Args:
         partial: gets the content; what it holds is the beginning of the same file.
+        nbytes: the file's size if it is known.
         label: names the file where progress is shown.
 
     Raises:
         NotFetchedError: it cannot be had; what came stays in ``partial``.
     """
     patience = _Patience()
-    while True:
-        have = partial.stat().st_size if partial.is_file() else 0
+    while (have := partial.stat().st_size if partial.is_file() else 0) != nbytes or nbytes == 0:
         try:
             _receive(place, partial, have, label)
         except NotFetchedError as error:
+            if error.kind == "range":  # what is there is longer than the file, so that it is no beginning of it
+                partial.write_bytes(b"")
+                continue
             if partial.is_file() and partial.stat().st_size > have:
                 patience.tries = 0
             patience.wait(error)
@@ -184,17 +201,17 @@ def _sent(place: Address, method: str, headers: dict[str, str] | None = None) ->
         raise _silent[host]
     every = {"Accept-Encoding": "identity", **place.headers, **(headers or {})}
     request = urllib.request.Request(place.url, headers=every, method=method)  # noqa: S310 - http or https
-    opener = urllib.request.build_opener(_Redirects(follow=method == "GET" or not place.is_hub))
+    redirects = _Redirects(host, follow=method == "GET" or not place.is_hub)
     try:
-        answer = opener.open(request, timeout=SILENCE_S)
+        answer = urllib.request.build_opener(redirects).open(request, timeout=SILENCE_S)
     except urllib.error.HTTPError as error:
-        if error.code not in (301, 302, 303, 307, 308):
+        if method == "GET" or error.code not in (301, 302, 303, 307, 308):
             raise _refused(place, error) from error
         answer = error
     except (OSError, http.client.HTTPException) as error:
-        failure = _failed(error)
+        failure = _failed(error, redirects.host)
         if failure.kind == "silent":
-            _silent[host] = failure
+            _silent[redirects.host] = failure
         raise failure from error
     with contextlib.closing(answer):
         yield answer
@@ -205,9 +222,14 @@ _silent: dict[str, NotFetchedError] = {}
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects; the login stays with its host."""
+    """Follows redirects; the login stays with its host.
 
-    def __init__(self, *, follow: bool) -> None:
+    Attributes:
+        host: the host that was asked last.
+    """
+
+    def __init__(self, host: str, *, follow: bool) -> None:
+        self.host = host
         self.follow = follow
 
     def redirect_request(  # noqa: PLR0917 - urllib's signature
@@ -218,6 +240,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         new = super().redirect_request(req, fp, code, msg, headers, newurl) if same_host or self.follow else None
         if new is not None:
             new.method = req.get_method()
+            self.host = urlsplit(newurl).netloc
             if not same_host:
                 new.remove_header("Authorization")
         return new
@@ -250,15 +273,22 @@ def _wait_s(headers: Message) -> float | None:
     return float(found[1]) if found else None
 
 
-def _failed(error: OSError | http.client.HTTPException) -> NotFetchedError:
+def _failed(error: OSError | http.client.HTTPException, host: str) -> NotFetchedError:
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, ssl.SSLError):
-        return NotFetchedError("tls", getattr(reason, "verify_message", "") or _said(reason))
+        return NotFetchedError("tls", getattr(reason, "verify_message", "") or _said(reason), host=host)
     if "Tunnel connection failed: 407" in str(reason):
-        return NotFetchedError("proxy", "status 407")
+        return NotFetchedError("proxy", "status 407", host=host)
     if isinstance(error, urllib.error.URLError):
-        return NotFetchedError("silent", _said(reason))
-    return NotFetchedError("cut", f"no answer: {_said(error)}")
+        return NotFetchedError("silent", f"{_said(reason)}{_proxy()}", host=host)
+    return NotFetchedError("cut", f"no answer: {_said(error)}", host=host)
+
+
+def _proxy() -> str:
+    # Without the login that the URL of a proxy may hold.
+    found = urllib.request.getproxies()
+    hosts = {urlsplit(found[kind]).netloc.rpartition("@")[2] for kind in ("http", "https", "all") if kind in found}
+    return f"; proxies are set: {', '.join(sorted(hosts))}" if hosts else ""
 
 
 def _said(error: object) -> str:

@@ -8,20 +8,13 @@ from urllib.parse import urlsplit
 
 from huggingface_hub import constants
 
-from extract.teacher_files.entry import Download, Wanted
+from extract.teacher_files.entry import Wanted
 from store.errors import TeacherError, WeightsNotFoundError
 
-from .http import PATIENCE_S, NotFetchedError
+from .http import MAIN, PATIENCE_S, NotFetchedError, page_of
 
 NETWORK = ("silent", "offline", "proxy", "page", "tls")
 """Failures of everything that lies before a server, in which files may have to be put in place by hand."""
-
-
-def page_of(item: Download) -> str:
-    """Return the address of a repository's page, or the URL of a file."""
-    if item.url:
-        return item.url
-    return f"{constants.ENDPOINT}/{'' if item.kind == 'model' else 'datasets/'}{item.repo}"
 
 
 def worded(
@@ -35,8 +28,8 @@ def worded(
         missing: all files that the teacher lacks.
     """
     item, page = file.item, page_of(file.item)
-    host = urlsplit(page).netloc
-    where = item.revision or commit or "main"
+    host = error.host or urlsplit(page).netloc
+    where = commit or item.revision or MAIN
     problem, cure = {
         "gated": (
             "its authors want their terms to be accepted first",

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -57,13 +58,18 @@ class Download(Section):
 
     @model_validator(mode="after")
     def _digests(self) -> Download:
-        names = (*self.files, *self.optional, *([self.url.rsplit("/", 1)[-1]] if self.url else []))
+        names = (*self.files, *self.optional, *([self.archive] if self.archive else []))
         for name, digest in self.sha256.items():
             if name not in names:
                 raise ValueError(f"sha256: no file {name!r}{suggest(name, names)}; there are {', '.join(names)}")
             if not re.fullmatch(r"[0-9a-f]{64}", digest):
                 raise ValueError(f"sha256: {name}: expected 64 digits of 0-9 and a-f, got {digest!r}")
         return self
+
+    @property
+    def archive(self) -> str | None:
+        """The name of the zip file; None for a repository."""
+        return urlsplit(self.url).path.rpartition("/")[2] if self.url else None
 
     @property
     def origin(self) -> str:
@@ -185,6 +191,9 @@ class TeacherEntry(Choices):
         if variant.family:
             # The choices of the teacher's own family say nothing about another family.
             stated = dict.fromkeys(frozenset[str]().union(*FAMILY_OPTIONS.values(), LIBRARIES)) | stated
+        if variant.download:
+            # Another repository may have another licence.
+            stated = {"licence": None, "licence_read": None} | stated
         return self.model_copy(update={**stated, "variants": {}})
 
     @property

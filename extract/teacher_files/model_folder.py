@@ -115,5 +115,5 @@ def logit_notes(name: str, weights: Weights) -> dict[str, float]:
     except (SafetensorError, OSError) as error:
         raise TeacherError(
             f"teacher {name}: {path}: not a readable safetensors file of a CLIP model: {error}",
-            hint="it may be cut short or another file in disguise; fetch it again",
+            hint="it may be cut short or another file in disguise; move it away and fetch it again",
         ) from error

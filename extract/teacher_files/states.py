@@ -65,7 +65,7 @@ def read_checkpoint(path: Path) -> Any:
     except SafetensorError as error:
         raise TeacherError(
             f"{path}: not a readable safetensors file: {error}",
-            hint="it may be cut short or another file in disguise; fetch it again",
+            hint="it may be cut short or another file in disguise; move it away and fetch it again",
         ) from error
     # torch raises nearly any exception on damaged archives.
     except UNREADABLE as error:
@@ -218,7 +218,10 @@ def _pmc_parts(paths: tuple[Path, ...]) -> State:
     vision, text = (state_dict(read_checkpoint(path), path) for path in paths[:2])
     projection = read_checkpoint(paths[2])
     if not isinstance(projection, Tensor):
-        raise TeacherError(f"{paths[2]}: holds {type(projection).__name__}, expected one matrix", hint="fetch it again")
+        raise TeacherError(
+            f"{paths[2]}: holds {type(projection).__name__}, expected one matrix",
+            hint="move it away and fetch it again",
+        )
     state = {f"visual.{name.removeprefix('visual.')}": value for name, value in vision.items()}
     state |= {f"text_encoder.{name}": value for name, value in text.items() if name != "embeddings.position_ids"}
     return state | {"text_projection": projection.detach(), "logit_scale": torch.tensor(PMC_LOG_SCALE)}

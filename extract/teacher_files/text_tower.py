@@ -71,9 +71,9 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path}: missing", hint="python -m extract fetch gets what a teacher needs"
         ) from None
     except ValueError as error:
-        raise TeacherError(f"{path}: not JSON: {error}", hint="fetch it again") from error
+        raise TeacherError(f"{path}: not JSON: {error}", hint="move it away and fetch it again") from error
     if not isinstance(content, dict):
-        raise TeacherError(f"{path}: not a JSON object", hint="fetch it again")
+        raise TeacherError(f"{path}: not a JSON object", hint="move it away and fetch it again")
     return content
 
 

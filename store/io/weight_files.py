@@ -47,7 +47,7 @@ def check_plausible(path: Path) -> None:
     """
     with path.open("rb") as file:
         head = file.read(256)
-    again = "fetch it again; "
+    again = "move it away and fetch it again; "
     if not head:
         raise TeacherError(f"{path}: empty (0 bytes), expected weights", hint=f"{again}the download was cut off")
     if head.startswith(b"version https://git-lfs"):
@@ -77,7 +77,7 @@ def refused(path: Path, reason: Exception) -> TeacherError:
         )
     return TeacherError(
         f"{path}: not a PyTorch checkpoint of tensors ({first_line(reason)})",
-        hint="it is probably cut short or another file in disguise; compare its size and fetch it again",
+        hint="probably cut short or another file in disguise: compare its size, move it away and fetch it again",
     )
 
 
@@ -85,7 +85,7 @@ def unreadable(path: Path, reason: Exception) -> TeacherError:
     """Return the error for a checkpoint that torch cannot read."""
     return TeacherError(
         f"{path}: not a readable PyTorch checkpoint ({type(reason).__name__}: {first_line(reason)})",
-        hint="it is probably cut short or another file in disguise; compare its size and fetch it again",
+        hint="probably cut short or another file in disguise: compare its size, move it away and fetch it again",
     )
 
 

@@ -28,7 +28,7 @@ class Fault:
         methods: requests that it is for.
     """
 
-    def __init__(self, *, status=None, headers=(), body=b"", cut=None, times=None, methods=("HEAD", "GET")):
+    def __init__(self, *, status=None, headers=(), body=b"", cut=None, times=None, methods=("HEAD", "GET", "CONNECT")):
         self.status, self.headers, self.body, self.cut = status, dict(headers), body, cut
         self.times, self.methods = times, methods
 
@@ -44,11 +44,17 @@ class HubServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self):
+    def __init__(self, context=None):
         super().__init__(("127.0.0.1", 0), _Handler)
+        if context:
+            self.socket = context.wrap_socket(self.socket, server_side=True)
         self.repos, self.files, self.faults, self.asked = {}, {}, {}, []
         self.gated, self.private = set(), set()
-        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.scheme, self.ranges = "https" if context else "http", True
+        self.url = f"{self.scheme}://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, *_):
+        """Keep the test's output quiet: clients hang up on purpose."""
 
     def publish(self, repo, folder, names):
         """Add files of a folder to a repository as a new commit, and return the commit."""
@@ -74,10 +80,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self._answer()
 
+    def do_CONNECT(self):
+        self._answer()
+
     def _answer(self):
         server, path = self.server, unquote(self.path)
         server.asked.append((self.command, path, dict(self.headers)))
-        faults = (fault for end, fault in server.faults.items() if path.endswith(end))
+        faults = (fault for end, fault in server.faults.items() if path.endswith(end) and "/cdn/" not in path)
         fault = next((one for one in faults if one.meets(self.command)), None)
         if fault and fault.status:
             self._send(fault.status, fault.body, fault.headers)
@@ -119,14 +128,14 @@ class _Handler(BaseHTTPRequestHandler):
         if name.endswith(LARGE):
             digest = hashlib.sha256(data).hexdigest()
             headers |= {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(data)), "ETag": '"pointer"'}
-            port = self.server.server_port
-            self._send(302, b"", headers | {"Location": f"http://localhost:{port}/cdn/{digest}/{name}"})
+            other = self.server.url.replace("127.0.0.1", "localhost")
+            self._send(302, b"", headers | {"Location": f"{other}/cdn/{digest}/{name}"})
         else:
             etag = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
             self._send_file(data, headers | {"ETag": f'"{etag}"'}, fault)
 
     def _send_file(self, data, headers, fault):
-        asked = self.headers.get("Range")
+        asked = self.headers.get("Range") if self.server.ranges else None
         first = int(asked.removeprefix("bytes=").partition("-")[0]) if asked else 0
         if first and first >= len(data):
             self._send(416, b"")
@@ -151,9 +160,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving():
-    """Run a hub and yield it."""
-    server = HubServer()
+def serving(context=None):
+    """Run a hub and yield it; with an SSL context it speaks HTTPS."""
+    server = HubServer(context)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

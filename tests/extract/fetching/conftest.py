@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shutil
+import ssl
 import subprocess
 import sys
+import zipfile
 
 import pytest
+from huggingface_hub import constants
 
+from extract.fetching import http
+from extract.fetching.fetch import Fetch
+from extract.fetching.pins import LOCK_NAME, Pins
+from extract.teacher_files.entry import TeacherEntry
 from tests.extract import teacher_cases as cases
 from tests.extract.hub import serving
 
@@ -101,3 +110,55 @@ def pmcclip(tmp_path, hub, write_teachers, entry_of):
     entry = entry_of(case, "weights/pmcclip", download)
     write_teachers({"pmcclip": entry})
     return case, entry, tmp_path / "weights" / "pmcclip"
+
+
+@pytest.fixture
+def fetching(tmp_path, hub, monkeypatch):
+    """Return a function that fetches a teacher in this process from the test's hub: the number of fetched files."""
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(http, "PAUSE_S", 0.01)
+    monkeypatch.setattr(http, "_silent", {})
+    for name in ("HF_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+
+    def fetch(name, entry, *, keep_source=True):
+        stated = TeacherEntry.model_validate_json(json.dumps(entry), context={"folder": tmp_path})
+        command = f"python -m extract fetch {name}"
+        one = Fetch(name=name, entry=stated, pins=Pins(tmp_path / LOCK_NAME), command=command)
+        return one.run(one.plan(), keep_source=keep_source)
+
+    return fetch
+
+
+@pytest.fixture
+def https_hub(tmp_path):
+    """A hub of HTTPS with a certificate that nobody signed, at ``certificate``."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *names]
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make a certificate with")
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with serving(context) as server:
+        server.certificate = certificate
+        yield server
+
+
+@pytest.fixture
+def zipped_weights(hub):
+    """Return a function that serves QuiltNet's files as a zip, with another last byte of the weights: its address."""
+
+    def zipped(last):
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w") as members:
+            for name, data in next(iter(hub.repos["wisdomik/QuiltNet-B-32"].values())).items():
+                members.writestr(f"quiltnet/{name}", data[:-1] + last if name.endswith(".bin") else data)
+        hub.files["/files/quiltnet.zip"] = content.getvalue()
+        return f"{hub.url}/files/quiltnet.zip"
+
+    return zipped
