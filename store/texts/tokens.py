@@ -138,33 +138,34 @@ def transformers_tokenizer(tokenizer: Any, context: int, clean: Clean = str) -> 
     """Return a tokenizer of transformers, which pads and cuts to a context.
 
     Args:
-        tokenizer: a fast tokenizer of transformers.
+        tokenizer: of transformers. One without a Rust backend, such as SigLIP's, goes on in Python.
         clean: is applied before the tokenizer's own normalisation.
 
     Raises:
-        ValueError: it is not a fast one, or pads or cuts on the left.
+        ValueError: it pads or cuts on the left.
     """
-    backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer of transformers")
     sides = (tokenizer.padding_side, tokenizer.truncation_side)
     if sides != ("right", "right"):
         raise ValueError(f"the tokenizer pads and cuts on the {' and '.join(sides)}, expected right and right")
-    backend.no_padding()
-    backend.no_truncation()
-    template = backend.encode("a")
-    body = [place for place, special in enumerate(template.special_tokens_mask) if not special]
-    first, last = (body[0], body[-1]) if body else (len(template.ids), len(template.ids) - 1)
+    backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_padding()
+        backend.no_truncation()
 
     def encode(cleaned: list[str]) -> list[list[int]]:
-        return [found.ids for found in backend.encode_batch_fast(cleaned, add_special_tokens=False)]
+        if backend is not None:
+            return [found.ids for found in backend.encode_batch_fast(cleaned, add_special_tokens=False)]
+        ids: list[list[int]] = tokenizer(cleaned, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
 
+    whole, (body,) = tokenizer("a")["input_ids"], encode(["a"])
+    first = next(place for place in range(len(whole) + 1) if whole[place : place + len(body)] == body)
     return CaptionTokenizer(
         encode=encode,
         clean=faster(clean),
         cleaning=clean.__name__,
-        prefix=tuple(template.ids[:first]),
-        suffix=tuple(template.ids[last + 1 :]),
+        prefix=tuple(whole[:first]),
+        suffix=tuple(whole[first + len(body) :]),
         pad=tokenizer.pad_token_id,
         context=context,
     )

@@ -56,9 +56,7 @@ def main():
             ),
             "WordPiece (transformers, 77)": (padded, transformers_tokenizer(own(), 77)),
         }
-        print(
-            f"{count:,} drawn captions, one in twelve with something odd; {os.cpu_count()} cores, load {os.getloadavg()}"
-        )
+        print(f"{count:,} drawn captions, one in twelve odd; {os.cpu_count()} cores, load {os.getloadavg()}")
         print("| tokenizer | before | now | ratio |\n|---|---|---|---|")
         for name, (before, now) in kinds.items():
             slow, fast = per_cpu_second(before, captions), per_cpu_second(now, captions)
