@@ -89,7 +89,7 @@ class ModelEncoder:
     def __init__(
         self, model: FrozenTeacher, facts: ModelFacts, *, batch_size: int, threads: int, max_pixels: int
     ) -> None:
-        self.facts, self.logit_scale, self.sides = facts, model.logit_scale, model.spec.sides
+        self.facts, self.logit_scale, self.sides = facts, model.logit_scale, model.sides
         self._model, self._batch_size, self._threads, self._max_pixels = model, batch_size, threads, max_pixels
 
     def embed_images(self, images: ImageSet) -> Embedded:

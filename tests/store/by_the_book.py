@@ -55,11 +55,12 @@ KEYS = pa.schema(
 
 @dataclass
 class Features:
-    """One teacher's: image, text (N, D) float32 of unit norm; status (N,); reasons by row; ranges left uncommitted."""
+    """One teacher's: image, text (N, D) float32 of unit norm, the text None where the spec has one side; status (N,);
+    reasons by row; ranges left uncommitted."""
 
     spec: dict[str, Any]
     image: np.ndarray
-    text: np.ndarray
+    text: np.ndarray | None
     status: np.ndarray
     reasons: dict[int, str] = field(default_factory=dict)
     holes: tuple[int, ...] = ()
@@ -105,10 +106,15 @@ def ranges(info: dict[str, Any]) -> range:
     return range(-(-info["rows"] // info["range_rows"]))
 
 
-def shard_keys(teacher: str, k: int) -> dict[str, str]:
+def array_names(spec: dict[str, Any]) -> tuple[str, ...]:
+    """Chapter Arrays, One side."""
+    return ("image", "status") if spec.get("sides") == ["image"] else ARRAYS
+
+
+def shard_keys(spec: dict[str, Any], k: int) -> dict[str, str]:
     """Chapter Arrays."""
     tail = {"image": f"{k}/0", "text": f"{k}/0", "similarity": f"{k}", "status": f"{k}"}
-    return {name: f"features.zarr/{teacher}/{name}/c/{tail[name]}" for name in ARRAYS}
+    return {name: f"features.zarr/{spec['teacher']}/{name}/c/{tail[name]}" for name in array_names(spec)}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -176,7 +182,8 @@ def create_arrays(store: Path, teacher: str, features: Features, *, info: dict[s
     stored = features.spec.get("stored_dtype", "float16")
     dtypes = {"image": stored, "text": stored, "similarity": "float32", "status": "uint8"}
     arrays = {}
-    for name, dtype in dtypes.items():
+    for name in array_names(features.spec):
+        dtype = dtypes[name]
         tail = (features.spec["embed_dim"],) if name in ("image", "text") else ()
         arrays[name] = group.create_array(
             name,
@@ -205,12 +212,14 @@ def commit(
     start, stop = bounds(info, k)
     rows, status = slice(start, stop), features.status[start:stop]
     ok = status == OK
-    image, text = (np.where(ok[:, None], side[rows], np.float32(0)) for side in (features.image, features.text))
     as_stored = to_int8 if features.spec.get("stored_dtype") == "int8" else np.asarray
-    arrays["image"][rows], arrays["text"][rows] = as_stored(image), as_stored(text)
-    arrays["similarity"][rows] = (image * text).sum(axis=1)
+    image = np.where(ok[:, None], features.image[rows], np.float32(0))
+    arrays["image"][rows] = as_stored(image)
+    if features.text is not None:
+        text = np.where(ok[:, None], features.text[rows], np.float32(0))
+        arrays["text"][rows], arrays["similarity"][rows] = as_stored(text), (image * text).sum(axis=1)
     arrays["status"][rows] = status
-    data = {key: (store / key).read_bytes() for key in shard_keys(teacher, k).values()}
+    data = {key: (store / key).read_bytes() for key in shard_keys(features.spec, k).values()}
     receipt = {
         "version": 2,
         "teacher": teacher,
@@ -264,9 +273,9 @@ class Read:
     spec: dict[str, Any]
     receipts: list[dict[str, Any]]
     image: np.ndarray
-    text: np.ndarray
-    similarity: np.ndarray
     status: np.ndarray
+    text: np.ndarray | None = None
+    similarity: np.ndarray | None = None
 
 
 def read_info(store: Path) -> dict[str, Any]:
@@ -294,7 +303,7 @@ def read_features(store: Path, teacher: str) -> Read:
     ]
     group = zarr.open_group(str(store / "features.zarr"), mode="r", zarr_format=3)[teacher]
     values = {}
-    for name in ARRAYS:
+    for name in array_names(spec):
         stored = group[name][...]
         stored = from_int8(stored) if stored.dtype == np.int8 else stored
         values[name] = np.zeros((info["rows"], *stored.shape[1:]), stored.dtype)
@@ -315,7 +324,7 @@ def damage(store: Path, teacher: str) -> list[str]:
             found.append(f"range {k}: the receipt is of other rows")
         if pairs_digest(pairs[rows]) != receipt["pairs_digest"]:
             found.append(f"range {k}: other pairs")
-        if sorted(receipt["objects"]) != sorted(shard_keys(teacher, k).values()):
+        if sorted(receipt["objects"]) != sorted(shard_keys(read.spec, k).values()):
             found.append(f"range {k}: other objects")
         for key, stored in receipt["objects"].items():
             data = (store / key).read_bytes()

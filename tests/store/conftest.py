@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,6 +90,17 @@ class Units:
             self.commit(range_id, features=features)
         self.commit(0, teacher="beta")
         return self
+
+    def one_sided(self, teacher="seer", **changes):
+        """Commit all ranges of a teacher that encodes images alone, with the images of `features`; row 5 has none."""
+        self.register(teacher, sides=["image"], tokenizer={}, **changes)
+        spec = self.spec(teacher, sides=["image"], tokenizer={}, **changes)
+        for range_id in range(self.info.ranges):
+            features = replace(self.features(range_id), text=None)
+            if range_id == 1:
+                features.status[1] = Status.BAD_IMAGE
+            self.commit(range_id, teacher=teacher, features=features, spec=spec)
+        return spec
 
     @staticmethod
     def circumstances(run_id):

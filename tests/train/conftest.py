@@ -26,7 +26,7 @@ MODEL = {
     },
 }
 
-WIDTHS = {"alpha": 12, "beta": 20}
+WIDTHS = {"alpha": 12, "beta": 20, "seer": 16}
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def unit_rows(rng, rows, width):
     return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
 
 
-def spec_of(teacher, *, weights="0" * 64):
+def spec_of(teacher, *, weights="0" * 64, sides=("image", "text")):
     return Spec(
         teacher=teacher,
         embed_dim=WIDTHS[teacher],
@@ -63,6 +63,7 @@ def spec_of(teacher, *, weights="0" * 64):
         tokenizer={},
         output="random",
         compute_dtype="float32",
+        sides=sides,
     )
 
 
@@ -70,6 +71,7 @@ def commit_random(path: Path, info, spec: Spec, *, seed: int, without=()) -> Non
     """Commit random unit features of one teacher to every range; it has none of the rows ``without``."""
     rng = np.random.default_rng(seed)
     image_ND, text_ND = unit_rows(rng, info.rows, spec.embed_dim), unit_rows(rng, info.rows, spec.embed_dim)
+    text = text_ND if "text" in spec.sides else None
     status_N = np.full(info.rows, Status.OK, np.uint8)
     status_N[list(without)] = Status.NOT_APPLICABLE
     register_teacher(locate(path), spec, info=info)
@@ -77,7 +79,8 @@ def commit_random(path: Path, info, spec: Spec, *, seed: int, without=()) -> Non
     circumstances = Circumstances(device="cpu", batch_size=1, run_id="test", attempt=1, timings_s={}, versions={})
     for number in range(info.ranges):
         part = slice(*info.bounds(number))
-        features = UnitFeatures(image=image_ND[part], text=text_ND[part], status=status_N[part], reasons={})
+        sides = {"image": image_ND[part], "text": None if text is None else text[part]}
+        features = UnitFeatures(**sides, status=status_N[part], reasons={})
         commit_unit(
             locate(path),
             info=info,
@@ -91,13 +94,18 @@ def commit_random(path: Path, info, spec: Spec, *, seed: int, without=()) -> Non
 
 @pytest.fixture
 def make_store(tmp_path, phantom):
-    """Make a store of the phantom corpus with two teachers of different widths and gaps, and open it."""
+    """Make a store of the phantom corpus with two teachers of different widths and gaps, and open it.
 
-    def make(name="store", *, weights="0" * 64) -> FeatureStore:
+    With ``seer`` it has a third one, which encodes images alone.
+    """
+
+    def make(name="store", *, weights="0" * 64, seer=False) -> FeatureStore:
         path = tmp_path / name
         info, _ = index_corpus(path, Corpus(files=phantom), range_rows=24, chunk_rows=8)
         commit_random(path, info, spec_of("alpha", weights=weights), seed=1, without=range(0, 64, 3))
         commit_random(path, info, spec_of("beta"), seed=2, without=[0, 1, 2, 9])
+        if seer:
+            commit_random(path, info, spec_of("seer", sides=("image",)), seed=3, without=[0, 4, 8])
         return FeatureStore(path)
 
     return make

@@ -23,9 +23,13 @@ def numpy_unit(rows):
 
 
 class Case:
-    """Student embeddings and features of three teachers, each absent somewhere, and the last one nearly everywhere."""
+    """Student embeddings and features of three teachers, each absent somewhere, and the last one nearly everywhere.
 
-    def __init__(self, seed=0, rows=ROWS):
+    Those named in ``one_sided`` encode images alone.
+    """
+
+    def __init__(self, seed=0, rows=ROWS, one_sided=()):
+        self.one_sided = one_sided
         rng = np.random.default_rng(seed)
         self.student = {side: rng.normal(size=(rows, STUDENT)) for side in SIDES}
         self.features = {
@@ -37,9 +41,11 @@ class Case:
         self.mask["c"][:] = False
         self.mask["c"][rows // 2] = True
         drawn = {key: numpy_unit(rng.normal(size=(60, WIDTHS[key[0]])) + 0.5) for key in self.features}
-        self.statistics = TeacherStatistics(
-            sides={key: side_statistics(part) for key, part in drawn.items()}, spec_hashes=dict.fromkeys(WIDTHS, "0")
-        )
+        sides = {key: side_statistics(part) for key, part in drawn.items() if key[1] in self.sides_of(key[0])}
+        self.statistics = TeacherStatistics(sides=sides, spec_hashes=dict.fromkeys(WIDTHS, "0"))
+
+    def sides_of(self, name):
+        return SIDES[:1] if name in self.one_sided else SIDES
 
     def given(self, names=tuple(WIDTHS), order=None):
         """Return an objective's input for some rows in some order; it has no absent features."""
@@ -48,6 +54,7 @@ class Case:
         for name in names:
             places = np.flatnonzero(self.mask[name][order])
             image, text = (torch.from_numpy(self.features[name, side][order][places]) for side in SIDES)
+            text = None if name in self.one_sided else text
             teachers[name] = TeacherTargets(image_KD=image, text_KD=text, places_K=torch.from_numpy(places))
         targets = Targets(rows=len(order), teachers=teachers)
         return Given(rows_B=100 + order, step=3, targets=targets)
@@ -56,7 +63,10 @@ class Case:
         return [torch.from_numpy(self.student[side][order]).requires_grad_() for side in SIDES]
 
     def objective(self, names=tuple(WIDTHS), **settings):
-        facts = {name: TeacherFacts(width=WIDTHS[name], logit_scale=SCALES[name]) for name in names}
+        facts = {}
+        for name in names:
+            scale = None if name in self.one_sided else SCALES[name]
+            facts[name] = TeacherFacts(width=WIDTHS[name], logit_scale=scale, sides=self.sides_of(name))
         recipe = ImprovedRecipe(**settings)
         made = ImprovedObjective(recipe, facts, embed_dim=STUDENT, statistics=self.statistics, seed=5)
         return made.double()

@@ -31,11 +31,13 @@ IMPROVED = {
     "improved_everything": {"interactive_weight": 1.0, "heads": "mlp", "distance": "angular"},
     "improved_uncertainty": {"balance": "uncertainty", "phi_s": False},
     "improved_unic_drop": {"balance": "unic_drop"},
+    "improved_one_sided": {"interactive_weight": 1.0, "balance": "unic_drop"},
 }
 PAPER = {
     "paper": {},
     "paper_global": {"local_loss": False},
     "paper_learned_all": {"interactive_scale": "learned", "teacher_sampling": "all"},
+    "paper_one_sided": {"interactive_scale": "learned", "local_loss": False},
     "paper_global_learned_all": {"interactive_scale": "learned", "teacher_sampling": "all", "local_loss": False},
 }
 NAMES = ["task", *PAPER, *IMPROVED]
@@ -72,7 +74,7 @@ def objective_of(name, case):
 
 def compute(name, rank, size):
     """Return the loss and the gradients that this process sees, those of DDP averaged."""
-    case = Case(seed=4, rows=ROWS)
+    case = Case(seed=4, rows=ROWS, one_sided=("b",) if name.endswith("one_sided") else ())
     # The last process has no row of the first teacher at all.
     case.mask["a"][5:] = False
     rows = SHARES[size][rank]

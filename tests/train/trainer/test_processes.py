@@ -43,13 +43,14 @@ ROWS = 64
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a corpus, a store of two teachers with gaps, projections and ``pipelines.yaml``."""
+    """A folder with a corpus, a store of three teachers, one of images alone, projections and ``pipelines.yaml``."""
     folder = tmp_path_factory.mktemp("processes")
     write_corpus(folder / "corpus", PhantomSettings(rows=ROWS, seed=5, shard_rows=40))
     corpus = [str(folder / "corpus" / "*.tar")]
     info, _ = index_corpus(folder / "store", Corpus(files=corpus), range_rows=24, chunk_rows=8)
     commit_random(folder / "store", info, spec_of("alpha"), seed=1, without=range(0, ROWS, 3))
     commit_random(folder / "store", info, spec_of("beta"), seed=2, without=[0, 1, 2, 9])
+    commit_random(folder / "store", info, spec_of("seer", sides=("image",)), seed=3, without=[0, 1, 2, 9])
     pipelines = {
         "two": pipeline_of(folder, corpus, "two"),
         "one": pipeline_of(folder, corpus, "one"),
