@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.results.record import ModelFacts, Role
+from extract.teacher_files.address import architecture_file, published
 from extract.teacher_files.entry import TeacherEntry
-from extract.teacher_files.geometry import Overrides
 from extract.teacher_files.model_folder import read_model_folder
 from extract.teacher_files.specs import teacher_spec
 from extract.teachers.loading import load_teacher
@@ -25,7 +25,7 @@ from .encoders import Encoder, ModelEncoder, StoreEncoder
 
 
 def facts_of(address: Address, *, teachers: Mapping[str, TeacherEntry], window: Window | None = None) -> ModelFacts:
-    """Return name, role and digest of a model. Its files are read for the digest, but not loaded.
+    """Return name, role, digest and sides of a model. Its files are read for the digest, but not loaded.
 
     Raises:
         MMKDError: it is missing, or not a model.
@@ -33,11 +33,12 @@ def facts_of(address: Address, *, teachers: Mapping[str, TeacherEntry], window: 
     if address.kind == "store":
         store, teacher = FeatureStore(address.place), str(address.teacher)
         # The digest includes which rows have features: they decide what can be evaluated.
-        parts = [store.spec(teacher).hash, sorted(receipt.pairs_digest for receipt in store.receipts(teacher).values())]
+        spec = store.spec(teacher)
+        parts = [spec.hash, sorted(receipt.pairs_digest for receipt in store.receipts(teacher).values())]
         digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-        return ModelFacts(name=address.name, address=address.text, role="teacher", digest=digest)
+        return ModelFacts(name=address.name, address=address.text, role="teacher", digest=digest, sides=spec.sides)
     spec = teacher_spec(address.name, entry_of(address, teachers=teachers), window=window)
-    return ModelFacts(name=address.name, address=address.text, role=_role(address), digest=spec.hash)
+    return ModelFacts(name=address.name, address=address.text, role=_role(address), digest=spec.hash, sides=spec.sides)
 
 
 def open_encoder(
@@ -100,35 +101,23 @@ def _known_to_open_clip(address: Address) -> TeacherEntry:
     import open_clip
 
     architecture, _, tag = address.place.partition("/")
-    known = open_clip.get_model_config(architecture)
-    if known is None:
+    if architecture_file(architecture) is None:
         names = open_clip.list_models()
         raise ConfigError(f"open_clip has no model {architecture!r}{suggest(architecture, names)}")
-    tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if tag not in tags:
-        raise ConfigError(f"open_clip has no weights {tag!r} of {architecture}; it has {', '.join(tags) or 'none'}")
-    published = open_clip.get_pretrained_cfg(architecture, tag)
-    file = Path(_downloaded(published, address))
-    stated = {name: published[name] for name in ("mean", "std", "interpolation") if name in published}
-    return TeacherEntry(
-        family="open_clip_file",
-        folder=str(file.parent),
-        checkpoint=file.name,
-        architecture=architecture,
-        embed_dim=known["embed_dim"],
-        quick_gelu=published.get("quick_gelu") or None,
-        preprocess=Overrides.model_validate(stated, strict=False),
-    )
+    # The same reading of a tag as a teacher's address has.
+    stated = published(architecture, tag)
+    file = Path(_downloaded(open_clip.get_pretrained_cfg(architecture, tag), address))
+    return TeacherEntry.model_validate(stated | {"folder": str(file.parent), "checkpoint": file.name})
 
 
-def _downloaded(published: dict[str, Any], address: Address) -> str:
+def _downloaded(stated: dict[str, Any], address: Address) -> str:
     import open_clip
 
     try:
-        return str(open_clip.download_pretrained(published))
+        return str(open_clip.download_pretrained(stated))
     except Exception as error:
         # The hub's client raises errors of many kinds where it cannot be reached.
-        origin = published.get("hf_hub") or published.get("url")
+        origin = stated.get("hf_hub") or stated.get("url")
         raise WeightsNotFoundError(
             f"{address.text}: the weights are not on this machine, and could not be fetched from {origin}: {error}",
             hint="run it once where the network is, or put the files into the hub's cache folder (HF_HOME)",

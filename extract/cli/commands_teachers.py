@@ -79,6 +79,7 @@ def teachers(
 
 def describe(name: str, entry: TeacherEntry) -> dict[str, Any]:
     """Return what is known about a teacher without loading it."""
+    from extract.teacher_files.geometry import Preprocessing
     from extract.teacher_files.specs import teacher_spec
     from extract.teacher_files.weights import find_weights
 
@@ -97,11 +98,15 @@ def describe(name: str, entry: TeacherEntry) -> dict[str, Any]:
         "present": False,
         "nbytes": None,
         "spec_hash": None,
+        "sides": None,
+        "preprocessing": None,
         "problem": None,
     }
     try:
         described["nbytes"] = find_weights(name, entry).nbytes
-        described["spec_hash"] = teacher_spec(name, entry).hash
+        spec = teacher_spec(name, entry)
+        described |= {"spec_hash": spec.hash, "embed_dim": spec.embed_dim, "sides": list(spec.sides)}
+        described["preprocessing"] = str(Preprocessing.model_validate(spec.preprocessing))
         described["present"] = True
     except MMKDError as error:
         missing = isinstance(error, WeightsNotFoundError)
@@ -114,7 +119,7 @@ def _print_teachers(described: dict[str, dict[str, Any]], entries: dict[str, Tea
     for name, entry in described.items():
         state = "present" if entry["present"] else entry["problem"]["kind"]
         size = f"{entry['nbytes'] / 1e6:,.1f}" if entry["nbytes"] else ""
-        cells = (name, entry["family"], str(entry["embed_dim"]), state, size, (entry["spec_hash"] or "")[:8])
+        cells = (name, entry["family"], str(entry["embed_dim"] or ""), state, size, (entry["spec_hash"] or "")[:8])
         table.add_row(*cells, Text(licence_of(entries[name])))
     for column in table.columns[:-1]:
         column.no_wrap = True
@@ -122,6 +127,9 @@ def _print_teachers(described: dict[str, dict[str, Any]], entries: dict[str, Tea
     for name, entry in described.items():
         if entry["source"]:
             console.print(Text(f"{name}: {entry['source']}"), soft_wrap=True)
+        if entry["present"]:
+            alone = "" if "text" in entry["sides"] else "images alone; "
+            console.print(Text(f"  {alone}{entry['preprocessing']}"), soft_wrap=True)
         if entry["problem"]:
             console.print(Text(f"  {entry['problem']['reason']}"), soft_wrap=True)
 

@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor, nn
 
 from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.library_models import CONFIG_FILE
 from extract.teacher_files.model_folder import CONFIG_NAME, built_in_architecture
 from extract.teacher_files.specs import teacher_spec
 from extract.teacher_files.text_tower import (
@@ -30,39 +34,10 @@ from extract.teachers.base import FrozenTeacher
 from extract.teachers.loading import family_of
 from store.errors import WeightsNotFoundError
 
+from .known_models import KNOWN_MODELS, KNOWN_TIMM, KNOWN_TRANSFORMERS, processor_of
+
 LOG_SCALE = math.log(50)
 """Logarithm of a multiplier of cosines that a CLIP model may have learned."""
-
-PUBMEDBERT_NAME = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
-VIT_B16_PUBMEDBERT = {
-    "embed_dim": 512,
-    "vision_cfg": {
-        "timm_model_name": "vit_base_patch16_224",
-        "timm_model_pretrained": False,
-        "timm_pool": "",
-        "timm_proj": "linear",
-        "image_size": 224,
-    },
-    "text_cfg": {
-        "hf_model_name": PUBMEDBERT_NAME,
-        "hf_tokenizer_name": PUBMEDBERT_NAME,
-        "hf_proj_type": "mlp",
-        "hf_pooler_type": "cls_last_hidden_state_pooler",
-        "context_length": 256,
-    },
-}
-"""BiomedCLIP's ``open_clip_config.json``."""
-
-KNOWN_MODELS: dict[str, str | dict[str, Any]] = {
-    "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224": VIT_B16_PUBMEDBERT,
-    "wisdomik/QuiltNet-B-32": "ViT-B-32",
-    "wisdomik/QuiltNet-B-16": "ViT-B-16",
-    "wisdomik/QuiltNet-B-16-PMB": VIT_B16_PUBMEDBERT,
-    # Its configuration was not read: patches of 16 or 32 pixels. This is the slower of the two.
-    "wisdomik/GenMedClip": "ViT-B-16",
-    "ryanyip7777/pmc_vit_l_14": "ViT-L-14",
-}
-"""The model of each repository's ``open_clip_config.json``: an architecture of open_clip, or a ``model_cfg``."""
 
 WORDS = """
 axial coronal sagittal contrast enhanced image scan of the a with and in from showing shows demonstrating
@@ -112,25 +87,37 @@ def stand_in(name: str, entry: TeacherEntry, folder: Path, *, device: str, seed:
 
 
 def _write_configuration(name: str, entry: TeacherEntry, folder: Path) -> None:
-    if entry.family == "open_clip" and not (folder / CONFIG_NAME).is_file():
-        known = next((KNOWN_MODELS[item.repo] for item in entry.download if item.repo in KNOWN_MODELS), None)
-        if known is None:
-            raise WeightsNotFoundError(
-                f"teacher {name}: {Path(entry.folder) / CONFIG_NAME} missing, so its architecture is not known",
-                hint="that file is enough for --random-weights",
-            )
-        model = built_in_architecture(name, known) if isinstance(known, str) else known
-        (folder / CONFIG_NAME).write_text(json.dumps({"model_cfg": model}))
-    if entry.family == "transformers" and not (folder / "config.json").is_file():
-        # By default transformers builds OpenAI's ViT-B/32, which PLIP and PubMedCLIP are.
-        (folder / "config.json").write_text(json.dumps({"model_type": "clip", "projection_dim": 512}))
+    file = {"open_clip": CONFIG_NAME, "transformers": CONFIG_FILE, "timm": CONFIG_FILE}.get(entry.family)
+    if file is None or (folder / file).is_file():
+        return
+    published: dict[str, Any] = {"open_clip": KNOWN_MODELS, "transformers": KNOWN_TRANSFORMERS, "timm": KNOWN_TIMM}
+    known = published[entry.family]
+    repo = next((item.repo for item in entry.download if item.repo in known), None)
+    if repo is None:
+        raise WeightsNotFoundError(
+            f"teacher {name}: {Path(entry.folder) / file} missing, so its architecture is not known",
+            hint="that file is enough for --random-weights, with preprocessor_config.json for an encoder of images",
+        )
+    model = known[repo]
+    if entry.family == "open_clip":
+        model = {"model_cfg": built_in_architecture(name, model) if isinstance(model, str) else model}
+    if entry.family == "transformers":
+        (folder / "preprocessor_config.json").write_text(json.dumps(processor_of(repo)))
+    (folder / file).write_text(json.dumps(model))
 
 
 def _write_tokenizer(entry: TeacherEntry, folder: Path) -> None:
+    if entry.family == "timm":
+        return
+    config = json.loads((folder / CONFIG_FILE).read_text()) if entry.family == "transformers" else {}
+    if config.get("model_type", "clip") not in ("clip", "siglip"):
+        return
     try:
         tokenizer_folder(folder)
     except WeightsNotFoundError:
-        if entry.family == "transformers":
+        if config.get("model_type") == "siglip":
+            _write_whole_words(folder, size=config["text_config"]["vocab_size"])
+        elif config:
             _write_clip_tokenizer(folder)
         else:
             _write_word_pieces(folder / TEXT_FOLDER, size=_vocabulary_size(entry, folder))
@@ -152,6 +139,18 @@ def _write_word_pieces(folder: Path, *, size: int) -> None:
     tokens += [f"[unused{number}]" for number in range(size - len(tokens))]
     (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")
     settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def _write_whole_words(folder: Path, *, size: int) -> None:
+    """Write a tokenizer of the kind that any library reads; SigLIP's own needs a trained vocabulary."""
+    known = list(dict.fromkeys(["<pad>", "</s>", "<unk>", *WORDS.split()]))
+    vocabulary = {token: number for number, token in enumerate(known)}
+    vocabulary |= {f"<unused{number}>": number for number in range(len(known), size)}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106 - no password
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "eos_token": "</s>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 

@@ -47,10 +47,12 @@ def filled(values: Mapping[str, Any]) -> dict[str, Any]:
     if len(stated) > 1:
         raise ValueError(f"{' and '.join(stated)} are addresses of one model each; give one of them")
     address = values[library]
-    if not isinstance(address, str) or not address:
+    if not isinstance(address, str):
         return dict(values)  # of another type, which is reported by its key
     if is_folder(address):
-        found: dict[str, Any] = {"family": library, "folder": values.get("folder", address)}
+        if Path(str(values.get("folder", address))).name != Path(address).name:
+            raise ValueError(f"{library} is a folder already; leave folder out")
+        found: dict[str, Any] = {"family": library, "folder": address, "download": []}
     elif library == "open_clip" and (tagged := _tagged(address)):
         found = tagged
     else:

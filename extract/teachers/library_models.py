@@ -55,10 +55,16 @@ class _TransformersTeacher(FrozenTeacher):
         if state.keys() == model.state_dict().keys():
             return state
         options, built = self._options(self.spec), type(model)
-        with _silent():
-            loaded, found = built.from_pretrained(  # type: ignore[attr-defined]
-                None, config=model.config, state_dict=dict(state), output_loading_info=True, **options
-            )
+        try:
+            with _silent():
+                loaded, found = built.from_pretrained(  # type: ignore[attr-defined]
+                    None, config=model.config, state_dict=dict(state), output_loading_info=True, **options
+                )
+        except RuntimeError as error:  # tensors of another shape
+            raise TeacherError(
+                f"teacher {self.name}: cannot be loaded: the weights do not fit the model: {error}",
+                hint="weights and configuration must be those of one model; is it another variant of this teacher?",
+            ) from error
         heads = (*self._heads, *(("pooler.",) if options else ()))
         prefix = f"{built.base_model_prefix}."  # type: ignore[attr-defined]
         strange = {
@@ -66,8 +72,8 @@ class _TransformersTeacher(FrozenTeacher):
             for name in found["unexpected_keys"]
             if name in state and not name.removeprefix(prefix).startswith(heads)
         }
-        missing = {*found["missing_keys"], *(entry[0] for entry in found["mismatched_keys"])}
-        return {name: value for name, value in loaded.state_dict().items() if name not in missing} | strange
+        named = loaded.state_dict()
+        return {name: named[name] for name in named if name not in found["missing_keys"]} | strange
 
 
 @contextmanager

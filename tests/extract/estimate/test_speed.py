@@ -11,9 +11,12 @@ from typer.testing import CliRunner
 
 from extract.cli.program import app
 from extract.config import ExtractPipeline
+from extract.estimate.known_models import KNOWN_MODELS, KNOWN_TIMM, KNOWN_TRANSFORMERS, processor_of
 from extract.estimate.memory import begin_peak, held_bytes, peak_bytes
 from extract.estimate.speed import Settings, profile
-from extract.estimate.stand_in import KNOWN_MODELS, captions, stand_in
+from extract.estimate.stand_in import captions, stand_in
+from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.library_models import of_transformers
 from extract.teacher_files.model_folder import CONFIG_NAME
 from extract.teacher_files.specs import teacher_spec
 from extract.teachers.loading import load_teacher
@@ -121,11 +124,22 @@ def test_an_architecture_that_is_known_nowhere_is_asked_for(tmp_path, two):
         stand_in("absent", two["absent"], tmp_path, device="cpu")
 
 
-def test_the_architecture_of_every_shipped_open_clip_folder_is_known():
-    teachers = read_pipeline(PIPELINES_FILE, "mmkd", ExtractPipeline).teachers
+def test_the_architecture_of_every_shipped_address_is_known():
+    teachers = read_pipeline(PIPELINES_FILE, "modern", ExtractPipeline).teachers
     entries = [entry for own in teachers.values() for entry in (own, *own.readings().values())]
-    repositories = {item.repo for entry in entries if entry.family == "open_clip" for item in entry.download}
-    assert {repo for repo in repositories if repo} == set(KNOWN_MODELS)
+    for family, known in (("open_clip", KNOWN_MODELS), ("transformers", KNOWN_TRANSFORMERS), ("timm", KNOWN_TIMM)):
+        assert {item.repo for entry in entries if entry.family == family for item in entry.download} == set(known)
+
+
+@pytest.mark.parametrize("repo", KNOWN_TRANSFORMERS)
+def test_a_known_configuration_is_one_that_an_entry_reads(tmp_path, repo):
+    config = KNOWN_TRANSFORMERS[repo]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor_of(repo)))
+    (tmp_path / "vocab.txt").write_text("x")
+    described = of_transformers("one", TeacherEntry(folder=str(tmp_path), transformers=str(tmp_path)))
+    shipped = read_pipeline(PIPELINES_FILE, "modern", ExtractPipeline).teachers.values()
+    assert described.embed_dim == next(entry.embed_dim for entry in shipped if entry.download[0].repo == repo)
 
 
 def test_captions_of_a_profile_differ_from_each_other_and_are_the_same_every_time():

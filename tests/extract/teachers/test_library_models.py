@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+from transformers import AutoImageProcessor
 
 from extract.teacher_files.geometry import fit
 from extract.teacher_files.specs import teacher_spec
+from extract.teacher_files.states import convert
 from extract.teachers.loading import load_teacher
+from store.errors import TeacherError
 from store.images.decode import open_image
 from tests.extract import library_cases as cases
 
@@ -44,3 +48,91 @@ def test_features_are_those_of_the_librarys_own_pipeline(tmp_path, name):
             assert_same(teacher.encode_text(cases.TEXTS), case.text(cases.TEXTS))
     assert teacher.embed_dim == teacher.spec.embed_dim == ours(teacher, files[:1]).shape[1]
     assert teacher.sides == (("image", "text") if case.text else ("image",))
+
+
+def rewrite(folder, change):
+    path = folder / "model.safetensors"
+    safetensors.torch.save_file(change(safetensors.torch.load_file(path)), path)
+
+
+BIAS = {"dinov2": "layernorm.bias", "siglip": "vision_model.post_layernorm.bias", "timm_vit": "norm.bias"}
+MADE = {name: getattr(cases, name) for name in ("dinov2", "timm_vit")} | {"siglip": cases.CASES["transformers SigLIP2"]}
+
+
+@pytest.mark.parametrize("name", BIAS)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state, bias: {key: value for key, value in state.items() if key != bias}, "missing"),
+        (lambda state, bias: state | {"another.weight": state[bias].clone()}, "not the model's: another.weight"),
+        (lambda state, bias: state | {bias: torch.zeros(7)}, "of another shape|do not fit"),
+        (lambda state, bias: state | {bias: state[bias] * torch.nan}, "values that are not finite"),
+    ],
+)
+def test_weights_are_loaded_strictly(tmp_path, name, change, message):
+    case = MADE[name](tmp_path)
+    rewrite(tmp_path, lambda state: change(state, BIAS[name]))
+    with pytest.raises(TeacherError, match=message):
+        load(case)
+
+
+def test_a_checkpoint_of_a_classifier_gives_the_encoders_features(tmp_path):
+    case, files = cases.dinov2(tmp_path), list(cases.files().values())[:4]
+    before = ours(load(case), files)
+    rewrite(
+        tmp_path,
+        lambda state: {f"dinov2.{name}": value for name, value in state.items()} | {"classifier.bias": torch.zeros(3)},
+    )
+    np.testing.assert_array_equal(ours(load(case), files), before)
+
+
+def test_a_vit_without_a_pooler_is_refused_and_its_class_token_is_not(tmp_path):
+    rewritten = cases.vit(tmp_path)
+    rewrite(tmp_path, lambda state: {name: value for name, value in state.items() if not name.startswith("pooler.")})
+    with pytest.raises(TeacherError, match=r"missing: pooler\.dense"):
+        load(rewritten)
+    by_token = rewritten.entry.model_copy(update={"feature": "cls"})
+    assert load_teacher(teacher_spec("teacher", by_token), by_token).embed_dim == 48
+
+
+@pytest.mark.parametrize("name", ["dinov2", "timm_vit"])
+def test_conversion_changes_neither_features_nor_spec(tmp_path, name):
+    case, files = MADE[name](tmp_path), list(cases.files().values())[:4]
+    safe = tmp_path / "model.safetensors"
+    torch.save(safetensors.torch.load_file(safe), tmp_path / "pytorch_model.bin")
+    safe.unlink()
+    spec, before = teacher_spec("teacher", case.entry), ours(load(case), files)
+    assert convert("teacher", case.entry)
+    (tmp_path / "pytorch_model.bin").unlink()
+    assert teacher_spec("teacher", case.entry).hash == spec.hash
+    np.testing.assert_array_equal(ours(load(case), files), before)
+
+
+def test_an_encoder_of_images_has_no_features_of_captions(tmp_path):
+    with pytest.raises(TeacherError, match="teacher teacher encodes images alone"):
+        load(cases.timm_resnet(tmp_path)).encode_text(["a"])
+
+
+@pytest.mark.parametrize("gemma", [False, True])
+def test_siglips_captions_are_padded_cut_and_counted(tmp_path, gemma):
+    tokens = load(cases.siglip(tmp_path, gemma=gemma)).tokenize(["liver", " ".join(["lung"] * 40)])
+    assert tokens.ids_BL.shape == (2, 16)
+    assert tokens.truncated_B == [False, True]
+    assert tokens.lengths_B[1] == 16
+
+
+def test_open_clips_siglip_counts_cut_captions_too(tmp_path):
+    tokens = load(cases.open_clip_siglip(tmp_path)).tokenize(["liver", " ".join(["lung"] * 40)])
+    assert (tokens.truncated_B, tokens.lengths_B) == ([False, True], [1, 16])
+
+
+def test_dinov3s_resize_of_floats_is_one_grey_level_away_at_most(tmp_path):
+    """transformers resizes DINOv3's images as floats; here Pillow rounds to 8 bits, as for every teacher."""
+    case = cases.dinov3(tmp_path)
+    teacher = load(case)
+    theirs = AutoImageProcessor.from_pretrained(str(tmp_path))
+    for data in cases.files().values():
+        image = open_image(data).image.convert("RGB")
+        pixels = teacher.normalize(fit(image, teacher.geometry)[None].copy())
+        expected = torch.as_tensor(theirs(image, return_tensors="pt")["pixel_values"])
+        assert (pixels - expected).abs().max() * max(cases.IMAGENET["image_std"]) * 255 < 1.3
