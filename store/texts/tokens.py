@@ -80,7 +80,7 @@ class CaptionTokenizer:
             ids_BL[row, : len(kept)], lengths_B[row], truncated_B[row] = kept, len(kept), len(ids) > room
         if self.last is not None:
             ids_BL = np.pad(ids_BL, ((0, 0), (0, 1)), constant_values=self.last)
-            lengths_B[:] = ids_BL.shape[1]
+            lengths_B[:] = lengths_B if self.last == self.pad else ids_BL.shape[1]
         return Encoded(ids_BL, lengths_B, truncated_B)
 
 
@@ -195,6 +195,8 @@ def _without(tokenizer: CaptionTokenizer, unwanted: int) -> CaptionTokenizer:
     def encode(cleaned: list[str]) -> list[list[int]]:
         return [[0 if number == unwanted else number for number in ids] for ids in tokenizer.encode(cleaned)]
 
+    if tokenizer.pad == 0 and tokenizer.suffix == (unwanted,):  # the zero is padding, and the last column is always one
+        return replace(tokenizer, encode=encode, suffix=(), context=tokenizer.context - 1, last=0)
     suffix = tuple(0 if number == unwanted else number for number in tokenizer.suffix)
     return replace(tokenizer, encode=encode, suffix=suffix)
 
