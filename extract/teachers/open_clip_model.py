@@ -81,9 +81,13 @@ class OpenClipTeacher(FrozenTeacher):
 
     def _ids(self, captions: list[str]) -> tuple[Tensor, list[int]]:
         ids_BL: Tensor = self._tokenizer(captions)
-        # Both tokenizers pad with 0.
+        inner = getattr(self._tokenizer, "tokenizer", None)
+        pad = 0 if inner is None else inner.pad_token_id
         positions_L = torch.arange(1, ids_BL.shape[1] + 1)
-        return ids_BL, torch.where(ids_BL != 0, positions_L, 1).amax(dim=1).tolist()
+        lengths_B = torch.where(ids_BL != pad, positions_L, 0).amax(dim=1)
+        # SigLIP pads with its end token, the first of which is the caption's own.
+        lengths_B += int(inner is not None and pad == inner.eos_token_id)
+        return ids_BL, lengths_B.clamp(1, ids_BL.shape[1]).tolist()
 
     def _full_length(self, caption: str) -> int:
         inner = getattr(self._tokenizer, "tokenizer", None)

@@ -121,9 +121,10 @@ def test_siglips_captions_are_padded_cut_and_counted(tmp_path, gemma):
     assert tokens.lengths_B[1] == 16
 
 
-def test_open_clips_siglip_counts_cut_captions_too(tmp_path):
-    tokens = load(cases.open_clip_siglip(tmp_path)).tokenize(["liver", " ".join(["lung"] * 40)])
-    assert (tokens.truncated_B, tokens.lengths_B) == ([False, True], [1, 16])
+@pytest.mark.parametrize(("pad", "shortest"), [("<pad>", 1), ("<eos>", 2)])
+def test_open_clips_siglip_counts_cut_captions_too(tmp_path, pad, shortest):
+    tokens = load(cases.open_clip_siglip(tmp_path, pad)).tokenize(["liver", " ".join(["lung"] * 40)])
+    assert (tokens.truncated_B, tokens.lengths_B) == ([False, True], [shortest, 16])
 
 
 def test_dinov3s_resize_of_floats_is_one_grey_level_away_at_most(tmp_path):
