@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
 from store.config.problems import suggest
+from store.format.records import Side
 
 Items = Literal["images", "bags", "table"]
 
@@ -46,6 +48,11 @@ TASKS: dict[str, TaskKind] = {
     ),
     "diagnosis": TaskKind(labelled=True, trains=True, items=("bags",), first_result="diagnosis_mean"),
 }
+
+
+def can_do(task: str, sides: Collection[Side]) -> bool:
+    """Return whether a model that encodes these sides has what a task, or a part of one, needs."""
+    return "text" in sides or task not in TASKS or not TASKS[task].texts
 
 
 def known_task(name: str) -> str:

@@ -32,7 +32,7 @@ class CachedEncoder:
         self._encoder, self._folder = encoder, folder
         self._pixels = {"max_pixels": max_pixels, "policy": POLICY}
         self.facts: ModelFacts = encoder.facts
-        self.logit_scale, self.sides = encoder.logit_scale, encoder.sides
+        self.logit_scale = encoder.logit_scale
 
     def embed_images(self, images: ImageSet) -> Embedded:
         """Return embeddings of images, computed at most once."""

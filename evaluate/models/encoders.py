@@ -59,12 +59,10 @@ class Encoder(Protocol):
 
     Attributes:
         logit_scale: multiplier of the cosines, exponentiated.
-        sides: that it encodes; without texts `embed_texts` is not called.
     """
 
     facts: ModelFacts
     logit_scale: float
-    sides: tuple[Side, ...]
 
     def embed_images(self, images: ImageSet) -> Embedded:
         """Return an embedding per image."""
@@ -89,7 +87,7 @@ class ModelEncoder:
     def __init__(
         self, model: FrozenTeacher, facts: ModelFacts, *, batch_size: int, threads: int, max_pixels: int
     ) -> None:
-        self.facts, self.logit_scale, self.sides = facts, model.logit_scale, model.sides
+        self.facts, self.logit_scale = facts, model.logit_scale
         self._model, self._batch_size, self._threads, self._max_pixels = model, batch_size, threads, max_pixels
 
     def embed_images(self, images: ImageSet) -> Embedded:
@@ -146,7 +144,6 @@ class StoreEncoder:
     def __init__(self, store: FeatureStore, teacher: str, facts: ModelFacts) -> None:
         self.facts, self._store, self._teacher = facts, store, teacher
         self._chunks = ChunkReader(store)
-        self.sides = store.spec(teacher).sides
         self.logit_scale = float(store.spec(teacher).notes.get("logit_scale") or 1.0)
 
     def embed_images(self, images: ImageSet) -> Embedded:

@@ -25,7 +25,7 @@ from .encoders import Encoder, ModelEncoder, StoreEncoder
 
 
 def facts_of(address: Address, *, teachers: Mapping[str, TeacherEntry], window: Window | None = None) -> ModelFacts:
-    """Return name, role and digest of a model. Its files are read for the digest, but not loaded.
+    """Return name, role, digest and sides of a model. Its files are read for the digest, but not loaded.
 
     Raises:
         MMKDError: it is missing, or not a model.
@@ -33,11 +33,12 @@ def facts_of(address: Address, *, teachers: Mapping[str, TeacherEntry], window: 
     if address.kind == "store":
         store, teacher = FeatureStore(address.place), str(address.teacher)
         # The digest includes which rows have features: they decide what can be evaluated.
-        parts = [store.spec(teacher).hash, sorted(receipt.pairs_digest for receipt in store.receipts(teacher).values())]
+        spec = store.spec(teacher)
+        parts = [spec.hash, sorted(receipt.pairs_digest for receipt in store.receipts(teacher).values())]
         digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-        return ModelFacts(name=address.name, address=address.text, role="teacher", digest=digest)
+        return ModelFacts(name=address.name, address=address.text, role="teacher", digest=digest, sides=spec.sides)
     spec = teacher_spec(address.name, entry_of(address, teachers=teachers), window=window)
-    return ModelFacts(name=address.name, address=address.text, role=_role(address), digest=spec.hash)
+    return ModelFacts(name=address.name, address=address.text, role=_role(address), digest=spec.hash, sides=spec.sides)
 
 
 def open_encoder(

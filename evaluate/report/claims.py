@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from evaluate.datasets.task_kinds import can_do
 from evaluate.metrics.bootstrap import LEVEL
 from evaluate.metrics.paired_tests import Difference, difference, holm, one_sided_p, over_seeds
 from evaluate.metrics.predictions import Samples
 from evaluate.metrics.registry import METRICS
 from evaluate.results.record import Result, ResultRecord
 from store.errors import EvaluationError
+from store.format.records import Side
 
 from .comparison import Evidence, NothingSharedError, TestSet, absent, incomparable, of_model
 
@@ -73,6 +75,7 @@ class Claim:
     Attributes:
         seeds: models that are the student, trained with one seed each.
         others: further models with the role of a teacher, which the student is not compared with.
+        images_alone: teachers that were no rivals on some test set that was tested, whose task needs texts.
         margin: loss that counts as none.
         family: test sets over which Holm's correction goes. If ``declared``, those that could not be tested count as
             not shown; else it is all that could be tested.
@@ -86,6 +89,7 @@ class Claim:
     seeds: tuple[str, ...]
     teachers: tuple[str, ...]
     others: tuple[str, ...]
+    images_alone: tuple[str, ...]
     margin: float
     family: tuple[TestSet, ...]
     declared: bool
@@ -104,6 +108,7 @@ class Claim:
         """The claim in one sentence, for readers who see nothing else."""
         total = len(self.family)
         rivals = "every named teacher" if self.others else "every teacher"
+        rivals += " that can do the task" if self.images_alone else ""
         rivals = "the teacher that validation chose" if self.validation else rivals
         better, not_worse = (sum(getattr(one, kind) for one in self.sets) for kind in ("better", "not_worse"))
         ends = "" if self.macro.low is None else f" [{self.macro.low:.3f}, {self.macro.high:.3f}]"
@@ -118,6 +123,8 @@ class Claim:
         family = "declared beforehand" if self.declared else "all test sets that they share; no family was declared"
         rivals = f"{_counted(len(self.teachers), 'teacher')} ({', '.join(self.teachers)})"
         rivals += f", not {', '.join(self.others)}" if self.others else ""
+        if self.images_alone:
+            rivals += f"; no rivals where texts are needed: {', '.join(self.images_alone)}, of images alone"
         return (
             f"{seeds}; {rivals}; Holm over "
             f"{_counted(len(self.family), 'test set')} ({family}); one-sided tests at {100 * ALPHA:g} %"
@@ -169,15 +176,15 @@ def claim(
     tested: list[SetClaim] = []
     pairs: dict[str, list[_Pair]] = {}
     left_out = []
+    sides = {result.model.name: result.model.sides for result in results}
     for key in wanted:
-        opponents = rivals
+        try:
+            opponents = _opponents(results, rivals, sides, key, validation)
+        except EvaluationError as error:
+            left_out.append(f"{' '.join(key)}: {error}")
+            continue
         if validation is not None:
-            try:
-                chosen[key] = _best(validation, results, rivals, key)
-            except EvaluationError as error:
-                left_out.append(f"{' '.join(key)}: {error}")
-                continue
-            opponents = (chosen[key],)
+            (chosen[key],) = opponents
         records = {model: found[model].get(key) for model in (*seeds, *opponents)}
         why = _untestable(records, evidence)
         if why is not None:
@@ -198,6 +205,7 @@ def claim(
         seeds=seeds,
         teachers=rivals,
         others=tuple(sorted(known - {*rivals, *seeds})),
+        images_alone=tuple(name for name in rivals if any(not _able(name, sides, one.task) for one in tested)),
         margin=margin,
         family=wanted if family else tuple((one.task, one.dataset) for one in tested),
         declared=bool(family),
@@ -284,6 +292,28 @@ def _smallest(found: Sequence[Difference]) -> Difference:
         resamples=found[0].resamples,
         failed=max(one.failed for one in found),
     )
+
+
+def _able(name: str, sides: Mapping[str, tuple[Side, ...]], task: str) -> bool:
+    return name not in sides or can_do(task, sides[name])
+
+
+def _opponents(
+    results: Sequence[Result],
+    rivals: Sequence[str],
+    sides: Mapping[str, tuple[Side, ...]],
+    key: TestSet,
+    validation: Sequence[Result] | None,
+) -> tuple[str, ...]:
+    """Return the rivals on a test set: those that can do its task, or the best of them on validation.
+
+    Raises:
+        EvaluationError: none can do it, or the best cannot be known.
+    """
+    able = tuple(name for name in rivals if _able(name, sides, key[0]))
+    if not able:
+        raise EvaluationError(f"the task needs texts, which no rival encodes: {', '.join(rivals)}")
+    return able if validation is None else (_best(validation, results, able, key),)
 
 
 def _best(validation: Sequence[Result], results: Sequence[Result], rivals: Sequence[str], key: TestSet) -> str:

@@ -6,11 +6,12 @@ import statistics
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from evaluate.metrics.bootstrap import Interval, RecordPart, Resampling
 from evaluate.metrics.registry import is_metric, metrics_named
 from store.errors import EvaluationError
+from store.format.records import SIDES, Side
 
 from .examples import examples_in
 
@@ -32,12 +33,21 @@ class ModelFacts(RecordPart):
         name: short, unique within a folder of results.
         address: where it came from, e.g. ``teacher:biomedclip``.
         digest: of everything that decides its outputs.
+        sides: that it encodes; left out of the file if it encodes both.
     """
 
     name: str = Field(min_length=1)
     address: str
     role: Role
     digest: str = Field(min_length=1)
+    sides: tuple[Side, ...] = SIDES
+
+    @model_serializer(mode="wrap")
+    def _without_both_sides(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        if self.sides == SIDES:
+            del content["sides"]
+        return content
 
 
 class DatasetFacts(RecordPart):

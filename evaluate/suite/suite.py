@@ -11,6 +11,7 @@ from importlib.metadata import version
 from evaluate.datasets.entry import DatasetEntry, Origin
 from evaluate.datasets.loaded import LoadedDataset
 from evaluate.datasets.loading import load_dataset
+from evaluate.datasets.task_kinds import can_do
 from evaluate.models.addresses import OWN_FEATURES, Address
 from evaluate.models.embedding_cache import CachedEncoder
 from evaluate.models.encoders import Encoder
@@ -68,6 +69,9 @@ class Suite:
             MMKDError: the model cannot be found or loaded, or the store of ``overlap`` cannot be read.
         """
         facts, first = self._facts(evaluation), evaluation.first_result
+        if not can_do(evaluation.task, facts.sides):
+            reason = f"{evaluation.task} needs a model that encodes texts; {facts.name} encodes images alone"
+            return [self._skip(evaluation, facts, reason, first)]
         if evaluation.missing:
             reason = f"not found below {self._settings.data_root}: {', '.join(evaluation.missing)}"
             return [self._skip(evaluation, facts, reason, first)]

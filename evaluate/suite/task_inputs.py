@@ -29,7 +29,6 @@ from evaluate.tasks.survival import CrossValidation, checked_folds
 from evaluate.tasks.vqa import check_questions, vqa_metrics
 from evaluate.tasks.zero_shot import IN_GROUPS
 from store.errors import EvaluationError
-from store.format.records import SIDES, Side
 
 from .split_embeddings import Embedder, labelled_features
 
@@ -241,7 +240,6 @@ class _AllAlike:
 
     facts = ModelFacts(name="none", address="none", role="other", digest="none")
     logit_scale = 1.0
-    sides: tuple[Side, ...] = SIDES
 
     def embed_images(self, images: ImageSet) -> Embedded:
         return Embedded(rows=np.ones((len(images.digests), 1), np.float32))

@@ -12,7 +12,6 @@ from typing import Any, TypedDict
 
 from evaluate.datasets.entry import DatasetEntry
 from evaluate.datasets.loaded import LoadedDataset, Split
-from evaluate.datasets.task_kinds import TASKS
 from evaluate.models.encoders import Encoder
 from evaluate.results.examples import Example
 from evaluate.results.task_result import TaskResult
@@ -72,8 +71,6 @@ def run_task(task: str, encoder: Encoder | None, dataset: LoadedDataset, *, offi
     Raises:
         EvaluationError: the task cannot be done with this model or these items.
     """
-    if encoder is not None and TASKS[task].texts and "text" not in encoder.sides:
-        raise EvaluationError(f"{task} needs a model that encodes texts; {encoder.facts.name} encodes images alone")
     outcome = RUNS[task](Embedder(encoder, dataset, official=official))
     outcome.results = [_in_clusters(result, dataset.test) for result in outcome.results]
     return outcome

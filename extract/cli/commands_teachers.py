@@ -166,7 +166,10 @@ def chosen(pipeline: ExtractPipeline, names: list[str] | None) -> dict[str, Teac
     """Return a pipeline's teachers of some names; all if there is no name."""
     unknown = sorted(set(names or []) - set(pipeline.teachers))
     if unknown:
-        raise ConfigError(f"no teacher {', '.join(unknown)} in the pipeline; it has {', '.join(pipeline.teachers)}")
+        raise ConfigError(
+            f"no teacher {', '.join(unknown)} in the pipeline; it has {', '.join(pipeline.teachers)}",
+            hint="--pipeline names another pipeline",
+        )
     return {name: pipeline.teachers[name] for name in names or pipeline.teachers}
 
 

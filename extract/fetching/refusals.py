@@ -60,7 +60,7 @@ def worded(
         ),
         "busy": (
             f"{host} gets too many requests{_until(error)}",
-            f"run {command} again then; what has come stays"
+            f"run {command} again {'later' if error.wait_s is None else 'then'}; what has come stays"
             f"{', and with HF_TOKEN set the hub allows more requests' if item.repo else ''} ({page})",
         ),
         "broken": (

@@ -13,7 +13,7 @@ from store.format.records import Receipt
 THREAD_STAGES = ("read", "decode", "fit")
 """Stages of the decoding threads; their seconds are added up and overlap with each other and with the stages below."""
 
-SHARED_STAGES = ("wait_for_images", "forward_image", "forward_text", "other")
+SHARED_STAGES = ("wait_for_images", "forward_image", "tokenize", "forward_text", "other")
 """Stages of the worker itself, one at a time. All teachers of a range share them, so each of its receipts has the same.
 
 Together with ``write``, which each unit has for itself, they add up to the wall time of the range.

@@ -25,6 +25,7 @@ from store.format.records import Receipt, Status, StoreInfo, receipt_key
 from store.io.location import Location
 from store.texts.captions import has_word
 
+from .captions import DistinctCaptions
 from .decoding import Decoder, DistinctImages
 from .stages import Clock
 
@@ -184,11 +185,14 @@ class Worker:
         of_images = _status(len(captions), {}, bad_rows, left_out)
         of_pairs = _status(len(captions), _bad_captions(captions), bad_rows, left_out)
         captions[list(left_out)] = None
+        texts = DistinctCaptions(captions)
         changed_N = [changed.get(image) for image in distinct.of_row_N.tolist()]
         features = {}
         for teacher in teachers:
             paired = "text" in teacher.sides
-            text_ND, truncated_N = self._encode_captions(teacher, captions, clock) if paired else (None, None)
+            text_ND, truncated_N = (
+                self._encode_captions(teacher, texts, len(captions), clock) if paired else (None, None)
+            )
             status, reasons = of_pairs if paired else of_images
             features[teacher.name] = UnitFeatures(
                 image=image_KD[teacher.name][distinct.of_row_N],
@@ -235,27 +239,22 @@ class Worker:
         return image_KD, bad, changed
 
     def _encode_captions(
-        self, teacher: FrozenTeacher, captions: npt.NDArray[np.object_], clock: Clock
+        self, teacher: FrozenTeacher, captions: DistinctCaptions, count: int, clock: Clock
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Encode each distinct caption once; return every row's feature and whether its caption was cut."""
-        distinct = list(dict.fromkeys(caption for caption in captions if caption))
-        features_BD = np.zeros((len(captions), teacher.embed_dim), np.float32)
-        truncated_B = np.zeros(len(captions), np.bool_)
-        if not distinct:
+        features_BD = np.zeros((count, teacher.embed_dim), np.float32)
+        truncated_B = np.zeros(count, np.bool_)
+        if not captions.texts:
             return features_BD, truncated_B
+        tokens = captions.tokens(teacher, clock)
 
-        def encode(rows: slice) -> tuple[npt.NDArray[np.float32], list[bool]]:
+        def encode(rows: slice) -> npt.NDArray[np.float32]:
             with self._stage("forward_text", teacher, clock):
-                tokens = teacher.tokenize(distinct[rows])
-                return teacher.encode_tokens(tokens), tokens.truncated_B
+                return teacher.encode_tokens(tokens[rows])
 
-        parts = self._batch_size(teacher).over(len(distinct), encode)
-        encoded_KD = np.concatenate([encoded_BD for encoded_BD, _ in parts])
-        cut_K = np.array([cut for _, truncated in parts for cut in truncated])
-        place = {caption: number for number, caption in enumerate(distinct)}
-        has_caption = np.array([bool(caption) for caption in captions])
-        of_rows = [place[caption] for caption in captions if caption]
-        features_BD[has_caption], truncated_B[has_caption] = encoded_KD[of_rows], cut_K[of_rows]
+        encoded_KD = np.concatenate(self._batch_size(teacher).over(len(captions.texts), encode))
+        features_BD[captions.rows] = encoded_KD[captions.of_rows]
+        truncated_B[captions.rows] = tokens.truncated_B[captions.of_rows]
         return features_BD, truncated_B
 
     @contextlib.contextmanager

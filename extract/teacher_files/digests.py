@@ -43,25 +43,30 @@ class KeptDigests(Record):
     files: dict[str, KeptDigest] = {}
 
 
+_known: dict[Path, KeptDigest] = {}
+"""What this process computed; it counts as what is kept on disk does, also where a folder cannot be written."""
+
+
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal.
 
-    The kept one counts if size, both times and inode are what they were; else the file is read. A folder that
-    cannot be written only makes that slower.
+    The kept one counts if size, both times and inode are what they were; else the file is read. In a folder that
+    cannot be written, each process reads it once.
     """
     found = path.stat()
     if found.st_size < KEPT_FROM_BYTES:
         return sha256_file(path)
-    kept = _read(path.parent)
-    if path.name in kept and kept[path.name] == _kept(path, kept[path.name].sha256):
-        return kept[path.name].sha256
+    kept = _known.get(path) or _read(path.parent).get(path.name)
+    if kept and kept == _kept(path, kept.sha256):
+        return kept.sha256
     before, began = _kept(path, ""), time.time_ns()
     digest = sha256_file(path)
     # After a clock went back, a time of the future could be given a second time.
     settled = max(before.mtime_ns, before.ctime_ns) + SETTLED_NS < began
     if settled and _kept(path, "") == before:
+        _known[path] = _kept(path, digest)
         present = {name: one for name, one in _read(path.parent).items() if (path.parent / name).is_file()}
-        _write(path.parent, present | {path.name: _kept(path, digest)})
+        _write(path.parent, present | {path.name: _known[path]})
     return digest
 
 

@@ -114,7 +114,8 @@ def find_weights(name: str, entry: TeacherEntry) -> Weights:
         raise TeacherError(
             f"teacher {name}: {folder / file} was replaced after it was converted: its sha256 is {digest}, "
             f"{CONVERTED_NAME} was made from {conversion.files[file].sha256}",
-            hint=f"python -m extract fetch {name} converts the file that is there now; or put the former one back",
+            hint=f"put the former one back, or let python -m extract fetch {name} compare the new one with its pin and "
+            "convert it",
         )
     return Weights(teacher=name, folder=folder, paths=(folder / CONVERTED_NAME,), conversion=conversion)
 

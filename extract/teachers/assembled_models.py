@@ -19,6 +19,7 @@ from extract.teacher_files.states import State
 from extract.teacher_files.text_tower import tokenizer_folder
 from store.errors import TeacherError
 from store.format.records import Spec
+from store.texts.tokens import CaptionTokenizer
 
 from .base import FrozenTeacher, load_tokenizer
 
@@ -38,12 +39,16 @@ class _BertTeacher(FrozenTeacher):
         except (TypeError, ValueError) as error:
             raise TeacherError(f"teacher {spec.teacher}: its config cannot be loaded: {error}") from error
 
-    def _read_tokenizer(self, spec: Spec, entry: TeacherEntry, model: nn.Module) -> None:
+    def _read_tokenizer(self, spec: Spec, entry: TeacherEntry, model: nn.Module) -> CaptionTokenizer:
         del model
-        self._context = BERT_CONTEXT
         vocabulary, folder = spec.architecture["text"]["vocab_size"], tokenizer_folder(Path(entry.folder))
-        self._tokenizer = load_tokenizer(
-            BertTokenizer, folder, vocabulary=vocabulary, teacher=spec.teacher, lower_case=self.lower_case
+        return load_tokenizer(
+            BertTokenizer,
+            folder,
+            vocabulary=vocabulary,
+            context=BERT_CONTEXT,
+            teacher=spec.teacher,
+            lower_case=self.lower_case,
         )
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,23 +21,9 @@ from extract.teacher_files.specs import COMPILED
 from extract.teacher_files.states import State, checked_logit_scale, load_strictly
 from store.errors import TeacherError
 from store.format.records import Spec
+from store.texts.tokens import CaptionTokenizer, Clean, Encoded, transformers_tokenizer
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(kw_only=True, frozen=True, slots=True)
-class Tokens:
-    """Captions as a teacher reads them.
-
-    Attributes:
-        ids_BL: token ids, padded; (B, L) int64.
-        lengths_B: number of tokens that are no padding.
-        truncated_B: whether the caption was cut.
-    """
-
-    ids_BL: Tensor
-    lengths_B: list[int]
-    truncated_B: list[bool]
 
 
 class FrozenTeacher(ABC):
@@ -56,8 +41,7 @@ class FrozenTeacher(ABC):
         TeacherError: the device is not here, or weights, configuration and tokenizer do not fit each other.
     """
 
-    _tokenizer: Any
-    _context: int
+    _tokenizer: CaptionTokenizer
     _computed: tuple[str, ...] = ()
     """Ends of the names of buffers that the model computes itself, so that files may lack them."""
 
@@ -72,7 +56,7 @@ class FrozenTeacher(ABC):
         self.geometry, self.window = preprocessing.geometry, preprocessing.window
         model = self.architecture(spec, entry)
         if "text" in self.sides:
-            self._read_tokenizer(spec, entry, model)
+            self._tokenizer = self._read_tokenizer(spec, entry, model)
         for name in ("logit_scale", "logit_bias"):  # a number in some files, a vector of one in others
             if name in state and name in model.state_dict():
                 state = state | {name: state[name].reshape(model.state_dict()[name].shape)}
@@ -93,12 +77,17 @@ class FrozenTeacher(ABC):
         """Bytes of its weights in memory."""
         return sum(tensor.nbytes for tensor in (*self._model.parameters(), *self._model.buffers()))
 
+    @property
+    def tokenizer_key(self) -> Hashable:
+        """Teachers with the same key have the same tokens of a caption."""
+        return json.dumps(self.spec.tokenizer, sort_keys=True), self._tokenizer.key
+
     def normalize(self, pixels_BHWC: npt.NDArray[np.uint8]) -> Tensor:
         """Return images (B, H, W, 3) in this teacher's geometry as its image tower sees them, (B, 3, H, W) float32."""
         pixels_BCHW = torch.from_numpy(pixels_BHWC).to(self._device).permute(0, 3, 1, 2)
         return (pixels_BCHW.float().div(255) - self._mean) / self._std
 
-    def tokenize(self, captions: Sequence[str]) -> Tokens:
+    def tokenize(self, captions: Sequence[str]) -> Encoded:
         """Return captions as token ids, cut as the authors cut them.
 
         Raises:
@@ -109,14 +98,7 @@ class FrozenTeacher(ABC):
                 f"teacher {self.name} encodes images alone, so that it has no features of captions",
                 hint="take another teacher where captions are needed",
             )
-        ids_BL, lengths_B = self._ids(list(captions))
-        limit = ids_BL.shape[1]
-        # Only a caption that fills its row can have been cut, so only such captions are tokenised again.
-        truncated_B = [
-            length >= limit and self._full_length(caption) > length
-            for caption, length in zip(captions, lengths_B, strict=True)
-        ]
-        return Tokens(ids_BL=ids_BL, lengths_B=lengths_B, truncated_B=truncated_B)
+        return self._tokenizer(captions)
 
     @torch.inference_mode()
     def encode_image(self, pixels_BHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -130,10 +112,11 @@ class FrozenTeacher(ABC):
         return self.encode_tokens(self.tokenize(captions))
 
     @torch.inference_mode()
-    def encode_tokens(self, tokens: Tokens) -> npt.NDArray[np.float32]:
+    def encode_tokens(self, tokens: Encoded) -> npt.NDArray[np.float32]:
         """Return unit-norm features (B, D) of captions that `tokenize` made."""
         with self._autocast():
-            return _unit_norm(self._run_text(tokens.ids_BL.to(self._device), tokens.lengths_B))
+            ids_BL = torch.from_numpy(tokens.ids_BL).to(self._device)
+            return _unit_norm(self._run_text(ids_BL, tokens.lengths_B.tolist()))
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         dtype = AUTOCAST.get(self.spec.compute_dtype.removesuffix(COMPILED))
@@ -150,7 +133,7 @@ class FrozenTeacher(ABC):
             TeacherError: the family cannot build a model of this configuration.
         """
 
-    def _read_tokenizer(self, spec: Spec, entry: TeacherEntry, model: nn.Module) -> None:
+    def _read_tokenizer(self, spec: Spec, entry: TeacherEntry, model: nn.Module) -> CaptionTokenizer:
         """Load the tokenizer and check that it fits the model; a teacher of images alone has none."""
         raise NotImplementedError
 
@@ -159,16 +142,6 @@ class FrozenTeacher(ABC):
 
     def _text_features(self, ids_BL: Tensor, lengths_B: list[int]) -> Tensor:
         raise NotImplementedError
-
-    def _ids(self, captions: list[str]) -> tuple[Tensor, list[int]]:
-        """Return ids (B, L), cut and padded, and the number of tokens of each caption that are no padding."""
-        options = {"padding": "max_length", "truncation": True, "max_length": self._context}
-        encoded = self._tokenizer(captions, **options, return_tensors="pt", return_attention_mask=True)
-        return encoded["input_ids"].to(torch.int64), encoded["attention_mask"].sum(dim=1).tolist()
-
-    def _full_length(self, caption: str) -> int:
-        """Return how many tokens a caption has before it is cut, with special tokens."""
-        return len(self._tokenizer(caption, truncation=False, verbose=False)["input_ids"])
 
     def _renamed(self, state: State, model: nn.Module) -> State:
         """Return the state by the model's names."""
@@ -193,13 +166,17 @@ def load_tokenizer(
     folder: Path,
     *,
     vocabulary: int,
+    context: int,
     teacher: str,
     lower_case: bool | None = None,
-) -> Any:
+    clean: Clean = str,
+) -> CaptionTokenizer:
     """Return a tokenizer of transformers from a folder.
 
     Args:
         vocabulary: the number of tokens of the model.
+        context: the number of tokens to which captions are cut and padded.
+        clean: is applied to a caption first.
         lower_case: overrides the folder's setting.
 
     Raises:
@@ -220,4 +197,18 @@ def load_tokenizer(
             f"{vocabulary}",
             hint="the tokenizer is another model's, or a file of it is missing",
         )
-    return tokenizer
+    with refusing_tokenizer(teacher, folder):
+        return transformers_tokenizer(tokenizer, context, clean)
+
+
+@contextlib.contextmanager
+def refusing_tokenizer(teacher: str, folder: Path | str) -> Iterator[None]:
+    """Say whose tokenizer it is that cannot be used.
+
+    Raises:
+        TeacherError: instead of a ValueError.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise TeacherError(f"teacher {teacher}: the tokenizer in {folder} cannot be used: {error}") from error

@@ -19,6 +19,7 @@ from extract.teacher_files.states import State
 from extract.teacher_files.text_tower import read_json, tokenizer_folder
 from store.errors import TeacherError
 from store.format.records import Spec
+from store.texts.tokens import CaptionTokenizer
 
 from .base import FrozenTeacher, load_tokenizer
 
@@ -94,12 +95,16 @@ class ClipTeacher(_TransformersTeacher):
 
     _computed = (".position_ids",)
 
-    def _read_tokenizer(self, spec: Spec, entry: TeacherEntry, model: nn.Module) -> None:
+    def _read_tokenizer(self, spec: Spec, entry: TeacherEntry, model: nn.Module) -> CaptionTokenizer:
         text: Any = model.config.text_config  # type: ignore[union-attr]
-        # Passed in every call, because PubMedCLIP's tokenizer states no length.
-        self._context = text.max_position_embeddings
-        self._tokenizer = load_tokenizer(
-            AutoTokenizer, tokenizer_folder(Path(entry.folder)), vocabulary=text.vocab_size, teacher=spec.teacher
+        return load_tokenizer(
+            AutoTokenizer,
+            tokenizer_folder(Path(entry.folder)),
+            vocabulary=text.vocab_size,
+            context=text.max_position_embeddings,  # PubMedCLIP's tokenizer states no length
+            teacher=spec.teacher,
+            # SigLIP's models learned lower case; tokenizers of some versions leave that to their caller.
+            clean=str.lower if spec.tokenizer.get("lower_case") else str,
         )
 
     def _image_features(self, normal_BCHW: Tensor) -> Tensor:
@@ -113,16 +118,6 @@ class ClipTeacher(_TransformersTeacher):
 
 class SiglipTeacher(ClipTeacher):
     """A SiglipModel of transformers: SigLIP, SigLIP2 of a fixed size, MedSigLIP."""
-
-    def _ids(self, captions: list[str]) -> tuple[Tensor, list[int]]:
-        return super()._ids([self._cased(caption) for caption in captions])
-
-    def _full_length(self, caption: str) -> int:
-        return super()._full_length(self._cased(caption))
-
-    def _cased(self, caption: str) -> str:
-        # The models learned lower case; tokenizers of some versions leave that to their caller.
-        return caption.lower() if self.spec.tokenizer["lower_case"] else caption
 
 
 class VisionTeacher(_TransformersTeacher):

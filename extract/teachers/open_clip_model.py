@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import open_clip
-import torch
 from open_clip.hf_model import HFTextEncoder
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor, nn
@@ -20,13 +19,9 @@ from extract.teacher_files.text_tower import KNOWN_BERTS, TEXT_FOLDER, bert_size
 from store.console import without_root_warnings
 from store.errors import TeacherError, WeightsNotFoundError
 from store.format.records import Spec
-from store.texts.bpe import BoundedBpe
+from store.texts.tokens import CaptionTokenizer, open_clip_tokenizer
 
-from .base import FrozenTeacher
-
-
-class BoundedTokenizer(BoundedBpe, SimpleTokenizer):  # type: ignore[misc]
-    """The tokenizer of models without a BERT."""
+from .base import FrozenTeacher, refusing_tokenizer
 
 
 class OpenClipTeacher(FrozenTeacher):
@@ -48,7 +43,7 @@ class OpenClipTeacher(FrozenTeacher):
                 )
         return model
 
-    def _read_tokenizer(self, spec: Spec, entry: TeacherEntry, model: nn.Module) -> None:
+    def _read_tokenizer(self, spec: Spec, entry: TeacherEntry, model: nn.Module) -> CaptionTokenizer:
         tower = getattr(model, "text", model)
         self._is_bert = isinstance(tower, HFTextEncoder)
         text = open_clip_config(spec.teacher, entry)["model_cfg"]["text_cfg"]
@@ -57,17 +52,19 @@ class OpenClipTeacher(FrozenTeacher):
         with _refusing(spec.teacher, entry):
             if text.get("hf_tokenizer_name"):
                 folder, mode = tokenizer_folder(Path(entry.folder)), text.get("tokenizer_mode")
-                self._tokenizer = HFTokenizer(str(folder), tokenizer_mode=mode, **options)
-                size = len(self._tokenizer.tokenizer)
+                own = HFTokenizer(str(folder), tokenizer_mode=mode, **options)
+                size = len(own.tokenizer)
             else:
-                self._tokenizer = BoundedTokenizer(**options)
-                size = self._tokenizer.vocab_size
+                own = SimpleTokenizer(**options)
+                size = own.vocab_size
         known = getattr(tower, "vocab_size", None)
         if known is not None and size != known:
             raise TeacherError(
                 f"teacher {spec.teacher}: cannot be loaded: the tokenizer has {size} tokens, the model {known}",
                 hint="the tokenizer is another model's, or a file of it is missing",
             )
+        with refusing_tokenizer(spec.teacher, entry.folder):
+            return open_clip_tokenizer(own)
 
     def _image_features(self, normal_BCHW: Tensor) -> Tensor:
         features_BD: Tensor = self._model.encode_image(normal_BCHW)  # type: ignore[operator]
@@ -78,22 +75,6 @@ class OpenClipTeacher(FrozenTeacher):
         used_BL = ids_BL[:, : max(lengths_B)] if self._is_bert else ids_BL
         features_BD: Tensor = self._model.encode_text(used_BL)  # type: ignore[operator]
         return features_BD
-
-    def _ids(self, captions: list[str]) -> tuple[Tensor, list[int]]:
-        ids_BL: Tensor = self._tokenizer(captions)
-        inner = getattr(self._tokenizer, "tokenizer", None)
-        pad = 0 if inner is None else inner.pad_token_id
-        positions_L = torch.arange(1, ids_BL.shape[1] + 1)
-        lengths_B = torch.where(ids_BL != pad, positions_L, 0).amax(dim=1)
-        # SigLIP pads with its end token, the first of which is the caption's own.
-        lengths_B += int(inner is not None and pad == inner.eos_token_id)
-        return ids_BL, lengths_B.clamp(1, ids_BL.shape[1]).tolist()
-
-    def _full_length(self, caption: str) -> int:
-        inner = getattr(self._tokenizer, "tokenizer", None)
-        if inner is None:
-            return len(self._tokenizer.encode(caption)) + 2
-        return len(inner(self._tokenizer.clean_fn(caption), truncation=False, verbose=False)["input_ids"])
 
 
 @contextmanager

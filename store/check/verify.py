@@ -202,7 +202,7 @@ class _Check:
 
     def _other_side(self, spec: Spec) -> None:
         """Name arrays of a side that the teacher does not encode."""
-        for array in {*ARRAY_NAMES} - {*array_names(spec)}:
+        for array in (name for name in ARRAY_NAMES if name not in array_names(spec)):
             folder = f"{ZARR_FOLDER}/{spec.teacher}/{array}"
             if any(key.startswith(f"{folder}/") for key in self._inventory.sizes):
                 message = f"an array of a side that {spec.teacher} does not encode; no program reads it"

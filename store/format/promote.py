@@ -127,7 +127,8 @@ def _move_units(location: Location, at: str, *, guard: Guard) -> None:
     specs = _specs_of(place)
     for key in specs if _PIXEL_SPEC not in specs else ():
         spec = read_record(place, key, Spec)
-        for name in {*ARRAY_NAMES} - {*array_names(spec)}:  # of a model that encoded another side too
+        # Of a model that encoded another side too.
+        for name in (name for name in ARRAY_NAMES if name not in array_names(spec)):
             location.delete_below(f"{ZARR_FOLDER}/{spec.teacher}/{name}")
     place.delete([key for key, _ in place.list() if key not in specs])
     location.delete_below(at)  # the spec last: without it nobody knows that the rest can go

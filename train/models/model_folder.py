@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,13 @@ import open_clip
 import safetensors.torch
 import torch
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
-from open_clip.tokenizer import SimpleTokenizer
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer
 
 from store.console import without_root_warnings
 from store.errors import ConfigError, TeacherError, WeightsNotFoundError
-from store.texts.bpe import BoundedBpe
+from store.texts.tokens import CaptionTokenizer, open_clip_tokenizer
 from train.config import ModelSection
 
 from .pretrained import image_tower, load_tag, tag_of
@@ -36,18 +35,21 @@ class Student:
 
     Attributes:
         model: of open_clip, with ``encode_image``, ``encode_text`` and ``logit_scale``.
-        tokenize: captions to token ids (B, L).
         size_px: side of its square input.
         mean, std: of its preprocessing, per channel.
         embed_dim: E.
     """
 
     model: Any
-    tokenize: Callable[[Sequence[str]], Tensor]
+    tokenizer: CaptionTokenizer
     size_px: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     embed_dim: int
+
+    def tokenize(self, captions: Sequence[str]) -> Tensor:
+        """Return token ids of captions, (B, L) int64."""
+        return torch.from_numpy(self.tokenizer(captions).ids_BL)
 
 
 def begin_model(folder: Path, section: ModelSection, captions: Sequence[str], *, seed: int) -> Student:
@@ -120,10 +122,6 @@ def copy_tokenizer(name: str, folder: Path) -> None:
     tokenizer.save_pretrained(str(folder))
 
 
-class _BoundedTokenizer(BoundedBpe, SimpleTokenizer):  # type: ignore[misc]
-    """The same tokens as its base's, also of a word of thousands of letters, in bounded time."""
-
-
 def _copy_without_weights(source: Path, folder: Path) -> None:
     if not (source / HF_CONFIG_NAME).is_file() or not (source / HF_SAFE_WEIGHTS_NAME).is_file():
         raise WeightsNotFoundError(
@@ -143,9 +141,7 @@ def _load(folder: Path, *, weights_from: Path | None) -> Student:
     try:
         with without_root_warnings():
             model = open_clip.create_model(name, load_weights=False, pretrained_text=pretrained_text)
-            tokenize = open_clip.get_tokenizer(name)
-            if type(tokenize) is SimpleTokenizer:
-                tokenize.__class__ = _BoundedTokenizer
+            tokenizer = open_clip_tokenizer(open_clip.get_tokenizer(name))
     except (TypeError, ValueError, AssertionError, OSError) as error:
         raise ConfigError(
             f"open_clip cannot build the configured model: {type(error).__name__}: {error}",
@@ -164,7 +160,7 @@ def _load(folder: Path, *, weights_from: Path | None) -> Student:
     size = preprocess["size"]
     return Student(
         model=model,
-        tokenize=tokenize,
+        tokenizer=tokenizer,
         size_px=size[0] if isinstance(size, tuple | list) else size,
         mean=tuple(preprocess["mean"]),
         std=tuple(preprocess["std"]),

@@ -170,3 +170,41 @@ def test_the_footing_counts_one_of_a_kind(folder):
 def test_every_teacher_is_said_only_of_all_that_have_results(folder):
     assert "better than every teacher on" in claimed(folder, teachers=["biomedclip", "pmc_clip"]).sentence
     assert "better than every named teacher on" in claimed(folder, teachers=["biomedclip"]).sentence
+
+
+@pytest.fixture
+def with_images_alone(tmp_path):
+    """A student, two teachers and one of images alone, which was skipped in zero-shot and has a linear probe."""
+    seer = model_facts("seer", role="teacher").model_copy(update={"sides": ("image",)})
+    for dataset in ("breasts", "lungs"):
+        for model, skill in (("mmkd", 0.9), ("biomedclip", 0.3), ("pmc_clip", 0.2)):
+            write_result(tmp_path, *zero_shot(model, dataset, skill=skill))
+        write_result(tmp_path, skipped("seer", dataset).model_copy(update={"model": seer}))
+    for model, skill in (("mmkd", 0.9), ("biomedclip", 0.3), ("pmc_clip", 0.2), ("seer", 0.4)):
+        record, found = zero_shot(model, "lungs", skill=skill)
+        facts = {"task": "linear_probe"} | ({"model": seer} if model == "seer" else {})
+        write_result(tmp_path, record.model_copy(update=facts), found)
+    return tmp_path
+
+
+def test_a_teacher_of_images_alone_is_a_rival_where_images_are_enough_and_the_claim_says_so(with_images_alone):
+    found = claimed(with_images_alone)
+    rivals = {(one.task, one.dataset): set(one.by_teacher) for one in found.sets}
+    both = {"biomedclip", "pmc_clip"}
+    assert rivals == {
+        ("linear_probe", "lungs"): {*both, "seer"},
+        ("zero_shot", "breasts"): both,
+        ("zero_shot", "lungs"): both,
+    }
+    assert found.sentence.startswith("mmkd: better than every teacher that can do the task on 3 of 3 sets")
+    assert "; no rivals where texts are needed: seer, of images alone" in found.footing
+    assert found.left_out == []
+
+
+def test_where_no_rival_can_do_the_task_the_test_set_is_left_out_with_the_reason(with_images_alone):
+    found = claimed(with_images_alone, teachers=["seer"])
+    assert [(one.task, one.dataset) for one in found.sets] == [("linear_probe", "lungs")]
+    assert found.left_out == [
+        f"zero_shot {name}: the task needs texts, which no rival encodes: seer" for name in ("breasts", "lungs")
+    ]
+    assert found.images_alone == ()

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from evaluate.cli import commands_results
 from evaluate.datasets.registry import read_registry
+from evaluate.datasets.task_kinds import TASKS, can_do
 from evaluate.models.addresses import parse_address
 from evaluate.results.record import ResultRecord, SkippedRecord
 from evaluate.suite.plan import Settings, plan
@@ -115,6 +116,12 @@ def test_tasks_with_texts_are_refused_with_the_reason(records, task):
     record = records["seer", task]
     assert isinstance(record, SkippedRecord)
     assert record.skipped == f"{task} needs a model that encodes texts; seer encodes images alone"
+
+
+def test_images_are_enough_for_probes_survival_and_diagnosis():
+    assert {task for task in TASKS if can_do(task, ("image",))} == {"linear_probe", "survival", "diagnosis"}
+    assert all(can_do(task, ("image", "text")) for task in TASKS)
+    assert can_do("linear_probe_4shot", ("image",))
 
 
 def test_reports_state_the_gap(records, place):

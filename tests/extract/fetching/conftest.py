@@ -55,9 +55,9 @@ def extract(tmp_path, repository):
 def write_teachers(tmp_path):
     """Return a function that writes entries as the pipeline ``mmkd`` of a pipelines.yaml, and returns its path."""
 
-    def write(teachers):
+    def write(teachers, files=("pairs/*.tar",)):
         pipeline = {
-            "corpora": {"pairs": {"files": ["pairs/*.tar"]}},
+            "corpora": {"pairs": {"files": [*files]}},
             "teachers": teachers,
             "store": {"path": "store", "corpus": "pairs", "range_rows": 16, "chunk_rows": 16},
             "extract": {"batch_size": 16},

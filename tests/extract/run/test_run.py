@@ -89,19 +89,24 @@ def test_features_are_those_of_plain_open_clip(sixty, corpus, teachers, name):
 
 
 class Recorder:
-    """A teacher that passes everything on to another and remembers which captions it was given."""
+    """A teacher that passes everything on to another and remembers what it was given."""
 
     def __init__(self, teacher):
         self._teacher = teacher
-        self.captions = []
+        self.tokenized = []
+        self.captions = 0
         self.images = 0
 
     def __getattr__(self, name):
         return getattr(self._teacher, name)
 
     def tokenize(self, captions):
-        self.captions += captions
+        self.tokenized += captions
         return self._teacher.tokenize(captions)
+
+    def encode_tokens(self, tokens):
+        self.captions += len(tokens.lengths_B)
+        return self._teacher.encode_tokens(tokens)
 
     def encode_image(self, pixels_BHWC):
         self.images += len(pixels_BHWC)
@@ -128,8 +133,13 @@ def test_each_distinct_caption_and_image_is_encoded_once(
     pipeline = prepare(write_pipeline(tmp_path, files=[folder / "*.tar"], teachers=teachers, batch_size=4))
     run(pipeline, execute=execute)
     store = FeatureStore(pipeline.store.path)
+    # Teachers with the same tokenizer share its tokens; every tokenizer gets every caption once.
+    keys = {recorder.tokenizer_key for recorder in recorders.values()}
+    tokenized = [caption for recorder in recorders.values() for caption in recorder.tokenized]
+    assert len(keys) < len(recorders)
+    assert sorted(tokenized) == sorted([*{text for _, _, text in pairs}] * len(keys))
     for name, recorder in recorders.items():
-        assert sorted(recorder.captions) == sorted({text for _, _, text in pairs})
+        assert recorder.captions == len({text for _, _, text in pairs})
         text_ND = store.read(slice(None), teacher=name, side="text")
         for row, (_, _, text) in enumerate(pairs):
             first = next(i for i, pair in enumerate(pairs) if pair[2] == text)

@@ -106,9 +106,21 @@ def test_a_damaged_record_of_digests_counts_as_none(large, tmp_path, content):
     assert json.loads((tmp_path / DIGESTS_NAME).read_text())["files"].keys() == {"weights.bin"}
 
 
-def test_a_folder_that_cannot_be_written_only_costs_time(large, tmp_path, monkeypatch):
+def test_in_a_folder_that_cannot_be_written_a_process_reads_a_file_once(large, tmp_path, monkeypatch, read):
     monkeypatch.setattr(digests, "write_atomic", lambda *_: (_ for _ in ()).throw(PermissionError(13, "denied")))
+    assert file_digest(large) == file_digest(large) == sha256_file(large)
+    assert len(read) == 1
+    with large.open("r+b") as file:
+        file.write(b"\2")
     assert file_digest(large) == sha256_file(large)
+    assert not (tmp_path / DIGESTS_NAME).exists()
+
+
+def test_another_process_takes_what_is_kept_on_disk(large, monkeypatch, read):
+    file_digest(large)
+    monkeypatch.setattr(digests, "_known", {})
+    file_digest(large)
+    assert len(read) == 1
 
 
 def test_files_that_are_gone_leave_the_record_and_small_ones_never_enter_it(large, tmp_path):

@@ -44,7 +44,7 @@ def test_weights_that_were_replaced_with_size_and_time_are_refused_and_then_conv
     with pytest.raises(TeacherError, match=rf"{WEIGHTS} was replaced after it was converted: its sha256 is") as caught:
         teacher_spec("quiltnet", entry)
     assert spec.weights_sha256 in str(caught.value)
-    assert caught.value.hint.startswith("python -m extract fetch quiltnet converts")
+    assert "let python -m extract fetch quiltnet compare" in caught.value.hint
     assert convert("quiltnet", entry)
     after = teacher_spec("quiltnet", entry)
     assert after.hash != spec.hash

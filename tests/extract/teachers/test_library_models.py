@@ -117,14 +117,14 @@ def test_an_encoder_of_images_has_no_features_of_captions(tmp_path):
 def test_siglips_captions_are_padded_cut_and_counted(tmp_path, gemma):
     tokens = load(cases.siglip(tmp_path, gemma=gemma)).tokenize(["liver", " ".join(["lung"] * 40)])
     assert tokens.ids_BL.shape == (2, 16)
-    assert tokens.truncated_B == [False, True]
+    assert tokens.truncated_B.tolist() == [False, True]
     assert tokens.lengths_B[1] == 16
 
 
-@pytest.mark.parametrize(("pad", "shortest"), [("<pad>", 1), ("<eos>", 2)])
-def test_open_clips_siglip_counts_cut_captions_too(tmp_path, pad, shortest):
+@pytest.mark.parametrize("pad", ["<pad>", "<eos>"])
+def test_open_clips_siglip_counts_cut_captions_too(tmp_path, pad):
     tokens = load(cases.open_clip_siglip(tmp_path, pad)).tokenize(["liver", " ".join(["lung"] * 40)])
-    assert (tokens.truncated_B, tokens.lengths_B) == ([False, True], [shortest, 16])
+    assert (tokens.truncated_B.tolist(), tokens.lengths_B.tolist()) == ([False, True], [1, 16])
 
 
 def test_dinov3s_resize_of_floats_is_one_grey_level_away_at_most(tmp_path):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import tarfile
+
 import numpy as np
+from open_clip.tokenizer import SimpleTokenizer
 
 from store.read.reader import FeatureStore
+from store.texts.tokens import open_clip_tokenizer
 
 
 def test_rows_whose_caption_is_cut_are_counted_in_the_receipt(
@@ -26,3 +31,15 @@ def test_rows_whose_caption_is_cut_are_counted_in_the_receipt(
     for name in teachers:
         receipts = store.receipts(name)
         assert [receipts[number].truncated_captions for number in (0, 1)] == [2, 0]
+
+
+def test_real_captions_have_the_originals_ids(shared_data):
+    captions = [question["question"] for question in json.loads((shared_data("vqa_rad") / "qa.json").read_text())]
+    for path in sorted(shared_data("vqa_rad").glob("*.tar")):
+        with tarfile.open(path) as tar:
+            captions += [tar.extractfile(one).read().decode() for one in tar if one.name.endswith(".txt")]
+    captions += [json.loads(line)["txt"] for line in (shared_data("mmkd_demo") / "meta.jsonl").open()]
+    assert len(captions) > 3_800
+    np.testing.assert_array_equal(
+        open_clip_tokenizer(SimpleTokenizer())(captions).ids_BL, SimpleTokenizer()(captions).numpy()
+    )
