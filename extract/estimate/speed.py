@@ -190,7 +190,7 @@ def _measure(name: str, entry: TeacherEntry, settings: Settings) -> tuple[Frozen
     wall, used = time.perf_counter(), time.process_time()
     images_per_s = count * _calls_per_s(lambda: teacher.encode_image(pixels_BHWC), settings.seconds)
     captions_per_s = None
-    if "text" in teacher.sides:
+    if "text" in teacher.spec.sides:
         captions_per_s = count * _calls_per_s(lambda: teacher.encode_text(next(texts)), settings.seconds)
     rate = TeacherRate(images_per_s=images_per_s, captions_per_s=captions_per_s)
     share = (time.process_time() - used) / (time.perf_counter() - wall) / settings.threads

@@ -9,11 +9,18 @@ from typing import Any, Final
 
 from store.errors import TeacherError, WeightsNotFoundError
 
-from .geometry import OPENAI_MEAN, OPENAI_STD, Geometry, Interpolation, Preprocessing, ResizeMode
+from .geometry import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    OPENAI_MEAN,
+    OPENAI_STD,
+    Geometry,
+    Interpolation,
+    Preprocessing,
+    ResizeMode,
+)
 from .text_tower import read_json
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
 Settings = Mapping[str, Any]
