@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import open_clip
@@ -105,6 +107,19 @@ def test_a_tag_of_open_clip_has_the_preprocessing_that_open_clip_gives_it(tmp_pa
     expected = {key: stated[key] for key in ("mean", "std", "interpolation", "resize_mode")}
     assert entry.preprocess.model_dump(exclude_none=True) == {key: expected[key] for key in sorted(expected)} | expected
     assert entry.quick_gelu == (stated.get("quick_gelu") or None)
+
+
+def test_a_tag_of_open_clip_is_read_without_torch_which_can_be_imported_afterwards():
+    lines = [
+        "import sys",
+        "from extract.teacher_files.entry import TeacherEntry",
+        "entry = TeacherEntry(folder='x', open_clip='ViT-B-32/openai')",
+        "print(sorted({'torch', 'open_clip', 'transformers'} & set(sys.modules)), entry.quick_gelu)",
+        "import safetensors.torch",
+        "print('torch' in sys.modules)",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["[] True", "True"], done.stderr
 
 
 @pytest.mark.parametrize(
