@@ -159,6 +159,9 @@ class TeacherEntry(Choices):
     def _makes_sense(self) -> TeacherEntry:
         self._check_options()
         for name, reading in self.readings().items():
+            variant = self.variants[name]
+            if variant.folder is None and any(getattr(variant, library) for library in LIBRARIES):
+                raise ValueError(f"variants.{name}: state folder, so that its files do not lie among the teacher's own")
             try:
                 reading._check_options()  # noqa: SLF001 - another of this class
             except ValueError as error:
@@ -168,7 +171,7 @@ class TeacherEntry(Choices):
     def _check_options(self) -> None:
         allowed = FAMILY_OPTIONS[self.family]
         every = frozenset[str]().union(*FAMILY_OPTIONS.values())
-        strange = sorted(name for name in every - allowed if getattr(self, name))
+        strange = sorted(name for name in every - allowed if getattr(self, name) is not None)
         if strange:
             raise ValueError(f"family {self.family} has no {', '.join(strange)}; it has {', '.join(sorted(allowed))}")
         if self.family in ("pmc_clip", "medclip") and self.embed_dim is None:
@@ -189,8 +192,9 @@ class TeacherEntry(Choices):
         """Return the entry with a variant's settings instead of its own."""
         stated = {key: getattr(variant, key) for key in variant.model_fields_set}
         if variant.family:
-            # The choices of the teacher's own family say nothing about another family.
-            stated = dict.fromkeys(frozenset[str]().union(*FAMILY_OPTIONS.values(), LIBRARIES)) | stated
+            # The choices of the teacher's own family, and what replaces its preprocessing, say nothing about another.
+            own = frozenset({"preprocess"}).union(*FAMILY_OPTIONS.values(), LIBRARIES)
+            stated = dict.fromkeys(own) | stated
         if variant.download:
             # Another repository may have another licence.
             stated = {"licence": None, "licence_read": None} | stated

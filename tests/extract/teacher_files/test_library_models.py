@@ -12,6 +12,7 @@ import pytest
 
 from extract.config import ExtractPipeline
 from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.geometry import Overrides
 from extract.teacher_files.specs import teacher_spec
 from extract.teachers.loading import load_teacher
 from store.config.pipeline_file import read_pipeline
@@ -84,6 +85,8 @@ def test_a_folder_is_an_address_and_what_is_stated_goes_before_what_an_address_s
         ({"timm": "hf-hub:a/b", "feature": "cls"}, "family timm has no feature; it has config"),
         ({"transformers": "a/b", "download": [{"repo": "a/b"}]}, "give at least one"),
         ({"folder": "x", "variants": {"v": {"timm": "nothing"}}}, "name one as MODEL.TAG"),
+        ({"folder": "x", "variants": {"v": {"transformers": "a/b"}}}, "variants.v: state folder"),
+        ({"folder": "x", "text_mask": False}, "family open_clip has no text_mask"),
     ],
 )
 def test_what_is_no_address_is_refused_with_the_line_to_write(tmp_path, entry, message):
@@ -98,6 +101,22 @@ def test_a_variant_may_be_a_model_of_another_library(tmp_path):
     other = entry.readings()["other"]
     assert (other.family, other.transformers, other.feature, other.download) == ("timm", None, None, ())
     assert other.folder == str(tmp_path / "other")
+
+
+def test_what_replaces_a_models_preprocessing_says_nothing_about_a_variant_of_another_library(tmp_path):
+    variants = {"other": {"timm": "./other"}, "grey": {"preprocess": {"fill_color": 7}}}
+    entry = read(tmp_path, one={"open_clip": "ViT-B-16-SigLIP/webli", "variants": variants})["one"]
+    assert entry.preprocess.resize_mode == "squash"
+    assert entry.readings()["other"].preprocess is None
+    assert entry.readings()["grey"].preprocess.fill_color == 7
+
+
+def test_preprocessing_without_a_crop_does_not_replace_one_with_a_crop(tmp_path):
+    case = cases.dinov2(tmp_path)
+    for mode in ("longest", "pad_square_grey"):
+        entry = case.entry.model_copy(update={"preprocess": Overrides(resize_mode=mode)})
+        with pytest.raises(ConfigError, match=f"resize_mode {mode} crops nothing; the model's own resizes to 32 px"):
+            teacher_spec("one", entry)
 
 
 @pytest.mark.parametrize("name", ["ViT-B-16-SigLIP/webli", "ViT-B-32/openai", "ViT-B-16/laion2b_s34b_b88k"])
