@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from extract.config import ExtractSection
-from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.entry import FETCH, TeacherEntry
 from extract.teacher_files.geometry import Geometry, fit_all
 from extract.teacher_files.specs import teacher_spec
 from extract.teachers.base import FrozenTeacher
@@ -153,7 +153,7 @@ def profile(
     if not resident:
         raise WeightsNotFoundError(
             "no teacher could be profiled: " + "; ".join(f"{name}: {reason}" for name, reason in absent.items()),
-            hint="python -m extract fetch gets their weights; --random-weights profiles without them",
+            hint=f"{FETCH} gets their weights; --random-weights profiles without them",
         )
     decoded_per_s = _decoded_per_s({teacher.geometry for teacher in resident.values()}, settings.seconds)
     rates = Rates(teachers=speeds, source="profile", decoded_per_s=decoded_per_s)

@@ -80,6 +80,10 @@ class Download(Section):
         return f"{kind} {self.repo}" + (f" @ {self.revision}" if self.revision else "")
 
 
+FETCH = "python -m extract fetch --pipeline PIPELINE"
+"""The command that gets the files of teachers; a reader of a message knows the pipeline."""
+
+
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Wanted:
     """A file that an entry names: its name at its origin, and its path on this machine."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from store.errors import TeacherError, WeightsNotFoundError
 
+from .entry import FETCH
 from .geometry import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -172,7 +173,7 @@ def required(name: str, folder: Path, found: Preprocessing | None) -> Preprocess
     if found is None:
         raise WeightsNotFoundError(
             f"teacher {name}: {folder}: preprocessor_config.json missing, so that its resize and crop are not known",
-            hint=f"python -m extract fetch {name}, or put the model's own file there",
+            hint=f"{FETCH} {name}, or put the model's own file there",
         )
     return found
 
