@@ -74,12 +74,12 @@ def stand_in(name: str, entry: TeacherEntry, folder: Path, *, device: str, seed:
     for part in (Path(), Path(TEXT_FOLDER)):
         (folder / part).mkdir(parents=True, exist_ok=True)
         for file in (Path(entry.folder) / part).glob("*"):
-            if file.suffix in (".json", ".txt"):
+            if file.suffix in (".json", ".txt", ".model"):
                 shutil.copy2(file, folder / part / file.name)
     for weights in weight_names(entry)[-1]:
         (folder / weights).write_bytes(b"a stand-in, to be told from weights")
     _write_configuration(name, entry, folder)
-    _write_tokenizer(entry, folder)
+    _write_tokenizer(name, entry, folder)
     here = entry.model_copy(update={"folder": str(folder)})
     spec = teacher_spec(name, here)
     family = family_of(spec, here)
@@ -106,7 +106,7 @@ def _write_configuration(name: str, entry: TeacherEntry, folder: Path) -> None:
     (folder / file).write_text(json.dumps(model))
 
 
-def _write_tokenizer(entry: TeacherEntry, folder: Path) -> None:
+def _write_tokenizer(name: str, entry: TeacherEntry, folder: Path) -> None:
     if entry.family == "timm":
         return
     config = json.loads((folder / CONFIG_FILE).read_text()) if entry.family == "transformers" else {}
@@ -119,16 +119,26 @@ def _write_tokenizer(entry: TeacherEntry, folder: Path) -> None:
             _write_whole_words(folder, size=config["text_config"]["vocab_size"])
         elif config:
             _write_clip_tokenizer(folder)
+        elif "hf_tokenizer_name" in (text := _text_config(name, entry, folder)) and "hf_model_name" not in text:
+            _write_whole_words(folder, size=text["vocab_size"])
         else:
-            _write_word_pieces(folder / TEXT_FOLDER, size=_vocabulary_size(entry, folder))
+            _write_word_pieces(folder / TEXT_FOLDER, size=_vocabulary_size(name, entry, folder))
 
 
-def _vocabulary_size(entry: TeacherEntry, folder: Path) -> int:
+def _text_config(name: str, entry: TeacherEntry, folder: Path) -> dict[str, Any]:
+    config = folder / CONFIG_NAME
+    if config.is_file():
+        model = json.loads(config.read_text())["model_cfg"]
+    else:
+        model = entry.config or (built_in_architecture(name, entry.architecture) if entry.architecture else {})
+    text: dict[str, Any] = model.get("text_cfg", {})
+    return text
+
+
+def _vocabulary_size(name: str, entry: TeacherEntry, folder: Path) -> int:
     if entry.family == "medclip":
         return int(bert_sizes(folder, CLINICALBERT)["vocab_size"])
-    config = folder / CONFIG_NAME
-    model = json.loads(config.read_text())["model_cfg"] if config.is_file() else entry.config or {}
-    tower = model.get("text_cfg", {}).get("hf_model_name", "")
+    tower = _text_config(name, entry, folder).get("hf_model_name", "")
     return int(bert_sizes(folder, KNOWN_BERTS.get(tower, PUBMEDBERT))["vocab_size"])
 
 
@@ -144,7 +154,7 @@ def _write_word_pieces(folder: Path, *, size: int) -> None:
 
 def _write_whole_words(folder: Path, *, size: int) -> None:
     """Write a tokenizer of the kind that any library reads; SigLIP's own needs a trained vocabulary."""
-    known = list(dict.fromkeys(["<pad>", "</s>", "<unk>", *WORDS.split()]))
+    known = list(dict.fromkeys(["<pad>", "</s>", "<unk>", *WORDS.split()]))[:size]
     vocabulary = {token: number for number, token in enumerate(known)}
     vocabulary |= {f"<unused{number}>": number for number in range(len(known), size)}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106 - no password

@@ -137,9 +137,10 @@ def vision(
     model = spread(AutoModel.from_config(CONFIG_MAPPING[kind].from_dict({"model_type": kind, **config})))
     model.save_pretrained(folder)
     prepared = _processor(folder, processor, settings)
+    library = AutoModel.from_pretrained(str(folder)).eval()
 
     def image(data: list[bytes]) -> torch.Tensor:
-        output = AutoModel.from_pretrained(str(folder)).eval()(pixel_values=_pixels(prepared, data))
+        output = library(pixel_values=_pixels(prepared, data))
         if feature is None:
             return _unit(output.pooler_output)
         tokens = output.last_hidden_state
@@ -197,15 +198,15 @@ def swin(folder, feature: str | None = None) -> Case:
 WORDS = sorted({word for text in TEXTS for word in text.lower().replace(",", " ").split()})
 
 
-def siglip(folder, *, gemma: bool) -> Case:
+def siglip(folder, *, gemma: bool, tower: dict[str, Any] | None = None, px: int = 32, patch: int = 8) -> Case:
     """SigLIP with a sentencepiece vocabulary, or SigLIP2 of a fixed size with one of Gemma's kind."""
-    tokenizer = _write_gemma(folder) if gemma else _write_pieces(folder)
-    tower = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
-    text = {**tower, "vocab_size": len(tokenizer), "max_position_embeddings": 16, "projection_size": 48}
-    text |= {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": None, "eos_token_id": 1}
-    config = SiglipConfig(vision_config={**tower, "image_size": 32, "patch_size": 8}, text_config=text)
+    tokenizer, tower = (_write_gemma if gemma else _write_pieces)(folder), tower or VIT
+    text = {**tower, "vocab_size": len(tokenizer), "max_position_embeddings": 16}
+    text |= {"projection_size": tower["hidden_size"], "pad_token_id": tokenizer.pad_token_id}
+    text |= {"bos_token_id": None, "eos_token_id": 1}
+    config = SiglipConfig(vision_config={**tower, "image_size": px, "patch_size": patch}, text_config=text)
     spread(SiglipModel(config)).save_pretrained(folder)
-    settings = {"size": {"height": 32, "width": 32}, "resample": 2 if gemma else 3, **HALF}
+    settings = {"size": {"height": px, "width": px}, "resample": 2 if gemma else 3, **HALF}
     prepared = _processor(folder, "SiglipImageProcessor", settings)
     library = SiglipModel.from_pretrained(str(folder)).eval()
     own = AutoTokenizer.from_pretrained(str(folder))
@@ -244,12 +245,12 @@ def _write_pieces(folder):
 UNKNOWN = "<unk>"
 
 
-def _write_gemma(folder):
+def _write_gemma(folder, pad: str = "<pad>"):
     vocabulary = {token: number for number, token in enumerate(["<pad>", "<eos>", "<bos>", UNKNOWN, *WORDS])}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     inner.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": True, "pad_token": "<pad>"}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": True, "pad_token": pad}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": "<eos>", "unk_token": UNKNOWN}))
     return AutoTokenizer.from_pretrained(str(folder))
 
@@ -269,9 +270,10 @@ def timm_model(
     }
     (folder / "config.json").write_text(json.dumps(config))
 
+    library = timm.create_model(f"local-dir:{folder}", pretrained=True, **(stated or {})).eval()
+    transform = create_transform(**resolve_model_data_config(library), is_training=False)
+
     def image(data: list[bytes]) -> torch.Tensor:
-        library = timm.create_model(f"local-dir:{folder}", pretrained=True, **(stated or {})).eval()
-        transform = create_transform(**resolve_model_data_config(library), is_training=False)
         pixels = torch.stack([transform(to_rgb_plain(one)) for one in data])
         return _unit(library.forward_head(library.forward_features(pixels), pre_logits=True))
 
@@ -307,9 +309,9 @@ def _normal(settings: dict[str, Any]) -> dict[str, Any]:
     return {"mean": settings["image_mean"], "std": settings["image_std"]}
 
 
-def open_clip_siglip(folder) -> Case:
+def open_clip_siglip(folder, pad: str = "<pad>") -> Case:
     """A SigLIP of open_clip: squashed images, a sigmoid's bias, a sentencepiece-like tokenizer padded to its length."""
-    tokenizer = _write_gemma(folder)
+    tokenizer = _write_gemma(folder, pad)
     text = {"context_length": 16, "vocab_size": len(tokenizer), "hf_tokenizer_name": str(folder), "width": 48}
     text |= {"tokenizer_kwargs": {"clean": "canonicalize"}, "heads": 4, "layers": 2, "no_causal_mask": True}
     text |= {"proj_bias": True, "pool_type": "last"}

@@ -23,6 +23,7 @@ from extract.teachers.loading import load_teacher
 from store.cli.options import PIPELINES_FILE
 from store.config.pipeline_file import read_pipeline
 from store.errors import WeightsNotFoundError
+from tests.extract import library_cases
 from tests.extract import teacher_cases as cases
 
 HOUR_S = 3600
@@ -165,3 +166,17 @@ def test_the_command_prints_a_table_and_as_json_what_an_estimate_reads(tmp_path,
     assert "5,000 rows by all of them, each image decoded once" in table
     assert "medclip" in table
     assert "quiltnet" not in table
+
+
+@pytest.mark.parametrize("kind", ["transformers SigLIP2", "open_clip SigLIP", "timm ViT", "transformers DINOv2"])
+def test_a_model_by_address_is_profiled_with_random_weights_from_its_configuration(tmp_path, kind):
+    own = tmp_path / "own"
+    own.mkdir()
+    entry = library_cases.CASES[kind](own).entry
+    for file in own.iterdir():
+        if file.suffix == ".safetensors" or file.name.startswith("tokenizer"):
+            file.unlink()
+    found = profile({"one": entry}, settings(random_weights=True)).teachers["one"]
+    assert found.weights == "random"
+    assert found.images_per_s > 0
+    assert (found.captions_per_s is not None) == ("SigLIP" in kind)

@@ -121,8 +121,9 @@ def test_siglips_captions_are_padded_cut_and_counted(tmp_path, gemma):
     assert tokens.lengths_B[1] == 16
 
 
-def test_open_clips_siglip_counts_cut_captions_too(tmp_path):
-    tokens = load(cases.open_clip_siglip(tmp_path)).tokenize(["liver", " ".join(["lung"] * 40)])
+@pytest.mark.parametrize("pad", ["<pad>", "<eos>"])
+def test_open_clips_siglip_counts_cut_captions_too(tmp_path, pad):
+    tokens = load(cases.open_clip_siglip(tmp_path, pad)).tokenize(["liver", " ".join(["lung"] * 40)])
     assert (tokens.truncated_B.tolist(), tokens.lengths_B.tolist()) == ([False, True], [1, 16])
 
 
