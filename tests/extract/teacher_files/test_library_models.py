@@ -99,6 +99,14 @@ def test_a_variant_may_be_a_model_of_another_library(tmp_path):
     assert other.folder == str(tmp_path / "other")
 
 
+def test_a_variant_by_address_has_a_folder_of_its_own(tmp_path):
+    """Its configuration has the same name as the teacher's."""
+    one = {"transformers": "a/b", "variants": {"other": {"timm": "hf-hub:c/d"}, "feature": {"feature": "cls"}}}
+    readings = read(tmp_path, one=one)["one"].readings()
+    assert readings["other"].folder == str(tmp_path / "weights/one_other")
+    assert readings["feature"].folder == str(tmp_path / "weights/one")
+
+
 @pytest.mark.parametrize("name", ["ViT-B-16-SigLIP/webli", "ViT-B-32/openai", "ViT-B-16/laion2b_s34b_b88k"])
 def test_a_tag_of_open_clip_has_the_preprocessing_that_open_clip_gives_it(tmp_path, name):
     entry = read(tmp_path, one={"open_clip": name})["one"]
