@@ -23,6 +23,9 @@ JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 ADDRESS = "RAY_ADDRESS"
 
+OBJECT_STORE_BYTES = 128 * 2**20
+"""Shared memory of a local cluster: only receipts pass through it."""
+
 ANSWER_S = 30.0
 """A cluster that runs answers within this time."""
 
@@ -62,33 +65,36 @@ def _local(settings: ExtractSection) -> dict[str, Any]:
         "address": "local",
         "num_cpus": slots,
         "include_dashboard": False,
-        # Only receipts pass through it.
-        "object_store_memory": 128 * 2**20,
+        "object_store_memory": OBJECT_STORE_BYTES,
         # Workers import these packages from the repository, wherever the driver was started.
         "runtime_env": {"env_vars": {"PYTHONPATH": str(REPOSITORY)}},
     }
 
 
 def _remote(address: str) -> dict[str, Any]:
-    if address.startswith("ray://"):
-        raise ConfigError(
-            f"{ADDRESS}={address}: Ray Client addresses are not supported",
-            hint="submit the run as a job (docs/cluster.md), or use the address of the cluster's GCS, HOST:6379",
-        )
-    _check_that_it_answers(address)
+    check_address(address)
     if JOB in os.environ:
         return {}
     # The nodes may not see this folder.
     return {"runtime_env": {"py_modules": [str(REPOSITORY / name) for name in ("extract", "store")]}}
 
 
-def _check_that_it_answers(address: str) -> None:
-    """Try the port: Ray itself would try for minutes, and its error names no address."""
+def check_address(address: str, *, answer_s: float = ANSWER_S) -> None:
+    """Try the port of RAY_ADDRESS: Ray itself would try for minutes, and its error names no address.
+
+    Raises:
+        ConfigError: nothing answers there, or it is an address of Ray Client.
+    """
+    if address.startswith("ray://"):
+        raise ConfigError(
+            f"{ADDRESS}={address}: Ray Client addresses are not supported",
+            hint="submit the run as a job (docs/cluster.md), or use the address of the cluster's GCS, HOST:6379",
+        )
     host, found, port = address.rpartition(":")
     if not found or not port.isdigit():  # "auto", which Ray resolves
         return
     try:
-        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
+        socket.create_connection((host, int(port)), timeout=answer_s).close()
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(

@@ -130,6 +130,21 @@ def look(place: Address) -> Found:
             patience.wait(error)
 
 
+def answers(url: str, *, timeout_s: float) -> None:
+    """Ask a hub once whether it answers, for its front page, without a login.
+
+    Raises:
+        NotFetchedError: it does not, or says that it cannot serve.
+    """
+    place = Address(url=url, headers={"User-Agent": LIBRARY}, is_hub=False)
+    try:
+        with _sent(place, "HEAD", timeout_s=timeout_s):
+            pass
+    except NotFetchedError as error:
+        if error.kind != "no_file":
+            raise
+
+
 def download(place: Address, partial: Path, *, nbytes: int | None, label: str) -> None:
     """Download a file, from the byte at which an earlier attempt was cut off.
 
@@ -193,7 +208,9 @@ def _blocks(answer: Any) -> Iterator[bytes]:
 
 
 @contextlib.contextmanager
-def _sent(place: Address, method: str, headers: dict[str, str] | None = None) -> Iterator[Any]:
+def _sent(
+    place: Address, method: str, headers: dict[str, str] | None = None, *, timeout_s: float = SILENCE_S
+) -> Iterator[Any]:
     host = urlsplit(place.url).netloc
     if constants.HF_HUB_OFFLINE:
         raise NotFetchedError("offline", "HF_HUB_OFFLINE is set")
@@ -203,7 +220,7 @@ def _sent(place: Address, method: str, headers: dict[str, str] | None = None) ->
     request = urllib.request.Request(place.url, headers=every, method=method)  # noqa: S310 - http or https
     redirects = _Redirects(host, follow=method == "GET" or not place.is_hub)
     try:
-        answer = urllib.request.build_opener(redirects).open(request, timeout=SILENCE_S)
+        answer = urllib.request.build_opener(redirects).open(request, timeout=timeout_s)
     except urllib.error.HTTPError as error:
         if method == "GET" or error.code not in (301, 302, 303, 307, 308):
             raise _refused(place, error) from error

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -47,6 +49,10 @@ _known: dict[Path, KeptDigest] = {}
 """What this process computed; it counts as what is kept on disk does, also where a folder cannot be written."""
 
 
+_keeps = [True]
+"""The last one says whether digests are written beside their files."""
+
+
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal.
 
@@ -56,8 +62,7 @@ def file_digest(path: Path) -> str:
     found = path.stat()
     if found.st_size < KEPT_FROM_BYTES:
         return sha256_file(path)
-    kept = _known.get(path) or _read(path.parent).get(path.name)
-    if kept and kept == _kept(path, kept.sha256):
+    if kept := _found(path):
         return kept.sha256
     before, began = _kept(path, ""), time.time_ns()
     digest = sha256_file(path)
@@ -68,6 +73,27 @@ def file_digest(path: Path) -> str:
         present = {name: one for name, one in _read(path.parent).items() if (path.parent / name).is_file()}
         _write(path.parent, present | {path.name: _known[path]})
     return digest
+
+
+def unread_bytes(folder: Path) -> int:
+    """Return the bytes that are to be read for the digests of all files of a folder."""
+    paths = [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+    return sum(path.stat().st_size for path in paths if _found(path) is None)
+
+
+@contextlib.contextmanager
+def keeping_none() -> Iterator[None]:
+    """Let `file_digest` write nothing."""
+    _keeps.append(False)
+    try:
+        yield
+    finally:
+        _keeps.pop()
+
+
+def _found(path: Path) -> KeptDigest | None:
+    kept = _known.get(path) or _read(path.parent).get(path.name)
+    return kept if kept and kept == _kept(path, kept.sha256) else None
 
 
 def _kept(path: Path, digest: str) -> KeptDigest:
@@ -89,6 +115,8 @@ def _read(folder: Path) -> dict[str, KeptDigest]:
 
 
 def _write(folder: Path, files: dict[str, KeptDigest]) -> None:
+    if not _keeps[-1]:
+        return
     try:
         write_atomic(folder / DIGESTS_NAME, record_bytes(KeptDigests(files=dict(sorted(files.items())))))
     except OSError as error:

@@ -225,13 +225,20 @@ def _as_address(values: Mapping[str, Any]) -> str:
 
 
 def _with_folders(values: Any) -> Any:
-    """Return a pipeline's teachers, each with a folder if its address says no other."""
+    """Return a pipeline's teachers, each, and each variant, with a folder if its address says no other."""
     if not isinstance(values, Mapping):
         return values
-    return {
-        name: {"folder": f"weights/{name}", **entry} if isinstance(entry, Mapping) and is_published(entry) else entry
-        for name, entry in values.items()
-    }
+    return {name: _with_folder(entry, f"weights/{name}") for name, entry in values.items()}
+
+
+def _with_folder(entry: Any, folder: str) -> Any:
+    if not isinstance(entry, Mapping):
+        return entry
+    found = {"folder": folder, **entry} if is_published(entry) else dict(entry)
+    if isinstance(variants := entry.get("variants"), Mapping):
+        # Files of another model must not lie among the teacher's own.
+        found["variants"] = {name: _with_folder(one, f"{folder}_{name}") for name, one in variants.items()}
+    return found
 
 
 Teachers = Annotated[dict[str, TeacherEntry], BeforeValidator(_with_folders)]

@@ -36,6 +36,9 @@ LOOK_S = 1.0
 """Seconds between two looks of who waits; also after a takeover, before the first thing is written."""
 
 
+NO_CONDITIONS = "this storage has no conditional writes, so nothing keeps a second writer out"
+
+
 @dataclass(frozen=True, slots=True)
 class Holder:
     """The content of a lock's object.
@@ -191,7 +194,12 @@ def holding(location: Location, key: str) -> Iterator[Held]:
     """
     mine = new_holder(LEASE_S)
     began = _take(location, key, mine)
-    lease = _Lease(location, key, mine, began=began, conditional=_has_conditions(location, key, mine))
+    conditional = _has_conditions(location, key, mine)
+    if not conditional:
+        log.warning("%s: %s; do not start one", location, NO_CONDITIONS)
+    # A folder can create on a condition, but not replace.
+    conditional = conditional and not isinstance(location, Folder)
+    lease = _Lease(location, key, mine, began=began, conditional=conditional)
     _Lease.here.add(mine.token)
     try:
         yield lease
@@ -254,16 +262,23 @@ def wait_until_free(location: Location, key: str) -> str | None:
 
 
 def _has_conditions(location: Location, key: str, mine: Holder) -> bool:
-    """Return whether a storage can replace on a condition; try to create the lease a second time, which has to fail."""
+    """Return whether a storage can create on a condition; try to create the lease again, which has to fail."""
     try:
         location.create(key, replace(mine, renewals=1).as_json().encode())
     except FileExistsError:
-        # A folder can create on a condition, but not replace.
-        return not isinstance(location, Folder)
-    log.warning(
-        "%s: this storage has no conditional writes, so nothing keeps a second writer out; do not start one", location
-    )
+        return True
     return False
+
+
+def has_conditional_writes(location: Location) -> bool:
+    """Return whether a storage keeps a second writer out, tried with an object of its own that is deleted again."""
+    mine = new_holder(LEASE_S)
+    key = f"{mine.token}.try"
+    try:
+        location.create(key, mine.as_json().encode())
+        return _has_conditions(location, key, mine)
+    finally:
+        location.delete([key])
 
 
 def _until(lease_s: float) -> str:

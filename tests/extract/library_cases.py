@@ -137,9 +137,10 @@ def vision(
     model = spread(AutoModel.from_config(CONFIG_MAPPING[kind].from_dict({"model_type": kind, **config})))
     model.save_pretrained(folder)
     prepared = _processor(folder, processor, settings)
+    library = AutoModel.from_pretrained(str(folder)).eval()
 
     def image(data: list[bytes]) -> torch.Tensor:
-        output = AutoModel.from_pretrained(str(folder)).eval()(pixel_values=_pixels(prepared, data))
+        output = library(pixel_values=_pixels(prepared, data))
         if feature is None:
             return _unit(output.pooler_output)
         tokens = output.last_hidden_state
@@ -269,9 +270,10 @@ def timm_model(
     }
     (folder / "config.json").write_text(json.dumps(config))
 
+    library = timm.create_model(f"local-dir:{folder}", pretrained=True, **(stated or {})).eval()
+    transform = create_transform(**resolve_model_data_config(library), is_training=False)
+
     def image(data: list[bytes]) -> torch.Tensor:
-        library = timm.create_model(f"local-dir:{folder}", pretrained=True, **(stated or {})).eval()
-        transform = create_transform(**resolve_model_data_config(library), is_training=False)
         pixels = torch.stack([transform(to_rgb_plain(one)) for one in data])
         return _unit(library.forward_head(library.forward_features(pixels), pre_logits=True))
 
