@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from store.config.pipeline_file import ConfigPath, Section
 from store.config.problems import suggest
@@ -137,12 +137,20 @@ class Variant(Choices):
     licence_read: dt.date | None = Field(default=None, strict=False)
 
 
+def _needs_a_place(schema: dict[str, Any]) -> None:
+    """Say in an entry's JSON schema that its address, or else its folder, has to be stated (`_with_folders`)."""
+    schema["required"].remove("folder")
+    schema["anyOf"] = [{"required": [name]} for name in ("folder", *LIBRARIES)]
+
+
 class TeacherEntry(Choices):
     """A teacher in pipelines.yaml: the place of its model, its loading and its licence.
 
     Attributes:
         embed_dim: None where the model's own configuration is to say it.
     """
+
+    model_config = ConfigDict(json_schema_extra=_needs_a_place)
 
     folder: ConfigPath
     embed_dim: int | None = Field(default=None, gt=0)
