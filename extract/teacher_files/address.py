@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,7 +54,9 @@ def filled(values: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(address, str):
         return dict(values)  # of another type, which is reported by its key
     if is_folder(address):
-        if Path(str(values.get("folder", address))).name != Path(address).name:
+        # A run hands entries on with the folder that was made of the address; "./" has no name to compare.
+        name = Path(os.path.expanduser(address)).name  # noqa: PTH111 - Path's refuses an unknown user's home here
+        if name and Path(str(values.get("folder", name))).name != name:
             raise ValueError(f"{library} is a folder already; leave folder out")
         found: dict[str, Any] = {"family": library, "folder": address, "download": []}
     elif library == "open_clip" and (tagged := _tagged(address)):

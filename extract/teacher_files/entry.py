@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from store.config.pipeline_file import ConfigPath, Section
 from store.config.problems import suggest
@@ -141,12 +141,20 @@ class Variant(Choices):
     licence_read: dt.date | None = Field(default=None, strict=False)
 
 
+def _needs_a_place(schema: dict[str, Any]) -> None:
+    """Say in an entry's JSON schema that its address, or else its folder, has to be stated (`_with_folders`)."""
+    schema["required"].remove("folder")
+    schema["anyOf"] = [{"required": [name]} for name in ("folder", *LIBRARIES)]
+
+
 class TeacherEntry(Choices):
     """A teacher in pipelines.yaml: the place of its model, its loading and its licence.
 
     Attributes:
         embed_dim: None where the model's own configuration is to say it.
     """
+
+    model_config = ConfigDict(json_schema_extra=_needs_a_place)
 
     folder: ConfigPath
     embed_dim: int | None = Field(default=None, gt=0)
@@ -163,9 +171,6 @@ class TeacherEntry(Choices):
     def _makes_sense(self) -> TeacherEntry:
         self._check_options()
         for name, reading in self.readings().items():
-            variant = self.variants[name]
-            if variant.folder is None and any(getattr(variant, library) for library in LIBRARIES):
-                raise ValueError(f"variants.{name}: state folder, so that its files do not lie among the teacher's own")
             try:
                 reading._check_options()  # noqa: SLF001 - another of this class
             except ValueError as error:
@@ -233,13 +238,20 @@ def _as_address(values: Mapping[str, Any]) -> str:
 
 
 def _with_folders(values: Any) -> Any:
-    """Return a pipeline's teachers, each with a folder if its address says no other."""
+    """Return a pipeline's teachers, each, and each variant, with a folder if its address says no other."""
     if not isinstance(values, Mapping):
         return values
-    return {
-        name: {"folder": f"weights/{name}", **entry} if isinstance(entry, Mapping) and is_published(entry) else entry
-        for name, entry in values.items()
-    }
+    return {name: _with_folder(entry, f"weights/{name}") for name, entry in values.items()}
+
+
+def _with_folder(entry: Any, folder: str) -> Any:
+    if not isinstance(entry, Mapping):
+        return entry
+    found = {"folder": folder, **entry} if is_published(entry) else dict(entry)
+    if isinstance(variants := entry.get("variants"), Mapping):
+        # Files of another model must not lie among the teacher's own.
+        found["variants"] = {name: _with_folder(one, f"{folder}_{name}") for name, one in variants.items()}
+    return found
 
 
 Teachers = Annotated[dict[str, TeacherEntry], BeforeValidator(_with_folders)]

@@ -165,7 +165,7 @@ def read_state(entry: TeacherEntry, weights: Weights) -> State:
     """Return a teacher's tensors, float32, by the names of its family's model.
 
     Raises:
-        TeacherError: a file is damaged or of another kind.
+        TeacherError: a file is damaged, quantised or of another kind.
     """
     if weights.conversion is not None:
         loaded: State = read_checkpoint(weights.paths[0])
@@ -175,6 +175,13 @@ def read_state(entry: TeacherEntry, weights: Weights) -> State:
     else:
         path = weights.paths[0]
         state = RENAME[entry.family](state_dict(read_checkpoint(path), path))
+    # Numbers of 8 bits need scales, without which they are other weights.
+    if small := next((key for key, value in state.items() if value.itemsize == 1 and value.dtype != torch.bool), None):
+        raise TeacherError(
+            f"teacher {weights.teacher}: {weights.folder}: {small} holds numbers of {state[small].dtype}, because the "
+            "weights are quantised, which are not read",
+            hint="take the model's own weights, in float32, bfloat16 or float16",
+        )
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
 
 

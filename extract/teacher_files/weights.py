@@ -128,6 +128,12 @@ def find_sources(name: str, entry: TeacherEntry) -> Weights:
     folder, sets = Path(entry.folder), weight_names(entry)
     present = present_set(entry)
     if present is None:
+        if sharded := next((path for names in sets for path in folder.glob(f"{names[0]}.index.json")), None):
+            raise WeightsNotFoundError(
+                f"teacher {name}: {sharded}: the weights are spread over several files, which are not read",
+                hint=f"put them there as one file, {sets[0][0]}: save_pretrained(folder, max_shard_size='1TB') of "
+                "transformers writes it",
+            )
         missing = [file for file in sets[-1] if not (folder / file).is_file()]
         alternative = f" (nor {' or '.join(' + '.join(names) for names in sets[:-1])})" if len(sets) > 1 else ""
         raise WeightsNotFoundError(

@@ -65,11 +65,32 @@ class FrozenTeacher(ABC):
         self._model = model.eval().requires_grad_(requires_grad=False).to(self._device)
         self._mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1)
+        self._check_width()
         self._run_image: Callable[[Tensor], Tensor] = self._image_features
         self._run_text: Callable[[Tensor, list[int]], Tensor] = self._text_features
         if entry.compile:
             self._run_image = torch.compile(self._image_features, backend=entry.compile)
             self._run_text = torch.compile(self._text_features, backend=entry.compile)
+
+    @torch.inference_mode()
+    def _check_width(self) -> None:
+        size = self.geometry.size_px
+        try:
+            found = tuple(self._image_features(torch.zeros(1, 3, size, size, device=self._device)).shape)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise TeacherError(
+                f"teacher {self.name}: the model does not take RGB images of {size} px: {error}",
+                hint="its configuration and its preprocessing are of different models",
+            ) from error
+        if found != (1, self.embed_dim):
+            raise TeacherError(
+                f"teacher {self.name}: the model gives features of {' x '.join(map(str, found[1:]))} numbers an image, "
+                f"expected {self.embed_dim}",
+                hint=f"state teachers.{self.name}.embed_dim: {found[1]}"
+                if len(found) == 2
+                else f"a feature is one row of numbers: state a pooling, for timm by teachers.{self.name}.config: "
+                "{global_pool: avg}",
+            )
 
     @property
     def nbytes(self) -> int:
