@@ -123,8 +123,14 @@ def read_meta(source: Path) -> list[dict[str, Any]]:
         raise CorpusError(f"{source / 'meta.jsonl'}: not JSON lines: {error}") from error
     wanted = {"id", "imgpath", "txt", "available_clips"}
     for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, dict):
+            raise CorpusError(f"{source / 'meta.jsonl'}:{number}: expected an object, got {json.dumps(entry)[:80]}")
         if not wanted <= set(entry):
             raise CorpusError(f"{source / 'meta.jsonl'}:{number}: lacks {', '.join(sorted(wanted - set(entry)))}")
+        for key in ("id", "imgpath", "txt"):
+            if not isinstance(entry[key], str):
+                found = json.dumps(entry[key])[:80]
+                raise CorpusError(f"{source / 'meta.jsonl'}:{number}: {key}: expected text, got {found}")
         unknown = set(entry["available_clips"]) - set(TEACHER_IDS)
         if unknown:
             raise CorpusError(f"{source / 'meta.jsonl'}:{number}: unknown teachers {', '.join(sorted(unknown))}")
@@ -146,6 +152,8 @@ def read_features(image: Path) -> Features:
         raise CorpusError(f"{path}: missing") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise CorpusError(f"{path}: not a file of tensors: {error}") from error
+    if not isinstance(loaded, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in loaded.values()):
+        raise CorpusError(f"{path}: expected tensors by name, got {type(loaded).__name__}")
     return {name: tensor.float().numpy().reshape(-1) for name, tensor in loaded.items()}
 
 

@@ -80,6 +80,10 @@ class Download(Section):
         return f"{kind} {self.repo}" + (f" @ {self.revision}" if self.revision else "")
 
 
+FETCH = "python -m extract fetch --pipeline PIPELINE"
+"""The command that gets the files of teachers; a reader of a message knows the pipeline."""
+
+
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Wanted:
     """A file that an entry names: its name at its origin, and its path on this machine."""
@@ -176,7 +180,7 @@ class TeacherEntry(Choices):
     def _check_options(self) -> None:
         allowed = FAMILY_OPTIONS[self.family]
         every = frozenset[str]().union(*FAMILY_OPTIONS.values())
-        strange = sorted(name for name in every - allowed if getattr(self, name))
+        strange = sorted(name for name in every - allowed if getattr(self, name) is not None)
         if strange:
             raise ValueError(f"family {self.family} has no {', '.join(strange)}; it has {', '.join(sorted(allowed))}")
         if self.family in ("pmc_clip", "medclip") and self.embed_dim is None:
@@ -197,8 +201,9 @@ class TeacherEntry(Choices):
         """Return the entry with a variant's settings instead of its own."""
         stated = {key: getattr(variant, key) for key in variant.model_fields_set}
         if variant.family:
-            # The choices of the teacher's own family say nothing about another family.
-            stated = dict.fromkeys(frozenset[str]().union(*FAMILY_OPTIONS.values(), LIBRARIES)) | stated
+            # The choices of the teacher's own family, and what replaces its preprocessing, say nothing about another.
+            own = frozenset({"preprocess"}).union(*FAMILY_OPTIONS.values(), LIBRARIES)
+            stated = dict.fromkeys(own) | stated
         if variant.download:
             # Another repository may have another licence.
             stated = {"licence": None, "licence_read": None} | stated
@@ -233,13 +238,20 @@ def _as_address(values: Mapping[str, Any]) -> str:
 
 
 def _with_folders(values: Any) -> Any:
-    """Return a pipeline's teachers, each with a folder if its address says no other."""
+    """Return a pipeline's teachers, each, and each variant, with a folder if its address says no other."""
     if not isinstance(values, Mapping):
         return values
-    return {
-        name: {"folder": f"weights/{name}", **entry} if isinstance(entry, Mapping) and is_published(entry) else entry
-        for name, entry in values.items()
-    }
+    return {name: _with_folder(entry, f"weights/{name}") for name, entry in values.items()}
+
+
+def _with_folder(entry: Any, folder: str) -> Any:
+    if not isinstance(entry, Mapping):
+        return entry
+    found = {"folder": folder, **entry} if is_published(entry) else dict(entry)
+    if isinstance(variants := entry.get("variants"), Mapping):
+        # Files of another model must not lie among the teacher's own.
+        found["variants"] = {name: _with_folder(one, f"{folder}_{name}") for name, one in variants.items()}
+    return found
 
 
 Teachers = Annotated[dict[str, TeacherEntry], BeforeValidator(_with_folders)]

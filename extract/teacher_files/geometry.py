@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveFloat,
+    PositiveInt,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
@@ -57,11 +58,11 @@ class Geometry(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    size_px: int
+    size_px: PositiveInt
     resize_mode: ResizeMode = "shortest"
     interpolation: Interpolation = "bicubic"
     fill_color: int = 0
-    resize_px: int | None = None
+    resize_px: PositiveInt | None = None
     rgb_first: bool = False
     antialias: bool = True
 
@@ -69,6 +70,10 @@ class Geometry(BaseModel):
     def _can_be_done(self) -> Geometry:
         if not self.antialias and self.resize_mode == "longest":
             raise ValueError("resize_mode longest is always antialiased")
+        if self.resized_px != self.size_px and self.resize_mode in ("longest", "pad_square_grey"):
+            raise ValueError(
+                f"resize_mode {self.resize_mode} crops nothing; the model's own resizes to {self.resize_px} px"
+            )
         return self
 
     @model_serializer(mode="wrap")
@@ -122,11 +127,11 @@ class Preprocessing(BaseModel):
             that specs of before it stay the same.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     geometry: Geometry
     mean: tuple[float, float, float] = OPENAI_MEAN
-    std: tuple[float, float, float] = OPENAI_STD
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = OPENAI_STD
     window: Window | None = None
 
     @model_serializer(mode="wrap")

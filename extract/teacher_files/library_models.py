@@ -61,6 +61,11 @@ def of_transformers(name: str, entry: TeacherEntry) -> Described:
     folder = Path(entry.folder)
     config = read_json(folder / CONFIG_FILE)
     kind = config.get("model_type")
+    if quantised := config.get("quantization_config"):
+        raise TeacherError(
+            f"teacher {name}: {folder / CONFIG_FILE}: weights that are quantised ({quantised}), which are not read",
+            hint="take the model's own weights, in float32, bfloat16 or float16",
+        )
     if kind == "clip":
         return _clip(name, entry, config)
     if kind == "siglip":
@@ -116,7 +121,7 @@ def _vision(name: str, entry: TeacherEntry, config: dict[str, Any]) -> Described
     own = required(name, folder, from_transformers(name, folder))
     if kind not in ANY_SIZE:
         _check_size(name, entry, own, config.get("image_size", 224))
-    width = config.get("hidden_size")
+    width = (config.get("pooler_output_size") if feature == "pooler" else None) or config.get("hidden_size")
     if kind in WITHOUT_CLASS_TOKEN:
         # Each stage but the first doubles the width (transformers: SwinConfig.hidden_size).
         width = config.get("embed_dim", 96) * 2 ** (len(config.get("depths", (2, 2, 6, 2))) - 1)
@@ -195,7 +200,9 @@ def of_timm(name: str, entry: TeacherEntry) -> Described:
         },
         preprocessing=preprocessing,
         tokenizer={},
-        embed_dim=config.get("num_features") or stated.get("num_features"),
+        # timm's num_features is the width before the pooling, which some heads widen: what the entry states goes first,
+        # and the model's own width is compared with it when it is loaded.
+        embed_dim=entry.embed_dim or config.get("num_features") or stated.get("num_features"),
         sides=("image",),
         output="pooled features before the classifier, L2-normalised",
     )

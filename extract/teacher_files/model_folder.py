@@ -22,6 +22,9 @@ from .weights import CONVERTED_NAME, NAMES, SAFETENSORS_NAME, Weights
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = SAFETENSORS_NAME
 
+NUMBERS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+"""NumPy's types by safetensors' names."""
+
 OLD_TEXT_KEYS = {"proj": "hf_proj_type", "pooler_type": "hf_pooler_type"}
 """Former names of these settings in open_clip up to 2.20 and in older revisions of BiomedCLIP's configuration."""
 
@@ -95,6 +98,19 @@ def built_in_architecture(name: str, architecture: str) -> dict[str, Any]:
     )
 
 
+def _one_number(path: Path, name: str) -> float:
+    """Return a tensor of one number of a valid safetensors file; NumPy has no bfloat16, in which many are."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        stated = json.loads(file.read(length))[name]
+        begin, end = stated["data_offsets"]
+        file.seek(8 + length + begin)
+        raw = file.read(end - begin)
+    # The upper half of a float32 is the same number in bfloat16.
+    raw, kind = (b"\0\0" + raw, "F32") if stated["dtype"] == "BF16" else (raw, stated["dtype"])
+    return float(np.frombuffer(raw, NUMBERS[kind]).astype(np.float32).item())
+
+
 def logit_notes(name: str, weights: Weights) -> dict[str, float]:
     """Return ``logit_scale``, the multiplier of a model's cosines, and ``logit_bias`` of a model with a sigmoid.
 
@@ -108,11 +124,10 @@ def logit_notes(name: str, weights: Weights) -> dict[str, float]:
         return {}
     try:
         with safe_open(path, framework="np") as tensors:
-            notes = {"logit_scale": float(np.exp(tensors.get_tensor("logit_scale")).item())}
-            if "logit_bias" in tensors.keys():  # noqa: SIM118 - no mapping
-                notes["logit_bias"] = float(tensors.get_tensor("logit_bias").item())
-            return notes
-    except (SafetensorError, OSError) as error:
+            names = set(tensors.keys())
+        notes = {"logit_scale": float(np.exp(np.float32(_one_number(path, "logit_scale"))))}
+        return notes | ({"logit_bias": _one_number(path, "logit_bias")} if "logit_bias" in names else {})
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise TeacherError(
             f"teacher {name}: {path}: not a readable safetensors file of a CLIP model: {error}",
             hint="it may be cut short or another file in disguise; move it away and fetch it again",

@@ -7,16 +7,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from store.errors import TeacherError, WeightsNotFoundError
 
-from .geometry import OPENAI_MEAN, OPENAI_STD, Geometry, Interpolation, Preprocessing, ResizeMode
+from .entry import FETCH
+from .geometry import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    OPENAI_MEAN,
+    OPENAI_STD,
+    Geometry,
+    Interpolation,
+    Preprocessing,
+    ResizeMode,
+)
 from .text_tower import read_json
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
 Settings = Mapping[str, Any]
+
+MISREAD = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError)
+"""Exceptions of a setting that has another type or value than its library writes."""
 
 
 def _processor(size: Any, resample: int, mean: Any, std: Any, **more: Any) -> dict[str, Any]:
@@ -41,26 +54,27 @@ RESAMPLE: Final[dict[int, Interpolation]] = {2: "bilinear", 3: "bicubic"}
 
 
 def from_transformers(name: str, folder: Path) -> Preprocessing | None:
-    """Return the preprocessing of ``preprocessor_config.json`` or ``processor_config.json``, None if neither is there.
+    """Return the preprocessing of ``processor_config.json`` or ``preprocessor_config.json``, None if neither has one.
 
-    transformers converts to RGB first; its Pillow processors are meant, whose crop rounds uneven margins down.
+    The first counts if both have one, as in transformers (``get_image_processor_dict``), which converts to RGB first;
+    its Pillow processors are meant, whose crop rounds uneven margins down.
 
     Raises:
         TeacherError: it asks for what this program cannot do.
     """
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        path = folder / "processor_config.json"
-        if not path.is_file():
-            return None
-    try:
-        return _of_processor(read_json(path))
-    except (ValueError, TypeError, KeyError) as error:
-        raise _refused(name, path, error) from error
+    for file in ("processor_config.json", "preprocessor_config.json"):
+        path = folder / file
+        stated = read_json(path) if path.is_file() else {}
+        own = stated.get("image_processor")
+        if own or (path.is_file() and file == "preprocessor_config.json"):
+            try:
+                return _of_processor(own or stated)
+            except MISREAD as error:
+                raise _refused(name, path, error) from error
+    return None
 
 
-def _of_processor(config: dict[str, Any]) -> Preprocessing:
-    own: dict[str, Any] = config.get("image_processor") or config
+def _of_processor(own: dict[str, Any]) -> Preprocessing:
     kind = own.get("image_processor_type") or own.get("feature_extractor_type")
     kind = str(kind).removesuffix("Fast").removesuffix("Pil").replace("FeatureExtractor", "ImageProcessor")
     if kind not in PROCESSORS:
@@ -129,7 +143,7 @@ def from_timm(name: str, path: Path, config: Settings) -> Preprocessing:
     """
     try:
         return _of_timm({key: value for key, value in config.items() if value is not None})
-    except (ValueError, TypeError) as error:
+    except MISREAD as error:
         raise _refused(name, path, error) from error
 
 
@@ -165,13 +179,15 @@ def required(name: str, folder: Path, found: Preprocessing | None) -> Preprocess
     if found is None:
         raise WeightsNotFoundError(
             f"teacher {name}: {folder}: preprocessor_config.json missing, so that its resize and crop are not known",
-            hint=f"python -m extract fetch {name}, or put the model's own file there",
+            hint=f"{FETCH} {name}, or put the model's own file there",
         )
     return found
 
 
 def _refused(name: str, path: Path, error: Exception) -> TeacherError:
+    reason = error.errors()[0] if isinstance(error, ValidationError) else None
+    said = f"{'.'.join(map(str, reason['loc']))}: {reason['msg']}" if reason else error
     return TeacherError(
-        f"teacher {name}: {path}: a preprocessing that is not supported: {error}",
+        f"teacher {name}: {path}: a preprocessing that is not supported: {said}",
         hint="it would have to be approximated; a converted model folder with a supported preprocessing can be used",
     )

@@ -51,7 +51,14 @@ def teacher_spec(
     """
     if entry.family != "open_clip":
         find_weights(name, entry)  # first, because its message says what to fetch
-    described = _described(name, entry)
+    try:
+        described = _described(name, entry)
+    except (TypeError, AttributeError, KeyError) as error:
+        raise TeacherError(
+            f"teacher {name}: the configuration in {entry.folder} is not of the form that its library writes: "
+            f"{type(error).__name__}: {error}",
+            hint="move it away and fetch it again",
+        ) from error
     try:
         preprocessing = described.preprocessing.replaced(entry.preprocess)
     except ValidationError as error:

@@ -25,7 +25,7 @@ from store.files import TEMPORARY_SUFFIX, sync_folder, write_atomic
 from store.io.weight_files import NUMPY_SCALARS, UNREADABLE, check_plausible, refused, unreadable
 
 from .digests import file_digest
-from .entry import TeacherEntry
+from .entry import FETCH, TeacherEntry
 from .weights import (
     CONVERTED_NAME,
     RECORD_NAME,
@@ -165,7 +165,7 @@ def read_state(entry: TeacherEntry, weights: Weights) -> State:
     """Return a teacher's tensors, float32, by the names of its family's model.
 
     Raises:
-        TeacherError: a file is damaged or of another kind.
+        TeacherError: a file is damaged, quantised or of another kind.
     """
     if weights.conversion is not None:
         loaded: State = read_checkpoint(weights.paths[0])
@@ -175,6 +175,13 @@ def read_state(entry: TeacherEntry, weights: Weights) -> State:
     else:
         path = weights.paths[0]
         state = RENAME[entry.family](state_dict(read_checkpoint(path), path))
+    # Numbers of 8 bits need scales, without which they are other weights.
+    if small := next((key for key, value in state.items() if value.itemsize == 1 and value.dtype != torch.bool), None):
+        raise TeacherError(
+            f"teacher {weights.teacher}: {weights.folder}: {small} holds numbers of {state[small].dtype}, because the "
+            "weights are quantised, which are not read",
+            hint="take the model's own weights, in float32, bfloat16 or float16",
+        )
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
 
 
@@ -265,7 +272,7 @@ def convert(name: str, entry: TeacherEntry) -> bool:
         if changed := [path for path, digest in digests.items() if file_digest(path) != digest]:
             raise TeacherError(
                 f"teacher {name}: {changed[0]} changed while it was converted",
-                hint=f"python -m extract fetch {name}, once nothing writes to it any more",
+                hint=f"{FETCH} {name}, once nothing writes to it any more",
             )
         # The record is removed first and written last: without it the converted file does not count.
         (present.folder / RECORD_NAME).unlink(missing_ok=True)

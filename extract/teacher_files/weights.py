@@ -14,7 +14,7 @@ from store.format.records import Record, record_bytes
 from store.io.weight_files import check_plausible
 
 from .digests import file_digest
-from .entry import TeacherEntry
+from .entry import FETCH, TeacherEntry
 
 CONVERTED_NAME = "converted.safetensors"
 RECORD_NAME = "converted.json"
@@ -82,7 +82,7 @@ class Weights:
             raise TeacherError(
                 f"teacher {self.teacher}: {self.paths[0]}: damaged or replaced, not the file that {RECORD_NAME} beside "
                 f"it was written for",
-                hint=f"python -m extract fetch {self.teacher} makes it again from the authors' file",
+                hint=f"{FETCH} {self.teacher} makes it again from the authors' file",
             )
         return combined({name: file.sha256 for name, file in self.conversion.files.items()})
 
@@ -114,8 +114,7 @@ def find_weights(name: str, entry: TeacherEntry) -> Weights:
         raise TeacherError(
             f"teacher {name}: {folder / file} was replaced after it was converted: its sha256 is {digest}, "
             f"{CONVERTED_NAME} was made from {conversion.files[file].sha256}",
-            hint=f"put the former one back, or let python -m extract fetch {name} compare the new one with its pin and "
-            "convert it",
+            hint=f"put the former one back, or let {FETCH} {name} compare the new one with its pin and convert it",
         )
     return Weights(teacher=name, folder=folder, paths=(folder / CONVERTED_NAME,), conversion=conversion)
 
@@ -129,6 +128,12 @@ def find_sources(name: str, entry: TeacherEntry) -> Weights:
     folder, sets = Path(entry.folder), weight_names(entry)
     present = present_set(entry)
     if present is None:
+        if sharded := next((path for names in sets for path in folder.glob(f"{names[0]}.index.json")), None):
+            raise WeightsNotFoundError(
+                f"teacher {name}: {sharded}: the weights are spread over several files, which are not read",
+                hint=f"put them there as one file, {sets[0][0]}: save_pretrained(folder, max_shard_size='1TB') of "
+                "transformers writes it",
+            )
         missing = [file for file in sets[-1] if not (folder / file).is_file()]
         alternative = f" (nor {' or '.join(' + '.join(names) for names in sets[:-1])})" if len(sets) > 1 else ""
         raise WeightsNotFoundError(
@@ -160,7 +165,7 @@ def read_conversion(name: str, entry: TeacherEntry) -> ConversionRecord | None:
     except ValidationError as error:
         raise TeacherError(
             f"teacher {name}: {record}: not a record of a conversion: {error}",
-            hint=f"python -m extract fetch {name} makes it and {CONVERTED_NAME} again from the authors' file",
+            hint=f"{FETCH} {name} makes it and {CONVERTED_NAME} again from the authors' file",
         ) from None
 
 
@@ -192,7 +197,7 @@ def _where(name: str, entry: TeacherEntry, missing: Sequence[str]) -> str:
     origins = [f"{file.name} of {file.item.origin}" for file in entry.wanted() if file.name in missing]
     if not origins:
         return f"put it there, or correct teachers.{name}.folder"
-    return f"python -m extract fetch {name}, or put {' and '.join(origins)} there"
+    return f"{FETCH} {name}, or put {' and '.join(origins)} there"
 
 
 def write_record(sources: Mapping[Path, str], converted: Path) -> bytes:

@@ -34,7 +34,6 @@ class FrozenTeacher(ABC):
 
     Attributes:
         embed_dim: D.
-        sides: sides that it encodes.
         logit_scale: multiplier of its cosines, exponentiated; 1 where there are none, because it encodes images alone.
 
     Raises:
@@ -51,11 +50,11 @@ class FrozenTeacher(ABC):
                 f"teacher {spec.teacher}: no CUDA device is visible to this process",
                 hint="run where a GPU is, or with --set extract.device=cpu",
             )
-        self.name, self.embed_dim, self.spec, self.sides = spec.teacher, spec.embed_dim, spec, spec.sides
+        self.name, self.embed_dim, self.spec = spec.teacher, spec.embed_dim, spec
         preprocessing = Preprocessing.model_validate(spec.preprocessing)
         self.geometry, self.window = preprocessing.geometry, preprocessing.window
         model = self.architecture(spec, entry)
-        if "text" in self.sides:
+        if "text" in spec.sides:
             self._tokenizer = self._read_tokenizer(spec, entry, model)
         for name in ("logit_scale", "logit_bias"):  # a number in some files, a vector of one in others
             if name in state and name in model.state_dict():
@@ -66,11 +65,32 @@ class FrozenTeacher(ABC):
         self._model = model.eval().requires_grad_(requires_grad=False).to(self._device)
         self._mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1)
+        self._check_width()
         self._run_image: Callable[[Tensor], Tensor] = self._image_features
         self._run_text: Callable[[Tensor, list[int]], Tensor] = self._text_features
         if entry.compile:
             self._run_image = torch.compile(self._image_features, backend=entry.compile)
             self._run_text = torch.compile(self._text_features, backend=entry.compile)
+
+    @torch.inference_mode()
+    def _check_width(self) -> None:
+        size = self.geometry.size_px
+        try:
+            found = tuple(self._image_features(torch.zeros(1, 3, size, size, device=self._device)).shape)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise TeacherError(
+                f"teacher {self.name}: the model does not take RGB images of {size} px: {error}",
+                hint="its configuration and its preprocessing are of different models",
+            ) from error
+        if found != (1, self.embed_dim):
+            raise TeacherError(
+                f"teacher {self.name}: the model gives features of {' x '.join(map(str, found[1:]))} numbers an image, "
+                f"expected {self.embed_dim}",
+                hint=f"state teachers.{self.name}.embed_dim: {found[1]}"
+                if len(found) == 2
+                else f"a feature is one row of numbers: state a pooling, for timm by teachers.{self.name}.config: "
+                "{global_pool: avg}",
+            )
 
     @property
     def nbytes(self) -> int:
@@ -93,7 +113,7 @@ class FrozenTeacher(ABC):
         Raises:
             TeacherError: it encodes images alone.
         """
-        if "text" not in self.sides:
+        if "text" not in self.spec.sides:
             raise TeacherError(
                 f"teacher {self.name} encodes images alone, so that it has no features of captions",
                 hint="take another teacher where captions are needed",
@@ -170,6 +190,7 @@ def load_tokenizer(
     teacher: str,
     lower_case: bool | None = None,
     clean: Clean = str,
+    ids_alone: bool = False,
 ) -> CaptionTokenizer:
     """Return a tokenizer of transformers from a folder.
 
@@ -178,6 +199,7 @@ def load_tokenizer(
         context: the number of tokens to which captions are cut and padded.
         clean: is applied to a caption first.
         lower_case: overrides the folder's setting.
+        ids_alone: the model gets the ids and no mask, so that padding may lie on either side.
 
     Raises:
         TeacherError: it cannot be read, or has another vocabulary than the model.
@@ -198,7 +220,7 @@ def load_tokenizer(
             hint="the tokenizer is another model's, or a file of it is missing",
         )
     with refusing_tokenizer(teacher, folder):
-        return transformers_tokenizer(tokenizer, context, clean)
+        return transformers_tokenizer(tokenizer, context, clean, ids_alone=ids_alone)
 
 
 @contextlib.contextmanager
@@ -211,4 +233,7 @@ def refusing_tokenizer(teacher: str, folder: Path | str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise TeacherError(f"teacher {teacher}: the tokenizer in {folder} cannot be used: {error}") from error
+        raise TeacherError(
+            f"teacher {teacher}: the tokenizer in {folder} cannot be used: {error}",
+            hint="compare tokenizer_config.json there with that of the model's own repository",
+        ) from error

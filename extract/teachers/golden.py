@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,16 +83,22 @@ def read_released(source: Path) -> dict[str, Released]:
     """Return the released features of every teacher that has any, by our names.
 
     Raises:
-        CorpusError: the folder is not laid out as released.
+        CorpusError: the folder is not laid out as released, or a teacher's features have several widths.
     """
     entries = read_meta(source)
     features = [read_features(source / entry["imgpath"]) for entry in entries]
+    ids = Counter(entry["id"] for entry in entries)
+    # A pair must not stand for another one.
+    keys = [one["id"] if ids[one["id"]] == 1 else f"{row} {one['id']}" for row, one in enumerate(entries)]
     released = {}
     for theirs, ours in TEACHER_IDS.items():
         rows = [row for row, found in enumerate(features) if f"{theirs}_img" in found and f"{theirs}_txt" in found]
+        widths = {features[row][f"{theirs}_{side}"].size for row in rows for side in ("img", "txt")}
+        if len(widths) > 1:
+            raise CorpusError(f"{source}: features of {theirs} are {' and '.join(map(str, sorted(widths)))} wide")
         if rows:
             released[ours] = Released(
-                keys=[entries[row]["id"] for row in rows],
+                keys=[keys[row] for row in rows],
                 images=[source / entries[row]["imgpath"] for row in rows],
                 captions=[entries[row]["txt"] for row in rows],
                 image_ND=np.stack([features[row][f"{theirs}_img"] for row in rows]),
@@ -127,7 +134,12 @@ def compare(
     ]
     image, text = (dict(zip(theirs.keys, map(float, side), strict=True)) for side in cosines_2N)
     agree = [bool((side_N > CLOSE_COSINE).all()) for side_N in cosines_2N]
-    note = "" if all(agree) else _explain(agree, image_ND, released, name)
+    finite_N = np.isfinite(theirs.image_ND).all(axis=1) & np.isfinite(theirs.text_ND).all(axis=1)
+    if not finite_N.all():
+        key = theirs.keys[int(np.argmin(finite_N))]
+        note = f"{int((~finite_N).sum())} pairs have released features that are not finite, {key} first"
+    else:
+        note = "" if all(agree) else _explain(agree, image_ND, released, name)
     return Verdict(reading=reading, settings=settings or {}, image=image, text=text, note=note)
 
 

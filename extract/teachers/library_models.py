@@ -23,9 +23,6 @@ from store.texts.tokens import CaptionTokenizer
 
 from .base import FrozenTeacher, load_tokenizer
 
-UNBUILDABLE = (TypeError, ValueError, RuntimeError, AttributeError, KeyError, AssertionError, ImportError)
-"""Exceptions that the libraries raise on configurations that they cannot build."""
-
 
 class _TransformersTeacher(FrozenTeacher):
     """A model of transformers whose weights the library's own rules rename, as between its versions."""
@@ -42,7 +39,7 @@ class _TransformersTeacher(FrozenTeacher):
             model: nn.Module = AutoModel.from_config(
                 CONFIG_MAPPING[config["model_type"]].from_dict(config), **cls._options(spec)
             )
-        except UNBUILDABLE as error:
+        except Exception as error:  # the libraries raise any exception on configurations that they cannot build
             raise TeacherError(f"teacher {spec.teacher}: {path} cannot be loaded: {error}") from error
         return model.float()
 
@@ -94,6 +91,7 @@ class ClipTeacher(_TransformersTeacher):
     """A CLIPModel of transformers: a folder with ``config.json``, weights and tokenizer (PLIP, PubMedCLIP)."""
 
     _computed = (".position_ids",)
+    _ids_alone = False
 
     def _read_tokenizer(self, spec: Spec, entry: TeacherEntry, model: nn.Module) -> CaptionTokenizer:
         text: Any = model.config.text_config  # type: ignore[union-attr]
@@ -105,6 +103,7 @@ class ClipTeacher(_TransformersTeacher):
             teacher=spec.teacher,
             # SigLIP's models learned lower case; tokenizers of some versions leave that to their caller.
             clean=str.lower if spec.tokenizer.get("lower_case") else str,
+            ids_alone=self._ids_alone,
         )
 
     def _image_features(self, normal_BCHW: Tensor) -> Tensor:
@@ -118,6 +117,8 @@ class ClipTeacher(_TransformersTeacher):
 
 class SiglipTeacher(ClipTeacher):
     """A SiglipModel of transformers: SigLIP, SigLIP2 of a fixed size, MedSigLIP."""
+
+    _ids_alone = True
 
 
 class VisionTeacher(_TransformersTeacher):
@@ -160,17 +161,11 @@ class TimmTeacher(FrozenTeacher):
             model: nn.Module = timm.create_model(
                 f"local-dir:{entry.folder}", pretrained=False, **(entry.config or {}), num_classes=0
             )
-        except UNBUILDABLE as error:
+        except Exception as error:  # as above
             raise TeacherError(
                 f"teacher {spec.teacher}: timm cannot build {spec.architecture['architecture']}: {error}",
                 hint=f"correct teachers.{spec.teacher}.config, the arguments of timm.create_model",
             ) from error
-        if model.num_features != spec.embed_dim:
-            raise TeacherError(
-                f"teacher {spec.teacher}: timm's {spec.architecture['architecture']} has features of "
-                f"{model.num_features} numbers, expected {spec.embed_dim}",
-                hint=f"the configuration and teachers.{spec.teacher} are of different models",
-            )
         return model
 
     def _image_features(self, normal_BCHW: Tensor) -> Tensor:

@@ -5,15 +5,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import yaml
 
 from extract.teacher_files.entry import TeacherEntry, Variant
-from extract.teacher_files.geometry import IMAGENET_MEAN, IMAGENET_STD, OPENAI_MEAN, OPENAI_STD, Preprocessing, fit
+from extract.teacher_files.geometry import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    OPENAI_MEAN,
+    OPENAI_STD,
+    Geometry,
+    Preprocessing,
+    fit,
+)
 from extract.teacher_files.specs import teacher_spec
-from store.errors import TeacherError, WeightsNotFoundError
+from store.errors import PairDecodeError, TeacherError, WeightsNotFoundError
 from store.images.decode import open_image
 
 from .golden import AGREES_COSINE, OWN, Released, Verdict, compare
@@ -89,10 +99,16 @@ def _judge(
 ) -> Verdict:
     theirs = released[name]
     teacher = load_teacher(teacher_spec(name, entry), entry, device=device)
-    images = [open_image(path.read_bytes(), max_pixels=max_pixels).image for path in theirs.images]
-    pixels_BHWC = np.stack([fit(image, teacher.geometry) for image in images])
+    pixels_BHWC = np.stack([_pixels(path, teacher.geometry, max_pixels) for path in theirs.images])
     image_ND, text_ND = teacher.encode_image(pixels_BHWC), teacher.encode_text(theirs.captions)
     return compare(reading, image_ND, text_ND, released, name, settings=settings)
+
+
+def _pixels(path: Path, geometry: Geometry, max_pixels: int) -> npt.NDArray[np.uint8]:
+    try:
+        return fit(open_image(path.read_bytes(), max_pixels=max_pixels).image, geometry)
+    except PairDecodeError as error:
+        raise PairDecodeError(f"{path}: {error}") from error
 
 
 def _rank_of(verdict: Verdict, side: int) -> float:

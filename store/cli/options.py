@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic_core import to_jsonable_python
 from rich.console import Console
 
 PIPELINES_FILE = Path("pipelines.yaml")
@@ -41,5 +42,5 @@ def wide_console() -> Console:
 
 
 def print_json(value: Any) -> None:
-    """Write a JSON value to stdout."""
-    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+    """Write a JSON value to stdout; numbers that are not finite, which JSON does not have, become null."""
+    sys.stdout.write(json.dumps(to_jsonable_python(value, inf_nan_mode="null"), indent=1, allow_nan=False) + "\n")

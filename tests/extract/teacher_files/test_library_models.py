@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import open_clip
 import pytest
+from transformers import AutoImageProcessor, AutoModel
 
 from extract.config import ExtractPipeline
 from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.geometry import Overrides
 from extract.teacher_files.specs import teacher_spec
 from extract.teachers.loading import load_teacher
 from store.config.pipeline_file import read_pipeline
@@ -82,6 +86,7 @@ def test_a_folder_is_an_address_and_what_is_stated_goes_before_what_an_address_s
         ({"timm": "hf-hub:a/b", "feature": "cls"}, "family timm has no feature; it has config"),
         ({"transformers": "a/b", "download": [{"repo": "a/b"}]}, "give at least one"),
         ({"folder": "x", "variants": {"v": {"timm": "nothing"}}}, "name one as MODEL.TAG"),
+        ({"folder": "x", "text_mask": False}, "family open_clip has no text_mask"),
     ],
 )
 def test_what_is_no_address_is_refused_with_the_line_to_write(tmp_path, entry, message):
@@ -98,6 +103,30 @@ def test_a_variant_may_be_a_model_of_another_library(tmp_path):
     assert other.folder == str(tmp_path / "other")
 
 
+def test_what_replaces_a_models_preprocessing_says_nothing_about_a_variant_of_another_library(tmp_path):
+    variants = {"other": {"timm": "./other"}, "grey": {"preprocess": {"fill_color": 7}}}
+    entry = read(tmp_path, one={"open_clip": "ViT-B-16-SigLIP/webli", "variants": variants})["one"]
+    assert entry.preprocess.resize_mode == "squash"
+    assert entry.readings()["other"].preprocess is None
+    assert entry.readings()["grey"].preprocess.fill_color == 7
+
+
+def test_preprocessing_without_a_crop_does_not_replace_one_with_a_crop(tmp_path):
+    case = cases.dinov2(tmp_path)
+    for mode in ("longest", "pad_square_grey"):
+        entry = case.entry.model_copy(update={"preprocess": Overrides(resize_mode=mode)})
+        with pytest.raises(ConfigError, match=f"resize_mode {mode} crops nothing; the model's own resizes to 32 px"):
+            teacher_spec("one", entry)
+
+
+def test_a_variant_by_address_has_a_folder_of_its_own(tmp_path):
+    """Its configuration has the same name as the teacher's."""
+    one = {"transformers": "a/b", "variants": {"other": {"timm": "hf-hub:c/d"}, "feature": {"feature": "cls"}}}
+    readings = read(tmp_path, one=one)["one"].readings()
+    assert readings["other"].folder == str(tmp_path / "weights/one_other")
+    assert readings["feature"].folder == str(tmp_path / "weights/one")
+
+
 @pytest.mark.parametrize("name", ["ViT-B-16-SigLIP/webli", "ViT-B-32/openai", "ViT-B-16/laion2b_s34b_b88k"])
 def test_a_tag_of_open_clip_has_the_preprocessing_that_open_clip_gives_it(tmp_path, name):
     entry = read(tmp_path, one={"open_clip": name})["one"]
@@ -105,6 +134,19 @@ def test_a_tag_of_open_clip_has_the_preprocessing_that_open_clip_gives_it(tmp_pa
     expected = {key: stated[key] for key in ("mean", "std", "interpolation", "resize_mode")}
     assert entry.preprocess.model_dump(exclude_none=True) == {key: expected[key] for key in sorted(expected)} | expected
     assert entry.quick_gelu == (stated.get("quick_gelu") or None)
+
+
+def test_a_tag_of_open_clip_is_read_without_torch_which_can_be_imported_afterwards():
+    lines = [
+        "import sys",
+        "from extract.teacher_files.entry import TeacherEntry",
+        "entry = TeacherEntry(folder='x', open_clip='ViT-B-32/openai')",
+        "print(sorted({'torch', 'open_clip', 'transformers'} & set(sys.modules)), entry.quick_gelu)",
+        "import safetensors.torch",
+        "print('torch' in sys.modules)",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["[] True", "True"], done.stderr
 
 
 @pytest.mark.parametrize(
@@ -120,6 +162,9 @@ def test_a_tag_of_open_clip_has_the_preprocessing_that_open_clip_gives_it(tmp_pa
         ({"do_center_crop": False}, "nothing is cropped"),
         ({"crop_size": 64}, "a crop of 64 px from 32 px"),
         ({"image_processor_type": "ConvNextImageProcessor"}, "image_processor_type ConvNextImageProcessor"),
+        ({"image_processor": [3]}, "'list' object has no attribute"),
+        ({"size": {"shortest_edge": 0}, "crop_size": 0}, "size_px: Input should be greater than 0"),
+        ({"image_std": [0, 0, 0]}, "std.0: Input should be greater than 0"),
     ],
 )
 def test_a_preprocessing_that_cannot_be_honoured_is_refused_by_name(tmp_path, settings, message):
@@ -137,6 +182,7 @@ def test_a_preprocessing_that_cannot_be_honoured_is_refused_by_name(tmp_path, se
         ({"interpolation": "random"}, "interpolation random"),
         ({"input_size": [1, 32, 32]}, "three channels of a square"),
         ({"crop_border_pixels": 4}, "crop_border_pixels is not read"),
+        ({"crop_pct": 0}, "division by zero"),
     ],
 )
 def test_a_preprocessing_of_timm_that_cannot_be_honoured_is_refused_by_name(tmp_path, settings, message):
@@ -173,6 +219,53 @@ def test_a_nested_processor_file_of_newer_versions_is_the_same_spec(tmp_path):
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": json.loads(own.read_text())}))
     own.unlink()
     assert teacher_spec("one", case.entry).hash == before
+
+
+def test_a_nested_processor_file_goes_before_the_older_file_as_in_transformers(tmp_path):
+    case = cases.dinov2(tmp_path)
+    older = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": older | {"resample": 2}}))
+    assert AutoImageProcessor.from_pretrained(str(tmp_path), backend="pil").resample == 2
+    assert teacher_spec("one", case.entry).preprocessing["geometry"]["interpolation"] == "bilinear"
+    (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "AnyProcessor"}))
+    assert teacher_spec("one", case.entry).preprocessing["geometry"]["interpolation"] == "bicubic"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"quantization_config": {"quant_method": "awq"}}, "weights that are quantised"),
+        ({"vision_config": [1]}, "not of the form that its library writes"),
+    ],
+)
+def test_a_configuration_that_cannot_be_honoured_is_refused(tmp_path, settings, message):
+    case = cases.siglip(tmp_path, gemma=True)
+    change(tmp_path / "config.json", **settings)
+    with pytest.raises(TeacherError, match=message):
+        teacher_spec("one", case.entry)
+
+
+def test_a_configuration_that_its_library_cannot_build_is_refused(tmp_path):
+    case = cases.dinov2(tmp_path)
+    change(tmp_path / "config.json", num_hidden_layers="two")
+    with pytest.raises(TeacherError, match=r"config.json cannot be loaded: .*num_hidden_layers"):
+        load_teacher(teacher_spec("one", case.entry), case.entry)
+
+
+def test_weights_in_several_files_are_refused_by_name(tmp_path):
+    case = cases.dinov2(tmp_path)
+    model = AutoModel.from_pretrained(str(tmp_path))
+    (tmp_path / "model.safetensors").unlink()
+    model.save_pretrained(tmp_path, max_shard_size="30KB")
+    with pytest.raises(WeightsNotFoundError, match=r"index.json: the weights are spread over several files"):
+        teacher_spec("one", case.entry)
+
+
+@pytest.mark.parametrize("address", ["./", "../", "~", "~/models", "./a b/c", "/"])
+def test_a_run_can_hand_on_any_folder_that_is_an_address(tmp_path, address):
+    entry = read(tmp_path, one={"transformers": address})["one"]
+    dumped = json.dumps(entry.model_dump(mode="json", exclude_defaults=True))
+    assert TeacherEntry.model_validate_json(dumped) == entry
 
 
 def test_width_size_and_feature_must_fit(tmp_path):

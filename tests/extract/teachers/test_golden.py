@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from extract.teacher_files.specs import teacher_spec
 from extract.teachers.golden import OWN, Verdict, compare, read_released
 from extract.teachers.loading import load_teacher
 from extract.teachers.readings import examine, summary
-from store.errors import CorpusError, WeightsNotFoundError
+from store.cli.options import print_json
+from store.errors import CorpusError, PairDecodeError, WeightsNotFoundError
 from tests.extract import teacher_cases as cases
 from tests.extract.teacher_inputs import OPENAI, pixels_of
 
@@ -267,6 +269,62 @@ def test_the_released_excerpt_has_features_of_every_teacher_but_medclip(shared_d
     widths = {name: own.image_ND.shape[1] for name, own in released.items()}
     narrow = ("biomedclip", "unimedclip", "quiltnet", "genmedclip", "plip", "pubmedclip")
     assert widths == {"bmca": 768, "pmcclip": 768} | dict.fromkeys(narrow, 512)
+
+
+def written(folder, target, change):
+    """Copy a release with changed lines of ``meta.jsonl`` and a changed file of features, the second pair's."""
+    shutil.copytree(folder, target)
+    features = target / "features/pair1/clips_output.pt"
+    entries = [json.loads(line) for line in (target / "meta.jsonl").read_text().splitlines()]
+    loaded = torch.load(features)
+    change(entries, loaded)
+    torch.save(loaded, features)
+    (target / "meta.jsonl").write_text("\n".join(map(json.dumps, entries)))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda entries, _: entries[1].update(id=7), r"meta\.jsonl:2: id: expected text, got 7"),
+        (lambda entries, _: entries.append([1]), r"meta\.jsonl:4: expected an object, got \[1\]"),
+        (lambda _, features: features.update(QuiltNet_img=torch.ones(1, 5)), "features of QuiltNet are 5 and 24 wide"),
+        (lambda _, features: features.update(QuiltNet_img=1.0), "expected tensors by name"),
+    ],
+)
+def test_a_release_of_another_form_is_refused(quiltnet, tmp_path, change, message):
+    with pytest.raises(CorpusError, match=message):
+        read_released(written(quiltnet[1], tmp_path / "data", change))
+
+
+def test_pairs_with_one_id_do_not_stand_for_each_other(quiltnet, tmp_path):
+    """The second pair disagrees; the third, of the same id, agrees."""
+
+    def change(entries, features):
+        entries[2]["id"] = "pair1"
+        features["QuiltNet_img"] = features["QuiltNet_img"].flip(-1)
+
+    released = read_released(written(quiltnet[1], tmp_path / "data", change))
+    assert released["quiltnet"].keys == ["pair0", "1 pair1", "2 pair1"]
+    own = read_released(quiltnet[1])["quiltnet"]
+    assert compare(OWN, own.image_ND, own.text_ND, released, "quiltnet").bands[0] == "differs"
+
+
+def test_released_features_that_are_not_finite_are_named_and_are_null_in_json(quiltnet, tmp_path, capsys):
+    folder = written(quiltnet[1], tmp_path / "data", lambda _, features: features["QuiltNet_img"].fill_(torch.nan))
+    own = read_released(quiltnet[1])["quiltnet"]
+    verdict = compare(OWN, own.image_ND, own.text_ND, read_released(folder), "quiltnet")
+    assert verdict.note == "1 pairs have released features that are not finite, pair1 first"
+    print_json(verdict.image)
+    assert json.loads(capsys.readouterr().out)["pair1"] is None
+
+
+def test_an_image_that_cannot_be_read_is_named(quiltnet, tmp_path):
+    case, folder = quiltnet
+    copied = written(folder, tmp_path / "data", lambda *_: None)
+    (copied / "features/pair1/image.png").write_bytes(b"no image")
+    with pytest.raises(PairDecodeError, match=r"pair1/image\.png: not an image"):
+        examine("quiltnet", case.entry, read_released(copied), max_pixels=MAX_PIXELS)
 
 
 @pytest.mark.end_to_end

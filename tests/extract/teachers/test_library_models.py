@@ -47,7 +47,7 @@ def test_features_are_those_of_the_librarys_own_pipeline(tmp_path, name):
         if case.text is not None:
             assert_same(teacher.encode_text(cases.TEXTS), case.text(cases.TEXTS))
     assert teacher.embed_dim == teacher.spec.embed_dim == ours(teacher, files[:1]).shape[1]
-    assert teacher.sides == (("image", "text") if case.text else ("image",))
+    assert teacher.spec.sides == (("image", "text") if case.text else ("image",))
 
 
 def rewrite(folder, change):
@@ -137,3 +137,62 @@ def test_dinov3s_resize_of_floats_is_one_grey_level_away_at_most(tmp_path):
         pixels = teacher.normalize(fit(image, teacher.geometry)[None].copy())
         expected = torch.as_tensor(theirs(image, return_tensors="pt")["pixel_values"])
         assert (pixels - expected).abs().max() * max(cases.IMAGENET["image_std"]) * 255 < 1.3
+
+
+TINY_RESNET = {"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 32]}
+TINY_VIT = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "img_size": 32}
+
+
+def test_a_head_of_timm_that_widens_the_feature_is_refused_until_the_width_is_stated(tmp_path):
+    """num_features of a file is the width before the pooling; both maximum and mean are twice as wide."""
+    args = {**TINY_RESNET, "global_pool": "catavgmax"}
+    case = cases.timm_model(tmp_path, "resnet18", args, {"input_size": [3, 32, 32]})
+    with pytest.raises(TeacherError, match="features of 64 numbers an image, expected 32") as error:
+        load(case)
+    assert error.value.hint == "state teachers.teacher.embed_dim: 64"
+    stated, files = case.entry.model_copy(update={"embed_dim": 64}), list(cases.files().values())
+    teacher = load_teacher(teacher_spec("teacher", stated), stated)
+    with torch.inference_mode():
+        assert_same(ours(teacher, files), case.image(files))
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "message"),
+    [
+        ("resnet18", TINY_RESNET | {"in_chans": 1}, "does not take RGB images of 32 px"),
+        ("vit_tiny_patch16_224", TINY_VIT | {"global_pool": ""}, "features of 17 x 48 numbers an image, expected 48"),
+    ],
+)
+def test_a_model_that_gives_no_feature_of_an_rgb_image_is_refused_when_it_is_loaded(tmp_path, name, args, message):
+    case = cases.timm_model(tmp_path, name, args, {"input_size": [3, 32, 32]})
+    with pytest.raises(TeacherError, match=message):
+        load(case)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantised_weights_are_refused_whatever_reads_them(tmp_path, dtype):
+    """transformers casts them to float32 when it renames them, which are other weights."""
+    case = cases.dinov2(tmp_path)
+    rewrite(tmp_path, lambda state: {name: value.to(dtype) for name, value in state.items()})
+    with pytest.raises(TeacherError, match=f"holds numbers of {dtype}, because the weights are quantised"):
+        load(case)
+
+
+def test_a_two_sided_model_whose_file_is_in_bfloat16_is_read(tmp_path):
+    case, files = cases.CASES["transformers SigLIP2"](tmp_path), list(cases.files().values())
+    with torch.inference_mode():
+        rewrite(tmp_path, lambda state: {name: value.bfloat16() for name, value in state.items()})
+        exact = safetensors.torch.load_file(tmp_path / "model.safetensors")["logit_scale"].float().exp().item()
+        teacher = load(case)
+        assert teacher.spec.notes["logit_scale"] == pytest.approx(exact, rel=1e-6)
+        assert teacher.logit_scale == pytest.approx(exact, rel=1e-6)
+        # The same numbers in a file of float32 are the same model.
+        before = ours(teacher, files)
+        rewrite(tmp_path, lambda state: {name: value.float() for name, value in state.items()})
+        np.testing.assert_array_equal(ours(load(case), files), before)
+
+
+def test_a_vits_pooler_may_have_another_width(tmp_path):
+    sizes = {"image_size": 32, "patch_size": 8, "pooler_output_size": 20, **cases.VIT}
+    case = cases.vision(tmp_path, "vit", "ViTImageProcessor", cases.SQUARE | cases.HALF, **sizes)
+    assert ours(load(case), list(cases.files().values())[:2]).shape == (2, 20)
