@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup check test test-slow test-faults test-versions bench-store rehearse demo lock clean-demo
+.PHONY: help setup check test test-long test-versions bench-store rehearse demo lock clean-demo
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,11 +27,8 @@ check: $(STAMP) ## Lint, formatting, types, and who may import whom.
 test: $(STAMP) ## The default suite.
 	$(PY) -m pytest -n 2 --dist loadfile
 
-test-slow: $(STAMP) ## What the default suite leaves out because it takes long: several processes, a browser, a compiler.
-	$(PY) -m pytest -m slow -n 2 --dist loadfile
-
-test-faults: $(STAMP) ## Slow tests: kills at every step, damage, full disks, two writers.
-	$(PY) -m pytest -m fault -n 2 --timeout 600
+test-long: $(STAMP) ## What the default suite leaves out: several processes, a browser, a compiler; kills at every step, damage, full disks.
+	$(PY) -m pytest -m "slow or fault" -n 2 --dist worksteal --timeout 600
 
 test-versions: $(STAMP) ## Write a store under Python 3.11, read it under 3.12, and the reverse.
 	$(PY) -m tests.store.cross_version

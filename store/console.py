@@ -18,6 +18,7 @@ from enum import IntEnum
 from types import FrameType
 
 import typer
+from typer.completion import get_completion_inspect_parameters
 from typer.main import get_command
 
 from .errors import ConfigError, MMKDError, printable
@@ -29,6 +30,9 @@ PROGRESS_INTERVAL_S = 30.0
 
 CTRL_C = 130
 """Recent versions of Typer return this after Ctrl-C, as shells do; older ones raise Abort."""
+
+COMPLETE_VAR = "_MMKD_COMPLETE"
+"""docs/completion.bash sets it. Typer's own scripts put the program into a variable's name: ``python -m`` is none."""
 
 RESUMES = "what was committed stays; run the same command again to go on"
 """The default text after an interruption."""
@@ -60,7 +64,9 @@ def main(app: typer.Typer, *, program: str, interrupted: str = RESUMES) -> None:
     try:
         _log_to_stderr()
         # Not app(): that replaces the plain traceback of a bug by a drawn one.
-        result = get_command(app)(prog_name=program, standalone_mode=False)
+        if COMPLETE_VAR in os.environ:
+            get_completion_inspect_parameters()  # Typer's completions, which it sets up for its own scripts alone
+        result = get_command(app)(prog_name=program, standalone_mode=False, complete_var=COMPLETE_VAR)
         code = result if isinstance(result, int) else ExitCode.COMPLETE
         _flush_stdout()
     except click_exceptions.ClickException as error:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from extract.config import ExtractPipeline
-from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.entry import FETCH, TeacherEntry
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, SetOption, print_json, wide_console
 from store.config.pipeline_file import read_pipeline
 from store.console import ExitCode, progress
@@ -207,7 +207,7 @@ def golden(
         log.warning("%s: not compared: %s", name, reason)
     if not found:
         raise WeightsNotFoundError(
-            "no teacher could be compared", hint="python -m extract fetch gets their weights; teachers lists them"
+            "no teacher could be compared", hint=f"{FETCH} gets their weights; teachers lists them"
         )
     conclusions = {name: summary(name, verdicts) for name, verdicts in found.items()}
     if as_json:

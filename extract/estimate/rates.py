@@ -210,7 +210,7 @@ def _measure(worker: Worker, *, seconds: float) -> Rates:
             name: TeacherRate(
                 images_per_s=images / max(worker.teacher_s[name, "forward_image"], 1e-9),
                 captions_per_s=captions / max(worker.teacher_s[name, "forward_text"], 1e-9)
-                if "text" in teacher.sides
+                if "text" in teacher.spec.sides
                 else None,
             )
             for name, teacher in worker.teachers.items()

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from extract.config import ExtractSection
-from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.entry import FETCH, TeacherEntry
 from extract.teacher_files.geometry import Geometry, fit_all
 from extract.teacher_files.specs import teacher_spec
 from extract.teachers.base import FrozenTeacher
@@ -153,7 +153,7 @@ def profile(
     if not resident:
         raise WeightsNotFoundError(
             "no teacher could be profiled: " + "; ".join(f"{name}: {reason}" for name, reason in absent.items()),
-            hint="python -m extract fetch gets their weights; --random-weights profiles without them",
+            hint=f"{FETCH} gets their weights; --random-weights profiles without them",
         )
     decoded_per_s = _decoded_per_s({teacher.geometry for teacher in resident.values()}, settings.seconds)
     rates = Rates(teachers=speeds, source="profile", decoded_per_s=decoded_per_s)
@@ -190,7 +190,7 @@ def _measure(name: str, entry: TeacherEntry, settings: Settings) -> tuple[Frozen
     wall, used = time.perf_counter(), time.process_time()
     images_per_s = count * _calls_per_s(lambda: teacher.encode_image(pixels_BHWC), settings.seconds)
     captions_per_s = None
-    if "text" in teacher.sides:
+    if "text" in teacher.spec.sides:
         captions_per_s = count * _calls_per_s(lambda: teacher.encode_text(next(texts)), settings.seconds)
     rate = TeacherRate(images_per_s=images_per_s, captions_per_s=captions_per_s)
     share = (time.process_time() - used) / (time.perf_counter() - wall) / settings.threads

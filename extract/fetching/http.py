@@ -161,7 +161,8 @@ def download(place: Address, partial: Path, *, nbytes: int | None, label: str) -
         try:
             _receive(place, partial, have, label)
         except NotFetchedError as error:
-            if error.kind == "range":  # what is there is longer than the file, so that it is no beginning of it
+            # What is there is longer than the file, so that it is no beginning of it.
+            if error.kind == "range" and have:
                 partial.write_bytes(b"")
                 continue
             if partial.is_file() and partial.stat().st_size > have:
@@ -239,7 +240,7 @@ _silent: dict[str, NotFetchedError] = {}
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects; the login stays with its host.
+    """Follows redirects; the login stays with its host, and with https.
 
     Attributes:
         host: the host that was asked last.
@@ -253,12 +254,13 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         """Return the next request; None if another host is not to be asked."""
-        same_host = urlsplit(newurl).netloc == urlsplit(req.full_url).netloc
+        before, after = urlsplit(req.full_url), urlsplit(newurl)
+        same_host = before.netloc == after.netloc
         new = super().redirect_request(req, fp, code, msg, headers, newurl) if same_host or self.follow else None
         if new is not None:
             new.method = req.get_method()
-            self.host = urlsplit(newurl).netloc
-            if not same_host:
+            self.host = after.netloc
+            if not same_host or after.scheme not in (before.scheme, "https"):
                 new.remove_header("Authorization")
         return new
 

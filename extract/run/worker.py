@@ -189,7 +189,7 @@ class Worker:
         changed_N = [changed.get(image) for image in distinct.of_row_N.tolist()]
         features = {}
         for teacher in teachers:
-            paired = "text" in teacher.sides
+            paired = "text" in teacher.spec.sides
             text_ND, truncated_N = (
                 self._encode_captions(teacher, texts, len(captions), clock) if paired else (None, None)
             )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
 from store.errors import ConfigError
@@ -83,12 +86,11 @@ def published(architecture: str, tag: str) -> dict[str, Any]:
     Raises:
         ConfigError: open_clip has no such weights.
     """
-    import open_clip
-
-    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    table = _table_of_tags()
+    tags = table.list_pretrained_tags_by_model(architecture)
     if tag not in tags:
         raise ConfigError(f"open_clip has no weights {tag!r} of {architecture}; it has {', '.join(tags) or 'none'}")
-    stated = open_clip.get_pretrained_cfg(architecture, tag)
+    stated = table.get_pretrained_cfg(architecture, tag)
     names = ("mean", "std", "interpolation", "resize_mode")
     found = {
         "family": "open_clip_file",
@@ -101,10 +103,35 @@ def published(architecture: str, tag: str) -> dict[str, Any]:
 
 def architecture_file(architecture: str) -> Path | None:
     """Return the path of one of open_clip's named architectures, without an import of open_clip."""
-    found = importlib.util.find_spec("open_clip")
-    roots = (found and found.submodule_search_locations) or ()
-    paths = (Path(root, "model_configs", f"{architecture}.json") for root in roots)
+    paths = (Path(root, "model_configs", f"{architecture}.json") for root in _open_clip_folders())
     return next((path for path in paths if path.is_file()), None)
+
+
+def _open_clip_folders() -> list[str]:
+    found = importlib.util.find_spec("open_clip")
+    return list((found and found.submodule_search_locations) or ())
+
+
+@functools.cache
+def _table_of_tags() -> ModuleType:
+    """Return open_clip's module that lists its weights, without an import of open_clip and torch, which takes seconds.
+
+    A pipeline is read by commands that need neither.
+    """
+    if "open_clip" in sys.modules:
+        return importlib.import_module("open_clip.pretrained")
+    package, unwanted = ModuleType("_open_clip_without_torch"), "safetensors.torch"
+    package.__path__ = _open_clip_folders()
+    # The module can do without safetensors, which it needs to read weights.
+    blocked = unwanted not in sys.modules
+    sys.modules[package.__name__] = package
+    if blocked:
+        sys.modules[unwanted] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module(f"{package.__name__}.pretrained")
+    finally:
+        if blocked:
+            del sys.modules[unwanted]
 
 
 def _tagged(address: str) -> dict[str, Any] | None:
@@ -113,13 +140,11 @@ def _tagged(address: str) -> dict[str, Any] | None:
     architecture, _, tag = name.partition("/")
     if architecture_file(architecture) is None:
         return None
-    import open_clip
-
     try:
         found = published(architecture, tag)
     except ConfigError as error:
         raise ValueError(f"open_clip: {error}") from None
-    owner, repo, file = open_clip.get_pretrained_cfg(architecture, tag)["hf_hub"].split("/", 2)
+    owner, repo, file = _table_of_tags().get_pretrained_cfg(architecture, tag)["hf_hub"].split("/", 2)
     files, optional = ((file,), TOKENIZER_FILES) if file else ((), FILES["open_clip"][1])
     found["download"] = [_download(f"{owner}/{repo}", revision, files, optional)]
     return found | ({"checkpoint": file} if file else {})

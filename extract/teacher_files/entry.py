@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from store.config.pipeline_file import ConfigPath, Section
 from store.config.problems import suggest
@@ -80,6 +80,10 @@ class Download(Section):
         return f"{kind} {self.repo}" + (f" @ {self.revision}" if self.revision else "")
 
 
+FETCH = "python -m extract fetch --pipeline PIPELINE"
+"""The command that gets the files of teachers; a reader of a message knows the pipeline."""
+
+
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Wanted:
     """A file that an entry names: its name at its origin, and its path on this machine."""
@@ -137,12 +141,20 @@ class Variant(Choices):
     licence_read: dt.date | None = Field(default=None, strict=False)
 
 
+def _needs_a_place(schema: dict[str, Any]) -> None:
+    """Say in an entry's JSON schema that its address, or else its folder, has to be stated (`_with_folders`)."""
+    schema["required"].remove("folder")
+    schema["anyOf"] = [{"required": [name]} for name in ("folder", *LIBRARIES)]
+
+
 class TeacherEntry(Choices):
     """A teacher in pipelines.yaml: the place of its model, its loading and its licence.
 
     Attributes:
         embed_dim: None where the model's own configuration is to say it.
     """
+
+    model_config = ConfigDict(json_schema_extra=_needs_a_place)
 
     folder: ConfigPath
     embed_dim: int | None = Field(default=None, gt=0)
@@ -168,7 +180,7 @@ class TeacherEntry(Choices):
     def _check_options(self) -> None:
         allowed = FAMILY_OPTIONS[self.family]
         every = frozenset[str]().union(*FAMILY_OPTIONS.values())
-        strange = sorted(name for name in every - allowed if getattr(self, name))
+        strange = sorted(name for name in every - allowed if getattr(self, name) is not None)
         if strange:
             raise ValueError(f"family {self.family} has no {', '.join(strange)}; it has {', '.join(sorted(allowed))}")
         if self.family in ("pmc_clip", "medclip") and self.embed_dim is None:
@@ -189,8 +201,9 @@ class TeacherEntry(Choices):
         """Return the entry with a variant's settings instead of its own."""
         stated = {key: getattr(variant, key) for key in variant.model_fields_set}
         if variant.family:
-            # The choices of the teacher's own family say nothing about another family.
-            stated = dict.fromkeys(frozenset[str]().union(*FAMILY_OPTIONS.values(), LIBRARIES)) | stated
+            # The choices of the teacher's own family, and what replaces its preprocessing, say nothing about another.
+            own = frozenset({"preprocess"}).union(*FAMILY_OPTIONS.values(), LIBRARIES)
+            stated = dict.fromkeys(own) | stated
         if variant.download:
             # Another repository may have another licence.
             stated = {"licence": None, "licence_read": None} | stated

@@ -70,6 +70,10 @@ class Geometry(BaseModel):
     def _can_be_done(self) -> Geometry:
         if not self.antialias and self.resize_mode == "longest":
             raise ValueError("resize_mode longest is always antialiased")
+        if self.resized_px != self.size_px and self.resize_mode in ("longest", "pad_square_grey"):
+            raise ValueError(
+                f"resize_mode {self.resize_mode} crops nothing; the model's own resizes to {self.resize_px} px"
+            )
         return self
 
     @model_serializer(mode="wrap")

@@ -11,11 +11,19 @@ from pydantic import ValidationError
 
 from store.errors import TeacherError, WeightsNotFoundError
 
-from .geometry import OPENAI_MEAN, OPENAI_STD, Geometry, Interpolation, Preprocessing, ResizeMode
+from .entry import FETCH
+from .geometry import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    OPENAI_MEAN,
+    OPENAI_STD,
+    Geometry,
+    Interpolation,
+    Preprocessing,
+    ResizeMode,
+)
 from .text_tower import read_json
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
 Settings = Mapping[str, Any]
@@ -171,7 +179,7 @@ def required(name: str, folder: Path, found: Preprocessing | None) -> Preprocess
     if found is None:
         raise WeightsNotFoundError(
             f"teacher {name}: {folder}: preprocessor_config.json missing, so that its resize and crop are not known",
-            hint=f"python -m extract fetch {name}, or put the model's own file there",
+            hint=f"{FETCH} {name}, or put the model's own file there",
         )
     return found
 

@@ -25,7 +25,7 @@ from store.files import TEMPORARY_SUFFIX, sync_folder, write_atomic
 from store.io.weight_files import NUMPY_SCALARS, UNREADABLE, check_plausible, refused, unreadable
 
 from .digests import file_digest
-from .entry import TeacherEntry
+from .entry import FETCH, TeacherEntry
 from .weights import (
     CONVERTED_NAME,
     RECORD_NAME,
@@ -278,7 +278,7 @@ def convert(name: str, entry: TeacherEntry) -> bool:
         if changed := [path for path, digest in digests.items() if file_digest(path) != digest]:
             raise TeacherError(
                 f"teacher {name}: {changed[0]} changed while it was converted",
-                hint=f"python -m extract fetch {name}, once nothing writes to it any more",
+                hint=f"{FETCH} {name}, once nothing writes to it any more",
             )
         # The record is removed first and written last: without it the converted file does not count.
         (present.folder / RECORD_NAME).unlink(missing_ok=True)

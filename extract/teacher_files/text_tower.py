@@ -11,6 +11,7 @@ from store.errors import TeacherError, WeightsNotFoundError
 from store.io.weight_files import TOKENIZER_FILES
 
 from .digests import file_digest
+from .entry import FETCH
 
 TEXT_FOLDER = "text"
 """Subfolder for configuration and tokenizer of a BERT that a teacher's authors publish in another repository."""
@@ -67,9 +68,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise WeightsNotFoundError(
-            f"{path}: missing", hint="python -m extract fetch gets what a teacher needs"
-        ) from None
+        raise WeightsNotFoundError(f"{path}: missing", hint=f"{FETCH} gets what its teachers need") from None
     except ValueError as error:
         raise TeacherError(f"{path}: not JSON: {error}", hint="move it away and fetch it again") from error
     if not isinstance(content, dict):
@@ -92,7 +91,7 @@ def tokenizer_folder(folder: Path) -> Path:
             return place
     raise WeightsNotFoundError(
         f"{folder}: no tokenizer there: neither tokenizer.json nor vocab.txt, nor in {TEXT_FOLDER}/",
-        hint="python -m extract fetch gets what a teacher needs, or put the tokenizer's files there",
+        hint=f"{FETCH} gets what its teachers need, or put the tokenizer's files there",
     )
 
 

@@ -14,7 +14,7 @@ from store.format.records import Record, record_bytes
 from store.io.weight_files import check_plausible
 
 from .digests import file_digest
-from .entry import TeacherEntry
+from .entry import FETCH, TeacherEntry
 
 CONVERTED_NAME = "converted.safetensors"
 RECORD_NAME = "converted.json"
@@ -82,7 +82,7 @@ class Weights:
             raise TeacherError(
                 f"teacher {self.teacher}: {self.paths[0]}: damaged or replaced, not the file that {RECORD_NAME} beside "
                 f"it was written for",
-                hint=f"python -m extract fetch {self.teacher} makes it again from the authors' file",
+                hint=f"{FETCH} {self.teacher} makes it again from the authors' file",
             )
         return combined({name: file.sha256 for name, file in self.conversion.files.items()})
 
@@ -114,8 +114,7 @@ def find_weights(name: str, entry: TeacherEntry) -> Weights:
         raise TeacherError(
             f"teacher {name}: {folder / file} was replaced after it was converted: its sha256 is {digest}, "
             f"{CONVERTED_NAME} was made from {conversion.files[file].sha256}",
-            hint=f"put the former one back, or let python -m extract fetch {name} compare the new one with its pin and "
-            "convert it",
+            hint=f"put the former one back, or let {FETCH} {name} compare the new one with its pin and convert it",
         )
     return Weights(teacher=name, folder=folder, paths=(folder / CONVERTED_NAME,), conversion=conversion)
 
@@ -166,7 +165,7 @@ def read_conversion(name: str, entry: TeacherEntry) -> ConversionRecord | None:
     except ValidationError as error:
         raise TeacherError(
             f"teacher {name}: {record}: not a record of a conversion: {error}",
-            hint=f"python -m extract fetch {name} makes it and {CONVERTED_NAME} again from the authors' file",
+            hint=f"{FETCH} {name} makes it and {CONVERTED_NAME} again from the authors' file",
         ) from None
 
 
@@ -198,7 +197,7 @@ def _where(name: str, entry: TeacherEntry, missing: Sequence[str]) -> str:
     origins = [f"{file.name} of {file.item.origin}" for file in entry.wanted() if file.name in missing]
     if not origins:
         return f"put it there, or correct teachers.{name}.folder"
-    return f"python -m extract fetch {name}, or put {' and '.join(origins)} there"
+    return f"{FETCH} {name}, or put {' and '.join(origins)} there"
 
 
 def write_record(sources: Mapping[Path, str], converted: Path) -> bytes:

@@ -34,7 +34,6 @@ class FrozenTeacher(ABC):
 
     Attributes:
         embed_dim: D.
-        sides: sides that it encodes.
         logit_scale: multiplier of its cosines, exponentiated; 1 where there are none, because it encodes images alone.
 
     Raises:
@@ -51,11 +50,11 @@ class FrozenTeacher(ABC):
                 f"teacher {spec.teacher}: no CUDA device is visible to this process",
                 hint="run where a GPU is, or with --set extract.device=cpu",
             )
-        self.name, self.embed_dim, self.spec, self.sides = spec.teacher, spec.embed_dim, spec, spec.sides
+        self.name, self.embed_dim, self.spec = spec.teacher, spec.embed_dim, spec
         preprocessing = Preprocessing.model_validate(spec.preprocessing)
         self.geometry, self.window = preprocessing.geometry, preprocessing.window
         model = self.architecture(spec, entry)
-        if "text" in self.sides:
+        if "text" in spec.sides:
             self._tokenizer = self._read_tokenizer(spec, entry, model)
         for name in ("logit_scale", "logit_bias"):  # a number in some files, a vector of one in others
             if name in state and name in model.state_dict():
@@ -114,7 +113,7 @@ class FrozenTeacher(ABC):
         Raises:
             TeacherError: it encodes images alone.
         """
-        if "text" not in self.sides:
+        if "text" not in self.spec.sides:
             raise TeacherError(
                 f"teacher {self.name} encodes images alone, so that it has no features of captions",
                 hint="take another teacher where captions are needed",
@@ -191,6 +190,7 @@ def load_tokenizer(
     teacher: str,
     lower_case: bool | None = None,
     clean: Clean = str,
+    ids_alone: bool = False,
 ) -> CaptionTokenizer:
     """Return a tokenizer of transformers from a folder.
 
@@ -199,6 +199,7 @@ def load_tokenizer(
         context: the number of tokens to which captions are cut and padded.
         clean: is applied to a caption first.
         lower_case: overrides the folder's setting.
+        ids_alone: the model gets the ids and no mask, so that padding may lie on either side.
 
     Raises:
         TeacherError: it cannot be read, or has another vocabulary than the model.
@@ -219,7 +220,7 @@ def load_tokenizer(
             hint="the tokenizer is another model's, or a file of it is missing",
         )
     with refusing_tokenizer(teacher, folder):
-        return transformers_tokenizer(tokenizer, context, clean)
+        return transformers_tokenizer(tokenizer, context, clean, ids_alone=ids_alone)
 
 
 @contextlib.contextmanager
@@ -232,4 +233,7 @@ def refusing_tokenizer(teacher: str, folder: Path | str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise TeacherError(f"teacher {teacher}: the tokenizer in {folder} cannot be used: {error}") from error
+        raise TeacherError(
+            f"teacher {teacher}: the tokenizer in {folder} cannot be used: {error}",
+            hint="compare tokenizer_config.json there with that of the model's own repository",
+        ) from error

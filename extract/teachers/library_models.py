@@ -91,6 +91,7 @@ class ClipTeacher(_TransformersTeacher):
     """A CLIPModel of transformers: a folder with ``config.json``, weights and tokenizer (PLIP, PubMedCLIP)."""
 
     _computed = (".position_ids",)
+    _ids_alone = False
 
     def _read_tokenizer(self, spec: Spec, entry: TeacherEntry, model: nn.Module) -> CaptionTokenizer:
         text: Any = model.config.text_config  # type: ignore[union-attr]
@@ -102,6 +103,7 @@ class ClipTeacher(_TransformersTeacher):
             teacher=spec.teacher,
             # SigLIP's models learned lower case; tokenizers of some versions leave that to their caller.
             clean=str.lower if spec.tokenizer.get("lower_case") else str,
+            ids_alone=self._ids_alone,
         )
 
     def _image_features(self, normal_BCHW: Tensor) -> Tensor:
@@ -115,6 +117,8 @@ class ClipTeacher(_TransformersTeacher):
 
 class SiglipTeacher(ClipTeacher):
     """A SiglipModel of transformers: SigLIP, SigLIP2 of a fixed size, MedSigLIP."""
+
+    _ids_alone = True
 
 
 class VisionTeacher(_TransformersTeacher):

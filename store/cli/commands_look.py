@@ -77,7 +77,7 @@ def select(
     file: PolicyFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Apply a policy, and count the feature pairs that it keeps."""
+    """Apply a policy, and count the feature pairs that it keeps, and the rows that each teacher may teach."""
     found = kept(tally(FeatureStore(store), _selection(pipeline, config, file)))
     if as_json:
         print_json(asdict(found))
@@ -85,7 +85,7 @@ def select(
     share = f" ({found.feature_pairs / found.of_feature_pairs:.1%})" if found.of_feature_pairs else ""
     sys.stdout.write(f"feature pairs  {found.feature_pairs:,} of {found.of_feature_pairs:,} that are ok{share}\n")
     modalities = list(next(iter(found.teachers.values()), {}))
-    table = Table("teacher", "feature pairs", *map(escape, modalities))
+    table = Table("teacher", "rows", *map(escape, modalities))
     for teacher, counts in found.teachers.items():
         table.add_row(teacher, f"{sum(counts.values()):,}", *(f"{counts[name]:,}" for name in modalities))
     rows = Table("teachers of a row", "rows")

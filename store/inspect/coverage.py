@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from store.format.records import Status
+from store.format.records import SIDES, Status
 from store.read.categories import read_categories
 from store.read.reader import FeatureStore
 from store.read.selection import Selection, available
@@ -32,8 +32,9 @@ class Kept:
     """The feature pairs that a selection keeps.
 
     Attributes:
-        feature_pairs: pairs of a row and a teacher that may teach it.
+        feature_pairs: pairs of a row and a teacher that encodes both sides and may teach it.
         of_feature_pairs: those that are ok.
+        teachers: by teacher and modality the rows that it may teach, those of images alone among them.
         rows_by_teachers: at place k the rows that k teachers may teach, from 0 to all teachers.
     """
 
@@ -50,11 +51,13 @@ class Tally:
     Attributes:
         names: of the modalities that occur, `UNKNOWN` last if it does.
         rows: per teacher (M, 7, 2): rows by modality, status, and whether the teacher may teach them.
+        paired: teachers that encode both sides.
     """
 
     names: tuple[str, ...]
     rows: dict[str, npt.NDArray[np.int64]]
     rows_by_teachers: tuple[int, ...]
+    paired: frozenset[str]
 
 
 def tally(store: FeatureStore, selection: Selection) -> Tally:
@@ -81,6 +84,7 @@ def tally(store: FeatureStore, selection: Selection) -> Tally:
         names=(*modality.names, UNKNOWN) if there[0] else modality.names,
         rows=rows,
         rows_by_teachers=tuple(np.bincount(teachers_N, minlength=len(status) + 1).tolist()),
+        paired=frozenset(teacher for teacher in rows if store.spec(teacher).sides == SIDES),
     )
 
 
@@ -111,8 +115,8 @@ def kept(counted: Tally) -> Kept:
         for teacher, table in counted.rows.items()
     }
     return Kept(
-        feature_pairs=sum(sum(counts.values()) for counts in teachers.values()),
-        of_feature_pairs=sum(int(table[:, Status.OK].sum()) for table in counted.rows.values()),
+        feature_pairs=sum(sum(teachers[name].values()) for name in counted.paired),
+        of_feature_pairs=sum(int(counted.rows[name][:, Status.OK].sum()) for name in counted.paired),
         teachers=teachers,
         rows_by_teachers=counted.rows_by_teachers,
     )

@@ -30,7 +30,7 @@ class Encoded:
 
     Attributes:
         ids_BL: padded to the context, (B, L) int64.
-        lengths_B: number of tokens that are no padding, (B,) int64.
+        lengths_B: number of columns without the padding on the right, (B,) int64.
         truncated_B: whether the caption was cut, (B,) bool.
     """
 
@@ -52,6 +52,7 @@ class CaptionTokenizer:
         cleaning: the name of that.
         prefix, suffix: special ids before and after a caption; a caption that is cut keeps them.
         last: id of one more column, after the padding.
+        pads_left: whether the padding goes before the caption.
     """
 
     encode: Callable[[list[str]], list[list[int]]]
@@ -62,11 +63,12 @@ class CaptionTokenizer:
     pad: int
     context: int
     last: int | None = None
+    pads_left: bool = False
 
     @property
     def key(self) -> Hashable:
         """Two tokenizers of the same vocabulary with the same key give the same ids."""
-        return self.cleaning, self.prefix, self.suffix, self.pad, self.context, self.last
+        return self.cleaning, self.prefix, self.suffix, self.pad, self.context, self.last, self.pads_left
 
     def __call__(self, captions: Sequence[str]) -> Encoded:
         """Return the ids of some captions."""
@@ -77,7 +79,9 @@ class CaptionTokenizer:
         truncated_B = np.zeros(len(found), np.bool_)
         for row, ids in enumerate(found):
             kept = [*self.prefix, *ids[:room], *self.suffix]
-            ids_BL[row, : len(kept)], lengths_B[row], truncated_B[row] = kept, len(kept), len(ids) > room
+            begin = self.context - len(kept) if self.pads_left else 0
+            lengths_B[row], truncated_B[row] = begin + len(kept), len(ids) > room
+            ids_BL[row, begin : lengths_B[row]] = kept
         if self.last is not None:
             ids_BL = np.pad(ids_BL, ((0, 0), (0, 1)), constant_values=self.last)
             lengths_B[:] = lengths_B if self.last == self.pad else ids_BL.shape[1]
@@ -134,19 +138,24 @@ def clip_tokenizer(simple: SimpleTokenizer) -> CaptionTokenizer:
     )
 
 
-def transformers_tokenizer(tokenizer: Any, context: int, clean: Clean = str) -> CaptionTokenizer:
+def transformers_tokenizer(
+    tokenizer: Any, context: int, clean: Clean = str, *, ids_alone: bool = False
+) -> CaptionTokenizer:
     """Return a tokenizer of transformers, which pads and cuts to a context.
 
     Args:
         tokenizer: of transformers. One without a Rust backend, such as SigLIP's, goes on in Python.
         clean: is applied before the tokenizer's own normalisation.
+        ids_alone: the model gets the ids and no mask, so that padding may lie on either side.
 
     Raises:
-        ValueError: it pads or cuts on the left.
+        ValueError: it has no padding, cuts on the left, or pads there for a model that gets a mask.
     """
-    sides = (tokenizer.padding_side, tokenizer.truncation_side)
-    if sides != ("right", "right"):
-        raise ValueError(f"the tokenizer pads and cuts on the {' and '.join(sides)}, expected right and right")
+    if tokenizer.pad_token_id is None:
+        raise ValueError("it states no pad_token, with which captions are filled up to the model's length")
+    if tokenizer.truncation_side != "right" or (tokenizer.padding_side != "right" and not ids_alone):
+        sides = f"pads on the {tokenizer.padding_side} and cuts on the {tokenizer.truncation_side}"
+        raise ValueError(f"it {sides}, expected right and right")
     backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         backend.no_padding()
@@ -168,6 +177,7 @@ def transformers_tokenizer(tokenizer: Any, context: int, clean: Clean = str) -> 
         suffix=tuple(whole[first + len(body) :]),
         pad=tokenizer.pad_token_id,
         context=context,
+        pads_left=tokenizer.padding_side == "left",
     )
 
 
@@ -180,10 +190,10 @@ def open_clip_tokenizer(tokenizer: Any) -> CaptionTokenizer:
     inner = getattr(tokenizer, "tokenizer", None)
     if inner is None:
         return clip_tokenizer(tokenizer)
-    found = transformers_tokenizer(inner, tokenizer.context_length, tokenizer.clean_fn)
+    found = transformers_tokenizer(inner, tokenizer.context_length, tokenizer.clean_fn, ids_alone=True)
     if tokenizer.tokenizer_mode == "clips":
         begin, end, last = inner.bos_token_id, inner.eos_token_id, inner.cls_token_id
-        return replace(found, context=found.context - 1, prefix=(begin,), suffix=(end,), last=last)
+        return replace(found, context=found.context - 1, prefix=(begin,), suffix=(end,), last=last, pads_left=False)
     if tokenizer.strip_sep_token:
         return _without(found, inner.sep_token_id)
     return found
@@ -195,7 +205,8 @@ def _without(tokenizer: CaptionTokenizer, unwanted: int) -> CaptionTokenizer:
     def encode(cleaned: list[str]) -> list[list[int]]:
         return [[0 if number == unwanted else number for number in ids] for ids in tokenizer.encode(cleaned)]
 
-    if tokenizer.pad == 0 and tokenizer.suffix == (unwanted,):  # the zero is padding, and the last column is always one
+    at_end = tokenizer.pad == 0 and not tokenizer.pads_left
+    if at_end and tokenizer.suffix == (unwanted,):  # the zero is padding, and the last column is always one
         return replace(tokenizer, encode=encode, suffix=(), context=tokenizer.context - 1, last=0)
     suffix = tuple(0 if number == unwanted else number for number in tokenizer.suffix)
     return replace(tokenizer, encode=encode, suffix=suffix)

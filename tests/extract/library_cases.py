@@ -198,9 +198,11 @@ def swin(folder, feature: str | None = None) -> Case:
 WORDS = sorted({word for text in TEXTS for word in text.lower().replace(",", " ").split()})
 
 
-def siglip(folder, *, gemma: bool, tower: dict[str, Any] | None = None, px: int = 32, patch: int = 8) -> Case:
+def siglip(
+    folder, *, gemma: bool, side: str = "right", tower: dict[str, Any] | None = None, px: int = 32, patch: int = 8
+) -> Case:
     """SigLIP with a sentencepiece vocabulary, or SigLIP2 of a fixed size with one of Gemma's kind."""
-    tokenizer, tower = (_write_gemma if gemma else _write_pieces)(folder), tower or VIT
+    tokenizer, tower = _write_gemma(folder, side=side) if gemma else _write_pieces(folder), tower or VIT
     text = {**tower, "vocab_size": len(tokenizer), "max_position_embeddings": 16}
     text |= {"projection_size": tower["hidden_size"], "pad_token_id": tokenizer.pad_token_id}
     text |= {"bos_token_id": None, "eos_token_id": 1}
@@ -245,12 +247,13 @@ def _write_pieces(folder):
 UNKNOWN = "<unk>"
 
 
-def _write_gemma(folder, pad: str = "<pad>"):
+def _write_gemma(folder, pad: str = "<pad>", side: str = "right"):
     vocabulary = {token: number for number, token in enumerate(["<pad>", "<eos>", "<bos>", UNKNOWN, *WORDS])}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     inner.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": True, "pad_token": pad}
+    settings |= {"padding_side": side}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": "<eos>", "unk_token": UNKNOWN}))
     return AutoTokenizer.from_pretrained(str(folder))
 
@@ -347,6 +350,7 @@ CASES: dict[str, Callable[[Any], Case]] = {
     "open_clip SigLIP": open_clip_siglip,
     "transformers SigLIP": lambda folder: siglip(folder, gemma=False),
     "transformers SigLIP2": lambda folder: siglip(folder, gemma=True),
+    "transformers SigLIP2, padded on the left": lambda folder: siglip(folder, gemma=True, side="left"),
     "transformers DINOv2": dinov2,
     "transformers DINOv2 with registers, mean": dinov2_registers,
     "transformers DINOv3": dinov3,

@@ -7,6 +7,7 @@ import hashlib
 import io
 import socket
 import time
+import urllib.request
 import zipfile
 
 import pytest
@@ -283,6 +284,21 @@ def test_a_server_that_cannot_begin_in_the_middle_sends_the_whole_file(fetching,
     hub.faults[".zip"] = Fault(cut=3000, times=1, methods=("GET",))
     hub.ranges = False
     assert fetching("quiltnet", zipped[0]) == 2
+
+
+def test_a_server_that_refuses_the_range_of_a_whole_file_is_not_asked_for_ever(fetching, hub, quiltnet):
+    hub.faults[WEIGHTS] = Fault(status=416, times=5, methods=("GET",))
+    refused(fetching, hub, quiltnet[1], "the server refuses it (status 416")
+
+
+@pytest.mark.parametrize(
+    ("to", "login"), [("https://a.org/2", "Bearer x"), ("http://a.org/2", None), ("https://b.org/2", None)]
+)
+def test_a_login_goes_neither_to_another_host_nor_out_of_https(to, login):
+    asked = urllib.request.Request("https://a.org/1", headers={"Authorization": "Bearer x"})
+    followed = http._Redirects("a.org", follow=True).redirect_request(asked, io.BytesIO(), 302, "Found", {}, to)
+    assert followed.full_url == to
+    assert followed.get_header("Authorization") == login
 
 
 def test_a_damaged_archive_and_one_without_the_file_are_said_and_fetched_anew(fetching, hub, quiltnet, zipped):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import open_clip
@@ -11,6 +13,7 @@ from transformers import AutoImageProcessor, AutoModel
 
 from extract.config import ExtractPipeline
 from extract.teacher_files.entry import TeacherEntry
+from extract.teacher_files.geometry import Overrides
 from extract.teacher_files.specs import teacher_spec
 from extract.teachers.loading import load_teacher
 from store.config.pipeline_file import read_pipeline
@@ -83,6 +86,7 @@ def test_a_folder_is_an_address_and_what_is_stated_goes_before_what_an_address_s
         ({"timm": "hf-hub:a/b", "feature": "cls"}, "family timm has no feature; it has config"),
         ({"transformers": "a/b", "download": [{"repo": "a/b"}]}, "give at least one"),
         ({"folder": "x", "variants": {"v": {"timm": "nothing"}}}, "name one as MODEL.TAG"),
+        ({"folder": "x", "text_mask": False}, "family open_clip has no text_mask"),
     ],
 )
 def test_what_is_no_address_is_refused_with_the_line_to_write(tmp_path, entry, message):
@@ -97,6 +101,22 @@ def test_a_variant_may_be_a_model_of_another_library(tmp_path):
     other = entry.readings()["other"]
     assert (other.family, other.transformers, other.feature, other.download) == ("timm", None, None, ())
     assert other.folder == str(tmp_path / "other")
+
+
+def test_what_replaces_a_models_preprocessing_says_nothing_about_a_variant_of_another_library(tmp_path):
+    variants = {"other": {"timm": "./other"}, "grey": {"preprocess": {"fill_color": 7}}}
+    entry = read(tmp_path, one={"open_clip": "ViT-B-16-SigLIP/webli", "variants": variants})["one"]
+    assert entry.preprocess.resize_mode == "squash"
+    assert entry.readings()["other"].preprocess is None
+    assert entry.readings()["grey"].preprocess.fill_color == 7
+
+
+def test_preprocessing_without_a_crop_does_not_replace_one_with_a_crop(tmp_path):
+    case = cases.dinov2(tmp_path)
+    for mode in ("longest", "pad_square_grey"):
+        entry = case.entry.model_copy(update={"preprocess": Overrides(resize_mode=mode)})
+        with pytest.raises(ConfigError, match=f"resize_mode {mode} crops nothing; the model's own resizes to 32 px"):
+            teacher_spec("one", entry)
 
 
 def test_a_variant_by_address_has_a_folder_of_its_own(tmp_path):
@@ -114,6 +134,19 @@ def test_a_tag_of_open_clip_has_the_preprocessing_that_open_clip_gives_it(tmp_pa
     expected = {key: stated[key] for key in ("mean", "std", "interpolation", "resize_mode")}
     assert entry.preprocess.model_dump(exclude_none=True) == {key: expected[key] for key in sorted(expected)} | expected
     assert entry.quick_gelu == (stated.get("quick_gelu") or None)
+
+
+def test_a_tag_of_open_clip_is_read_without_torch_which_can_be_imported_afterwards():
+    lines = [
+        "import sys",
+        "from extract.teacher_files.entry import TeacherEntry",
+        "entry = TeacherEntry(folder='x', open_clip='ViT-B-32/openai')",
+        "print(sorted({'torch', 'open_clip', 'transformers'} & set(sys.modules)), entry.quick_gelu)",
+        "import safetensors.torch",
+        "print('torch' in sys.modules)",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["[] True", "True"], done.stderr
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_weights_that_were_replaced_with_size_and_time_are_refused_and_then_conv
     with pytest.raises(TeacherError, match=rf"{WEIGHTS} was replaced after it was converted: its sha256 is") as caught:
         teacher_spec("quiltnet", entry)
     assert spec.weights_sha256 in str(caught.value)
-    assert "let python -m extract fetch quiltnet compare" in caught.value.hint
+    assert "let python -m extract fetch --pipeline PIPELINE quiltnet compare" in caught.value.hint
     assert convert("quiltnet", entry)
     after = teacher_spec("quiltnet", entry)
     assert after.hash != spec.hash
@@ -63,7 +63,10 @@ def test_a_converted_file_that_was_replaced_with_size_and_time_is_refused_and_ma
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(TeacherError, match=r"damaged or replaced, not the file that converted\.json") as caught:
         teacher_spec("quiltnet", entry)
-    assert caught.value.hint == "python -m extract fetch quiltnet makes it again from the authors' file"
+    assert (
+        caught.value.hint
+        == "python -m extract fetch --pipeline PIPELINE quiltnet makes it again from the authors' file"
+    )
     assert convert("quiltnet", entry)
     assert teacher_spec("quiltnet", entry).hash == spec.hash
 
@@ -74,7 +77,7 @@ def test_a_damaged_record_is_refused_and_made_again(converted, content):
     (folder / RECORD_NAME).write_text(content)
     with pytest.raises(TeacherError, match=r"converted\.json: not a record of a conversion") as caught:
         teacher_spec("quiltnet", entry)
-    assert caught.value.hint.startswith("python -m extract fetch quiltnet makes it")
+    assert caught.value.hint.startswith("python -m extract fetch --pipeline PIPELINE quiltnet makes it")
     assert convert("quiltnet", entry)
     assert teacher_spec("quiltnet", entry).hash == spec.hash
 

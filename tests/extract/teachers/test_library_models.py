@@ -49,7 +49,7 @@ def test_features_are_those_of_the_librarys_own_pipeline(tmp_path, name):
         if case.text is not None:
             assert_same(teacher.encode_text(cases.TEXTS), case.text(cases.TEXTS))
     assert teacher.embed_dim == teacher.spec.embed_dim == ours(teacher, files[:1]).shape[1]
-    assert teacher.sides == (("image", "text") if case.text else ("image",))
+    assert teacher.spec.sides == (("image", "text") if case.text else ("image",))
 
 
 def rewrite(folder, change):

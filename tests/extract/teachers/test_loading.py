@@ -186,7 +186,7 @@ def test_a_missing_file_is_named_with_where_it_comes_from(tmp_path):
     with pytest.raises(WeightsNotFoundError, match=r"text_encoder\.pth missing") as caught:
         load("pmcclip", entry)
     assert caught.value.hint == (
-        "python -m extract fetch pmcclip, or put text_encoder.pth of hf dataset axiong/pmc_oa there"
+        "python -m extract fetch --pipeline PIPELINE pmcclip, or put text_encoder.pth of hf dataset axiong/pmc_oa there"
     )
 
 

@@ -17,6 +17,7 @@ from store.cli.program import app
 from store.errors import StoreError
 from store.export.formats import export
 from store.inspect.agreement import agreement
+from store.inspect.coverage import kept, tally
 from store.inspect.diff import diff
 from store.inspect.feature_statistics import teacher_statistics
 from store.inspect.neighbors import neighbors
@@ -40,6 +41,15 @@ def test_the_summary_says_the_sides_and_counts_no_feature_pair(store):
     }
     assert summary.teachers["seer"].rows_ok == 9
     assert summary.feature_pairs == summary.teachers["alpha"].rows_ok + summary.teachers["beta"].rows_ok
+
+
+def test_a_selection_counts_rows_of_images_alone_and_no_feature_pair_of_them(store):
+    found = kept(tally(store, "all"))
+    assert {name: sum(counts.values()) for name, counts in found.teachers.items()} == {
+        name: teacher.rows_ok for name, teacher in summarize(store).teachers.items()
+    }
+    assert found.feature_pairs == found.of_feature_pairs == summarize(store).feature_pairs
+    assert sum(number * rows for number, rows in enumerate(found.rows_by_teachers)) == found.feature_pairs + 9
 
 
 def test_a_row_has_neither_norm_nor_similarity_of_the_missing_side(store):

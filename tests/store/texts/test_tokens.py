@@ -115,17 +115,22 @@ def test_word_pieces_are_those_of_transformers(captions, bert_folder, step):
     np.testing.assert_array_equal(found.truncated_B[::31], [len(ids) > 77 for ids in whole])
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("options", [{}, {"strip_sep_token": True}, {"clean": "lower"}])
-def test_word_pieces_of_open_clip_are_its_own(captions, bert_folder, options):
+def test_word_pieces_of_open_clip_are_its_own(captions, bert_folder, options, side):
+    def tokenizer():
+        own = HFTokenizer(bert_folder, context_length=64, **options)
+        own.tokenizer.padding_side = side
+        return own
+
     some = captions[::31]
-    expected = HFTokenizer(bert_folder, context_length=64, **options)(some).numpy()
-    found = open_clip_tokenizer(HFTokenizer(bert_folder, context_length=64, **options))(some)
-    np.testing.assert_array_equal(found.ids_BL, expected)
+    np.testing.assert_array_equal(open_clip_tokenizer(tokenizer())(some).ids_BL, tokenizer()(some).numpy())
 
 
 def test_open_clips_clips_mode_is_kept(captions, bert_folder):
     def tokenizer():
         own = HFTokenizer(bert_folder, context_length=40, tokenizer_mode="clips")
+        own.tokenizer.padding_side = "left"  # which this mode does not ask
         own.tokenizer.bos_token, own.tokenizer.eos_token = "[CLS]", "[SEP]"
         return own
 
@@ -146,8 +151,27 @@ def test_a_word_of_any_length_is_read_as_a_shorter_one_of_the_same_beginning(let
         np.testing.assert_array_equal(ids_BL[0], ids_BL[1])
 
 
-def test_a_tokenizer_that_pads_on_the_left_is_refused(bert_folder):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"padding_side": "left"}, "pads on the left and cuts on the right"),
+        ({"truncation_side": "left"}, "pads on the right and cuts on the left"),
+        ({"pad_token": None}, "states no pad_token"),
+    ],
+)
+def test_a_tokenizer_whose_padding_a_model_cannot_read_is_refused(bert_folder, settings, message):
     tokenizer = AutoTokenizer.from_pretrained(bert_folder)
-    tokenizer.padding_side = "left"
-    with pytest.raises(ValueError, match="pads and cuts on the left and right"):
+    for name, value in settings.items():
+        setattr(tokenizer, name, value)
+    with pytest.raises(ValueError, match=message):
         transformers_tokenizer(tokenizer, 77)
+
+
+def test_padding_on_the_left_is_that_of_transformers_where_the_model_reads_it(captions, bert_folder):
+    own = AutoTokenizer.from_pretrained(bert_folder, padding_side="left")
+    some = captions[::31]
+    expected = own(some, padding="max_length", truncation=True, max_length=40, return_tensors="np")["input_ids"]
+    tokenizer = AutoTokenizer.from_pretrained(bert_folder, padding_side="left")
+    found = transformers_tokenizer(tokenizer, 40, ids_alone=True)(some)
+    np.testing.assert_array_equal(found.ids_BL, expected)
+    assert set(found.lengths_B) == {40}
