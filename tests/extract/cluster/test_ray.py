@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -47,3 +50,14 @@ def test_the_order_of_ranges_and_teachers_changes_no_byte(
 
     assert run(prepare(long_pipeline(tmp_path)), execute=execute).done == 50
     assert stored_bytes(tmp_path / "store") == undisturbed
+
+
+def test_a_runs_own_ray_leaves_no_token_in_the_account(tmp_path, repository):
+    program = (
+        "from extract.cluster.connect import connected\nfrom extract.config import ExtractSection\n"
+        "with connected(ExtractSection(workers=1)):\n    pass\n"
+    )
+    unset = {"RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED", "RAY_ADDRESS"}
+    environment = {key: value for key, value in os.environ.items() if key not in unset} | {"HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", program], cwd=repository, env=environment, check=True, timeout=200)
+    assert not (tmp_path / ".ray" / "auth_token").exists()
