@@ -125,8 +125,7 @@ def _print_teachers(described: dict[str, dict[str, Any]], entries: dict[str, Tea
         column.no_wrap = True
     console.print(table)
     for name, entry in described.items():
-        if entry["source"]:
-            console.print(Text(f"{name}: {entry['source']}"), soft_wrap=True)
+        console.print(Text(f"{name}: {entry['source'] or entry['folder']}"), soft_wrap=True)
         if entry["present"]:
             alone = "" if "text" in entry["sides"] else "images alone; "
             console.print(Text(f"  {alone}{entry['preprocessing']}"), soft_wrap=True)

@@ -29,7 +29,7 @@ def mode(version: str, chosen: str | None, *, has_token: bool) -> Finding:
     export = "export RAY_AUTH_MODE=disabled in every shell that starts Ray or talks to it (docs/cluster.md)"
     state: State = "ok"
     if chosen is None:
-        state, said = "warn", f"{said}: Ray turns tokens on by itself once a token file exists"
+        state, said = "warn", f"{said}: the first local start makes a token, which every shell then needs"
     elif chosen not in MODES:
         state, said, export = "fail", f"{said}; expected {' or '.join(MODES)}", "export RAY_AUTH_MODE=disabled"
     elif chosen == "token" and not has_token:

@@ -64,13 +64,13 @@ def torch_and_driver(found: Torch, *, device: str, elsewhere: bool) -> Finding:
     name, here = "torch", f"torch {found.version}"
     if device == "cpu":
         if found.devices:
-            cards = f"{here}; {len(found.devices)} cards are visible, but extract.device is cpu"
+            cards = f"{here}; visible cards: {len(found.devices)}, but extract.device is cpu"
             return Finding(name, "warn", cards, "--set extract.device=cuda uses them")
         return Finding(name, "ok", f"{here} on the CPU, as extract.device says")
     problem, hint = _problem(found)
     if problem:
         return Finding(name, worse(fails=not elsewhere), f"{here} {problem}", hint)
-    return Finding(name, "ok", f"{here} for CUDA {_dotted(found.cuda)}; {len(found.devices)} cards are visible")
+    return Finding(name, "ok", f"{here} for CUDA {_dotted(found.cuda)}; visible cards: {len(found.devices)}")
 
 
 def _problem(found: Torch) -> tuple[str, str]:

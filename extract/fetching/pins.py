@@ -97,8 +97,16 @@ class Pins:
             # A fetch that was killed at once leaves an empty file.
             lock = LockFile.model_validate_json(content) if content else LockFile()
         except ValidationError as error:
+            if b"\n<<<<<<< " in b"\n" + content:
+                raise TeacherError(
+                    f"{self.path}: has the conflict markers of a merge",
+                    hint="keep the entries of both sides; where both have one of the same file, the one whose sha256 "
+                    "is that of the file in use",
+                ) from None
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
             raise TeacherError(
-                f"{self.path}: not a record of fetched files: {error}",
+                f"{self.path}: not a record of fetched files: {place}{': ' if place else ''}{first['msg']}",
                 hint="restore it from version control, or move it away: digests are then recorded anew",
             ) from None
         return {(pin.origin, pin.file): pin for pin in lock.files}

@@ -250,7 +250,7 @@ def convert(name: str, entry: TeacherEntry) -> bool:
         Whether they were converted.
 
     Raises:
-        TeacherError: the weights are missing or damaged, or changed meanwhile.
+        TeacherError: the weights are missing or damaged, or changed meanwhile; or there is no room.
     """
     if valid_conversion(name, entry):
         return False
@@ -264,7 +264,13 @@ def convert(name: str, entry: TeacherEntry) -> bool:
     try:
         temporary.touch()
         mode = temporary.stat().st_mode  # by the umask; save_file makes a file that only its owner may read
-        safetensors.torch.save_file(state, temporary)
+        try:
+            safetensors.torch.save_file(state, temporary)
+        except SafetensorError as error:  # of a full disk too
+            raise TeacherError(
+                f"teacher {name}: {target} cannot be written: {error}",
+                hint=f"make room in {present.folder}, then python -m extract fetch {name}; the authors' files stay",
+            ) from error
         temporary.chmod(mode)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())

@@ -37,7 +37,7 @@ def torch_of(cuda=(12, 6), driver=(12, 8), devices=None):
 @pytest.mark.parametrize(
     ("found", "state", "said"),
     [
-        (torch_of(), "ok", "1 cards are visible"),
+        (torch_of(), "ok", "visible cards: 1"),
         (torch_of(driver=(12, 2)), "ok", "CUDA 12.6"),
         (torch_of(cuda=None), "fail", "without CUDA"),
         (torch_of(driver=None), "fail", "no driver"),

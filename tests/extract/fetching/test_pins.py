@@ -197,6 +197,16 @@ def test_a_damaged_lock_is_named_and_stays(tmp_path, fetching, quiltnet):
     assert (tmp_path / LOCK_NAME).read_text().startswith('{"files"')
 
 
+def test_a_lock_that_a_merge_left_in_conflict_is_not_to_be_moved_away(tmp_path):
+    pins, item = Pins(tmp_path / LOCK_NAME), Download(repo="them/clip", files=("a.bin",))
+    pins.record(item, "a.bin", commit="0" * 40, nbytes=1, sha256="1" * 64)
+    lines = pins.path.read_text().splitlines()
+    pins.path.write_text("\n".join([*lines[:2], "<<<<<<< HEAD", *lines[2:5], "=======", ">>>>>>> theirs", *lines[5:]]))
+    with pytest.raises(TeacherError, match=f"{LOCK_NAME}: has the conflict markers of a merge") as caught:
+        pins.of(item, "a.bin")
+    assert "keep the entries of both sides" in caught.value.hint
+
+
 def test_a_fetch_that_was_killed_between_record_and_file_goes_on(fetching, hub, quiltnet, monkeypatch):
     _, entry, folder = quiltnet
     with monkeypatch.context() as dying:

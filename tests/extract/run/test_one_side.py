@@ -117,6 +117,9 @@ def test_drift_retry_status_and_report_know_it(make, tmp_path, capsys):
         command(app, name, tmp_path / "store")
     command(app, "plan", "--pipeline", "tiny", "--config", tmp_path / "pipelines.yaml")
     assert "seer" in capsys.readouterr().out
+    command(app, "teachers", "--pipeline", "tiny", "--config", tmp_path / "pipelines.yaml")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[lines.index(f"seer: {pipeline.teachers['seer'].folder}") + 1].startswith("  images alone; ")
 
 
 @pytest.mark.parametrize("others", [(), ("small",)])

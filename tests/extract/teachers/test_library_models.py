@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -106,6 +108,21 @@ def test_conversion_changes_neither_features_nor_spec(tmp_path, name):
     (tmp_path / "pytorch_model.bin").unlink()
     assert teacher_spec("teacher", case.entry).hash == spec.hash
     np.testing.assert_array_equal(ours(load(case), files), before)
+
+
+def test_a_conversion_without_room_leaves_everything_as_it_was(tmp_path):
+    case = cases.dinov2(tmp_path)
+    torch.save(safetensors.torch.load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    before, limits = sorted(tmp_path.iterdir()), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(TeacherError, match=r"converted\.safetensors cannot be written") as error:
+            convert("teacher", case.entry)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "make room" in error.value.hint
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_an_encoder_of_images_has_no_features_of_captions(tmp_path):
