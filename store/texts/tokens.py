@@ -149,7 +149,7 @@ def transformers_tokenizer(
         ids_alone: the model gets the ids and no mask, so that padding may lie on either side.
 
     Raises:
-        ValueError: it has no padding, cuts on the left, or pads there for a model that gets a mask.
+        ValueError: it has no padding, drops letters, cuts on the left, or pads there for a model that gets a mask.
     """
     if tokenizer.pad_token_id is None:
         raise ValueError("it states no pad_token, with which captions are filled up to the model's length")
@@ -168,7 +168,10 @@ def transformers_tokenizer(
         return ids
 
     whole, (body,) = tokenizer("a")["input_ids"], encode(["a"])
-    first = next(place for place in range(len(whole) + 1) if whole[place : place + len(body)] == body)
+    places = [place for place in range(len(whole)) if body and whole[place : place + len(body)] == body]
+    if not places:
+        raise ValueError("it does not read the word 'a' between its special tokens, by which these are told")
+    first = places[0]
     return CaptionTokenizer(
         encode=encode,
         clean=faster(clean),

@@ -7,7 +7,10 @@ import json
 import numpy as np
 import pytest
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from store.texts.tokens import open_clip_tokenizer, transformers_tokenizer
 from tests.extract.authors_files import write_vocabulary
@@ -165,6 +168,15 @@ def test_a_tokenizer_whose_padding_a_model_cannot_read_is_refused(bert_folder, s
         setattr(tokenizer, name, value)
     with pytest.raises(ValueError, match=message):
         transformers_tokenizer(tokenizer, 77)
+
+
+def test_a_tokenizer_that_drops_letters_is_refused_because_its_special_tokens_cannot_be_told():
+    inner = Tokenizer(BPE(vocab={"b": 0, "<pad>": 1, "<s>": 2}, merges=[]))
+    inner.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 2)])
+    own = PreTrainedTokenizerFast(tokenizer_object=inner)
+    own.add_special_tokens({"pad_token": "<pad>"})
+    with pytest.raises(ValueError, match="does not read the word 'a' between its special tokens"):
+        transformers_tokenizer(own, 8)
 
 
 def test_padding_on_the_left_is_that_of_transformers_where_the_model_reads_it(captions, bert_folder):
