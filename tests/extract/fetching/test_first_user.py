@@ -50,7 +50,8 @@ def commands_in(stderr):
     for block in blocks:
         name = re.match(r"teacher (\w+): ", block)[1]
         assert block.count("hint: ") == 1
-        found[name] = re.search(rf"python -m (extract fetch {name})\b", block)[1]
+        command = re.search(rf"python -m (extract fetch (?:--pipeline PIPELINE )?{name})\b", block)[1]
+        found[name] = command.replace("PIPELINE", "mmkd")
     return found
 
 
