@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -46,11 +47,10 @@ class KeptDigests(Record):
 
 
 _known: dict[Path, KeptDigest] = {}
-"""What this process computed; it counts as what is kept on disk does, also where a folder cannot be written."""
+"""Digests that this process computed. They count like those on disk, also where a folder cannot be written."""
 
-
-_keeps = [True]
-"""The last one says whether digests are written beside their files."""
+_keeps: ContextVar[bool] = ContextVar("keeps", default=True)
+"""Whether digests are written beside their files."""
 
 
 def file_digest(path: Path) -> str:
@@ -84,11 +84,11 @@ def unread_bytes(folder: Path) -> int:
 @contextlib.contextmanager
 def keeping_none() -> Iterator[None]:
     """Let `file_digest` write nothing."""
-    _keeps.append(False)
+    token = _keeps.set(False)
     try:
         yield
     finally:
-        _keeps.pop()
+        _keeps.reset(token)
 
 
 def _found(path: Path) -> KeptDigest | None:
@@ -115,7 +115,7 @@ def _read(folder: Path) -> dict[str, KeptDigest]:
 
 
 def _write(folder: Path, files: dict[str, KeptDigest]) -> None:
-    if not _keeps[-1]:
+    if not _keeps.get():
         return
     try:
         write_atomic(folder / DIGESTS_NAME, record_bytes(KeptDigests(files=dict(sorted(files.items())))))

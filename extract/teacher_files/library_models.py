@@ -25,7 +25,7 @@ OUTPUTS = {
     "cls": "class token of the last layer, L2-normalised",
     "mean": "mean of the last layer's patch tokens, L2-normalised",
 }
-"""What a spec says about each ``feature`` of an entry."""
+"""A spec's ``output`` for each ``feature`` of an entry."""
 
 VISION_TYPES = ("dinov2", "dinov2_with_registers", "dinov3_vit", "vit", "swin", "swinv2")
 """Model types of transformers that are image-only teachers."""
@@ -38,7 +38,7 @@ ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit", *WITHOUT_CLASS_TOKE
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Described:
-    """What a model's files say about it.
+    """A model as its files describe it.
 
     Attributes:
         embed_dim: width of its features, None where no file says it.

@@ -114,10 +114,7 @@ class FrozenTeacher(ABC):
             TeacherError: it encodes images alone.
         """
         if "text" not in self.spec.sides:
-            raise TeacherError(
-                f"teacher {self.name} encodes images alone, so that it has no features of captions",
-                hint="take another teacher where captions are needed",
-            )
+            raise self._images_alone()
         return self._tokenizer(captions)
 
     @torch.inference_mode()
@@ -155,13 +152,21 @@ class FrozenTeacher(ABC):
 
     def _read_tokenizer(self, spec: Spec, entry: TeacherEntry, model: nn.Module) -> CaptionTokenizer:
         """Load the tokenizer and check that it fits the model; a teacher of images alone has none."""
-        raise NotImplementedError
+        del spec, entry, model
+        raise self._images_alone()
 
     @abstractmethod
     def _image_features(self, normal_BCHW: Tensor) -> Tensor: ...
 
     def _text_features(self, ids_BL: Tensor, lengths_B: list[int]) -> Tensor:
-        raise NotImplementedError
+        del ids_BL, lengths_B
+        raise self._images_alone()
+
+    def _images_alone(self) -> TeacherError:
+        return TeacherError(
+            f"teacher {self.name} encodes images alone, so that it has no features of captions",
+            hint="take another teacher where captions are needed",
+        )
 
     def _renamed(self, state: State, model: nn.Module) -> State:
         """Return the state by the model's names."""

@@ -165,19 +165,6 @@ def shard_key(teacher: str, name: ArrayName, range_id: int) -> str:
     return f"{ZARR_FOLDER}/{teacher}/{name}/c/{range_id}" + ("/0" if name in SIDES else "")
 
 
-def open_arrays(location: Location, teacher: str) -> dict[ArrayName, zarr.Array]:
-    """Open a teacher's arrays for reading.
-
-    Raises:
-        StoreError: they are not there.
-    """
-    try:
-        group = location.zarr_group(f"{ZARR_FOLDER}/{teacher}")
-        return {name: group[name] for name in ARRAY_NAMES if name in group}
-    except (FileNotFoundError, KeyError) as error:
-        raise StoreError(f"{location}: there are no arrays of teacher {teacher!r}") from error
-
-
 def chunks_of(info: StoreInfo) -> int:
     """Return how many chunks a shard has a place for."""
     return info.range_rows // info.chunk_rows

@@ -8,16 +8,13 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from store.errors import LocationError, ObjectChangedError
 from store.faults import reached
 from store.files import TEMPORARY_SUFFIX, create_atomic, move_file, sync_folder, write_atomic
 
 from .location import Location, Stat
-
-if TYPE_CHECKING:
-    import zarr
 
 
 class Folder(Location):
@@ -134,15 +131,6 @@ class Folder(Location):
         for folder in changed:
             with contextlib.suppress(FileNotFoundError), self._access(str(folder)):
                 sync_folder(folder)
-
-    def zarr_group(self, folder: str) -> zarr.Group:
-        """Open a folder as a Zarr group."""
-        import zarr
-        from zarr.storage import LocalStore
-
-        store = LocalStore(self.path / folder, read_only=True)
-        with self._access(folder):
-            return zarr.open_group(store, mode="r")
 
     @contextlib.contextmanager
     def _access(self, key: str, *passed_on: type[OSError]) -> Iterator[None]:

@@ -10,13 +10,9 @@ from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
 from store.errors import LocationError
-
-if TYPE_CHECKING:
-    import zarr
 
 REMOTE_SCHEMES = ("s3", "gs", "az", "memory", "http", "https")
 """URL schemes that obstore opens; ``file`` is a folder, and http is for reading only."""
@@ -123,14 +119,6 @@ class Location(ABC):
     @abstractmethod
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; ignore those that do not exist."""
-
-    @abstractmethod
-    def zarr_group(self, folder: str) -> zarr.Group:
-        """Open a folder as a Zarr group for reading.
-
-        Raises:
-            FileNotFoundError: there is none.
-        """
 
     @abstractmethod
     def below(self, prefix: str) -> Location:

@@ -21,7 +21,6 @@ from store.faults import reached
 from .location import Location, Stat, login_of, split_query
 
 if TYPE_CHECKING:
-    import zarr
     from obstore import ObjectMeta, UpdateVersion
     from obstore.store import ClientConfig, MemoryStore, RetryConfig
     from obstore.store import ObjectStore as RemoteStore
@@ -219,15 +218,6 @@ class Remote(Location):
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(delete, keys))
-
-    def zarr_group(self, folder: str) -> zarr.Group:
-        """Open a prefix as a Zarr group."""
-        import zarr
-        from zarr.storage import ObjectStore
-
-        client, path = self._at(folder)
-        with self._request("zarr", folder):
-            return zarr.open_group(ObjectStore(client, read_only=True), path=path, mode="r")
 
     @contextlib.contextmanager
     def _request(self, kind: str, key: str) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""What ``extract doctor`` says of a pipeline that is ready, and of one thing after the other that is not."""
+"""``extract doctor`` judges a pipeline that is ready, and one that lacks one thing after the other."""
 
 from __future__ import annotations
 

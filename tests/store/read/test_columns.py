@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from store.errors import StoreError, StoreNotFoundError
-from store.format.arrays import encode_shard, open_arrays, rows_in_order
+from store.format.arrays import encode_shard, rows_in_order
 from store.format.pair_writer import PairWriter
 from store.format.pairs import PAIR_SCHEMA
 from store.format.records import StoreInfo, receipt_key
@@ -20,6 +20,7 @@ from store.io.fetching import SLOW_S, fetch_all
 from store.io.location import locate
 from store.read.categories import categorize, read_categories
 from store.read.reader import COLUMN_DTYPES, FeatureStore
+from tests.store.read.through_zarr import zarr_arrays
 
 INFO = StoreInfo(rows=100, range_rows=24, chunk_rows=6, created_by="test", corpus_root="/", corpus={})
 
@@ -51,7 +52,7 @@ def two_ranges(units):
 
 def test_a_column_is_what_zarr_reads_where_a_receipt_is(two_ranges):
     store = FeatureStore(two_ranges.path)
-    stored = np.asarray(open_arrays(two_ranges.location, "alpha")["similarity"][...])
+    stored = np.asarray(zarr_arrays(two_ranges.location, "alpha")["similarity"][...])
     stored[4:8] = 0
     assert stored.any()
     assert np.array_equal(store.similarity("alpha"), stored)
