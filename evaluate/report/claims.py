@@ -196,9 +196,6 @@ def claim(
             pairs.setdefault("" if validation is not None else rival, []).append(pair)
     if not tested:
         raise NothingSharedError(f"no test set can be tested: {'; '.join(left_out)}")
-    untested = [1.0] * (len(wanted) - len(tested) if family else 0)
-    better = holm([*(one.difference.p for one in tested), *untested])
-    not_worse = holm([*(one.p_margin for one in tested), *untested])
     means = [_difference(_mean(of_rival)) for of_rival in pairs.values()]
     return Claim(
         student=name or seeds[0],
@@ -210,13 +207,21 @@ def claim(
         family=wanted if family else tuple((one.task, one.dataset) for one in tested),
         declared=bool(family),
         validation=chosen,
-        sets=[
-            replace(one, p_holm=1.0 if p is None else p, p_margin_holm=1.0 if p_margin is None else p_margin)
-            for one, p, p_margin in zip(tested, better, not_worse, strict=False)
-        ],
+        sets=_corrected(tested, untested=len(wanted) - len(tested) if family else 0),
         macro=_smallest(means),
         left_out=left_out,
     )
+
+
+def _corrected(tested: Sequence[SetClaim], *, untested: int) -> list[SetClaim]:
+    """Return tested sets with Holm's correction over them and the sets of a declared family that were not tested."""
+    lost = [1.0] * untested
+    better = holm([*(one.difference.p for one in tested), *lost])
+    not_worse = holm([*(one.p_margin for one in tested), *lost])
+    return [
+        replace(one, p_holm=1.0 if p is None else p, p_margin_holm=1.0 if p_margin is None else p_margin)
+        for one, p, p_margin in zip(tested, better, not_worse, strict=False)
+    ]
 
 
 _Pair = tuple[float, float, Samples, Samples]

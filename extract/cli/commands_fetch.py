@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +19,7 @@ from store.config.pipeline_file import read_pipeline
 from store.console import ExitCode, render_error
 from store.errors import ConfigError, TeacherError
 
-from .commands_teachers import MMKD, TeachersPipelineOption, chosen, licence_of
+from .commands_teachers import MMKD, TeachersPipelineOption, chosen, fetch_options, licence_of
 
 if TYPE_CHECKING:
     from extract.fetching.disk import FetchPlan
@@ -55,8 +54,7 @@ def fetch(
     entries = chosen(read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or []), names)
     if variant is not None:
         entries = {name: _variant(name, entry, variant) for name, entry in entries.items()}
-    options = [("--pipeline", pipeline, MMKD), ("--config", config, PIPELINES_FILE), ("--variant", variant, None)]
-    more = "".join(f" {key} {shlex.quote(str(value))}" for key, value, usual in options if value != usual)
+    more = fetch_options(pipeline, config, variant)
     pins = Pins(config.parent / LOCK_NAME)
     todo = {
         name: Fetch(name=name, entry=entry, pins=pins, command=f"python -m extract fetch {name}{more}")

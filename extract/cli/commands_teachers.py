@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from extract.config import ExtractPipeline
-from extract.teacher_files.entry import FETCH, TeacherEntry
+from extract.teacher_files.entry import TeacherEntry
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, SetOption, print_json, wide_console
 from store.config.pipeline_file import read_pipeline
 from store.console import ExitCode, progress
@@ -172,6 +173,12 @@ def chosen(pipeline: ExtractPipeline, names: list[str] | None) -> dict[str, Teac
     return {name: pipeline.teachers[name] for name in names or pipeline.teachers}
 
 
+def fetch_options(pipeline: str, config: Path, variant: str | None = None) -> str:
+    """Return the options of ``extract fetch`` for a pipeline, each after a space; usual values are left out."""
+    options = [("--pipeline", pipeline, MMKD), ("--config", config, PIPELINES_FILE), ("--variant", variant, None)]
+    return "".join(f" {key} {shlex.quote(str(value))}" for key, value, usual in options if value != usual)
+
+
 @app.command(epilog="Example: python -m extract golden --against MMKDCLIP_DATA --teacher pmcclip")
 def golden(
     *,
@@ -192,13 +199,21 @@ def golden(
 
     loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
     released = read_released(against)
+    options = fetch_options(pipeline, config)
     found, skipped = {}, {}
     for name, entry in chosen(loaded, teacher).items():
         if name not in released:
             skipped[name] = "the release holds no features of it"
             continue
         try:
-            found[name] = examine(name, entry, released, device=loaded.extract.device, max_pixels=loaded.max_pixels)
+            found[name] = examine(
+                name,
+                entry,
+                released,
+                device=loaded.extract.device,
+                max_pixels=loaded.max_pixels,
+                fetch_options=options,
+            )
         except WeightsNotFoundError as error:
             if teacher:
                 raise
@@ -207,7 +222,8 @@ def golden(
         log.warning("%s: not compared: %s", name, reason)
     if not found:
         raise WeightsNotFoundError(
-            "no teacher could be compared", hint=f"{FETCH} gets their weights; teachers lists them"
+            "no teacher could be compared",
+            hint=f"python -m extract fetch{options} gets their weights; teachers lists them",
         )
     conclusions = {name: summary(name, verdicts) for name, verdicts in found.items()}
     if as_json:

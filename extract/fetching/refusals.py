@@ -27,10 +27,21 @@ def worded(
         command: fetches the teacher's files.
         missing: all files that the teacher lacks.
     """
+    unknown = "the server refuses it", f"look at {page_of(file.item)}; then {command}"
+    cases = _of_the_origin(teacher, file, commit, command) | _of_the_way(error, teacher, file, command)
+    problem, cure = cases.get(error.kind, unknown)
+    said = "" if error.kind == "offline" else f" ({error})"
+    message = f"teacher {teacher}: {file.name} of {file.item.origin} cannot be fetched: {problem}{said}"
+    if error.kind in NETWORK:
+        return WeightsNotFoundError(f"{message}; put by hand\n" + _by_hand(missing), hint=cure)
+    return TeacherError(message, hint=cure)
+
+
+def _of_the_origin(teacher: str, file: Wanted, commit: str | None, command: str) -> dict[str, tuple[str, str]]:
+    """Return problem and cure by kind where the repository or the account is not as it should be."""
     item, page = file.item, page_of(file.item)
-    host = error.host or urlsplit(page).netloc
     where = commit or item.revision or MAIN
-    problem, cure = {
+    return {
         "gated": (
             "its authors want their terms to be accepted first",
             f"log in at {page} and accept the terms there; set HF_TOKEN to a token of that account; then {command}",
@@ -58,6 +69,14 @@ def worded(
             "the server forbids it",
             f"look at {page}: perhaps its terms are to be accepted, or HF_TOKEN may not read it; then {command}",
         ),
+    }
+
+
+def _of_the_way(error: NotFetchedError, teacher: str, file: Wanted, command: str) -> dict[str, tuple[str, str]]:
+    """Return problem and cure by kind where the server, the network or the transfer is not as it should be."""
+    item, page = file.item, page_of(file.item)
+    host = error.host or urlsplit(page).netloc
+    return {
         "busy": (
             f"{host} gets too many requests{_until(error)}",
             f"run {command} again {'later' if error.wait_s is None else 'then'}; what has come stays"
@@ -97,12 +116,7 @@ def worded(
             "HF_HUB_OFFLINE is set",
             f"unset it and run {command}, or copy the files from a machine that reaches {page}",
         ),
-    }.get(error.kind, ("the server refuses it", f"look at {page}; then {command}"))
-    said = "" if error.kind == "offline" else f" ({error})"
-    message = f"teacher {teacher}: {file.name} of {item.origin} cannot be fetched: {problem}{said}"
-    if error.kind in NETWORK:
-        return WeightsNotFoundError(f"{message}; put by hand\n" + _by_hand(missing), hint=cure)
-    return TeacherError(message, hint=cure)
+    }
 
 
 def _until(error: NotFetchedError) -> str:

@@ -100,7 +100,9 @@ class FrozenTeacher(ABC):
     @property
     def tokenizer_key(self) -> Hashable:
         """Teachers with the same key have the same tokens of a caption."""
-        return json.dumps(self.spec.tokenizer, sort_keys=True), self._tokenizer.key
+        # open_clip's settings beside the files, such as further special tokens.
+        settings = self.spec.architecture.get("text_cfg", {}).get("tokenizer_kwargs")
+        return json.dumps([self.spec.tokenizer, settings], sort_keys=True), self._tokenizer.key
 
     def normalize(self, pixels_BHWC: npt.NDArray[np.uint8]) -> Tensor:
         """Return images (B, H, W, 3) in this teacher's geometry as its image tower sees them, (B, 3, H, W) float32."""

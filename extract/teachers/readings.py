@@ -38,13 +38,22 @@ Settings = Mapping[str, Any]
 
 
 def examine(
-    name: str, entry: TeacherEntry, released: Mapping[str, Released], *, device: str = "cpu", max_pixels: int
+    name: str,
+    entry: TeacherEntry,
+    released: Mapping[str, Released],
+    *,
+    device: str = "cpu",
+    max_pixels: int,
+    fetch_options: str = "",
 ) -> list[Verdict]:
     """Compare a teacher with its released features, and look for a reading that agrees if it does not.
 
     Readings are tried in this order until one agrees: the entry's own settings; its variants; the variants that are
-    best on images and on captions, put together; and, if the best of these is close, changes of resize filter,
-    antialias, mean and std, crop and precision.
+    best on images and on captions, put together. If the best of these is close, all changes of resize filter,
+    antialias, mean and std, crop and precision are tried.
+
+    Args:
+        fetch_options: of the command that fetches this pipeline's teachers; a hint names it.
 
     Returns:
         One verdict per reading, the configured one first.
@@ -62,7 +71,10 @@ def examine(
         except TeacherError as error:
             if reading == OWN:
                 raise
-            verdict = Verdict(reading=reading, settings=settings, image={}, text={}, note=_reason(name, reading, error))
+            if isinstance(error, WeightsNotFoundError):
+                command = f"python -m extract fetch {name}{fetch_options} --variant {reading}"
+                error = TeacherError(f"weights are missing: {command}")
+            verdict = Verdict(reading=reading, settings=settings, image={}, text={}, note=str(error))
         verdicts.append(verdict)
         return verdict.band == "agrees"
 
@@ -79,12 +91,6 @@ def examine(
         for reading, settings in _small_changes(name, entry, best):
             agrees(reading, settings)
     return verdicts
-
-
-def _reason(name: str, reading: str, error: TeacherError) -> str:
-    if isinstance(error, WeightsNotFoundError):
-        return f"weights are missing: python -m extract fetch {name} --variant {reading}"
-    return str(error)
 
 
 def _judge(

@@ -188,10 +188,12 @@ def open_clip_tokenizer(tokenizer: Any) -> CaptionTokenizer:
     """Return a tokenizer of open_clip: a ``SimpleTokenizer``, or an ``HFTokenizer`` with its two special modes.
 
     Raises:
-        ValueError: see `transformers_tokenizer`.
+        ValueError: as `transformers_tokenizer`, or it drops words at random or by their kind, as in training.
     """
     inner = getattr(tokenizer, "tokenizer", None)
     if inner is None:
+        if tokenizer.reduction_fn is not None:
+            raise ValueError("its reduction_mask shortens captions in another way than by their end, which is not read")
         return clip_tokenizer(tokenizer)
     found = transformers_tokenizer(inner, tokenizer.context_length, tokenizer.clean_fn, ids_alone=True)
     if tokenizer.tokenizer_mode == "clips":

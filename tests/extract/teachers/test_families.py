@@ -126,6 +126,27 @@ def test_truncated_captions_are_known_as_the_teacher_cuts_them(tmp_path, name):
     assert tokens.lengths_B[3] == context
 
 
+def test_teachers_share_tokens_only_if_their_tokenizers_have_the_same_settings(tmp_path):
+    folders = [tmp_path / name for name in ("one", "twin", "more_special")]
+    for folder in folders:
+        folder.mkdir()
+    entries = [cases.open_clip_hub(folder).entry for folder in folders]
+    path = folders[2] / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    config["model_cfg"]["text_cfg"] |= {
+        "vocab_size": 49409,
+        "tokenizer_kwargs": {"additional_special_tokens": ["<finding>"]},
+    }
+    path.write_text(json.dumps(config))
+    weights = folders[2] / "open_clip_pytorch_model.bin"
+    state = torch.load(weights)
+    embedding = state["token_embedding.weight"]
+    torch.save(state | {"token_embedding.weight": torch.cat([embedding, embedding[:1]])}, weights)
+    one, twin, more = (load_teacher(teacher_spec("quiltnet", entry), entry) for entry in entries)
+    assert one.tokenizer_key == twin.tokenizer_key != more.tokenizer_key
+    assert (one.tokenize(["<finding>"]).ids_BL != more.tokenize(["<finding>"]).ids_BL).any()
+
+
 @pytest.mark.parametrize(("words", "cut"), [(75, False), (76, True)])
 def test_a_caption_that_just_fits_is_not_truncated(tmp_path, words, cut):
     case = cases.open_clip_hub(tmp_path)

@@ -344,3 +344,7 @@ def test_the_command_prints_the_comparison_and_its_exit_code_says_whether_all_ag
     code, stdout, stderr = cli("golden", *options, "--set", f"teachers.quiltnet.folder={other}")
     assert code == 1
     assert "no reading that was tried agrees" in stdout
+    teachers["quiltnet"] |= {"folder": str(other), "variants": {"b16": {"folder": str(tmp_path / "absent")}}}
+    config.write_text(json.dumps({"tiny": pipeline}))
+    _, stdout, _ = cli("golden", *options, "--teacher", "quiltnet")
+    assert f"python -m extract fetch quiltnet --pipeline tiny --config {config} --variant b16" in stdout

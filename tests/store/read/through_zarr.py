@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import zarr
+from zarr.storage import ObjectStore
 
 from store.format.arrays import ZARR_FOLDER, restored
+from store.io.folder import Folder
 
 
 def zarr_arrays(location, teacher):
-    """Open a teacher's arrays in a folder."""
-    return zarr.open_group(str(location.path / ZARR_FOLDER / teacher), mode="r")
+    """Open a teacher's arrays with Zarr's own stores."""
+    folder = f"{ZARR_FOLDER}/{teacher}"
+    if isinstance(location, Folder):
+        return zarr.open_group(str(location.path / folder), mode="r")
+    client, path = location._at(folder)
+    return zarr.open_group(ObjectStore(client, read_only=True), path=path, mode="r")
 
 
 def through_zarr(store, rows, *, teacher, side):

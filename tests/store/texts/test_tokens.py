@@ -187,3 +187,8 @@ def test_padding_on_the_left_is_that_of_transformers_where_the_model_reads_it(ca
     found = transformers_tokenizer(tokenizer, 40, ids_alone=True)(some)
     np.testing.assert_array_equal(found.ids_BL, expected)
     assert set(found.lengths_B) == {40}
+
+
+def test_a_tokenizer_that_drops_words_from_the_middle_is_refused():
+    with pytest.raises(ValueError, match="reduction_mask shortens captions"):
+        open_clip_tokenizer(SimpleTokenizer(reduction_mask="syntax"))
