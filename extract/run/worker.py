@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,58 +23,10 @@ from store.format.records import Receipt, Status, StoreInfo, receipt_key
 from store.io.location import Location
 from store.texts.captions import has_word
 
+from .batch_size import BatchSize
 from .captions import DistinctCaptions
 from .decoding import Decoder, DistinctImages
 from .stages import Clock
-
-log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-
-class BatchSize:
-    """Rows that a teacher gets at once: halved when memory runs out, and never raised again, so that a run is steady.
-
-    Attributes:
-        rows: the present size; receipts record it.
-    """
-
-    def __init__(self, rows: int, *, teacher: str) -> None:
-        self.rows, self._teacher = rows, teacher
-
-    def over(self, count: int, encode: Callable[[slice], T]) -> list[T]:
-        """Return the results of ``encode`` for consecutive slices of ``count`` rows, each row exactly once.
-
-        Raises:
-            OutOfMemoryError: memory is too small for a single row.
-        """
-        done: list[T] = []
-        position = 0
-        while position < count:
-            batch = slice(position, min(position + self.rows, count))
-            result = _unless_memory_runs_out(encode, batch, last=batch.stop - batch.start == 1)
-            if result is None:
-                self._halve(batch.stop - batch.start)
-            else:
-                done.append(result[0])
-                position = batch.stop
-        return done
-
-    def _halve(self, rows: int) -> None:
-        # Not where the error is caught, because its traceback keeps the tensors alive.
-        torch.cuda.empty_cache()
-        self.rows = rows // 2
-        log.warning("%s: no memory for %d rows at once, going on with %d", self._teacher, rows, self.rows)
-
-
-def _unless_memory_runs_out(encode: Callable[[slice], T], batch: slice, *, last: bool) -> tuple[T] | None:
-    try:
-        return (encode(batch),)
-    except torch.OutOfMemoryError:
-        if last:
-            raise
-        return None
-
 
 PACKAGES = ("torch", "open_clip_torch", "timm", "transformers", "zarr")
 """A receipt records the versions of these; the teachers' arithmetic and tokenizers are theirs."""
@@ -227,13 +177,13 @@ class Worker:
             clock=clock,
         )
 
-        def encode(teacher: FrozenTeacher, batch_BHWC: npt.NDArray[np.uint8], rows: slice) -> npt.NDArray[np.float32]:
+        def encode(teacher: FrozenTeacher, batch_BHWC: torch.Tensor, rows: slice) -> npt.NDArray[np.float32]:
             with self._stage("forward_image", teacher, clock):
-                return teacher.encode_image(batch_BHWC[rows])
+                return teacher.image_features(batch_BHWC[rows]).cpu().numpy()
 
         for first, pixels in batches:
             for teacher in teachers:
-                batch_BHWC = pixels[teacher.geometry]
+                batch_BHWC = torch.from_numpy(pixels[teacher.geometry]).to(self.device)
                 parts = self._batch_size(teacher).over(len(batch_BHWC), partial(encode, teacher, batch_BHWC))
                 image_KD[teacher.name][first : first + len(batch_BHWC)] = np.concatenate(parts)
         return image_KD, bad, changed
@@ -250,7 +200,8 @@ class Worker:
 
         def encode(rows: slice) -> npt.NDArray[np.float32]:
             with self._stage("forward_text", teacher, clock):
-                return teacher.encode_tokens(tokens[rows])
+                ids_BL = torch.from_numpy(tokens.ids_BL[rows]).to(self.device)
+                return teacher.text_features(ids_BL, tokens.lengths_B[rows].tolist()).cpu().numpy()
 
         encoded_KD = np.concatenate(self._batch_size(teacher).over(len(captions.texts), encode))
         features_BD[captions.rows] = encoded_KD[captions.of_rows]

@@ -104,10 +104,9 @@ class FrozenTeacher(ABC):
         settings = self.spec.architecture.get("text_cfg", {}).get("tokenizer_kwargs")
         return json.dumps([self.spec.tokenizer, settings], sort_keys=True), self._tokenizer.key
 
-    def normalize(self, pixels_BHWC: npt.NDArray[np.uint8]) -> Tensor:
-        """Return images (B, H, W, 3) in this teacher's geometry as its image tower sees them, (B, 3, H, W) float32."""
-        pixels_BCHW = torch.from_numpy(pixels_BHWC).to(self._device).permute(0, 3, 1, 2)
-        return (pixels_BCHW.float().div(255) - self._mean) / self._std
+    def normalize(self, pixels_BHWC: Tensor) -> Tensor:
+        """Return images (B, H, W, 3) uint8, in this teacher's geometry and on its device, as (B, 3, H, W) float32."""
+        return (pixels_BHWC.permute(0, 3, 1, 2).float().div(255) - self._mean) / self._std
 
     def tokenize(self, captions: Sequence[str]) -> Encoded:
         """Return captions as token ids, cut as the authors cut them.
@@ -119,23 +118,27 @@ class FrozenTeacher(ABC):
             raise self._images_alone()
         return self._tokenizer(captions)
 
-    @torch.inference_mode()
     def encode_image(self, pixels_BHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return unit-norm features (B, D) of images in this teacher's geometry, (B, H, W, 3) uint8."""
-        normal_BCHW = self.normalize(pixels_BHWC)
-        with self._autocast():
-            return _unit_norm(self._run_image(normal_BCHW))
+        return _on_host(self.image_features(torch.from_numpy(pixels_BHWC).to(self._device)))
 
     def encode_text(self, captions: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return unit-norm features (B, D) of captions; see `tokenize`."""
-        return self.encode_tokens(self.tokenize(captions))
+        tokens = self.tokenize(captions)
+        return _on_host(self.text_features(torch.from_numpy(tokens.ids_BL).to(self._device), tokens.lengths_B.tolist()))
 
     @torch.inference_mode()
-    def encode_tokens(self, tokens: Encoded) -> npt.NDArray[np.float32]:
-        """Return unit-norm features (B, D) of captions that `tokenize` made."""
+    def image_features(self, pixels_BHWC: Tensor) -> Tensor:
+        """Return unit-norm features (B, D) float32 of images (B, H, W, 3) uint8; both are on the teacher's device."""
+        normal_BCHW = self.normalize(pixels_BHWC)
         with self._autocast():
-            ids_BL = torch.from_numpy(tokens.ids_BL).to(self._device)
-            return _unit_norm(self._run_text(ids_BL, tokens.lengths_B.tolist()))
+            return functional.normalize(self._run_image(normal_BCHW).float(), dim=-1)
+
+    @torch.inference_mode()
+    def text_features(self, ids_BL: Tensor, lengths_B: list[int]) -> Tensor:
+        """Return unit-norm features (B, D) float32 of captions that `tokenize` made; both are on its device."""
+        with self._autocast():
+            return functional.normalize(self._run_text(ids_BL, lengths_B).float(), dim=-1)
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         dtype = AUTOCAST.get(self.spec.compute_dtype.removesuffix(COMPILED))
@@ -183,9 +186,9 @@ def _logit_scale(model: nn.Module, spec: Spec) -> float:
     return checked_logit_scale(float(state["logit_scale"]), teacher=spec.teacher, sigmoid="logit_bias" in state)
 
 
-def _unit_norm(features_BD: Tensor) -> npt.NDArray[np.float32]:
-    normal: npt.NDArray[np.float32] = functional.normalize(features_BD.float(), dim=-1).cpu().numpy()
-    return normal
+def _on_host(features_BD: Tensor) -> npt.NDArray[np.float32]:
+    host_BD: npt.NDArray[np.float32] = features_BD.cpu().numpy()
+    return host_BD
 
 
 def load_tokenizer(

@@ -8,8 +8,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from extract.run import dispatch
+from extract.run.batch_size import BatchSize
 from extract.run.run_spec import build_worker
-from extract.run.worker import BatchSize
 from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.specs import teacher_spec
 from extract.teachers.loading import load_teacher
@@ -72,15 +72,15 @@ class SmallDevice:
     def __getattr__(self, name):
         return getattr(self._teacher, name)
 
-    def encode_image(self, pixels_BHWC):
+    def image_features(self, pixels_BHWC):
         if len(pixels_BHWC) > ROOM:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return self._teacher.encode_image(pixels_BHWC)
+        return self._teacher.image_features(pixels_BHWC)
 
-    def encode_tokens(self, tokens):
-        if len(tokens.ids_BL) > ROOM:
+    def text_features(self, ids_BL, lengths_B):
+        if len(ids_BL) > ROOM:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return self._teacher.encode_tokens(tokens)
+        return self._teacher.text_features(ids_BL, lengths_B)
 
 
 def test_a_range_on_a_small_device_is_that_of_a_large_one(
@@ -152,6 +152,6 @@ def test_pixels_travel_to_the_device_as_bytes_and_are_normalised_there(teachers)
     meta = torch.device("meta")
     teacher._device, teacher._mean, teacher._std = meta, teacher._mean.to(meta), teacher._std.to(meta)
     with Transfers() as transfers:
-        normal_BCHW = teacher.normalize(np.zeros((2, 64, 64, 3), np.uint8))
+        normal_BCHW = teacher.normalize(torch.zeros((2, 64, 64, 3), dtype=torch.uint8).to(meta))
     assert transfers.dtypes == [(torch.uint8, torch.uint8)]
     assert (normal_BCHW.device.type, normal_BCHW.dtype, normal_BCHW.shape) == ("meta", torch.float32, (2, 3, 64, 64))

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from typer.main import get_command
 
 from extract.cli.program import app
@@ -34,9 +35,9 @@ class Sick:
     def __getattr__(self, name):
         return getattr(self._teacher, name)
 
-    def encode_image(self, pixels_BHWC):
-        features_BD = self._teacher.encode_image(pixels_BHWC)
-        features_BD[(pixels_BHWC[:, 0, 0] == self._first_pixel).all(axis=1)] = np.nan
+    def image_features(self, pixels_BHWC):
+        features_BD = self._teacher.image_features(pixels_BHWC).clone()
+        features_BD[(pixels_BHWC[:, 0, 0] == torch.tensor(self._first_pixel)).all(dim=1)] = np.nan
         return features_BD
 
 

@@ -104,13 +104,13 @@ class Recorder:
         self.tokenized += captions
         return self._teacher.tokenize(captions)
 
-    def encode_tokens(self, tokens):
-        self.captions += len(tokens.lengths_B)
-        return self._teacher.encode_tokens(tokens)
+    def text_features(self, ids_BL, lengths_B):
+        self.captions += len(lengths_B)
+        return self._teacher.text_features(ids_BL, lengths_B)
 
-    def encode_image(self, pixels_BHWC):
+    def image_features(self, pixels_BHWC):
         self.images += len(pixels_BHWC)
-        return self._teacher.encode_image(pixels_BHWC)
+        return self._teacher.image_features(pixels_BHWC)
 
 
 def test_each_distinct_caption_and_image_is_encoded_once(
@@ -364,13 +364,13 @@ class Failing:
     def __getattr__(self, name):
         return getattr(self._teacher, name)
 
-    def encode_image(self, pixels_BHWC):
+    def image_features(self, pixels_BHWC):
         if self._first_BHWC is None:
-            self._first_BHWC = pixels_BHWC.copy()
-        if self._left and np.array_equal(pixels_BHWC, self._first_BHWC):
+            self._first_BHWC = pixels_BHWC.clone()
+        if self._left and torch.equal(pixels_BHWC, self._first_BHWC):
             self._left -= 1
             raise RuntimeError("the device failed")
-        return self._teacher.encode_image(pixels_BHWC)
+        return self._teacher.image_features(pixels_BHWC)
 
 
 @pytest.mark.parametrize(("failures", "given_up"), [(2, {}), (3, {0: "RuntimeError: the device failed"})])

@@ -30,9 +30,9 @@ class Counting:
     def __getattr__(self, name):
         return getattr(self._teacher, name)
 
-    def encode_image(self, pixels_BHWC):
+    def image_features(self, pixels_BHWC):
         self.images += len(pixels_BHWC)
-        return self._teacher.encode_image(pixels_BHWC)
+        return self._teacher.image_features(pixels_BHWC)
 
 
 @pytest.fixture
