@@ -20,13 +20,14 @@ from extract.run.dispatch import Dispatch
 from extract.run.plan import RangeWork
 from extract.run.run_spec import RunSpec
 from extract.run.schedule import Failure, Restarts, failure_of
-from extract.run.stages import seconds_of_range
 from extract.run.tracker import Tracker
+from extract.worker.stages import seconds_of_range
+from extract.worker.task import TASKS_AT_ONCE, TaskDroppedError
 from store.errors import ExtractionError
 from store.format.records import Receipt
 
 from .connect import connected
-from .fleet import Fleet, Kind, room, wanted
+from .fleet import Call, Fleet, Kind, room, wanted
 
 log = logging.getLogger(__name__)
 
@@ -73,18 +74,28 @@ class Driver:
         every_s = min(10.0, self._spec.settings.stall_timeout_s / 5)
         while not self._schedule.over:
             self._grow()
-            for name in self._fleet.in_stage("idle"):
-                task = self._schedule.take(name, now=self._clock())
-                if task is not None:
-                    self._fleet.run(name, task, now=self._clock())
+            self._give()
             self._tell()
             for name in self._fleet.in_stage("busy"):
                 self._fleet.ask_again("steps", name, now=self._clock(), every_s=every_s)
-            for kind, name, call in self._fleet.answers(timeout_s=min(TICK_S, every_s)):
-                self._collect(kind, name, call)
+            for call, reference in self._fleet.answers(timeout_s=min(TICK_S, every_s)):
+                self._collect(call, reference)
             self._watch()
+            was_stopping = self._schedule.stopping
             self._dispatch.look_for_stop()
+            if self._schedule.stopping and not was_stopping:
+                self._fleet.drop()
+        self._dispatch.look_for_stop()
         self._tell()
+
+    def _give(self) -> None:
+        """Give tasks to actors: first to those that have none, so that no actor holds what another could do."""
+        ready = [*self._fleet.in_stage("idle"), *self._fleet.in_stage("busy")]
+        for _ in range(TASKS_AT_ONCE):
+            for name in ready:
+                task = self._schedule.take(name, now=self._clock(), workers=len(ready))
+                if task is not None:
+                    self._fleet.run(name, task, now=self._clock())
 
     def _grow(self) -> None:
         """Start as many actors as there is work and room for."""
@@ -98,12 +109,12 @@ class Driver:
         for _ in range(target - self._fleet.count("placing", "loading", "idle", "busy")):
             self._fleet.start(now=now)
 
-    def _collect(self, kind: Kind, name: str, call: Any) -> None:
-        now = self._clock()
+    def _collect(self, call: Call, reference: Any) -> None:
+        kind, name, now = call.kind, call.name, self._clock()
         try:
-            answer = ray.get(call)
+            answer = ray.get(reference)
         except RayTaskError as error:
-            self._raised(kind, name, error)
+            self._raised(call, error)
         except RayError as error:
             self._died(kind, name, error)
         else:
@@ -115,20 +126,25 @@ class Driver:
             elif kind == "steps":
                 self._fleet.members[name].answered = True
                 self._schedule.step(name, answer, now=now)
-            elif kind == "run":
-                self._fleet.rest(name, now=now)
-                self._dispatch.done(name, answer, now=now)
-            else:  # the actor is reachable again, but its call is lost
+            elif call.task is not None:
+                self._dispatch.done(call.task, answer, now=now)
+                self._rest(name)
+            elif kind == "inquest":  # the actor is reachable again, but its call is lost
                 self._lose(name, Failure.LOSS, "its worker was out of reach")
 
-    def _raised(self, kind: Kind, name: str, error: RayTaskError) -> None:
+    def _raised(self, call: Call, error: RayTaskError) -> None:
         """Deal with an exception in an actor that lives on."""
-        failure, why = failure_of(error.cause if error.cause is not None else error)
-        if kind == "run" and failure is Failure.ERROR:
+        cause = error.cause if error.cause is not None else error
+        failure, why = (Failure.ERROR, "") if isinstance(cause, TaskDroppedError) else failure_of(cause)
+        if call.task is not None and failure is Failure.ERROR:
+            self._dispatch.failed(call.task, cause, now=self._clock())
+            self._rest(call.name)
+        elif call.kind in ("run", "place", "load"):
+            self._lose(call.name, failure, why)
+
+    def _rest(self, name: str) -> None:
+        if name not in self._schedule.at_work:
             self._fleet.rest(name, now=self._clock())
-            self._dispatch.failed(name, failure, why, now=self._clock())
-        elif kind in ("run", "place", "load"):
-            self._lose(name, failure, why)
 
     def _died(self, kind: Kind, name: str, error: RayError) -> None:
         """Deal with an actor that is dead or unreachable."""
@@ -158,7 +174,7 @@ class Driver:
         """End an actor and report what became of its task, or that it was not ready yet."""
         self._fleet.end(name)
         if name in self._schedule.at_work:
-            self._dispatch.failed(name, failure, why, now=self._clock())
+            self._dispatch.lost(name, failure, why, now=self._clock())
             return
         log.warning("%s was lost before it was ready: %s", name, why)
         self._restarts.lost(failure, why, others_work=self._fleet.count("idle", "busy") > 0, now=self._clock())

@@ -1,6 +1,6 @@
 """A run's actors: the process on a node, and the driver's side, which starts, calls and ends them.
 
-An actor holds all teachers, does one range at a time, and answers meanwhile. Nothing here decides about ranges.
+An actor holds all teachers, does a few ranges as a pipeline, and answers meanwhile. Nothing here decides about ranges.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from typing import Any, Literal
 import ray
 
 from extract.run.run_spec import RunSpec, build_worker
-from extract.run.schedule import Task
-from extract.run.worker import Worker
+from extract.worker.task import TASKS_AT_ONCE, Task
+from extract.worker.worker import Worker
 from store.format.records import Receipt
 
-CONTROL = "control"
-"""Concurrency group whose thread answers the driver while a range is at work."""
+CONTROL, TASKS = "control", "tasks"
+"""Concurrency groups: a thread that answers the driver at any time, and one thread for each task of the worker."""
 
 
 class RangeActor:
     """Holds the teachers in a separate process.
 
-    Call ``place`` and ``steps`` in the concurrency group CONTROL, so that they answer while a range is at work.
+    Call ``place``, ``steps`` and ``drop`` in the concurrency group CONTROL, so that they answer while a range is at
+    work, and ``run`` in TASKS.
     """
 
     def __init__(self, spec: RunSpec) -> None:
@@ -48,10 +49,12 @@ class RangeActor:
         """Extract and commit one range, or try the rows of a probe."""
         if self._worker is None:
             raise RuntimeError("the teachers are not loaded")
-        if task.probe is not None:
-            self._worker.probe(task.probe, task.teachers)
-            return []
-        return self._worker.run(task.range_id, task.teachers, attempt=task.attempt, killers=task.killers)
+        return self._worker.submit(task).result()
+
+    def drop(self) -> None:
+        """End the tasks whose commit has not begun."""
+        if self._worker is not None:
+            self._worker.drop()
 
     def _step(self) -> None:
         self._steps += 1
@@ -66,7 +69,7 @@ def start_actor(spec: RunSpec) -> Any:
         # Ray restarts and repeats nothing. The driver does, because it counts attempts.
         max_restarts=0,
         max_task_retries=0,
-        concurrency_groups={CONTROL: 1},
+        concurrency_groups={CONTROL: 1, TASKS: TASKS_AT_ONCE},
         max_concurrency=1,
         scheduling_strategy="SPREAD",
     )
@@ -92,8 +95,17 @@ def room(spec: RunSpec) -> int:
 Stage = Literal["placing", "loading", "idle", "busy", "lost"]
 """An actor waits for room on a node, loads its teachers, waits for a task, does one, or is unreachable."""
 
-Kind = Literal["place", "load", "run", "steps", "inquest"]
+Kind = Literal["place", "load", "run", "steps", "drop", "inquest"]
 """A kind of call to an actor; an inquest calls an unreachable one and fails as soon as the cluster knows it is dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call to an actor; ``task`` is that of a run."""
+
+    kind: Kind
+    name: str
+    task: Task | None = None
 
 
 @dataclass(slots=True)
@@ -120,7 +132,7 @@ class Fleet:
 
     def __init__(self, spec: RunSpec) -> None:
         self._spec, self._started = spec, 0
-        self._calls: dict[Any, tuple[Kind, str]] = {}
+        self._calls: dict[Any, Call] = {}
         self.members: dict[str, Member] = {}
 
     def count(self, *stages: Stage) -> int:
@@ -149,10 +161,16 @@ class Fleet:
         self.members[name].stage, self.members[name].since = "idle", now
 
     def run(self, name: str, task: Task, *, now: float) -> None:
-        """Give an actor a task."""
+        """Give an actor a task; it may have others."""
         member = self.members[name]
-        member.stage, member.since, member.asked, member.answered = "busy", now, now, True
+        if member.stage != "busy":
+            member.stage, member.since, member.asked, member.answered = "busy", now, now, True
         self._ask("run", name, task)
+
+    def drop(self) -> None:
+        """Let busy actors end the tasks whose commit has not begun; their calls fail then."""
+        for name in self.in_stage("busy"):
+            self._ask("drop", name)
 
     def lose(self, name: str, *, now: float) -> None:
         """Note that an actor is unreachable; it may be alive."""
@@ -169,18 +187,19 @@ class Fleet:
     def end(self, name: str) -> None:
         """Kill an actor. Do so before its range is given away, because an actor that does not answer may be alive."""
         ray.kill(self.members.pop(name).handle, no_restart=True)
-        self._calls = {call: (kind, of) for call, (kind, of) in self._calls.items() if of != name}
+        self._calls = {reference: call for reference, call in self._calls.items() if call.name != name}
 
-    def answers(self, *, timeout_s: float) -> Iterable[tuple[Kind, str, Any]]:
+    def answers(self, *, timeout_s: float) -> Iterable[tuple[Call, Any]]:
         """Return finished calls with their references; wait for the first one, or for the time if there is none."""
         if not self._calls:
             time.sleep(timeout_s)
             return []
         done, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout_s)
-        return [(*self._calls.pop(call), call) for call in done]
+        return [(self._calls.pop(reference), reference) for reference in done]
 
-    def _ask(self, kind: Kind, name: str, *arguments: Any) -> None:
+    def _ask(self, kind: Kind, name: str, task: Task | None = None) -> None:
         method = getattr(self.members[name].handle, "place" if kind == "inquest" else kind)
-        if kind not in ("load", "run"):
-            method = method.options(concurrency_group=CONTROL)
-        self._calls[method.remote(*arguments)] = (kind, name)
+        if kind != "load":
+            method = method.options(concurrency_group=TASKS if kind == "run" else CONTROL)
+        reference = method.remote() if task is None else method.remote(task)
+        self._calls[reference] = Call(kind, name, task)

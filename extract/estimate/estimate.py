@@ -17,9 +17,9 @@ import numpy as np
 
 from extract.config import ExtractPipeline
 from extract.run.plan import Plan, plan
-from extract.run.stages import SHARED_STAGES, THREAD_STAGES
 from extract.run.tracker import Outcome, Tracker, write_report
 from extract.teacher_files.specs import teacher_spec
+from extract.worker.stages import DEVICE_STAGES, HOST_STAGES
 from store.config.pipeline_file import dump_resolved
 from store.format.arrays import ArrayName, array_names, dtype_of, index_bytes, tail_of
 from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
@@ -116,8 +116,10 @@ def estimate(
     )
 
 
-EXAMPLE_S = dict.fromkeys((*THREAD_STAGES, *SHARED_STAGES), 1.2345)
+EXAMPLE_S = dict.fromkeys((*HOST_STAGES, *DEVICE_STAGES), 1.2345)
 """Seconds by stage in a receipt, where no probe says them; only their number of digits counts."""
+
+EXAMPLE_QUEUES = {"decoded": 1.25, "encoded": 0.0}
 
 LONG_RUN_ID = RUN_ID.ljust(len("20260101T000000-012345"), "-")
 """An id of the same length as a run's."""
@@ -191,7 +193,7 @@ def _example(
     place: Location, spec: Spec, info: StoreInfo, pipeline: ExtractPipeline, timings_s: Mapping[str, float]
 ) -> Receipt:
     """Return a receipt without bad rows, by writing an invented unit to memory."""
-    from extract.run.worker import PACKAGES
+    from extract.worker.worker import PACKAGES
 
     start, stop = info.bounds(info.ranges - 1)
     zeros = np.zeros((stop - start, spec.embed_dim), np.float32)
@@ -213,6 +215,7 @@ def _example(
             run_id=LONG_RUN_ID,
             attempt=1,
             timings_s=dict(timings_s),
+            queues=EXAMPLE_QUEUES,
             versions={name: importlib.metadata.version(name) for name in PACKAGES},
         ),
     )

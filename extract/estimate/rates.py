@@ -16,6 +16,7 @@ import pyarrow as pa
 from extract.config import ExtractPipeline, ExtractSection
 from extract.run.plan import RangeWork
 from extract.run.run_spec import build_worker
+from extract.worker.task import Task
 from store.errors import ConfigError
 from store.format.pairs import PairTable
 from store.format.records import Receipt, Spec, StoreInfo, read_store_info, record_bytes
@@ -23,7 +24,7 @@ from store.format.records import Receipt, Spec, StoreInfo, read_store_info, reco
 from .scratch import scratch, scratch_run
 
 if TYPE_CHECKING:
-    from extract.run.worker import Worker
+    from extract.worker.worker import Worker
 
 RANGES_READ = 16
 """Ranges whose captions and images are counted; to read the whole pair table takes minutes at 2.9 M rows."""
@@ -186,7 +187,7 @@ def probe(
         rows = _blocks(pairs, info, work, rows=WARM_UP_ROWS, count=1)
         worker = build_worker(scratch_run(place, pipeline, specs, rows, root=root, range_rows=WARM_UP_ROWS))
         began = time.perf_counter()
-        worker.run(0, list(worker.teachers))
+        worker.submit(Task(range_id=0, teachers=tuple(worker.teachers))).result()
         row_s = (time.perf_counter() - began) / rows.num_rows
         block = int(np.clip(seconds / BLOCKS_WANTED / row_s, WARM_UP_ROWS, 2 * pipeline.extract.batch_size))
         rows = _blocks(pairs, info, work, rows=block, count=MAX_BLOCKS)
@@ -199,7 +200,7 @@ def _measure(worker: Worker, *, seconds: float) -> Rates:
     names, receipts, ranges = list(worker.teachers), list[Receipt](), list[int]()
     began = time.perf_counter()
     while time.perf_counter() - began < seconds and len(ranges) < worker.info.ranges:
-        receipts += worker.run(len(ranges), names)
+        receipts += worker.submit(Task(range_id=len(ranges), teachers=tuple(names))).result()
         ranges.append(len(ranges))
     elapsed = time.perf_counter() - began
     rows = sum(stop - start for start, stop in map(worker.info.bounds, ranges))
@@ -208,14 +209,14 @@ def _measure(worker: Worker, *, seconds: float) -> Rates:
     return Rates(
         teachers={
             name: TeacherRate(
-                images_per_s=images / max(worker.teacher_s[name, "forward_image"], 1e-9),
-                captions_per_s=captions / max(worker.teacher_s[name, "forward_text"], 1e-9)
+                images_per_s=images / max(worker.encoder.teacher_s[name, "forward_image"], 1e-9),
+                captions_per_s=captions / max(worker.encoder.teacher_s[name, "forward_text"], 1e-9)
                 if "text" in teacher.spec.sides
                 else None,
             )
             for name, teacher in worker.teachers.items()
         },
-        shared_s=max(0.0, elapsed - sum(worker.teacher_s.values())) / rows,
+        shared_s=max(0.0, elapsed - sum(worker.encoder.teacher_s.values())) / rows,
         bad_row_bytes=_bad_row_bytes(receipts) / (rows * len(names)),
         source="probe",
         rows=rows,

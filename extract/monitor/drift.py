@@ -14,6 +14,7 @@ from extract.config import ExtractPipeline
 from extract.estimate.scratch import scratch, scratch_run
 from extract.run.run_spec import build_worker
 from extract.teacher_files.specs import teacher_spec
+from extract.worker.task import Task
 from store.errors import IncompleteStoreError, SpecMismatchError
 from store.format.pairs import PairTable
 from store.format.records import Spec, Status
@@ -106,10 +107,11 @@ def drift(
     with scratch() as place:
         pairs = rows_of(store.pairs, drawn, range_rows=store.info.range_rows)
         size = min(UNIT_ROWS, len(drawn))
-        worker = build_worker(scratch_run(place, pipeline, list(specs.values()), pairs, root=root, range_rows=size))
+        spec = scratch_run(place, pipeline, list(specs.values()), pairs, root=root, range_rows=size)
         again = FeatureStore(place)
-        for range_id in range(again.info.ranges):
-            worker.run(range_id, list(specs))
+        with build_worker(spec) as worker:
+            for range_id in range(again.info.ranges):
+                worker.submit(Task(range_id=range_id, teachers=tuple(specs))).result()
         limits = {name: default_threshold(spec) if min_cosine is None else min_cosine for name, spec in specs.items()}
         return [_compare(store, again, name, drawn, threshold=limit) for name, limit in limits.items()]
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from extract.run.stages import THREAD_STAGES, seconds_of_range
+from extract.worker.stages import HOST_STAGES as THREAD_STAGES
+from extract.worker.stages import seconds_of_range
 from store.errors import IncompleteStoreError
 from store.format.records import Receipt
 from store.io.location import Location

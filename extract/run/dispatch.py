@@ -8,14 +8,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 
+from extract.worker.task import Task, TaskDroppedError
 from store.errors import ExtractionError, LocationError
 from store.format.commit import promoted
 from store.format.records import Receipt, read_store_info, readable_record, receipt_key
 
 from .plan import RangeWork
 from .run_spec import RunSpec, build_worker
-from .schedule import Failure, Schedule, Task, failure_of
+from .schedule import Failure, Schedule, failure_of
 from .tracker import Tracker
 
 log = logging.getLogger(__name__)
@@ -44,39 +46,64 @@ class Dispatch:
         rows = {item.range_id: range(*info.bounds(item.range_id)) for item in work}
         self.schedule = Schedule(work, rows=rows, settings=spec.settings)
 
-    def done(self, worker: str, receipts: Sequence[Receipt], *, now: float) -> None:
+    def done(self, task: Task, receipts: Sequence[Receipt], *, now: float) -> None:
         """Put a task's units where readers find them, and count it."""
         try:
             receipts = [self._promoted(receipt) for receipt in receipts]
         except LocationError as error:
-            self._fail(worker, Failure.ERROR, str(error))
+            self._failed(task, str(error), now=now)
             return
-        self.schedule.done(worker, now=now)
+        self.schedule.done(task, now=now)
         self._on_receipts(receipts)
         self._tracker.note(receipts)
 
-    def failed(self, worker: str, failure: Failure, why: str, *, now: float) -> None:
-        """Have a worker's task tried again, searched for killer rows, or given up, unless all of it was committed."""
-        task = self.schedule.task_of(worker)
-        if receipts := committed_by_run(self._spec, task):
-            log.info("range %d: all of it was committed, then: %s", task.range_id, why)
-            self.done(worker, receipts, now=now)
+    def failed(self, task: Task, error: BaseException, *, now: float) -> None:
+        """Have a task tried again or given up, unless all of it was committed; one that was dropped waits again.
+
+        Raises:
+            MMKDError: the error is the user's mistake.
+        """
+        if isinstance(error, TaskDroppedError):
+            self.schedule.give_back(task, now=now)
             return
-        self._fail(worker, failure, why)
+        _, why = failure_of(error)
+        if not self._done_anyhow(task, why, now=now):
+            self._failed(task, why, now=now)
+
+    def lost(self, worker: str, failure: Failure, why: str, *, now: float) -> None:
+        """Have the tasks of a worker that is gone tried again, searched, or given up, unless they were committed."""
+        for task in self.schedule.tasks_of(worker):
+            self._done_anyhow(task, why, now=now)
+        tasks = self.schedule.tasks_of(worker)
+        self.schedule.lost(worker, failure, why)
+        self._tell(tasks, why)
 
     def _promoted(self, receipt: Receipt) -> Receipt:
         key = receipt_key(receipt.teacher, receipt.range)
         return promoted(self._spec.place(receipt.teacher), receipt, key, guard=self._spec.guard)
 
-    def _fail(self, worker: str, failure: Failure, why: str) -> None:
-        task, attempts = self.schedule.task_of(worker), self._spec.settings.attempts
-        self.schedule.failed(worker, failure, why)
+    def _done_anyhow(self, task: Task, why: str, *, now: float) -> bool:
+        receipts = committed_by_run(self._spec, task)
+        if receipts:
+            log.info("range %d: all of it was committed, then: %s", task.range_id, why)
+            self.done(task, receipts, now=now)
+        return bool(receipts)
+
+    def _failed(self, task: Task, why: str, *, now: float) -> None:
+        self.schedule.failed(task, why, now=now)
+        self._tell([task], why)
+
+    def _tell(self, tasks: Sequence[Task], why: str) -> None:
+        attempts = self._spec.settings.attempts
         self._tracker.outcome.failed.update(self.schedule.given_up)
-        if task.probe is None:
-            log.warning("range %d failed, attempt %d of %d: %s", task.range_id, task.attempt, attempts, why)
-        else:
-            rows = f"rows {task.probe.start} to {task.probe.stop - 1}"
-            log.warning("range %d: in search of the row that kills, a worker died of %s: %s", task.range_id, rows, why)
+        for task in tasks:
+            if task.probe is None:
+                log.warning("range %d failed, attempt %d of %d: %s", task.range_id, task.attempt, attempts, why)
+            else:
+                rows = f"rows {task.probe.start} to {task.probe.stop - 1}"
+                log.warning(
+                    "range %d: in search of the row that kills, a worker died of %s: %s", task.range_id, rows, why
+                )
 
     def look_for_stop(self) -> None:
         """Begin nothing more if the run was asked to stop."""
@@ -102,28 +129,52 @@ def committed_by_run(spec: RunSpec, task: Task) -> list[Receipt]:
 
 ME = "this process"
 
+LOOK_S = 0.5
+"""Time between two looks for a request to stop."""
+
 
 def execute_here(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker) -> None:
-    """Do every range in this process, one after the other.
+    """Do every range in this process.
 
     No other process watches this one: a row that kills or hangs it ends the run.
 
     Raises:
         ExtractionError: this process can no longer use the device.
     """
-    worker, dispatch = build_worker(spec), Dispatch(spec, work, tracker)
-    tracker.workers(ready=1, starting=0, busy=1)
-    while (task := dispatch.schedule.take(ME, now=time.monotonic())) is not None:
-        try:
-            receipts = worker.run(task.range_id, task.teachers, attempt=task.attempt)
-        except Exception as error:
-            failure, why = failure_of(error)
-            if failure is Failure.CRASH:
-                raise ExtractionError(
-                    f"range {task.range_id}: this process can no longer use the device: {why}",
-                    hint="run it again; if that ends here too, run it without --local: the row is found and left out",
-                ) from error
-            dispatch.failed(ME, failure, why, now=time.monotonic())
-        else:
-            dispatch.done(ME, receipts, now=time.monotonic())
+    dispatch = Dispatch(spec, work, tracker)
+    at_work: dict[Future[list[Receipt]], Task] = {}
+    with build_worker(spec) as worker:
+        tracker.workers(ready=1, starting=0, busy=1)
+        while not dispatch.schedule.over:
+            dispatch.look_for_stop()
+            if dispatch.schedule.stopping:
+                worker.drop()
+            while (task := dispatch.schedule.take(ME, now=time.monotonic())) is not None:
+                at_work[worker.submit(task)] = task
+            ended = wait(at_work, timeout=LOOK_S, return_when=FIRST_COMPLETED).done
+            for future in [future for future in at_work if future in ended]:  # in order: the first error is the cause
+                task = at_work.pop(future)
+                if (error := future.exception()) is None:
+                    dispatch.done(task, future.result(), now=time.monotonic())
+                elif isinstance(error, TaskDroppedError) or failure_of(error)[0] is not Failure.CRASH:
+                    dispatch.failed(task, error, now=time.monotonic())
+                else:
+                    _finish(dispatch, at_work)
+                    raise _broken_device(task, error)
         dispatch.look_for_stop()
+
+
+def _finish(dispatch: Dispatch, at_work: dict[Future[list[Receipt]], Task]) -> None:
+    """Count what was on its way to a commit when the device broke."""
+    for future, task in at_work.items():
+        if future.exception() is None:
+            dispatch.done(task, future.result(), now=time.monotonic())
+
+
+def _broken_device(task: Task, error: BaseException) -> ExtractionError:
+    failed = ExtractionError(
+        f"range {task.range_id}: this process can no longer use the device: {failure_of(error)[1]}",
+        hint="run it again; if that ends here too, run it without --local: the row is found and left out",
+    )
+    failed.__cause__ = error
+    return failed

@@ -16,7 +16,7 @@ from store.io.lease import Held
 from store.io.location import Location
 
 if TYPE_CHECKING:
-    from .worker import Worker
+    from extract.worker.worker import Worker
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -56,9 +56,10 @@ def build_worker(spec: RunSpec) -> Worker:
 
     from extract.teacher_files.geometry import Preprocessing
     from extract.teachers.loading import load_teacher
-
-    from .decoding import Decoder
-    from .worker import Worker
+    from extract.worker.decoding import Decoder
+    from extract.worker.device import Device
+    from extract.worker.encoding import Encoder
+    from extract.worker.worker import Worker
 
     # The number of threads decides the order of sums and with it the last bits of a feature.
     torch.set_num_threads(spec.settings.threads_per_worker)
@@ -75,7 +76,7 @@ def build_worker(spec: RunSpec) -> Worker:
             window=Preprocessing.model_validate(next(iter(spec.specs.values())).preprocessing).window,
         ),
         teachers={name: load_teacher(one, spec.entries[name], device=device) for name, one in spec.specs.items()},
-        device=device,
+        encoder=Encoder(Device(device), batch_size=spec.settings.batch_size),
         run_id=spec.run_id,
         guard=spec.guard,
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from extract.config import ExtractSection
+from extract.worker.task import TASKS_AT_ONCE, Task
 from store.errors import ExtractionError, MMKDError
 
 from .killers import KillerSearch
@@ -59,45 +60,45 @@ def failure_of(error: BaseException) -> tuple[Failure, str]:
     return (Failure.CRASH if broken else Failure.ERROR), f"{type(error).__name__}: {broken or lines[-1]}"
 
 
-@dataclass(kw_only=True, frozen=True, slots=True)
-class Task:
-    """Work for one worker.
-
-    Attributes:
-        teachers: the teachers that lack the range.
-        attempt: counted from 1.
-        killers: rows to leave out, with the reason.
-        probe: rows to try without a commit, to see whether the worker survives; None for the range itself.
-    """
-
-    range_id: int
-    teachers: tuple[str, ...]
-    attempt: int = 1
-    killers: Mapping[int, str] = field(default_factory=dict)
-    probe: range | None = None
+Key = tuple[int, tuple[str, ...]]
+"""A range and teachers: no two tasks have the same."""
 
 
 @dataclass(slots=True)
 class _Running:
     task: Task
+    worker: str
     since: float
-    last_step: float
+
+
+@dataclass(slots=True)
+class _Progress:
+    """A worker's steps as far as they are known."""
+
+    at: float
     steps: int = -1
 
 
 @dataclass(slots=True)
 class _History:
-    """A range's failures so far."""
+    """A task's failures so far.
+
+    Attributes:
+        pardons: attempts that do not count, because another task may be to blame.
+    """
 
     losses: int = 0
+    pardons: int = 0
     search: KillerSearch | None = None
 
 
 class Schedule:
-    """The ranges that wait, that are at work, and that were given up; one task per worker.
+    """The tasks that wait, that are at work, and that were given up.
 
-    A range that failed goes to the back, so that one which kills its workers does not hold up the others. After its
-    last attempt a range whose worker died is searched for the rows that kill; then it is done without them.
+    A worker has several tasks at once, so that it never waits between them. A task that failed goes to the back, so
+    that one which kills its workers does not hold up the others. If a worker with several tasks dies, any of them may
+    be to blame: each is tried again alone in its worker. After its last attempt a range whose worker died is searched
+    for the rows that kill; then it is done without them.
 
     Attributes:
         given_up: the last error of each range that was given up.
@@ -106,8 +107,10 @@ class Schedule:
     def __init__(self, work: Sequence[RangeWork], *, rows: Mapping[int, range], settings: ExtractSection) -> None:
         self._waiting = deque(Task(range_id=item.range_id, teachers=item.teachers) for item in work)
         self._rows, self._settings = rows, settings
-        self._running: dict[str, _Running] = {}
-        self._histories: dict[int, _History] = {}
+        self._running: dict[Key, _Running] = {}
+        self._progress: dict[str, _Progress] = {}
+        self._histories: dict[Key, _History] = {}
+        self._parts: set[Key] = set()
         self._seconds_per_row: deque[float] = deque(maxlen=100)
         self._stopping = False
         self.given_up: dict[int, str] = {}
@@ -123,62 +126,101 @@ class Schedule:
         return self._stopping and bool(self._waiting)
 
     @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._stopping
+
+    @property
     def outstanding(self) -> int:
-        """Number of tasks that could be at work now."""
-        return len(self._running) + (0 if self._stopping else len(self._waiting))
+        """Number of workers that could have a task now."""
+        return len(self.at_work) + (0 if self._stopping else len(self._waiting))
 
     @property
     def at_work(self) -> frozenset[str]:
         """Workers that have a task."""
-        return frozenset(self._running)
+        return frozenset(running.worker for running in self._running.values())
 
     def stop(self) -> None:
         """Begin nothing more; tasks at work may finish."""
         self._stopping = True
 
-    def take(self, worker: str, *, now: float) -> Task | None:
-        """Return the next task and note that the worker has it; None if there is none."""
+    def take(self, worker: str, *, now: float, workers: int = 1) -> Task | None:
+        """Return the next task and note that the worker has it; None if there is none for it now.
+
+        Args:
+            workers: number of workers that take tasks. When fewer tasks than these wait, a worker that has one gets no
+                other, and ranges are split by teachers, so that all workers are busy to the end.
+        """
         if self._stopping or not self._waiting:
             return None
+        here = self.tasks_of(worker)
+        if here and (
+            len(here) >= TASKS_AT_ONCE
+            or len(self._waiting) < workers
+            or any(self._is_alone(task) for task in (*here, self._waiting[0]))
+        ):
+            return None
         task = self._waiting.popleft()
-        self._running[worker] = _Running(task, since=now, last_step=now)
+        if task.attempt == 1 and not self._is_alone(task) and _key(task) not in self._parts:
+            task, *others = _split(task, -(-workers // (len(self._waiting) + 1)))
+            self._waiting.extendleft(reversed(others))
+            self._parts |= {_key(part) for part in (task, *others) if others}
+        self._running[_key(task)] = _Running(task, worker, since=now)
+        if not here:
+            self._progress[worker] = _Progress(now)
         return task
 
     def step(self, worker: str, steps: int, *, now: float) -> None:
         """Note how many steps a worker has done; a new number is progress."""
-        running = self._running.get(worker)
-        if running and running.steps != steps:
-            running.steps, running.last_step = steps, now
+        progress = self._progress.get(worker)
+        if progress and progress.steps != steps:
+            progress.steps, progress.at = steps, now
 
     def overdue(self, *, now: float) -> dict[str, str]:
         """Return the workers whose tasks take too long, with the reason."""
         found = {}
-        for worker, running in self._running.items():
-            bound = self._bound_s(running.task)
-            if now - running.last_step > self._settings.stall_timeout_s:
+        for worker in self.at_work:
+            first = self._first_of(worker)
+            bound = self._bound_s(first.task)
+            if now - self._progress[worker].at > self._settings.stall_timeout_s:
                 found[worker] = f"no sign of progress for {self._settings.stall_timeout_s:.0f} s"
-            elif bound is not None and now - running.since > bound:
+            elif bound is not None and now - first.since > bound:
                 found[worker] = f"not done within {bound:.0f} s"
         return found
 
-    def task_of(self, worker: str) -> Task:
-        """Return the task of a worker."""
-        return self._running[worker].task
+    def tasks_of(self, worker: str) -> list[Task]:
+        """Return the tasks of a worker, the oldest first."""
+        return [running.task for running in self._running.values() if running.worker == worker]
 
-    def done(self, worker: str, *, now: float) -> None:
-        """Note that a worker did its task."""
-        running = self._running.pop(worker)
-        task, rows = running.task, len(self._rows[running.task.range_id])
+    def done(self, task: Task, *, now: float) -> None:
+        """Note that a worker did a task."""
+        running, rows = self._pop(task, now=now), len(self._rows[task.range_id])
         if task.probe is None:
             self._seconds_per_row.append((now - running.since) / max(rows, 1))
-            self._histories.pop(task.range_id, None)
+            self._histories.pop(_key(task), None)
         elif search := self._history(task).search:
             search.survived()
             self._go_on_searching(task, search)
 
-    def failed(self, worker: str, failure: Failure, why: str) -> None:
-        """Try a worker's task again, search its range for killer rows, or give it up."""
-        task = self._running.pop(worker).task
+    def give_back(self, task: Task, *, now: float) -> None:
+        """Let a task wait again that a worker dropped."""
+        self._pop(task, now=now)
+        self._waiting.appendleft(task)
+
+    def failed(self, task: Task, why: str, *, now: float) -> None:
+        """Try a task again, whose worker lives, or give it up."""
+        self._pop(task, now=now)
+        self._deal_with(task, Failure.ERROR, why, shared=False)
+
+    def lost(self, worker: str, failure: Failure, why: str) -> None:
+        """Try the tasks of a worker that is gone again, search their ranges for killer rows, or give them up."""
+        tasks = self.tasks_of(worker)
+        for task in tasks:
+            del self._running[_key(task)]
+        for task in tasks:
+            self._deal_with(task, failure, why, shared=failure is Failure.CRASH and len(tasks) > 1)
+
+    def _deal_with(self, task: Task, failure: Failure, why: str, *, shared: bool) -> None:
         history = self._history(task)
         if failure is Failure.LOSS and history.losses < MAX_LOSSES:
             history.losses += 1
@@ -187,13 +229,29 @@ class Schedule:
             self._probe_failed(task, history, failure, why)
         elif task.killers:
             self._give_up(task, f"{why}, without {len(task.killers)} rows of which workers died")
-        elif task.attempt < self._settings.attempts:
+        elif shared or task.attempt - history.pardons < self._settings.attempts:
+            history.pardons += shared
             self._waiting.append(replace(task, attempt=task.attempt + 1))
         elif failure is Failure.ERROR:
             self._give_up(task, why)
         else:
             history.search = KillerSearch(self._rows[task.range_id], max_killers=self._settings.max_killer_rows)
             self._go_on_searching(task, history.search)
+
+    def _pop(self, task: Task, *, now: float) -> _Running:
+        running = self._running.pop(_key(task))
+        if self.tasks_of(running.worker):  # the next one's time begins: before it waited for this one
+            first = self._first_of(running.worker)
+            first.since = max(first.since, now)
+        return running
+
+    def _first_of(self, worker: str) -> _Running:
+        return next(running for running in self._running.values() if running.worker == worker)
+
+    def _is_alone(self, task: Task) -> bool:
+        """Whether no other task may be in the same worker."""
+        history = self._histories.get(_key(task))
+        return task.probe is not None or bool(task.killers) or bool(history and history.pardons)
 
     def _probe_failed(self, task: Task, history: _History, failure: Failure, why: str) -> None:
         if failure is Failure.ERROR or history.search is None:
@@ -222,10 +280,10 @@ class Schedule:
 
     def _give_up(self, task: Task, why: str) -> None:
         self.given_up[task.range_id] = why
-        self._histories.pop(task.range_id, None)
+        self._histories.pop(_key(task), None)
 
     def _history(self, task: Task) -> _History:
-        return self._histories.setdefault(task.range_id, _History())
+        return self._histories.setdefault(_key(task), _History())
 
     def _bound_s(self, task: Task) -> float | None:
         if task.probe is None or not self._seconds_per_row:
@@ -233,6 +291,16 @@ class Schedule:
         usual_s = statistics.median(self._seconds_per_row) * len(task.probe)
         bound = max(PROBE_S, TIMES_MEDIAN * usual_s)
         return bound if self._settings.range_timeout_s is None else min(bound, self._settings.range_timeout_s)
+
+
+def _key(task: Task) -> Key:
+    return task.range_id, task.teachers
+
+
+def _split(task: Task, parts: int) -> list[Task]:
+    """Return a range's task as several, each with some of its teachers."""
+    parts = min(parts, len(task.teachers))
+    return [replace(task, teachers=task.teachers[part::parts]) for part in range(parts)]
 
 
 class Restarts:

@@ -15,12 +15,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from extract.worker.stages import DEVICE_STAGES, WAITS, seconds_of_range
 from store.console import progress
 from store.errors import ExtractionError, MMKDError, kind_of
 from store.format.records import Receipt, Status
 from store.io.location import Location
-
-from .stages import SHARED_STAGES, seconds_of_range
 
 log = logging.getLogger(__name__)
 
@@ -156,13 +155,13 @@ class Tracker:
     def details(self) -> str:
         """Return the part of a progress line after the number of units."""
         said = self.record("running")
-        total = sum(self._stage_seconds.get(stage, 0.0) for stage in (*SHARED_STAGES, "write"))
+        total = sum(self._stage_seconds.get(stage, 0.0) for stage in DEVICE_STAGES)
         rates = said["rows_per_s"]
         parts = ["rows/s: " + ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())] if rates else []
         if total:
             teachers = sum(self._stage_seconds.get(stage, 0.0) for stage in ("forward_image", "forward_text"))
-            waiting = self._stage_seconds.get("wait_for_images", 0.0)
-            parts.append(f"teachers {teachers / total:.0%}, waiting for images {waiting / total:.0%} of the time")
+            waiting = sum(self._stage_seconds.get(stage, 0.0) for stage in WAITS)
+            parts.append(f"the teachers work {teachers / total:.0%} and wait {waiting / total:.0%} of the time")
         parts.append(f"{self.outcome.bad_rows.total()} bad rows")
         parts.append("workers: " + ", ".join(f"{count} {name}" for name, count in self._actors.items()))
         return "; ".join(parts)

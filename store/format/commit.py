@@ -96,6 +96,7 @@ class Circumstances:
     attempt: int
     timings_s: dict[str, float]
     versions: dict[str, str]
+    queues: dict[str, float] | None = None
 
 
 def register_teacher(location: Location, spec: Spec, *, info: StoreInfo, replace: bool = False) -> str:
@@ -211,6 +212,7 @@ def commit_unit(
             batch_size=circumstances.batch_size,
             run_id=circumstances.run_id,
             attempt=circumstances.attempt,
+            queues=circumstances.queues,
             finished=timestamp(),
             truncated_captions=None if truncated is None else int(truncated.sum()),
             changed_images=_changed_images(features),

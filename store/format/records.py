@@ -231,6 +231,7 @@ class Receipt(RangeReceipt):
             known, and then left out of the file.
         changed_images: how many of the ok rows have an image of more than 8 bits, by what was done to make it one of 8;
             None where there are none, and then left out of the file.
+        queues: mean lengths of the worker's queues; None of a unit that no worker made, and then left out of the file.
     """
 
     teacher: str
@@ -240,11 +241,14 @@ class Receipt(RangeReceipt):
     attempt: int = 1
     truncated_captions: int | None = None
     changed_images: dict[str, int] | None = None
+    queues: dict[str, float] | None = None
 
     @model_serializer(mode="wrap")
     def _in_order(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = serialize(self)
-        last = {name: content.pop(name) for name in ("finished", "truncated_captions", "changed_images", "at")}
+        last = {
+            name: content.pop(name) for name in ("finished", "truncated_captions", "changed_images", "queues", "at")
+        }
         content = {"version": content["version"], "teacher": content["teacher"]} | content | last
         return {name: value for name, value in content.items() if value is not None}
 

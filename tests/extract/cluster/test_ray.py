@@ -12,6 +12,7 @@ import pytest
 
 from extract.run.run import run
 from extract.run.run_spec import build_worker
+from tests.extract.tasks import done
 
 pytestmark = [pytest.mark.ray, pytest.mark.end_to_end]
 
@@ -46,7 +47,7 @@ def test_the_order_of_ranges_and_teachers_changes_no_byte(
         if order == "shuffled":
             items = [items[place] for place in np.random.default_rng(5).permutation(len(items))]
         for range_id, names in reversed(items):
-            tracker.note(worker.run(range_id, names))
+            tracker.note(done(worker, range_id, names))
 
     assert run(prepare(long_pipeline(tmp_path)), execute=execute).done == 50
     assert stored_bytes(tmp_path / "store") == undisturbed

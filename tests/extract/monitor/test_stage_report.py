@@ -15,6 +15,7 @@ from extract.run.run_spec import build_worker
 from store.errors import IncompleteStoreError
 from store.format.records import Receipt
 from store.read.reader import FeatureStore
+from tests.extract.tasks import done
 
 EVEN = {"read": 1.0, "decode": 2.0, "fit": 1.0, "wait_for_images": 1.0, "forward_image": 0.8, "forward_text": 0.3}
 EVEN |= {"other": 0.1, "write": 0.5}
@@ -101,7 +102,7 @@ def test_the_stages_of_a_real_run_add_up_to_the_time_its_worker_took(tmp_path, l
         tracker.workers(ready=1, starting=0, busy=1)
         for item in work:
             began = time.perf_counter()
-            receipts = worker.run(item.range_id, item.teachers)
+            receipts = done(worker, item.range_id, item.teachers)
             walls.append(time.perf_counter() - began)
             tracker.note(receipts)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+
 from extract.run import dispatch
 from extract.run.run_spec import build_worker
 from store.read.reader import FeatureStore
@@ -13,9 +15,16 @@ class Late:
     def __init__(self, worker):
         self._worker = worker
 
-    def run(self, *arguments, **options):
-        self._worker.run(*arguments, **options)
-        raise RuntimeError("too late")
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return self._worker.__exit__(*error)
+
+    def submit(self, task):
+        late, done = Future(), self._worker.submit(task)
+        done.add_done_callback(lambda _: late.set_exception(RuntimeError("too late")))
+        return late
 
 
 def test_a_range_that_fails_after_its_last_commit_is_done(

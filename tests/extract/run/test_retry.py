@@ -20,6 +20,7 @@ from store.format.pairs import PairTable
 from store.format.records import Status, read_store_info
 from store.io.location import locate
 from store.read.reader import FeatureStore
+from tests.extract.tasks import done
 
 
 def command(*arguments):
@@ -52,7 +53,7 @@ def sick(tmp_path, teachers, write_pipeline, write_tar, encoded, prepare):
         worker = build_worker(job)
         worker.teachers = worker.teachers | {"small": Sick(worker.teachers["small"], (20, 20, 20))}
         for item in work:
-            tracker.note(worker.run(item.range_id, item.teachers))
+            tracker.note(done(worker, item.range_id, item.teachers))
 
     run(pipeline, execute=execute)
     return pipeline

@@ -10,6 +10,7 @@ from extract.config import ExtractSection
 from extract.run.killers import KillerSearch
 from extract.run.plan import RangeWork
 from extract.run.schedule import MAX_LOSSES, PROBE_S, RESTART_S, Failure, Restarts, Schedule, failure_of
+from extract.worker.task import TASKS_AT_ONCE
 from store.errors import CorpusError, ExtractionError
 
 ROWS = 64
@@ -29,23 +30,23 @@ def play(schedule, kills):
         now += 1.0
         rows = task.probe if task.probe is not None else range(ROWS * task.range_id, ROWS * (task.range_id + 1))
         if any(row in rows and row not in task.killers for row in kills):
-            schedule.failed("w", Failure.CRASH, "its process died")
+            schedule.lost("w", Failure.CRASH, "its process died")
         else:
-            schedule.done("w", now=now)
+            schedule.done(schedule.tasks_of("w")[0], now=now)
     assert schedule.over
     return tasks
 
 
-def test_ranges_are_given_out_in_order_one_to_a_worker():
+def test_ranges_are_given_out_in_order():
     schedule = schedule_of(3)
     first, second = schedule.take("w1", now=0), schedule.take("w2", now=0)
     assert (first.range_id, second.range_id, first.teachers, first.attempt) == (0, 1, ("a", "b"), 1)
     assert (schedule.outstanding, schedule.at_work, schedule.over) == (3, {"w1", "w2"}, False)
-    schedule.done("w1", now=1)
-    schedule.done("w2", now=1)
+    schedule.done(schedule.tasks_of("w1")[0], now=1)
+    schedule.done(schedule.tasks_of("w2")[0], now=1)
     assert schedule.take("w1", now=1).range_id == 2
     assert schedule.take("w2", now=1) is None
-    schedule.done("w1", now=2)
+    schedule.done(schedule.tasks_of("w1")[0], now=2)
     assert schedule.over
     assert not schedule.given_up
 
@@ -56,9 +57,9 @@ def test_a_range_that_fails_goes_to_the_back_and_is_given_up_after_its_last_atte
     while (task := schedule.take("w", now=0)) is not None:
         seen.append((task.range_id, task.attempt))
         if task.range_id == 0:
-            schedule.failed("w", Failure.ERROR, f"broken {task.attempt}")
+            schedule.failed(task, f"broken {task.attempt}", now=0)
         else:
-            schedule.done("w", now=0)
+            schedule.done(schedule.tasks_of("w")[0], now=0)
     assert seen == [(0, 1), (1, 1), (0, 2), (0, 3)]
     assert schedule.given_up == {0: "broken 3"}
 
@@ -67,10 +68,10 @@ def test_a_worker_that_is_taken_away_costs_no_attempt_until_that_happens_too_oft
     schedule = schedule_of(1, attempts=1)
     for _ in range(MAX_LOSSES):
         assert schedule.take("w", now=0).attempt == 1
-        schedule.failed("w", Failure.LOSS, "preempted")
+        schedule.lost("w", Failure.LOSS, "preempted")
     assert not schedule.given_up
     schedule.take("w", now=0)
-    schedule.failed("w", Failure.LOSS, "preempted")
+    schedule.lost("w", Failure.LOSS, "preempted")
     assert schedule.take("w", now=0).probe is not None  # it counts now, as a death does
 
 
@@ -92,9 +93,9 @@ def test_a_range_of_which_workers_die_but_of_no_row_alone_is_given_up():
     schedule = schedule_of(1, attempts=2)
     while (task := schedule.take("w", now=0)) is not None:
         if task.probe is None:
-            schedule.failed("w", Failure.CRASH, "its process died")
+            schedule.lost("w", Failure.CRASH, "its process died")
         else:
-            schedule.done("w", now=0)
+            schedule.done(schedule.tasks_of("w")[0], now=0)
     assert schedule.given_up == {0: "workers died of it 2 times, and of none of its rows alone"}
 
 
@@ -109,18 +110,17 @@ def test_a_range_that_kills_even_without_its_killers_is_given_up():
     schedule = schedule_of(1)
     while (task := schedule.take("w", now=0)) is not None:
         if task.probe is None or 7 in task.probe:
-            schedule.failed("w", Failure.CRASH, "its process died")
+            schedule.lost("w", Failure.CRASH, "its process died")
         else:
-            schedule.done("w", now=0)
+            schedule.done(schedule.tasks_of("w")[0], now=0)
     assert "without 1 rows of which workers died" in schedule.given_up[0]
 
 
 def test_a_probe_that_raises_ends_the_search():
     schedule = schedule_of(1, attempts=1)
     schedule.take("w", now=0)
-    schedule.failed("w", Failure.CRASH, "its process died")
-    schedule.take("w", now=0)
-    schedule.failed("w", Failure.ERROR, "ValueError: no")
+    schedule.lost("w", Failure.CRASH, "its process died")
+    schedule.failed(schedule.take("w", now=0), "ValueError: no", now=0)
     assert schedule.over
     assert "ValueError: no" in schedule.given_up[0]
 
@@ -128,9 +128,9 @@ def test_a_probe_that_raises_ends_the_search():
 def test_a_preempted_probe_is_tried_again_and_proves_nothing():
     schedule = schedule_of(1, attempts=1)
     schedule.take("w", now=0)
-    schedule.failed("w", Failure.CRASH, "its process died")
+    schedule.lost("w", Failure.CRASH, "its process died")
     before = schedule.take("w", now=0).probe
-    schedule.failed("w", Failure.LOSS, "preempted")
+    schedule.lost("w", Failure.LOSS, "preempted")
     assert schedule.take("w", now=0).probe == before
 
 
@@ -157,9 +157,9 @@ def test_a_range_may_have_a_bound_of_its_own():
 def test_a_probe_is_bounded_by_what_its_rows_usually_take():
     schedule = schedule_of(2, attempts=1, stall_timeout_s=1e6)
     schedule.take("w", now=0)
-    schedule.done("w", now=640.0)  # ten seconds a row
+    schedule.done(schedule.tasks_of("w")[0], now=640.0)  # ten seconds a row
     schedule.take("w", now=640.0)
-    schedule.failed("w", Failure.CRASH, "its process died")
+    schedule.lost("w", Failure.CRASH, "its process died")
     probe = schedule.take("w", now=1000.0).probe
     assert len(probe) == ROWS // 2
     bound = 10 * 10.0 * len(probe)
@@ -172,7 +172,7 @@ def test_a_probe_is_bounded_by_what_its_rows_usually_take():
 def test_a_probe_before_any_range_was_done_has_no_bound_but_the_ranges_own(range_s):
     schedule = schedule_of(1, attempts=1, stall_timeout_s=1e6, range_timeout_s=range_s)
     schedule.take("w", now=0)
-    schedule.failed("w", Failure.CRASH, "its process died")
+    schedule.lost("w", Failure.CRASH, "its process died")
     assert schedule.take("w", now=0).probe is not None
     assert schedule.overdue(now=50) == {}
     assert schedule.overdue(now=1e5) == ({} if range_s is None else {"w": "not done within 50 s"})
@@ -182,9 +182,9 @@ def test_a_probe_before_any_range_was_done_has_no_bound_but_the_ranges_own(range
 def test_a_probe_has_no_more_time_than_a_range_and_no_less_than_a_new_worker_needs(row_s, range_s, bound):
     schedule = schedule_of(2, attempts=1, stall_timeout_s=1e6, range_timeout_s=range_s)
     schedule.take("w", now=0)
-    schedule.done("w", now=ROWS * row_s)
+    schedule.done(schedule.tasks_of("w")[0], now=ROWS * row_s)
     schedule.take("w", now=0)
-    schedule.failed("w", Failure.CRASH, "its process died")
+    schedule.lost("w", Failure.CRASH, "its process died")
     assert len(schedule.take("w", now=0).probe) == ROWS // 2
     assert schedule.overdue(now=bound) == {}
     assert schedule.overdue(now=bound + 1) == {"w": f"not done within {bound:.0f} s"}
@@ -257,7 +257,7 @@ def test_a_schedule_that_is_stopped_begins_nothing_and_is_over_when_what_is_at_w
     schedule.stop()
     assert (schedule.over, schedule.outstanding) == (False, 1)
     assert schedule.take("v", now=0) is None
-    schedule.done("w", now=1)
+    schedule.done(schedule.tasks_of("w")[0], now=1)
     assert schedule.over
     assert schedule.stopped
 
@@ -266,9 +266,93 @@ def test_a_schedule_that_is_stopped_when_all_is_done_counts_as_done():
     schedule = schedule_of(1)
     schedule.take("w", now=0)
     schedule.stop()
-    schedule.done("w", now=1)
+    schedule.done(schedule.tasks_of("w")[0], now=1)
     assert schedule.over
     assert not schedule.stopped
+
+
+def test_a_worker_has_a_few_tasks_at_once():
+    schedule = schedule_of(5)
+    taken = [schedule.take("w", now=0) for _ in range(TASKS_AT_ONCE)]
+    assert [task.range_id for task in taken] == list(range(TASKS_AT_ONCE))
+    assert schedule.take("w", now=0) is None
+    schedule.done(taken[1], now=1)
+    assert schedule.take("w", now=1).range_id == TASKS_AT_ONCE
+    assert [task.range_id for task in schedule.tasks_of("w")] == [0, 2, 3]
+    assert schedule.outstanding == 2
+
+
+def test_workers_that_die_with_several_tasks_cost_the_innocent_ones_nothing():
+    schedule = schedule_of(6, attempts=2)
+    innocent, attempts = [], []
+    for now in range(1000):
+        while schedule.take("w", now=now) is not None:
+            pass
+        tasks = schedule.tasks_of("w")
+        if not tasks:
+            break
+        rows = [task.probe or range(ROWS * task.range_id, ROWS * (task.range_id + 1)) for task in tasks]
+        if any(130 in of and 130 not in task.killers for task, of in zip(tasks, rows, strict=True)):
+            attempts += [task.attempt for task in tasks if task.range_id == 2 and len(tasks) == 1 and not task.probe]
+            schedule.lost("w", Failure.CRASH, "its process died")
+        else:
+            innocent += [task.range_id for task in tasks if task.range_id != 2]
+            schedule.done(tasks[0], now=now)
+    assert schedule.over
+    assert not schedule.given_up
+    assert {*innocent} == {0, 1, 3, 4, 5}
+    assert attempts == [2, 3]  # the first one counts for nobody
+
+
+def test_a_task_that_may_have_killed_a_worker_is_alone_in_the_next_one():
+    schedule = schedule_of(4)
+    first = [schedule.take("w", now=0) for _ in range(2)]
+    schedule.lost("w", Failure.CRASH, "its process died")
+    others = [schedule.take("w", now=0) for _ in range(2)]
+    assert [task.range_id for task in others] == [2, 3]
+    assert schedule.take("w", now=0) is None  # the next one must be alone
+    for task in others:
+        schedule.done(task, now=1)
+    suspect = schedule.take("w", now=1)
+    assert (suspect.range_id, suspect.attempt) == (first[0].range_id, 2)
+    assert schedule.take("w", now=1) is None
+    schedule.done(suspect, now=2)
+    assert schedule.take("w", now=2).range_id == first[1].range_id
+
+
+def test_a_range_of_a_worker_that_was_busy_before_has_its_whole_time():
+    schedule = schedule_of(2, stall_timeout_s=1e6, range_timeout_s=30.0)
+    first = schedule.take("w", now=0)
+    schedule.take("w", now=0)
+    schedule.done(first, now=25)
+    assert schedule.overdue(now=50) == {}
+    assert schedule.overdue(now=56) == {"w": "not done within 30 s"}
+
+
+def test_at_the_end_no_worker_holds_what_another_could_do_and_ranges_are_split_by_teacher():
+    schedule = schedule_of(3)
+    assert schedule.take("w", now=0, workers=2).teachers == ("a", "b")
+    assert schedule.take("v", now=0, workers=2).teachers == ("a", "b")
+    assert schedule.take("w", now=0, workers=2) is None
+    schedule.done(schedule.tasks_of("w")[0], now=1)
+    halves = schedule.take("w", now=1, workers=2), schedule.take("v", now=1, workers=2)
+    assert halves[1] is None  # it has a task
+    schedule.done(schedule.tasks_of("v")[0], now=1)
+    halves = halves[0], schedule.take("v", now=1, workers=2)
+    assert [(half.range_id, half.teachers) for half in halves] == [(2, ("a",)), (2, ("b",))]
+    for half in halves:
+        schedule.done(half, now=2)
+    assert schedule.over
+
+
+def test_a_task_that_was_dropped_waits_again_and_costs_no_attempt():
+    schedule = schedule_of(2)
+    task = schedule.take("w", now=0)
+    schedule.stop()
+    schedule.give_back(task, now=1)
+    assert schedule.over
+    assert schedule.stopped
+    assert not schedule.given_up
 
 
 @given(size=st.integers(1, 200), data=st.data())

@@ -62,7 +62,7 @@ def test_rates_and_the_time_left_count_from_when_a_worker_was_ready(clock):
     assert said["bad_rows"] == {"bad_image: broken": 1}
     # Stages that a range's teachers share count once, each unit's own write adds up.
     assert said["stage_seconds"] == {"forward_image": 3.0, "wait_for_images": 1.0, "write": 0.75}
-    assert "teachers 63%, waiting for images 21% of the time" in tracker.details()
+    assert "the teachers work 75% and wait 25% of the time" in tracker.details()
 
 
 def test_many_reasons_are_told_in_sum(clock):

@@ -8,11 +8,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from extract.run import dispatch
-from extract.run.batch_size import BatchSize
 from extract.run.run_spec import build_worker
 from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.specs import teacher_spec
 from extract.teachers.loading import load_teacher
+from extract.worker.batch_size import BatchSize
 from store.read.reader import FeatureStore
 
 ROOM = 24

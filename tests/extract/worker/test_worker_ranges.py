@@ -12,13 +12,14 @@ import pytest
 from extract.run.dispatch import committed_by_run, execute_here
 from extract.run.run import run
 from extract.run.run_spec import build_worker
-from extract.run.schedule import Task
-from extract.run.stages import SHARED_STAGES, THREAD_STAGES
+from extract.worker.stages import DEVICE_STAGES, HOST_STAGES
+from extract.worker.task import Task
 from store import faults
 from store.errors import ExtractionError
 from store.format.records import Status, receipt_key
 from store.io.folder import Folder
 from store.read.reader import FeatureStore
+from tests.extract.tasks import done
 
 
 class Counting:
@@ -58,7 +59,7 @@ def test_killer_rows_are_left_out_and_the_others_are_as_ever(
         extract_here(write_pipeline(tmp_path / "plain", files=[corpus / "*.tar"], teachers=teachers))[0]
     )
     why = {17: "a worker died of it", 30: "a worker hung at it"}
-    with_worker(lambda worker: worker.run(1, ["small", "wide"], attempt=3, killers=why))
+    with_worker(lambda worker: done(worker, 1, ["small", "wide"], attempt=3, killers=why))
     store = FeatureStore(tmp_path / "store")
     others = np.setdiff1d(np.arange(16, 32), list(why))
     for name in ("small", "wide"):
@@ -77,7 +78,7 @@ def test_a_probe_does_the_rows_and_writes_nothing(tmp_path, with_worker, stored_
 
     def act(worker):
         before = sorted(path for path in (tmp_path / "store").rglob("*") if path.is_file())
-        worker.probe(range(20, 25), ["small"])
+        done(worker, 1, ["small"], probe=range(20, 25))
         after = sorted(path for path in (tmp_path / "store").rglob("*") if path.is_file())
         seen.update(
             {name: teacher.images for name, teacher in worker.teachers.items()},
@@ -92,8 +93,8 @@ def test_a_second_attempt_leaves_alone_what_the_first_committed(tmp_path, with_w
     seen = {}
 
     def act(worker):
-        first = worker.run(2, ["small"])
-        both = worker.run(2, ["small", "wide"], attempt=2)
+        first = done(worker, 2, ["small"])
+        both = done(worker, 2, ["small", "wide"], attempt=2)
         seen.update({name: teacher.images for name, teacher in worker.teachers.items()})
         assert both[0] == first[0]
         assert [receipt.attempt for receipt in both] == [1, 2]
@@ -112,9 +113,9 @@ def test_a_range_counts_as_committed_by_a_run_when_all_its_units_are(
     def execute(job, work, tracker):
         worker = build_worker(job)
         assert committed_by_run(job, Task(range_id=2, teachers=both)) == []
-        worker.run(2, ["small"])
+        done(worker, 2, ["small"])
         assert committed_by_run(job, Task(range_id=2, teachers=both)) == []
-        receipts = worker.run(2, both, attempt=2)
+        receipts = done(worker, 2, both, attempt=2)
         assert committed_by_run(job, Task(range_id=2, teachers=both)) == receipts
         assert committed_by_run(job, Task(range_id=2, teachers=both, probe=range(32, 40))) == []
         another = dataclasses.replace(job, run_id="another")
@@ -131,16 +132,16 @@ def test_progress_is_shown_many_times_in_a_range_and_its_stages_are_its_time(wit
         steps = []
         worker.on_step = lambda: steps.append(1)
         began = time.perf_counter()
-        receipts = worker.run(0, ["small", "wide"])
+        receipts = done(worker, 0, ["small", "wide"])
         seen.update(wall=time.perf_counter() - began, steps=len(steps), receipts=receipts)
 
     with_worker(act)
     assert seen["steps"] >= 16 + 2 + 2 + 2  # images, two teachers' images, captions, writes
     first, last = (receipt.timings_s for receipt in seen["receipts"])
-    assert set(last) == {*THREAD_STAGES, *SHARED_STAGES, "write"}
+    assert set(last) == {*HOST_STAGES, *DEVICE_STAGES, "write"}
     assert all(seconds >= 0 for seconds in last.values())
     assert first["forward_image"] == last["forward_image"]
-    told = sum(last[stage] for stage in SHARED_STAGES) + first["write"] + last["write"]
+    told = sum(last[stage] for stage in DEVICE_STAGES) + first["write"] + last["write"]
     # The rest is the receipts themselves.
     assert 0.4 * seen["wall"] < told <= seen["wall"]
 
@@ -155,9 +156,9 @@ def test_a_run_in_this_process_stops_when_it_is_asked_to_and_can_go_on(
         execute_here(job, work, tracker)
 
     outcome = run(pipeline, execute=stopped_at_once)
-    assert (outcome.stopped, outcome.done) == (True, 2)  # the range that was begun
+    assert (outcome.stopped, outcome.done) == (True, 0)
     outcome = run(pipeline, execute=execute_here)
-    assert (outcome.stopped, outcome.found, outcome.done) == (False, 2, 6)
+    assert (outcome.stopped, outcome.found, outcome.done) == (False, 0, 8)
 
 
 def test_a_device_that_is_broken_ends_a_run_in_this_process_instead_of_giving_up_range_after_range(

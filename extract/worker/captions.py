@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
 
-from store.texts.tokens import Encoded
-
-from .stages import Clock
-
-if TYPE_CHECKING:
-    from extract.teachers.base import FrozenTeacher
+from store.texts.captions import has_word
 
 
 class DistinctCaptions:
@@ -33,12 +25,14 @@ class DistinctCaptions:
         place = {caption: number for number, caption in enumerate(self.texts)}
         self.rows = np.flatnonzero([bool(caption) for caption in captions_N])
         self.of_rows = np.array([place[captions_N[row]] for row in self.rows], np.int64)
-        self._tokens: dict[Hashable, Encoded] = {}
 
-    def tokens(self, teacher: FrozenTeacher, clock: Clock) -> Encoded:
-        """Return the captions' tokens as a teacher reads them, K rows; teachers with the same tokenizer share them."""
-        key = teacher.tokenizer_key
-        if key not in self._tokens:
-            with clock("tokenize"):
-                self._tokens[key] = teacher.tokenize(self.texts)
-        return self._tokens[key]
+
+def bad_captions(captions_N: npt.NDArray[np.object_]) -> dict[int, str]:
+    """Return why some rows' captions cannot be used, by position."""
+    bad: dict[int, str] = {}
+    for position, caption in enumerate(captions_N):
+        if not caption:
+            bad[position] = "the caption is missing or empty"
+        elif not has_word(caption):
+            bad[position] = "the caption has no letter or digit"
+    return bad
