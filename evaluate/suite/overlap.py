@@ -5,7 +5,7 @@ Axes: N test images, R rows of a store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +23,7 @@ from evaluate.results.files import read_predictions, read_results, write_result
 from evaluate.results.record import Overlap, ResultRecord
 from store.console import progress
 from store.corpus.near_duplicates import difference_hash
+from store.corpus.read_ahead import ReadAhead, Take
 from store.errors import EvaluationError, IncompleteStoreError, PairDecodeError
 from store.images.decode import decode_image
 from store.read.reader import FeatureStore
@@ -30,7 +31,7 @@ from store.read.reader import FeatureStore
 NEAR_BITS = 4
 """Bits of 64 that hashes of the same picture may differ in; rescaling and recompression change two or three."""
 
-BLOCK_ROWS = 2**16
+BLOCK_ROWS = 2**13
 AHEAD = 256
 
 
@@ -124,15 +125,12 @@ def _test_images(split: Split) -> tuple[list[str], list[str], list[Image]]:
     return list(names), list(digests), list(images)
 
 
-Read = Callable[[], bytes]
-
-
 def _hashes(
-    reads: Iterable[Read], count: int, threads: int, label: str
+    reads: Iterable[Take], count: int, threads: int, label: str
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
     """Return the hash of each image, and whether it could be decoded."""
 
-    def one(read: Read) -> int | None:
+    def one(read: Take) -> int | None:
         try:
             return difference_hash(decode_image(read()))
         except PairDecodeError:
@@ -147,21 +145,19 @@ def _hashes(
     return np.array([value or 0 for value in found], np.uint64), np.array([value is not None for value in found], bool)
 
 
-def _store_reads(store: FeatureStore) -> Iterator[Read]:
+def _store_reads(store: FeatureStore) -> Iterator[Take]:
     """Yield what reads each row's image, from the pixel cache if the store has one, else from the corpus."""
     try:
         cached = store.pixels.committed_rows()
     except IncompleteStoreError:
         cached = np.zeros(store.info.rows, bool)
-    for start in range(0, store.info.rows, BLOCK_ROWS):
-        stop = min(start + BLOCK_ROWS, store.info.rows)
-        table = store.pairs.read(start, stop, ["uri", "member"])
-        for row in range(start, stop):
-            if cached[row]:
-                yield partial(store.pixels.fetch, row)
-            else:
-                place = table.slice(row - start, 1).to_pylist()[0]
-                yield partial(store.images.fetch, place["uri"], place["member"])
+    with ReadAhead(store.images) as ahead:
+        for start in range(0, store.info.rows, BLOCK_ROWS):
+            stop = min(start + BLOCK_ROWS, store.info.rows)
+            places = store.pairs.read(start, stop, ["uri", "member"]).filter(~cached[start:stop])
+            takes = iter(ahead.request(places.to_pylist()))
+            for row in range(start, stop):
+                yield partial(store.pixels.fetch, row) if cached[row] else next(takes)
 
 
 def note_overlap(folder: Path, dataset: str, found: Found, *, store: str) -> int:

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import PIL
 import pyarrow as pa
@@ -18,6 +17,7 @@ from PIL import Image, features
 
 from store.console import progress
 from store.corpus.image_source import ImageSource
+from store.corpus.read_ahead import ReadAhead, Take
 from store.errors import PairDecodeError, kind_of
 from store.files import sweep_temporary
 from store.format.commit import valid_receipt
@@ -71,7 +71,7 @@ def make_pixels(
 ) -> PixelOutcome:
     """Complete a store's pixel cache. Kill it at any moment and run it again: committed ranges stay.
 
-    Memory holds the encoded images of one range and one decoded image per thread.
+    Memory holds the encoded images of one range, one decoded image per thread, and what `ReadAhead` reads ahead.
 
     Args:
         corpus_root: where the images lie, if the corpus moved since it was indexed.
@@ -88,9 +88,9 @@ def make_pixels(
     location = locate(store)
     read_store_info(location)
 
-    def small_image(uri: str | None, member: dict[str, Any] | None, sha256: str | None) -> SmallImage:
+    def small_image(take: Take) -> SmallImage:
         try:
-            return keep(source.fetch(uri, member, sha256=sha256), spec, max_pixels=max_pixels)
+            return keep(take(), spec, max_pixels=max_pixels)
         except PairDecodeError as error:
             return SmallImage(reason=str(error))
 
@@ -112,13 +112,14 @@ def make_pixels(
         outcome = PixelOutcome(ranges=info.ranges, found=info.ranges - len(ranges))
         with (
             ThreadPoolExecutor(threads or os.cpu_count()) as pool,
+            ReadAhead(source) as ahead,
             progress(len(ranges), label="pixels", noun="ranges") as advance,
         ):
             for range_id in ranges:
                 part, range_began = pairs.read(*info.bounds(range_id)), time.monotonic()
-                columns = (part[name].to_pylist() for name in ("uri", "member", "image_sha256"))
+                takes = ahead.request(part.select(["uri", "member", "image_sha256"]).to_pylist())
                 # After an error or Ctrl-C the pool cancels the rest of the range.
-                images = list(pool.map(small_image, *columns))
+                images = list(pool.map(small_image, takes))
                 receipt = commit_pixels(
                     place,
                     info=info,

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from store.corpus.read_ahead import ReadAhead
 from store.errors import StoreError, printable
-from store.export.images import image_fetcher
+from store.export.images import image_requests
 from store.inspect.summary import Hole, describe_row, summarize, summarize_teachers
 from store.read.reader import FeatureStore
 
@@ -92,7 +93,8 @@ def row(
         raise StoreError(f"{store}: row {number} is beyond the last row, {opened.info.rows - 1}")
     described = describe_row(opened, number)
     if image:
-        image.write_bytes(image_fetcher(opened, first_row=number)(described))
+        with ReadAhead(opened.images, connections=1) as ahead:
+            image.write_bytes(image_requests(opened, ahead, first_row=number)([described])[0]())
     if as_json:
         print_json(described)
         return

@@ -7,9 +7,9 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -32,6 +32,9 @@ DEFLATE = "deflate"
 
 FILES_OPEN = 64
 """Parquet files that are open at most; the least recently used one is closed. Many systems allow a process 256."""
+
+ReadPart: TypeAlias = Callable[[int, int], bytes]
+"""Returns a part of a file, given its offset and its bytes."""
 
 
 class ImageSource:
@@ -57,7 +60,13 @@ class ImageSource:
         self._lock = threading.Lock()
 
     def fetch(
-        self, uri: str | None, member: Mapping[str, Any] | None, *, sha256: str | None = None, known: bool | None = None
+        self,
+        uri: str | None,
+        member: Mapping[str, Any] | None,
+        *,
+        sha256: str | None = None,
+        known: bool | None = None,
+        read_part: ReadPart | None = None,
     ) -> bytes:
         """Return the bytes of one image.
 
@@ -67,6 +76,7 @@ class ImageSource:
                 the column `DEFLATE` beside offset and nbytes.
             sha256: the table's column, which the bytes are compared with; not compared if left out.
             known: whether there was an image when the corpus was indexed; whether there is a digest if left out.
+            read_part: reads a part of the file at the uri, if it need not be asked for; raises as `part` does.
 
         Raises:
             PairDecodeError: the pair has no image.
@@ -75,7 +85,7 @@ class ImageSource:
         if uri is None:
             raise PairDecodeError("the corpus has no image for this key (missing member)")
         if member is not None:
-            data = self._read(uri, member)
+            data = self._read(uri, member, read_part)
         else:
             data = self._image(uri, known=sha256 is not None if known is None else known)
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
@@ -85,6 +95,21 @@ class ImageSource:
                 hint="put the corpus back as it was, or index the changed one into a new store",
             )
         return data
+
+    def is_far(self, uri: str) -> bool:
+        """Whether a file is read over a network, where each request waits."""
+        whole = resolve_uri(uri, self._root.uri)
+        return is_url(whole) and not whole.lower().startswith("file://")
+
+    def part(self, uri: str, offset: int, nbytes: int) -> bytes:
+        """Return ``nbytes`` bytes of a file of the corpus from ``offset`` on, fewer where it ends before.
+
+        Raises:
+            FileNotFoundError: there is none.
+            PairDecodeError: the uri cannot be one.
+        """
+        location, name = self._place(uri)
+        return location.read_part(name, offset, nbytes)
 
     def image(self, uri: str) -> bytes:
         """Return a file of its own, which a corpus names.
@@ -142,14 +167,14 @@ class ImageSource:
                 hint=error.hint or "give --corpus-root FOLDER, the folder that now holds the corpus",
             ) from error
 
-    def _read(self, uri: str, member: Mapping[str, Any]) -> bytes:
+    def _read(self, uri: str, member: Mapping[str, Any], read_part: ReadPart | None) -> bytes:
         location, name = self._place(uri)
+        read_part, span = read_part or partial(location.read_part, name), span_of(member)
         try:
-            if member.get("column") == DEFLATE and member.get("offset") is not None:
-                return inflated(location.read_part(name, member["offset"], member["nbytes"]), location.show(name))
-            if member.get("column") is not None:
+            if span is None:
                 return self._from_table(location, name, str(member["column"]), int(member["row"]))
-            return location.read_part(name, member["offset"], member["nbytes"])
+            data = read_part(*span)
+            return inflated(data, location.show(name)) if member.get("column") == DEFLATE else data
         except FileNotFoundError as error:
             raise CorpusError(
                 f"{location.show(name)}: the corpus is not where the store says",
@@ -187,6 +212,13 @@ class ImageSource:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["root"], allow=state["allow"])  # type: ignore[misc]
+
+
+def span_of(member: Mapping[str, Any] | None) -> tuple[int, int] | None:
+    """Return the offset and the bytes of a member that lies in its file in one piece; None for any other image."""
+    if member is None or member.get("offset") is None or member.get("column") not in {None, DEFLATE}:
+        return None
+    return member["offset"], member["nbytes"]
 
 
 def inflated(data: bytes, what: str, *, nbytes: int | None = None) -> bytes:

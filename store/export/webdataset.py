@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from store.corpus.read_ahead import ReadAhead, Take
 from store.errors import CorpusError, PairDecodeError
 from store.format.records import SIDES, Status
 from store.images.decode import NO_IMAGE
 from store.images.dicom import is_dicom
 
-from .images import FetchImage, image_fetcher
+from .images import image_requests
 from .rows import Rows, Skipped
 
 WINDOW = 64
-"""Images that are held at once."""
+"""Images that are held at once, beside those that are read ahead."""
 
 _SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif", "GIF": "gif"}
 _SAFE_KEY = re.compile(r"[^/.][^.]*")
@@ -39,8 +40,8 @@ def write_tars(rows: Rows, folder: Path, advance: Callable[[int], object]) -> li
         CorpusError: not one image of the first range is where the store says, so the corpus is elsewhere.
     """
     skipped: list[Skipped] = []
-    fetch_image = image_fetcher(rows.store, first_row=rows.start)
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(8) as pool, ReadAhead(rows.store.images) as ahead:
+        request = image_requests(rows.store, ahead, first_row=rows.start)
         for range_id, start, stop in rows.blocks():
             # The rest of a pair is small, so the window of images bounds the memory.
             pairs = rows.store.pairs.read(start, stop).to_pylist()
@@ -50,7 +51,7 @@ def write_tars(rows: Rows, folder: Path, advance: Callable[[int], object]) -> li
             }
             elsewhere: list[CorpusError] = []
             with tarfile.open(folder / f"{range_id:06d}.tar", "w") as tar:
-                for position, image in enumerate(_images(fetch_image, pool, pairs)):
+                for position, image in enumerate(_images(request(pairs), pool)):
                     pair = pairs[position]
                     if isinstance(image, CorpusError):
                         skipped.append(Skipped(row=pair["row"], key=pair["key"], reason=str(image)))
@@ -67,18 +68,16 @@ def write_tars(rows: Rows, folder: Path, advance: Callable[[int], object]) -> li
     return skipped
 
 
-def _images(
-    fetch_image: FetchImage, pool: ThreadPoolExecutor, pairs: list[dict[str, Any]]
-) -> Iterator[tuple[str, bytes] | CorpusError]:
-    def fetch(pair: dict[str, Any]) -> tuple[str, bytes] | CorpusError:
+def _images(takes: list[Take], pool: ThreadPoolExecutor) -> Iterator[tuple[str, bytes] | CorpusError]:
+    def fetch(take: Take) -> tuple[str, bytes] | CorpusError:
         try:
-            data = fetch_image(pair)
+            data = take()
             return _suffix(data), data
         except CorpusError as error:
             return error
 
-    for first in range(0, len(pairs), WINDOW):
-        yield from pool.map(fetch, pairs[first : first + WINDOW])
+    for first in range(0, len(takes), WINDOW):
+        yield from pool.map(fetch, takes[first : first + WINDOW])
 
 
 def _suffix(data: bytes) -> str:

