@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from extract.config import ExtractSection
 from extract.teacher_files.entry import TeacherEntry
 from store.corpus.image_source import ImageSource
+from store.corpus.read_ahead import ReadAhead
 from store.format.pairs import PairTable
 from store.format.promote import Guard, unguarded
 from store.format.records import Spec, read_store_info
@@ -69,7 +70,7 @@ def build_worker(spec: RunSpec) -> Worker:
         info=info,
         pairs=PairTable(spec.store, info),
         decoder=Decoder(
-            images=ImageSource(spec.corpus_root, allow=spec.allow),
+            images=ReadAhead(ImageSource(spec.corpus_root, allow=spec.allow)),
             batch_size=spec.settings.batch_size,
             threads=spec.settings.decode_threads,
             max_pixels=spec.max_pixels,

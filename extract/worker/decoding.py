@@ -13,7 +13,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from extract.teacher_files.geometry import Geometry, fit_all
-from store.corpus.image_source import ImageSource
+from store.corpus.read_ahead import ReadAhead
 from store.errors import PairDecodeError
 from store.faults import misbehave
 from store.images.decode import open_image
@@ -61,7 +61,7 @@ class Decoder:
         window: the values that become black and white, for pixels of more than 8 bits.
     """
 
-    images: ImageSource
+    images: ReadAhead
     batch_size: int
     threads: int
     max_pixels: int

@@ -104,6 +104,7 @@ class Worker:
         until = time.monotonic() + CLOSE_S
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
+        self.decoder.images.close()
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -152,13 +153,11 @@ class Worker:
             batch.tokens[key] = pool.submit(_tokenize, teacher, texts, job)
         for geometry in {teacher.geometry for teacher in job.teachers} if size else ():
             batch.pixels[geometry] = self.encoder.device.staging(size, geometry.size_px, geometry.size_px, 3)
-        for place, number in enumerate(batch.images):
-            if number in job.unread:
-                continue
-            row = rows[number]
-            read = partial(self.decoder.images.fetch, row["uri"], row["member"], sha256=row["image_sha256"])
+        wanted = [number for number in batch.images if number not in job.unread]
+        for number, read in zip(wanted, self.decoder.images.request([rows[number] for number in wanted]), strict=True):
+            place = number - batch.images.start
             places = {geometry: pixels_BHWC[place] for geometry, pixels_BHWC in batch.pixels.items()}
-            batch.notes[number] = pool.submit(self.decoder.decode, row["key"], read, places, job.clock)
+            batch.notes[number] = pool.submit(self.decoder.decode, rows[number]["key"], read, places, job.clock)
 
     def _encode_all(self) -> None:
         self.encoder.begin()
