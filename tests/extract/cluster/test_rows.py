@@ -58,7 +58,7 @@ def test_rows_that_end_or_hang_their_process_are_found_and_the_rest_is_as_ever(
     assert (outcome.found, outcome.done) == (UNITS, 0)
 
 
-def test_a_row_that_kills_ends_a_run_in_one_process_and_its_range_alone_is_missing(
+def test_a_row_that_kills_ends_a_run_in_one_process_and_the_ranges_behind_it_are_missing(
     tmp_path, long_pipeline, prepare, extract_here, stored_bytes, undisturbed
 ):
     config = long_pipeline(tmp_path)
@@ -67,7 +67,8 @@ def test_a_row_that_kills_ends_a_run_in_one_process_and_its_range_alone_is_missi
     with Run(config, "--local", **{MISBEHAVE_AT: f"exit:{keys_of(store, [3 * R])[0]}"}) as run:
         code, _ = run.end()
     assert code == 1
-    assert {path.stem for path in receipts(store)} == {"r000000", "r000001", "r000002"}
+    # Of the ranges before it, those that it overtook are missing: a process has three at a time.
+    assert {"r000000"} <= {path.stem for path in receipts(store)} <= {"r000000", "r000001", "r000002"}
     assert extract_here(config)[1].failed == {}
     assert stored_bytes(store) == undisturbed
 
