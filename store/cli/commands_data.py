@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from store.check.quarantine import QuarantinedRow, count_reasons, quarantined
 from store.console import ExitCode, cell, progress
@@ -53,14 +50,12 @@ def quarantine(
     if as_json:
         print_json({"rows": [asdict(row) for row in rows], "counts": counts})
         return
-    console = Console()
     if not rows:
-        console.print("no row is quarantined")
+        sys.stdout.write("no row is quarantined\n")
         return
-    table = Table("rows", "teacher", "status", "reason")
     for count in counts[:SHOWN]:
-        table.add_row(f"{count['rows']:,}", count["teacher"], count["status"], Text(printable(count["reason"])))
-    console.print(table)
+        said = f"{count['rows']:,} rows of {count['teacher']}: {count['status']}: {count['reason']}"
+        sys.stdout.write(printable(said) + "\n")
     for row in rows[:SHOWN]:
         line = f"{row.row} {row.key} {row.teacher} {row.status}: {row.reason} ({row.uri or 'no image'})"
         sys.stdout.write(printable(line) + "\n")

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from store.console import progress
-from store.errors import StoreError, printable
+from store.errors import StoreError
 from store.format.records import Side
 from store.inspect.agreement import Agreement, compared, steps
 from store.inspect.agreement import agreement as compare
@@ -21,7 +19,8 @@ from store.inspect.feature_statistics import PERCENTS, SideStatistics, TeacherSt
 from store.inspect.neighbors import neighbors as search
 from store.read.reader import FeatureStore
 
-from .options import JsonOption, StoreArgument, TeacherOption, print_json, wide_console
+from .options import JsonOption, StoreArgument, TeacherOption, print_json
+from .tables import print_table, print_teachers
 
 app = typer.Typer()
 
@@ -77,11 +76,11 @@ def neighbors(
         query = {"row": row, **pair, "teacher": teacher, "side": side}
         print_json({"query": query, "neighbors": [asdict(neighbor) for neighbor in found]})
         return
-    table = Table("row", "cosine", "key", "modality", "caption")
-    table.add_row(str(row), "", *_texts(pair["key"], pair["modality"], pair["caption"]), end_section=True)
-    for near in found:
-        table.add_row(str(near.row), f"{near.cosine:.4f}", *_texts(near.key, near.modality, near.caption))
-    wide_console().print(table)
+    asked = (row, "-", pair["key"], pair["modality"] or "-", pair["caption"] or "-")
+    print_table(
+        ["row", "cosine", "key", "modality", "caption"],
+        [asked, *((n.row, f"{n.cosine:.4f}", n.key, n.modality or "-", n.caption or "-") for n in found)],
+    )
 
 
 @app.command(epilog="Example: python -m store agreement runs/demo/store --csv agreement.csv")
@@ -106,42 +105,49 @@ def agreement(
     sys.stdout.write(
         f"linear CKA of {found.side} features, {found.sample:,} of {found.of_rows:,} rows, seed {found.seed}\n"
     )
-    table = Table("", *found.teachers)
-    for teacher, values in zip(found.teachers, found.cka, strict=True):
-        table.add_row(teacher, *("-" if value is None else f"{value:.3f}" for value in values))
-    wide_console().print(table)
+    # Numbers instead of names, so that nine teachers fit into 80 columns.
+    rows = [
+        (f"{number} {teacher}", *("-" if value is None else f"{value:.3f}" for value in values))
+        for number, (teacher, values) in enumerate(zip(found.teachers, found.cka, strict=True), 1)
+    ]
+    print_table(["teacher", *(str(number) for number in range(1, len(rows) + 1))], rows)
 
 
 def _print_similarity(found: list[TeacherStatistics]) -> None:
-    table = Table("teacher", "rows ok", "sample", "similarity", *(f"{percent} %" for percent in PERCENTS))
-    for entry in found:
-        quantiles = (_number(entry.similarity_quantiles.get(str(percent))) for percent in PERCENTS)
-        counts = (f"{entry.rows_ok:,}", f"{entry.sample:,}")
-        table.add_row(entry.teacher, *counts, _number(entry.similarity_mean), *quantiles)
-    wide_console().print(table)
+    rows = [
+        (
+            entry.teacher,
+            f"{entry.rows_ok:,}",
+            f"{entry.sample:,}",
+            _number(entry.similarity_mean),
+            *(_number(entry.similarity_quantiles.get(str(percent))) for percent in PERCENTS),
+        )
+        for entry in found
+    ]
+    print_table(["teacher", "rows ok", "sample", "similarity", *(f"{percent} %" for percent in PERCENTS)], rows)
 
 
 def _print_sides(found: list[TeacherStatistics]) -> None:
-    numbers_of = ("norm", "lowest", "highest", "duplicates", "shared by inputs", "constant dimensions")
-    table = Table("teacher", "side", "width", *numbers_of, "effective rank", "mean cosine")
-    for entry in found:
-        sides: tuple[tuple[str, SideStatistics | None], ...] = (("image", entry.image), ("text", entry.text))
-        for side, numbers in sides:
-            if numbers is None:
-                continue
-            shared = "not known" if numbers.shared_by_inputs is None else f"{numbers.shared_by_inputs:,}"
-            table.add_row(
-                entry.teacher,
-                side,
-                str(entry.width),
-                *(_number(norm) for norm in (numbers.norm_mean, numbers.norm_min, numbers.norm_max)),
-                f"{numbers.duplicates:,}",
-                shared,
-                str(numbers.constant_dimensions),
-                f"{numbers.effective_rank:.1f}",
-                _number(numbers.mean_cosine),
-            )
-    wide_console().print(table)
+    for side in ("image", "text"):
+        sides: dict[str, tuple[TeacherStatistics, SideStatistics]] = {
+            entry.teacher: (entry, numbers) for entry in found if (numbers := getattr(entry, side)) is not None
+        }
+        if sides:
+            sys.stdout.write(f"{side} features\n")
+        print_teachers(
+            sides,
+            lambda one: {
+                "width": one[0].width,
+                "norm": _number(one[1].norm_mean),
+                "lowest": _number(one[1].norm_min),
+                "highest": _number(one[1].norm_max),
+                "duplicates": f"{one[1].duplicates:,}",
+                "shared by inputs": "-" if one[1].shared_by_inputs is None else f"{one[1].shared_by_inputs:,}",
+                "constant dimensions": one[1].constant_dimensions,
+                "effective rank": f"{one[1].effective_rank:.1f}",
+                "mean cosine": _number(one[1].mean_cosine),
+            },
+        )
 
 
 def _write_csv(found: Agreement, path: Path) -> None:
@@ -164,7 +170,3 @@ def _share(entry: TeacherStatistics) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _texts(*values: str | None) -> tuple[Text, ...]:
-    return tuple(Text(printable(value or "")) for value in values)

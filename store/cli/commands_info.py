@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from store.corpus.read_ahead import ReadAhead
 from store.errors import StoreError, printable
 from store.export.images import image_requests
-from store.inspect.summary import Hole, describe_row, summarize, summarize_teachers
+from store.inspect.summary import Hole, StoreSummary, describe_row, summarize, summarize_teachers
 from store.read.reader import FeatureStore
 
-from .options import AllowOption, CorpusRootOption, JsonOption, StoreArgument, print_json, wide_console
+from .options import AllowOption, CorpusRootOption, JsonOption, StoreArgument, print_json
+from .tables import print_teachers, terminal
 
 app = typer.Typer()
 
@@ -29,30 +28,63 @@ SHOWN = 20
 
 @app.command(epilog="Example: python -m store info runs/demo/store")
 def info(store: StoreArgument, *, as_json: JsonOption = False) -> None:
-    """Show rows, ranges, teachers with width, dtype and spec, rows ok, bad and missing, and bytes on disk."""
+    """Show what a store is, whether it is whole, when it was made, its licences, and how it is read."""
     summary = summarize(FeatureStore(store))
     if as_json:
         print_json(summary.as_json())
         return
-    console = Console()
-    console.print(Text(f"store          {summary.path} (format version {summary.version})"))
-    console.print(f"rows           {summary.rows:,} in {summary.ranges:,} ranges of {summary.range_rows:,}")
-    console.print(f"feature pairs  {summary.feature_pairs:,}")
-    console.print(f"on disk        {summary.bytes_on_disk / 1e6:,.1f} MB")
-    console.print(Text(f"corpus         {summary.corpus_root}"))
-    console.print(f"complete       {'yes' if summary.complete else 'no'}")
-    table = Table("teacher", "width", "dtype", "spec", "ranges", "ok", "bad", "not applicable", "missing")
-    for name, teacher in summary.teachers.items():
-        counts = (teacher.rows_ok, teacher.rows_bad, teacher.rows_not_applicable, teacher.rows_missing)
-        table.add_row(
-            name,
-            str(teacher.width),
-            teacher.dtype,
-            teacher.spec_hash[:8],
-            f"{teacher.ranges_done}/{summary.ranges}",
-            *(f"{count:,}" for count in counts),
+    console = terminal()
+    missing = sum(teacher.rows_missing for teacher in summary.teachers.values())
+    bad = sum(teacher.rows_bad for teacher in summary.teachers.values())
+    lacks = [f"{missing:,} features of a row are missing"] * bool(missing) + [f"{bad:,} are bad"] * bool(bad)
+    made = f"{_minute(summary.first)} to {_minute(summary.last)}, {summary.runs:,} runs" if summary.first else "never"
+    for heading, text in (
+        ("store", f"{summary.path} (format version {summary.version})"),
+        ("holds", f"{summary.rows:,} pairs in {summary.ranges:,} ranges of {summary.range_rows:,}"),
+        ("", f"{summary.feature_pairs:,} feature pairs of {len(summary.teachers)} teachers"),
+        ("on disk", f"{summary.bytes_on_disk / 1e6:,.1f} MB"),
+        ("whole", ("yes" if summary.complete else "no") + (f": {', '.join(lacks)}" if lacks else "")),
+        ("made", made),
+        ("corpus", summary.corpus_root),
+        ("pairs under", ", ".join(f"{licence} ({count:,})" for licence, count in summary.licences.items())),
+    ):
+        console.print(Text(f"{heading:12} {printable(text)}"))
+    print_teachers(
+        summary.teachers,
+        lambda teacher: {
+            "missing": f"{teacher.rows_missing:,}",
+            "bad": f"{teacher.rows_bad:,}",
+            "ok": f"{teacher.rows_ok:,}",
+            "not applicable": f"{teacher.rows_not_applicable:,}",
+            "ranges": f"{teacher.ranges_done:,}/{summary.ranges:,}",
+            "sides": " and ".join(teacher.sides),
+            "width": teacher.width,
+            "dtype": teacher.dtype,
+            "spec": teacher.spec_hash[:8],
+            "licence": teacher.licence or "not given",
+        },
+    )
+    for name in list(summary.teachers)[:1]:
+        sys.stdout.write(
+            "\nread it in Python:\n  from store import FeatureStore\n"
+            f"  store = FeatureStore({summary.path!r})\n"
+            f"  image_ND = store.read(slice(0, 256), teacher={name!r}, side='image')\n"
         )
-    console.print(table)
+    for line in _next_steps(summary):
+        sys.stdout.write(f"next: {line}\n")
+
+
+def _minute(moment: str | None) -> str:
+    return (moment or "")[:16].replace("T", " ")
+
+
+def _next_steps(summary: StoreSummary) -> list[str]:
+    steps = []
+    if not summary.teachers or any(teacher.rows_missing for teacher in summary.teachers.values()):
+        steps.append("python -m extract run --pipeline NAME makes what is missing")
+    if any(teacher.rows_bad for teacher in summary.teachers.values()):
+        steps.append(f"python -m store quarantine {summary.path} says why rows are bad")
+    return steps or [f"python -m store coverage {summary.path} counts rows by teacher and modality"]
 
 
 @app.command("ls", epilog="Example: python -m store ls runs/demo/store")
@@ -65,12 +97,19 @@ def list_(store: StoreArgument, *, as_json: JsonOption = False) -> None:
         rows = ({"teacher": teacher, "ranges": ranges} | asdict(found) for teacher, found in teachers.items())
         print_json([{name: row[name] for name in names} for row in rows])
         return
-    table = Table("teacher", "spec", "sides", "width", "dtype", "ranges", "rows missing")
-    for name, teacher in teachers.items():
-        done = f"{teacher.ranges_done:,}/{ranges:,}"
-        shape = (", ".join(teacher.sides), str(teacher.width), teacher.dtype)
-        table.add_row(name, teacher.spec_hash[:8], *shape, done, f"{teacher.rows_missing:,}")
-    wide_console().print(table if teachers else "no teacher was ever registered")
+    if not teachers:
+        sys.stdout.write("no teacher was ever registered\nnext: python -m extract run --pipeline NAME\n")
+    print_teachers(
+        teachers,
+        lambda teacher: {
+            "missing": f"{teacher.rows_missing:,}",
+            "ranges": f"{teacher.ranges_done:,}/{ranges:,}",
+            "sides": " and ".join(teacher.sides),
+            "width": teacher.width,
+            "dtype": teacher.dtype,
+            "spec": teacher.spec_hash[:8],
+        },
+    )
     for name, teacher in teachers.items():
         _print_holes(name, teacher.holes)
 
@@ -98,16 +137,21 @@ def row(
     if as_json:
         print_json(described)
         return
-    console = Console()
+    console = terminal()
     for name, value in described.items():
         if name != "teachers":
             console.print(Text(f"{name:13} {printable(str(value))}"))
-    table = Table("teacher", "status", "image norm", "text norm", "similarity", "reason")
-    for name, entry in described["teachers"].items():
-        values = (entry[field] for field in ("image_norm", "text_norm", "similarity"))
-        numbers = ("-" if value is None else f"{value:.4f}" for value in values)
-        table.add_row(name, entry["status"], *numbers, Text(printable(entry["reason"] or "")))
-    console.print(table)
+    print_teachers(
+        described["teachers"],
+        lambda entry: {
+            "status": entry["status"],
+            "reason": entry["reason"] or "-",
+            **{
+                name.replace("_", " "): "-" if entry[name] is None else f"{entry[name]:.4f}"
+                for name in ("image_norm", "text_norm", "similarity")
+            },
+        },
+    )
 
 
 def _print_holes(teacher: str, holes: Sequence[Hole]) -> None:

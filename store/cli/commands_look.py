@@ -10,9 +10,6 @@ from typing import Annotated
 
 import typer
 from pydantic import RootModel
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
 from store.config.pipeline_file import read_pipeline
 from store.inspect.coverage import coverage, kept, tally
@@ -22,12 +19,22 @@ from store.pipeline import Pipeline
 from store.read.reader import FeatureStore
 from store.read.selection import Selection
 
-from .options import PIPELINES_FILE, ConfigOption, JsonOption, StoreArgument, print_json, wide_console
+from .options import PIPELINES_FILE, ConfigOption, JsonOption, StoreArgument, print_json
+from .tables import print_table, print_teachers
 
 app = typer.Typer()
 
 SHOWN = 20
 """Runs that are printed as text; JSON has all."""
+
+SAID = {
+    "missing": "missing",
+    "bad": "bad (why: python -m store quarantine)",
+    "not_applicable": "not applicable",
+    "ok": "ok",
+    "selected": "that may teach",
+}
+"""Names of the counts in the headings."""
 
 PolicyPipelineOption = Annotated[
     str | None, typer.Option("--pipeline", help="Apply the select: of this pipeline; all ok rows if left out.")
@@ -57,15 +64,17 @@ def coverage_(
             {teacher: {name: asdict(counts) for name, counts in rows.items()} for teacher, rows in found.items()}
         )
         return
-    table = Table("teacher", "modality", "ok", "bad", "not applicable", "missing", "selected")
-    for teacher, modalities in found.items():
-        total: Counter[str] = Counter()
-        for name, counts in modalities.items():
-            total.update(asdict(counts))
-            table.add_row(teacher, Text(name), *(f"{count:,}" for count in asdict(counts).values()))
-        fields = ("ok", "bad", "not_applicable", "missing", "selected")
-        table.add_row(teacher, "all", *(f"{total[field]:,}" for field in fields), style="bold", end_section=True)
-    wide_console().print(table)
+    for field in ("missing", "bad", "not_applicable", "ok", "selected"):
+        counts = {name: {one: getattr(of, field) for one, of in rows.items()} for name, rows in found.items()}
+        if field in ("ok", "selected") or any(map(any, (of.values() for of in counts.values()))):
+            sys.stdout.write(f"\nrows {SAID[field]}, by teacher and modality\n")
+            _print_counts(counts)
+
+
+def _print_counts(counts: dict[str, dict[str, int]]) -> None:
+    modalities = list(next(iter(counts.values()), {}))
+    rows = [(name, f"{sum(of.values()):,}", *(f"{of[one]:,}" for one in modalities)) for name, of in counts.items()]
+    print_table(["teacher", "all", *modalities], rows)
 
 
 @app.command(epilog="Example: python -m store select runs/demo/store --pipeline demo")
@@ -84,16 +93,9 @@ def select(
         return
     share = f" ({found.feature_pairs / found.of_feature_pairs:.1%})" if found.of_feature_pairs else ""
     sys.stdout.write(f"feature pairs  {found.feature_pairs:,} of {found.of_feature_pairs:,} that are ok{share}\n")
-    modalities = list(next(iter(found.teachers.values()), {}))
-    table = Table("teacher", "rows", *map(escape, modalities))
-    for teacher, counts in found.teachers.items():
-        table.add_row(teacher, f"{sum(counts.values()):,}", *(f"{counts[name]:,}" for name in modalities))
-    rows = Table("teachers of a row", "rows")
-    for teachers, count in enumerate(found.rows_by_teachers):
-        rows.add_row(str(teachers), f"{count:,}")
-    console = wide_console()
-    console.print(table)
-    console.print(rows)
+    _print_counts(found.teachers)
+    rows = [(teachers, f"{count:,}") for teachers, count in enumerate(found.rows_by_teachers)]
+    print_table(["teachers of a row", "rows"], rows)
 
 
 @app.command(epilog="Example: python -m store provenance runs/demo/store")
@@ -104,35 +106,33 @@ def provenance(store: StoreArgument, *, as_json: JsonOption = False) -> None:
         teachers = {teacher: entry.as_json() for teacher, entry in found.teachers.items()}
         print_json({"teachers": teachers, "runs": [asdict(run) for run in found.runs]})
         return
-    specs = Table(
-        "teacher", "spec", "weights", "architecture", "preprocessing", "tokenizer", "dtype", "source", "licence"
+    print_teachers(
+        found.teachers,
+        lambda entry: {
+            "spec": entry.spec.hash[:8],
+            "weights": entry.spec.weights_sha256[:8] if entry.spec.weights_sha256 else "not known",
+            "architecture": architecture_in_short(entry.spec.architecture),
+            "preprocessing": in_short(entry.spec.preprocessing) or "-",
+            "tokenizer": in_short(entry.spec.tokenizer) or "-",
+            "dtype": f"{entry.spec.compute_dtype}, stored {entry.spec.stored_dtype}",
+            **{name: entry.spec.notes.get(name) or "not given" for name in ("source", "licence")},
+        },
     )
-    for column in specs.columns:
-        column.overflow = "fold"
     used: Counter[tuple[str, str]] = Counter()
-    for teacher, entry in found.teachers.items():
-        spec = entry.spec
-        specs.add_row(
-            teacher,
-            spec.hash[:8],
-            spec.weights_sha256[:8] if spec.weights_sha256 else "not known",
-            Text(architecture_in_short(spec.architecture)),
-            Text(in_short(spec.preprocessing)),
-            Text(in_short(spec.tokenizer)),
-            f"{spec.compute_dtype}, stored {spec.stored_dtype}",
-            *(Text(str(spec.notes.get(name) or "not given")) for name in ("source", "licence")),
-        )
+    for entry in found.teachers.values():
         used.update({("device", device): units for device, units in entry.devices.items()})
         used.update({(p, version): units for p, counts in entry.versions.items() for version, units in counts.items()})
-    versions = Table("made with", "version", "units")
-    for (name, version), units in sorted(used.items()):
-        versions.add_row(name, version, f"{units:,}")
-    runs = Table("run", "teachers", "units", "rows", "first unit", "last unit")
-    for run in found.runs[-SHOWN:]:
-        runs.add_row(run.run_id, str(len(run.teachers)), f"{run.units:,}", f"{run.rows:,}", run.first, run.last)
-    console = wide_console()
-    for table in (specs, versions, runs):
-        console.print(table)
+    print_table(
+        ["made with", "version", "units"],
+        [(name, version, f"{units:,}") for (name, version), units in sorted(used.items())],
+    )
+    print_table(
+        ["run", "teachers", "units", "rows", "first unit", "last unit"],
+        [
+            (run.run_id, len(run.teachers), f"{run.units:,}", f"{run.rows:,}", run.first, run.last)
+            for run in found.runs[-SHOWN:]
+        ],
+    )
     if len(found.runs) > SHOWN:
         sys.stdout.write(f"... and {len(found.runs) - SHOWN:,} earlier runs; --json has all\n")
 

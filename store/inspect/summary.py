@@ -9,7 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from store.format.records import SIDES, Side, Status
+from store.read.categories import read_categories
 from store.read.reader import FeatureStore
+
+from .provenance import provenance
+
+NOT_STATED = "not stated"
+"""Stands for the licence of pairs whose corpus names none."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -45,6 +51,7 @@ class TeacherSummary:
     dtype: str
     sides: tuple[Side, ...]
     spec_hash: str
+    licence: str | None
     ranges_done: int
     rows_ok: int
     rows_bad: int
@@ -55,7 +62,13 @@ class TeacherSummary:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class StoreSummary:
-    """A store in numbers, for ``python -m store info``."""
+    """A store in numbers, for ``python -m store info``.
+
+    Attributes:
+        licences: number of pairs by their licence; `NOT_STATED` where the corpus states none.
+        runs: number of runs whose units are there.
+        first, last: when they finished their first and last unit, ISO 8601; None without units.
+    """
 
     path: str
     version: int
@@ -67,6 +80,10 @@ class StoreSummary:
     bytes_on_disk: int
     feature_pairs: int
     complete: bool
+    licences: dict[str, int]
+    runs: int
+    first: str | None
+    last: str | None
     teachers: dict[str, TeacherSummary]
 
     def as_json(self) -> dict[str, Any]:
@@ -84,7 +101,9 @@ def summarize(store: FeatureStore) -> StoreSummary:
         StoreError: the pair table is missing, cannot be opened, or lacks rows.
     """
     store.pairs.check()  # A store whose rows cannot be read is not complete.
-    teachers = summarize_teachers(store)
+    teachers, made = summarize_teachers(store), provenance(store).runs
+    licence = read_categories(store.location, "license", store.info)
+    counts = np.bincount(licence.codes_N.astype(np.int64) + 1, minlength=len(licence.names) + 1).tolist()
     return StoreSummary(
         path=str(store.location),
         version=store.info.version,
@@ -96,6 +115,10 @@ def summarize(store: FeatureStore) -> StoreSummary:
         bytes_on_disk=sum(nbytes for _, nbytes in store.location.list()),
         feature_pairs=sum(summary.rows_ok for summary in teachers.values() if summary.sides == SIDES),
         complete=bool(teachers) and all(store.is_complete(name) for name in teachers),
+        licences={name: count for name, count in zip((NOT_STATED, *licence.names), counts, strict=True) if count},
+        runs=len(made),
+        first=min((run.first for run in made), default=None),
+        last=max((run.last for run in made), default=None),
         teachers=teachers,
     )
 
@@ -127,6 +150,7 @@ def _teacher(store: FeatureStore, name: str) -> TeacherSummary:
         dtype=spec.stored_dtype,
         sides=spec.sides,
         spec_hash=spec.hash,
+        licence=str(spec.notes["licence"]) if spec.notes.get("licence") else None,
         ranges_done=sum(receipt.stop == info.bounds(receipt.range)[1] for receipt in receipts),
         rows_ok=ok,
         rows_bad=info.rows - missing - ok - skipped,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 
 import psutil
 import pytest
@@ -104,7 +105,9 @@ def test_a_cluster_whose_head_dies_takes_the_run_along_and_another_cluster_goes_
     finally:
         another.shutdown()
     assert code == 0, said
-    assert f"{UNITS - len(kept)} units committed, {len(kept)} were there before" in said
+    # A worker may commit what it was at after its head has died.
+    done, found = map(int, re.search(r"(\d+) units committed, (\d+) were there before", said).groups())
+    assert (done + found, found >= len(kept)) == (UNITS, True)
     assert kept.items() <= receipts(store).items()
     assert stored_bytes(store) == undisturbed
     assert extract_here(config)[1].done == 0

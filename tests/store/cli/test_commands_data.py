@@ -66,10 +66,15 @@ def test_info_gives_the_documented_fields_as_json(store):
         "bytes_on_disk": size,
         "feature_pairs": 6,
         "complete": False,
+        "licences": {"CC0-1.0": 10},
+        "runs": 1,
+        "first": info["first"],
+        "last": info["last"],
     }
+    assert info["first"] <= info["last"]
     counts = {"ranges_done": 2, "rows_ok": 6, "rows_bad": 1, "rows_not_applicable": 1, "rows_missing": 2}
     shape = {"width": 6, "dtype": "float16", "sides": ["image", "text"]}
-    assert teachers["alpha"] == {**shape, "spec_hash": store.spec().hash, **counts}
+    assert teachers["alpha"] == {**shape, "spec_hash": store.spec().hash, "licence": None, **counts}
     assert (teachers["beta"]["width"], teachers["beta"]["ranges_done"], teachers["beta"]["rows_missing"]) == (3, 0, 10)
 
 
@@ -77,8 +82,9 @@ def test_info_gives_the_documented_fields_as_json(store):
 def test_info_prints_the_same_as_a_table(store):
     done = run("info", store.path)
     assert done.returncode == 0
-    assert "10 in 3 ranges of 4" in done.stdout
-    assert "complete       no" in done.stdout
+    assert "10 pairs in 3 ranges of 4" in done.stdout
+    assert "whole        no: 12 features of a row are missing, 1 are bad" in done.stdout
+    assert "next: python -m extract run" in done.stdout
     assert "alpha" in done.stdout
 
 

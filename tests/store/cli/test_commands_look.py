@@ -117,7 +117,7 @@ def test_a_store_without_teachers_is_looked_at_too(units, look):
     assert look("select", units.path, "--json")["rows_by_teachers"] == [10]
     assert look("stats", units.path, "--json")["teachers"] == []
     assert look("provenance", units.path, "--json") == {"teachers": {}, "runs": []}
-    assert look("ls", units.path) == "no teacher was ever registered\n"
+    assert look("ls", units.path) == "no teacher was ever registered\nnext: python -m extract run --pipeline NAME\n"
     with pytest.raises(StoreError, match="0 teachers with image features; agreement is of two or more"):
         look("agreement", units.path)
 
@@ -136,8 +136,18 @@ def test_coverage_counts_by_teacher_and_modality(look, policy):
         "alpha": [7, 0, 0],
         "beta": [0, 3, 1],
     }
-    table = look("coverage", STORE)
-    assert any(line.split("│")[1:3] == [" beta    ", " all       "] for line in table.splitlines())
+    tables = look("coverage", STORE).split("\n\n")
+    assert [table.strip().splitlines()[0].split(",")[0] for table in tables] == [
+        "rows missing",
+        "rows bad (why: python -m store quarantine)",
+        "rows not applicable",
+        "rows ok",
+        "rows that may teach",
+    ]
+    assert [line.split() for line in tables[0].splitlines()[-2:]] == [
+        ["alpha", "0", "0", "0", "0"],
+        ["beta", "8", "2", "3", "3"],
+    ]
 
 
 def test_select_counts_what_a_policy_keeps(look, policy):
