@@ -109,8 +109,10 @@ class Choices(Section):
     text_mask: bool | None = None
     vision: Literal["swin", "resnet50"] | None = None
     feature: Literal["pooler", "cls", "mean"] | None = None
-    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None
     compile: Literal["inductor", "eager"] | None = None
+    channels_last: bool | None = None
+    attention: Literal["flash", "efficient", "cudnn", "math"] | None = None
     preprocess: Overrides | None = None
     open_clip: str | None = None
     transformers: str | None = None
@@ -158,6 +160,7 @@ class TeacherEntry(Choices):
 
     folder: ConfigPath
     embed_dim: int | None = Field(default=None, gt=0)
+    batch_size: int | None = Field(default=None, gt=0)
     family: Family = "open_clip"
     source: str | None = None
     licence: str | None = None

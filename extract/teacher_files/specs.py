@@ -21,11 +21,7 @@ from .weights import find_weights
 BERT_CONTEXT = 77
 """PMC-CLIP and MedCLIP read so many tokens of a caption."""
 
-COMPUTE_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-
-COMPILED = ", compiled"
-"""Suffix of a ``compute_dtype`` below float32, where the compiler's fusions round less often and move features by 1e-3.
-In float32 they move them by 1e-7, less than another device does, and the spec stays the same."""
+COMPUTE_DTYPES = {"fp32": "float32", "tf32": "tf32", "bf16": "bfloat16", "fp16": "float16"}
 
 PMC_VISION = {"layers": [3, 4, 6, 3], "width": 64, "image_size": 224}
 """Sizes of CLIP's ModifiedResNet-50 (PMC-CLIP: blocks.py, RN50_fusion4.json)."""
@@ -65,7 +61,6 @@ def teacher_spec(
         raise ConfigError(f"teachers.{name}.preprocess: {error.errors()[0]['msg']}") from None
     weights = find_weights(name, entry)
     scale = logit_notes(name, weights) if "text" in described.sides and entry.family != "pmc_clip" else {}
-    precision = entry.precision or "fp32"
     notes = {"logit_scale": None, **scale, "source": entry.origin, "licence": entry.licence, "pixel_policy": POLICY}
     return Spec(
         teacher=name,
@@ -76,10 +71,26 @@ def teacher_spec(
         tokenizer=described.tokenizer,
         output=described.output,
         sides=described.sides,
-        compute_dtype=COMPUTE_DTYPES[precision] + (COMPILED if entry.compile and precision != "fp32" else ""),
+        compute_dtype=_compute_dtype(entry),
         stored_dtype=stored_dtype,
         notes=notes,
     )
+
+
+def _compute_dtype(entry: TeacherEntry) -> str:
+    """Return the precision, with the order of operations below float32, where it moves features by up to 1e-3.
+
+    In float32 it moves them by 1e-7, less than another device does, so that the spec stays the same.
+    """
+    precision = COMPUTE_DTYPES[entry.precision or "fp32"]
+    if precision == "float32":
+        return precision
+    orders = {
+        "compiled": entry.compile,
+        "channels last": entry.channels_last,
+        f"attention {entry.attention}": entry.attention,
+    }
+    return ", ".join([precision, *(order for order, chosen in orders.items() if chosen)])
 
 
 def _described(name: str, entry: TeacherEntry) -> Described:

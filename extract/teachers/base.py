@@ -17,13 +17,12 @@ from transformers import AutoTokenizer, BertTokenizer
 
 from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.geometry import Preprocessing
-from extract.teacher_files.specs import COMPILED
 from extract.teacher_files.states import State, checked_logit_scale, load_strictly
 from store.errors import TeacherError
 from store.format.records import Spec
 from store.texts.tokens import CaptionTokenizer, Clean, Encoded, transformers_tokenizer
 
-AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+from .arithmetic import arithmetic
 
 
 class FrozenTeacher(ABC):
@@ -34,6 +33,7 @@ class FrozenTeacher(ABC):
 
     Attributes:
         embed_dim: D.
+        batch_size: rows of a forward pass, where its entry states them.
         logit_scale: multiplier of its cosines, exponentiated; 1 where there are none, because it encodes images alone.
 
     Raises:
@@ -61,8 +61,11 @@ class FrozenTeacher(ABC):
                 state = state | {name: state[name].reshape(model.state_dict()[name].shape)}
         load_strictly(model, self._renamed(state, model), teacher=spec.teacher, computed=self._computed)
         self.logit_scale = _logit_scale(model, spec)
-        self._device = torch.device(device)
+        self.batch_size = entry.batch_size
+        self._device, self._attention = torch.device(device), entry.attention
         self._model = model.eval().requires_grad_(requires_grad=False).to(self._device)
+        if entry.channels_last:  # as the pixels are, which come as (B, H, W, 3)
+            self._model = self._model.to(memory_format=torch.channels_last)
         self._mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1)
         self._check_width()
@@ -131,20 +134,17 @@ class FrozenTeacher(ABC):
     def image_features(self, pixels_BHWC: Tensor) -> Tensor:
         """Return unit-norm features (B, D) float32 of images (B, H, W, 3) uint8; both are on the teacher's device."""
         normal_BCHW = self.normalize(pixels_BHWC)
-        with self._autocast():
+        with self._arithmetic():
             return functional.normalize(self._run_image(normal_BCHW).float(), dim=-1)
 
     @torch.inference_mode()
     def text_features(self, ids_BL: Tensor, lengths_B: list[int]) -> Tensor:
         """Return unit-norm features (B, D) float32 of captions that `tokenize` made; both are on its device."""
-        with self._autocast():
+        with self._arithmetic():
             return functional.normalize(self._run_text(ids_BL, lengths_B).float(), dim=-1)
 
-    def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        dtype = AUTOCAST.get(self.spec.compute_dtype.removesuffix(COMPILED))
-        if dtype is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self._device.type, dtype=dtype)
+    def _arithmetic(self) -> contextlib.AbstractContextManager[None]:
+        return arithmetic(self.spec.compute_dtype, device=self._device.type, attention=self._attention)
 
     @classmethod
     @abstractmethod
