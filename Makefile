@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup check test test-long test-versions bench-store rehearse demo lock clean-demo
+.PHONY: help setup check test test-long test-versions bench-store bench-extract rehearse demo lock clean-demo
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ test-versions: $(STAMP) ## Write a store under Python 3.11, read it under 3.12, 
 
 bench-store: $(STAMP) ## Reading and writing a store beside its limits; PEERS=PYTHON of an environment with the peers.
 	$(PY) -m tests.benchmarks.store.store_speed --out runs/bench $(if $(PEERS),--peers $(PEERS))
+
+bench-extract: $(STAMP) ## The worker around a simulated accelerator, today's beside that of an earlier commit; figures in runs/bench/extract.json.
+	$(PY) -m tests.benchmarks.extract.pipeline --out runs/bench
 
 rehearse: $(STAMP) ## A synthetic store of ROWS pairs and nine teachers in OUT: built, verified, streamed once, deleted; figures in OUT.json.
 	$(PY) -m tests.benchmarks.store.rehearse --rows $(or $(ROWS),2900000) --out $(or $(OUT),runs/rehearsal)

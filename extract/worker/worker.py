@@ -7,6 +7,7 @@ are counted from its first image and its first caption.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import threading
 import time
@@ -202,6 +203,7 @@ class Worker:
                 job.future.set_result(receipts)
 
     def _commit(self, job: RangeJob) -> list[Receipt]:
+        digest = pairs_digest(job.pairs)
         for teacher in job.teachers:
             circumstances = Circumstances(
                 device=self.encoder.device.name,
@@ -210,7 +212,7 @@ class Worker:
                 attempt=job.task.attempt,
                 timings_s=job.clock.timings(),
                 queues=job.clock.queues(),
-                versions={package: importlib.metadata.version(package) for package in PACKAGES},
+                versions=_versions(),
             )
             job.found[teacher.name] = commit_unit(
                 self.places[teacher.name],
@@ -220,6 +222,7 @@ class Worker:
                 pairs=job.pairs,
                 features=job.features(teacher),
                 circumstances=circumstances,
+                digest=digest,
                 guard=self.guard,
                 holds_lock=False,
             )
@@ -240,6 +243,12 @@ class Worker:
             for name in task.teachers
         }
         return {name: receipt for name, receipt in receipts.items() if receipt and receipt.run_id == self.run_id}
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    # Once in a process: each look reads a file and holds the interpreter's lock.
+    return {package: importlib.metadata.version(package) for package in PACKAGES}
 
 
 def _tokenize(teacher: FrozenTeacher, texts: list[str], job: RangeJob) -> Encoded:

@@ -164,6 +164,7 @@ def commit_unit(
     pairs: pa.Table,
     features: UnitFeatures,
     circumstances: Circumstances,
+    digest: str | None = None,
     guard: Guard = unguarded,
     holds_lock: bool = True,
 ) -> Receipt:
@@ -172,6 +173,7 @@ def commit_unit(
     Args:
         location: the store's, with the teacher registered.
         pairs: the range's rows of the pair table.
+        digest: `pairs_digest` of them, if it is known, because it takes long beside a unit's writing.
         holds_lock: else nothing that is there, in whatever state, is replaced: the new unit then lies below the
             receipt's ``at``, and counts when the holder of the lock calls `promoted`.
 
@@ -179,7 +181,7 @@ def commit_unit(
         CorruptChunkError: an object read back is not what was written.
     """
     began = time.perf_counter()
-    digest = pairs_digest(pairs)
+    digest = digest or pairs_digest(pairs)
     receipt_at = receipt_key(spec.teacher, range_id)
     existing = valid_receipt(location, receipt_at, Receipt, spec_hash=spec.hash, digest=digest)
     if existing and not location.exists(receipt_key(spec.teacher, range_id, folder=RETRY_FOLDER)):

@@ -1,0 +1,142 @@
+"""How much of the time a simulated accelerator or the cores work: the worker of an earlier commit beside today's.
+
+python -m tests.benchmarks.extract.pipeline --out runs/bench      # make bench-extract
+
+The worker is the real one, with real JPEGs, tokenizers and commits; nine teachers wait instead of computing. For each
+mix of pairs the host's CPU time per pair is measured with a device that takes no time. The device's time per pair is
+then a multiple of that time per core, and both workers run with it. Ideal is min(1 / device time, cores / host CPU
+time) with each worker's own CPU time. Counted is the steady part of a run: from the commit of the second range to that
+of the third last, so that borders of ranges count, and loading, the first batch and the last commits do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.extract.mixes import MIXES, TEACHERS, write_all
+
+BEFORE = "1166a80e1aafda42567ad0e550e8eeb8818b6228"
+"""The last commit whose phases follow each other."""
+
+SHOWN = {
+    "device_ms_per_pair": "device ms/pair",
+    "host_cpu_ms_per_pair": "host CPU ms/pair",
+    "device_busy": "device busy",
+    "host_busy": "host busy",
+    "others_busy": "cores others took",
+    "pairs_per_s": "pairs/s",
+    "ideal_pairs_per_s": "ideal",
+    "of_ideal": "of ideal",
+}
+"""Figures of the table and their headings."""
+
+ROOT = Path(__file__).parents[3]
+CHILD = Path(__file__).with_name("simulated_run.py")
+
+
+def checked_out(commit: str, folder: Path) -> Path:
+    """Write the files of a commit of this repository to a folder and return it."""
+    done = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=False)
+    if done.returncode:
+        sys.exit(f"{commit} cannot be read: {done.stderr.decode().strip()}; fetch the whole history, or give --before")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+        tar.extractall(folder, filter="data")
+    return folder
+
+
+def ran(code: Path, work: Path, mix: str, *arguments: str) -> dict[str, Any]:
+    """Run one mix with the code of a folder, in a process of its own."""
+    command = [sys.executable, "-P", str(CHILD), str(work / "pipelines.yaml"), mix, str(work / f"{code.name}-{mix}")]
+    environment = os.environ | {"PYTHONPATH": str(code)}
+    done = subprocess.run([*command, *arguments], cwd=code, env=environment, stdout=subprocess.PIPE, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def figures(run: dict[str, Any], host_cpu_s: float) -> dict[str, float]:
+    """Return what a run with a device and one without say, per pair."""
+    steady, cores = run["steady"], os.cpu_count() or 1
+    device_s = steady["busy_s"] / steady["rows"]
+    ideal = min(1 / device_s, cores / host_cpu_s)
+    found = {
+        "device_ms_per_pair": 1e3 * device_s,
+        "host_cpu_ms_per_pair": 1e3 * host_cpu_s,
+        "device_busy": steady["busy_s"] / steady["wall_s"],
+        "host_busy": steady["cpu_s"] / steady["wall_s"] / cores,
+        "pairs_per_s": steady["rows"] / steady["wall_s"],
+        "ideal_pairs_per_s": ideal,
+        "of_ideal": steady["rows"] / steady["wall_s"] / ideal,
+        "host_cpu_ms_per_pair_beside_device": 1e3 * steady["cpu_s"] / steady["rows"],
+        "others_busy": (steady["machine_s"] - steady["cpu_s"]) / steady["wall_s"] / cores,
+        "whole_run_pairs_per_s": run["whole"]["rows"] / run["whole"]["wall_s"],
+        "longest_between_commits_s": run["longest_between_commits_s"],
+    }
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def measured(name: str, codes: dict[str, Path], work: Path) -> dict[str, dict[str, float]]:
+    """Return the figures of one mix by code."""
+    mix, cores = MIXES[name], os.cpu_count() or 1
+    host_cpu_s = {}
+    for key, code in codes.items():
+        found = ran(code, work, name, "--corpus", "calibration")["whole"]
+        host_cpu_s[key] = found["cpu_s"] / found["rows"]
+    row_s = mix.device * host_cpu_s["now"] / cores / TEACHERS / (1 + 1 / mix.captions_per_image)
+    found = {}
+    for key, code in codes.items():
+        found[key] = figures(ran(code, work, name, "--row-s", str(row_s)), host_cpu_s[key])
+        print(f"{name}, {key}: {found[key]}; load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
+    return found
+
+
+def main() -> None:
+    """Measure, print a table and write ``extract.json``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    parser.add_argument("--before", default=BEFORE, help="commit to compare with")
+    parser.add_argument("--mix", action="append", choices=list(MIXES), help="only this one; may be repeated")
+    parser.add_argument("--only-now", action="store_true", help="leave the earlier commit out")
+    options = parser.parse_args()
+    loads = [os.getloadavg()[0]]
+    names = options.mix or list(MIXES)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        write_all(work, names)
+        codes = {} if options.only_now else {"before": checked_out(options.before, work / "before")}
+        codes |= {"now": ROOT}
+        # In turns: what else the machine does changes with time.
+        mixes = {}
+        for number, name in enumerate(names):
+            mixes[name] = measured(name, dict(sorted(codes.items(), reverse=bool(number % 2))), work)
+    found = {
+        "date": f"{dt.datetime.now(dt.UTC):%Y-%m-%d}",
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "load_before_and_after": [round(load, 1) for load in (*loads, os.getloadavg()[0])],
+        "mixes": {name: found["now"] for name, found in mixes.items()},
+        "before_commit": None if options.only_now else options.before,
+        "before": {name: found["before"] for name, found in mixes.items() if "before" in found},
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "extract.json").write_text(json.dumps(found, indent=1) + "\n")
+    loads = found["load_before_and_after"]
+    print(f"{found['cores']} cores, load {loads}\n\n| mix | worker | {' | '.join(SHOWN.values())} |")
+    print("|" + "---|" * (2 + len(SHOWN)))
+    for name, workers in mixes.items():
+        for worker, values in workers.items():
+            print(f"| {name} | {worker} | " + " | ".join(f"{values[key]:,.2f}" for key in SHOWN) + " |")
+
+
+if __name__ == "__main__":
+    main()
