@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from extract.config import ExtractPipeline
+from extract.config import ExtractPipeline, resources_text
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, PipelineOption, SetOption, print_json
 from store.config.pipeline_file import read_pipeline
 from store.console import RESUMES, ExitCode
@@ -109,6 +109,7 @@ def _print_estimate(found: Estimate) -> None:
     if found.hours is not None:
         workers = f"{found.workers} worker{'' if found.workers == 1 else 's'}"
         lines.append(f"time: {_duration(found.hours * 3600)} with {workers}, {found.worker_hours:,.4g} worker hours")
+        lines.append(f"each worker asks one node for {resources_text(found.asked)}")
     if found.cost is not None:
         lines.append(f"cost: {found.cost:,.2f} at the price given per worker hour")
     lines += [

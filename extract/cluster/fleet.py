@@ -62,7 +62,7 @@ class RangeActor:
 
 def start_actor(spec: RunSpec) -> Any:
     """Ask the cluster for an actor and return its handle; it may never get a place."""
-    asked = wanted(spec)
+    asked = spec.settings.asked
     make: Callable[[type], Any] = ray.remote(
         num_cpus=asked["CPU"],
         num_gpus=asked["GPU"],
@@ -78,18 +78,24 @@ def start_actor(spec: RunSpec) -> Any:
 
 def wanted(spec: RunSpec) -> dict[str, float]:
     """Return the CPUs and GPUs of one node that each actor asks for."""
-    settings = spec.settings
-    return {"CPU": float(settings.threads_per_worker), "GPU": 1.0 if settings.device == "cuda" else 0.0}
+    return spec.settings.asked
 
 
 def room(spec: RunSpec) -> int:
     """Return how many actors the present nodes could hold if nothing else ran on them."""
-    asked = {name: amount for name, amount in wanted(spec).items() if amount}
+    asked = {name: amount for name, amount in spec.settings.asked.items() if amount}
     return sum(
-        min(int(node["Resources"].get(name, 0) // amount) for name, amount in asked.items())
+        min(holds(node["Resources"].get(name, 0), amount) for name, amount in asked.items())
         for node in ray.nodes()
         if node["Alive"]
     )
+
+
+def holds(amount: float, asked: float) -> int:
+    """Return how many actors find room in an amount of a node; a part of a card is a part of one card."""
+    if asked < 1:
+        return int(amount) * int(1 / asked + 1e-9)
+    return int(amount // asked)
 
 
 Stage = Literal["placing", "loading", "idle", "busy", "lost"]

@@ -15,6 +15,9 @@ from tests.extract.cluster_cases import Run, actors_below, progress, receipts
 pytestmark = [pytest.mark.fault, pytest.mark.ray, pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
 UNITS = 50
+CPUS = 3
+"""A worker asks for these: one thread of torch and two that decode."""
+
 SMALL = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 
 
@@ -48,7 +51,7 @@ def config(tmp_path, long_pipeline, prepare):
     return path
 
 
-def add(cluster, cpus=1):
+def add(cluster, cpus=CPUS):
     return cluster.add_node(num_cpus=cpus, object_store_memory=80 * 2**20)
 
 
@@ -98,7 +101,7 @@ def test_a_cluster_whose_head_dies_takes_the_run_along_and_another_cluster_goes_
     assert 4 <= len(kept) < UNITS
     with contextlib.suppress(Exception):
         cluster.shutdown()
-    another = start_cluster(2)
+    another = start_cluster(2 * CPUS)
     try:
         with Run(config, RAY_ADDRESS=another.address) as run:
             code, said = run.end()
