@@ -57,6 +57,11 @@ def connected(settings: ExtractSection) -> Iterator[None]:
         ray.shutdown()
 
 
+def may_grow() -> bool:
+    """Whether nodes may join the cluster: not one that a run started itself."""
+    return ADDRESS in os.environ
+
+
 def _local(settings: ExtractSection) -> dict[str, Any]:
     # A number of workers is taken at its word, and one worker finds room on the smallest machine.
     cpus = int(settings.asked["CPU"])

@@ -16,6 +16,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 from ray.util.metrics import Counter, Gauge
 
+from extract.config import resources_text
 from extract.run.dispatch import Dispatch
 from extract.run.plan import RangeWork
 from extract.run.run_spec import RunSpec
@@ -26,8 +27,8 @@ from extract.worker.task import TASKS_AT_ONCE, TaskDroppedError
 from store.errors import ExtractionError
 from store.format.records import Receipt
 
-from .connect import connected
-from .fleet import Call, Fleet, Kind, room, wanted
+from .connect import connected, may_grow
+from .fleet import Call, Fleet, Kind, room
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,9 @@ INQUEST_S = 30.0
 
 ASK_AGAIN_S = 1.0
 """Time between two inquests."""
+
+SPARE_S = 15.0
+"""An actor without a task is kept so long for what may have to be done again."""
 
 _DETAIL = re.compile(r"exit detail: (.+?)(?:\. |$)")
 
@@ -75,6 +79,7 @@ class Driver:
         while not self._schedule.over:
             self._grow()
             self._give()
+            self._shrink()
             self._tell()
             for name in self._fleet.in_stage("busy"):
                 self._fleet.ask_again("steps", name, now=self._clock(), every_s=every_s)
@@ -102,12 +107,28 @@ class Driver:
         now = self._clock()
         if now - self._looked >= LOOK_S:
             self._looked, self._room = now, room(self._spec)
-        if not self._restarts.allowed(now=now):
-            return
-        # One at least, even without room: a cluster that grows by itself does so for actors that wait.
-        target = min(self._spec.settings.workers or max(1, self._room), self._schedule.outstanding)
-        for _ in range(target - self._fleet.count("placing", "loading", "idle", "busy")):
+        surplus = self._fleet.count("placing", "loading", "idle", "busy") - self._target()
+        for _ in range(-surplus if self._restarts.allowed(now=now) else 0):
             self._fleet.start(now=now)
+
+    def _target(self) -> int:
+        """Return how many actors there should be, with and without a place."""
+        number = self._spec.settings.workers
+        if not number:
+            # A cluster that grows by itself does so for actors that wait: for as many as work, so that it doubles.
+            waiting = max(1, self._fleet.count("loading", "idle", "busy")) if may_grow() else 0
+            number = max(1, self._room + waiting)
+        return min(number, self._schedule.outstanding)
+
+    def _shrink(self) -> None:
+        """End actors for which no task is left, so that their nodes may go: first those that still wait for one."""
+        surplus = self._fleet.count("placing", "loading", "idle", "busy") - self._target()
+        spare = self._fleet.in_stage("placing")[::-1]
+        if not self._schedule.waiting:
+            idle = self._fleet.in_stage("idle")
+            spare += [name for name in idle if self._clock() - self._fleet.members[name].since > SPARE_S]
+        for name in spare[: max(0, surplus)]:
+            self._fleet.end(name)
 
     def _collect(self, call: Call, reference: Any) -> None:
         kind, name, now = call.kind, call.name, self._clock()
@@ -201,16 +222,19 @@ class Driver:
             nodes = sum(1 for node in ray.nodes() if node["Alive"])
             raise ExtractionError(
                 f"no worker got a place within {settings.start_timeout_s:.0f} s: each asks for "
-                f"{_shown(wanted(self._spec))} of one node, the cluster has {_shown(ray.cluster_resources())} on "
-                f"{nodes} nodes, {_shown(ray.available_resources())} of it free",
-                hint="add nodes, or lower extract.threads_per_worker; what is committed stays",
+                f"{resources_text(settings.asked)} of one node, the cluster has "
+                f"{resources_text(ray.cluster_resources())} on {nodes} nodes, "
+                f"{resources_text(ray.available_resources())} of it free",
+                hint="add nodes, or lower extract.threads_per_worker, decode_threads or gpus_per_worker; what is "
+                "committed stays",
             )
 
     def _tell(self) -> None:
         counts = {
             "ready": self._fleet.count("idle", "busy"),
-            "starting": self._fleet.count("placing", "loading"),
+            "starting": self._fleet.count("loading"),
             "busy": self._fleet.count("busy"),
+            "waiting": self._fleet.count("placing"),
         }
         self._tracker.workers(**counts)
         self._metrics.workers(counts)
@@ -219,15 +243,10 @@ class Driver:
         if room(self._spec) == 0:
             log.warning(
                 "each worker asks for %s, and no node of the cluster has that now (all together: %s); waiting %.0f s",
-                _shown(wanted(self._spec)),
-                _shown(ray.cluster_resources()),
+                resources_text(self._spec.settings.asked),
+                resources_text(ray.cluster_resources()),
                 self._spec.settings.start_timeout_s,
             )
-
-
-def _shown(resources: dict[str, float]) -> str:
-    shown = (f"{name} {resources[name]:g}" for name in ("CPU", "GPU") if resources.get(name))
-    return ", ".join(shown) or "neither CPU nor GPU"
 
 
 class RunMetrics:

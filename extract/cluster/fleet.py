@@ -76,11 +76,6 @@ def start_actor(spec: RunSpec) -> Any:
     return make(RangeActor).remote(spec)
 
 
-def wanted(spec: RunSpec) -> dict[str, float]:
-    """Return the CPUs and GPUs of one node that each actor asks for."""
-    return spec.settings.asked
-
-
 def room(spec: RunSpec) -> int:
     """Return how many actors the present nodes could hold if nothing else ran on them."""
     asked = {name: amount for name, amount in spec.settings.asked.items() if amount}

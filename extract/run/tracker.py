@@ -84,7 +84,7 @@ class Tracker:
         self._started, self._working_since = datetime.now(UTC), clock()
         self._rows: Counter[str] = Counter()
         self._stage_seconds: defaultdict[str, float] = defaultdict(float)
-        self._actors = {"ready": 0, "starting": 0, "busy": 0}
+        self._actors = {"ready": 0, "starting": 0, "busy": 0, "waiting": 0}
         self._stop = threading.Event()
         self._shown = 0
 
@@ -118,12 +118,12 @@ class Tracker:
             self._stage_seconds[stage] += seconds
         self._check_bad_fraction()
 
-    def workers(self, *, ready: int, starting: int, busy: int) -> None:
-        """Note how many workers there are; ``ready`` includes ``busy``."""
+    def workers(self, *, ready: int, starting: int, busy: int, waiting: int = 0) -> None:
+        """Note how many workers there are; ``ready`` includes ``busy``, and those that wait have no place yet."""
         if ready and not self.outcome.workers:
             self._working_since = self._clock()
         self.outcome.workers = max(self.outcome.workers, ready)
-        self._actors = {"ready": ready, "starting": starting, "busy": busy}
+        self._actors = {"ready": ready, "starting": starting, "busy": busy, "waiting": waiting}
 
     def record(self, state: State) -> dict[str, Any]:
         """Return ``progress.json``; docs/cluster.md describes it."""
