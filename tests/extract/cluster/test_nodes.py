@@ -87,6 +87,33 @@ def test_nodes_that_come_are_used_and_one_that_dies_costs_no_attempt(
     assert extract_here(config)[1].done == 0
 
 
+def waiting_said(store):
+    said = progress(store)
+    return said["actors"]["waiting"] if said else 0
+
+
+def test_a_worker_waits_for_a_node_that_may_come_and_idle_ones_go_while_the_last_range_is_done(cluster, config):
+    store = config.parent / "store"
+    add(cluster)
+    with Run(config, "--set", "extract.attempts=3", RAY_ADDRESS=cluster.address) as run:
+        run.until_receipts(2)
+        # A cluster that grows by itself does so for the one that has no place; this one grows now.
+        run.until(lambda: waiting_said(store) == 1)
+        add(cluster)
+        run.until(lambda: workers_said(store) == 2 and waiting_said(store) == 2)
+        first, second = actors_below(os.getpid())
+        run.until_receipts(8)
+        first.suspend()  # and with it the ranges that it has
+        run.until(lambda: waiting_said(store) == 0)
+        run.until(lambda: not second.is_running() or second.status() == psutil.STATUS_ZOMBIE)
+        assert first.is_running()
+        assert len(receipts(store)) < UNITS
+        first.resume()
+        code, said = run.end()
+    assert code == 0, said
+    assert progress(store)["failed_ranges"] == {}
+
+
 def test_a_cluster_whose_head_dies_takes_the_run_along_and_another_cluster_goes_on(
     cluster, config, extract_here, stored_bytes, undisturbed
 ):
