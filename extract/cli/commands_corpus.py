@@ -16,9 +16,10 @@ from store.console import progress
 from store.corpus.section import Corpus
 from store.errors import ConfigError
 
-from .commands_run import RootOption
+from .commands_run import LocalOption, RootOption, end, on_ray
 
 if TYPE_CHECKING:
+    from extract.run.tracker import Outcome
     from store.index.curation_report import CurationReport
 
 app = typer.Typer()
@@ -195,12 +196,17 @@ def pixels(
     pipeline: PipelineOption,
     config: ConfigOption = PIPELINES_FILE,
     set_: SetOption = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads that read and encode; one per core.")] = None,
+    local: LocalOption = False,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads of a worker; with --local one per core, else extract.decode_threads."),
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Drop stored images of another spec.")] = False,
     corpus_root: RootOption = None,
 ) -> None:
     """Store small copies of the images, so that training needs no corpus. Kill it at any moment and run it again."""
-    from extract.corpora.fill_pixel_cache import make_pixels
+    from extract.run.dispatch import execute_here
+    from extract.run.pixels import make_pixels
     from store.format.pixels import PixelSpec
 
     loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
@@ -212,18 +218,25 @@ def pixels(
     made = make_pixels(
         loaded.store.path,
         PixelSpec.of(loaded.pixels, window=loaded.image.bounds),
+        settings=loaded.extract,
+        execute=execute_here if local else on_ray,
         corpus_root=corpus_root,
         allow=loaded.readable(),
-        threads=threads,
+        threads=threads or (None if local else loaded.extract.decode_threads),
         max_pixels=loaded.max_pixels,
         replace=replace,
     )
+    _say_pixels(made)
+    end(made)
+
+
+def _say_pixels(made: Outcome) -> None:
     for reason, count in made.bad_rows.most_common(10):
-        log.warning("%d images are not kept: %s", count, reason)
-    if made.done:
-        log.info("%d ranges of images made, %.1f MB (%.1f s)", made.done, made.nbytes / 1e6, made.seconds)
+        log.warning("%d images are not kept: %s", count, reason.partition(": ")[2])
+    if made.found < made.units:
+        log.info("%d ranges of images made (%.1f s)", made.done, made.seconds)
     else:
-        log.info("the store has the images of all %d ranges: nothing to do", made.ranges)
+        log.info("the store has the images of all %d ranges: nothing to do", made.units)
 
 
 @app.command(name="import-mmkd", epilog="Example: python -m extract import-mmkd MMKDCLIP_DATA runs/mmkd_demo/store")
@@ -236,9 +249,13 @@ def import_mmkd(
     pixels: Annotated[bool, typer.Option(help="Keep the images in the store, which then needs no source.")] = True,
 ) -> None:
     """Import the feature cache that MMKD-CLIP's authors released."""
-    from extract.corpora.import_mmkd import DEFAULT_PIXELS
     from extract.corpora.import_mmkd import import_mmkd as import_cache
+    from extract.run.pixels import make_pixels
+    from store.format.pixels import Pixels, PixelSpec
 
-    kept = DEFAULT_PIXELS if pixels else None
-    info = import_cache(source, store, range_rows=range_rows, chunk_rows=chunk_rows, pixels=kept)
+    info = import_cache(source, store, range_rows=range_rows, chunk_rows=chunk_rows)
     log.info("%s: %d pairs imported", store, info.rows)
+    if pixels:
+        made = make_pixels(store, PixelSpec.of(Pixels()), corpus_root=source)
+        _say_pixels(made)
+        end(made)

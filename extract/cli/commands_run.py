@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from extract.config import ExtractPipeline
+from extract.config import ExtractPipeline, resources_text
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, PipelineOption, SetOption, print_json
 from store.config.pipeline_file import read_pipeline
 from store.console import RESUMES, ExitCode
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from extract.estimate.rates import Rates
     from extract.monitor.status import Progress, StoreStatus
     from extract.run.plan import RangeWork
-    from extract.run.run_spec import RunSpec
-    from extract.run.tracker import Tracker
+    from extract.run.run_spec import Job
+    from extract.run.tracker import Outcome, Tracker
 
 app = typer.Typer()
 log = logging.getLogger("extract")
@@ -35,6 +35,7 @@ RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it for programs that ``ray job submit`` starts."""
 
 PlaceOption = Annotated[str | None, typer.Option("--store", help="The store's folder or URL, instead of store.path.")]
+LocalOption = Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")]
 RootOption = Annotated[Path | None, typer.Option(help="The corpus's folder, if it moved.")]
 StoreArgument = Annotated[
     str | None, typer.Argument(metavar="[STORE]", help="The store's folder or URL; or give --pipeline.")
@@ -109,6 +110,7 @@ def _print_estimate(found: Estimate) -> None:
     if found.hours is not None:
         workers = f"{found.workers} worker{'' if found.workers == 1 else 's'}"
         lines.append(f"time: {_duration(found.hours * 3600)} with {workers}, {found.worker_hours:,.4g} worker hours")
+        lines.append(f"each worker asks one node for {resources_text(found.asked)}")
     if found.cost is not None:
         lines.append(f"cost: {found.cost:,.2f} at the price given per worker hour")
     lines += [
@@ -140,7 +142,7 @@ def run(
     config: ConfigOption = PIPELINES_FILE,
     set_: SetOption = None,
     store: PlaceOption = None,
-    local: Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")] = False,
+    local: LocalOption = False,
     replace: Annotated[list[str] | None, typer.Option(help="Teacher whose stored features are replaced.")] = None,
     corpus_root: RootOption = None,
     as_json: JsonOption = False,
@@ -153,12 +155,6 @@ def run(
     unknown = sorted(set(replace or []) - set(loaded.teachers))
     if unknown:
         raise ConfigError(f"--replace: the pipeline has no teacher {', '.join(unknown)}")
-
-    def on_ray(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker) -> None:
-        # Ray is imported only when there is work for it, so that a run with nothing to do ends in a second.
-        from extract.cluster.execute import execute_on_ray
-
-        execute_on_ray(spec, work, tracker)
 
     outcome = run_extraction(
         loaded, execute=execute_here if local else on_ray, replace=replace or [], corpus_root=corpus_root
@@ -174,6 +170,18 @@ def run(
         log.warning("%d rows have images of more than 8 bits: %s", count, done)
     for reason, count in outcome.bad_rows.most_common(10):
         log.warning("%d feature pairs are missing: %s", count, reason)
+    end(outcome)
+
+
+def on_ray(job: Job, work: Sequence[RangeWork], tracker: Tracker) -> None:
+    """Do every range on Ray, which is imported only for work: a run with nothing to do ends in a second."""
+    from extract.cluster.execute import execute_on_ray
+
+    execute_on_ray(job, work, tracker)
+
+
+def end(outcome: Outcome) -> None:
+    """Say that a run was stopped or gave up ranges, and end the program with that exit code."""
     if outcome.stopped:
         log.warning("stopped as requested: %s", RESUMES)
         raise typer.Exit(ExitCode.INTERRUPTED)

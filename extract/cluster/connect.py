@@ -57,9 +57,15 @@ def connected(settings: ExtractSection) -> Iterator[None]:
         ray.shutdown()
 
 
+def may_grow() -> bool:
+    """Whether nodes may join the cluster: not one that a run started itself."""
+    return ADDRESS in os.environ
+
+
 def _local(settings: ExtractSection) -> dict[str, Any]:
-    cores = os.cpu_count() or 1
-    slots = settings.workers * settings.threads_per_worker if settings.workers else cores
+    # A number of workers is taken at its word, and one worker finds room on the smallest machine.
+    cpus = int(settings.asked["CPU"])
+    slots = settings.workers * cpus if settings.workers else max(os.cpu_count() or 1, cpus)
     return {
         # Without "local" Ray would use any cluster whose address was left behind on this machine.
         "address": "local",

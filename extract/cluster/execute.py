@@ -16,18 +16,18 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 from ray.util.metrics import Counter, Gauge
 
+from extract.config import resources_text
 from extract.run.dispatch import Dispatch
 from extract.run.plan import RangeWork
-from extract.run.run_spec import RunSpec
+from extract.run.run_spec import Job
 from extract.run.schedule import Failure, Restarts, failure_of
 from extract.run.tracker import Tracker
 from extract.worker.stages import seconds_of_range
-from extract.worker.task import TASKS_AT_ONCE, TaskDroppedError
+from extract.worker.task import TASKS_AT_ONCE, Made, TaskDroppedError
 from store.errors import ExtractionError
-from store.format.records import Receipt
 
-from .connect import connected
-from .fleet import Call, Fleet, Kind, room, wanted
+from .connect import connected, may_grow
+from .fleet import Call, Fleet, Kind, room
 
 log = logging.getLogger(__name__)
 
@@ -43,24 +43,27 @@ INQUEST_S = 30.0
 ASK_AGAIN_S = 1.0
 """Time between two inquests."""
 
+SPARE_S = 15.0
+"""An actor without a task is kept so long for what may have to be done again."""
+
 _DETAIL = re.compile(r"exit detail: (.+?)(?:\. |$)")
 
 
-def execute_on_ray(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker) -> None:
+def execute_on_ray(job: Job, work: Sequence[RangeWork], tracker: Tracker) -> None:
     """Do every range on a Ray cluster: the one that RAY_ADDRESS or a Ray job names, else a local one."""
-    with connected(spec.settings):
-        Driver(spec, work, tracker).drain()
+    with connected(job.settings):
+        Driver(job, work, tracker).drain()
 
 
 class Driver:
     """Gives ranges to actors until all are done or given up."""
 
     def __init__(
-        self, spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker, clock: Callable[[], float] = time.monotonic
+        self, job: Job, work: Sequence[RangeWork], tracker: Tracker, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._spec, self._tracker, self._clock = spec, tracker, clock
-        self._fleet, self._metrics, self._restarts = Fleet(spec), RunMetrics(spec.run_id), Restarts()
-        self._dispatch = Dispatch(spec, work, tracker, on_receipts=self._metrics.note)
+        self._job, self._tracker, self._clock = job, tracker, clock
+        self._fleet, self._metrics, self._restarts = Fleet(job), RunMetrics(job.run_id), Restarts()
+        self._dispatch = Dispatch(job, work, tracker, on_receipts=self._metrics.note)
         self._schedule = self._dispatch.schedule
         self._placed_last, self._looked, self._room = clock(), float("-inf"), 0
 
@@ -71,10 +74,11 @@ class Driver:
             ExtractionError: the cluster has no room for a worker, or workers die while they load the teachers.
         """
         self._warn_if_there_is_no_room()
-        every_s = min(10.0, self._spec.settings.stall_timeout_s / 5)
+        every_s = min(10.0, self._job.settings.stall_timeout_s / 5)
         while not self._schedule.over:
             self._grow()
             self._give()
+            self._shrink()
             self._tell()
             for name in self._fleet.in_stage("busy"):
                 self._fleet.ask_again("steps", name, now=self._clock(), every_s=every_s)
@@ -101,13 +105,29 @@ class Driver:
         """Start as many actors as there is work and room for."""
         now = self._clock()
         if now - self._looked >= LOOK_S:
-            self._looked, self._room = now, room(self._spec)
-        if not self._restarts.allowed(now=now):
-            return
-        # One at least, even without room: a cluster that grows by itself does so for actors that wait.
-        target = min(self._spec.settings.workers or max(1, self._room), self._schedule.outstanding)
-        for _ in range(target - self._fleet.count("placing", "loading", "idle", "busy")):
+            self._looked, self._room = now, room(self._job)
+        surplus = self._fleet.count("placing", "loading", "idle", "busy") - self._target()
+        for _ in range(-surplus if self._restarts.allowed(now=now) else 0):
             self._fleet.start(now=now)
+
+    def _target(self) -> int:
+        """Return how many actors there should be, with and without a place."""
+        number = self._job.settings.workers
+        if not number:
+            # A cluster that grows by itself does so for actors that wait: for as many as work, so that it doubles.
+            waiting = max(1, self._fleet.count("loading", "idle", "busy")) if may_grow() else 0
+            number = max(1, self._room + waiting)
+        return min(number, self._schedule.outstanding)
+
+    def _shrink(self) -> None:
+        """End actors for which no task is left, so that their nodes may go: first those that still wait for one."""
+        surplus = self._fleet.count("placing", "loading", "idle", "busy") - self._target()
+        spare = self._fleet.in_stage("placing")[::-1]
+        if not self._schedule.waiting:
+            idle = self._fleet.in_stage("idle")
+            spare += [name for name in idle if self._clock() - self._fleet.members[name].since > SPARE_S]
+        for name in spare[: max(0, surplus)]:
+            self._fleet.end(name)
 
     def _collect(self, call: Call, reference: Any) -> None:
         kind, name, now = call.kind, call.name, self._clock()
@@ -181,7 +201,7 @@ class Driver:
 
     def _watch(self) -> None:
         """End actors that take too long, and the run if none gets a place."""
-        now, settings = self._clock(), self._spec.settings
+        now, settings = self._clock(), self._job.settings
         for name, why in self._schedule.overdue(now=now).items():
             self._lose(name, Failure.CRASH, why)
         for name in self._fleet.in_stage("loading"):
@@ -201,33 +221,31 @@ class Driver:
             nodes = sum(1 for node in ray.nodes() if node["Alive"])
             raise ExtractionError(
                 f"no worker got a place within {settings.start_timeout_s:.0f} s: each asks for "
-                f"{_shown(wanted(self._spec))} of one node, the cluster has {_shown(ray.cluster_resources())} on "
-                f"{nodes} nodes, {_shown(ray.available_resources())} of it free",
-                hint="add nodes, or lower extract.threads_per_worker; what is committed stays",
+                f"{resources_text(settings.asked)} of one node, the cluster has "
+                f"{resources_text(ray.cluster_resources())} on {nodes} nodes, "
+                f"{resources_text(ray.available_resources())} of it free",
+                hint="add nodes, or lower extract.threads_per_worker, decode_threads or gpus_per_worker; what is "
+                "committed stays",
             )
 
     def _tell(self) -> None:
         counts = {
             "ready": self._fleet.count("idle", "busy"),
-            "starting": self._fleet.count("placing", "loading"),
+            "starting": self._fleet.count("loading"),
             "busy": self._fleet.count("busy"),
+            "waiting": self._fleet.count("placing"),
         }
         self._tracker.workers(**counts)
         self._metrics.workers(counts)
 
     def _warn_if_there_is_no_room(self) -> None:
-        if room(self._spec) == 0:
+        if room(self._job) == 0:
             log.warning(
                 "each worker asks for %s, and no node of the cluster has that now (all together: %s); waiting %.0f s",
-                _shown(wanted(self._spec)),
-                _shown(ray.cluster_resources()),
-                self._spec.settings.start_timeout_s,
+                resources_text(self._job.settings.asked),
+                resources_text(ray.cluster_resources()),
+                self._job.settings.start_timeout_s,
             )
-
-
-def _shown(resources: dict[str, float]) -> str:
-    shown = (f"{name} {resources[name]:g}" for name in ("CPU", "GPU") if resources.get(name))
-    return ", ".join(shown) or "neither CPU nor GPU"
 
 
 class RunMetrics:
@@ -243,10 +261,10 @@ class RunMetrics:
         for metric in (self._units, self._rows, self._bad, self._seconds, self._workers):
             metric.set_default_tags({"run": run_id})
 
-    def note(self, receipts: Sequence[Receipt]) -> None:
+    def note(self, receipts: Sequence[Made]) -> None:
         """Count the receipts of one range."""
         for receipt in receipts:
-            tags = {"teacher": receipt.teacher}
+            tags = {"teacher": receipt.subject}
             self._units.inc(1, tags)
             self._rows.inc(max(1, receipt.stop - receipt.start), tags)
             if receipt.bad_rows:

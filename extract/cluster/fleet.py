@@ -12,10 +12,8 @@ from typing import Any, Literal
 
 import ray
 
-from extract.run.run_spec import RunSpec, build_worker
-from extract.worker.task import TASKS_AT_ONCE, Task
-from extract.worker.worker import Worker
-from store.format.records import Receipt
+from extract.run.run_spec import Job
+from extract.worker.task import TASKS_AT_ONCE, Made, RangeWorker, Task
 
 CONTROL, TASKS = "control", "tasks"
 """Concurrency groups: a thread that answers the driver at any time, and one thread for each task of the worker."""
@@ -28,9 +26,9 @@ class RangeActor:
     work, and ``run`` in TASKS.
     """
 
-    def __init__(self, spec: RunSpec) -> None:
-        self._spec, self._steps = spec, 0
-        self._worker: Worker | None = None
+    def __init__(self, job: Job) -> None:
+        self._job, self._steps = job, 0
+        self._worker: RangeWorker | None = None
 
     def place(self) -> str:
         """Return the id of this actor's node; the first answer shows that the cluster had room for it."""
@@ -42,14 +40,14 @@ class RangeActor:
 
     def load(self) -> None:
         """Load the teachers."""
-        self._worker = build_worker(self._spec)
-        self._worker.on_step = self._step
+        self._worker = self._job.build(on_step=self._step)
 
-    def run(self, task: Task) -> list[Receipt]:
-        """Extract and commit one range, or try the rows of a probe."""
+    def run(self, task: Task) -> list[Made]:
+        """Do and commit one range, or try the rows of a probe."""
         if self._worker is None:
             raise RuntimeError("the teachers are not loaded")
-        return self._worker.submit(task).result()
+        made: list[Made] = self._worker.submit(task).result()
+        return made
 
     def drop(self) -> None:
         """End the tasks whose commit has not begun."""
@@ -60,9 +58,9 @@ class RangeActor:
         self._steps += 1
 
 
-def start_actor(spec: RunSpec) -> Any:
+def start_actor(job: Job) -> Any:
     """Ask the cluster for an actor and return its handle; it may never get a place."""
-    asked = wanted(spec)
+    asked = job.settings.asked
     make: Callable[[type], Any] = ray.remote(
         num_cpus=asked["CPU"],
         num_gpus=asked["GPU"],
@@ -73,23 +71,24 @@ def start_actor(spec: RunSpec) -> Any:
         max_concurrency=1,
         scheduling_strategy="SPREAD",
     )
-    return make(RangeActor).remote(spec)
+    return make(RangeActor).remote(job)
 
 
-def wanted(spec: RunSpec) -> dict[str, float]:
-    """Return the CPUs and GPUs of one node that each actor asks for."""
-    settings = spec.settings
-    return {"CPU": float(settings.threads_per_worker), "GPU": 1.0 if settings.device == "cuda" else 0.0}
-
-
-def room(spec: RunSpec) -> int:
+def room(job: Job) -> int:
     """Return how many actors the present nodes could hold if nothing else ran on them."""
-    asked = {name: amount for name, amount in wanted(spec).items() if amount}
+    asked = {name: amount for name, amount in job.settings.asked.items() if amount}
     return sum(
-        min(int(node["Resources"].get(name, 0) // amount) for name, amount in asked.items())
+        min(holds(node["Resources"].get(name, 0), amount) for name, amount in asked.items())
         for node in ray.nodes()
         if node["Alive"]
     )
+
+
+def holds(amount: float, asked: float) -> int:
+    """Return how many actors find room in an amount of a node; a part of a card is a part of one card."""
+    if asked < 1:
+        return int(amount) * int(1 / asked + 1e-9)
+    return int(amount // asked)
 
 
 Stage = Literal["placing", "loading", "idle", "busy", "lost"]
@@ -130,8 +129,8 @@ class Member:
 class Fleet:
     """A run's actors, by name."""
 
-    def __init__(self, spec: RunSpec) -> None:
-        self._spec, self._started = spec, 0
+    def __init__(self, job: Job) -> None:
+        self._job, self._started = job, 0
         self._calls: dict[Any, Call] = {}
         self.members: dict[str, Member] = {}
 
@@ -147,7 +146,7 @@ class Fleet:
         """Ask the cluster for one more actor."""
         self._started += 1
         name = f"worker {self._started}"
-        self.members[name] = Member(start_actor(self._spec), "placing", now)
+        self.members[name] = Member(start_actor(self._job), "placing", now)
         self._ask("place", name)
 
     def load(self, name: str, node: str, *, now: float) -> None:

@@ -24,15 +24,12 @@ from store.errors import CorpusError, StoreError, StoreNotFoundError
 from store.files import sha256_file
 from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
 from store.format.pairs import PAIR_SCHEMA, PairTable, check_keys
-from store.format.pixels import Pixels, PixelSpec
 from store.format.promote import Guard
 from store.format.records import Spec, Status, StoreInfo, read_store_info, require_present_format
 from store.images.decode import image_size
 from store.index.create import create_store, new_place
 from store.index.merge import CorpusIndex
 from store.io.location import Location, locate
-
-from .fill_pixel_cache import make_pixels
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +40,6 @@ TEACHER_IDS = {name: name.lower() for name in NAMES}
 NORM_TOLERANCE = 1e-3
 """The released features have unit norm in float32; a larger deviation means another kind of file."""
 
-DEFAULT_PIXELS = Pixels()
-"""The default kind of stored images."""
-
 Features = dict[str, npt.NDArray[np.float32]]
 
 
@@ -55,14 +49,12 @@ def import_mmkd(
     *,
     range_rows: int,
     chunk_rows: int,
-    pixels: Pixels | None = DEFAULT_PIXELS,
 ) -> StoreInfo:
-    """Make a store of a released cache.
+    """Make a store of a released cache, without images of its own.
 
     Args:
         source: the folder with ``meta.jsonl`` and ``features/``.
         store: a folder or URL without a store, or with one that an interrupted import began.
-        pixels: how the images are stored, so that the store needs no corpus; None to leave them out.
 
     Raises:
         CorpusError: the cache does not have the released layout.
@@ -87,10 +79,6 @@ def import_mmkd(
         info = _begin(location, index, signature=signature, shape=shape, guard=held.check)
         for name, unit in units.items():
             _import_teacher(location, info, name, unit, guard=held.check)
-    if pixels:
-        made = make_pixels(location, PixelSpec.of(pixels), corpus_root=source)
-        for reason, count in made.bad_rows.items():
-            log.warning("%d images are not kept in the store: %s", count, reason)
     return info
 
 

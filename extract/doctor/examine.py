@@ -116,8 +116,10 @@ def _memory(
         need = machine.Need(nbytes=nbytes, measured=True, missing=lacking)
     section = pipeline.extract
     if section.device == "cuda":
-        return machine.memory(need, found.devices, workers=1, elsewhere=elsewhere, measure=measure)
-    workers = section.workers or max(1, (os.cpu_count() or 1) // section.threads_per_worker)
+        sharing = int(1 / section.gpus_per_worker)
+        workers = min(sharing, section.workers or sharing)
+        return machine.memory(need, found.devices, workers=workers, elsewhere=elsewhere, measure=measure)
+    workers = section.workers or max(1, int((os.cpu_count() or 1) // section.asked["CPU"]))
     return machine.memory(need, {"this machine": _available()}, workers=workers, elsewhere=elsewhere, measure=measure)
 
 

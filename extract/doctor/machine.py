@@ -106,7 +106,8 @@ def memory(need: Need, rooms: Mapping[str, int], *, workers: int, elsewhere: boo
     device, room = min(rooms.items(), key=lambda item: item[1])
     said = f"{what}, {device} has {gb(room)}"
     if amount > room:
-        fewer = "--set extract.workers=N with fewer of them, or a pipeline" if workers > 1 else "use a pipeline"
+        fewer = "fewer workers (--set extract.workers=N, extract.gpus_per_worker=1), or a pipeline"
+        fewer = fewer if workers > 1 else "use a pipeline"
         return Finding("memory", worse(fails=not elsewhere), said, f"{fewer} with fewer teachers, then join the stores")
     if need.missing:
         text = f"{said}; not counted, for want of their weights or profile: {', '.join(need.missing)}"

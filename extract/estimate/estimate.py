@@ -39,6 +39,7 @@ class Estimate:
         units, committed: units of the complete store, and how many it has.
         teachers: units to do, by teacher.
         rates: the hours follow from them; None without probe and profile.
+        asked: CPUs and GPUs of one node that each worker asks for.
         worker_hours, hours: hours of all workers together, and hours until the run ends.
         cost: worker hours times the price; None without a price.
         replaced: teachers whose stored features have another spec; ``run`` refuses them without ``--replace``.
@@ -54,6 +55,7 @@ class Estimate:
     worker_hours: float | None
     hours: float | None
     workers: int
+    asked: Mapping[str, float]
     cost: float | None
     replaced: Sequence[str]
 
@@ -111,6 +113,7 @@ def estimate(
         worker_hours=worker_hours,
         hours=None if worker_hours is None else worker_hours / workers,
         workers=workers,
+        asked=pipeline.extract.asked,
         cost=None if worker_hours is None or price_per_hour is None else worker_hours * price_per_hour,
         replaced=[name for name, spec in stored.items() if spec.hash != specs[name].hash],
     )

@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 
-from extract.worker.task import Task, TaskDroppedError
+from extract.worker.task import Made, Task, TaskDroppedError
 from store.errors import ExtractionError, LocationError
 from store.format.commit import promoted
-from store.format.records import Receipt, read_store_info, readable_record, receipt_key
+from store.format.records import read_store_info
 
 from .plan import RangeWork
-from .run_spec import RunSpec, build_worker
+from .run_spec import Job
 from .schedule import Failure, Schedule, failure_of
 from .tracker import Tracker
 
@@ -35,18 +35,18 @@ class Dispatch:
 
     def __init__(
         self,
-        spec: RunSpec,
+        job: Job,
         work: Sequence[RangeWork],
         tracker: Tracker,
         *,
-        on_receipts: Callable[[Sequence[Receipt]], object] = lambda _receipts: None,
+        on_receipts: Callable[[Sequence[Made]], object] = lambda _receipts: None,
     ) -> None:
-        self._spec, self._tracker, self._on_receipts = spec, tracker, on_receipts
-        info = read_store_info(spec.store)
+        self._job, self._tracker, self._on_receipts = job, tracker, on_receipts
+        info = read_store_info(job.store)
         rows = {item.range_id: range(*info.bounds(item.range_id)) for item in work}
-        self.schedule = Schedule(work, rows=rows, settings=spec.settings)
+        self.schedule = Schedule(work, rows=rows, settings=job.settings)
 
-    def done(self, task: Task, receipts: Sequence[Receipt], *, now: float) -> None:
+    def done(self, task: Task, receipts: Sequence[Made], *, now: float) -> None:
         """Put a task's units where readers find them, and count it."""
         try:
             receipts = [self._promoted(receipt) for receipt in receipts]
@@ -78,12 +78,12 @@ class Dispatch:
         self.schedule.lost(worker, failure, why)
         self._tell(tasks, why)
 
-    def _promoted(self, receipt: Receipt) -> Receipt:
-        key = receipt_key(receipt.teacher, receipt.range)
-        return promoted(self._spec.place(receipt.teacher), receipt, key, guard=self._spec.guard)
+    def _promoted(self, receipt: Made) -> Made:
+        key = self._job.key(receipt.subject, receipt.range)
+        return promoted(self._job.place(receipt.subject), receipt, key, guard=self._job.guard)
 
     def _done_anyhow(self, task: Task, why: str, *, now: float) -> bool:
-        receipts = committed_by_run(self._spec, task)
+        receipts = committed_by_run(self._job, task)
         if receipts:
             log.info("range %d: all of it was committed, then: %s", task.range_id, why)
             self.done(task, receipts, now=now)
@@ -94,7 +94,7 @@ class Dispatch:
         self._tell([task], why)
 
     def _tell(self, tasks: Sequence[Task], why: str) -> None:
-        attempts = self._spec.settings.attempts
+        attempts = self._job.settings.attempts
         self._tracker.outcome.failed.update(self.schedule.given_up)
         for task in tasks:
             if task.probe is None:
@@ -112,7 +112,7 @@ class Dispatch:
         self._tracker.outcome.stopped = self.schedule.stopped
 
 
-def committed_by_run(spec: RunSpec, task: Task) -> list[Receipt]:
+def committed_by_run(job: Job, task: Task) -> list[Made]:
     """Return the receipts of a task's units if this run committed all of them; none if not, or if the store is away.
 
     A worker may be lost after its last commit and before its answer.
@@ -120,10 +120,10 @@ def committed_by_run(spec: RunSpec, task: Task) -> list[Receipt]:
     if task.probe is not None:
         return []
     try:
-        found = [readable_record(spec.place(name), receipt_key(name, task.range_id), Receipt) for name in task.teachers]
+        found = [job.committed(name, task.range_id) for name in task.teachers]
     except LocationError:
         return []
-    receipts = [receipt for receipt in found if receipt and receipt.run_id == spec.run_id]
+    receipts = [receipt for receipt in found if receipt]
     return receipts if len(receipts) == len(task.teachers) else []
 
 
@@ -133,7 +133,7 @@ LOOK_S = 0.5
 """Time between two looks for a request to stop."""
 
 
-def execute_here(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker) -> None:
+def execute_here(job: Job, work: Sequence[RangeWork], tracker: Tracker) -> None:
     """Do every range in this process.
 
     No other process watches this one: a row that kills or hangs it ends the run.
@@ -141,9 +141,9 @@ def execute_here(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker) -> 
     Raises:
         ExtractionError: this process can no longer use the device.
     """
-    dispatch = Dispatch(spec, work, tracker)
-    at_work: dict[Future[list[Receipt]], Task] = {}
-    with build_worker(spec) as worker:
+    dispatch = Dispatch(job, work, tracker)
+    at_work: dict[Future[list[Made]], Task] = {}
+    with job.build() as worker:
         tracker.workers(ready=1, starting=0, busy=1)
         while not dispatch.schedule.over:
             dispatch.look_for_stop()
@@ -164,7 +164,7 @@ def execute_here(spec: RunSpec, work: Sequence[RangeWork], tracker: Tracker) -> 
         dispatch.look_for_stop()
 
 
-def _finish(dispatch: Dispatch, at_work: dict[Future[list[Receipt]], Task]) -> None:
+def _finish(dispatch: Dispatch, at_work: dict[Future[list[Made]], Task]) -> None:
     """Count what was on its way to a commit when the device broke."""
     for future, task in at_work.items():
         if future.exception() is None:

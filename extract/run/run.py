@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from store.io.location import Location, locate
 from store.io.lock import exclusive
 
 from .plan import RangeWork, plan
-from .run_spec import RunSpec
+from .run_spec import Job, RunSpec
 from .tracker import Outcome, Tracker, write_report
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 RAY_PACKAGE = "/_ray_pkg_"
 """Part of the path of what ``ray job submit --working-dir`` uploads."""
 
-Execute = Callable[[RunSpec, Sequence[RangeWork], Tracker], None]
+Execute = Callable[[Job, Sequence[RangeWork], Tracker], None]
 """Has every range done and gives the tracker each range's receipts: in this process, or on Ray."""
 
 
@@ -58,7 +59,8 @@ def run(
     """
     began = time.monotonic()
     store = locate(pipeline.store.path)
-    _refuse_copies(pipeline, store)
+    refuse_copy(store)
+    _refuse_copied_teachers(pipeline)
     info = read_store_info(store)
     specs = {
         name: teacher_spec(name, entry, stored_dtype=pipeline.store.dtype, window=pipeline.image.bounds)
@@ -90,24 +92,43 @@ def run(
                 allow=pipeline.readable(),
                 prefixes=prefixes,
                 lock=lock,
-                run_id=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}",
+                run_id=new_run_id(),
             )
             counts = (outcome.units - outcome.found, outcome.units, len(planned.work))
             log.info("extract: run %s, %d of %d units to do, %d ranges", run_spec.run_id, *counts)
-            limit, interval_s = pipeline.extract.max_bad_fraction, pipeline.extract.progress_interval_s
+            limit = pipeline.extract.max_bad_fraction
             tracker = Tracker(outcome, run_id=run_spec.run_id, max_bad_fraction=limit, on_receipt=planned.known.add)
             try:
-                with tracker.published(store, interval_s=interval_s):
+                with published(run_spec, tracker, resolved=dump_resolved(pipeline), began=began):
                     execute(run_spec, planned.work, tracker)
             finally:
                 planned.known.write(store)
-                outcome.seconds = time.monotonic() - began
-                write_report(store, outcome, run_id=run_spec.run_id, resolved=dump_resolved(pipeline))
         for name, at in prefixes.items():
             if at:
                 _replace(store, specs[name], at, info=info, pairs=pairs, guard=lock.check)
     outcome.seconds = time.monotonic() - began
     return outcome
+
+
+def new_run_id() -> str:
+    """Return an id that sorts by time."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+
+
+@contextlib.contextmanager
+def published(job: Job, tracker: Tracker, *, resolved: str, began: float) -> Iterator[None]:
+    """Show and write a run's progress, and its report at the end.
+
+    Args:
+        resolved: the whole configuration, as JSON.
+        began: when the run began, by the monotonic clock.
+    """
+    try:
+        with tracker.published(job.store, interval_s=job.settings.progress_interval_s):
+            yield
+    finally:
+        tracker.outcome.seconds = time.monotonic() - began
+        write_report(job.store, tracker.outcome, run_id=job.run_id, resolved=resolved)
 
 
 def _replace(store: Location, spec: Spec, at: str, *, info: StoreInfo, pairs: PairTable, guard: Guard) -> None:
@@ -124,16 +145,20 @@ def _replace(store: Location, spec: Spec, at: str, *, info: StoreInfo, pairs: Pa
     log.info("%s: the new model has replaced the old one", spec.teacher)
 
 
-def _refuse_copies(pipeline: ExtractPipeline, store: Location) -> None:
-    """Refuse a store, or a folder of a missing teacher, in the copy of a folder that a Ray job runs in."""
-    places = {"store.path": store.uri} if RAY_PACKAGE in store.uri else {}
-    places |= {
-        f"teachers.{name}.folder": entry.folder
-        for name, entry in pipeline.teachers.items()
-        if RAY_PACKAGE in entry.folder and not Path(entry.folder).is_dir()
-    }
-    for key, place in places.items():
-        raise ConfigError(
-            f"{key}: {place} lies inside the copy of the working directory that Ray made, which goes with the job",
-            hint='give the file by its full name, --config "$PWD/pipelines.yaml": relative paths start at its folder',
-        )
+def refuse_copy(store: Location) -> None:
+    """Refuse a store in the copy of a folder that a Ray job runs in."""
+    if RAY_PACKAGE in store.uri:
+        raise _copied("store.path", store.uri)
+
+
+def _refuse_copied_teachers(pipeline: ExtractPipeline) -> None:
+    for name, entry in pipeline.teachers.items():
+        if RAY_PACKAGE in entry.folder and not Path(entry.folder).is_dir():
+            raise _copied(f"teachers.{name}.folder", entry.folder)
+
+
+def _copied(key: str, place: str) -> ConfigError:
+    return ConfigError(
+        f"{key}: {place} lies inside the copy of the working directory that Ray made, which goes with the job",
+        hint='give the file by its full name, --config "$PWD/pipelines.yaml": relative paths start at its folder',
+    )

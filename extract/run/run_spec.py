@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from extract.config import ExtractSection
 from extract.teacher_files.entry import TeacherEntry
+from extract.worker.task import Made, RangeWorker
 from store.corpus.image_source import ImageSource
 from store.corpus.read_ahead import ReadAhead
 from store.format.pairs import PairTable
 from store.format.promote import Guard, unguarded
-from store.format.records import Spec, read_store_info
+from store.format.records import Receipt, Spec, read_store_info, readable_record, receipt_key
 from store.io.lease import Held
 from store.io.location import Location
 
@@ -21,18 +23,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
-class RunSpec:
-    """Everything a worker process needs; it crosses process borders.
+class Job:
+    """Everything a worker process needs to make something of each range; it crosses process borders.
 
     Attributes:
         max_pixels: largest width times height that is decoded.
-        prefixes: by teacher, where in the store its units are committed; empty for the store itself.
+        prefixes: by what is made, where in the store its units are committed; empty for the store itself.
         lock: of the store, which the driver holds; None for a store that is nobody else's.
     """
 
     store: Location
-    entries: Mapping[str, TeacherEntry]
-    specs: Mapping[str, Spec]
     settings: ExtractSection
     max_pixels: int
     corpus_root: str
@@ -46,9 +46,48 @@ class RunSpec:
         """Make sure that the driver still has the lock; in a worker, by its token."""
         return self.lock.check if self.lock else unguarded
 
-    def place(self, teacher: str) -> Location:
-        """Return where the units of a teacher are committed."""
-        return self.store.below(self.prefixes[teacher])
+    def place(self, subject: str) -> Location:
+        """Return where the units of a teacher, or what else is made, are committed."""
+        return self.store.below(self.prefixes[subject])
+
+    @abstractmethod
+    def build(self, *, on_step: Callable[[], object] = lambda: None) -> RangeWorker:
+        """Return a worker of this process.
+
+        Args:
+            on_step: called many times in a range, to show progress.
+        """
+
+    @abstractmethod
+    def key(self, subject: str, range_id: int) -> str:
+        """Return the key of a unit's receipt."""
+
+    @abstractmethod
+    def committed(self, subject: str, range_id: int) -> Made | None:
+        """Return a unit's receipt if this run committed it."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class RunSpec(Job):
+    """Runs teachers over ranges."""
+
+    entries: Mapping[str, TeacherEntry]
+    specs: Mapping[str, Spec]
+
+    def build(self, *, on_step: Callable[[], object] = lambda: None) -> RangeWorker:
+        """Load the teachers."""
+        worker = build_worker(self)
+        worker.on_step = on_step
+        return worker
+
+    def key(self, subject: str, range_id: int) -> str:
+        """Return the key of a unit's receipt."""
+        return receipt_key(subject, range_id)
+
+    def committed(self, subject: str, range_id: int) -> Made | None:
+        """Return a unit's receipt if it has this run's id."""
+        receipt = readable_record(self.place(subject), receipt_key(subject, range_id), Receipt)
+        return receipt if receipt and receipt.run_id == self.run_id else None
 
 
 def build_worker(spec: RunSpec) -> Worker:
@@ -77,7 +116,11 @@ def build_worker(spec: RunSpec) -> Worker:
             window=Preprocessing.model_validate(next(iter(spec.specs.values())).preprocessing).window,
         ),
         teachers={name: load_teacher(one, spec.entries[name], device=device) for name, one in spec.specs.items()},
-        encoder=Encoder(Device(device), batch_size=spec.settings.batch_size),
+        encoder=Encoder(
+            Device(device),
+            batch_size=spec.settings.batch_size,
+            workers_per_card=max(1, int(1 / spec.settings.gpus_per_worker)),
+        ),
         run_id=spec.run_id,
         guard=spec.guard,
     )

@@ -133,7 +133,12 @@ class Schedule:
     @property
     def outstanding(self) -> int:
         """Number of workers that could have a task now."""
-        return len(self.at_work) + (0 if self._stopping else len(self._waiting))
+        return len(self.at_work) + self.waiting
+
+    @property
+    def waiting(self) -> int:
+        """Number of tasks that are to be begun."""
+        return 0 if self._stopping else len(self._waiting)
 
     @property
     def at_work(self) -> frozenset[str]:

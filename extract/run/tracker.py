@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from extract.worker.stages import DEVICE_STAGES, WAITS, seconds_of_range
+from extract.worker.task import Made
 from store.console import progress
 from store.errors import ExtractionError, MMKDError, kind_of
 from store.format.records import Receipt, Status
@@ -67,7 +68,7 @@ class Tracker:
 
     Args:
         max_bad_fraction: `note` ends the run if a larger share of rows is bad.
-        on_receipt: called with every receipt.
+        on_receipt: called with every receipt of a teacher.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Tracker:
         self._started, self._working_since = datetime.now(UTC), clock()
         self._rows: Counter[str] = Counter()
         self._stage_seconds: defaultdict[str, float] = defaultdict(float)
-        self._actors = {"ready": 0, "starting": 0, "busy": 0}
+        self._actors = {"ready": 0, "starting": 0, "busy": 0, "waiting": 0}
         self._stop = threading.Event()
         self._shown = 0
 
@@ -97,7 +98,7 @@ class Tracker:
         """Let the ranges at work finish and begin no other."""
         self._stop.set()
 
-    def note(self, receipts: Sequence[Receipt]) -> None:
+    def note(self, receipts: Sequence[Made]) -> None:
         """Count the receipts of one range.
 
         Raises:
@@ -105,25 +106,26 @@ class Tracker:
         """
         self.outcome.done += len(receipts)
         for receipt in receipts:
-            if self._on_receipt:
+            if self._on_receipt and isinstance(receipt, Receipt):
                 self._on_receipt(receipt)
             rows = receipt.stop - receipt.start - receipt.status_counts.get("not_applicable", 0)
             self.outcome.rows_seen += rows
-            self._rows[receipt.teacher] += rows
+            self._rows[receipt.subject] += rows
             for bad in receipt.bad_rows:
                 self.outcome.bad_rows[f"{Status(bad.status).name.lower()}: {kind_of(bad.reason)}"] += 1
         # The teachers of a range see the same images.
-        self.outcome.changed_images.update(next((one.changed_images for one in receipts if one.changed_images), {}))
+        changed = (one.changed_images for one in receipts if isinstance(one, Receipt) and one.changed_images)
+        self.outcome.changed_images.update(next(changed, {}))
         for stage, seconds in seconds_of_range(receipts).items():
             self._stage_seconds[stage] += seconds
         self._check_bad_fraction()
 
-    def workers(self, *, ready: int, starting: int, busy: int) -> None:
-        """Note how many workers there are; ``ready`` includes ``busy``."""
+    def workers(self, *, ready: int, starting: int, busy: int, waiting: int = 0) -> None:
+        """Note how many workers there are; ``ready`` includes ``busy``, and those that wait have no place yet."""
         if ready and not self.outcome.workers:
             self._working_since = self._clock()
         self.outcome.workers = max(self.outcome.workers, ready)
-        self._actors = {"ready": ready, "starting": starting, "busy": busy}
+        self._actors = {"ready": ready, "starting": starting, "busy": busy, "waiting": waiting}
 
     def record(self, state: State) -> dict[str, Any]:
         """Return ``progress.json``; docs/cluster.md describes it."""

@@ -64,7 +64,7 @@ def rows_that_fit(
 
     Args:
         at_most: ``extract.batch_size``.
-        sharing: teachers that share the card's memory, those of other workers included.
+        sharing: processes that share the card; the teachers of one take turns.
         memory: measured instead of the present card's.
     """
     stated = min(teacher.batch_size or at_most, at_most)

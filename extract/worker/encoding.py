@@ -19,7 +19,7 @@ from torch import Tensor
 
 from extract.teachers.base import FrozenTeacher
 
-from .batch_size import BatchSize
+from .batch_size import BatchSize, rows_that_fit
 from .device import Device, Mark
 from .range_job import Batch
 from .stages import Clock
@@ -55,20 +55,27 @@ class InFlight:
 class Encoder:
     """The teachers' work on a device.
 
+    Args:
+        batch_size: most rows that a teacher gets at once.
+        workers_per_card: processes that share the card's memory.
+
     Attributes:
         teacher_s: the device's seconds so far by teacher and stage.
     """
 
-    def __init__(self, device: Device, *, batch_size: int) -> None:
-        self.device, self._rows = device, batch_size
+    def __init__(self, device: Device, *, batch_size: int, workers_per_card: int = 1) -> None:
+        self.device, self._rows, self._workers_per_card = device, batch_size, workers_per_card
         self._batch_sizes: dict[str, BatchSize] = {}
         self.teacher_s: dict[tuple[str, str], float] = defaultdict(float)
         self._ended: Mark | None = None
         self._free_since = 0.0
 
     def batch_size(self, teacher: FrozenTeacher) -> BatchSize:
-        """Return how many rows a teacher gets at once."""
-        return self._batch_sizes.setdefault(teacher.name, BatchSize(self._rows, teacher=teacher.name))
+        """Return how many rows a teacher gets at once; the first call may measure that on the device."""
+        if teacher.name not in self._batch_sizes:
+            rows = rows_that_fit(teacher, device=self.device.name, at_most=self._rows, sharing=self._workers_per_card)
+            self._batch_sizes[teacher.name] = BatchSize(rows, teacher=teacher.name)
+        return self._batch_sizes[teacher.name]
 
     def begin(self) -> None:
         """Begin to measure; for the thread that encodes."""

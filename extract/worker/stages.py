@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
-from store.format.records import Receipt
+from store.format.records import RangeReceipt
 
 HOST_STAGES = ("read", "decode", "fit", "tokenize", "collect")
 """Stages of the host's threads. Their seconds are added up; they overlap with each other and with the stages below."""
@@ -62,7 +62,7 @@ class Clock:
             return {queue: round(sum(lengths) / len(lengths), 2) for queue, lengths in self._lengths.items()}
 
 
-def seconds_of_range(receipts: Sequence[Receipt]) -> dict[str, float]:
+def seconds_of_range(receipts: Sequence[RangeReceipt]) -> dict[str, float]:
     """Return the seconds by stage of one attempt at a range, from its receipts.
 
     The teachers share all stages except ``write``. Each receipt has their seconds up to its commit: the largest counts.

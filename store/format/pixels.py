@@ -1,7 +1,7 @@
 """Format and commit of the pixel cache: small copies of a store's images, so that training needs no corpus.
 
 One Parquet object per range, its row groups the store's chunks; as with features, the receipt is the commit.
-``store/read/pixel_cache.py`` reads it, ``extract/corpora/fill_pixel_cache.py`` makes it.
+``store/read/pixel_cache.py`` reads it, ``extract/run/pixels.py`` makes it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from .records import RangeReceipt, Record, Status, StoredObject, StoreInfo, read
 
 PIXEL_SPEC_KEY = "pixels/spec.json"
 """With this record a store's pixel cache begins to exist."""
+
+PIXELS = "pixels"
 
 PIXEL_RECEIPTS = "pixels/receipts"
 
@@ -110,6 +112,11 @@ class PixelSpec(Record):
 class PixelReceipt(RangeReceipt):
     """``pixels/receipts/r000123.json``: the commit of the images of one range, which are one object."""
 
+    @property
+    def subject(self) -> str:
+        """What was made of the range."""
+        return PIXELS
+
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class SmallImage:
@@ -172,11 +179,13 @@ def commit_pixels(
     timings_s: dict[str, float],
     versions: dict[str, str],
     guard: Guard = unguarded,
+    holds_lock: bool = True,
 ) -> PixelReceipt:
     """Write the images of one range and return their receipt; what is already committed is left alone.
 
     Args:
         pairs: the range's key, caption and image_sha256, as in the pair table.
+        holds_lock: as in `commit_unit`.
 
     Raises:
         CorruptChunkError: what is read back is not what was written.
@@ -208,7 +217,7 @@ def commit_pixels(
 
     objects = {pixels_key(range_id): encode_range(images, start=start, chunk_rows=info.chunk_rows)}
     receipt = commit_objects(location, receipt_at, objects, describe, guard=guard)
-    return promoted(location, receipt, receipt_at, guard=guard)
+    return promoted(location, receipt, receipt_at, guard=guard) if holds_lock else receipt
 
 
 def encode_range(images: Sequence[SmallImage], *, start: int, chunk_rows: int) -> bytes:

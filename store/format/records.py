@@ -252,6 +252,11 @@ class Receipt(RangeReceipt):
         content = {"version": content["version"], "teacher": content["teacher"]} | content | last
         return {name: value for name, value in content.items() if value is not None}
 
+    @property
+    def subject(self) -> str:
+        """What was made of the range."""
+        return self.teacher
+
 
 R = TypeVar("R", bound=Record)
 Committed = TypeVar("Committed", bound=RangeReceipt)

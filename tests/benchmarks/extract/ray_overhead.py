@@ -48,11 +48,11 @@ class Stopwatch(Tracker):
         vars(watch).update(vars(tracker))
         return watch
 
-    def workers(self, *, ready: int, starting: int, busy: int) -> None:
+    def workers(self, *, ready: int, starting: int, busy: int, waiting: int = 0) -> None:
         """Note the time at which one is ready."""
         if ready and self.ready_s is None:
             self.ready_s = time.monotonic()
-        super().workers(ready=ready, starting=starting, busy=busy)
+        super().workers(ready=ready, starting=starting, busy=busy, waiting=waiting)
 
     def note(self, receipts: Sequence[Receipt]) -> None:
         """Note the time."""

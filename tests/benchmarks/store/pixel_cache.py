@@ -18,7 +18,7 @@ import open_clip
 import torch
 from PIL import Image
 
-from extract.corpora.fill_pixel_cache import encode, keep, shrink
+from extract.corpora.small_image import encode, keep, shrink
 from store.corpus.image_source import ImageSource
 from store.corpus.section import Corpus
 from store.format.pixels import PixelSpec

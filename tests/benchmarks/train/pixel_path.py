@@ -19,7 +19,7 @@ import numpy.typing as npt
 import psutil
 from PIL import Image
 
-from extract.corpora.fill_pixel_cache import make_pixels
+from extract.run.pixels import make_pixels
 from store.corpus.section import Corpus
 from store.format.pixels import Pixels, PixelSpec
 from store.index.create import index_corpus

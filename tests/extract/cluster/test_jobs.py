@@ -29,7 +29,7 @@ def ray():
     # Short: Ray makes sockets below it, whose paths are bounded.
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     port = free_port()
-    command = [program, "start", "--head", "--block", "--num-cpus", "2", "--object-store-memory", "100000000"]
+    command = [program, "start", "--head", "--block", "--num-cpus", "6", "--object-store-memory", "100000000"]
     command += ["--port", free_port(), "--dashboard-port", port, "--temp-dir", folder, "--disable-usage-stats"]
     command += ["--dashboard-agent-listen-port", free_port(), "--ray-client-server-port", free_port()]
     with (folder / "head.log").open("w") as log:

@@ -15,6 +15,9 @@ from tests.extract.cluster_cases import Run, actors_below, progress, receipts
 pytestmark = [pytest.mark.fault, pytest.mark.ray, pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
 UNITS = 50
+CPUS = 3
+"""A worker asks for these: one thread of torch and two that decode."""
+
 SMALL = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 
 
@@ -48,7 +51,7 @@ def config(tmp_path, long_pipeline, prepare):
     return path
 
 
-def add(cluster, cpus=1):
+def add(cluster, cpus=CPUS):
     return cluster.add_node(num_cpus=cpus, object_store_memory=80 * 2**20)
 
 
@@ -84,6 +87,33 @@ def test_nodes_that_come_are_used_and_one_that_dies_costs_no_attempt(
     assert extract_here(config)[1].done == 0
 
 
+def waiting_said(store):
+    said = progress(store)
+    return said["actors"]["waiting"] if said else 0
+
+
+def test_a_worker_waits_for_a_node_that_may_come_and_idle_ones_go_while_the_last_range_is_done(cluster, config):
+    store = config.parent / "store"
+    add(cluster)
+    with Run(config, "--set", "extract.attempts=3", RAY_ADDRESS=cluster.address) as run:
+        run.until_receipts(2)
+        # A cluster that grows by itself does so for the one that has no place; this one grows now.
+        run.until(lambda: waiting_said(store) == 1)
+        add(cluster)
+        run.until(lambda: workers_said(store) == 2 and waiting_said(store) == 2)
+        first, second = actors_below(os.getpid())
+        run.until_receipts(8)
+        first.suspend()  # and with it the ranges that it has
+        run.until(lambda: waiting_said(store) == 0)
+        run.until(lambda: not second.is_running() or second.status() == psutil.STATUS_ZOMBIE)
+        assert first.is_running()
+        assert len(receipts(store)) < UNITS
+        first.resume()
+        code, said = run.end()
+    assert code == 0, said
+    assert progress(store)["failed_ranges"] == {}
+
+
 def test_a_cluster_whose_head_dies_takes_the_run_along_and_another_cluster_goes_on(
     cluster, config, extract_here, stored_bytes, undisturbed
 ):
@@ -98,7 +128,7 @@ def test_a_cluster_whose_head_dies_takes_the_run_along_and_another_cluster_goes_
     assert 4 <= len(kept) < UNITS
     with contextlib.suppress(Exception):
         cluster.shutdown()
-    another = start_cluster(2)
+    another = start_cluster(2 * CPUS)
     try:
         with Run(config, RAY_ADDRESS=another.address) as run:
             code, said = run.end()

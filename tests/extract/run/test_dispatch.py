@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
-from extract.run import dispatch
+from extract.run import run_spec
 from extract.run.run_spec import build_worker
 from store.read.reader import FeatureStore
 
@@ -31,7 +31,7 @@ def test_a_range_that_fails_after_its_last_commit_is_done(
     tmp_path, corpus, teachers, write_pipeline, extract_here, monkeypatch, caplog
 ):
     caplog.set_level("INFO")
-    monkeypatch.setattr(dispatch, "build_worker", lambda spec: Late(build_worker(spec)))
+    monkeypatch.setattr(run_spec, "build_worker", lambda spec: Late(build_worker(spec)))
     store, outcome = extract_here(write_pipeline(tmp_path, files=[corpus / "*.tar"], teachers=teachers))
     assert (outcome.done, outcome.failed) == (8, {})
     assert caplog.text.count("all of it was committed, then: RuntimeError: too late") == 4

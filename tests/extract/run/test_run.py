@@ -14,7 +14,7 @@ import safetensors.numpy
 import torch
 from PIL import Image
 
-from extract.run import dispatch
+from extract.run import run_spec
 from extract.run.run import run
 from extract.run.run_spec import build_worker
 from store.errors import ExtractionError, SpecMismatchError
@@ -383,7 +383,7 @@ def test_a_failing_range_is_tried_three_times_and_does_not_end_the_run(
         worker.teachers = {name: Failing(teacher, failures=failures) for name, teacher in worker.teachers.items()}
         return worker
 
-    monkeypatch.setattr(dispatch, "build_worker", build)
+    monkeypatch.setattr(run_spec, "build_worker", build)
     path = write_pipeline(tmp_path, files=[corpus / "*.tar"], teachers={"small": teachers["small"]})
     store, outcome = extract_here(path)
     assert outcome.failed == given_up

@@ -58,7 +58,7 @@ def test_rates_and_the_time_left_count_from_when_a_worker_was_ready(clock):
     assert said["rows_per_s"] == {"a": 10.0, "b": 10.0}
     assert (said["units"], said["found"], said["done"]) == (20, 4, 2)
     assert said["seconds_left"] == 10 / 2 * 14
-    assert said["actors"] == {"ready": 1, "starting": 1, "busy": 1}
+    assert said["actors"] == {"ready": 1, "starting": 1, "busy": 1, "waiting": 0}
     assert said["bad_rows"] == {"bad_image: broken": 1}
     # Stages that a range's teachers share count once, each unit's own write adds up.
     assert said["stage_seconds"] == {"forward_image": 3.0, "wait_for_images": 1.0, "write": 0.75}

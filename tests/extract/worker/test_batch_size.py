@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from extract.run import dispatch
+from extract.run import run_spec
 from extract.run.run_spec import build_worker
 from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.specs import teacher_spec
@@ -94,7 +94,7 @@ def test_a_range_on_a_small_device_is_that_of_a_large_one(
         worker.teachers["wide"] = SmallDevice(worker.teachers["wide"])
         return worker
 
-    monkeypatch.setattr(dispatch, "build_worker", build)
+    monkeypatch.setattr(run_spec, "build_worker", build)
     small = FeatureStore(extract_here(write_pipeline(tmp_path / "small", **options, batch_size=64))[0])
     for name, batch_size in (("small", 64), ("wide", 15)):
         assert [receipt.batch_size for receipt in small.receipts(name).values()] == [batch_size]

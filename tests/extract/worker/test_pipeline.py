@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract.run import dispatch
+from extract.run import run_spec
 from extract.run.dispatch import execute_here
 from extract.run.run import run
 from extract.run.run_spec import build_worker
@@ -120,7 +120,7 @@ def test_no_byte_depends_on_depth_threads_or_timing(
         return worker
 
     monkeypatch.setattr(Decoder, "decode", late)
-    monkeypatch.setattr(dispatch, "build_worker", build)
+    monkeypatch.setattr(run_spec, "build_worker", build)
     monkeypatch.setattr("extract.run.schedule.TASKS_AT_ONCE", at_once)
     path = write_pipeline(tmp_path / "other", **options, decode_threads=threads)
     assert stored_bytes(extract_here(path)[0]) == plain
@@ -242,14 +242,14 @@ def test_a_run_that_is_asked_to_stop_gives_up_what_is_not_being_committed(pipeli
             worker.teachers = {name: Gate(teacher, tracker.stop) for name, teacher in worker.teachers.items()}
             return worker
 
-        monkeypatch.setattr(dispatch, "build_worker", build)
+        monkeypatch.setattr(run_spec, "build_worker", build)
         execute_here(spec, work, tracker)
 
     outcome = run(pipeline, execute=stopping)
     assert outcome.stopped
     assert outcome.done < 8
     assert not outcome.failed
-    monkeypatch.setattr(dispatch, "build_worker", build_worker)
+    monkeypatch.setattr(run_spec, "build_worker", build_worker)
     assert run(pipeline, execute=execute_here).done == 8 - outcome.done
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from extract.corpora.fill_pixel_cache import make_pixels
+from extract.run.pixels import make_pixels
 from store.errors import ConfigError, CorpusError, StoreError
 from store.export.formats import export
 from store.format.pixels import Pixels, PixelSpec

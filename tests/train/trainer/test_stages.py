@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from extract.corpora.fill_pixel_cache import make_pixels
+from extract.run.pixels import make_pixels
 from store.errors import ConfigError, CorpusError, IncompleteStoreError, MMKDError, SpecMismatchError
 from store.format.pixels import Pixels, PixelSpec
 from train.config import ModelSection, TrainPipeline, ValidationSection

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from extract.corpora.fill_pixel_cache import make_pixels
+from extract.run.pixels import make_pixels
 from store.corpus.section import Corpus
 from store.format.pixels import Pixels, PixelSpec
 from store.index.create import index_corpus

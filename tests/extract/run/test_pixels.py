@@ -15,8 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from extract.corpora.fill_pixel_cache import encode, keep, make_pixels, shrink
 from extract.corpora.import_mmkd import import_mmkd
+from extract.corpora.small_image import encode, keep, shrink
+from extract.run.dispatch import execute_here
+from extract.run.pixels import make_pixels
 from store.corpus.section import Corpus
 from store.errors import CorpusError, IncompleteStoreError, PairDecodeError, SpecMismatchError
 from store.format.pixels import Pixels, PixelSpec
@@ -120,7 +122,7 @@ def pixel_files(store):
 
 def test_every_image_is_there_or_has_its_reason(store, pairs):
     outcome = make_pixels(store, SPEC)
-    assert (outcome.ranges, outcome.found, outcome.done) == (3, 0, 3)
+    assert (outcome.units, outcome.found, outcome.done) == (3, 0, 3)
     assert outcome.bad_rows.total() == 2
     cache = FeatureStore(store).pixels
     assert cache.is_complete()
@@ -179,9 +181,10 @@ def command(store, repository):
     }
     config = store.parent / "pipelines.yaml"
 
-    def run(*options, environment=None, **more):
+    def run(*options, environment=None, local=True, **more):
         config.write_text(json.dumps({"tiny": section | more}))
-        call = [sys.executable, "-m", "extract", "pixels", "--pipeline", "tiny", "--config", str(config), *options]
+        call = [sys.executable, "-m", "extract", "pixels", "--pipeline", "tiny", "--config", str(config)]
+        call += [*options, *(["--local"] if local else [])]
         merged = os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {})
         return subprocess.run(call, cwd=repository, env=merged, capture_output=True, text=True, check=False)
 
@@ -204,6 +207,67 @@ def test_a_killed_run_is_completed_by_the_same_command_with_the_bytes_of_an_undi
     assert "2 ranges of images made" in resumed.stderr
     assert "1 images are not kept: the corpus has no image for this key" in resumed.stderr
     assert pixel_files(store) == undisturbed
+
+
+@pytest.mark.end_to_end
+@pytest.mark.ray
+def test_workers_on_ray_make_the_bytes_of_one_process(store, command):
+    make_pixels(store, SPEC)
+    undisturbed = pixel_files(store)
+    for folder in ("pixels", "runs"):
+        shutil.rmtree(store / folder)
+    done = command(local=False, pixels={"short_side_px": 48}, extract={"workers": 2, "decode_threads": 1})
+    assert done.returncode == 0, done.stderr
+    assert "3 ranges of images made" in done.stderr
+    assert pixel_files(store) == undisturbed
+    [path] = store.glob("runs/*/progress.json")
+    said = json.loads(path.read_text())
+    assert (said["state"], said["units"], said["done"], list(said["rows_per_s"])) == ("finished", 3, 3, ["pixels"])
+
+
+@pytest.mark.end_to_end
+@pytest.mark.ray
+def test_a_row_that_kills_its_worker_is_found_and_left_out(store, command):
+    make_pixels(store, SPEC)
+    undisturbed = pixel_files(store)
+    shutil.rmtree(store / "pixels")
+    done = command(
+        local=False,
+        pixels={"short_side_px": 48},
+        extract={"attempts": 1, "decode_threads": 1},
+        environment={"MMKD_MISBEHAVE_AT": "exit:p1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert pixel_files(store).keys() == undisturbed.keys()
+    cache = FeatureStore(store).pixels
+    assert cache.is_complete()
+    with pytest.raises(PairDecodeError, match="workers died of this row's range, and one of this row alone"):
+        cache.fetch(1)
+    assert pixel_files(store)["r000001.parquet"] == undisturbed["r000001.parquet"]
+
+
+def test_a_request_to_stop_ends_it_and_the_next_run_does_the_rest(store):
+    def stop_at_once(job, work, tracker):
+        tracker.stop()
+        execute_here(job, work, tracker)
+
+    outcome = make_pixels(store, SPEC, execute=stop_at_once)
+    assert (outcome.stopped, outcome.done) == (True, 0)
+    assert make_pixels(store, SPEC).done == 3
+
+
+def test_a_replacement_that_was_stopped_leaves_readers_the_old_images(store):
+    make_pixels(store, SPEC)
+    first, other = pixel_files(store), PixelSpec.of(Pixels(short_side_px=48, quality=70))
+
+    def half(job, work, tracker):
+        execute_here(job, work[:2], tracker)
+
+    assert make_pixels(store, other, replace=True, execute=half).done == 2
+    assert FeatureStore(store).pixels.spec == SPEC
+    assert pixel_files(store) == first
+    assert make_pixels(store, other, replace=True).done == 1
+    assert FeatureStore(store).pixels.spec == other
 
 
 @pytest.mark.end_to_end
@@ -266,6 +330,7 @@ def distill(pipeline):
 
 def test_an_imported_store_is_trained_from_with_nothing_beside_it(tmp_path, released):
     import_mmkd(released, tmp_path / "store", range_rows=4, chunk_rows=2)
+    make_pixels(tmp_path / "store", PixelSpec.of(Pixels()))
     released.rename(tmp_path / "elsewhere")
     pipeline = training(tmp_path, images="pixels")
     project(pipeline, pipeline.train.project)
@@ -277,7 +342,7 @@ def test_an_imported_store_is_trained_from_with_nothing_beside_it(tmp_path, rele
 
 
 def test_training_from_pixels_that_were_not_made_is_refused(tmp_path, released):
-    import_mmkd(released, tmp_path / "store", range_rows=4, chunk_rows=2, pixels=None)
+    import_mmkd(released, tmp_path / "store", range_rows=4, chunk_rows=2)
     pipeline = training(tmp_path, images="pixels")
     project(pipeline, pipeline.train.project)
     with pytest.raises(IncompleteStoreError, match="no images of its own"):
@@ -289,9 +354,8 @@ def test_training_from_pixels_that_were_not_made_is_refused(tmp_path, released):
 
 
 def test_images_of_another_kind_are_another_run(tmp_path, released):
-    import_mmkd(
-        released, tmp_path / "store", range_rows=4, chunk_rows=2, pixels=Pixels(format="webp", quality="lossless")
-    )
+    import_mmkd(released, tmp_path / "store", range_rows=4, chunk_rows=2)
+    make_pixels(tmp_path / "store", PixelSpec.of(Pixels(format="webp", quality="lossless")))
     pipeline = training(tmp_path, images="pixels")
     project(pipeline, pipeline.train.project)
     distill(pipeline)
