@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from extract.run.batch_size import MARGIN, rows_that_fit, rows_within
 from extract.teacher_files.entry import TeacherEntry
 from extract.teacher_files.specs import teacher_spec
 from extract.teachers.loading import load_teacher
+from extract.worker.batch_size import MARGIN, rows_that_fit, rows_within
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8, 200, 10_000])
