@@ -11,7 +11,6 @@ from typing import Any
 from evaluate.results.record import ModelFacts, Role
 from extract.teacher_files.address import architecture_file, published
 from extract.teacher_files.entry import TeacherEntry
-from extract.teacher_files.geometry import Overrides
 from extract.teacher_files.model_folder import read_model_folder
 from extract.teacher_files.specs import teacher_spec
 from extract.teachers.loading import load_teacher
@@ -64,8 +63,6 @@ def open_encoder(
 def entry_of(address: Address, *, teachers: Mapping[str, TeacherEntry]) -> TeacherEntry:
     """Return the entry by which a model is loaded; students are loaded by the same code as teachers.
 
-    A teacher's images are resized as its features were made; those of other models as open_clip does it, by Pillow.
-
     Raises:
         ConfigError: there is no such teacher, model or tag.
         WeightsNotFoundError: its files are not on this machine.
@@ -79,7 +76,7 @@ def entry_of(address: Address, *, teachers: Mapping[str, TeacherEntry]) -> Teach
             )
         return teachers[address.place]
     if address.kind == "open_clip":
-        return _resized_by_pillow(_known_to_open_clip(address))
+        return _known_to_open_clip(address)
     folder = Path(address.place)
     if address.kind == "checkpoint" and not (folder / RECORD).is_file():
         raise WeightsNotFoundError(
@@ -87,12 +84,7 @@ def entry_of(address: Address, *, teachers: Mapping[str, TeacherEntry]) -> Teach
             hint="train it to its end, or give another model folder as local-dir:DIR",
         )
     width = read_model_folder(folder)["model_cfg"]["embed_dim"]
-    return _resized_by_pillow(TeacherEntry(folder=str(folder), embed_dim=width))
-
-
-def _resized_by_pillow(entry: TeacherEntry) -> TeacherEntry:
-    overrides = (entry.preprocess or Overrides()).model_copy(update={"resize_by": "pillow"})
-    return entry.model_copy(update={"preprocess": overrides})
+    return TeacherEntry(folder=str(folder), embed_dim=width)
 
 
 def _role(address: Address) -> Role:

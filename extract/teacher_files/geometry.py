@@ -54,11 +54,10 @@ class Geometry(BaseModel):
         rgb_first: the image is converted to RGB before it is resized, in a mode that does not do so anyway.
         antialias: whether a smaller image is low-pass filtered, as Pillow always does; torchvision's resize of tensors
             can do without.
-        resize_by: the library that resizes grey and RGB images; torch is several times as fast and differs by one grey
-            level at most. Other images (palettes, bitmaps, alpha, CMYK) are resized by Pillow in any case.
+        resize_by: the library that resizes grey and RGB images; torch is several times as fast and differs by a
+            grey level or two. Other images (palettes, bitmaps, alpha, CMYK) are resized by Pillow in any case.
 
-    The last four are left out of a spec where they have their default, so that specs of before them stay the same; new
-    specs have torch's resize (`Preprocessing.replaced`).
+    The last four are left out of a spec where they have their default, so that specs of before them stay the same.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -156,15 +155,11 @@ class Preprocessing(BaseModel):
     def replaced(self, overrides: Overrides | None) -> Preprocessing:
         """Return the preprocessing with the settings that an entry states instead of the model's own.
 
-        The resize is torch's unless the entry says otherwise; without antialias it is torchvision's in any case.
-
         Raises:
             ValidationError: they do not go together.
         """
         stated = {} if overrides is None else overrides.model_dump(exclude_none=True)
         geometry = dict(self.geometry) | {name: stated.pop(name) for name in Geometry.model_fields if name in stated}
-        if geometry["antialias"] and (overrides is None or overrides.resize_by is None):
-            geometry["resize_by"] = "torch"
         return self.model_copy(update={"geometry": Geometry(**geometry), **stated})
 
     @classmethod

@@ -146,10 +146,9 @@ def _small_changes(name: str, entry: TeacherEntry, best: Verdict) -> Iterator[tu
     changes: list[dict[str, Any]] = []
     if best.bands[0] == "close":
         changes.append({"interpolation": "bilinear" if geometry.interpolation == "bicubic" else "bicubic"})
-        pillow = {"resize_by": "pillow"}
-        changes += [pillow] if geometry.resize_by == "torch" else []
-        without = {"antialias": False} | (pillow if "resize_by" in stated else {})
-        changes += [without] if geometry.resize_mode != "longest" else []
+        pillow = {"resize_by": "pillow"} if geometry.resize_by == "torch" else {}
+        changes += [pillow] if pillow else []
+        changes += [{"antialias": False, **pillow}] if geometry.resize_mode != "longest" else []
         for mean, std in ((OPENAI_MEAN, OPENAI_STD), (IMAGENET_MEAN, IMAGENET_STD), ((0.5,) * 3, (0.5,) * 3)):
             changes += [{"mean": [*mean], "std": [*std]}] if mean != preprocessing.mean else []
         modes = ("shortest", "shortest_floor_crop", "squash")

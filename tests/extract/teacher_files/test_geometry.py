@@ -10,7 +10,7 @@ from open_clip.transform import image_transform
 from PIL import Image
 
 from extract.teacher_files.entry import TeacherEntry
-from extract.teacher_files.geometry import Geometry, Overrides, Preprocessing, fit, fit_all
+from extract.teacher_files.geometry import Geometry, Preprocessing, fit, fit_all
 from extract.teacher_files.specs import teacher_spec
 
 SIZES = [(64, 64), (63, 65), (201, 77), (33, 190), (1, 1), (300, 5), (97, 96)]
@@ -32,8 +32,7 @@ def normalized(pixels_HWC, preprocessing):
 
 @pytest.mark.parametrize("name", ["small", "wide"])
 def test_a_folders_preprocessing_equals_open_clips_to_the_bit(teachers, name):
-    overrides = Overrides(resize_by="pillow")
-    entry = TeacherEntry(folder=str(teachers[name]), embed_dim={"small": 32, "wide": 48}[name], preprocess=overrides)
+    entry = TeacherEntry(folder=str(teachers[name]), embed_dim={"small": 32, "wide": 48}[name])
     preprocessing = Preprocessing.model_validate(teacher_spec(name, entry).preprocessing)
     _, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{teachers[name]}")
     for size in SIZES:

@@ -96,15 +96,14 @@ def test_a_padded_square_that_torch_would_unpack_to_four_times_its_bytes_is_pill
     assert levels(image, resize_mode="pad_square_grey").max() == 1
 
 
-def test_it_is_the_default_and_a_spec_of_pillows_is_that_of_before(teachers):
+def test_a_spec_names_it_only_where_it_is_torch(teachers):
     def spec(**preprocess):
         entry = {"folder": str(teachers["small"]), "preprocess": preprocess or None}
         return teacher_spec("small", TeacherEntry.model_validate(entry))
 
     own, pillow, torch = spec(), spec(resize_by="pillow"), spec(resize_by="torch")
-    assert own.hash == torch.hash != pillow.hash
-    assert "resize_by" not in pillow.preprocessing["geometry"]
-    assert "resize_by" not in spec(antialias=False).preprocessing["geometry"]
+    assert own.hash == pillow.hash != torch.hash
+    assert "resize_by" not in own.preprocessing["geometry"]
     assert torch.preprocessing["geometry"]["resize_by"] == "torch"
     assert "by torch" in str(Geometry(**torch.preprocessing["geometry"]))
     with pytest.raises(ConfigError, match="resize_by torch is always antialiased"):

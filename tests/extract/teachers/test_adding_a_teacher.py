@@ -54,4 +54,4 @@ def test_an_encoder_of_images_is_an_entry_that_extracts_beside_teachers_of_pairs
     assert store.read(slice(None), teacher="encoder", side="image").shape[1] == 48
     code, stdout, stderr = cli("teachers", "--pipeline", "tiny", "--config", config)
     assert code == 0, stderr
-    assert "images alone; short side to 32 px, centre crop of 32 px, bilinear by torch, RGB before the resize" in stdout
+    assert "images alone; short side to 32 px, centre crop of 32 px, bilinear, RGB before the resize" in stdout
