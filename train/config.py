@@ -64,6 +64,20 @@ class Optimization(Section):
     tensorboard: bool = False
 
     @model_validator(mode="after")
+    def _within_the_run(self) -> Optimization:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps: {self.warmup_steps} are not fewer than steps: {self.steps}, so that the learning rate "
+                f"would never be lr; give at most {self.steps - 1}, or more steps"
+            )
+        if self.ema is not None and round(longest := 1 / (1 - self.ema)) > self.steps:
+            raise ValueError(
+                f"ema: {self.ema} averages over {longest:,.0f} steps and the run has {self.steps}, so that the model "
+                f"would be mostly its own start; give at most {1 - 1 / self.steps:.4g}, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_way_to_large_batches(self) -> Optimization:
         if self.accumulate > 1 and self.cached_rows:
             raise ValueError("give accumulate or cached_rows, not both")

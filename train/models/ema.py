@@ -7,12 +7,15 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Ema:
     """The moving average of a model's weights: after each step ``average = decay * average + (1 - decay) * weights``.
 
-    It starts from the weights. Floating-point buffers are averaged too; integer buffers are copied.
+    Step n, from 0, uses at most the decay (1 + n) / (10 + n), as TensorFlow's ExponentialMovingAverage does: otherwise
+    the average of a short run is mostly the weights at its start. Floating-point buffers are averaged too; integer
+    buffers are copied.
 
     Args:
         decay: weight of the old average, 0 to 1.
@@ -23,13 +26,17 @@ class Ema:
         self._average = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Update the average with the current weights."""
+    def update(self, step: int) -> None:
+        """Update the average with the weights after a step, counted from 0."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        averages, weights = [], []
         for name, tensor in self._model.state_dict().items():
             if tensor.is_floating_point():
-                self._average[name].lerp_(tensor, 1 - self._decay)
+                averages.append(self._average[name])
+                weights.append(tensor)
             else:
                 self._average[name].copy_(tensor)
+        get_ema_multi_avg_fn(decay)(averages, weights, step)  # type: ignore[no-untyped-call]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the average by name."""

@@ -166,7 +166,7 @@ def fit(
             for batch in islice(feed.batches(start), settings.steps - start):
                 terms, step = training.updater.update(batch), batch.step
                 if training.ema:
-                    training.ema.update()
+                    training.ema.update(step)
                 reached("train.step")
                 last = step == settings.steps - 1
                 (stopped,) = ranks.any([stop.requested])

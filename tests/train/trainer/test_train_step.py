@@ -171,6 +171,20 @@ def test_parts_of_one_pair_have_nothing_to_contrast_and_are_refused():
         Optimization(steps=1, batch_size=8, lr=1, accumulate=8)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"warmup_steps": 10}, r"warmup_steps: 10 are not fewer than steps: 10.* give at most 9, or more steps"),
+        ({"warmup_steps": 20}, r"warmup_steps: 20 are not fewer than steps: 10"),
+        ({"ema": 0.9999}, r"ema: 0.9999 averages over 10,000 steps and the run has 10.* give at most 0.9, or"),
+    ],
+)
+def test_what_no_run_can_mean_is_refused_with_what_would_do(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Optimization(steps=10, batch_size=8, lr=1, **settings)
+    assert Optimization(steps=10, batch_size=8, lr=1, warmup_steps=9, ema=0.9).ema == 0.9
+
+
 def test_a_part_of_a_step_has_randomness_of_its_own():
     def draw(**numbers):
         seed_part(1, **{"step": 0, "rank": 0, "part": 0, **numbers})
