@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from store.format.records import Receipt, Spec
@@ -61,13 +62,18 @@ class Provenance:
 def provenance(store: FeatureStore) -> Provenance:
     """Return where a store's features come from, from specs and receipts alone."""
     receipts = {teacher: list(store.receipts(teacher).values()) for teacher in store.teachers}
-    by_run: dict[str, list[Receipt]] = {}
-    for receipt in (receipt for of_teacher in receipts.values() for receipt in of_teacher):
-        by_run.setdefault(receipt.run_id, []).append(receipt)
     return Provenance(
         teachers={teacher: _teacher(store.spec(teacher), found) for teacher, found in receipts.items()},
-        runs=tuple(sorted((_run(run_id, found) for run_id, found in by_run.items()), key=lambda run: run.first)),
+        runs=runs_of(chain.from_iterable(receipts.values())),
     )
+
+
+def runs_of(receipts: Iterable[Receipt]) -> tuple[Run, ...]:
+    """Return the runs that made some units, the earliest first."""
+    by_run: dict[str, list[Receipt]] = {}
+    for receipt in receipts:
+        by_run.setdefault(receipt.run_id, []).append(receipt)
+    return tuple(sorted((_run(run_id, found) for run_id, found in by_run.items()), key=lambda run: run.first))
 
 
 def _teacher(spec: Spec, receipts: list[Receipt]) -> TeacherProvenance:

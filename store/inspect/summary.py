@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from store.format.records import SIDES, Side, Status
+from store.format.records import SIDES, Receipt, Side, Status
 from store.read.categories import read_categories
 from store.read.reader import FeatureStore
 
-from .provenance import provenance
+from .provenance import runs_of
 
 NOT_STATED = "not stated"
 """Stands for the licence of pairs whose corpus names none."""
@@ -101,7 +103,9 @@ def summarize(store: FeatureStore) -> StoreSummary:
         StoreError: the pair table is missing, cannot be opened, or lacks rows.
     """
     store.pairs.check()  # A store whose rows cannot be read is not complete.
-    teachers, made = summarize_teachers(store), provenance(store).runs
+    receipts = {name: [*store.receipts(name).values()] for name in store.teachers}
+    teachers = {name: _teacher(store, name, found) for name, found in receipts.items()}
+    made = runs_of(chain.from_iterable(receipts.values()))
     licence = read_categories(store.location, "license", store.info)
     counts = np.bincount(licence.codes_N.astype(np.int64) + 1, minlength=len(licence.names) + 1).tolist()
     return StoreSummary(
@@ -131,11 +135,11 @@ def intervals(marked_N: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 def summarize_teachers(store: FeatureStore) -> dict[str, TeacherSummary]:
     """Summarize a store's teachers from specs and receipts alone."""
-    return {name: _teacher(store, name) for name in store.teachers}
+    return {name: _teacher(store, name, store.receipts(name).values()) for name in store.teachers}
 
 
-def _teacher(store: FeatureStore, name: str) -> TeacherSummary:
-    spec, info, receipts = store.spec(name), store.info, store.receipts(name).values()
+def _teacher(store: FeatureStore, name: str, receipts: Collection[Receipt]) -> TeacherSummary:
+    spec, info = store.spec(name), store.info
     holes = [
         Hole(rows=(start, stop), ranges=(start // info.range_rows, (stop - 1) // info.range_rows + 1))
         for start, stop in intervals(~store.committed_rows(name))
