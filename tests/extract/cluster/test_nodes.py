@@ -99,11 +99,11 @@ def test_a_worker_waits_for_a_node_that_may_come_and_idle_ones_go_while_the_last
         run.until_receipts(2)
         # A cluster that grows by itself does so for the one that has no place; this one grows now.
         run.until(lambda: waiting_said(store) == 1)
+        [first] = actors_below(os.getpid())
+        first.suspend()  # and with it the ranges that it has
         add(cluster)
         run.until(lambda: workers_said(store) == 2 and waiting_said(store) == 2)
-        first, second = actors_below(os.getpid())
-        run.until_receipts(8)
-        first.suspend()  # and with it the ranges that it has
+        [second] = [worker for worker in actors_below(os.getpid()) if worker != first]
         run.until(lambda: waiting_said(store) == 0)
         run.until(lambda: not second.is_running() or second.status() == psutil.STATUS_ZOMBIE)
         assert first.is_running()
