@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -169,18 +170,11 @@ def report(
 
 
 def _print_report(found: StageReport) -> None:
-    total = found.total_s or 1.0
-    sys.stdout.write(f"{found.units:,} units, {found.rows:,} rows of ranges, {len(found.runs)} runs\n")
-    table = Table("bound by", "worker s", "share", "ms per row")
-    for name, seconds in (*found.bound_s.items(), ("other", found.other_s)):
-        table.add_row(name, f"{seconds:,.2f}", f"{seconds / total:.1%}", f"{1000 * seconds / found.rows:,.3f}")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    wide_console().print(table)
-    stages = ", ".join(f"{name} {seconds:,.2f}" for name, seconds in found.stages_s.items())
-    sys.stdout.write(f"stages of the receipts, s: {stages}\n")
+    from extract.monitor.stage_report import picture
+
+    lines = [f"{found.units:,} units, {found.rows:,} rows of ranges, {len(found.runs)} runs", *picture(found)]
     if found.worker_s is None:
-        sys.stdout.write("a run left no report (it was killed, or still runs): its waiting for work is not known\n")
-    else:
-        sys.stdout.write(f"wall time of the runs times their workers: {found.worker_s:,.2f} s\n")
-    sys.stdout.write(f"bound by {found.verdict}: {found.advice}\n")
+        lines.append("a run left no report (it was killed, or still runs): its waiting for work is not known")
+    bounds = ", ".join(f"{name} {seconds / (found.total_s or 1.0):.0%}" for name, seconds in found.bound_s.items())
+    lines += [f"bound by {found.verdict} ({bounds})", *textwrap.wrap(found.advice, 80)]
+    sys.stdout.write("\n".join(lines) + "\n")

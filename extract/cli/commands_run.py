@@ -105,8 +105,13 @@ def _print_estimate(found: Estimate) -> None:
     ]
     lines += [f"  {name}: {units:,} units to do" for name, units in found.teachers.items()]
     lines.append(f"to write: {_bytes(found.size.nbytes)} in {found.size.objects:,} objects")
+    held = found.memory
+    parts = ((held.pixels, "pixels"), (held.features, "features"), (held.tokens, "tokens"))
+    memory = ", ".join(f"{_bytes(nbytes)} {noun}" for nbytes, noun in parts)
+    lines.append(f"memory of each worker beside its teachers: {_bytes(held.total)} for rows on their way ({memory})")
     if found.rates is not None:
         lines += _rate_lines(found.rates)
+        lines.append(f"  bound by: {found.bound_by}; stages overlap, and the slowest decides")
     if found.hours is not None:
         workers = f"{found.workers} worker{'' if found.workers == 1 else 's'}"
         lines.append(f"time: {_duration(found.hours * 3600)} with {workers}, {found.worker_hours:,.4g} worker hours")
@@ -127,7 +132,11 @@ def _rate_lines(rates: Rates) -> list[str]:
         captions = f"{rate.captions_per_s:,.1f} captions/s" if rate.captions_per_s else "encodes no captions"
         lines.append(f"  {name}: {rate.images_per_s:,.1f} images/s, {captions}")
     if rates.source == "probe":
-        lines.append(f"  waiting for images, writing: {rates.shared_s * 1000:,.2f} ms per row")
+        cpu_ms, pool_ms, write_ms = (1000 * value for value in (rates.host_cpu_s, rates.pool_s, rates.write_s))
+        lines.append(
+            f"  per row: {cpu_ms:,.2f} ms of CPU beside the teachers, {pool_ms:,.2f} ms of the decoding threads, "
+            f"{write_ms:,.2f} ms to commit each teacher"
+        )
     elif rates.decoded_per_s:
         lines.append(f"  images decoded: {rates.decoded_per_s:,.1f} per second and thread")
     else:

@@ -27,7 +27,8 @@ from store.format.pairs import PAIR_SCHEMA, PairTable
 from store.format.records import Receipt, Spec, Status, StoreInfo, read_record, read_store_info, record_bytes, spec_key
 from store.io.location import Location, locate
 
-from .rates import Rates, count_distinct, predicted_hours, probe, rates_of_profile
+from .in_flight import InFlight, in_flight
+from .rates import Rates, Resources, count_distinct, predicted_hours, probe, rates_of_profile, slowest, stage_seconds
 from .scratch import RUN_ID, scratch
 
 
@@ -39,6 +40,8 @@ class Estimate:
         units, committed: units of the complete store, and how many it has.
         teachers: units to do, by teacher.
         rates: the hours follow from them; None without probe and profile.
+        bound_by: what a worker's speed is bound by, as `slowest` names it; None without rates.
+        memory: of rows in one worker, on the host.
         asked: CPUs and GPUs of one node that each worker asks for.
         worker_hours, hours: hours of all workers together, and hours until the run ends.
         cost: worker hours times the price; None without a price.
@@ -52,6 +55,8 @@ class Estimate:
     teachers: Mapping[str, int]
     size: Size
     rates: Rates | None
+    bound_by: str | None
+    memory: InFlight
     worker_hours: float | None
     hours: float | None
     workers: int
@@ -87,7 +92,7 @@ def estimate(
     pairs = PairTable(store, info)
     planned = plan(store, info=info, pairs=pairs, specs=specs)
     lacking = Counter(name for item in planned.work for name in item.teachers)
-    rates = None
+    rates = bound_by = None
     wanted = [spec for name, spec in specs.items() if lacking[name]]
     if planned.work and profile is not None:
         rates = rates_of_profile(profile, specs=wanted)
@@ -100,6 +105,8 @@ def estimate(
         worker_hours = predicted_hours(
             planned.work, info=info, rates=rates, distinct=distinct, section=pipeline.extract
         )
+        stages_s = stage_seconds(rates, rates.teachers, distinct, Resources.of(pipeline.extract))
+        bound_by = slowest(stages_s)
     stored = {name: read_record(store, spec_key(name), Spec) for name in specs if store.exists(spec_key(name))}
     workers = max(1, pipeline.extract.workers)  # 0: as many as the cluster has, which is not known here
     return Estimate(
@@ -110,6 +117,8 @@ def estimate(
         teachers={name: lacking[name] for name in specs},
         size=predicted_size(store, planned, info=info, specs=specs, pipeline=pipeline, rates=rates),
         rates=rates,
+        bound_by=bound_by,
+        memory=in_flight(wanted, batch_size=pipeline.extract.batch_size, range_rows=info.range_rows),
         worker_hours=worker_hours,
         hours=None if worker_hours is None else worker_hours / workers,
         workers=workers,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +19,8 @@ import pyarrow as pa
 from extract.config import ExtractPipeline, ExtractSection
 from extract.run.plan import RangeWork
 from extract.run.run_spec import build_worker
-from extract.worker.task import Task
+from extract.worker.stages import HOST_STAGES, seconds_of_range
+from extract.worker.task import TASKS_AT_ONCE, Task
 from store.errors import ConfigError
 from store.format.pairs import PairTable
 from store.format.records import Receipt, Spec, StoreInfo, read_store_info, record_bytes
@@ -34,8 +38,13 @@ WARM_UP_ROWS = 8
 of a block."""
 
 MAX_BLOCKS = 64
-BLOCKS_WANTED = 4
+BLOCKS_WANTED = 8
 """A probe aims at this many blocks of rows from as many places of the corpus, even if the teachers are slow."""
+
+NEARLY = 0.8
+
+POOL_STAGES = tuple(stage for stage in HOST_STAGES if stage != "collect")
+"""Stages of the threads that decode and tokenise; features are collected on a thread of its own."""
 
 PROFILE_HINT = "python -m extract teachers --profile --json > FILE measures them; or leave --profile out, for a probe"
 
@@ -59,10 +68,13 @@ class TeacherRate:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Rates:
-    """The speed of one worker.
+    """The speed of one worker. Its stages overlap, so that the slowest decides; see `seconds_per_row`.
 
     Attributes:
-        shared_s: seconds per row beside the teachers: waiting for images, writing.
+        host_cpu_s: CPU seconds per row beside the teachers: reading, decoding, tokenizing, writing.
+        pool_s: seconds per row of the threads that read, decode, fit and tokenise, waits for bytes included.
+        write_s: seconds per row and teacher of the thread that commits.
+        stretch: how many times as long as the slowest stage alone the probe took.
         decoded_per_s: images per second that one thread decodes and fits, if a profile says it.
         bad_row_bytes: bytes of bad rows in a receipt, per row of its range.
         source: ``probe``, or the profile's file.
@@ -71,7 +83,10 @@ class Rates:
     """
 
     teachers: Mapping[str, TeacherRate]
-    shared_s: float = 0.0
+    host_cpu_s: float = 0.0
+    pool_s: float = 0.0
+    write_s: float = 0.0
+    stretch: float = 1.0
     bad_row_bytes: float = 0.0
     source: str
     decoded_per_s: float | None = None
@@ -100,33 +115,70 @@ def count_distinct(pairs: PairTable, *, info: StoreInfo, ranges: Sequence[int]) 
     return Distinct(images=images / rows, captions=captions / rows)
 
 
-def seconds_per_row(
-    rates: Rates, teachers: Iterable[str], distinct: Distinct, *, device: str, decode_threads: int
-) -> float:
-    """Return the seconds that one worker needs for a row under some teachers.
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Resources:
+    """What a worker works with.
 
-    Decoding counts where a profile says how fast it is. On a GPU the threads decode beside the teachers and the slower
-    of the two decides; on a CPU decoding takes its time from the teachers.
+    Attributes:
+        threads: CPU threads of a forward pass on the CPU.
+    """
+
+    device: str
+    threads: int
+    decode_threads: int
+
+    @classmethod
+    def of(cls, section: ExtractSection) -> Resources:
+        """Return what a pipeline gives a worker."""
+        threads, decode_threads = section.threads_per_worker, section.decode_threads
+        return cls(device=section.device, threads=threads, decode_threads=decode_threads)
+
+    @property
+    def cores(self) -> int:
+        """As many as it has threads, where the machine has so many."""
+        return min(os.cpu_count() or 1, self.threads + self.decode_threads)
+
+
+def stage_seconds(rates: Rates, teachers: Iterable[str], distinct: Distinct, resources: Resources) -> dict[str, float]:
+    """Return the seconds for a row of each thing that can bound a worker: device, cores, decoding threads, commits.
+
+    On a CPU the teachers take their time from the worker's cores.
     """
     used = [rates.teachers[name] for name in teachers]
-    row_s = sum(one.seconds(distinct) for one in used)
-    if rates.decoded_per_s:
-        decode_s = distinct.images / rates.decoded_per_s
-        row_s = max(row_s, decode_s / decode_threads) if device == "cuda" else row_s + decode_s
-    return row_s + rates.shared_s
+    device_s = sum(one.seconds(distinct) for one in used)
+    decode_s = distinct.images / rates.decoded_per_s if rates.decoded_per_s else 0.0
+    cpu_s = rates.host_cpu_s + decode_s + (device_s * resources.threads if resources.device == "cpu" else 0.0)
+    return {
+        "device": device_s,
+        "cores": cpu_s / resources.cores,
+        "decoding threads": (rates.pool_s + decode_s) / resources.decode_threads,
+        "commits": rates.write_s * len(used),
+    }
+
+
+def slowest(stages_s: Mapping[str, float]) -> str:
+    """Return which of `stage_seconds` bounds a worker."""
+    found = max(stages_s, key=stages_s.__getitem__)
+    # Threads that wait for a core count as working, so that where the cores are nearly as slow, they are the cause.
+    cores_s = stages_s["cores"] / NEARLY
+    return "cores" if found == "decoding threads" and cores_s > stages_s[found] else found
+
+
+def seconds_per_row(rates: Rates, teachers: Iterable[str], distinct: Distinct, resources: Resources) -> float:
+    """Return the seconds that one worker needs for a row under some teachers: those of its slowest stage, stretched."""
+    return rates.stretch * max(stage_seconds(rates, teachers, distinct, resources).values())
 
 
 def predicted_hours(
     work: Iterable[RangeWork], *, info: StoreInfo, rates: Rates, distinct: Distinct, section: ExtractSection
 ) -> float:
     """Return the hours that one worker needs for some ranges."""
-    seconds = 0.0
+    rows: Counter[tuple[str, ...]] = Counter()
     for item in work:
         start, stop = info.bounds(item.range_id)
-        seconds += (stop - start) * seconds_per_row(
-            rates, item.teachers, distinct, device=section.device, decode_threads=section.decode_threads
-        )
-    return seconds / 3600
+        rows[item.teachers] += stop - start
+    resources = Resources.of(section)
+    return sum(n * seconds_per_row(rates, names, distinct, resources) for names, n in rows.items()) / 3600
 
 
 def rates_of_profile(path: Path, *, specs: Iterable[Spec]) -> Rates:
@@ -185,44 +237,75 @@ def probe(
     """
     with scratch() as place:
         rows = _blocks(pairs, info, work, rows=WARM_UP_ROWS, count=1)
-        worker = build_worker(scratch_run(place, pipeline, specs, rows, root=root, range_rows=WARM_UP_ROWS))
-        began = time.perf_counter()
-        worker.submit(Task(range_id=0, teachers=tuple(worker.teachers))).result()
-        row_s = (time.perf_counter() - began) / rows.num_rows
-        block = int(np.clip(seconds / BLOCKS_WANTED / row_s, WARM_UP_ROWS, 2 * pipeline.extract.batch_size))
-        rows = _blocks(pairs, info, work, rows=block, count=MAX_BLOCKS)
-        scratch_run(place, pipeline, specs, rows, root=root, range_rows=block)
-        table = PairTable(place, read_store_info(place))
-        return _measure(dataclasses.replace(worker, info=read_store_info(place), pairs=table), seconds=seconds)
+        with build_worker(scratch_run(place, pipeline, specs, rows, root=root, range_rows=WARM_UP_ROWS)) as worker:
+            began = time.perf_counter()
+            worker.submit(Task(range_id=0, teachers=tuple(worker.teachers))).result()
+            row_s = (time.perf_counter() - began) / rows.num_rows
+            worker.encoder.teacher_s.clear()
+            block = int(np.clip(seconds / BLOCKS_WANTED / row_s, WARM_UP_ROWS, 2 * pipeline.extract.batch_size))
+            rows = _blocks(pairs, info, work, rows=block, count=MAX_BLOCKS)
+            scratch_run(place, pipeline, specs, rows, root=root, range_rows=block)
+            info = read_store_info(place)
+            with dataclasses.replace(worker, info=info, pairs=PairTable(place, info)) as probing:
+                return _measure(probing, seconds=seconds, section=pipeline.extract)
 
 
-def _measure(worker: Worker, *, seconds: float) -> Rates:
-    names, receipts, ranges = list(worker.teachers), list[Receipt](), list[int]()
-    began = time.perf_counter()
-    while time.perf_counter() - began < seconds and len(ranges) < worker.info.ranges:
-        receipts += worker.submit(Task(range_id=len(ranges), teachers=tuple(names))).result()
-        ranges.append(len(ranges))
-    elapsed = time.perf_counter() - began
-    rows = sum(stop - start for start, stop in map(worker.info.bounds, ranges))
-    distinct = count_distinct(worker.pairs, info=worker.info, ranges=ranges)
+def _measure(worker: Worker, *, seconds: float, section: ExtractSection) -> Rates:
+    steady_s, cpu_s, receipts = _run_for(worker, seconds=seconds)
+    names, given = list(worker.teachers), range(len(receipts))
+    rows = sum(stop - start for start, stop in map(worker.info.bounds, given))
+    distinct = count_distinct(worker.pairs, info=worker.info, ranges=given)
     images, captions = distinct.images * rows, max(1.0, distinct.captions * rows)
-    return Rates(
+    teacher_s = worker.encoder.teacher_s
+    stages = [seconds_of_range(of_range) for of_range in receipts]
+    on_cpu_s = sum(teacher_s.values()) * section.threads_per_worker / rows if section.device == "cpu" else 0.0
+    rates = Rates(
         teachers={
             name: TeacherRate(
-                images_per_s=images / max(worker.encoder.teacher_s[name, "forward_image"], 1e-9),
-                captions_per_s=captions / max(worker.encoder.teacher_s[name, "forward_text"], 1e-9)
+                images_per_s=images / max(teacher_s[name, "forward_image"], 1e-9),
+                captions_per_s=captions / max(teacher_s[name, "forward_text"], 1e-9)
                 if "text" in teacher.spec.sides
                 else None,
             )
             for name, teacher in worker.teachers.items()
         },
-        shared_s=max(0.0, elapsed - sum(worker.encoder.teacher_s.values())) / rows,
-        bad_row_bytes=_bad_row_bytes(receipts) / (rows * len(names)),
+        host_cpu_s=max(0.0, cpu_s - on_cpu_s),
+        pool_s=sum(seconds[stage] for seconds in stages for stage in POOL_STAGES) / rows,
+        write_s=sum(seconds["write"] for seconds in stages) / rows / len(names),
+        bad_row_bytes=_bad_row_bytes(receipt for of_range in receipts for receipt in of_range) / (rows * len(names)),
         source="probe",
         rows=rows,
-        seconds=elapsed,
-        timings_s=receipts[-1].timings_s,
+        seconds=steady_s * rows,
+        timings_s=receipts[-1][-1].timings_s,
     )
+    return dataclasses.replace(rates, stretch=steady_s / seconds_per_row(rates, names, distinct, Resources.of(section)))
+
+
+def _run_for(worker: Worker, *, seconds: float) -> tuple[float, float, list[list[Receipt]]]:
+    """Run blocks, as many at once as a worker has; return wall and CPU seconds per row, and each block's receipts.
+
+    Counted is the time from the first end of a block to the last one at which another block was begun, while the
+    pipeline is full; the whole time if the blocks are too few for that.
+    """
+    names, at_work, receipts = tuple(worker.teachers), deque[Future[list[Receipt]]](), list[list[Receipt]]()
+    began, given, rows = time.perf_counter(), 0, 0
+    looks = [(began, time.process_time(), 0)]
+    full: list[tuple[float, float, int]] = []
+    while True:
+        while given < worker.info.ranges and len(at_work) < TASKS_AT_ONCE and time.perf_counter() - began < seconds:
+            at_work.append(worker.submit(Task(range_id=given, teachers=names)))
+            given += 1
+        if len(at_work) == TASKS_AT_ONCE and receipts:
+            full.append(looks[-1])
+        if not at_work:
+            break
+        receipts.append(at_work.popleft().result())
+        start, stop = worker.info.bounds(len(receipts) - 1)
+        rows += stop - start
+        looks.append((time.perf_counter(), time.process_time(), rows))
+    first, last = (full[0], full[-1]) if len(full) > 1 else (looks[0], looks[-1])
+    wall_s, cpu_s, counted = (after - before for before, after in zip(first, last, strict=True))
+    return wall_s / counted, cpu_s / counted, receipts
 
 
 def _bad_row_bytes(receipts: Iterable[Receipt]) -> int:

@@ -9,7 +9,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from store.errors import WeightsNotFoundError
 from store.images.decode import decode_image
 
 from .memory import begin_peak, give_back, held_bytes, peak_bytes
-from .rates import Distinct, Rates, TeacherRate, seconds_per_row
+from .rates import Distinct, Rates, Resources, TeacherRate, seconds_per_row
 from .stand_in import captions, stand_in
 
 IMAGE_PX = (640, 480)
@@ -59,6 +59,13 @@ class TeacherSpeed(TeacherRate):
     load_s: float
     cpu_share: float | None
     hours: float
+
+    @property
+    def alone(self) -> TeacherRate:
+        """The rates if it had its CPU threads to itself."""
+        share = self.cpu_share or 1.0
+        captions_per_s = self.captions_per_s / share if self.captions_per_s else None
+        return TeacherRate(images_per_s=self.images_per_s / share, captions_per_s=captions_per_s)
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -157,7 +164,11 @@ def profile(
         )
     decoded_per_s = _decoded_per_s({teacher.geometry for teacher in resident.values()}, settings.seconds)
     rates = Rates(teachers=speeds, source="profile", decoded_per_s=decoded_per_s)
-    row_s = seconds_per_row(rates, speeds, Distinct(), device=settings.device, decode_threads=settings.decode_threads)
+    resources = Resources(device=settings.device, threads=settings.threads, decode_threads=settings.decode_threads)
+    alone = replace(rates, teachers={name: speed.alone for name, speed in speeds.items()})
+    hours, hours_alone = (
+        settings.rows * seconds_per_row(one, speeds, Distinct(), resources) / 3600 for one in (rates, alone)
+    )
     decode = settings.rows / decoded_per_s / 3600
     on_gpu = settings.device == "cuda"
     return Profile(
@@ -171,8 +182,8 @@ def profile(
         parameter_bytes=sum(speed.parameter_bytes for speed in speeds.values()),
         resident_bytes=held_bytes(settings.device) - before,
         decode_hours=decode,
-        hours=settings.rows * row_s / 3600,
-        hours_alone=None if on_gpu else sum(s.hours * (s.cpu_share or 1) for s in speeds.values()) + decode,
+        hours=hours,
+        hours_alone=None if on_gpu else hours_alone,
     )
 
 

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from extract.worker.stages import HOST_STAGES as THREAD_STAGES
-from extract.worker.stages import seconds_of_range
+from extract.worker.stages import DEVICE_STAGES, HOST_STAGES, seconds_of_range
 from store.errors import IncompleteStoreError
 from store.format.records import Receipt
 from store.io.location import Location
@@ -18,15 +17,30 @@ from store.read.reader import FeatureStore
 
 log = logging.getLogger(__name__)
 
-Bound = Literal["decode", "forward", "write", "waiting"]
+Bound = Literal["decode", "tokens", "forward", "write", "waiting"]
 
-FORWARD_STAGES, WAIT_STAGE, WRITE_STAGE = ("forward_image", "forward_text"), "wait_for_images", "write"
-READ_STAGE = "read"
-"""The one of THREAD_STAGES that waits for bytes."""
+FORWARD_STAGES, WRITE_STAGE = ("forward_image", "forward_text"), "write"
+
+OVERLAPS = "wait_for_range"
+"""A receipt that has this stage is of a pipeline. Before, a range's stages followed each other, tokens and commits too;
+only what `BEFORE` names was done by threads beside them."""
+
+BEFORE = ("read", "decode", "fit")
+
+IDLE = "idle"
+"""Time of workers that is in no receipt: they load their teachers, or have no range."""
+
+WORTH_TELLING = 0.15
+"""From this share of the time on, what keeps the device from working is the verdict, and not the device's own work."""
+
+COMMITS_ALL_THE_TIME = 0.8
+"""A share of the device's time. From it on, workers that wait for a range wait for their commits."""
 
 ADVICE: dict[Bound, str] = {
     "decode": "the teachers wait for images to be decoded and fitted: raise extract.decode_threads, or give each "
     "worker more CPU cores",
+    "tokens": "the teachers wait for captions to be tokenised: raise extract.decode_threads, or give each worker more "
+    "CPU cores",
     "forward": "the teachers' arithmetic takes the time, as it should: more GPUs (extract.workers) would help",
     "write": "writing takes the time: the store's disk or storage is slow, or range_rows is small for this width",
     "waiting": "workers wait for bytes of the corpus, for ranges, or for their teachers to load: bring the corpus "
@@ -42,16 +56,22 @@ class StageReport:
         runs: ids of the runs whose receipts were read.
         rows: rows of the ranges, each range counted once.
         stages_s: seconds by stage as receipts name it, of all workers.
+        timeline_s: those that follow one another in a worker, and its idle time; they add up to ``total_s``.
+        beside_s: those of threads that work at the same time.
+        queues: mean length by queue; none of receipts of before there were queues.
         bound_s: seconds by what bounds the work.
         other_s: seconds of stages that belong to no bound.
         worker_s: sum of each run's wall time times its workers; None if a run left no report.
-        verdict: the bound with most seconds.
+        verdict: the largest bound beside the device's own work, if it is worth telling; else ``forward``.
     """
 
     runs: Sequence[str]
     rows: int
     units: int
     stages_s: Mapping[str, float]
+    timeline_s: Mapping[str, float]
+    beside_s: Mapping[str, float]
+    queues: Mapping[str, float]
     bound_s: Mapping[Bound, float]
     other_s: float
     worker_s: float | None
@@ -78,7 +98,7 @@ def report(store: FeatureStore, *, run_id: str | None = None) -> StageReport:
     chosen = [
         receipt
         for receipt in receipts
-        if run_id in (None, receipt.run_id) and receipt.timings_s.keys() & {WAIT_STAGE, WRITE_STAGE, *FORWARD_STAGES}
+        if run_id in (None, receipt.run_id) and receipt.timings_s.keys() & {*DEVICE_STAGES, WRITE_STAGE}
     ]
     if not chosen:
         runs = ", ".join(sorted({receipt.run_id for receipt in receipts})) or "none"
@@ -105,44 +125,106 @@ def read_runs(location: Location, run_ids: Iterable[str]) -> dict[str, float]:
 
 def summarize(receipts: Sequence[Receipt], runs_s: Mapping[str, float]) -> StageReport:
     """Return where the time of some receipts went; ``runs_s``, as of `read_runs`, may lack some of their runs."""
-    stages, rows = _stages(receipts)
-    waited, write = stages.get(WAIT_STAGE, 0.0), stages.get(WRITE_STAGE, 0.0)
-    forward = sum(stages.get(name, 0.0) for name in FORWARD_STAGES)
-    # The decoding threads' seconds are in no sum; they say what the teachers waited for.
-    preparing = sum(stages.get(name, 0.0) for name in THREAD_STAGES)
-    for_bytes = waited * stages.get(READ_STAGE, 0.0) / preparing if preparing else 0.0
-    known = {WAIT_STAGE, WRITE_STAGE, *FORWARD_STAGES, *THREAD_STAGES}
-    other = sum(seconds for stage, seconds in stages.items() if stage not in known)
+    ranges = _ranges(receipts)
+    timeline: defaultdict[str, float] = defaultdict(float)
+    beside: defaultdict[str, float] = defaultdict(float)
+    for group in ranges:
+        seconds = seconds_of_range(group)
+        threads = (*HOST_STAGES, WRITE_STAGE) if OVERLAPS in seconds else BEFORE
+        for stage, spent_s in seconds.items():
+            (beside if stage in threads else timeline)[stage] += spent_s
     run_ids = sorted({receipt.run_id for receipt in receipts})
     worker_s = sum(runs_s[run] for run in run_ids) if set(run_ids) <= set(runs_s) else None
-    idle = max(0.0, worker_s - waited - forward - write - other) if worker_s is not None else 0.0
-    bound: dict[Bound, float] = {
-        "decode": waited - for_bytes,
-        "forward": forward,
-        "write": write,
-        "waiting": for_bytes + idle,
-    }
-    verdict = max(bound, key=bound.__getitem__)
+    if worker_s is not None:
+        timeline[IDLE] = max(0.0, worker_s - sum(timeline.values()))
+    bound = _bounds(timeline, beside)
+    total_s = sum(timeline.values())
+    delay = max((one for one in bound if one != "forward"), key=bound.__getitem__)
+    verdict = delay if bound[delay] >= WORTH_TELLING * total_s else "forward"
+    lengths: defaultdict[str, list[float]] = defaultdict(list)
+    for group in ranges:
+        for queue, length in (group[0].queues or {}).items():
+            lengths[queue].append(length)
     return StageReport(
         runs=run_ids,
-        rows=rows,
+        rows=sum(group[0].stop - group[0].start for group in ranges),
         units=len(receipts),
-        stages_s=dict(sorted(stages.items())),
+        stages_s={
+            name: timeline.get(name, 0.0) + beside.get(name, 0.0) for name in sorted({*timeline, *beside} - {IDLE})
+        },
+        timeline_s=dict(sorted(timeline.items())),
+        beside_s=dict(sorted(beside.items())),
+        queues={queue: sum(of) / len(of) for queue, of in lengths.items()},
         bound_s=bound,
-        other_s=other,
+        other_s=total_s - sum(bound.values()),
         worker_s=worker_s,
         verdict=verdict,
         advice=ADVICE[verdict],
     )
 
 
-def _stages(receipts: Sequence[Receipt]) -> tuple[dict[str, float], int]:
-    """Return seconds by stage, and the number of rows, of the receipts' ranges."""
+def _bounds(timeline: Mapping[str, float], beside: Mapping[str, float]) -> dict[Bound, float]:
+    """Share a worker's time out among what bounds it."""
+
+    def spent(*stages: str) -> float:
+        return sum(timeline.get(stage, 0.0) for stage in stages)
+
+    # The same threads make images and tokens: what they did meanwhile is what the device waited for.
+    waited_s, for_range = spent("wait_for_images", "wait_for_tokens"), spent(OVERLAPS)
+    doing = {stage: beside.get(stage, 0.0) for stage in (*BEFORE, "tokenize")}
+    of_each = waited_s / (sum(doing.values()) or 1.0)
+    committing = beside.get(WRITE_STAGE, 0.0) >= COMMITS_ALL_THE_TIME * (sum(timeline.values()) - spent(IDLE)) > 0
+    return {
+        "decode": (doing["decode"] + doing["fit"]) * of_each,
+        "tokens": doing["tokenize"] * of_each,
+        "forward": spent(*FORWARD_STAGES),
+        "write": spent(WRITE_STAGE) + (for_range if committing else 0.0),
+        "waiting": doing["read"] * of_each + spent(IDLE) + (0.0 if committing else for_range),
+    }
+
+
+def _ranges(receipts: Sequence[Receipt]) -> list[list[Receipt]]:
+    """Return the receipts of each attempt at a range."""
     attempts: dict[tuple[str, int, int], list[Receipt]] = defaultdict(list)
     for receipt in receipts:
         attempts[receipt.run_id, receipt.range, receipt.attempt].append(receipt)
-    stages: defaultdict[str, float] = defaultdict(float)
-    for group in attempts.values():
-        for stage, seconds in seconds_of_range(group).items():
-            stages[stage] += seconds
-    return dict(stages), sum(group[0].stop - group[0].start for group in attempts.values())
+    return list(attempts.values())
+
+
+TIMELINE = {
+    "forward_image": "teachers: images",
+    "forward_text": "teachers: captions",
+    "wait_for_images": "wait for images",
+    "wait_for_tokens": "wait for tokens",
+    OVERLAPS: "wait for a range",
+    "tokenize": "tokenize",
+    WRITE_STAGE: "commit",
+    "other": "other",
+    IDLE: "loading, no range",
+}
+BESIDE = {"read": "read", "decode": "decode", "fit": "fit", "tokenize": "tokenize", "collect": "collect"}
+BESIDE |= {WRITE_STAGE: "commit"}
+"""Stages in the order of the picture, and their names in it."""
+
+QUEUES = {"decoded": "batches ready for the device", "encoded": "ranges ready to be committed"}
+
+BAR_COLUMNS = 30
+
+
+def picture(found: StageReport) -> list[str]:
+    """Return lines of at most 80 columns: bars of each stage's share of the workers' time, and the queues."""
+    total_s = found.total_s or 1.0
+
+    def bar(name: str, seconds: float) -> str:
+        filled = round(BAR_COLUMNS * min(1.0, seconds / total_s))
+        per_row = 1000 * seconds / max(1, found.rows)
+        shape = "█" * filled + "·" * (BAR_COLUMNS - filled)
+        shown = f"{seconds:,.1f} s" if seconds < 1e5 else f"{seconds / 3600:,.0f} h"
+        return f"  {name:<18} {shape} {shown:>11} {seconds / total_s:>4.0%} {per_row:>10,.2f}"
+
+    lines = [f"{'one after the other, in each worker':<69}ms per row"]
+    lines += [bar(name, found.timeline_s[stage]) for stage, name in TIMELINE.items() if stage in found.timeline_s]
+    lines.append("at the same time, on its other threads")
+    lines += [bar(name, found.beside_s[stage]) for stage, name in BESIDE.items() if stage in found.beside_s]
+    shown = [f"{length:.1f} {QUEUES.get(queue, queue)}" for queue, length in found.queues.items()]
+    return [*lines, *([f"on average {', '.join(shown)}"] if shown else [])]

@@ -109,6 +109,11 @@ class RangeJob:
             if not self.ended and not self._committing:
                 self.future.set_exception(TaskDroppedError())
 
+    def forget(self) -> None:
+        """Let its features go, before the next range takes their room; threads have it in hand until they get that."""
+        self.image_KD.clear()
+        self.text_KD.clear()
+
     def begin_commit(self) -> bool:
         """Return whether its units may be committed: it has not ended, and is not dropped from now on."""
         with self._lock:

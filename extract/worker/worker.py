@@ -184,7 +184,9 @@ class Worker:
                 self.encoder.collect(flight)
             except BaseException as error:  # noqa: BLE001  raised again where the task was given
                 job.fail(error)
-            del flight  # and with it the pixels, before the next batch is let in
+            # Other threads still have the batch in hand. Its memory goes before the next one is let in.
+            flight.batch.pixels.clear()
+            flight.batch.tokens.clear()
             self._ahead.release()
             if is_last:
                 self._encoded.put(job)
@@ -200,6 +202,7 @@ class Worker:
             except BaseException as error:  # noqa: BLE001  raised again where the task was given
                 job.fail(error)
             else:
+                job.forget()
                 job.future.set_result(receipts)
 
     def _commit(self, job: RangeJob) -> list[Receipt]:

@@ -85,14 +85,19 @@ def figures(run: dict[str, Any], host_cpu_s: float) -> dict[str, float]:
     return {name: round(value, 4) for name, value in found.items()}
 
 
+def row_seconds(name: str, host_cpu_s: float) -> float:
+    """Return the device's seconds for an image or a caption and teacher, from the host's CPU seconds for a pair."""
+    mix = MIXES[name]
+    return mix.device * host_cpu_s / (os.cpu_count() or 1) / TEACHERS / (1 + 1 / mix.captions_per_image)
+
+
 def measured(name: str, codes: dict[str, Path], work: Path) -> dict[str, dict[str, float]]:
     """Return the figures of one mix by code."""
-    mix, cores = MIXES[name], os.cpu_count() or 1
     host_cpu_s = {}
     for key, code in codes.items():
         found = ran(code, work, name, "--corpus", "calibration")["whole"]
         host_cpu_s[key] = found["cpu_s"] / found["rows"]
-    row_s = mix.device * host_cpu_s["now"] / cores / TEACHERS / (1 + 1 / mix.captions_per_image)
+    row_s = row_seconds(name, host_cpu_s["now"])
     found = {}
     for key, code in codes.items():
         found[key] = figures(ran(code, work, name, "--row-s", str(row_s)), host_cpu_s[key])

@@ -20,6 +20,7 @@ import psutil
 import torch
 
 from extract.config import ExtractPipeline
+from extract.estimate.estimate import estimate
 from extract.run.dispatch import execute_here
 from extract.run.run import run
 from extract.run.tracker import Tracker
@@ -136,6 +137,14 @@ def extract(pipeline: ExtractPipeline, store: Path) -> dict[str, Any]:
     }
 
 
+def forecast(pipeline: ExtractPipeline, store: Path, *, probe_s: float) -> dict[str, Any]:
+    """Return what ``extract plan`` says of an indexed store."""
+    here = pipeline.model_copy(update={"store": pipeline.store.model_copy(update={"path": str(store)})})
+    found = estimate(here, probe_s=probe_s)
+    rates = {name: getattr(found.rates, name) for name in ("stretch", "host_cpu_s", "pool_s", "write_s", "rows")}
+    return {"forecast_s": 3600 * found.hours, "bound_by": found.bound_by, **rates}
+
+
 def main() -> None:
     """Index what is not indexed yet, warm up with a few pairs, measure, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -144,6 +153,7 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder for stores")
     parser.add_argument("--corpus", default="pairs")
     parser.add_argument("--row-s", type=float, default=0.0, help="device seconds per image and caption and teacher")
+    parser.add_argument("--probe", type=float, default=0.0, help="seconds of a forecast before the run")
     options = parser.parse_args()
     FAMILIES["open_clip"] = Simulated
     pipeline = read_pipeline(options.pipelines, options.mix, ExtractPipeline)
@@ -154,7 +164,9 @@ def main() -> None:
         index_corpus(indexed, pipeline.corpora[corpus], **shape)
         shutil.rmtree(store, ignore_errors=True)
         shutil.copytree(indexed, store)
-        made = extract(pipeline, store)
+        wanted = options.probe and corpus == options.corpus
+        plan = forecast(pipeline, store, probe_s=options.probe) if wanted else None
+        made = extract(pipeline, store) | {"plan": plan}
         Device.row_s, Device.busy_s = options.row_s, 0.0
         shutil.rmtree(store)
     print(json.dumps(made))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -11,7 +12,17 @@ from typer.main import get_command
 from extract.cli.program import app
 from extract.config import ExtractPipeline, ExtractSection
 from extract.estimate.estimate import estimate, predicted_size, shard_bytes
-from extract.estimate.rates import Distinct, Rates, TeacherRate, count_distinct, predicted_hours, rates_of_profile
+from extract.estimate.rates import (
+    Distinct,
+    Rates,
+    Resources,
+    TeacherRate,
+    count_distinct,
+    predicted_hours,
+    rates_of_profile,
+    slowest,
+    stage_seconds,
+)
 from extract.run.dispatch import execute_here
 from extract.run.plan import KnownUnits, Plan, RangeWork
 from extract.run.run import run
@@ -139,21 +150,39 @@ def test_stored_features_of_another_spec_are_named_and_counted_as_to_do(uneven):
     assert (list(found.replaced), dict(found.teachers)) == (["small"], {"small": 3, "wide": 0})
 
 
-def test_hours_are_the_sum_over_ranges_teachers_and_rows():
-    rates = Rates(
-        teachers={
-            "a": TeacherRate(images_per_s=10, captions_per_s=100),
-            "b": TeacherRate(images_per_s=5, captions_per_s=50),
-        },
-        shared_s=0.01,
-        bad_row_bytes=0,
-        source="test",
-    )
-    work = [RangeWork(range_id=0, teachers=("a", "b")), RangeWork(range_id=1, teachers=("b",))]
+@pytest.mark.parametrize(
+    ("bound", "rates", "device", "row_s"),
+    [
+        ("device", {"host_cpu_s": 0.1}, "cuda", {"ab": 0.1575, "b": 0.105}),
+        ("cores", {"host_cpu_s": 0.6}, "cuda", {"ab": 0.3, "b": 0.3}),
+        ("cores", {"host_cpu_s": 0.6}, "cpu", {"ab": 0.37875, "b": 0.3525}),
+        ("decoding threads", {"pool_s": 0.9}, "cuda", {"ab": 0.3, "b": 0.3}),
+        ("cores", {"pool_s": 0.9, "host_cpu_s": 0.5}, "cuda", {"ab": 0.3, "b": 0.3}),
+        ("commits", {"write_s": 0.2}, "cuda", {"ab": 0.4, "b": 0.2}),
+    ],
+)
+def test_hours_are_those_of_the_slowest_stage_summed_over_rows(monkeypatch, bound, rates, device, row_s):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    teachers = {
+        "a": TeacherRate(images_per_s=10, captions_per_s=100),
+        "b": TeacherRate(images_per_s=5, captions_per_s=50),
+    }
+    found = Rates(teachers=teachers, stretch=1.25, source="test", **rates)
+    section = ExtractSection(device=device, threads_per_worker=1, decode_threads=3)
     distinct = Distinct(images=0.5, captions=0.25)
-    hours = predicted_hours(work, info=shape(rows=100), rates=rates, distinct=distinct, section=ExtractSection())
-    by_hand = 64 * (0.5 / 10 + 0.25 / 100 + 0.5 / 5 + 0.25 / 50 + 0.01) + 36 * (0.5 / 5 + 0.25 / 50 + 0.01)
-    assert hours * 3600 == pytest.approx(by_hand)
+    assert slowest(stage_seconds(found, teachers, distinct, Resources.of(section))) == bound
+    work = [RangeWork(range_id=0, teachers=("a", "b")), RangeWork(range_id=1, teachers=("b",))]
+    hours = predicted_hours(work, info=shape(rows=100), rates=found, distinct=distinct, section=section)
+    assert hours * 3600 == pytest.approx(1.25 * (64 * row_s["ab"] + 36 * row_s["b"]))
+
+
+def test_rows_that_were_all_probed_take_as_long_as_the_probe(tmp_path, corpus, teachers, write_pipeline, prepare):
+    pipeline = prepare(write_pipeline(tmp_path, files=[corpus / "*.tar"], teachers=teachers, range_rows=16))
+    found = estimate(pipeline, probe_s=600.0)
+    assert found.rates.rows == 60
+    # Not the same: captions that repeat in a range lie in several blocks of the probe.
+    assert found.worker_hours * 3600 == pytest.approx(found.rates.seconds, rel=0.2)
+    assert found.bound_by in ("device", "cores", "decoding threads", "commits")
 
 
 def test_distinct_images_and_captions_are_counted_within_ranges(uneven, tmp_path):
@@ -196,7 +225,8 @@ def test_decoding_takes_time_from_the_teachers_on_a_cpu_and_runs_beside_them_on_
     teachers = 2 * 150 * (distinct.images / 20 + distinct.captions / 200)
     for decoded_per_s in (1.0, 1e6):
         decode = 150 * distinct.images / decoded_per_s
-        expected = teachers + decode if device == "cpu" else max(teachers, decode / 3)
+        on_cores = decode + (teachers if device == "cpu" else 0.0)
+        expected = max(teachers, on_cores / min(os.cpu_count(), 1 + 3), decode / 3)
         file.write_text(json.dumps({"teachers": entries, "decoded_per_s": decoded_per_s}))
         assert estimate(pipeline, probe_s=60.0, profile=file).worker_hours * 3600 == pytest.approx(expected)
 

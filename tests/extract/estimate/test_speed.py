@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -55,9 +56,10 @@ def test_hours_are_rows_over_rates_and_each_image_is_decoded_once(found):
         assert 0 < speed.cpu_share <= 1
     decode = 1000 / found.decoded_per_s / HOUR_S
     assert found.decode_hours == pytest.approx(decode)
-    assert found.hours == pytest.approx(sum(speed.hours for speed in found.teachers.values()) + decode)
-    alone = sum(speed.hours * speed.cpu_share for speed in found.teachers.values()) + decode
-    assert found.hours_alone == pytest.approx(alone)
+    cores = min(os.cpu_count(), 3)
+    for hours, share in ((found.hours, lambda _: 1.0), (found.hours_alone, lambda speed: speed.cpu_share)):
+        teachers = sum(speed.hours * share(speed) for speed in found.teachers.values())
+        assert hours == pytest.approx(max(teachers, (teachers + decode) / cores, decode / 2))
 
 
 def test_parameters_are_the_tensors_of_the_weights_in_float32(found, two):

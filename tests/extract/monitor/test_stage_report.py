@@ -9,7 +9,7 @@ import pytest
 from typer.main import get_command
 
 from extract.cli.program import app
-from extract.monitor.stage_report import report, summarize
+from extract.monitor.stage_report import picture, report, summarize
 from extract.run.run import run
 from extract.run.run_spec import build_worker
 from store.errors import IncompleteStoreError
@@ -21,7 +21,11 @@ EVEN = {"read": 1.0, "decode": 2.0, "fit": 1.0, "wait_for_images": 1.0, "forward
 EVEN |= {"other": 0.1, "write": 0.5}
 
 
-def receipt(teacher="a", *, range_id=0, run_id="r", attempt=1, **stages):
+PIPELINE = EVEN | {"wait_for_range": 0.0, "wait_for_tokens": 0.0, "tokenize": 1.0, "collect": 0.2}
+"""Stages of a worker whose stages overlap; in those of before, each followed the one before it."""
+
+
+def receipt(teacher="a", *, range_id=0, run_id="r", attempt=1, queues=None, even=EVEN, **stages):
     return Receipt(
         teacher=teacher,
         range=range_id,
@@ -32,7 +36,8 @@ def receipt(teacher="a", *, range_id=0, run_id="r", attempt=1, **stages):
         objects={},
         status_counts={},
         bad_rows=[],
-        timings_s=EVEN | stages,
+        timings_s=even | stages,
+        queues=queues,
         versions={},
         device="cpu",
         batch_size=1,
@@ -57,6 +62,49 @@ def test_the_inflated_stage_is_the_verdict(stages, verdict, advice):
     found = summarize([receipt(range_id=number, **stages) for number in range(3)], {})
     assert found.verdict == verdict
     assert advice in found.advice
+
+
+@pytest.mark.parametrize(
+    ("stages", "verdict", "advice"),
+    [
+        ({"wait_for_images": 30.0, "decode": 50.0}, "decode", "extract.decode_threads"),
+        ({"wait_for_images": 30.0, "tokenize": 50.0}, "tokens", "extract.decode_threads"),
+        ({"wait_for_tokens": 30.0, "tokenize": 50.0}, "tokens", "extract.decode_threads"),
+        ({"wait_for_images": 30.0, "read": 50.0}, "waiting", "bring the corpus nearer"),
+        ({"wait_for_range": 30.0}, "waiting", "bring the corpus nearer"),
+        ({"wait_for_range": 30.0, "write": 31.0}, "write", "the store's disk or storage is slow"),
+        ({"forward_image": 30.0, "write": 29.0, "decode": 29.0}, "forward", "more GPUs"),
+    ],
+)
+def test_what_keeps_the_device_of_a_pipeline_from_working_is_the_verdict(stages, verdict, advice):
+    found = summarize([receipt(range_id=number, even=PIPELINE, **stages) for number in range(3)], {})
+    assert found.verdict == verdict
+    assert advice in found.advice
+
+
+def test_what_overlaps_is_counted_beside_the_time_and_what_did_not_in_it():
+    before, now = receipt(run_id="old", tokenize=0.7), receipt(run_id="new", even=PIPELINE, range_id=1)
+    found = summarize([before, now], {})
+    # Of before 1.0 + 1.1 + 0.1, tokens 0.7 and a commit 0.5; of now the first three.
+    assert found.total_s == pytest.approx(3.4 + 2.2)
+    assert (found.timeline_s["tokenize"], found.timeline_s["write"]) == (0.7, 0.5)
+    assert (found.beside_s["tokenize"], found.beside_s["write"]) == (1.0, 0.5)
+    assert found.stages_s["write"] == pytest.approx(1.0)
+
+
+def test_the_picture_has_80_columns_a_bar_for_each_stage_and_the_queues():
+    lengths = {"decoded": 1.0, "encoded": 0.5}
+    receipts = [receipt(range_id=1, even=PIPELINE, queues=lengths), receipt(range_id=2, even=PIPELINE, queues=lengths)]
+    found = summarize([*receipts, receipt(forward_image=1e4)], {"r": 2e5})
+    lines = picture(found)
+    assert max(map(len, lines)) <= 80
+    assert "1.0 batches ready for the device, 0.5 ranges ready to be committed" in lines[-1]
+    drawn = [(line[2:20].strip(), line.count("█")) for line in lines if "·" in line or "█" in line]
+    bars = dict(drawn)
+    assert bars["loading, no range"] == round(30 * (1 - 1e4 / 2e5))
+    assert bars["teachers: images"] == round(30 * 1e4 / 2e5)
+    assert [name for name, _ in drawn][-6:] == ["read", "decode", "fit", "tokenize", "collect", "commit"]
+    assert found.queues == lengths
 
 
 def test_a_stage_without_a_time_is_not_shown():
