@@ -70,7 +70,7 @@ class Decoder:
     def decode(
         self, key: str, read: Callable[[], bytes], places: Mapping[Geometry, Tensor], clock: Clock
     ) -> ImageNotes:
-        """Write one image in every geometry, (S, S, 3) uint8, to its places; a bad one leaves them as they are.
+        """Write one image in every geometry, (S, S, 3) uint8, to its places; zeros if it is bad.
 
         Args:
             key: the pair's.
@@ -88,6 +88,8 @@ class Decoder:
             began = _lap(clock, "decode", began)
             fitted = fit_all(opened.image, places, max_pixels=self.max_pixels)
         except PairDecodeError as error:
+            for place in places.values():
+                place.zero_()
             return ImageNotes(bad=str(error))
         for geometry, place in places.items():
             np.copyto(place.numpy(), fitted[geometry])

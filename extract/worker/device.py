@@ -48,9 +48,9 @@ class Device:
         self.name, self._is_card = name, name == "cuda"
 
     def staging(self, *shape: int) -> Tensor:
-        """Return zeros, uint8, in memory from which a copy to the device needs no wait (pinned memory for a card)."""
+        """Return uint8 memory of any content, from which a copy to the device needs no wait (pinned for a card)."""
         # PyTorch reuses pinned memory, and not before the copies out of it have ended.
-        return torch.zeros(shape, dtype=torch.uint8, pin_memory=self._is_card)
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=self._is_card)
 
     def send(self, host: Tensor) -> Tensor:
         """Return a tensor on the device; the caller keeps ``host``, if it is of `staging`, until a later mark."""

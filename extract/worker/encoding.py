@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from extract.teachers.base import FrozenTeacher
+from store.texts.tokens import Encoded
 
 from .batch_size import BatchSize, rows_that_fit
 from .device import Device, Mark
@@ -116,14 +117,14 @@ class Encoder:
 
     def _encode_captions(self, flight: InFlight) -> None:
         batch, job = flight.batch, flight.batch.job
-        ids: dict[Hashable, Tensor] = {}
+        sent: dict[Hashable, tuple[Encoded, Tensor]] = {}
+        for key, parts in batch.tokens.items():
+            tokens = Encoded.joined([part.result() for part in parts])
+            sent[key] = tokens, self.device.send(torch.from_numpy(tokens.ids_BL))
         for teacher in job.paired:
-            key = teacher.tokenizer_key
-            tokens = batch.tokens[key].result()
-            if key not in ids:
-                ids[key] = self.device.send(torch.from_numpy(tokens.ids_BL))
+            tokens, ids_BL = sent[teacher.tokenizer_key]
             job.truncated_K[teacher.name][batch.captions.start : batch.captions.stop] = tokens.truncated_B
-            of_teacher = partial(_text_features, teacher, ids[key], tokens.lengths_B.tolist())
+            of_teacher = partial(_text_features, teacher, ids_BL, tokens.lengths_B.tolist())
             target_BD = job.text_KD[teacher.name][batch.captions.start : batch.captions.stop]
             self._run(flight, teacher, "forward_text", of_teacher, target_BD)
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ class Batch:
         last: whether it is its range's last one.
         pixels: (B, S, S, 3) uint8 by geometry, filled by the decoding threads.
         notes: what came of each image that is read, by its number; an image is in ``pixels`` when its note is there.
-        tokens: the captions' tokens by the tokenizer's key.
+        tokens: the captions' tokens in parts, by the tokenizer's key.
     """
 
     job: RangeJob
@@ -45,7 +46,7 @@ class Batch:
     last: bool
     pixels: dict[Geometry, Tensor] = field(default_factory=dict)
     notes: dict[int, Future[ImageNotes]] = field(default_factory=dict)
-    tokens: dict[Hashable, Future[Encoded]] = field(default_factory=dict)
+    tokens: dict[Hashable, list[Future[Encoded]]] = field(default_factory=dict)
 
     @property
     def ready(self) -> bool:
@@ -72,7 +73,7 @@ class Batch:
                 made.exception()
 
     def _being_made(self) -> list[Future[Any]]:
-        return [*self.notes.values(), *self.tokens.values()]
+        return [*self.notes.values(), *chain.from_iterable(self.tokens.values())]
 
 
 class RangeJob:

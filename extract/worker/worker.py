@@ -37,6 +37,9 @@ from .task import Task
 BATCHES_AHEAD = 4
 """Batches whose pixels are in memory: being decoded, decoded, on the device, or not yet collected."""
 
+CAPTIONS_AT_ONCE = 64
+"""Captions that a thread tokenises at once; the other threads go on with images meanwhile."""
+
 CLOSE_S = 10.0
 """An end waits at most so long for a commit; what is not committed by then is done by the next run."""
 
@@ -149,11 +152,15 @@ class Worker:
     def _begin(self, batch: Batch, rows: list[dict[str, Any]], pool: ThreadPoolExecutor) -> None:
         job, size = batch.job, len(batch.images)
         by_key = {teacher.tokenizer_key: teacher for teacher in job.paired} if batch.captions else {}
-        texts = job.captions.texts[batch.captions.start : batch.captions.stop]
+        firsts = range(batch.captions.start, batch.captions.stop, CAPTIONS_AT_ONCE)
+        parts = [job.captions.texts[first : min(first + CAPTIONS_AT_ONCE, batch.captions.stop)] for first in firsts]
         for key, teacher in by_key.items():
-            batch.tokens[key] = pool.submit(_tokenize, teacher, texts, job)
+            batch.tokens[key] = [pool.submit(_tokenize, teacher, part, job) for part in parts]
         for geometry in {teacher.geometry for teacher in job.teachers} if size else ():
             batch.pixels[geometry] = self.encoder.device.staging(size, geometry.size_px, geometry.size_px, 3)
+        for number in job.unread.intersection(batch.images):
+            for pixels_BHWC in batch.pixels.values():
+                pixels_BHWC[number - batch.images.start].zero_()
         wanted = [number for number in batch.images if number not in job.unread]
         for number, read in zip(wanted, self.decoder.images.request([rows[number] for number in wanted]), strict=True):
             place = number - batch.images.start

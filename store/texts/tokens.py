@@ -41,6 +41,12 @@ class Encoded:
     def __getitem__(self, rows: slice) -> Encoded:
         return Encoded(self.ids_BL[rows], self.lengths_B[rows], self.truncated_B[rows])
 
+    @classmethod
+    def joined(cls, parts: Sequence[Encoded]) -> Encoded:
+        """Return the captions of several parts as one."""
+        columns = zip(*((part.ids_BL, part.lengths_B, part.truncated_B) for part in parts), strict=True)
+        return cls(*map(np.concatenate, columns))
+
 
 @dataclass(frozen=True, slots=True)
 class CaptionTokenizer:

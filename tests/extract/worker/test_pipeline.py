@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from extract.run import run_spec
 from extract.run.dispatch import execute_here
@@ -314,6 +315,32 @@ def test_the_devices_time_is_told_by_its_own_marks(with_worker):
     waits = [seen[stage] for stage in ("wait_for_range", "wait_for_images")]
     assert seen["other"] + sum(waits) == pytest.approx(12.25 - 3.0 - 3.5 - 1.0, abs=0.001)
     assert seen["by_teacher"]["wide", "forward_text"] == 3.0
+
+
+def test_an_image_that_is_bad_or_left_out_is_black_whatever_the_memory_held(with_worker, monkeypatch):
+    decode, seen = Decoder.decode, []
+
+    def failing(self, key, read, *rest):
+        return decode(self, key, (lambda: b"no image") if key.endswith("03") else read, *rest)
+
+    class Seeing(Gate):
+        def image_features(self, pixels_BHWC):
+            seen.append(pixels_BHWC.clone())
+            return self._teacher.image_features(pixels_BHWC)
+
+    monkeypatch.setattr(Decoder, "decode", failing)
+    monkeypatch.setattr(Device, "staging", lambda _, *shape: torch.full(shape, 255, dtype=torch.uint8))
+
+    def act(worker):
+        worker.decoder.batch_size = 16
+        worker.teachers = {"small": Seeing(worker.teachers["small"], None)}
+        task = Task(range_id=0, teachers=("small",), killers={5: "it kills"})
+        [receipt] = worker.submit(task).result(PATIENCE_S)
+        assert {bad.row for bad in receipt.bad_rows} == {3, 5}
+
+    with_worker(act)
+    pixels_BHWC = torch.cat(seen)
+    assert [row for row in range(16) if not pixels_BHWC[row].any()] == [3, 5]
 
 
 def test_images_and_captions_take_turns(with_worker):
