@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -115,6 +116,8 @@ class Worker:
     def _start(self) -> None:
         if self._pool is not None:
             return
+        # The threads of the pool are all there is; the tokenizers' own would wait for the same cores.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._pool = ThreadPoolExecutor(self.decoder.threads, thread_name_prefix="decode")
         prepare = partial(self._prepare_all, self._pool)
         for stage in (prepare, self._encode_all, self._collect_all, self._commit_all):
