@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from enum import IntEnum
@@ -39,6 +40,9 @@ RESUMES = "what was committed stays; run the same command again to go on"
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Error numbers of a write to a full disk; the error often names no file."""
+
+
+_threads_left = threading.Event()
 
 
 class ExitCode(IntEnum):
@@ -92,7 +96,17 @@ def main(app: typer.Typer, *, program: str, interrupted: str = RESUMES) -> None:
         sys.stderr.write(f"interrupted: {interrupted}\n")
         code = ExitCode.INTERRUPTED
     sys.stderr.flush()
+    if _threads_left.is_set():
+        os._exit(int(code))
     sys.exit(int(code))
+
+
+def leave_threads() -> None:
+    """Let `main` end the process without the interpreter's own end.
+
+    That would wait for a thread that hangs, as in a damaged image, and aborts if a daemon is in compiled code.
+    """
+    _threads_left.set()
 
 
 def _flush_stdout() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import floor
 from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
@@ -71,9 +72,10 @@ class Optimization(Section):
                 f"would never be lr; give at most {self.steps - 1}, or more steps"
             )
         if self.ema is not None and round(longest := 1 / (1 - self.ema)) > self.steps:
+            most = floor(1e6 * (1 - 1 / self.steps)) / 1e6
             raise ValueError(
                 f"ema: {self.ema} averages over {longest:,.0f} steps and the run has {self.steps}, so that the model "
-                f"would be mostly its own start; give at most {1 - 1 / self.steps:.4g}, or leave it out"
+                f"would be mostly its own start; give at most {most:g}, or leave it out"
             )
         return self
 

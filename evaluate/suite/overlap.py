@@ -76,7 +76,9 @@ def find_overlap(store: FeatureStore, dataset: LoadedDataset, *, near: bool = Tr
         return Found(items=len(dataset.test), exact=exact, near=[], pairs=pairs)
     rest = np.flatnonzero(~exact_N)
     hashes, readable = _hashes((images[item].read for item in rest.tolist()), len(rest), threads, "hash test images")
-    hash_R, there_R = _hashes(_store_reads(store), store.info.rows, threads, "hash the store's images")
+    with ReadAhead(store.images) as ahead:
+        reads = _store_reads(store, ahead)
+        hash_R, there_R = _hashes(reads, store.info.rows, threads, "hash the store's images")
     alike = nearest_within(hashes, hash_R[there_R], bits=NEAR_BITS)
     rows_there = np.flatnonzero(there_R)
     matched = [
@@ -145,19 +147,18 @@ def _hashes(
     return np.array([value or 0 for value in found], np.uint64), np.array([value is not None for value in found], bool)
 
 
-def _store_reads(store: FeatureStore) -> Iterator[Take]:
+def _store_reads(store: FeatureStore, ahead: ReadAhead) -> Iterator[Take]:
     """Yield what reads each row's image, from the pixel cache if the store has one, else from the corpus."""
     try:
         cached = store.pixels.committed_rows()
     except IncompleteStoreError:
         cached = np.zeros(store.info.rows, bool)
-    with ReadAhead(store.images) as ahead:
-        for start in range(0, store.info.rows, BLOCK_ROWS):
-            stop = min(start + BLOCK_ROWS, store.info.rows)
-            places = store.pairs.read(start, stop, ["uri", "member"]).filter(~cached[start:stop])
-            takes = iter(ahead.request(places.to_pylist()))
-            for row in range(start, stop):
-                yield partial(store.pixels.fetch, row) if cached[row] else next(takes)
+    for start in range(0, store.info.rows, BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, store.info.rows)
+        places = store.pairs.read(start, stop, ["uri", "member"]).filter(~cached[start:stop])
+        takes = iter(ahead.request(places.to_pylist()))
+        for row in range(start, stop):
+            yield partial(store.pixels.fetch, row) if cached[row] else next(takes)
 
 
 def note_overlap(folder: Path, dataset: str, found: Found, *, store: str) -> int:

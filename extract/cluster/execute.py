@@ -95,9 +95,10 @@ class Driver:
     def _give(self) -> None:
         """Give tasks to actors: first to those that have none, so that no actor holds what another could do."""
         ready = [*self._fleet.in_stage("idle"), *self._fleet.in_stage("busy")]
+        workers = len(ready) + self._fleet.count("loading")
         for _ in range(TASKS_AT_ONCE):
             for name in ready:
-                task = self._schedule.take(name, now=self._clock(), workers=len(ready))
+                task = self._schedule.take(name, now=self._clock(), workers=workers)
                 if task is not None:
                     self._fleet.run(name, task, now=self._clock())
 
@@ -224,8 +225,8 @@ class Driver:
                 f"{resources_text(settings.asked)} of one node, the cluster has "
                 f"{resources_text(ray.cluster_resources())} on {nodes} nodes, "
                 f"{resources_text(ray.available_resources())} of it free",
-                hint="add nodes, or lower extract.threads_per_worker, decode_threads or gpus_per_worker; what is "
-                "committed stays",
+                hint="add nodes, or lower extract.threads_per_worker, decode_threads (extract pixels: --threads) or "
+                "gpus_per_worker; what is committed stays",
             )
 
     def _tell(self) -> None:

@@ -117,7 +117,7 @@ def count_distinct(pairs: PairTable, *, info: StoreInfo, ranges: Sequence[int]) 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Resources:
-    """What a worker works with.
+    """The resources of a worker.
 
     Attributes:
         threads: CPU threads of a forward pass on the CPU.
@@ -135,7 +135,7 @@ class Resources:
 
     @property
     def cores(self) -> int:
-        """As many as it has threads, where the machine has so many."""
+        """Return the cores that its threads can use on this machine."""
         return min(os.cpu_count() or 1, self.threads + self.decode_threads)
 
 

@@ -184,10 +184,12 @@ def _bounds(timeline: Mapping[str, float], beside: Mapping[str, float]) -> dict[
 
 
 def _ranges(receipts: Sequence[Receipt]) -> list[list[Receipt]]:
-    """Return the receipts of each attempt at a range."""
-    attempts: dict[tuple[str, int, int], list[Receipt]] = defaultdict(list)
+    """Return the receipts of each task: of an attempt at a range, or at some teachers of it at a run's end."""
+    attempts: dict[tuple[object, ...], list[Receipt]] = defaultdict(list)
     for receipt in receipts:
-        attempts[receipt.run_id, receipt.range, receipt.attempt].append(receipt)
+        # The units of a task share the device's seconds; another task's are others, to a tenth of a millisecond.
+        shared = (receipt.timings_s.get(stage) for stage in ("forward_image", "wait_for_images"))
+        attempts[receipt.run_id, receipt.range, receipt.attempt, *shared].append(receipt)
     return list(attempts.values())
 
 

@@ -54,6 +54,7 @@ class Dispatch:
             self._failed(task, str(error), now=now)
             return
         self.schedule.done(task, now=now)
+        self._tracker.outcome.failed.update(self.schedule.given_up)
         self._on_receipts(receipts)
         self._tracker.note(receipts)
 
@@ -94,11 +95,10 @@ class Dispatch:
         self._tell([task], why)
 
     def _tell(self, tasks: Sequence[Task], why: str) -> None:
-        attempts = self._job.settings.attempts
         self._tracker.outcome.failed.update(self.schedule.given_up)
         for task in tasks:
             if task.probe is None:
-                log.warning("range %d failed, attempt %d of %d: %s", task.range_id, task.attempt, attempts, why)
+                log.warning("range %d failed, attempt %d: %s", task.range_id, task.attempt, why)
             else:
                 rows = f"rows {task.probe.start} to {task.probe.stop - 1}"
                 log.warning(

@@ -26,8 +26,9 @@ the storage may be away meanwhile; no row is to blame for that."""
 TIMES_MEDIAN = 10.0
 """A probe may take so many times the median time of as many rows of ordinary ranges."""
 
-BROKEN_DEVICE = "CUDA error"
-"""Prefix of torch errors after which the CUDA context is unusable. Errors for lack of memory begin differently."""
+BROKEN_DEVICE, NO_MEMORY = "CUDA error", "CUDA error: out of memory"
+"""Prefix of torch errors after which the CUDA context is unusable. Lack of memory on the card begins differently; lack
+of pinned memory on the host begins so and breaks nothing."""
 
 LOST_STARTING = 3
 """So many workers in a row may be lost before one is ready. A dying node takes the workers just sent to it along."""
@@ -56,7 +57,7 @@ def failure_of(error: BaseException) -> tuple[Failure, str]:
         raise error
     lines = str(error).strip().splitlines() or [""]
     # Torch names the error first and adds advice; a traceback names it in the last line.
-    broken = next((line for line in lines if BROKEN_DEVICE in line), None)
+    broken = next((line for line in lines if BROKEN_DEVICE in line and NO_MEMORY not in line), None)
     return (Failure.CRASH if broken else Failure.ERROR), f"{type(error).__name__}: {broken or lines[-1]}"
 
 
@@ -334,6 +335,6 @@ class Restarts:
         # While others work, the node is to blame: the run tries again and meanwhile goes on without these workers.
         if self._lost >= LOST_STARTING and not others_work:
             raise ExtractionError(
-                f"{self._lost} workers in a row were lost while they loaded the teachers; the last: {why}",
-                hint="python -m extract run --local shows the error without Ray; most often memory is too small",
+                f"{self._lost} workers in a row were lost before they were ready; the last: {why}",
+                hint="the same command with --local shows the error without Ray; most often memory is too small",
             )

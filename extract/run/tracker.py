@@ -95,7 +95,7 @@ class Tracker:
         return self._stop.is_set()
 
     def stop(self) -> None:
-        """Let the ranges at work finish and begin no other."""
+        """Begin no other range, and drop those at work that are not being committed."""
         self._stop.set()
 
     def note(self, receipts: Sequence[Made]) -> None:

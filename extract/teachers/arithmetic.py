@@ -1,4 +1,4 @@
-"""How a teacher computes: precision, TF32 and the kernels of attention, set for its forward pass alone."""
+"""Sets precision, TF32 and the kernels of attention for a teacher's forward pass alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many rows a teacher gets at once: what fits into a card's memory, halved when that runs out."""
+"""Chooses how many rows a teacher gets at once: what fits into a card's memory, halved when that runs out."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from .stages import Clock
 
 
 class ImageNotes(NamedTuple):
-    """What came of an image: why it cannot be used, or what was done to its pixels of more than 8 bits."""
+    """Notes about an image: why it cannot be used, or what was done to its pixels of more than 8 bits."""
 
     bad: str | None = None
     changed: str | None = None

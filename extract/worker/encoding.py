@@ -24,6 +24,7 @@ from .batch_size import BatchSize, rows_that_fit
 from .device import Device, Mark
 from .range_job import Batch
 from .stages import Clock
+from .task import TaskDroppedError
 
 
 class _Span(NamedTuple):
@@ -136,8 +137,16 @@ class Encoder:
         encode: Callable[[slice], Tensor],
         target_BD: npt.NDArray[np.float32],
     ) -> None:
+        def encode_some(rows: slice) -> Tensor:
+            if flight.batch.job.ended:
+                raise TaskDroppedError
+            features_BD = encode(rows)
+            # A step, because all teachers together may take minutes for a batch.
+            flight.batch.job.clock.add(stage, 0.0)
+            return features_BD
+
         begin, row = self.device.mark(), 0
-        for features_BD in self.batch_size(teacher).over(len(target_BD), encode):
+        for features_BD in self.batch_size(teacher).over(len(target_BD), encode_some):
             flight.results.append((target_BD[row : row + len(features_BD)], self.device.fetch(features_BD)))
             row += len(features_BD)
         flight.spans.append(_Span(teacher.name, stage, begin, self.device.mark()))

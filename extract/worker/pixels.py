@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Self
 
 import pyarrow as pa
 
 from extract.corpora.small_image import codec_versions, keep
+from store.console import leave_threads
 from store.corpus.read_ahead import ReadAhead, Take
 from store.errors import PairDecodeError
 from store.faults import misbehave
@@ -21,7 +22,7 @@ from store.format.promote import Guard
 from store.format.records import StoreInfo
 from store.io.location import Location
 
-from .task import Task, TaskDroppedError
+from .task import CLOSE_S, Task, TaskDroppedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +64,14 @@ class PixelWorker:
         # One thread each, so that ranges are made and committed in order.
         self._maker, self._committer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._dropped = threading.Event()
+        self._given: list[Future[list[PixelReceipt]]] = []
 
     def submit(self, task: Task) -> Future[list[PixelReceipt]]:
         """Begin a task; its result is the range's receipt, or nothing of a probe."""
         made = self._maker.submit(self._make, task)
-        return self._committer.submit(self._commit, task, made)
+        future = self._committer.submit(self._commit, task, made)
+        self._given.append(future)
+        return future
 
     def drop(self) -> None:
         """End the tasks whose commit has not begun."""
@@ -81,6 +85,8 @@ class PixelWorker:
         self.drop()
         for pool in (self._maker, self._encoders, self._committer):
             pool.shutdown(wait=False, cancel_futures=True)
+        if wait(self._given, timeout=CLOSE_S).not_done:
+            leave_threads()
 
     def _make(self, task: Task) -> _Made:
         began = time.monotonic()

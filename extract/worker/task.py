@@ -1,4 +1,4 @@
-"""What a worker is asked to do."""
+"""The work that a worker is asked to do."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from store.format.records import Receipt
 
 TASKS_AT_ONCE = 3
 """Ranges in a worker: one is decoded, one is on the device, one is committed."""
+
+
+CLOSE_S = 10.0
+"""An end waits at most so long for a commit; what is not committed by then is done by the next run."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

@@ -23,6 +23,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from extract.teachers.base import FrozenTeacher
+from store.console import leave_threads
 from store.format.commit import Circumstances, commit_unit, valid_receipt
 from store.format.pairs import PairTable, pairs_digest
 from store.format.promote import Guard, unguarded
@@ -33,16 +34,13 @@ from store.texts.tokens import Encoded
 from .decoding import Decoder
 from .encoding import Encoder, InFlight
 from .range_job import Batch, RangeJob
-from .task import Task
+from .task import CLOSE_S, Task
 
 BATCHES_AHEAD = 4
 """Batches whose pixels are in memory: being decoded, decoded, on the device, or not yet collected."""
 
 CAPTIONS_AT_ONCE = 64
 """Captions that a thread tokenises at once; the other threads go on with images meanwhile."""
-
-CLOSE_S = 10.0
-"""An end waits at most so long for a commit; what is not committed by then is done by the next run."""
 
 PACKAGES = ("torch", "open_clip_torch", "timm", "transformers", "zarr")
 """A receipt records the versions of these; the teachers' arithmetic and tokenizers are theirs."""
@@ -77,6 +75,7 @@ class Worker:
     _ahead: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(BATCHES_AHEAD), init=False)
     _pool: ThreadPoolExecutor | None = field(default=None, init=False)
     _threads: list[threading.Thread] = field(default_factory=list, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def submit(self, task: Task) -> Future[list[Receipt]]:
         """Begin a task; its result is each teacher's receipt, which `Dispatch.done` then promotes, or none of a probe.
@@ -87,10 +86,11 @@ class Worker:
             CorpusError: an image is not what was indexed.
             TaskDroppedError: `drop` was called before its commit began.
         """
-        self._start()
         job = RangeJob(task, on_step=self.on_step)
-        self._jobs = [*(one for one in self._jobs if not one.ended), job]
-        self._given.put(job)
+        with self._lock:  # an actor has a thread for each task
+            self._start()
+            self._jobs = [*(one for one in self._jobs if not one.ended), job]
+            self._given.put(job)
         return job.future
 
     def drop(self) -> None:
@@ -105,13 +105,15 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.drop()
+        self.decoder.images.close()
         self._given.put(None)
         until = time.monotonic() + CLOSE_S
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
-        self.decoder.images.close()
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
+        if any(thread.is_alive() for thread in self._threads):
+            leave_threads()
 
     def _start(self) -> None:
         if self._pool is not None:
@@ -121,7 +123,6 @@ class Worker:
         self._pool = ThreadPoolExecutor(self.decoder.threads, thread_name_prefix="decode")
         prepare = partial(self._prepare_all, self._pool)
         for stage in (prepare, self._encode_all, self._collect_all, self._commit_all):
-            # A daemon, because one that hangs in a damaged image must not keep the process alive.
             thread = threading.Thread(target=stage, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -149,8 +150,10 @@ class Worker:
             try:
                 if not job.ended:
                     self._begin(batch, rows, pool)
-            finally:  # also of a range that has ended, because the collecting thread lets the next batch in
-                self._made.put(batch)
+            except BaseException as error:  # noqa: BLE001  raised again where the task was given
+                job.fail(error)
+            # Also of a range that has ended, because the collecting thread lets the next batch in.
+            self._made.put(batch)
 
     def _begin(self, batch: Batch, rows: list[dict[str, Any]], pool: ThreadPoolExecutor) -> None:
         job, size = batch.job, len(batch.images)
@@ -171,9 +174,15 @@ class Worker:
             batch.notes[number] = pool.submit(self.decoder.decode, rows[number]["key"], read, places, job.clock)
 
     def _encode_all(self) -> None:
-        self.encoder.begin()
+        broken: BaseException | None = None
+        try:
+            self.encoder.begin()
+        except BaseException as error:  # noqa: BLE001  raised again where tasks are given
+            broken = error
         for batch in iter(self._made.get, None):
             flight = None
+            if broken is not None:
+                batch.job.fail(broken)
             if not batch.job.ended:
                 batch.job.clock.queued("decoded", sum(one.ready for one in (batch, *self._waiting())))
                 try:

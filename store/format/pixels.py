@@ -114,7 +114,7 @@ class PixelReceipt(RangeReceipt):
 
     @property
     def subject(self) -> str:
-        """What was made of the range."""
+        """Return the name of what was made."""
         return PIXELS
 
 

@@ -254,7 +254,7 @@ class Receipt(RangeReceipt):
 
     @property
     def subject(self) -> str:
-        """What was made of the range."""
+        """Return the name of what was made."""
         return self.teacher
 
 

@@ -73,6 +73,29 @@ def interrupt(name: str) -> None:
     signal.raise_signal(signal.Signals[name])
 
 
+HANGING = """
+import threading, typer
+from store.console import leave_threads, main
+
+app = typer.Typer()
+
+@app.command()
+def hang() -> int:
+    threading.Thread(target=threading.Event().wait).start()
+    leave_threads()
+    print("done")
+    return 4
+
+main(app, program="program")
+"""
+
+
+def test_a_process_ends_though_a_thread_hangs():
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", HANGING], cwd=root, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (4, b"done\n")
+
+
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Run the program above; returns exit code, stdout and stderr."""

@@ -1,4 +1,4 @@
-"""What half precision, layout and kernels of attention do to features and to time, on a CPU.
+"""Measures how half precision, layout and kernels of attention change features and time, on a CPU.
 
     python -m tests.benchmarks.extract.arithmetic [--trained runs/demo/teachers]
 

@@ -67,7 +67,7 @@ PREPROCESSINGS = ({}, {"resize_mode": "shortest_floor_crop"}, {"resize_mode": "p
 """The three geometries of the nine teachers of the ``mmkd`` pipeline."""
 
 SHARES = (6, 2, 1)
-"""How many of the nine have each geometry."""
+"""Teachers of each geometry."""
 
 BERTS = 3
 """The nine that have a WordPiece; the others have CLIP's BPE."""

@@ -1,4 +1,4 @@
-"""How much of the time a simulated accelerator or the cores work: the worker of an earlier commit beside today's.
+"""Measures how much of the time a simulated accelerator and the cores work, with an earlier worker and with today's.
 
 python -m tests.benchmarks.extract.pipeline --out runs/bench      # make bench-extract
 

@@ -1,4 +1,4 @@
-"""What ``extract plan`` forecasts beside what the run then takes, for three mixes around a simulated accelerator.
+"""Compares what ``extract plan`` forecasts with what the run takes, for three mixes and a simulated accelerator.
 
 python -m tests.benchmarks.extract.plan_truth --out runs/bench
 

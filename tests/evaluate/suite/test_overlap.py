@@ -17,6 +17,7 @@ from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
 from store.corpus.section import Corpus
 from store.errors import EvaluationError
 from store.index.create import index_corpus
+from store.io.location import locate
 from store.read.reader import FeatureStore
 from tests.evaluate import synthetic
 from tests.evaluate.dataset_files import entry_of
@@ -81,6 +82,16 @@ def test_images_of_the_same_bytes_and_of_the_same_look_are_found_and_others_are_
     keys = {item for item, _ in found.pairs}
     assert keys == {*found.exact, *found.near}
     assert found.unreadable == 0
+
+
+def test_a_corpus_on_object_storage_is_looked_at_to_its_last_image(place, dataset):
+    far = locate("memory://overlap")
+    for path in sorted((place / "corpus").glob("*.tar")):
+        far.write(path.name, path.read_bytes())
+    index_corpus(place / "far", Corpus(files=["memory://overlap/*.tar"]), range_rows=32, chunk_rows=16)
+    found, near = (find_overlap(FeatureStore(place / name), dataset) for name in ("far", "store"))
+    assert (sorted(found.exact), sorted(found.near)) == (sorted(near.exact), sorted(near.near))
+    assert found.near
 
 
 def test_without_looking_only_the_same_bytes_are_found_and_no_image_is_read(place, dataset, monkeypatch):

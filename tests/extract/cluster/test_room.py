@@ -1,4 +1,4 @@
-"""What a worker asks a node for, and how many of them a node holds."""
+"""A worker asks a node for what it uses, and a node holds as many as that allows."""
 
 from __future__ import annotations
 
@@ -62,6 +62,7 @@ def test_two_workers_get_places_on_one_card_and_a_third_waits(tmp_path):
         actors = [start_actor(spec) for _ in range(3)]
         calls = [actor.place.options(concurrency_group="control").remote() for actor in actors]
         placed, [waiting] = ray.wait(calls, num_returns=2)
+        assert ray.wait([waiting], timeout=1)[0] == []
         assert ray.available_resources().get("GPU", 0) == 0
         ray.kill(actors[calls.index(placed[0])])
         assert ray.get(waiting)

@@ -214,6 +214,7 @@ def test_an_answer_of_a_worker_without_a_task_is_no_progress_of_another():
             RuntimeError("CUDA error: device-side assert\nadvice"),
             (Failure.CRASH, "RuntimeError: CUDA error: device-side assert"),
         ),
+        (RuntimeError("CUDA error: out of memory"), (Failure.ERROR, "RuntimeError: CUDA error: out of memory")),
         (RuntimeError("CUDA out of memory"), (Failure.ERROR, "RuntimeError: CUDA out of memory")),
     ],
 )
@@ -237,9 +238,7 @@ def test_workers_lost_before_they_are_ready_are_started_later_each_time_and_the_
         assert not restarts.allowed(now=99 + RESTART_S * 2**lost)
         assert restarts.allowed(now=100 + RESTART_S * 2**lost)
     restarts.lost(Failure.CRASH, "died", others_work=True, now=100)
-    with pytest.raises(
-        ExtractionError, match="4 workers in a row were lost while they loaded the teachers; the last: out"
-    ):
+    with pytest.raises(ExtractionError, match="4 workers in a row were lost before they were ready; the last: out"):
         restarts.lost(Failure.ERROR, "out", others_work=False, now=100)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import sys
 import threading
 import time
 import weakref
@@ -189,7 +190,7 @@ def test_a_stage_that_fails_fails_its_range_and_no_other(with_worker, tmp_path, 
     assert all(store.is_complete(name) for name in store.teachers)
 
 
-def test_a_corpus_that_changed_ends_the_run_and_what_is_being_committed_stays(pipeline, tmp_path):
+def test_a_corpus_that_changed_ends_the_run_and_commits_nothing_of_that_range(pipeline, tmp_path):
     store = FeatureStore(tmp_path / "store")
     first = store.pairs.read(20, 21, ["uri", "member"]).to_pylist()[0]
     copied = tmp_path / "moved"
@@ -201,8 +202,61 @@ def test_a_corpus_that_changed_ends_the_run_and_what_is_being_committed_stays(pi
         (copied / file.name).write_bytes(data)
     with pytest.raises(CorpusError, match="not the one that was indexed"):
         run(pipeline, execute=execute_here, corpus_root=copied)
-    assert set(FeatureStore(tmp_path / "store").receipts("small")) <= {0, 2, 3}
+    assert 1 not in FeatureStore(tmp_path / "store").receipts("small")
     assert run(pipeline, execute=execute_here).failed == {}
+
+
+def test_tasks_may_be_given_from_several_threads_at_once(with_worker):
+    def act(worker):
+        barrier, ends = threading.Barrier(3), []
+
+        def give(task):
+            barrier.wait()
+            ends.append(worker.submit(task))
+
+        givers = [threading.Thread(target=give, args=(task,)) for task in tasks(0, 1, 2)]
+        for giver in givers:
+            giver.start()
+        for giver in givers:
+            giver.join()
+        assert len(worker._threads) == 4
+        assert len(worker._jobs) == 3
+        assert all(len(end.result(PATIENCE_S)) == 2 for end in ends)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with_worker(act)
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_each_teacher_of_a_batch_is_a_step(with_worker):
+    seen, steps = [], []
+
+    def act(worker):
+        worker.on_step = lambda: steps.append(1)
+        worker.decoder.batch_size = 16
+        worker.teachers = {
+            name: Gate(teacher, lambda: seen.append(len(steps))) for name, teacher in worker.teachers.items()
+        }
+        worker.submit(tasks(0)[0]).result(PATIENCE_S)
+
+    with_worker(act)
+    assert len(seen) == len({*seen}) == 4  # two teachers, two slices of eight images each
+
+
+def test_a_device_that_cannot_be_marked_fails_its_tasks_instead_of_keeping_them(with_worker, monkeypatch):
+    def broken(_):
+        raise RuntimeError("no such device")
+
+    monkeypatch.setattr(Device, "mark", broken)
+
+    def act(worker):
+        with pytest.raises(RuntimeError, match="no such device"):
+            worker.submit(tasks(0)[0]).result(PATIENCE_S)
+
+    with_worker(act)
 
 
 def test_dropping_ends_every_task_but_the_one_that_is_committed(with_worker, monkeypatch):
@@ -270,6 +324,9 @@ def test_an_interrupt_ends_the_workers_threads(with_worker):
 
     with pytest.raises(KeyboardInterrupt):
         with_worker(act)
+    deadline = time.monotonic() + PATIENCE_S
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert threading.active_count() <= before
 
 

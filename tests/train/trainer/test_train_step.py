@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -183,6 +185,14 @@ def test_what_no_run_can_mean_is_refused_with_what_would_do(settings, message):
     with pytest.raises(ValueError, match=message):
         Optimization(steps=10, batch_size=8, lr=1, **settings)
     assert Optimization(steps=10, batch_size=8, lr=1, warmup_steps=9, ema=0.9).ema == 0.9
+
+
+@pytest.mark.parametrize("steps", [7, 3000, 20_000, 226_000])
+def test_the_largest_average_that_is_named_is_accepted(steps):
+    with pytest.raises(ValueError, match=r"give at most") as caught:
+        Optimization(steps=steps, batch_size=8, lr=1, ema=0.9999999)
+    named = float(re.search(r"give at most ([\d.]+),", str(caught.value))[1])
+    assert Optimization(steps=steps, batch_size=8, lr=1, ema=named).ema == named
 
 
 def test_a_part_of_a_step_has_randomness_of_its_own():
