@@ -28,7 +28,7 @@ test: $(STAMP) ## The default suite.
 	$(PY) -m pytest -n 2 --dist loadfile
 
 test-long: $(STAMP) ## What the default suite leaves out: several processes, a browser, a compiler; kills at every step, damage, full disks.
-	$(PY) -m pytest -m "slow or fault" -n 2 --dist worksteal --timeout 600
+	$(PY) -m pytest -m "slow or fault" -n 3 --dist worksteal --timeout 600
 
 test-versions: $(STAMP) ## Write a store under Python 3.11, read it under 3.12, and the reverse.
 	$(PY) -m tests.store.cross_version

@@ -129,7 +129,7 @@ def test_a_cluster_without_room_for_a_worker_is_described_beside_what_was_asked_
     with Run(config, *options, CUDA_VISIBLE_DEVICES="") as run:
         code, log = run.end()
     assert code == 1
-    assert "no worker got a place within 2 s: each asks for CPU 1, GPU 1 of one node, the cluster has CPU 2" in log
+    assert "no worker got a place within 2 s: each asks for CPU 3, GPU 1 of one node, the cluster has CPU 6" in log
     assert "Traceback" not in log
     assert progress(config.parent / "store")["state"] == "failed"
 
