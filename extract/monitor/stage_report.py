@@ -147,7 +147,7 @@ def summarize(receipts: Sequence[Receipt], runs_s: Mapping[str, float]) -> Stage
             lengths[queue].append(length)
     return StageReport(
         runs=run_ids,
-        rows=sum(group[0].stop - group[0].start for group in ranges),
+        rows=sum({(one.run_id, one.range, one.attempt): one.stop - one.start for one in receipts}.values()),
         units=len(receipts),
         stages_s={
             name: timeline.get(name, 0.0) + beside.get(name, 0.0) for name in sorted({*timeline, *beside} - {IDLE})

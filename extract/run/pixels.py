@@ -65,9 +65,14 @@ class PixelJob(Job):
 
     def committed(self, subject: str, range_id: int) -> Made | None:
         """Return a range's receipt if its images are those of the spec and the present pairs."""
-        info, key = read_store_info(self.store), self.key(subject, range_id)
+        info = read_store_info(self.store)
         digest = PairTable(self.store, info).digest(*info.bounds(range_id))
-        return valid_receipt(self.place(subject), key, PixelReceipt, spec_hash=self.spec.hash, digest=digest)
+        return _committed(self.place(subject), range_id, self.spec, digest)
+
+
+def _committed(place: Location, range_id: int, spec: PixelSpec, digest: str) -> PixelReceipt | None:
+    key = pixel_receipt_key(range_id)
+    return valid_receipt(place, key, PixelReceipt, spec_hash=spec.hash, digest=digest)
 
 
 def make_pixels(
@@ -108,11 +113,11 @@ def make_pixels(
         at = register_pixels(location, spec, replace=replace)
         pairs, place = PairTable(location, info), location.below(at)
 
-        def is_committed(range_id: int) -> bool:
-            key, digest = pixel_receipt_key(range_id), pairs.digest(*info.bounds(range_id))
-            return valid_receipt(place, key, PixelReceipt, spec_hash=spec.hash, digest=digest) is not None
-
-        work = [RangeWork(range_id=one, teachers=(PIXELS,)) for one in range(info.ranges) if not is_committed(one)]
+        work = [
+            RangeWork(range_id=one, teachers=(PIXELS,))
+            for one in range(info.ranges)
+            if _committed(place, one, spec, pairs.digest(*info.bounds(one))) is None
+        ]
         outcome = Outcome(units=info.ranges, found=info.ranges - len(work))
         # One thread reads the table and commits, as one of torch's would; no card is needed.
         changes = {"device": "cpu", "threads_per_worker": 1, "decode_threads": threads or os.cpu_count() or 1}

@@ -127,6 +127,13 @@ def test_a_range_counts_once_and_the_writing_of_each_unit():
     assert found.bound_s["write"] == pytest.approx(2.0)
 
 
+def test_parts_of_a_range_that_two_workers_did_are_added_up_and_its_rows_count_once():
+    parts = [receipt("a", forward_image=2.0), receipt("b", forward_image=3.0), receipt("c", forward_image=3.0)]
+    found = summarize(parts, {})
+    assert found.rows == 100
+    assert found.stages_s["forward_image"] == pytest.approx(5.0)
+
+
 def test_time_of_the_workers_that_is_in_no_receipt_is_waiting():
     busy = 1.0 + 1.1 + 0.5 + 0.1
     found = summarize([receipt()], {"r": 20.0 * 2})
