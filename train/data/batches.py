@@ -12,7 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from store.texts.tokens import CaptionTokenizer
+
 from .batch_order import StepOrder
+from .captions import Tokens
 from .image_loader import ImageLoader
 from .target_reader import Spans, TargetReader
 from .targets import Targets
@@ -26,13 +29,14 @@ class Batch:
         step: of the run, from 0.
         rows_B: int64 rows of the pair table.
         pixels_BHWC: uint8.
+        tokens: of the captions.
         targets: None without teachers.
     """
 
     step: int
     rows_B: npt.NDArray[np.int64]
     pixels_BHWC: Tensor
-    captions: list[str]
+    tokens: Tokens
     targets: Targets | None
 
     def part(self, begin: int, end: int) -> Batch:
@@ -41,7 +45,7 @@ class Batch:
             step=self.step,
             rows_B=self.rows_B[begin:end],
             pixels_BHWC=self.pixels_BHWC[begin:end],
-            captions=self.captions[begin:end],
+            tokens=self.tokens.part(begin, end),
             targets=self.targets.part(begin, end) if self.targets else None,
         )
 
@@ -54,6 +58,7 @@ class Stream:
     Args:
         order: the rows of this process in each step.
         captions: by row of the pair table.
+        tokenizer: the student's.
         targets: reader of the features; None without teachers.
         span_steps: number of steps whose targets are read together.
     """
@@ -64,10 +69,11 @@ class Stream:
         loader: ImageLoader,
         captions: Sequence[str],
         *,
+        tokenizer: CaptionTokenizer,
         targets: TargetReader | None,
         span_steps: int,
     ) -> None:
-        self._order, self._loader, self._captions = order, loader, captions
+        self._order, self._loader, self._captions, self._tokenizer = order, loader, captions, tokenizer
         self._targets, self._span_steps = targets, span_steps
 
     def __iter__(self) -> Iterator[Batch]:
@@ -98,6 +104,6 @@ class Stream:
             step=step,
             rows_B=rows_B[readable_B],
             pixels_BHWC=torch.from_numpy(pixels_BHWC[readable_B]),
-            captions=[self._captions[row] for row in rows_B[readable_B]],
+            tokens=Tokens.of([self._captions[row] for row in rows_B[readable_B]], self._tokenizer),
             targets=targets,
         )

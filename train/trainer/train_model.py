@@ -123,7 +123,14 @@ def train_model(run: TrainingRun, pairs: PairSource, objective: ObjectiveMaker, 
         with _loader(run, pairs, student, ranks) as loader:
 
             def stream(share: StepOrder, targets: TargetReader | None) -> Stream:
-                return Stream(share, loader, captions, targets=targets, span_steps=_span_steps(run, pairs))
+                return Stream(
+                    share,
+                    loader,
+                    captions,
+                    tokenizer=student.tokenizer,
+                    targets=targets,
+                    span_steps=_span_steps(run, pairs),
+                )
 
             feed = _feed(run, pairs, held_N, stream, state=saved["data"] if saved else None, ranks=ranks)
             _report(run, rows, saved, ranks)
@@ -254,7 +261,7 @@ def _validation(
     view = View(size_px=student.size_px, crop_scale=1, seed=0, max_pixels=run.max_pixels, window=run.window)
     with ImageLoader(pairs.images, view=view, threads=run.optimization.threads) as loader:
         yield Validation(
-            student,
+            student.tokenizer,
             loader,
             rows=rows,
             captions=[caption or "" for caption in chosen["caption"].to_pylist()],

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from store.corpus.image_source import ImageSource
+from tests.train.vit import tokenizer
 from train.data.batch_order import BatchOrder
 from train.data.batches import Stream
 from train.data.image_loader import CorpusImages, ImageLoader, View
@@ -33,7 +34,9 @@ def first_batches(store, targets, count, *, span_steps=3, root=None, batch_size=
     view = View(size_px=32, crop_scale=0.5, seed=SEED, max_pixels=10**6)
     source = ImageSource(root) if root else store.images
     loader = ImageLoader(CorpusImages(source, table), view=view, threads=2)
-    stream = Stream(order, loader, table["caption"].to_pylist(), targets=targets, span_steps=span_steps)
+    stream = Stream(
+        order, loader, table["caption"].to_pylist(), tokenizer=tokenizer(), targets=targets, span_steps=span_steps
+    )
     return list(islice(stream, count)), order
 
 
@@ -49,7 +52,8 @@ def assert_same(first, second):
     assert first.step == second.step
     np.testing.assert_array_equal(first.rows_B, second.rows_B)
     assert torch.equal(first.pixels_BHWC, second.pixels_BHWC)
-    assert first.captions == second.captions
+    assert torch.equal(first.tokens.ids_BL, second.tokens.ids_BL)
+    assert torch.equal(first.tokens.lengths_B, second.tokens.lengths_B)
 
 
 @pytest.mark.parametrize("span_steps", [1, 2, 7, 30])
@@ -83,7 +87,8 @@ def test_a_damaged_image_takes_its_caption_and_targets_with_it(store, tmp_path):
     (batch,), _ = first_batches(store, reader_of(store), 1, root=root)
     keep = [0, 1, 2, 4, 5, 6, 7]
     np.testing.assert_array_equal(batch.rows_B, order[0][keep])
-    assert batch.captions == [expected[0].captions[place] for place in keep]
+    assert torch.equal(batch.tokens.ids_BL, expected[0].tokens.ids_BL[keep])
+    assert torch.equal(batch.tokens.lengths_B, expected[0].tokens.lengths_B[keep])
     assert torch.equal(batch.pixels_BHWC, expected[0].pixels_BHWC[keep])
     rows = {place: number for number, place in enumerate(keep)}
     for teacher, part in expected[0].targets.teachers.items():
