@@ -71,3 +71,11 @@ class Tokens:
     def part(self, begin: int, end: int) -> Self:
         """Return the captions ``begin`` to ``end`` without copying."""
         return type(self)(self.ids_BL[begin:end], self.lengths_B[begin:end])
+
+    def keep(self, keep_B: Tensor) -> Self:
+        """Return the captions where ``keep_B`` is True."""
+        return type(self)(self.ids_BL[keep_B], self.lengths_B[keep_B])
+
+    def pinned(self) -> Self:
+        """Return a copy that a card reads without a wait; the lengths stay as they are."""
+        return type(self)(self.ids_BL.pin_memory(), self.lengths_B)

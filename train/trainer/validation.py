@@ -129,11 +129,13 @@ class Validation:
 
     @torch.no_grad()
     def _embed(self, towers: Towers, places: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Tensor, Tensor]:
-        pixels_BHWC, readable_B = self._loader.load(self._rows[places], epoch=0)
-        places = places[readable_B]
         device = towers.mean.device
+        with self._loader.begin(self._rows[places], epoch=0) as images:
+            pixels_KHWC, readable_B = images.result()
+            pixels = torch.from_numpy(pixels_KHWC).to(device, copy=True)
+        places = places[readable_B]
         tokens = Tokens.of([self._captions[place] for place in places], self._tokenizer)
-        image_BE, text_BE, _ = towers(torch.from_numpy(pixels_BHWC[readable_B]).to(device), tokens.ids_BL.to(device))
+        image_BE, text_BE, _ = towers(pixels, tokens.ids_BL.to(device))
         return places, image_BE.float().cpu(), text_BE.float().cpu()
 
 

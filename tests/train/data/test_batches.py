@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from store.corpus.image_source import ImageSource
 from tests.train.vit import tokenizer
 from train.data.batch_order import BatchOrder
-from train.data.batches import Stream
+from train.data.batches import BATCHES, Stream
 from train.data.image_loader import CorpusImages, ImageLoader, View
 from train.data.target_reader import TargetReader
 
@@ -33,11 +34,13 @@ def first_batches(store, targets, count, *, span_steps=3, root=None, batch_size=
     table = store.pairs.read(0, store.info.rows, ["uri", "member", "caption", "image_sha256"])
     view = View(size_px=32, crop_scale=0.5, seed=SEED, max_pixels=10**6)
     source = ImageSource(root) if root else store.images
-    loader = ImageLoader(CorpusImages(source, table), view=view, threads=2)
+    loader = ImageLoader(CorpusImages(source, table), view=view, batch_rows=batch_size, threads=2, batches=BATCHES)
     stream = Stream(
         order, loader, table["caption"].to_pylist(), tokenizer=tokenizer(), targets=targets, span_steps=span_steps
     )
-    return list(islice(stream, count)), order
+    # A copy: the memory of a batch is used again.
+    found = [replace(batch, pixels_BHWC=batch.pixels_BHWC.clone()) for batch in islice(stream, count)]
+    return found, order
 
 
 def assert_same_targets(first, second):
