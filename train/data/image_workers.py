@@ -11,6 +11,7 @@ import multiprocessing
 import queue
 import signal
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -37,6 +38,7 @@ class ImageWorkers:
     def __init__(self, number: int, *, view: View, memories: Sequence[Any], shape: tuple[int, ...]) -> None:
         context = multiprocessing.get_context("spawn")
         self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._askers = ThreadPoolExecutor(max(1, number), "image-workers")
         self._pipes: list[Any] = []
         self._processes = []
         # multiprocessing's own exit handler would send SIGTERM, which the workers ignore, and wait for ever.
@@ -61,9 +63,14 @@ class ImageWorkers:
         Raises:
             MMKDError: the worker is gone.
         """
+        # In the order of the calls. A lock would give a free worker to any waiting thread, and so to a later batch.
+        found: Reasons = self._askers.submit(self._ask, (number, files, epoch)).result()
+        return found
+
+    def _ask(self, request: tuple[int, list[File], int]) -> Any:
         pipe = self._free.get()
         try:
-            pipe.send((number, files, epoch))
+            pipe.send(request)
             answer = pipe.recv()
         except (EOFError, OSError) as error:
             raise MMKDError(
@@ -74,12 +81,12 @@ class ImageWorkers:
             self._free.put(pipe)
         if isinstance(answer, Exception):
             raise answer
-        found: Reasons = answer
-        return found
+        return answer
 
     def close(self) -> None:
         """Stop the processes."""
         atexit.unregister(self.close)
+        self._askers.shutdown()
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:
