@@ -64,13 +64,15 @@ class ImageWorkers:
             MMKDError: the worker is gone.
         """
         # In the order of the calls. A lock would give a free worker to any waiting thread, and so to a later batch.
-        found: Reasons = self._askers.submit(self._ask, (number, files, epoch)).result()
+        found: Reasons = self._askers.submit(self._ask, number, files, epoch).result()
         return found
 
-    def _ask(self, request: tuple[int, list[File], int]) -> Any:
+    def _ask(self, number: int, files: list[File], epoch: int) -> Any:
         pipe = self._free.get()
         try:
-            pipe.send(request)
+            pipe.send((number, epoch, [(place, row) for place, row, _ in files]))
+            for _, _, data in files:
+                pipe.send_bytes(data)  # not pickled: that would copy it and hold the interpreter's lock
             answer = pipe.recv()
         except (EOFError, OSError) as error:
             raise MMKDError(
@@ -108,7 +110,8 @@ def _work(pipe: Connection, view: View, memories: Sequence[Any], shape: tuple[in
     buffers = [as_array(memory, shape) for memory in memories]
     while True:
         try:
-            number, files, epoch = pipe.recv()
+            number, epoch, places = pipe.recv()
+            files = [(place, row, pipe.recv_bytes()) for place, row in places]
         except (EOFError, OSError):
             return
         try:

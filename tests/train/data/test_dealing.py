@@ -54,8 +54,11 @@ class Pipe:
         self.rounds, self.rows = rounds, 0
 
     def send(self, request):
-        _, files, _ = request
-        self.rows += len(files)
+        _, _, places = request
+        self.rows += len(places)
+
+    def send_bytes(self, data):
+        assert data
 
     def recv(self):
         time.sleep(0.002)
