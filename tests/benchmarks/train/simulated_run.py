@@ -25,7 +25,7 @@ from train.trainer.stages import distill
 from train.trainer.train_model import Circumstances
 from train.trainer.train_step import Updater
 
-EDGE_STEPS = 4
+EDGE_STEPS = 3
 """Steps at the beginning that are not counted, while batches are loaded ahead."""
 
 

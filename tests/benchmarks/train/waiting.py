@@ -36,12 +36,13 @@ BEFORE = "50399fd21540f503f78e1be67e710b37422bd465"
 
 CHILD = Path(__file__).with_name("simulated_run.py")
 CORES = os.cpu_count() or 1
-ROWS, BATCH, DEVICE = 4096, 2048, 1.15
-MIX = Mix(
-    rows=ROWS, range_rows=1024, batch_size=BATCH, size_px=(448, 336), captions_per_image=1, joined=4, device=DEVICE
-)
-STEPS = {"calibration": 7, "run": 12}
+ROWS, DEVICE = 4096, 1.15
+MIX = Mix(rows=ROWS, range_rows=1024, batch_size=0, size_px=(384, 288), captions_per_image=1, joined=4, device=DEVICE)
+STEPS = {"calibration": 6, "run": 9}
 TEACHERS = {f"teacher{number}": 768 if number < 3 else 512 for number in range(9)}
+
+Figures = dict[str, dict[str, dict[str, float]]]
+"""What came out by recipe, trainer and name."""
 
 SHOWN = {
     "step_s": "step s",
@@ -56,7 +57,7 @@ SHOWN = {
 """Figures of the table and their headings."""
 
 
-def pipeline_of(work: Path) -> dict[str, Any]:
+def pipeline_of(work: Path, batch: int) -> dict[str, Any]:
     """Return the pipeline with a student for each recipe and source of images."""
     config = {
         "embed_dim": 64,
@@ -65,17 +66,19 @@ def pipeline_of(work: Path) -> dict[str, Any]:
     }
     run = {
         "model": {"vocabulary": 8192, "config": config},
-        "optimization": {"steps": 1, "batch_size": BATCH, "lr": 1e-4, "image_workers": CORES, "log_every": 1000},
+        "optimization": {"steps": 1, "batch_size": batch, "lr": 1e-4, "image_workers": CORES, "log_every": 1000},
         "window_blocks": 8,
         "out": "set",
     }
+    # Statistics of the features are fitted before the first step, and take no part in what is measured.
+    improved = {"phi_s": False, "balance": "uniform", "logit_scales": dict.fromkeys(TEACHERS, 100.0)}
     return {
         "corpora": {"pairs": {"files": [str(work / "pairs/*.tar")]}},
         "store": {"path": str(work / "store"), "corpus": "pairs"},
         "train": {
             "project": {"out": "set", "latent_dim": 64, "hidden_dim": 64, "steps": 3},
             "students": {
-                f"{recipe}_{images}": run | {"recipe": recipe, "images": images}
+                f"{recipe}_{images}": run | {"recipe": recipe, "images": images, "improved": improved}
                 for recipe in ("paper", "improved")
                 for images in ("pixels", "corpus")
             },
@@ -83,7 +86,7 @@ def pipeline_of(work: Path) -> dict[str, Any]:
     }
 
 
-def prepare(work: Path) -> Path:
+def prepare(work: Path, batch: int) -> Path:
     """Write corpus, store, pixel cache and pipeline; return the pipeline's file."""
     write_corpus(work / "pairs", MIX, rows=ROWS)
     corpus = Corpus(files=[str(work / "pairs/*.tar")])
@@ -92,7 +95,7 @@ def prepare(work: Path) -> Path:
     present = {name: 1.0 if number < 5 else 0.4 for number, name in enumerate(TEACHERS)}
     list(commit_features(locate(work / "store"), info, widths=TEACHERS, present=present))
     file = work / "pipelines.yaml"
-    file.write_text(json.dumps({"bench": pipeline_of(work)}))  # JSON is YAML
+    file.write_text(json.dumps({"bench": pipeline_of(work, batch)}))  # JSON is YAML
     return file
 
 
@@ -107,11 +110,11 @@ def ran(code: Path, pipelines: Path, student: str, *, steps: int, step_s: float 
     return found
 
 
-def figures(steady: dict[str, float], host_cpu_s: float) -> dict[str, float]:
+def figures(steady: dict[str, float], *, step_s: float, host_cpu_s: float) -> dict[str, float]:
     """Return what a run with a device says; ``host_cpu_s`` is the CPU time of a pair without one."""
     device_s = steady["busy_s"] / steady["pairs"]
     found = {
-        "step_s": device_s * BATCH,
+        "step_s": step_s,
         "host_cpu_ms_per_pair": 1e3 * host_cpu_s,
         "host_cpu_ms_per_pair_beside_device": 1e3 * steady["cpu_s"] / steady["pairs"],
         "trainer_cpu_ms_per_pair": 1e3 * steady["trainer_s"] / steady["pairs"],
@@ -124,18 +127,18 @@ def figures(steady: dict[str, float], host_cpu_s: float) -> dict[str, float]:
     return {name: round(value, 3) for name, value in found.items()}
 
 
-def measured(codes: dict[str, Path], pipelines: Path, images: str) -> dict[str, dict[str, dict[str, float]]]:
+def measured(codes: dict[str, Path], pipelines: Path, images: str, batch: int) -> Figures:
     """Return the figures of one source of images by recipe and trainer."""
     host_cpu_s = {}
     for name, code in codes.items():
         found = ran(code, pipelines, f"improved_{images}", steps=STEPS["calibration"])
         host_cpu_s[name] = found["cpu_s"] / found["pairs"]
-    step_s, runs = DEVICE * host_cpu_s["now"] * BATCH / CORES, {}
+    step_s, runs = DEVICE * host_cpu_s["now"] * batch / CORES, {}
     for recipe in ("paper", "improved"):
         runs[recipe] = {}
         for name, code in codes.items():
             steady = ran(code, pipelines, f"{recipe}_{images}", steps=STEPS["run"], step_s=step_s)
-            runs[recipe][name] = figures(steady, host_cpu_s[name])
+            runs[recipe][name] = figures(steady, step_s=step_s, host_cpu_s=host_cpu_s[name])
             print(f"{images}, {recipe}, {name}: {runs[recipe][name]}", file=sys.stderr, flush=True)
     return runs
 
@@ -146,14 +149,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     parser.add_argument("--before", default=BEFORE, help="commit to compare with")
     parser.add_argument("--only-now", action="store_true", help="leave the earlier commit out")
+    parser.add_argument("--batch", type=int, default=2048, help="pairs of a step, at most 4096")
     options = parser.parse_args()
     loads = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        pipelines = prepare(work)
+        pipelines = prepare(work, options.batch)
         codes = {} if options.only_now else {"before": checked_out(options.before, work / "before")}
         codes |= {"now": ROOT}
-        waits = {images: measured(codes, pipelines, images) for images in ("pixels", "corpus")}
+        waits = {images: measured(codes, pipelines, images, options.batch) for images in ("pixels", "corpus")}
         rates = peers.measured(work)
     found = {
         "date": f"{dt.datetime.now(dt.UTC):%Y-%m-%d}",
@@ -161,7 +165,7 @@ def main() -> None:
         "python": platform.python_version(),
         "load_before_and_after": [round(load, 1) for load in (*loads, os.getloadavg()[0])],
         "before_commit": None if options.only_now else options.before,
-        "batch": BATCH,
+        "batch": options.batch,
         "device": DEVICE,
         "waiting": waits,
         "per_cpu_second": rates,
