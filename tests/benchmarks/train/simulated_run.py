@@ -1,8 +1,8 @@
 """Trains one student with a simulated device and prints what it took as JSON.
 
 `tests.benchmarks.train.waiting` starts it, with today's code or with that of an earlier commit on the path; so it
-imports nothing of the tests. Everything is real but the step: rows, images, tokens and targets come through the
-trainer's loop, and instead of computing a step waits a stated time without the interpreter's lock.
+imports nothing of the tests. The whole way to batches is real: rows, images, tokens and targets. Instead of
+computing, a step waits a stated time without the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -11,19 +11,17 @@ import argparse
 import json
 import time
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
 from store.config.pipeline_file import read_pipeline
 from train.config import TrainPipeline
 from train.recipes.fit_projections import project
+from train.trainer import train_model
 from train.trainer.stages import distill
-from train.trainer.train_model import Circumstances
-from train.trainer.train_step import Updater
 
 EDGE_STEPS = 3
 """Steps at the beginning that are not counted, while batches are loaded ahead."""
@@ -53,14 +51,18 @@ class Device:
     looks: list[tuple[float, ...]] = field(default_factory=list)
     pairs: int = 0
 
-    def update(self, updater: Any, batch: Any) -> dict[str, torch.Tensor]:
-        """Stand in for `Updater.update`."""
-        if hasattr(batch, "captions"):  # the loop of before made tokens on the thread that steps
-            updater._student.tokenize(batch.captions)
-        time.sleep(self.step_s)
+    def fit(self, student: Any, feed: Any, _: Any, settings: Any, **__: Any) -> None:
+        """Stand in for `trainer.fit`."""
+        for batch in islice(feed.batches(0), settings.steps):
+            if hasattr(batch, "captions"):  # the loop of before made tokens on the thread that steps
+                student.tokenize(batch.captions)
+            time.sleep(self.step_s)
+            self.note(batch)
+
+    def note(self, batch: Any) -> None:
+        """Look at the clocks after a step."""
         self.pairs += len(batch.rows_B)
         self.looks.append((time.perf_counter(), cpu_seconds(), time.process_time(), machine_seconds(), self.pairs))
-        return {"loss": torch.zeros(())}
 
     def steady(self) -> dict[str, float]:
         """Return what happened between the first counted step and the last one."""
@@ -96,13 +98,9 @@ def main() -> None:
     pipeline = read_pipeline(options.pipelines, "bench", TrainPipeline, overrides=overrides)
     project(pipeline, pipeline.train.project)
     device = Device(step_s=options.step_s)
-
-    def update(updater: Updater, batch: Any) -> dict[str, torch.Tensor]:
-        return device.update(updater, batch)
-
-    Updater.update = update
+    train_model.fit = device.fit
     student = pipeline.train.students[options.student]
-    distill(pipeline, options.student, student, Circumstances(overwrite=True, resume=False))
+    distill(pipeline, options.student, student, train_model.Circumstances(overwrite=True, resume=False))
     print(json.dumps(device.steady()))
 
 
