@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -136,3 +137,19 @@ def test_a_corpus_that_moved_is_an_error_at_once(loader, tmp_path):
     (tmp_path / "0.png").unlink()
     with pytest.raises(CorpusError, match="was there when it was indexed"):
         load(some, np.array([0, 1, 2]), epoch=0)
+
+
+def test_memory_in_use_is_given_to_the_next_batch_when_it_is_closed(loader):
+    some = loader()
+    first = some.begin(np.array([0, 1]), epoch=0)
+    pixels, _ = first.result()
+    before = pixels.copy()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(some.begin, np.array([2, 3]), epoch=0)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.3)
+        np.testing.assert_array_equal(pixels, before)
+        first.close()
+        found, _ = waiting.result(timeout=60).result()
+    assert np.shares_memory(found, pixels)
+    np.testing.assert_array_equal(found[0], crop(drawn_image(seed=2), view(), row=2, epoch=0))
