@@ -22,6 +22,7 @@ from evaluate.results.files import results_on
 from evaluate.results.record import ORACLE
 from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption
 from store.config.pipeline_file import read_pipeline
+from store.config.problems import it_has
 from store.errors import ConfigError, MMKDError
 from store.files import write_atomic
 from store.inspect.summary import summarize
@@ -42,7 +43,7 @@ def demo(
     """Run the whole main job, from drawing a corpus to comparing students, by its documented commands."""
     loaded = read_pipeline(config, pipeline, EvaluatePipeline)
     if dataset not in loaded.evaluate.zero_shot:
-        raise ConfigError(f"evaluate.zero_shot has no {dataset!r}; it has {', '.join(loaded.evaluate.zero_shot)}")
+        raise ConfigError(f"evaluate.zero_shot has no {dataset!r}{it_has(dataset, loaded.evaluate.zero_shot)}")
     report = run_demo(loaded, pipeline, config=config, dataset=dataset)
     console = Console()
     stages = ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in report["seconds"].items())

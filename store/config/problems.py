@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -31,6 +31,11 @@ def suggest(name: object, known: Iterable[str]) -> str:
     spelled = {one.lower(): one for one in known}
     close = difflib.get_close_matches(str(name).lower(), spelled, n=1, cutoff=LIKENESS)
     return f"; did you mean '{spelled[close[0]]}'?" if close else ""
+
+
+def it_has(name: object, known: Collection[str]) -> str:
+    """Return the end of a message that there is nothing of a name: the name that is like it, and all that there are."""
+    return f"{suggest(name, known)}; it has {', '.join(known) or 'none'}"
 
 
 def show(value: object) -> str:
