@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup check test test-long test-versions bench-store bench-extract rehearse demo lock clean-demo
+.PHONY: help setup check test test-long test-versions bench-store bench-extract bench-train rehearse demo lock clean-demo
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ bench-store: $(STAMP) ## Reading and writing a store beside its limits; PEERS=PY
 
 bench-extract: $(STAMP) ## The worker around a simulated accelerator, today's beside that of an earlier commit; figures in runs/bench/extract.json.
 	$(PY) -m tests.benchmarks.extract.pipeline --out runs/bench
+
+bench-train: $(STAMP) ## The trainer's loop around a simulated device, today's beside that of an earlier commit; figures in runs/bench/train.json.
+	$(PY) -m tests.benchmarks.train.waiting --out runs/bench
 
 rehearse: $(STAMP) ## A synthetic store of ROWS pairs and nine teachers in OUT: built, verified, streamed once, deleted; figures in OUT.json.
 	$(PY) -m tests.benchmarks.store.rehearse --rows $(or $(ROWS),2900000) --out $(or $(OUT),runs/rehearsal)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from train.config import ModelSection, TrainPipeline
 from train.data.batches import Batch
+from train.data.captions import Tokens
 from train.models.model_folder import begin_model
 
 WORDS = ["kidney stone", "normal brain", "colon polyp", "gallstone", "a cyst", "macular hole", "nodule", "normal lungs"]
@@ -29,13 +34,18 @@ def vit_student(folder, **vision):
     return begin_model(folder, ModelSection(**vit_model(**vision)), WORDS, seed=0)
 
 
+@functools.cache
+def tokenizer():
+    """Return the tokenizer of such models, which all learn from the same words."""
+    with tempfile.TemporaryDirectory() as folder:
+        return vit_student(Path(folder)).tokenizer
+
+
 def some_batch(rows=8, *, step=0, seed=1):
     """Return a batch of random pixels and different captions."""
     pixels = np.random.default_rng(seed).integers(256, size=(rows, 32, 32, 3), dtype=np.uint8)
-    captions = [f"{WORDS[row % len(WORDS)]} {row}" for row in range(rows)]
-    return Batch(
-        step=step, rows_B=np.arange(rows), pixels_BHWC=torch.from_numpy(pixels), captions=captions, targets=None
-    )
+    tokens = Tokens.of([f"{WORDS[row % len(WORDS)]} {row}" for row in range(rows)], tokenizer())
+    return Batch(step=step, rows_B=np.arange(rows), pixels_BHWC=torch.from_numpy(pixels), tokens=tokens, targets=None)
 
 
 def vit_pipeline(folder, corpus, *, out="run", store=None, recipe="task_only", vision=None, **settings):

@@ -1,15 +1,17 @@
 """Turns rows into pixels: fetches, decodes within bounds, crops.
 
-It uses threads, because Pillow releases the GIL, or separate processes.
+Threads of the trainer fetch. They also decode, because Pillow releases the interpreter's lock, or processes do.
+
+Axes: B rows of a batch, K those whose image can be read.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +25,22 @@ from store.images.decode import decode_image
 from store.images.depth import Window
 from store.read.pixel_cache import HINT, PixelCache
 
-from .image_workers import ImageWorkers
+from .buffers import Buffers
+from .image_workers import File, ImageWorkers, Reasons
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
 MIN_READABLE = 0.5
 """Smallest readable share of a batch: below it, the corpus is probably the wrong one."""
+
+PART_ROWS = 8
+"""Rows that a decoder is given at a time: a few, so that no decoder has much more than another when a batch is due."""
+
+FETCH_THREADS = 8
+"""Threads that fetch for each worker: an object storage answers in tens of milliseconds."""
 
 ASPECT_RANGE = (3 / 4, 4 / 3)
 """Width over height of a random resized crop; torchvision's default."""
@@ -54,10 +66,14 @@ class View:
     window: Window | None = None
 
 
+Pixels: TypeAlias = tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]
+"""The pixels of the rows of a batch that could be read, (K, H, W, 3), and which rows these are, (B,)."""
+
+
 class RowImages(Protocol):
     """Images by row: of the corpus, or of the store itself (`PixelCache`).
 
-    It is used from several threads, and pickled to other processes.
+    It is used from several threads.
     """
 
     def fetch(self, row: int) -> bytes:
@@ -76,7 +92,7 @@ class CorpusImages:
     """
 
     def __init__(self, source: ImageSource, table: pa.Table) -> None:
-        # Arrow arrays: Python objects of 2.9 M rows would take gigabytes in each process.
+        # Arrow arrays: Python objects of 2.9 M rows would take gigabytes.
         self._source, self._uris, self._members = source, _whole(table["uri"]), _whole(table["member"])
         self._known = _whole(pc.is_valid(table["image_sha256"]))
 
@@ -105,13 +121,18 @@ def require_pixels(cache: PixelCache, rows: npt.NDArray[np.int64]) -> None:
 
 
 class ImageLoader:
-    """Turns rows of a pair table into batches of pixels.
+    """Turns rows of a pair table into batches of pixels, several batches at a time.
+
+    The rows of a batch are handed out in small parts of neighbours to whichever decoder is free, so that all decoders
+    work all the time and a chunk or a file is read for its rows together. Memory holds the buffers, and for each thread
+    the image files of one part.
 
     Args:
         threads: number of decoding threads.
-        workers: number of processes that decode instead of the threads.
-        batch_rows: largest number of rows of a batch; needed with workers.
-        block_rows: neighbouring rows that one worker reads.
+        workers: number of processes that decode instead of the threads, which then only fetch.
+        batch_rows: largest number of rows of a batch.
+        batches: number of batches that may be begun and not closed at a time.
+        pinned: batches are copied to a card.
     """
 
     def __init__(
@@ -119,66 +140,116 @@ class ImageLoader:
         source: RowImages,
         *,
         view: View,
+        batch_rows: int,
         threads: int,
         workers: int = 0,
-        batch_rows: int = 0,
-        block_rows: int = 1,
+        batches: int = 1,
+        pinned: bool = False,
     ) -> None:
         self._source, self._view = source, view
-        self._pool = ThreadPoolExecutor(threads)
-        self._workers = None
-        if workers:
-            self._workers = ImageWorkers(
-                source, view=view, number=workers, batch_rows=batch_rows, block_rows=block_rows
-            )
+        shape = (batch_rows, view.size_px, view.size_px, 3)
+        self._buffers = Buffers(batches, shape, shared=workers > 0, pinned=pinned)
+        self._workers = ImageWorkers(workers, view=view, memories=self._buffers.memories, shape=shape)
+        self._threads = ThreadPoolExecutor(FETCH_THREADS * workers or threads, "images")
         self._unreadable: set[int] = set()
 
-    def load(self, rows_B: npt.NDArray[np.int64], *, epoch: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-        """Return the images of some rows, (B, H, W, 3) uint8, and (B,) whether each could be read.
+    def begin(self, rows_B: npt.NDArray[np.int64], *, epoch: int) -> Loading:
+        """Begin to load the images of some rows; waits for a free buffer."""
+        number, order = self._buffers.take(), np.argsort(rows_B, kind="stable")
+        parts = [order[begin : begin + PART_ROWS] for begin in range(0, len(order), PART_ROWS)]
+        futures = [self._threads.submit(self._load, number, part, rows_B[part], epoch) for part in parts]
+        return Loading(self, number, rows_B, futures)
 
-        A row with a damaged image is black; it is reported once.
+    def _load(self, number: int, places: npt.NDArray[np.intp], rows: npt.NDArray[np.int64], epoch: int) -> Reasons:
+        files: list[File] = []
+        reasons: Reasons = {}
+        for place, row in zip(places.tolist(), rows.tolist(), strict=True):
+            try:
+                files.append((place, row, self._source.fetch(row)))
+            except PairDecodeError as error:
+                reasons[row] = str(error)
+        if self._workers:
+            return reasons | self._workers.fill(number, files, epoch=epoch)
+        return reasons | fill(self._buffers[number], files, self._view, epoch=epoch)
 
-        Raises:
-            CorpusError: the corpus is missing, or most of a batch cannot be read.
-        """
-        pixels_BHWC, reasons = self._workers.load(rows_B, epoch=epoch) if self._workers else self._here(rows_B, epoch)
-        for row, reason in reasons.items():
-            if row not in self._unreadable:
-                self._unreadable.add(row)
-                log.warning("row %d is left out: %s", row, reason)
+    def found(self, number: int, rows_B: npt.NDArray[np.int64], reasons: Reasons) -> Pixels:
+        """Return what `Loading.result` does of a buffer that is filled."""
+        for row in reasons.keys() - self._unreadable:
+            self._unreadable.add(row)
+            log.warning("row %d is left out: %s", row, reasons[row])
         readable_B = np.array([row not in reasons for row in rows_B.tolist()])
         if readable_B.mean() < MIN_READABLE:
             raise CorpusError(
                 f"{(~readable_B).sum()} of {len(rows_B)} images of a batch cannot be read",
                 hint="the warnings above name them; is this the corpus that was indexed?",
             )
-        pixels_BHWC[~readable_B] = 0
+        pixels_BHWC = self._buffers[number][: len(rows_B)]
+        if reasons:
+            kept = pixels_BHWC[readable_B]
+            pixels_BHWC = pixels_BHWC[: len(kept)]
+            pixels_BHWC[:] = kept
         return pixels_BHWC, readable_B
 
-    def _here(self, rows_B: npt.NDArray[np.int64], epoch: int) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
-        pixels_BHWC = np.empty((len(rows_B), self._view.size_px, self._view.size_px, 3), np.uint8)
-        reasons: dict[int, str] = {}
-
-        def one(place: int, row: int) -> None:
-            try:
-                pixels_BHWC[place] = cut(self._source.fetch(row), self._view, row=row, epoch=epoch)
-            except PairDecodeError as error:
-                reasons[row] = str(error)
-
-        list(self._pool.map(one, range(len(rows_B)), rows_B.tolist()))
-        return pixels_BHWC, reasons
+    def give(self, number: int, *, copied: torch.cuda.Event | None) -> None:
+        """Take a buffer back."""
+        self._buffers.give(number, copied=copied)
 
     def close(self) -> None:
         """Stop threads and workers."""
-        self._pool.shutdown()
-        if self._workers:
-            self._workers.close()
+        self._threads.shutdown(cancel_futures=True)
+        self._workers.close()
+        self._buffers.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Loading:
+    """A batch of images that is being loaded into a buffer, which it holds until it is closed."""
+
+    def __init__(
+        self, loader: ImageLoader, number: int, rows_B: npt.NDArray[np.int64], parts: list[Future[Reasons]]
+    ) -> None:
+        self._loader, self._number, self._rows_B, self._parts = loader, number, rows_B, parts
+
+    def result(self) -> Pixels:
+        """Return the pixels of the rows that could be read, and which rows these are.
+
+        The pixels are those of the buffer: they are valid until this is closed. A damaged image is reported once.
+
+        Raises:
+            CorpusError: the corpus is missing, or most of a batch cannot be read.
+            MMKDError: a worker is gone.
+        """
+        reasons: Reasons = {}
+        for part in self._parts:
+            reasons |= part.result()
+        return self._loader.found(self._number, self._rows_B, reasons)
+
+    def close(self, *, copied: torch.cuda.Event | None = None) -> None:
+        """Give the buffer back, when no decoder writes into it any more; ``copied`` is as in `Buffers.give`."""
+        wait([part for part in self._parts if not part.cancel()])
+        self._loader.give(self._number, copied=copied)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def fill(pixels_BHWC: npt.NDArray[np.uint8], files: list[File], view: View, *, epoch: int) -> Reasons:
+    """Write the crops of some image files to their places in a batch; return why some cannot be decoded."""
+    reasons: Reasons = {}
+    for place, row, data in files:
+        try:
+            pixels_BHWC[place] = cut(data, view, row=row, epoch=epoch)
+        except PairDecodeError as error:
+            reasons[row] = str(error)
+    return reasons
 
 
 def cut(data: bytes, view: View, *, row: int, epoch: int) -> npt.NDArray[np.uint8]:

@@ -19,8 +19,7 @@ from store.read.pixel_cache import PixelCache
 from store.read.reader import FeatureStore
 
 from .image_loader import CorpusImages, RowImages
-from .run_teachers import RunTeachers
-from .store_rows import committed_ranges, is_growing, to_train_on
+from .store_rows import RunTeachers, committed_ranges, is_growing, to_train_on
 from .target_reader import Sampling, TargetReader
 
 Rows = npt.NDArray[np.int64]

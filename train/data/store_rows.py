@@ -1,10 +1,12 @@
-"""Opens the store of a run and selects the rows that take part."""
+"""Opens the store of a run and selects the teachers and rows that take part."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,7 @@ import pyarrow.compute as pc
 
 from store.errors import IncompleteStoreError, SpecMismatchError
 from store.read.reader import FeatureStore
+from store.read.selection import Selection
 from train.config import TrainPipeline
 from train.runtime.ranks import ALONE, Ranks
 
@@ -20,6 +23,39 @@ log = logging.getLogger(__name__)
 
 TRAINING_SPLIT = "train"
 """Split of the pair table that is trained on, together with pairs that state none."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class RunTeachers:
+    """The teachers of one run.
+
+    A teacher without a committed range at the beginning takes no part: there was no feature to fit its statistics or
+    projection to, and a resumed run must have the teachers that it began with.
+
+    Attributes:
+        names: in the store's order.
+    """
+
+    selection: Selection
+    names: tuple[str, ...]
+
+    @classmethod
+    def of_run(cls, store: FeatureStore, selection: Selection, identity: Mapping[str, Any]) -> Self:
+        """Return the teachers of the run whose identity was ``identity`` when it began."""
+        begun = identity["store"]["ranges"]
+        allowed = [name for name in store.teachers if selection == "all" or name in selection]
+        return cls(selection=selection, names=tuple(name for name in allowed if begun.get(name)))
+
+    def among(self, names: Collection[str]) -> Self:
+        """Return the teachers whose names are also in ``names``."""
+        return replace(self, names=tuple(name for name in self.names if name in names))
+
+    def available(self, store: FeatureStore) -> npt.NDArray[np.bool_]:
+        """Return which teacher may teach which row of a store, (N, T)."""
+        # The selection may name teachers outside this run, so it is applied to all of the store's.
+        available_NT = store.available(self.selection)
+        found: npt.NDArray[np.bool_] = available_NT[:, [store.teachers.index(name) for name in self.names]]
+        return found
 
 
 def open_store(pipeline: TrainPipeline, *, corpus_root: Path | None = None, ranks: Ranks = ALONE) -> FeatureStore:

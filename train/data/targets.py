@@ -78,9 +78,12 @@ class Targets:
 
     def to(self, device: torch.device | str) -> Self:
         """Return a copy on a device."""
+        return self._moved(lambda part: part.to(device, non_blocking=True))
 
-        def moved(part: Tensor) -> Tensor:
-            return part.to(device, non_blocking=True)
+    def pinned(self) -> Self:
+        """Return a copy that a card reads without a wait."""
+        return self._moved(Tensor.pin_memory)
 
-        found = {name: teacher.mapped(moved, moved(teacher.places_K)) for name, teacher in self.teachers.items()}
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> Self:
+        found = {name: teacher.mapped(move, move(teacher.places_K)) for name, teacher in self.teachers.items()}
         return type(self)(rows=self.rows, teachers=found)

@@ -47,10 +47,6 @@ class Student:
     std: tuple[float, ...]
     embed_dim: int
 
-    def tokenize(self, captions: Sequence[str]) -> Tensor:
-        """Return token ids of captions, (B, L) int64."""
-        return torch.from_numpy(self.tokenizer(captions).ids_BL)
-
 
 def begin_model(folder: Path, section: ModelSection, captions: Sequence[str], *, seed: int) -> Student:
     """Write a model's configuration and tokenizer into a folder and return the model ready to train.

@@ -22,8 +22,7 @@ from store.read.reader import FeatureStore
 from train.config import ModelSection, Optimization, PretrainRun, StudentRun, TrainPipeline
 from train.data.image_loader import require_pixels
 from train.data.pair_source import TaughtPairs, corpus_pairs, store_pairs, taught_pairs
-from train.data.run_teachers import RunTeachers
-from train.data.store_rows import open_store, store_identity, to_train_on
+from train.data.store_rows import RunTeachers, open_store, store_identity, to_train_on
 from train.recipes.choose import RECIPES, TeacherData, task_only
 from train.recipes.projection import Projection
 from train.runtime.ranks import require_device, require_even_shares
@@ -158,10 +157,8 @@ def _pixel_identity(pixels: PixelCache | None) -> dict[str, str]:
 def _pixels(pipeline: TrainPipeline, store: FeatureStore, run: PretrainRun | StudentRun) -> PixelCache | None:
     if (run.images or ("pixels" if pipeline.store.corpus is None else "corpus")) == "corpus":
         return None
-    workers = run.optimization.image_workers
-    # Each worker reads its own chunks; the factor of two makes up for uneven shares.
-    kept = -(-2 * run.window_blocks // workers) if workers > 1 else run.window_blocks
-    return PixelCache(store.location, info=store.info, chunks_kept=kept)
+    # A batch at the border of two windows has rows of both.
+    return PixelCache(store.location, info=store.info, chunks_kept=2 * run.window_blocks)
 
 
 def _nothing_to_do(key: str, run: PretrainRun | StudentRun, identity: dict[str, Any], how: Circumstances) -> bool:

@@ -21,7 +21,7 @@ from store.errors import CorpusError
 from store.images.depth import Window
 from train.config import ModelSection, Optimization, ValidationSection
 from train.data.batch_order import BatchOrder, StepOrder, lanes_of
-from train.data.batches import Stream
+from train.data.batches import BATCHES, Stream
 from train.data.captions import Captions
 from train.data.feeds import Epochs, FixedFeed, GrowingFeed
 from train.data.image_loader import ImageLoader, View
@@ -35,7 +35,7 @@ from train.runtime.ranks import ALONE, Ranks
 from train.runtime.run_folder import CHECKPOINTS, appearing
 
 from .trainer import Feed, RunFiles, fit
-from .validation import Validation, evenly, held_out, require_pairs
+from .validation import CHUNK_ROWS, Validation, evenly, held_out, require_pairs
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,15 @@ def train_model(run: TrainingRun, pairs: PairSource, objective: ObjectiveMaker, 
         with _loader(run, pairs, student, ranks) as loader:
 
             def stream(share: StepOrder, targets: TargetReader | None) -> Stream:
-                return Stream(share, loader, captions, targets=targets, span_steps=_span_steps(run, pairs))
+                return Stream(
+                    share,
+                    loader,
+                    captions,
+                    tokenizer=student.tokenizer,
+                    targets=targets,
+                    span_steps=_span_steps(run, pairs),
+                    device=ranks.device(settings.device),
+                )
 
             feed = _feed(run, pairs, held_N, stream, state=saved["data"] if saved else None, ranks=ranks)
             _report(run, rows, saved, ranks)
@@ -181,7 +189,8 @@ def _loader(run: TrainingRun, pairs: PairSource, student: Student, ranks: Ranks)
         threads=settings.threads,
         workers=settings.image_workers,
         batch_rows=settings.batch_size // ranks.world_size,
-        block_rows=pairs.block_rows,
+        batches=BATCHES,
+        pinned=settings.device == "cuda",
     )
 
 
@@ -252,9 +261,9 @@ def _validation(
     require_pairs(run.name, rows, where=where)
     chosen = table.select(["caption", "image_sha256"]).take(pa.array(rows))
     view = View(size_px=student.size_px, crop_scale=1, seed=0, max_pixels=run.max_pixels, window=run.window)
-    with ImageLoader(pairs.images, view=view, threads=run.optimization.threads) as loader:
+    with ImageLoader(pairs.images, view=view, batch_rows=CHUNK_ROWS, threads=run.optimization.threads) as loader:
         yield Validation(
-            student,
+            student.tokenizer,
             loader,
             rows=rows,
             captions=[caption or "" for caption in chosen["caption"].to_pylist()],

@@ -25,7 +25,6 @@ from store.errors import TrainingDivergedError
 from train.config import Optimization
 from train.data.batches import Batch
 from train.losses.objective import MAX_LOGIT_SCALE, Given, Objective
-from train.models.model_folder import Student
 from train.models.towers import Towers, seed_part
 from train.runtime.ranks import Ranks
 
@@ -61,10 +60,8 @@ class Updater:
         ranks: each calls with its own part of the batch.
     """
 
-    def __init__(
-        self, student: Student, towers: Towers, objective: Objective, settings: Optimization, ranks: Ranks
-    ) -> None:
-        self._student, self._towers, self._objective = student, towers, objective
+    def __init__(self, towers: Towers, objective: Objective, settings: Optimization, ranks: Ranks) -> None:
+        self._towers, self._objective = towers, objective
         self.settings, self._ranks = settings, ranks
         self._device = ranks.device(settings.device)
         self._shared: nn.Module = towers
@@ -125,7 +122,7 @@ class Updater:
             some = batch if number == 1 else batch.part(begin, end)
             self._seed(batch, part)
             with self._sharing(last=part == number - 1):
-                image_BE, text_BE, scale = self._shared(*inputs_of(some, self._student, self._device))
+                image_BE, text_BE, scale = self._shared(*inputs_of(some, self._device))
                 terms = self._terms(image_BE, text_BE, scale, some)
                 self._require_finite(terms, some)
                 self.scaler.scale(terms["loss"] / number).backward()
@@ -134,7 +131,7 @@ class Updater:
         return sums
 
     def _cached(self, batch: Batch, rows: int) -> dict[str, Tensor]:
-        pixels_BHWC, tokens_BL = inputs_of(batch, self._student, self._device)
+        pixels_BHWC, tokens_BL = inputs_of(batch, self._device)
         edges = list(itertools.pairwise([*range(0, len(tokens_BL), rows), len(tokens_BL)]))
         # Damaged images may leave processes with different numbers of pieces; each shares gradients in its last one.
         found = []
@@ -192,10 +189,9 @@ class Updater:
         )
 
 
-def inputs_of(batch: Batch, student: Student, device: torch.device) -> tuple[Tensor, Tensor]:
+def inputs_of(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return a batch's pixels and tokens on a device."""
-    pixels_BHWC = batch.pixels_BHWC.to(device, non_blocking=True)
-    return pixels_BHWC, student.tokenize(batch.captions).to(device)
+    return batch.pixels_BHWC.to(device, non_blocking=True), batch.tokens.ids_BL.to(device, non_blocking=True)
 
 
 def _shown(batch: Batch) -> str:

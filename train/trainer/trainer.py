@@ -60,7 +60,7 @@ class Training:
         if settings.logit_scale_init:
             with torch.no_grad():
                 student.model.logit_scale.fill_(math.log(settings.logit_scale_init))
-        self.updater = Updater(student, self.towers, objective, settings, ranks)
+        self.updater = Updater(self.towers, objective, settings, ranks)
         self.ema = Ema(student.model, decay=settings.ema) if settings.ema else None
 
     def state(self, step: int) -> State:

@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from store.console import progress
 from store.errors import CorpusError
+from store.texts.tokens import CaptionTokenizer
+from train.data.captions import Tokens
 from train.data.image_loader import ImageLoader
-from train.models.model_folder import Student
 from train.models.towers import Towers
 from train.runtime.ranks import ALONE, Ranks
 
@@ -96,7 +97,7 @@ class Validation:
 
     def __init__(
         self,
-        student: Student,
+        tokenizer: CaptionTokenizer,
         loader: ImageLoader,
         *,
         rows: npt.NDArray[np.int64],
@@ -104,7 +105,7 @@ class Validation:
         digests: Sequence[str | None],
         ranks: Ranks = ALONE,
     ) -> None:
-        self._student, self._loader, self._ranks = student, loader, ranks
+        self._tokenizer, self._loader, self._ranks = tokenizer, loader, ranks
         self._rows, self._captions = rows, list(captions)
         self._texts = _numbered(captions)
         self._images = _numbered([digest or f"row {row}" for digest, row in zip(digests, rows, strict=True)])
@@ -128,11 +129,13 @@ class Validation:
 
     @torch.no_grad()
     def _embed(self, towers: Towers, places: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Tensor, Tensor]:
-        pixels_BHWC, readable_B = self._loader.load(self._rows[places], epoch=0)
-        places = places[readable_B]
         device = towers.mean.device
-        tokens_BL = self._student.tokenize([self._captions[place] for place in places]).to(device)
-        image_BE, text_BE, _ = towers(torch.from_numpy(pixels_BHWC[readable_B]).to(device), tokens_BL)
+        with self._loader.begin(self._rows[places], epoch=0) as images:
+            pixels_KHWC, readable_B = images.result()
+            pixels = torch.from_numpy(pixels_KHWC).to(device, copy=True)
+        places = places[readable_B]
+        tokens = Tokens.of([self._captions[place] for place in places], self._tokenizer)
+        image_BE, text_BE, _ = towers(pixels, tokens.ids_BL.to(device))
         return places, image_BE.float().cpu(), text_BE.float().cpu()
 
 

@@ -51,13 +51,20 @@ def make_store(
     location = locate(path)
     info = info.model_copy(update={"parts": _write_pairs(location, info)})
     write_record(location, STORE_KEY, info)
+    yield from commit_features(location, info, widths=widths, present=present, seed=seed)
+
+
+def commit_features(
+    location: Location, info: StoreInfo, *, widths: dict[str, int], present: dict[str, float], seed: int = 20261123
+) -> Iterator[int]:
+    """Commit random features to a store that has none, and yield the stored bytes of each unit."""
     rng = np.random.default_rng(seed)
     circumstances = Circumstances(device="none", batch_size=1, run_id="synthetic", attempt=1, timings_s={}, versions={})
     pairs = PairTable(location, info)
     for teacher, width in widths.items():
         spec = spec_of(teacher, width)
         register_teacher(location, spec, info=info)
-        drawn = unit_rows(rng, range_rows, width), unit_rows(rng, range_rows, width)
+        drawn = unit_rows(rng, info.range_rows, width), unit_rows(rng, info.range_rows, width)
         for range_id in range(info.ranges):
             start, stop = info.bounds(range_id)
             # Another part of the same rows: drawing them anew would take longer than committing them.

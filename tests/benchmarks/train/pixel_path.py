@@ -11,6 +11,7 @@ import argparse
 import io
 import tarfile
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from store.format.pixels import Pixels, PixelSpec
 from store.index.create import index_corpus
 from store.read.pixel_cache import PixelCache
 from store.read.reader import FeatureStore
-from train.data.image_loader import CorpusImages, ImageLoader, RowImages, View
+from train.data.batches import BATCHES
+from train.data.image_loader import CorpusImages, ImageLoader, Loading, RowImages, View
 
 SEED = 20261123
 WIDTH, HEIGHT = 1024, 768
@@ -77,12 +79,11 @@ def cpu_seconds() -> float:
     return sum(sum(process.cpu_times()[:2]) for process in (me, *me.children(recursive=True)))
 
 
-def measured(source: RowImages, rows: int, *, workers: int, block_rows: int) -> tuple[float, float]:
+def measured(source: RowImages, rows: int, *, workers: int) -> tuple[float, float]:
     """Return images per CPU second and per second, the best of some rounds over all rows."""
     best_cpu = best_wall = 0.0
     order = np.random.default_rng(SEED).permutation(rows)
-    loader = ImageLoader(source, view=VIEW, threads=1, workers=workers, batch_rows=BATCH, block_rows=block_rows)
-    with loader:
+    with ImageLoader(source, view=VIEW, batch_rows=BATCH, threads=1, workers=workers, batches=BATCHES) as loader:
         for epoch in range(ROUNDS):
             began, cpu = time.perf_counter(), cpu_seconds()
             _load_all(loader, order, epoch)
@@ -95,8 +96,18 @@ def measured(source: RowImages, rows: int, *, workers: int, block_rows: int) -> 
 
 
 def _load_all(loader: ImageLoader, order: npt.NDArray[np.int64], epoch: int) -> None:
+    begun: deque[Loading] = deque()
     for begin in range(0, len(order) - BATCH + 1, BATCH):
-        loader.load(order[begin : begin + BATCH], epoch=epoch)
+        if len(begun) == BATCHES:
+            _finish(begun.popleft())
+        begun.append(loader.begin(order[begin : begin + BATCH], epoch=epoch))
+    for images in begun:
+        _finish(images)
+
+
+def _finish(images: Loading) -> None:
+    with images:
+        images.result()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -125,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("| --- | --- | --- | --- | --- |")
     for name, source in sources.items():
         for workers in (0, options.workers):
-            per_core, wall = measured(source, info.rows, workers=workers, block_rows=64 if "cache" in name else 1)
+            per_core, wall = measured(source, info.rows, workers=workers)
             how = f"{workers} workers" if workers else "a thread"
             print(f"| {name} | {how} | {per_core:.0f} | {wall:.0f} | {rate / per_core:.1f} |", flush=True)
 

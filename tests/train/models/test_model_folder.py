@@ -12,6 +12,7 @@ import torch
 
 from store.errors import ConfigError, TeacherError, WeightsNotFoundError
 from train.config import ModelSection
+from train.data.captions import Tokens
 from train.models.model_folder import begin_model, save_weights
 
 CAPTIONS = ["A chest radiograph shows a pleural effusion", "Abdominal CT slice with a kidney stone", "Normal brain MRI"]
@@ -23,10 +24,14 @@ def same_weights(first, second):
     return all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def features(model, tokenize, size_px=64):
+def tokens_of(student, captions=CAPTIONS):
+    return Tokens.of(captions, student.tokenizer).ids_BL
+
+
+def features(model, tokens_BL, size_px=64):
     pixels_BCHW = torch.randn(3, 3, size_px, size_px, generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
-        return model.encode_image(pixels_BCHW), model.encode_text(tokenize(CAPTIONS))
+        return model.encode_image(pixels_BCHW), model.encode_text(tokens_BL)
 
 
 def test_a_saved_folder_loads_in_plain_open_clip_with_the_same_features(tmp_path, tiny_model):
@@ -34,8 +39,8 @@ def test_a_saved_folder_loads_in_plain_open_clip_with_the_same_features(tmp_path
     save_weights(student, tmp_path)
     model, _ = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path}")
     tokenize = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
-    assert torch.equal(tokenize(CAPTIONS), student.tokenize(CAPTIONS))
-    found, expected = features(model.eval(), tokenize), features(student.model.eval(), student.tokenize)
+    assert torch.equal(tokenize(CAPTIONS), tokens_of(student))
+    found, expected = features(model.eval(), tokenize(CAPTIONS)), features(student.model.eval(), tokens_of(student))
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.shape == (3, 32)
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
@@ -85,7 +90,7 @@ def test_captions_decide_the_vocabulary_whatever_their_order(tmp_path, tiny_mode
 
 def test_a_caption_ends_with_the_token_at_which_the_text_tower_pools(tmp_path, tiny_model):
     student = begin_model(tmp_path, ModelSection(**tiny_model), CAPTIONS, seed=0)
-    tokens_BL = student.tokenize([*CAPTIONS, "kidney " * 100])
+    tokens_BL = tokens_of(student, [*CAPTIONS, "kidney " * 100])
     assert tokens_BL.shape == (4, 24)
     assert ((tokens_BL == 3).sum(dim=1) == 1).all()
 
@@ -109,7 +114,7 @@ def test_init_starts_from_the_weights_and_tokenizer_of_another_folder(tmp_path, 
     (tmp_path / "source" / "train.json").write_text("{}")
     started = begin_model(tmp_path / "next", ModelSection(init=str(tmp_path / "source")), ["other words"], seed=1)
     assert same_weights(source, started)
-    assert torch.equal(source.tokenize(CAPTIONS), started.tokenize(CAPTIONS))
+    assert torch.equal(tokens_of(source), tokens_of(started))
     assert not (tmp_path / "next" / "train.json").exists()
     assert not (tmp_path / "next" / "open_clip_model.safetensors").exists()
 
@@ -163,6 +168,6 @@ def test_a_student_with_clips_tokenizer_reads_words_of_any_length_and_ordinary_c
     student = begin_model(tmp_path, ModelSection(config=config), CAPTIONS, seed=3)
     plain = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
     captions = [*CAPTIONS, "pneumothorax" * 30]
-    assert torch.equal(student.tokenize(captions), plain(captions))
-    ids_BL = student.tokenize(["pneumothorax" * 30, "pneumothorax" * 10_000])
+    assert torch.equal(tokens_of(student, captions), plain(captions))
+    ids_BL = tokens_of(student, ["pneumothorax" * 30, "pneumothorax" * 10_000])
     assert torch.equal(ids_BL[0], ids_BL[1])

@@ -14,7 +14,7 @@ from store.errors import ConfigError
 from tests.train.teacher_case import identity_projection
 from train.config import StudentRun, TrainPipeline
 from train.data.pair_source import taught_pairs
-from train.data.run_teachers import RunTeachers
+from train.data.store_rows import RunTeachers
 from train.losses.contrastive import clip_loss
 from train.losses.distillation import relation_sum
 from train.losses.objective import Objective

@@ -36,7 +36,7 @@ class Weighted(Objective):
 def updater_of(student, *, objective=None, **changes):
     settings = Optimization(**{"steps": 9, "batch_size": 8, "lr": 1e-3, "seed": 3, **changes})
     towers = prepare_towers(student, settings)
-    return Updater(student, towers, objective or TaskObjective(), settings, ALONE)
+    return Updater(towers, objective or TaskObjective(), settings, ALONE)
 
 
 def gradients_of(tmp_path, *, objective=None, rows=8, vision=None, **changes):
@@ -71,7 +71,7 @@ def test_a_piece_that_passes_the_towers_twice_meets_the_same_dropout(tmp_path):
     batch = some_batch(8)
     # The reference keeps the graphs of all pieces, so that nothing is computed a second time.
     towers = prepare_towers(student, Optimization(steps=9, batch_size=8, lr=1e-3))
-    pixels, tokens = inputs_of(batch, student, torch.device("cpu"))
+    pixels, tokens = inputs_of(batch, torch.device("cpu"))
     pieces = []
     for part in range(2):
         seed_part(3, step=0, rank=0, part=part)

@@ -13,6 +13,7 @@ import torch
 from store.errors import TrainingDivergedError
 from train.config import ModelSection, Optimization
 from train.data.batches import Batch
+from train.data.captions import Tokens
 from train.losses.objective import Objective, TaskObjective
 from train.models.model_folder import begin_model
 from train.runtime.checkpoint import Checkpoints
@@ -45,17 +46,21 @@ def student(tmp_path, tiny_model):
 class Batches:
     """The same four pairs in every step."""
 
+    def __init__(self, student):
+        self.student = student
+
     def batches(self, start):
-        return itertools.islice(batches(99), start, None)
+        return itertools.islice(batches(self.student, 99), start, None)
 
     def state(self):
         return {}
 
 
-def batches(count):
+def batches(student, count):
     pixels = torch.from_numpy(np.random.default_rng(1).integers(256, size=(4, 64, 64, 3), dtype=np.uint8))
+    tokens = Tokens.of(WORDS, student.tokenizer)
     for step in range(count):
-        yield Batch(step=step, rows_B=np.arange(4) + 20, pixels_BHWC=pixels, captions=WORDS, targets=None)
+        yield Batch(step=step, rows_B=np.arange(4) + 20, pixels_BHWC=pixels, tokens=tokens, targets=None)
 
 
 def test_the_learning_rate_warms_up_in_a_line_and_falls_as_a_cosine():
@@ -79,7 +84,7 @@ def test_only_matrices_decay(student):
 
 def test_training_lowers_the_loss_and_writes_a_line_every_few_steps_and_at_the_end(student, tmp_path):
     settings = settings_of(steps=15, log_every=6)
-    fit(student, Batches(), TaskObjective(), settings, files=RunFiles(folder=tmp_path, label="test"))
+    fit(student, Batches(student), TaskObjective(), settings, files=RunFiles(folder=tmp_path, label="test"))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 6, 12, 14]
     assert [line["lr"] for line in lines] == pytest.approx([learning_rate(line["step"], settings) for line in lines])
@@ -92,7 +97,7 @@ def test_the_logit_scale_starts_where_it_is_told_and_stays_below_its_bound(stude
     settings = settings_of(steps=1, logit_scale_init=99.99, lr=0.5)
     fit(
         student,
-        Batches(),
+        Batches(student),
         Function(lambda image, text, scale, given: {"loss": -scale + 0 * image.sum() + 0 * text.sum()}),
         settings,
         files=RunFiles(folder=tmp_path, label="test"),
@@ -114,7 +119,9 @@ def test_a_loss_that_is_not_finite_names_step_terms_and_rows_and_changes_no_weig
     with pytest.raises(
         TrainingDivergedError, match=r"step 2: .*loss nan, task_loss 0\.25.*rows \[20, 21, 22, 23\]"
     ) as e:
-        fit(student, Batches(), Function(objective), settings_of(), files=RunFiles(folder=tmp_path, label="test"))
+        fit(
+            student, Batches(student), Function(objective), settings_of(), files=RunFiles(folder=tmp_path, label="test")
+        )
     assert "optimization.lr" in e.value.hint
     assert all(torch.equal(tensor, seen[name]) for name, tensor in student.model.named_parameters())
 
@@ -129,7 +136,7 @@ def test_weights_that_a_finite_loss_made_infinite_are_never_kept(student, tmp_pa
     with pytest.raises(TrainingDivergedError, match=r"step 0: the weights are not finite .*rows \[20, 21, 22, 23\]"):
         fit(
             student,
-            Batches(),
+            Batches(student),
             Function(objective),
             settings_of(**changes),
             files=RunFiles(folder=tmp_path, label="test", checkpoints=checkpoints),
