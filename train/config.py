@@ -49,6 +49,7 @@ class Optimization(Section):
     logit_scale_init: float | None = Field(default=None, gt=0)
     crop_scale: float = Field(default=0.9, gt=0, le=1)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    logits: Literal["float32", "autocast"] = "float32"
     accumulate: int = Field(default=1, gt=0)
     cached_rows: int | None = Field(default=None, gt=0)
     ema: float | None = Field(default=None, gt=0, lt=1)
@@ -77,6 +78,12 @@ class Optimization(Section):
                 f"ema: {self.ema} averages over {longest:,.0f} steps and the run has {self.steps}, so that the model "
                 f"would be mostly its own start; give at most {most:g}, or leave it out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _logits_have_a_dtype(self) -> Optimization:
+        if self.logits == "autocast" and self.precision == "fp32":
+            raise ValueError("logits: autocast needs precision: bf16 or fp16; with fp32 leave logits out")
         return self
 
     @model_validator(mode="after")

@@ -239,3 +239,18 @@ def test_a_teacher_whose_logit_scale_is_unknown_is_named():
         ImprovedObjective(ImprovedRecipe(feature_weight=0), facts, embed_dim=STUDENT)
     assert "improved.logit_scales" in caught.value.hint
     ImprovedObjective(ImprovedRecipe(feature_weight=0, relational_weight=0), facts, embed_dim=STUDENT)
+
+
+def test_inside_an_autocast_region_products_are_rounded_but_no_prediction():
+    def terms():
+        case = Case()
+        student = [part.detach().float() for part in case.embeddings()]
+        return case.objective(interactive_weight=1.0).float()(*student, torch.tensor(20.0), case.given())
+
+    outside = terms()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = terms()
+    assert torch.equal(inside["feature_loss"], outside["feature_loss"])
+    for name in ("task_loss", "relational_loss", "interactive_loss"):
+        assert inside[name].dtype == torch.float32
+        assert 1e-6 < abs(inside[name].item() / outside[name].item() - 1) < 0.02, name
