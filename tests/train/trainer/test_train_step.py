@@ -52,7 +52,7 @@ def assert_close(found, expected, *, atol):
         torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("cached_rows", [1, 3, 4, 8, 99])
+@pytest.mark.parametrize("cached_rows", [1, 3, 4, 7])
 def test_cached_gradients_are_those_of_the_whole_batch(tmp_path, cached_rows):
     plain, cached = Weighted(), Weighted()
     expected, terms = gradients_of(tmp_path, objective=plain)
