@@ -6,6 +6,8 @@ On a card nothing here waits for the card but `Mark.wait`. On the CPU everything
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -46,11 +48,24 @@ class Device:
 
     def __init__(self, name: str) -> None:
         self.name, self._is_card = name, name == "cuda"
+        self._free: deque[Tensor] = deque()  # one thread takes, another gives
 
     def staging(self, *shape: int) -> Tensor:
         """Return uint8 memory of any content, from which a copy to the device needs no wait (pinned for a card)."""
+        for _ in range(len(self._free)):
+            free = self._free.popleft()
+            if free.shape == shape:
+                return free
+            self._free.append(free)
+        if self._free:
+            self._free.popleft()  # so that there are never more than were in use at once
         # PyTorch reuses pinned memory, and not before the copies out of it have ended.
         return torch.empty(shape, dtype=torch.uint8, pin_memory=self._is_card)
+
+    def free(self, staging: Iterable[Tensor]) -> None:
+        """Take memory of `staging` back that no thread uses any more: the system clears each page of what is new."""
+        if not self._is_card:
+            self._free.extend(staging)
 
     def send(self, host: Tensor) -> Tensor:
         """Return a tensor on the device; the caller keeps ``host``, if it is of `staging`, until a later mark."""

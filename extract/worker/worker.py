@@ -201,6 +201,7 @@ class Worker:
             except BaseException as error:  # noqa: BLE001  raised again where the task was given
                 job.fail(error)
             # Other threads still have the batch in hand. Its memory goes before the next one is let in.
+            self.encoder.device.free(flight.batch.pixels.values())
             flight.batch.pixels.clear()
             flight.batch.tokens.clear()
             self._ahead.release()

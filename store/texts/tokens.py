@@ -1,4 +1,4 @@
-"""Makes token ids of captions with the Rust library ``tokenizers``: in batches, without the interpreter's lock.
+"""Makes token ids of captions: words that were seen before are looked up, the Rust library ``tokenizers`` makes others.
 
 The ids are those of open_clip's and transformers' tokenizers. The time is bounded for any caption: it grows with
 n log n of a word's n letters, where open_clip's own tokenizer grows with their square.
@@ -6,22 +6,45 @@ n log n of a word's n letters, where open_clip's own tokenizer grows with their 
 
 from __future__ import annotations
 
+import functools
+import json
 import re
+import sys
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import AddedToken, Regex, Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel, Split
-from tokenizers.pre_tokenizers import Sequence as InOrder
+from tokenizers.pre_tokenizers import ByteLevel
+
+from .word_ids import ID_BYTES, IdBytes, WordIds, id_bytes
 
 Clean = Callable[[str], str]
 
 _UNCHANGED = re.compile(r"[\t\n\f\r -%'-~]*")
 """ASCII without control characters and ``&``: ftfy and HTML's unescaping change nothing of it but line breaks."""
+
+_PLAIN = re.compile(r"[\t\n\r -~]*")
+"""ASCII without the control characters that BERT's normalisation drops from the middle of a word."""
+
+_CLIP_WORDS = {
+    "type": "Split",
+    "pattern": {
+        "Regex": r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+    },
+    "behavior": "Removed",
+    "invert": True,
+}
+"""How transformers cuts texts for CLIP. No match has white space, and none depends on what is before or after it."""
+
+_CLIP_NORMALIZATION = [
+    {"type": "NFC"},
+    {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+    {"type": "Lowercase"},
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +76,7 @@ class CaptionTokenizer:
     """Token ids of captions, cut to a model's context.
 
     Attributes:
-        encode: returns the ids of cleaned captions without special ones.
+        encode: returns the ids of each cleaned caption without special ones.
         clean: is applied to each caption first.
         cleaning: the name of that.
         prefix, suffix: special ids before and after a caption; a caption that is cut keeps them.
@@ -61,7 +84,7 @@ class CaptionTokenizer:
         pads_left: whether the padding goes before the caption.
     """
 
-    encode: Callable[[list[str]], list[list[int]]]
+    encode: Callable[[list[str]], list[IdBytes]]
     clean: Clean
     cleaning: str
     prefix: tuple[int, ...]
@@ -79,15 +102,18 @@ class CaptionTokenizer:
     def __call__(self, captions: Sequence[str]) -> Encoded:
         """Return the ids of some captions."""
         found = self.encode([self.clean(caption) for caption in captions])
-        room = self.context - len(self.prefix) - len(self.suffix)
+        prefix, suffix = id_bytes(self.prefix), id_bytes(self.suffix)
+        room = self.context * ID_BYTES - len(prefix) - len(suffix)
+        kept = [prefix + ids[:room] + suffix for ids in found]
+        counts_B = np.array([len(ids) for ids in kept], np.int64) // ID_BYTES
         ids_BL = np.full((len(found), self.context), self.pad, np.int64)
-        lengths_B = np.zeros(len(found), np.int64)
-        truncated_B = np.zeros(len(found), np.bool_)
-        for row, ids in enumerate(found):
-            kept = [*self.prefix, *ids[:room], *self.suffix]
-            begin = self.context - len(kept) if self.pads_left else 0
-            lengths_B[row], truncated_B[row] = begin + len(kept), len(ids) > room
-            ids_BL[row, begin : lengths_B[row]] = kept
+        column_L = np.arange(self.context)
+        begin_B = self.context - counts_B if self.pads_left else np.zeros_like(counts_B)
+        lengths_B = begin_B + counts_B
+        ids_BL[(begin_B[:, None] <= column_L) & (column_L < lengths_B[:, None])] = np.frombuffer(
+            b"".join(kept), np.int64
+        )
+        truncated_B = np.array([len(ids) > room for ids in found], np.bool_)
         if self.last is not None:
             ids_BL = np.pad(ids_BL, ((0, 0), (0, 1)), constant_values=self.last)
             lengths_B[:] = lengths_B if self.last == self.pad else ids_BL.shape[1]
@@ -110,31 +136,21 @@ class SimpleTokenizer(Protocol):
 def clip_tokenizer(simple: SimpleTokenizer) -> CaptionTokenizer:
     """Return open_clip's tokenizer of CLIP.
 
-    ASCII is cut into words by Rust. Python's ``regex`` has other Unicode tables than Rust's and cuts the rest; so it
-    does where a caption holds a special token, which counts as one word only where a word begins.
+    Python's ``regex`` cuts texts into words, as Rust's has other Unicode tables. No word of its pattern has a space.
     """
     merges = sorted(simple.bpe_ranks, key=simple.bpe_ranks.__getitem__)
+    rust = Tokenizer(BPE(vocab=simple.encoder, merges=merges, end_of_word_suffix="</w>"))
+    rust.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
     special = [word for word, number in simple.encoder.items() if number in simple.all_special_ids]
-    words_of = Regex(f"(?i:{simple.pat.pattern.removeprefix('|'.join(special) + '|')})")
+    rust.add_special_tokens([AddedToken(word, normalized=False) for word in special])
 
-    def tokenizer() -> Tokenizer:
-        return Tokenizer(BPE(vocab=simple.encoder, merges=merges, end_of_word_suffix="</w>"))
-
-    whole, of_words, letters = tokenizer(), tokenizer(), ByteLevel(add_prefix_space=False, use_regex=False)
-    whole.pre_tokenizer = InOrder([Split(words_of, behavior="removed", invert=True), letters])
-    of_words.pre_tokenizer = letters
-    of_words.add_special_tokens([AddedToken(word, normalized=False) for word in special])
-
-    def encode(cleaned: list[str]) -> list[list[int]]:
-        plain = [text.isascii() and not any(word in text.lower() for word in special) for text in cleaned]
-        texts = [text for text, is_plain in zip(cleaned, plain, strict=True) if is_plain]
-        words = [simple.pat.findall(text) for text, is_plain in zip(cleaned, plain, strict=True) if not is_plain]
-        by_rust = iter(whole.encode_batch_fast(texts, add_special_tokens=False))
-        by_word = iter(of_words.encode_batch_fast(words, is_pretokenized=True, add_special_tokens=False))
-        return [next(by_rust if is_plain else by_word).ids for is_plain in plain]
+    def ids_of(texts: list[str]) -> list[IdBytes]:
+        words = [simple.pat.findall(text) for text in texts]
+        found = rust.encode_batch_fast(words, is_pretokenized=True, add_special_tokens=False)
+        return [id_bytes(text.ids) for text in found]
 
     return CaptionTokenizer(
-        encode=encode,
+        encode=WordIds(ids_of),
         clean=faster(simple.clean_fn),
         cleaning=simple.clean_fn.__name__,
         prefix=(simple.sot_token_id,),
@@ -167,13 +183,16 @@ def transformers_tokenizer(
         backend.no_padding()
         backend.no_truncation()
 
-    def encode(cleaned: list[str]) -> list[list[int]]:
+    def whole_texts(cleaned: list[str]) -> list[IdBytes]:
         if backend is not None:
-            return [found.ids for found in backend.encode_batch_fast(cleaned, add_special_tokens=False)]
-        ids: list[list[int]] = tokenizer(cleaned, add_special_tokens=False, verbose=False)["input_ids"]
-        return ids
+            return [id_bytes(found.ids) for found in backend.encode_batch_fast(cleaned, add_special_tokens=False)]
+        return [*map(id_bytes, tokenizer(cleaned, add_special_tokens=False, verbose=False)["input_ids"])]
 
-    whole, (body,) = tokenizer("a")["input_ids"], encode(["a"])
+    encode: Callable[[list[str]], list[IdBytes]] = whole_texts
+    if backend is not None and _reads_words_alone(backend):
+        encode = WordIds(whole_texts, only=_PLAIN)
+    whole = tokenizer("a")["input_ids"]
+    body = tokenizer("a", add_special_tokens=False)["input_ids"]
     places = [place for place in range(len(whole)) if body and whole[place : place + len(body)] == body]
     if not places:
         raise ValueError("it does not read the word 'a' between its special tokens, by which these are told")
@@ -210,11 +229,26 @@ def open_clip_tokenizer(tokenizer: Any) -> CaptionTokenizer:
     return found
 
 
+def _reads_words_alone(backend: Tokenizer) -> bool:
+    """Return whether a tokenizer's ids of plain text are those of the words between white space, one after another."""
+    normalizer, cutter = (
+        json.loads(part.__getstate__()) if part else {} for part in (backend.normalizer, backend.pre_tokenizer)
+    )
+    by_bert = normalizer.get("type") == "BertNormalizer" and cutter.get("type") == "BertPreTokenizer"
+    by_clip = (normalizer.get("normalizers"), cutter.get("pretokenizers", [{}])[0]) == (
+        _CLIP_NORMALIZATION,
+        _CLIP_WORDS,
+    )
+    added = backend.get_added_tokens_decoder().values()
+    return (by_bert or by_clip) and not any(re.search(r"\s", token.content) for token in added)
+
+
 def _without(tokenizer: CaptionTokenizer, unwanted: int) -> CaptionTokenizer:
     """Return a tokenizer with zeros instead of an id."""
 
-    def encode(cleaned: list[str]) -> list[list[int]]:
-        return [[0 if number == unwanted else number for number in ids] for ids in tokenizer.encode(cleaned)]
+    def encode(cleaned: list[str]) -> list[IdBytes]:
+        found = (np.frombuffer(ids, np.int64) for ids in tokenizer.encode(cleaned))
+        return [np.where(ids == unwanted, 0, ids).tobytes() for ids in found]
 
     at_end = tokenizer.pad == 0 and not tokenizer.pads_left
     if at_end and tokenizer.suffix == (unwanted,):  # the zero is padding, and the last column is always one
@@ -224,13 +258,22 @@ def _without(tokenizer: CaptionTokenizer, unwanted: int) -> CaptionTokenizer:
 
 
 def faster(clean: Clean) -> Clean:
-    """Return the same cleaning, which takes a tenth of the time for captions that ftfy leaves as they are."""
+    """Return the same cleaning, which takes a tenth of the time for captions that ftfy leaves as they are.
+
+    Others are cleaned once for all tokenizers whose captions follow each other soon.
+    """
     after: dict[str, Clean] = {"_clean_lower": str.lower, "_clean_whitespace": str}
     if clean.__name__ not in after:
         return clean
     cased = after[clean.__name__]
+    whole: Clean = vars(sys.modules[clean.__module__])["_clean_whitespace"]
 
     def cleaned(text: str) -> str:
-        return cased(" ".join(text.split())) if _UNCHANGED.fullmatch(text) else clean(text)
+        return cased(" ".join(text.split()) if _UNCHANGED.fullmatch(text) else _kept(whole, text))
 
     return cleaned
+
+
+@functools.lru_cache(maxsize=1024)
+def _kept(clean: Clean, text: str) -> str:
+    return clean(text)

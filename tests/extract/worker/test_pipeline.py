@@ -104,8 +104,19 @@ def test_pixels_in_memory_are_bounded_however_many_ranges_wait(with_worker, monk
     with_worker(act)
     gc.collect()
     assert not alive
-    # Two geometries.
+    # Two geometries; buffers that wait for their next use are counted.
     assert 2 * 2 <= max(most) <= 2 * worker_module.BATCHES_AHEAD
+
+
+@pytest.mark.parametrize("rows", [[4, 4, 4], [4, 3, 4]])
+def test_buffers_are_used_again_and_there_are_never_more_than_were_in_use_at_once(rows):
+    device, made = Device("cpu"), set()
+    for count in rows:
+        held = [device.staging(count, size, size, 3) for size in (8, 16)]
+        made |= {one.data_ptr() for one in held}
+        device.free(held)
+        assert len(device._free) == 2
+    assert len(set(rows)) > 1 or len(made) == 2
 
 
 def test_each_teacher_of_a_batch_is_a_step(with_worker):
