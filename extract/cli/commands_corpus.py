@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from extract.config import ExtractPipeline
-from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption
+from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption, SeedOption, SetOption
 from store.config.pipeline_file import read_pipeline
 from store.config.problems import it_has
 from store.console import progress
@@ -38,7 +38,7 @@ def phantom(
     *,
     out: Annotated[Path | None, typer.Option(help="Folder to write the tars to.")] = None,
     rows: Annotated[int, typer.Option(help="Number of pairs.")] = 900,
-    seed: Annotated[int, typer.Option(help="Seed that decides every pixel and word.")] = 0,
+    seed: SeedOption = 0,
     modality: Annotated[str | None, typer.Option(help="Draw this modality only.")] = None,
     others: Annotated[float, typer.Option(help="With --modality: share of rows from the other modalities.")] = 0.0,
     size_px: Annotated[int, typer.Option("--size", help="Side of the images in pixels.")] = 64,

@@ -168,7 +168,10 @@ def _word(error: ErrorDetails, at: KeyPath) -> _Problem:
         side, limit = ("least", details["min_length"]) if code == "too_short" else ("most", details["max_length"])
         return at, f"expected at {side} {limit} item{'' if limit == 1 else 's'}, got {details['actual_length']}"
     if code in {"value_error", "assertion_error"}:
-        return at, str(details["error"])
+        # A check of a whole section begins with the key that it blames, which may be one of several.
+        text = str(details["error"])
+        key, _, rest = text.partition(": ")
+        return ((*at, key), rest) if isinstance(error["input"], dict) and key in error["input"] else (at, text)
     return at, f"{error['msg'][:1].lower()}{error['msg'][1:]}, got {got}"
 
 
