@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import json
 import logging
 import os
 import signal
@@ -15,8 +16,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from enum import IntEnum
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import typer
 from typer.completion import get_completion_inspect_parameters
@@ -24,10 +27,22 @@ from typer.main import get_command
 
 from .errors import ConfigError, MMKDError, printable
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
 log = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL_S = 30.0
 """Seconds between two lines of progress where there is no terminal; keeps a job's log short."""
+
+PROGRESS_VAR = "MMKD_PROGRESS"
+"""Set for a process whose starter shows its progress together with that of others: it reports, and draws nothing."""
+
+REPORT = "\x1eprogress "
+"""Beginning of a line of stderr that reports progress; a JSON object follows."""
+
+REPORT_INTERVAL_S = 0.5
+"""Seconds between two reports; as often as a display needs."""
 
 CTRL_C = 130
 """Recent versions of Typer return this after Ctrl-C, as shells do; older ones raise Abort."""
@@ -192,6 +207,8 @@ def progress(
 ) -> Iterator[Callable[[int], None]]:
     """Show how far a loop has come: a bar on a terminal, a line every 30 s elsewhere.
 
+    Loops inside each other share one display, and so do processes whose starter reads their reports (`REPORT`).
+
     Args:
         label: names the work, e.g. ``extract``.
         noun: the things that are counted, e.g. ``units``.
@@ -200,29 +217,76 @@ def progress(
     Yields:
         A function that is told how many more things are done.
     """
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    loop = _Loop(total=total, label=label, noun=noun, details=details or str)
+    if os.environ.get(PROGRESS_VAR):
+        try:
+            yield loop.reporting
+        finally:
+            sys.stderr.write(f"{REPORT}{json.dumps({'label': label, 'ended': True})}\n")
+    elif sys.stderr.isatty():
+        with bars() as shown:
+            inner = bool(shown.tasks)
+            task = shown.add_task(label, total=total, noun=noun, details="")
+            try:
+                yield lambda done: shown.update(task, advance=done, details=loop.details())
+            finally:
+                if inner:
+                    shown.remove_task(task)
+    else:
+        yield loop.logging
 
-        columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn(noun), TimeRemainingColumn())
-        more = TextColumn("{task.fields[details]}")
-        # Redirected, what a program prints would go to stderr with the bar.
-        with Progress(*columns, more, console=Console(stderr=True), redirect_stdout=False) as bar:
-            task = bar.add_task(label, total=total, details="")
-            yield lambda done: bar.update(task, advance=done, details=details() if details else "")
+
+@dataclass(kw_only=True, slots=True)
+class _Loop:
+    """How far a loop has come, as text."""
+
+    total: int
+    label: str
+    noun: str
+    details: Callable[[], str]
+    done: int = 0
+    began: float = field(default_factory=time.monotonic)
+    told: float = field(default_factory=time.monotonic)
+
+    def logging(self, done: int) -> None:
+        self.done += done
+        if (now := time.monotonic()) - self.told >= PROGRESS_INTERVAL_S:
+            self.told = now
+            log.info("%s", self.text())
+
+    def reporting(self, done: int) -> None:
+        self.done += done
+        if (now := time.monotonic()) - self.told >= REPORT_INTERVAL_S or self.done >= self.total:
+            self.told = now
+            names = ("label", "done", "total", "noun")
+            told = {name: getattr(self, name) for name in names} | {"details": self.details(), "text": self.text()}
+            sys.stderr.write(f"{REPORT}{json.dumps(told)}\n")
+
+    def text(self) -> str:
+        rate = self.done / max(time.monotonic() - self.began, 1e-9)
+        left = f", {(self.total - self.done) / rate:.0f} s left" if rate else ""
+        more = f"; {told}" if (told := self.details()) else ""
+        return f"{self.label}: {self.done} of {self.total} {self.noun}, {rate:.1f}/s{left}{more}"
+
+
+_open: list[Progress] = []
+
+
+@contextlib.contextmanager
+def bars() -> Iterator[Progress]:
+    """Yield the display of this process on a terminal, which a block inside shares; a task needs noun and details."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if _open:
+        yield _open[0]
         return
-    start = last = time.monotonic()
-    finished = 0
-
-    def advance(done: int) -> None:
-        nonlocal finished, last
-        finished += done
-        now = time.monotonic()
-        if now - last >= PROGRESS_INTERVAL_S:
-            last = now
-            rate = finished / (now - start)
-            left = f", {(total - finished) / rate:.0f} s left" if rate else ""
-            more = f"; {details()}" if details else ""
-            log.info("%s: %d of %d %s, %.1f/s%s%s", label, finished, total, noun, rate, left, more)
-
-    yield advance
+    texts = [TextColumn(f"{{task.{name}}}") for name in ("description", "fields[noun]", "fields[details]")]
+    columns = (texts[0], BarColumn(), MofNCompleteColumn(), texts[1], TimeRemainingColumn(), texts[2])
+    # Redirected, what a program prints would go to stderr with the bar.
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as shown:
+        _open.append(shown)
+        try:
+            yield shown
+        finally:
+            _open.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat, field_validator
+from pydantic import Field, field_validator
 
 from store.config.pipeline_file import ConfigPath, Section
 from store.corpus.section import Corpus
@@ -30,16 +30,14 @@ class StoreSection(Section):
 class CenterWidth(Section):
     """A window as radiology states it."""
 
-    center: FiniteFloat
-    width: FiniteFloat = Field(gt=0)
+    center: float
+    width: float = Field(gt=0)
 
 
 class ImageSection(Section):
     """How images are read."""
 
-    window: Literal["minmax"] | CenterWidth | Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)] | None = (
-        None
-    )
+    window: Literal["minmax"] | CenterWidth | Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
 
     @field_validator("window")
     @classmethod

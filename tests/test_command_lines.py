@@ -39,6 +39,18 @@ def test_the_help_of_a_command_ends_with_an_example_that_it_understands(program,
     assert shown.output.split()[-len(example.split()) :] == example.split()
 
 
+SEEDED = [key for key, command in COMMANDS.items() if "seed" in {option.name for option in command.params}]
+
+
+@pytest.mark.parametrize(("program", "name"), SEEDED, ids=" ".join)
+def test_a_seed_is_a_number_of_64_bits(program, name):
+    words = shlex.split(COMMANDS[program, name].epilog.removeprefix(PREFIX).partition(" > ")[0])[1:]
+    assert understood(program, [*words, "--seed", str(2**64 - 1)])["seed"] == 2**64 - 1
+    for seed in (-1, 2**64):
+        with pytest.raises(Exception, match=r"not in the range|(greater|less) than or equal to (0|1844674407)"):
+            understood(program, [*words, "--seed", str(seed)])
+
+
 def test_an_example_with_an_option_that_is_not_there_would_be_found():
     with pytest.raises(Exception, match="No such option"):
         understood("store", ["info", "runs/demo/store", "--jsn"])

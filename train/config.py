@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import floor
 from typing import Any, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from store.config.pipeline_file import ConfigPath, Section
+from store.config.pipeline_file import ConfigPath, Section, Seed
 from store.pipeline import Pipeline
 
 from .recipe_sections import ImprovedRecipe, PaperRecipe
@@ -49,12 +49,13 @@ class Optimization(Section):
     logit_scale_init: float | None = Field(default=None, gt=0)
     crop_scale: float = Field(default=0.9, gt=0, le=1)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    logits: Literal["float32", "autocast"] = "float32"
     accumulate: int = Field(default=1, gt=0)
     cached_rows: int | None = Field(default=None, gt=0)
     ema: float | None = Field(default=None, gt=0, lt=1)
     compile: bool = False
     gradient_checkpointing: bool = False
-    seed: int = Field(default=0, ge=0, lt=2**64)
+    seed: Seed = 0
     threads: int = Field(default=1, gt=0)
     image_workers: int = Field(default=0, ge=0)
     device: Literal["cpu", "cuda"] = "cpu"
@@ -79,10 +80,31 @@ class Optimization(Section):
             )
         return self
 
+    @field_validator("logit_scale_init")
+    @classmethod
+    def _a_scale_that_training_allows(cls, scale: float | None) -> float | None:
+        if scale is not None and not 1 <= scale <= 100:
+            raise ValueError(
+                f"expected what cosines are multiplied by (1 / temperature), which each step keeps within 1 and 100, "
+                f"got {scale}; a new model has 14.3"
+            )
+        return scale
+
+    @model_validator(mode="after")
+    def _logits_have_a_dtype(self) -> Optimization:
+        if self.logits == "autocast" and self.precision == "fp32":
+            raise ValueError("logits: autocast needs precision: bf16 or fp16; with fp32 leave logits out")
+        return self
+
     @model_validator(mode="after")
     def _one_way_to_large_batches(self) -> Optimization:
         if self.accumulate > 1 and self.cached_rows:
             raise ValueError("give accumulate or cached_rows, not both")
+        if self.cached_rows and self.cached_rows >= self.batch_size:
+            raise ValueError(
+                f"cached_rows: {self.cached_rows} hold the whole batch of {self.batch_size}, which would pass the "
+                f"towers twice for nothing; give at most {self.batch_size - 1}, or leave it out"
+            )
         if 2 * self.accumulate > self.batch_size:
             raise ValueError(
                 f"accumulate: {self.accumulate} parts of a batch of {self.batch_size} have less than two pairs each, "
@@ -134,7 +156,7 @@ class ProjectSection(Section):
     steps: int = Field(gt=0)
     batch_size: int = Field(default=256, gt=1)
     lr: float = Field(default=1e-3, gt=0)
-    seed: int = Field(default=0, ge=0, lt=2**64)
+    seed: Seed = 0
     max_rows: int = Field(default=100_000, gt=1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -24,6 +24,15 @@ class PaperRecipe(Section):
     local_loss: bool = True
     gather_with_grad: bool = True
     shuffle: bool = True
+
+    @model_validator(mode="after")
+    def _a_teacher_teaches(self) -> PaperRecipe:
+        if not (self.feature_weight or self.interactive_weight):
+            raise ValueError(
+                "feature_weight and interactive_weight are 0, so that no teacher teaches; give one of them a weight, "
+                "or recipe: task_only"
+            )
+        return self
 
     @model_validator(mode="after")
     def _gradients_reach_every_rank(self) -> PaperRecipe:
@@ -54,7 +63,13 @@ class ImprovedRecipe(Section):
     distance: Literal["cos_smooth_l1", "mse", "cos", "angular"] = "cos_smooth_l1"
     balance: Literal["uniform", "dispersion", "uncertainty", "unic_drop"] = "dispersion"
     statistics_rows: int = Field(default=50_000, gt=1)
-    logit_scales: dict[str, float] = {}
+    logit_scales: dict[str, Annotated[float, Field(gt=0)]] = {}
+
+    @model_validator(mode="after")
+    def _a_teacher_teaches(self) -> ImprovedRecipe:
+        if not (self.feature_weight or self.relational_weight or self.interactive_weight):
+            raise ValueError("all weights are 0, so that no teacher teaches; give one a weight, or recipe: task_only")
+        return self
 
     @property
     def uses_heads(self) -> bool:

@@ -24,7 +24,7 @@ from evaluate.datasets.making.template import template
 from evaluate.datasets.pipeline_sets import pipeline_sets
 from evaluate.datasets.registry import Status, data_root, find_dataset, read_registry, status
 from evaluate.datasets.task_kinds import TASKS
-from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, print_json, wide_console
+from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, SeedOption, print_json, wide_console
 from store.config.pipeline_file import read_pipeline
 from store.config.problems import suggest
 from store.console import ExitCode
@@ -193,7 +193,7 @@ def phantom_slides(
     val: Annotated[int, typer.Option(help="Slides for validation.")] = 12,
     test: Annotated[int, typer.Option(help="Slides for testing.")] = 20,
     tiles: Annotated[int, typer.Option(help="Tiles of a slide.")] = 16,
-    seed: Annotated[int, typer.Option(help="Decides every pixel.")] = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """Draw phantom slides: tiles of which a known share is tumour. They are drawn and no patient data."""
     from evaluate.datasets.making.phantom_slides import SlidePlan, write_phantom_slides

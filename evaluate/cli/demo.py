@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,10 +20,13 @@ from evaluate.results.files import results_on
 from evaluate.results.record import ORACLE
 from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption
 from store.config.pipeline_file import read_pipeline
+from store.config.problems import it_has
 from store.errors import ConfigError, MMKDError
 from store.files import write_atomic
 from store.inspect.summary import summarize
 from store.read.reader import FeatureStore
+
+from .side_by_side import run_together
 
 app = typer.Typer()
 
@@ -42,7 +43,7 @@ def demo(
     """Run the whole main job, from drawing a corpus to comparing students, by its documented commands."""
     loaded = read_pipeline(config, pipeline, EvaluatePipeline)
     if dataset not in loaded.evaluate.zero_shot:
-        raise ConfigError(f"evaluate.zero_shot has no {dataset!r}; it has {', '.join(loaded.evaluate.zero_shot)}")
+        raise ConfigError(f"evaluate.zero_shot has no {dataset!r}{it_has(dataset, loaded.evaluate.zero_shot)}")
     report = run_demo(loaded, pipeline, config=config, dataset=dataset)
     console = Console()
     stages = ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in report["seconds"].items())
@@ -93,14 +94,11 @@ def _stage(name: str, *rounds: list[Command]) -> float:
     for commands in rounds:
         for command in commands:
             sys.stderr.write(f"\n[{name}] $ python -m {shlex.join(command)}\n")
-        with ThreadPoolExecutor(len(commands)) as pool:
-            ended = list(
-                pool.map(lambda command: subprocess.run([sys.executable, "-m", *command], check=False), commands)
-            )
-        for command, process in zip(commands, ended, strict=True):
-            if process.returncode:
+        codes = run_together([[sys.executable, "-m", *command] for command in commands])
+        for command, code in zip(commands, codes, strict=True):
+            if code:
                 raise MMKDError(
-                    f"python -m {shlex.join(command)} ended with exit code {process.returncode}",
+                    f"python -m {shlex.join(command)} ended with exit code {code}",
                     hint="its own message is above; `make demo` goes on from there once it is mended",
                 )
     return round(time.monotonic() - began, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evaluate.config import EvaluatePipeline, ZeroShotDataset
+from store.config.problems import it_has
 from store.corpus.section import Corpus
 from store.errors import ConfigError
 
@@ -23,7 +24,8 @@ def pipeline_sets(pipeline: EvaluatePipeline) -> dict[str, DatasetEntry]:
     found = {}
     for name, section in pipeline.evaluate.zero_shot.items():
         if section.corpus not in pipeline.corpora:
-            raise ConfigError(f"evaluate.zero_shot.{name}.corpus: the pipeline has no corpus {section.corpus!r}")
+            known = it_has(section.corpus, pipeline.corpora)
+            raise ConfigError(f"evaluate.zero_shot.{name}.corpus: the pipeline has no corpus {section.corpus!r}{known}")
         found[name] = _entry(name, section, pipeline.corpora[section.corpus])
     return found
 

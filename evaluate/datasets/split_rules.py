@@ -78,7 +78,7 @@ class Folds(Section):
 
     rule: Literal["folds"]
     count: int = Field(default=5, ge=2)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)  # what scikit-learn takes
 
 
 SplitRule = Annotated[FieldSplit | FileSplit | DigestSplit | NothingTrained | Folds, Field(discriminator="rule")]

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from extract.config import ExtractPipeline
-from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption
+from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption, SeedOption, SetOption
 from store.config.pipeline_file import read_pipeline
+from store.config.problems import it_has
 from store.console import progress
 from store.corpus.section import Corpus
 from store.errors import ConfigError
@@ -37,7 +38,7 @@ def phantom(
     *,
     out: Annotated[Path | None, typer.Option(help="Folder to write the tars to.")] = None,
     rows: Annotated[int, typer.Option(help="Number of pairs.")] = 900,
-    seed: Annotated[int, typer.Option(help="Seed that decides every pixel and word.")] = 0,
+    seed: SeedOption = 0,
     modality: Annotated[str | None, typer.Option(help="Draw this modality only.")] = None,
     others: Annotated[float, typer.Option(help="With --modality: share of rows from the other modalities.")] = 0.0,
     size_px: Annotated[int, typer.Option("--size", help="Side of the images in pixels.")] = 64,
@@ -67,7 +68,7 @@ def _draw_corpora(pipeline: ExtractPipeline, names: list[str] | None) -> None:
     drawn = {name: corpus for name, corpus in pipeline.corpora.items() if corpus.phantom}
     unknown = sorted(set(names or []) - set(drawn))
     if unknown:
-        raise ConfigError(f"no phantom corpus {', '.join(unknown)} in the pipeline; it has {', '.join(drawn)}")
+        raise ConfigError(f"no phantom corpus {', '.join(unknown)} in the pipeline{it_has(unknown[0], drawn)}")
     if not drawn:
         log.info("the pipeline has no phantom corpus: nothing to do")
     for name, corpus in drawn.items():
@@ -154,7 +155,8 @@ def _corpus_of(pipeline: ExtractPipeline) -> Corpus:
     if pipeline.store.corpus is None:
         raise ConfigError("store.corpus: missing; it says which of corpora the store holds")
     if pipeline.store.corpus not in pipeline.corpora:
-        raise ConfigError(f"store.corpus: the pipeline has no corpus {pipeline.store.corpus!r}")
+        named = pipeline.store.corpus
+        raise ConfigError(f"store.corpus: the pipeline has no corpus {named!r}{it_has(named, pipeline.corpora)}")
     return pipeline.corpora[pipeline.store.corpus]
 
 

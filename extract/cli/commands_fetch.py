@@ -16,6 +16,7 @@ from extract.config import ExtractPipeline
 from extract.teacher_files.entry import TeacherEntry
 from store.cli.options import PIPELINES_FILE, ConfigOption, SetOption, wide_console
 from store.config.pipeline_file import read_pipeline
+from store.config.problems import it_has
 from store.console import ExitCode, render_error
 from store.errors import ConfigError, TeacherError
 
@@ -111,6 +112,5 @@ def _print_fetches(plans: list[FetchPlan], *, keep_source: bool) -> None:
 def _variant(name: str, entry: TeacherEntry, variant: str) -> TeacherEntry:
     readings = entry.readings()
     if variant not in readings:
-        known = ", ".join(readings) or "none"
-        raise ConfigError(f"--variant: teacher {name} has no variant {variant!r}; it has {known}")
+        raise ConfigError(f"--variant: teacher {name} has no variant {variant!r}{it_has(variant, readings)}")
     return readings[variant]

@@ -16,6 +16,7 @@ import typer
 from extract.config import ExtractPipeline, resources_text
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, PipelineOption, SetOption, print_json
 from store.config.pipeline_file import read_pipeline
+from store.config.problems import it_has
 from store.console import RESUMES, ExitCode
 from store.errors import ConfigError
 from store.io.location import is_url, locate
@@ -163,7 +164,9 @@ def run(
     loaded = loaded_pipeline(config, pipeline, set_, store)
     unknown = sorted(set(replace or []) - set(loaded.teachers))
     if unknown:
-        raise ConfigError(f"--replace: the pipeline has no teacher {', '.join(unknown)}")
+        raise ConfigError(
+            f"--replace: no teacher {', '.join(unknown)} in the pipeline{it_has(unknown[0], loaded.teachers)}"
+        )
 
     outcome = run_extraction(
         loaded, execute=execute_here if local else on_ray, replace=replace or [], corpus_root=corpus_root

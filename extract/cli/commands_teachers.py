@@ -18,6 +18,7 @@ from extract.config import ExtractPipeline
 from extract.teacher_files.entry import TeacherEntry
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, SetOption, print_json, wide_console
 from store.config.pipeline_file import read_pipeline
+from store.config.problems import it_has
 from store.console import ExitCode, progress
 from store.errors import ConfigError, MMKDError, WeightsNotFoundError
 
@@ -167,7 +168,7 @@ def chosen(pipeline: ExtractPipeline, names: list[str] | None) -> dict[str, Teac
     unknown = sorted(set(names or []) - set(pipeline.teachers))
     if unknown:
         raise ConfigError(
-            f"no teacher {', '.join(unknown)} in the pipeline; it has {', '.join(pipeline.teachers)}",
+            f"no teacher {', '.join(unknown)} in the pipeline{it_has(unknown[0], pipeline.teachers)}",
             hint="--pipeline names another pipeline",
         )
     return {name: pipeline.teachers[name] for name in names or pipeline.teachers}

@@ -39,8 +39,8 @@ COMMITS_ALL_THE_TIME = 0.8
 ADVICE: dict[Bound, str] = {
     "decode": "the teachers wait for images to be decoded and fitted: raise extract.decode_threads, or give each "
     "worker more CPU cores",
-    "tokens": "the teachers wait for captions to be tokenised: raise extract.decode_threads, or give each worker more "
-    "CPU cores",
+    "tokens": "the teachers wait for captions to be tokenised: raise extract.decode_threads; where cores are idle all "
+    "the same, let two workers share a card (extract.gpus_per_worker: 0.5)",
     "forward": "the teachers' arithmetic takes the time, as it should: more GPUs (extract.workers) would help",
     "write": "writing takes the time: the store's disk or storage is slow, or range_rows is small for this width",
     "waiting": "workers wait for bytes of the corpus, for ranges, or for their teachers to load: bring the corpus "

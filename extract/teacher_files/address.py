@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
+from store.config.problems import it_has
 from store.errors import ConfigError
 from store.io.weight_files import TOKENIZER_FILES
 
@@ -89,7 +90,7 @@ def published(architecture: str, tag: str) -> dict[str, Any]:
     table = _table_of_tags()
     tags = table.list_pretrained_tags_by_model(architecture)
     if tag not in tags:
-        raise ConfigError(f"open_clip has no weights {tag!r} of {architecture}; it has {', '.join(tags) or 'none'}")
+        raise ConfigError(f"open_clip has no weights {tag!r} of {architecture}{it_has(tag, tags)}")
     stated = table.get_pretrained_cfg(architecture, tag)
     names = ("mean", "std", "interpolation", "resize_mode")
     found = {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from store.config.problems import it_has
 from store.errors import StoreError
 from store.format.arrays import ARRAY_NAMES, ZARR_FOLDER, ArrayName, shard_key
 from store.format.key_index import KEY_INDEX
@@ -63,10 +63,8 @@ class Inventory:
     def check_name(self, teacher: str) -> None:
         """Refuse, with a StoreError, a teacher of which the store holds nothing."""
         if teacher not in self.teachers:
-            close = difflib.get_close_matches(teacher, self.teachers, n=1)
-            meant = f"; did you mean {close[0]!r}?" if close else ""
-            known = ", ".join(self.teachers) or "none yet"
-            raise StoreError(f"{self.location}: no teacher {teacher!r} in this store; it has {known}{meant}")
+            known = it_has(teacher, self.teachers)
+            raise StoreError(f"{self.location}: no teacher {teacher!r} in this store{known}")
 
     def misplaced_receipts(self) -> list[tuple[str, str, int]]:
         """Return key, teacher and range of receipts of ranges that the store does not have."""

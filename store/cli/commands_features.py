@@ -19,7 +19,7 @@ from store.inspect.feature_statistics import PERCENTS, SideStatistics, TeacherSt
 from store.inspect.neighbors import neighbors as search
 from store.read.reader import FeatureStore
 
-from .options import JsonOption, StoreArgument, TeacherOption, print_json
+from .options import JsonOption, SeedOption, StoreArgument, TeacherOption, print_json
 from .tables import print_table, print_teachers
 
 app = typer.Typer()
@@ -29,7 +29,6 @@ SAMPLE = 16_384
 
 SideOption = Annotated[Side, typer.Option("--side", help="Side whose features are read.")]
 SampleOption = Annotated[int, typer.Option("--sample", min=2, help="Read the features of at most this many rows.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the sample.")]
 
 
 @app.command(epilog="Example: python -m store stats runs/demo/store --teacher tiny_ct")

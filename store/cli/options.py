@@ -30,6 +30,9 @@ AllowOption = Annotated[
     typer.Option(metavar="PLACE", help="Also read images from this host, folder or URL; may be given several times."),
 ]
 TeacherOption = Annotated[str | None, typer.Option("--teacher", help="Only this teacher.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, max=2**64 - 1, help="Decides everything that is drawn at random.")
+]
 DeepOption = Annotated[bool, typer.Option("--deep", help="Read and check every stored byte.")]
 
 WIDTH = 160

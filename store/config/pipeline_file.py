@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic_core import to_jsonable_python
 
 from store.errors import ConfigError, LocationError
@@ -27,10 +27,12 @@ M = TypeVar("M", bound=BaseModel)
 class Section(BaseModel):
     """A part of the configuration: no unknown keys, no changes, no conversion except of whole numbers to numbers.
 
+    Numbers are finite.
+
     Defaults are validated too. A path is a `ConfigPath` (a ``pathlib.Path`` cannot have a default), a list a tuple.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
 
 
 def resolve_path(value: str, info: ValidationInfo) -> str:
@@ -57,6 +59,9 @@ ConfigPath = Annotated[str, AfterValidator(resolve_path)]
 
 A default is resolved as well, unless it lies in a section that is itself a default.
 """
+
+Seed = Annotated[int, Field(ge=0, le=2**64 - 1)]
+"""A number of 64 bits that decides what is drawn at random."""
 
 
 def read_pipeline(path: Path, name: str, model: type[M], *, overrides: Sequence[str] = ()) -> M:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -31,6 +31,11 @@ def suggest(name: object, known: Iterable[str]) -> str:
     spelled = {one.lower(): one for one in known}
     close = difflib.get_close_matches(str(name).lower(), spelled, n=1, cutoff=LIKENESS)
     return f"; did you mean '{spelled[close[0]]}'?" if close else ""
+
+
+def it_has(name: object, known: Collection[str]) -> str:
+    """Return the end of a message that there is nothing of a name: the name that is like it, and all that there are."""
+    return f"{suggest(name, known)}; it has {', '.join(known) or 'none'}"
 
 
 def show(value: object) -> str:
@@ -163,7 +168,10 @@ def _word(error: ErrorDetails, at: KeyPath) -> _Problem:
         side, limit = ("least", details["min_length"]) if code == "too_short" else ("most", details["max_length"])
         return at, f"expected at {side} {limit} item{'' if limit == 1 else 's'}, got {details['actual_length']}"
     if code in {"value_error", "assertion_error"}:
-        return at, str(details["error"])
+        # A check of a whole section begins with the key that it blames, which may be one of several.
+        text = str(details["error"])
+        key, _, rest = text.partition(": ")
+        return ((*at, key), rest) if isinstance(error["input"], dict) and key in error["input"] else (at, text)
     return at, f"{error['msg'][:1].lower()}{error['msg'][1:]}, got {got}"
 
 

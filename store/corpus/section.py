@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, field_validator
 
-from store.config.pipeline_file import ConfigPath, Section
+from store.config.pipeline_file import ConfigPath, Section, Seed
 from store.config.template import is_template, parse_template
 
 from .access import AllowedPlace
@@ -36,7 +36,7 @@ class Phantom(Section):
     """Settings of a phantom corpus (``python -m extract phantom``)."""
 
     rows: int = Field(gt=0)
-    seed: int = Field(ge=0, lt=2**64)
+    seed: Seed
     modality: str | None = None
     others: float = Field(default=0.0, ge=0, lt=1)
     split: str = "train"

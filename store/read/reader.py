@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from store.config.problems import it_has
 from store.corpus.image_source import ImageSource
 from store.errors import StoreError
 from store.format.arrays import array_names, shard_key
@@ -112,8 +113,8 @@ class FeatureStore:
             try:
                 self._specs[teacher] = read_record(self.location, spec_key(teacher), Spec)
             except FileNotFoundError as error:
-                known = ", ".join(self.teachers) or "none yet"
-                raise StoreError(f"{self.location}: no teacher {teacher!r} in this store; it has {known}") from error
+                known = it_has(teacher, self.teachers)
+                raise StoreError(f"{self.location}: no teacher {teacher!r} in this store{known}") from error
         return self._specs[teacher]
 
     def units(self, teacher: str) -> Units[Receipt]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import pty
@@ -16,6 +17,7 @@ import typer
 from store import console
 from store.console import ExitCode, _Printable, cell, main, progress, render_error
 from store.errors import ConfigError, MMKDError, StoreNotFoundError
+from tests.terminal import on_a_terminal, screen
 
 REPOSITORY = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm"}
@@ -342,6 +344,36 @@ def test_on_a_terminal_progress_is_a_bar_and_data_still_goes_to_stdout(tmp_path)
     assert (program.returncode, out) == (0, "data\n")
     assert "3/3" in shown
     assert "data" not in shown
+
+
+def test_loops_inside_each_other_share_one_display_on_a_terminal():
+    loops = """
+        from store.console import progress
+        with progress(2, label="train", noun="steps") as advance:
+            for _ in range(2):
+                with progress(9, label="validate", noun="pairs") as inner:
+                    inner(9)
+                advance(1)
+    """
+    code, _, written = on_a_terminal([sys.executable, "-c", textwrap.dedent(loops)], cwd=REPOSITORY)
+    assert code == 0, written
+    assert [line.split()[0] for line in screen(written)] == ["train"]
+    assert "2/2 steps" in screen(written)[0]
+
+
+def test_a_process_whose_starter_shows_its_progress_reports_it(monkeypatch, capsys):
+    monkeypatch.setenv(console.PROGRESS_VAR, "1")
+    with progress(4, label="train", noun="steps", details=lambda: "loss 1.5") as advance:
+        advance(1)  # within the interval
+        advance(3)
+    reports = [json.loads(line.removeprefix(console.REPORT)) for line in capsys.readouterr().err.split("\n")[:-1]]
+    assert [(each["label"], each.get("done"), each.get("total")) for each in reports] == [
+        ("train", 4, 4),
+        ("train", None, None),
+    ]
+    assert reports[0]["text"].startswith("train: 4 of 4 steps, ")
+    assert reports[0]["text"].endswith("; loss 1.5")
+    assert reports[1]["ended"]
 
 
 def test_a_configuration_error_shows_every_line():

@@ -13,7 +13,7 @@ import typer
 from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption
 from store.config.pipeline_file import read_pipeline
 from store.errors import ConfigError
-from train.config import TrainPipeline
+from train.config import PretrainRun, StudentRun, TrainPipeline
 
 if TYPE_CHECKING:
     from train.trainer.train_model import Circumstances
@@ -23,7 +23,7 @@ app = typer.Typer()
 
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace another run's result.")]
 CorpusRootOption = Annotated[Path | None, typer.Option(help="The present place of the corpus, if it moved.")]
-Run = TypeVar("Run")
+Run = TypeVar("Run", PretrainRun, StudentRun)
 
 
 class Resume(StrEnum):
@@ -117,4 +117,11 @@ def _chosen(known: Mapping[str, Run], names: list[str] | None, where: str) -> di
         raise ConfigError(f"{where} has no {', '.join(unknown)}; it has {', '.join(known) or 'nothing'}")
     if not known:
         raise ConfigError(f"the pipeline's {where} is empty: nothing to do")
-    return {name: known[name] for name in names or known}
+    chosen, owners = {name: known[name] for name in names or known}, dict[str, str]()
+    for name, run in chosen.items():
+        if run.out in owners:
+            raise ConfigError(f"{where}.{name}.out: {owners[run.out]} has the same folder; give each run its own")
+        if run.model.init == run.out:
+            raise ConfigError(f"{where}.{name}.out: it is the folder that model.init starts from; give another one")
+        owners[run.out] = name
+    return chosen

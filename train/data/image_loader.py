@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
@@ -27,6 +28,7 @@ from store.read.pixel_cache import HINT, PixelCache
 
 from .buffers import Buffers
 from .image_workers import File, ImageWorkers, Reasons
+from .random_bits import Purpose, below, between, bits
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +46,12 @@ FETCH_THREADS = 8
 
 ASPECT_RANGE = (3 / 4, 4 / 3)
 """Width over height of a random resized crop; torchvision's default."""
+
+TRIES = 10
+"""Number of boxes that are drawn before the middle is taken; torchvision's number."""
+
+Box: TypeAlias = tuple[int, int, int, int]
+"""Left, top, right and bottom of a part of an image, in pixels; right and bottom are outside of it."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -264,31 +272,36 @@ def cut(data: bytes, view: View, *, row: int, epoch: int) -> npt.NDArray[np.uint
 def crop(image: Image.Image, view: View, *, row: int, epoch: int) -> npt.NDArray[np.uint8]:
     """Return a random resized crop, (H, W, 3) uint8; the same for the same seed, epoch and row.
 
-    Area share uniform in [crop_scale, 1], aspect log-uniform in 3/4 to 4/3, bicubic; ten tries, then the middle square.
-    torchvision's RandomResizedCrop cuts before it resizes, where this resize sees the pixels just outside the box.
+    With the same draw it has the bytes of torchvision's RandomResizedCrop, which cuts before it resizes: the pixels
+    outside of the box have no part in the resize.
     """
-    box = _middle_square(image.width, image.height)
     if view.crop_scale < 1:
-        rng = np.random.Generator(np.random.Philox(key=[view.seed, (epoch << 40) + row]))
-        box = _random_box(image.width, image.height, view.crop_scale, rng) or box
-    size = (view.size_px, view.size_px)
-    return np.asarray(image.resize(size, Image.Resampling.BICUBIC, box=box))
+        words = bits(2 * TRIES + 2, seed=view.seed, epoch=epoch, purpose=Purpose.CROPS, row=row)
+        box = random_box(*image.size, view.crop_scale, words.tolist())
+    else:
+        box = _middle(image.width, image.height, min(image.size), min(image.size))
+    if box != (0, 0, *image.size):
+        image = image.crop(box)
+    return np.asarray(image.resize((view.size_px, view.size_px), Image.Resampling.BICUBIC))
 
 
-def _middle_square(width: int, height: int) -> tuple[int, int, int, int]:
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return left, top, left + side, top + side
+def random_box(width: int, height: int, crop_scale: float, words: Iterable[int]) -> Box:
+    """Return the box that torchvision's RandomResizedCrop cuts if it draws from the same words, one per number.
 
-
-def _random_box(
-    width: int, height: int, crop_scale: float, rng: np.random.Generator
-) -> tuple[int, int, int, int] | None:
-    for _ in range(10):
-        area = width * height * rng.uniform(crop_scale, 1)
-        aspect = math.exp(rng.uniform(math.log(ASPECT_RANGE[0]), math.log(ASPECT_RANGE[1])))
+    A try draws the share of the area uniformly from [crop_scale, 1] and the logarithm of the aspect uniformly; the one
+    that fits draws top and left. If none fits, the box is the largest in the middle whose aspect is within bounds.
+    """
+    drawn, (narrowest, widest) = iter(words), ASPECT_RANGE
+    for _ in range(TRIES):
+        area = width * height * between(crop_scale, 1, next(drawn))
+        aspect = math.exp(between(math.log(narrowest), math.log(widest), next(drawn)))
         across, down = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < across <= width and 0 < down <= height:
-            left, top = int(rng.integers(width - across + 1)), int(rng.integers(height - down + 1))
+            top, left = below(height - down + 1, next(drawn)), below(width - across + 1, next(drawn))
             return left, top, left + across, top + down
-    return None
+    return _middle(width, height, min(width, round(height * widest)), min(height, round(width / narrowest)))
+
+
+def _middle(width: int, height: int, across: int, down: int) -> Box:
+    left, top = (width - across) // 2, (height - down) // 2
+    return left, top, left + across, top + down

@@ -31,6 +31,7 @@ class Purpose(IntEnum):
 
     BLOCKS = 1
     WINDOWS = 2
+    CROPS = 3
 
 
 def draw_teacher(available_BT: NDArray[np.bool_], rows_B: Rows, *, seed: int, epoch: int) -> Rows:
@@ -78,12 +79,24 @@ def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return words ^ (words >> np.uint64(31))
 
 
-def bits(count: int, *, seed: int, epoch: int, purpose: Purpose) -> NDArray[np.uint64]:
-    """Return ``count`` random words for one purpose in one epoch of a run."""
+def bits(count: int, *, seed: int, epoch: int, purpose: Purpose, row: int = 0) -> NDArray[np.uint64]:
+    """Return ``count`` random words for one purpose in one epoch of a run; different rows have different words."""
     _require_key(seed, epoch)
     key = np.array([seed, int(purpose) << 56 | epoch], dtype=np.uint64)
-    found: NDArray[np.uint64] = np.random.Philox(key=key).random_raw(count)
+    # The generator counts in the lowest word, so no row reaches the words of the next one.
+    counter = np.array([0, row, 0, 0], dtype=np.uint64)
+    found: NDArray[np.uint64] = np.random.Philox(key=key, counter=counter).random_raw(count)
     return found
+
+
+def between(low: float, high: float, word: int) -> float:
+    """Return the number between ``low`` and ``high`` that a random word picks, uniformly."""
+    return low + (high - low) * ((word >> 11) * 2.0**-53)
+
+
+def below(count: int, word: int) -> int:
+    """Return the number from 0 to ``count - 1`` that a random word picks; the bias is below count / 2**32."""
+    return (word >> 32) * count >> 32
 
 
 def shuffled_positions(words: NDArray[np.uint64]) -> NDArray[np.intp]:

@@ -1,7 +1,8 @@
 """Contrastive losses between matching rows, as pure functions of embeddings.
 
 They know neither models nor stores, and other ranks only through `Across`. Half precision inputs are converted to
-float32, also inside an autocast region; float64 stays float64.
+float32; float64 stays float64. Inside an autocast region the products of rows are rounded to its dtype, and nothing
+else (``optimization.logits``).
 
 Axes: B rows of this rank, N rows of all ranks, E width.
 """
@@ -24,9 +25,8 @@ def clip_loss(image_BE: Tensor, text_BE: Tensor, logit_scale: Tensor | float, *,
         across: ranks whose rows are candidates too.
     """
     require_equal_shapes(image_BE, text_BE)
-    with no_autocast(image_BE):
-        image, text = across.gather([unit(image_BE), unit(text_BE)])
-        return contrast(image, text, logit_scale, across=across)
+    image, text = across.gather([unit(image_BE), unit(text_BE)])
+    return contrast(image, text, logit_scale, across=across)
 
 
 def contrast(image: Gathered, text: Gathered, scale: Tensor | float, *, across: Across = ALONE) -> Tensor:
@@ -38,7 +38,7 @@ def contrast(image: Gathered, text: Gathered, scale: Tensor | float, *, across: 
 
 def contrast_sum(query_BE: Tensor, candidate_NE: Tensor, scale: Tensor | float, *, first: int = 0) -> Tensor:
     """Return the summed InfoNCE loss of queries whose b-th matches candidate ``first + b``, unnormalised."""
-    logits_BN = _widen_scale(scale) * (query_BE @ candidate_NE.T)
+    logits_BN = widen((_widen_scale(scale) * query_BE) @ candidate_NE.T)
     target_B = torch.arange(first, first + len(logits_BN), device=logits_BN.device)
     return functional.cross_entropy(logits_BN, target_B, reduction="sum")
 

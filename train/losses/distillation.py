@@ -1,7 +1,7 @@
 """Losses between a student's embeddings and teachers' features, as pure functions.
 
 They know neither models nor stores, and other ranks only through `Across`. Half precision inputs are converted to
-float32, also inside an autocast region; float64 stays float64.
+float32; float64 stays float64. Inside an autocast region only products of rows are rounded (``optimization.logits``).
 
 Axes: B rows of this rank, N rows of all ranks, D teacher width, E student width.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from .contrastive import contrast_sum, no_autocast, require_equal_shapes, unit, widen
+from .contrastive import contrast_sum, require_equal_shapes, unit, widen
 from .gather import ALONE, Across
 
 PAPER_INTERACTIVE_SCALE = 2.6592600345611572
@@ -38,9 +38,8 @@ def feature_loss(student_BD: Tensor, teacher_BD: Tensor, *, across: Across = ALO
         across: ranks whose rows count too.
     """
     require_equal_shapes(student_BD, teacher_BD)
-    with no_autocast(student_BD):
-        total = (unit(student_BD) - widen(teacher_BD)).square().sum()
-        return across.mean(total, student_BD.numel())
+    total = (unit(student_BD) - widen(teacher_BD)).square().sum()
+    return across.mean(total, student_BD.numel())
 
 
 def interactive_sum(
@@ -64,15 +63,14 @@ def interactive_sum(
     """
     require_equal_shapes(image_BE, teacher_text_BD)
     require_equal_shapes(text_BE, teacher_image_BD)
-    with no_autocast(image_BE):
-        teacher = across.gather([widen(side) for side in (teacher_image_BD, teacher_text_BD)])
-        image_BE, text_BE = across.queries([unit(image_BE), unit(text_BE)])
-        total = contrast_sum(image_BE, teacher[1].every, scale, first=teacher[1].first)
-        total = total + contrast_sum(text_BE, teacher[0].every, scale, first=teacher[0].first)
-        return total, 2 * len(image_BE)
+    teacher = across.gather([widen(side) for side in (teacher_image_BD, teacher_text_BD)])
+    image_BE, text_BE = across.queries([unit(image_BE), unit(text_BE)])
+    total = contrast_sum(image_BE, teacher[1].every, scale, first=teacher[1].first)
+    total = total + contrast_sum(text_BE, teacher[0].every, scale, first=teacher[0].first)
+    return total, 2 * len(image_BE)
 
 
 def relation_sum(student_BN: Tensor, teacher_BN: Tensor) -> Tensor:
     """Return the summed divergence KL(softmax of the teacher's logits || softmax of the student's) of all rows."""
-    student_BN, teacher_BN = student_BN.log_softmax(dim=1), teacher_BN.log_softmax(dim=1)
+    student_BN, teacher_BN = widen(student_BN).log_softmax(dim=1), widen(teacher_BN).log_softmax(dim=1)
     return functional.kl_div(student_BN, teacher_BN, reduction="sum", log_target=True)

@@ -87,8 +87,10 @@ def begin_model(folder: Path, section: ModelSection, captions: Sequence[str], *,
         torch.manual_seed(seed)
         student = _load(folder, weights_from=None)
     if section.vision_from:
+        tower, logit_scale = image_tower(section.vision_from)
+        student.model.logit_scale.data.copy_(logit_scale)
         try:
-            student.model.visual.load_state_dict(image_tower(section.vision_from))
+            student.model.visual.load_state_dict(tower)
         except RuntimeError as error:
             raise ConfigError(
                 f"model.vision_from: the image tower of {section.vision_from} is not that of model.config.vision_cfg "

@@ -52,8 +52,10 @@ def load_tag(tag: Tag) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return {"model_cfg": config, "preprocess_cfg": preprocess}, model.state_dict()
 
 
-def image_tower(source: str) -> dict[str, Tensor]:
-    """Return the weights of the image tower that ``model.vision_from`` names.
+def image_tower(source: str) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the weights of the image tower that ``model.vision_from`` names, and the logit scale beside them.
+
+    The scale is the parameter as the file has it, a logarithm.
 
     Args:
         source: ``NAME/TAG``, or ``NAME/FILE``.
@@ -76,10 +78,8 @@ def image_tower(source: str) -> dict[str, Tensor]:
             f"model.vision_from: {source}: {weights!r} is neither a tag that open_clip knows of {name} nor a file",
             hint=f"open_clip.list_pretrained_tags_by_model('{name}') lists its tags",
         )
-    found: dict[str, Tensor] = open_clip.create_model(
-        name, pretrained=weights, require_pretrained=True
-    ).visual.state_dict()
-    return found
+    model = open_clip.create_model(name, pretrained=weights, require_pretrained=True)
+    return model.visual.state_dict(), model.logit_scale.detach()
 
 
 def _require_weights(tag: Tag, *, setting: str) -> None:

@@ -39,7 +39,7 @@ class Towers(nn.Module):
 
     def forward(self, pixels_BHWC: Tensor, tokens_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return (B, E) embeddings of images and texts, not normalised, and the logit scale."""
-        pixels_BCHW = (pixels_BHWC.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        pixels_BCHW = (pixels_BHWC.permute(0, 3, 1, 2).to(self.mean.dtype) / 255 - self.mean) / self.std
         with torch.autocast(pixels_BHWC.device.type, self._dtype, enabled=self._dtype != torch.float32):
             image_BE, text_BE = self.model.encode_image(pixels_BCHW), self.model.encode_text(tokens_BL)
         return image_BE, text_BE, self.model.logit_scale.exp()

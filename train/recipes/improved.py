@@ -118,21 +118,21 @@ class ImprovedObjective(Objective):
         if given.targets is None:
             raise ValueError("the improved loss needs batches with targets")
         across, recipe = Across.current(), self._recipe
+        student: dict[Side, Tensor] = {"image": unit(image_BE), "text": unit(text_BE)}
+        seen = self._see(student, given.targets.to(image_BE.device), across)
+        task = contrast(seen.gathered["image"], seen.gathered["text"], logit_scale, across=across)
+        terms, loss = {"task_loss": task}, task
         with no_autocast(image_BE):
-            student: dict[Side, Tensor] = {"image": unit(image_BE), "text": unit(text_BE)}
-            seen = self._see(student, given.targets.to(image_BE.device), across)
-            task = contrast(seen.gathered["image"], seen.gathered["text"], logit_scale, across=across)
-            terms, loss = {"task_loss": task}, task
             predicted = self._predicted(student, seen) if recipe.uses_heads else {}
             if recipe.feature_weight:
                 terms["feature_loss"] = self._feature_loss(predicted, seen, given, across)
                 loss = loss + recipe.feature_weight * terms["feature_loss"]
-            if recipe.relational_weight:
-                terms["relational_loss"] = self._relational_loss(student, logit_scale, seen, across)
-                loss = loss + recipe.relational_weight * terms["relational_loss"]
-            if recipe.interactive_weight:
-                terms["interactive_loss"] = self._interactive_loss(predicted, seen, across)
-                loss = loss + recipe.interactive_weight * terms["interactive_loss"]
+        if recipe.relational_weight:
+            terms["relational_loss"] = self._relational_loss(student, logit_scale, seen, across)
+            loss = loss + recipe.relational_weight * terms["relational_loss"]
+        if recipe.interactive_weight:
+            terms["interactive_loss"] = self._interactive_loss(predicted, seen, across)
+            loss = loss + recipe.interactive_weight * terms["interactive_loss"]
         return {"loss": loss, **terms}
 
     def _see(self, student: Mapping[Side, Tensor], targets: Targets, across: Across) -> _Seen:
@@ -208,7 +208,8 @@ class ImprovedObjective(Objective):
             with torch.no_grad():
                 log_scale.clamp_(0, math.log(MAX_LOGIT_SCALE))
             for one, other in PAIRED_SIDES:
-                query_KD = unit(self._coordinates[name, one].back(predicted[name, one]))
+                with no_autocast(predicted[name, one]):
+                    query_KD = unit(self._coordinates[name, one].back(predicted[name, one]))
                 candidates = seen.teachers[name, other]
                 total = total + contrast_sum(query_KD, candidates.every, log_scale.exp(), first=candidates.first)
                 count += len(query_KD)

@@ -16,12 +16,12 @@ from typing import Any, Self
 
 import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from store.errors import FormatVersionError, SpecMismatchError, StoreError, WeightsNotFoundError
 from store.files import write_atomic
+from train.losses.contrastive import no_autocast
 
 FORMAT_VERSION = 1
 """Version of the file that `Projection.save` writes."""
@@ -123,5 +123,5 @@ class Projection:
 
 def apply_projection(features_BD: Tensor, weight_ED: Tensor, bias_E: Tensor) -> Tensor:
     """Return features projected by one teacher's map, in the map's dtype, also inside an autocast region."""
-    with torch.autocast(device_type=features_BD.device.type, enabled=False):
+    with no_autocast(features_BD):
         return functional.linear(features_BD.to(weight_ED.dtype), weight_ED, bias_E)

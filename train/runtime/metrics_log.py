@@ -40,14 +40,24 @@ class MetricsLog:
 
 
 @contextlib.contextmanager
-def logging_to(folder: Path, *, start: int, tensorboard: bool) -> Iterator[MetricsLog]:
-    """Yield a log that continues at step ``start``; lines of later steps, left by a killed run, are dropped."""
-    _cut(folder / METRICS, start)
+def logging_to(
+    folder: Path, *, start: int, tensorboard: bool, about: Mapping[str, Any] | None = None
+) -> Iterator[MetricsLog]:
+    """Yield a log that continues at step ``start``; lines of later steps, left by a killed run, are dropped.
+
+    Args:
+        about: what the run is made from, as JSON values; TensorBoard shows it as text.
+    """
+    kept = [line for line in read_metrics(folder) if line["step"] < start]
+    (folder / METRICS).write_text("".join(json.dumps(line) + "\n" for line in kept))
     events = None
     if tensorboard:
         from torch.utils.tensorboard import SummaryWriter
 
         events = SummaryWriter(str(folder / EVENTS), purge_step=start)
+        # Four spaces make it a block of code.
+        text = json.dumps(about or {}, indent=1).replace("\n", "\n    ")
+        events.add_text("configuration", f"    {text}", global_step=start)
     log = MetricsLog(folder, events=events)
     try:
         yield log
@@ -55,13 +65,12 @@ def logging_to(folder: Path, *, start: int, tensorboard: bool) -> Iterator[Metri
         log.close()
 
 
-def _cut(path: Path, start: int) -> None:
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        # The last line of a killed run may be half a line.
-        with contextlib.suppress(ValueError):
-            if json.loads(line)["step"] < start:
-                kept.append(line + "\n")
-    path.write_text("".join(kept))
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics, each with its ``step``; none if there is no such file."""
+    found = []
+    if (path := folder / METRICS).is_file():
+        for line in path.read_text().splitlines():
+            # The last line of a killed run may be half a line.
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+    return found

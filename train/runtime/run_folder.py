@@ -122,7 +122,7 @@ def appearing(
     with _alone(out):
         # Checked again under the lock: another run may have finished since the first check.
         is_done(out, identity, overwrite=overwrite)
-        partial = out.with_name(f".{out.name}.partial")
+        partial = partial_of(out)
         if not (resume and _can_go_on(partial, out, identity)):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
@@ -140,13 +140,18 @@ def appearing(
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
 
 
+def partial_of(out: Path) -> Path:
+    """Return the folder in which a run works until its result appears."""
+    return out.with_name(f".{out.name}.partial")
+
+
 def begun_as(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the identity with which an interrupted run began, if it left checkpoints; else None.
 
     Args:
         identity: of the run now; the store may have grown since.
     """
-    partial = out.with_name(f".{out.name}.partial")
+    partial = partial_of(out)
     records = [partial / name for name in (UNFINISHED, RECORD) if (partial / name).is_file()]
     if not records or not _has_checkpoints(partial):
         return None

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from store.config.pipeline_file import dump_resolved
+from store.config.problems import it_has
 from store.corpus.corpus_files import CorpusFile, common_root, corpus_files, relative_uri
 from store.errors import ConfigError, IncompleteStoreError
 from store.files import sha256_file
@@ -36,7 +37,9 @@ def pretrain(pipeline: TrainPipeline, name: str, run: PretrainRun, how: Circumst
     if run.corpus is None:
         return _pretrain_on_store(pipeline, name, run, how)
     if run.corpus not in pipeline.corpora:
-        raise ConfigError(f"{key}.corpus: the pipeline has no corpus {run.corpus!r}")
+        raise ConfigError(
+            f"{key}.corpus: the pipeline has no corpus {run.corpus!r}{it_has(run.corpus, pipeline.corpora)}"
+        )
     corpus = pipeline.corpora[run.corpus]
     identity: dict[str, Any] = {
         "run": settings_identity(run) | {"images": "corpus"},

@@ -160,9 +160,12 @@ def _held_out(run: TrainingRun, pairs: PairSource) -> npt.NDArray[np.bool_]:
 
 def _require_a_batch(run: TrainingRun, rows: npt.NDArray[np.int64]) -> None:
     if len(rows) < run.optimization.batch_size:
+        holdout = run.validation.holdout
+        more = "" if holdout is None else f", or validation.holdout to less than {holdout}"
         raise CorpusError(
             f"{run.name}: {len(rows)} pairs can be trained on, fewer than optimization.batch_size = "
-            f"{run.optimization.batch_size}"
+            f"{run.optimization.batch_size}",
+            hint=f"set optimization.batch_size to {max(2, len(rows))} or less{more}",
         )
 
 

@@ -25,7 +25,7 @@ from store.errors import TrainingDivergedError
 from train.config import Optimization
 from train.data.batches import Batch
 from train.losses.objective import MAX_LOGIT_SCALE, Given, Objective
-from train.models.towers import Towers, seed_part
+from train.models.towers import AUTOCAST, Towers, seed_part
 from train.runtime.ranks import Ranks
 
 DIVERGED_HINT = (
@@ -161,7 +161,9 @@ class Updater:
 
     def _terms(self, image_BE: Tensor, text_BE: Tensor, scale: Tensor, batch: Batch) -> dict[str, Any]:
         given = Given(rows_B=batch.rows_B, step=batch.step, targets=batch.targets)
-        terms: dict[str, Any] = self._objective(image_BE, text_BE, scale, given)
+        half = AUTOCAST[self.settings.precision]
+        with torch.autocast(self._device.type, half, enabled=self.settings.logits == "autocast"):
+            terms: dict[str, Any] = self._objective(image_BE, text_BE, scale, given)
         return terms
 
     def _seed(self, batch: Batch, part: int) -> None:

@@ -153,15 +153,18 @@ def fit(
         start = training.restore(saved) if saved else 0
         with contextlib.ExitStack() as stack:
             metrics = advance = None
+            pace = _Pace(settings, step=start)
             if ranks.is_first:
-                metrics = stack.enter_context(logging_to(folder, start=start, tensorboard=settings.tensorboard))
-                advance = stack.enter_context(progress(settings.steps - start, label=label, noun="steps"))
-            began = time.monotonic()
+                opened = logging_to(folder, start=start, tensorboard=settings.tensorboard, about=files.identity)
+                metrics = stack.enter_context(opened)
+                shown = progress(settings.steps - start, label=label, noun="steps", details=lambda: pace.text)
+                advance = stack.enter_context(shown)
 
-            def write(step: int, values: dict[str, float]) -> None:
+            def write(step: int, values: dict[str, float]) -> dict[str, float]:
                 found = ranks.mean(values)
                 if metrics:
                     metrics.write(step, found)
+                return found
 
             for batch in islice(feed.batches(start), settings.steps - start):
                 terms, step = training.updater.update(batch), batch.step
@@ -174,7 +177,7 @@ def fit(
                 if last or keep:
                     training.updater.require_finite_weights(batch)
                 if step % settings.log_every == 0 or last:
-                    write(step, _numbers(terms, training, step, seconds=time.monotonic() - began))
+                    pace.tell(step, write(step, _numbers(terms, training, step, seconds=pace.seconds)))
                 if validate and (last or _due(step, settings.validate_every)):
                     with training.evaluating() as towers:
                         write(step, validate(towers))
@@ -188,6 +191,27 @@ def fit(
                     ranks.wait()
                     raise KeyboardInterrupt
         training.finish(folder if ranks.is_first else None)
+
+
+class _Pace:
+    """What the progress line says of a run since its last line of metrics; nothing of it waits for a device."""
+
+    def __init__(self, settings: Optimization, *, step: int) -> None:
+        self._settings, self._began = settings, time.monotonic()
+        self._since, self._next = self._began, step
+        self.text = ""
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run began or went on."""
+        return time.monotonic() - self._began
+
+    def tell(self, step: int, values: Mapping[str, float]) -> None:
+        """Take the values of a step that is done."""
+        now, pairs = time.monotonic(), (step + 1 - self._next) * self._settings.batch_size
+        rate = pairs / max(now - self._since, 1e-9)
+        self.text = f"loss {values['loss']:.4g}, lr {values['lr']:.3g}, {rate:,.0f} pairs/s"
+        self._since, self._next = now, step + 1
 
 
 def _due(step: int, every: int | None) -> bool:

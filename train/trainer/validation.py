@@ -5,6 +5,7 @@ Axes: V validation pairs, E student width.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -113,7 +114,9 @@ class Validation:
     def __call__(self, towers: Towers) -> dict[str, float]:
         """Return recalls by name; all processes call this and get the same values."""
         mine = np.arange(len(self._rows))[self._ranks.rank :: self._ranks.world_size]
-        with progress(len(mine), label="validate", noun="pairs") as advance:
+        shown = progress(len(mine), label="validate", noun="pairs")
+        # Processes of torchrun share a terminal, where the first one has its bars.
+        with shown if self._ranks.is_first else contextlib.nullcontext(lambda _: None) as advance:
             parts = []
             for begin in range(0, len(mine), CHUNK_ROWS):
                 places = mine[begin : begin + CHUNK_ROWS]

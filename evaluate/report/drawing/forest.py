@@ -11,8 +11,9 @@ from evaluate.metrics.paired_tests import Difference
 from evaluate.metrics.registry import METRICS
 from evaluate.report.comparison import Comparison, Verdict
 from evaluate.report.wording import in_words, p_value, short, with_interval
+from store.svg import line, points, shape, words
 
-from .figures import WIDTH, figure, line, points, shape, table, words
+from .figures import WIDTH, figure, table
 
 VERDICTS: tuple[Verdict, ...] = ("better", "undecided", "worse")
 FOREST_ROW = 36

@@ -9,8 +9,9 @@ from markupsafe import Markup
 
 from evaluate.metrics.bootstrap import Interval
 from evaluate.report.wording import number, with_interval
+from store.svg import line, points, shape, words
 
-from .figures import figure, line, points, shape, table, words
+from .figures import figure, table
 
 RADAR_CENTRE = (170.0, 106.0)
 RADAR_RADIUS = 84.0

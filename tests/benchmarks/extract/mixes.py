@@ -40,6 +40,7 @@ class Mix:
         captions_per_image: neighbouring pairs with the same image.
         joined: drawn captions of about twelve words that make one.
         device: device time of a pair as a multiple of host CPU time per pair and core.
+        workers: processes that share the device, as with ``gpus_per_worker: 0.5``.
     """
 
     rows: int
@@ -49,6 +50,7 @@ class Mix:
     captions_per_image: int
     joined: int
     device: float
+    workers: int = 1
 
 
 MIXES = {
@@ -57,6 +59,16 @@ MIXES = {
     ),
     "text_bound": Mix(
         rows=28672, range_rows=2048, batch_size=512, size_px=(224, 224), captions_per_image=4, joined=6, device=0.5
+    ),
+    "text_bound_two_workers": Mix(
+        rows=57344,
+        range_rows=2048,
+        batch_size=512,
+        size_px=(224, 224),
+        captions_per_image=4,
+        joined=6,
+        device=0.5,
+        workers=2,
     ),
     "device_bound": Mix(
         rows=4096, range_rows=256, batch_size=128, size_px=(640, 480), captions_per_image=1, joined=2, device=1.1
@@ -160,11 +172,13 @@ def write_all(folder: Path, names: list[str]) -> Path:
         for corpus, rows in (("pairs", mix.rows), ("warm_up", WARM_UP_ROWS)):
             write_corpus(place / corpus, mix, rows=rows)
         tars = sorted(map(str, (place / "pairs").glob("*.tar")))
-        files = {"pairs": tars, "calibration": tars[: len(tars) // 3], "warm_up": [f"{place}/warm_up/*.tar"]}
+        files = {"calibration": tars[: len(tars) // 3], "warm_up": [f"{place}/warm_up/*.tar"]}
+        size = len(tars) // mix.workers
+        files |= {f"pairs{number}": tars[number * size :][:size] for number in range(mix.workers)}
         pipelines[name] = {
             "corpora": {corpus: {"files": found} for corpus, found in files.items()},
             "teachers": teachers,
-            "store": {"path": "store", "corpus": "pairs", "range_rows": mix.range_rows, "chunk_rows": 64},
+            "store": {"path": "store", "corpus": "pairs0", "range_rows": mix.range_rows, "chunk_rows": 64},
             "extract": {"batch_size": mix.batch_size, "workers": 1, "threads_per_worker": 1},
         }
     file = folder / "pipelines.yaml"

@@ -15,14 +15,18 @@ import argparse
 import datetime as dt
 import io
 import json
+import math
 import os
 import platform
 import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tests.benchmarks.extract.mixes import MIXES, TEACHERS, write_all
 
@@ -55,18 +59,44 @@ def checked_out(commit: str, folder: Path) -> Path:
     return folder
 
 
-def ran(code: Path, work: Path, mix: str, *arguments: str) -> dict[str, Any]:
-    """Run one mix with the code of a folder, in a process of its own."""
-    command = [sys.executable, "-P", str(CHILD), str(work / "pipelines.yaml"), mix, str(work / f"{code.name}-{mix}")]
+def ran(
+    code: Path, work: Path, mix: str, *arguments: str, corpora: Sequence[str] = ("pairs0",)
+) -> list[dict[str, Any]]:
+    """Run one mix with the code of a folder, each corpus in a process of its own, side by side."""
     environment = os.environ | {"PYTHONPATH": str(code)}
-    done = subprocess.run([*command, *arguments], cwd=code, env=environment, stdout=subprocess.PIPE, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    started = []
+    for corpus in corpora:
+        place = str(work / f"{code.name}-{mix}-{corpus}")
+        command = [sys.executable, "-P", str(CHILD), str(work / "pipelines.yaml"), mix, place, "--corpus", corpus]
+        started.append(subprocess.Popen([*command, *arguments], cwd=code, env=environment, stdout=subprocess.PIPE))
+    written = [child.communicate()[0] for child in started]
+    if any(child.returncode for child in started):
+        sys.exit(f"{mix}: a run failed; see above")
+    return [json.loads(text.splitlines()[-1]) for text in written]
 
 
-def figures(run: dict[str, Any], host_cpu_s: float) -> dict[str, float]:
-    """Return what a run with a device and one without say, per pair."""
-    steady, cores = run["steady"], os.cpu_count() or 1
+def between(runs: Sequence[Mapping[str, Any]], *, edges: bool) -> dict[str, float]:
+    """Return what some processes did together while all were at work.
+
+    Args:
+        edges: whether the ranges at the beginning and at the end of each count.
+    """
+    looks = []
+    for run in runs:
+        edge, last = (0, math.inf) if edges else (run["edge_units"], run["looks"][-1][0] - run["edge_units"])
+        looks.append(np.array([look for look in run["looks"] if edge <= look[0] <= last]))
+    begin, end = max(some[0, 1] for some in looks), min(some[-1, 1] for some in looks)
+    # Units, wall, own CPU, machine's CPU and device seconds of each process, at both moments.
+    found = np.array([[np.diff(np.interp([begin, end], some[:, 1], column))[0] for column in some.T] for some in looks])
+    units, _, cpu_s, _, busy_s = found.sum(axis=0)
+    rows = units * runs[0]["rows_of_unit"]
+    return {"rows": rows, "wall_s": end - begin, "cpu_s": cpu_s, "machine_s": found[0, 3], "busy_s": busy_s}
+
+
+def figures(runs: Sequence[Mapping[str, Any]], host_cpu_s: float) -> dict[str, float]:
+    """Return what runs with a device and one without say, per pair."""
+    steady, cores = between(runs, edges=False), os.cpu_count() or 1
+    whole = between(runs, edges=True)
     device_s = steady["busy_s"] / steady["rows"]
     ideal = min(1 / device_s, cores / host_cpu_s)
     found = {
@@ -79,10 +109,10 @@ def figures(run: dict[str, Any], host_cpu_s: float) -> dict[str, float]:
         "of_ideal": steady["rows"] / steady["wall_s"] / ideal,
         "host_cpu_ms_per_pair_beside_device": 1e3 * steady["cpu_s"] / steady["rows"],
         "others_busy": (steady["machine_s"] - steady["cpu_s"]) / steady["wall_s"] / cores,
-        "whole_run_pairs_per_s": run["whole"]["rows"] / run["whole"]["wall_s"],
-        "longest_between_commits_s": run["longest_between_commits_s"],
+        "whole_run_pairs_per_s": whole["rows"] / whole["wall_s"],
+        "longest_between_commits_s": max(run["longest_between_commits_s"] for run in runs),
     }
-    return {name: round(value, 4) for name, value in found.items()}
+    return {name: round(float(value), 4) for name, value in found.items()}
 
 
 def row_seconds(name: str, host_cpu_s: float) -> float:
@@ -91,16 +121,21 @@ def row_seconds(name: str, host_cpu_s: float) -> float:
     return mix.device * host_cpu_s / (os.cpu_count() or 1) / TEACHERS / (1 + 1 / mix.captions_per_image)
 
 
+def host_cpu_seconds(code: Path, work: Path, name: str) -> float:
+    """Return the CPU seconds of a pair, measured with a device that takes no time."""
+    found = between(ran(code, work, name, corpora=["calibration"]), edges=True)
+    return found["cpu_s"] / found["rows"]
+
+
 def measured(name: str, codes: dict[str, Path], work: Path) -> dict[str, dict[str, float]]:
     """Return the figures of one mix by code."""
-    host_cpu_s = {}
-    for key, code in codes.items():
-        found = ran(code, work, name, "--corpus", "calibration")["whole"]
-        host_cpu_s[key] = found["cpu_s"] / found["rows"]
+    host_cpu_s = {key: host_cpu_seconds(code, work, name) for key, code in codes.items()}
     row_s = row_seconds(name, host_cpu_s["now"])
+    corpora = [f"pairs{number}" for number in range(MIXES[name].workers)]
     found = {}
     for key, code in codes.items():
-        found[key] = figures(ran(code, work, name, "--row-s", str(row_s)), host_cpu_s[key])
+        runs = ran(code, work, name, "--row-s", str(row_s), corpora=corpora)
+        found[key] = figures(runs, host_cpu_s[key])
         print(f"{name}, {key}: {found[key]}; load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
     return found
 

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from tests.benchmarks.extract.mixes import MIXES, write_all
-from tests.benchmarks.extract.pipeline import ROOT, ran, row_seconds
+from tests.benchmarks.extract.pipeline import ROOT, between, host_cpu_seconds, ran, row_seconds
 
 WITHIN = 0.15
 """How far a forecast may be from the run."""
@@ -29,16 +29,15 @@ def main() -> None:
     parser.add_argument("--mix", action="append", choices=list(MIXES), help="only this one; may be repeated")
     parser.add_argument("--probe", default="10", help="seconds of the probe")
     options = parser.parse_args()
-    names, found, load = options.mix or list(MIXES), {}, os.getloadavg()[0]
+    names, found, load = options.mix or [name for name in MIXES if MIXES[name].workers == 1], {}, os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         write_all(work, names)
         for name in names:
-            host = ran(ROOT, work, name, "--corpus", "calibration")["whole"]
-            row_s = row_seconds(name, host["cpu_s"] / host["rows"])
+            row_s = row_seconds(name, host_cpu_seconds(ROOT, work, name))
             made = ran(ROOT, work, name, "--row-s", str(row_s), "--probe", options.probe)
-            seconds = made["whole"]["wall_s"]
-            found[name] = {**made["plan"], "run_s": seconds, "ratio": made["plan"]["forecast_s"] / seconds}
+            plan, seconds = made[0]["plan"], between(made, edges=True)["wall_s"]
+            found[name] = {**plan, "run_s": seconds, "ratio": plan["forecast_s"] / seconds}
     print(f"{os.cpu_count()} cores, load {load:.1f} and {os.getloadavg()[0]:.1f}\n")
     print("| mix | bound by | forecast s | run s | ratio |\n|---|---|---|---|---|")
     for name, row in found.items():

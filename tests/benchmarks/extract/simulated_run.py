@@ -2,12 +2,13 @@
 
 `tests.benchmarks.extract.pipeline` starts it, with today's code or with that of an earlier commit on the path; so it
 imports nothing of the tests. Its teachers are loaded as any open_clip model is. Their forward pass then is a wait
-without the interpreter's lock, one batch at a time, as a device behaves towards the host.
+without the interpreter's lock, one batch at a time, as a device behaves towards the host; processes may share it.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import shutil
 import threading
@@ -37,19 +38,22 @@ class Device:
     """Waits, one batch at a time.
 
     Attributes:
-        row_s: seconds per image and per caption and teacher.
+        row_s: seconds per image and caption and teacher.
         busy_s: seconds for which it was asked to wait.
+        file: whoever has locked it works on the device.
     """
 
-    row_s, busy_s, lock = 0.0, 0.0, threading.Lock()
+    row_s, busy_s, lock, file = 0.0, 0.0, threading.Lock(), None
 
     @classmethod
     def wait(cls, rows: int) -> None:
         """Work on some rows."""
-        with cls.lock:
-            if cls.row_s:
+        if cls.row_s:
+            with cls.lock:  # of this process's threads
+                fcntl.flock(cls.file, fcntl.LOCK_EX)
                 time.sleep(cls.row_s * rows)
-            cls.busy_s += cls.row_s * rows
+                fcntl.flock(cls.file, fcntl.LOCK_UN)
+        cls.busy_s += cls.row_s * rows
 
 
 class Simulated(OpenClipTeacher):
@@ -107,15 +111,8 @@ class Watch(Tracker):
         self.look()
 
 
-def between(first: tuple, last: tuple, *, rows_of_unit: float) -> dict[str, float]:
-    """Return what happened between two looks at the clocks."""
-    units, wall_s, cpu_s, machine_s, busy_s = (after - before for before, after in zip(first, last, strict=True))
-    rows = units * rows_of_unit
-    return {"rows": rows, "wall_s": wall_s, "cpu_s": cpu_s, "machine_s": machine_s, "busy_s": busy_s}
-
-
 def extract(pipeline: ExtractPipeline, store: Path) -> dict[str, Any]:
-    """Extract a store that is indexed; return figures of the steady part and of the whole run."""
+    """Extract a store that is indexed; return the looks at the clocks and how they are to be read."""
     watches = []
 
     def watched(spec, work, tracker) -> None:
@@ -127,13 +124,11 @@ def extract(pipeline: ExtractPipeline, store: Path) -> dict[str, Any]:
     outcome = run(here, execute=watched)
     seen, teachers = watches[0].seen, len(pipeline.teachers)
     assert outcome.done == outcome.units == watches[0].committed, outcome
-    edge, unit_rows = EDGE_RANGES * teachers, pipeline.store.range_rows / teachers
-    inner = [look for look in seen if edge <= look[0] <= outcome.units - edge]
-    commits_s = [after[1] - before[1] for before, after in pairwise(seen)]
     return {
-        "steady": between(inner[0], inner[-1], rows_of_unit=unit_rows) if len(inner) > 1 else None,
-        "whole": between(seen[0], seen[-1], rows_of_unit=unit_rows),
-        "longest_between_commits_s": max(commits_s),
+        "looks": seen,
+        "edge_units": EDGE_RANGES * teachers,
+        "rows_of_unit": pipeline.store.range_rows / teachers,
+        "longest_between_commits_s": max(after[1] - before[1] for before, after in pairwise(seen)),
     }
 
 
@@ -155,6 +150,8 @@ def main() -> None:
     parser.add_argument("--row-s", type=float, default=0.0, help="device seconds per image and caption and teacher")
     parser.add_argument("--probe", type=float, default=0.0, help="seconds of a forecast before the run")
     options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    Device.file = options.pipelines.open()
     FAMILIES["open_clip"] = Simulated
     pipeline = read_pipeline(options.pipelines, options.mix, ExtractPipeline)
     shape = {"range_rows": pipeline.store.range_rows, "chunk_rows": pipeline.store.chunk_rows}

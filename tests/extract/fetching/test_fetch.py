@@ -127,7 +127,7 @@ def test_the_authors_weights_are_dropped_once_converted_where_they_can_be_fetche
 def test_a_name_that_the_pipeline_lacks_is_refused(extract, pmcclip):
     done = extract("fetch", "plip")
     assert done.returncode == 1
-    assert "error: no teacher plip in the pipeline; it has pmcclip" in done.stderr
+    assert "error: no teacher plip in the pipeline; did you mean 'pmcclip'?; it has pmcclip" in done.stderr
 
 
 def test_what_was_fetched_first_is_recorded_with_commit_digest_and_date(tmp_path, extract, hub, quiltnet):

@@ -16,7 +16,7 @@ from store.errors import ConfigError
 def test_a_seed_that_does_not_fit_into_64_bits_is_one_clear_problem(tmp_path, seed):
     path = tmp_path / "corpus.yaml"
     path.write_text(yaml.safe_dump({"files": ["*.tar"], "phantom": {"rows": 3, "seed": seed}}))
-    bound = "must be at least 0" if seed < 0 else f"must be less than {2**64}"
+    bound = "must be at least 0" if seed < 0 else f"must be at most {2**64 - 1}"
     with pytest.raises(ConfigError) as caught:
         read_section(path, Corpus)
     assert str(caught.value) == f"{path}:5: phantom.seed: {bound}, got {seed}"

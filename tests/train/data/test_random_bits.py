@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train.data.batch_order import epoch_order
-from train.data.random_bits import _GOLDEN, _mix, coins, draw_teacher
+from train.data.random_bits import _GOLDEN, Purpose, _mix, below, between, bits, coins, draw_teacher
 
 seeds = st.integers(0, 2**64 - 1)
 no_deadline = settings(deadline=None)
@@ -129,3 +129,15 @@ def test_a_seed_beyond_64_bits_is_refused_and_the_largest_one_is_not(seed):
         assert len(drawn(2**64 - 1)) == 4
         with pytest.raises(ValueError, match=rf"seed must be from 0 to 2\*\*64 - 1, got {seed}"):
             drawn(seed)
+
+
+def test_the_words_of_a_row_are_its_own_and_fill_ranges_evenly():
+    words = [bits(22, seed=1, epoch=2, purpose=Purpose.CROPS, row=row).tolist() for row in range(200)]
+    assert len({word for of_row in words for word in of_row}) == 200 * 22
+    drawn = np.array([between(2, 5, word) for of_row in words for word in of_row])
+    assert 2 <= drawn.min() < 2.01
+    assert 4.99 < drawn.max() < 5
+    assert abs(drawn.mean() - 3.5) < 0.05
+    counts = np.bincount([below(7, word) for of_row in words for word in of_row], minlength=8)
+    assert counts[7] == 0
+    assert abs(counts[:7] / len(drawn) - 1 / 7).max() < 0.02

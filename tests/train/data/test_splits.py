@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
 from store.corpus.section import Corpus
+from store.errors import CorpusError
 from store.index.create import index_corpus
 from store.read.chunks import ChunkReader
 from tests.train.conftest import commit_random, spec_of
@@ -83,3 +86,14 @@ def test_a_share_that_is_held_out_takes_no_pair_of_another_split(pipeline, rows_
     assert runs.distill(section, "vit", section.train.students["vit"])
     assert rows_used["validated"]
     assert rows_used["validated"] == TRAIN - rows_used["trained"]
+
+
+def test_a_share_that_leaves_less_than_a_batch_is_refused_with_what_would_do(pipeline):
+    made = pipeline(recipe="task_only")
+    made["train"]["students"]["vit"]["validation"] = {"holdout": 0.97}
+    section = loaded(made)
+    with pytest.raises(CorpusError, match=r"vit: \d+ pairs can be trained on, fewer than") as caught:
+        runs.distill(section, "vit", section.train.students["vit"])
+    assert re.fullmatch(
+        r"set optimization.batch_size to \d+ or less, or validation.holdout to less than 0.97", caught.value.hint
+    )

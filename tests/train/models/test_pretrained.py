@@ -70,15 +70,18 @@ def test_a_folder_is_a_folder_even_if_it_is_called_like_a_tag(tmp_path):
     assert tag_of("somewhere/runs/stage1") is None
 
 
-def test_an_image_tower_is_taken_from_a_tag_or_a_file(tmp_path, known):
+def test_an_image_tower_is_taken_from_a_tag_or_a_file_with_its_logit_scale(tmp_path, known):
     torch.manual_seed(4)
     published = open_clip.create_model("tiny-vit")
+    published.logit_scale.data.fill_(4.6)
     known.parent.mkdir(parents=True)
     torch.save(published.state_dict(), known)
     for source in ("tiny-vit/here", f"tiny-vit/{known}"):
         student = begin_model(tmp_path / "out", ModelSection(**vit_model(), vision_from=source), WORDS, seed=0)
         expected, found = published.visual.state_dict(), student.model.visual.state_dict()
         assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+        # The released stage 1 loads the whole file, and what fits is the image tower and this.
+        assert student.model.logit_scale.item() == pytest.approx(4.6)
     wider = vit_model(width=48)
     with pytest.raises(ConfigError, match=r"image tower of tiny-vit/here is not that of model\.config\.vision_cfg"):
         begin_model(tmp_path / "other", ModelSection(**wider, vision_from="tiny-vit/here"), WORDS, seed=0)

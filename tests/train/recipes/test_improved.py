@@ -106,10 +106,10 @@ def test_the_loss_is_the_weighted_sum_and_a_weight_of_0_leaves_a_term_out():
     torch.testing.assert_close(terms["loss"], terms["task_loss"] + weighted)
     for left_out, name in (("feature_weight", "feature_loss"), ("relational_weight", "relational_loss")):
         assert name not in case.objective(**settings | {left_out: 0})(*case.embeddings(), scale, case.given())
-    bare = case.objective(feature_weight=0, relational_weight=0)
+    bare = case.objective(feature_weight=0)
     assert not list(bare.parameters())
     found = bare(*case.embeddings(), scale, case.given())
-    assert found["loss"].item() == found["task_loss"].item()
+    assert found["loss"].item() == (found["task_loss"] + found["relational_loss"]).item()
 
 
 VARIANTS = [
@@ -238,4 +238,20 @@ def test_a_teacher_whose_logit_scale_is_unknown_is_named():
     with pytest.raises(ConfigError, match="specs of b do not say it") as caught:
         ImprovedObjective(ImprovedRecipe(feature_weight=0), facts, embed_dim=STUDENT)
     assert "improved.logit_scales" in caught.value.hint
-    ImprovedObjective(ImprovedRecipe(feature_weight=0, relational_weight=0), facts, embed_dim=STUDENT)
+    recipe = ImprovedRecipe(balance="uniform", phi_s=False, relational_weight=0)
+    ImprovedObjective(recipe, facts, embed_dim=STUDENT)
+
+
+def test_inside_an_autocast_region_products_are_rounded_but_no_prediction():
+    def terms():
+        case = Case()
+        student = [part.detach().float() for part in case.embeddings()]
+        return case.objective(interactive_weight=1.0).float()(*student, torch.tensor(20.0), case.given())
+
+    outside = terms()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = terms()
+    assert torch.equal(inside["feature_loss"], outside["feature_loss"])
+    for name in ("task_loss", "relational_loss", "interactive_loss"):
+        assert inside[name].dtype == torch.float32
+        assert 1e-6 < abs(inside[name].item() / outside[name].item() - 1) < 0.02, name

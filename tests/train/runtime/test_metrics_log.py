@@ -32,10 +32,17 @@ def test_a_line_is_there_as_soon_as_it_is_written(tmp_path):
 
 
 def test_tensorboard_reads_the_same_numbers(tmp_path):
-    with logging_to(tmp_path, start=0, tensorboard=True) as log:
+    about = {"run": {"recipe": "paper", "optimization": {"lr": 0.1}}}
+    with logging_to(tmp_path, start=0, tensorboard=True, about=about) as log:
         for step in range(3):
             log.write(step, {"loss": 0.5 * step, "lr": 0.1})
+        log.write(2, {"image_to_text_recall@1": 0.25})
     events = EventAccumulator(str(tmp_path / EVENTS))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(0, 0.0), (1, 0.5), (2, 1.0)]
-    assert set(events.Tags()["scalars"]) == {"loss", "lr"}
+    assert set(events.Tags()["scalars"]) == {"loss", "lr", "image_to_text_recall@1"}
+    assert [(event.step, event.value) for event in events.Scalars("image_to_text_recall@1")] == [(2, 0.25)]
+    (shown,) = events.Tensors("configuration/text_summary")
+    text = shown.tensor_proto.string_val[0].decode()
+    assert all(line.startswith("    ") for line in text.splitlines())
+    assert json.loads(text) == about

@@ -155,8 +155,9 @@ def test_a_run_on_a_gpu_that_is_not_there_is_refused_before_the_corpus_is_read(t
 
 
 def test_a_batch_larger_than_the_corpus_is_refused(make_pipeline):
-    with pytest.raises(CorpusError, match=r"tiny: 64 pairs .* optimization.batch_size = 65"):
+    with pytest.raises(CorpusError, match=r"tiny: 64 pairs .* optimization.batch_size = 65") as caught:
         pretrain(make_pipeline(batch_size=65))
+    assert caught.value.hint == "set optimization.batch_size to 64 or less"
 
 
 def test_project_then_distill_trains_from_the_store(tmp_path, make_pipeline, make_store):

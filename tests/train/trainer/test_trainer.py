@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
 
+from store import console
 from store.errors import TrainingDivergedError
 from train.config import ModelSection, Optimization
 from train.data.batches import Batch
@@ -91,6 +93,22 @@ def test_training_lowers_the_loss_and_writes_a_line_every_few_steps_and_at_the_e
     assert set(lines[0]) == {"step", "loss", "lr", "logit_scale", "seconds"}
     assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
     assert not student.model.training
+
+
+def test_the_progress_line_has_loss_learning_rate_and_pairs_per_second(student, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(console, "PROGRESS_INTERVAL_S", 0.0)
+    caplog.set_level("INFO", logger="store.console")
+    settings = settings_of(steps=7, log_every=3)
+    fit(student, Batches(), TaskObjective(), settings, files=RunFiles(folder=tmp_path, label="test"))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(caplog.messages) == 7
+    for step, told in enumerate(caplog.messages):
+        line = lines[step // 3]
+        assert re.fullmatch(
+            rf"test: {step + 1} of 7 steps, [\d.]+/s, \d+ s left; "
+            rf"loss {line['loss']:.4g}, lr {line['lr']:.3g}, [\d,]+ pairs/s",
+            told,
+        )
 
 
 def test_the_logit_scale_starts_where_it_is_told_and_stays_below_its_bound(student, tmp_path):
