@@ -120,6 +120,11 @@ def test_twenty_steps_give_the_parameters_of_the_formulas(tmp_path, recipe, scal
         assert ours.update(batch)["loss"].item() == pytest.approx(expected, rel=1e-12), step
         reference.update(batch)
     for name, tensor in student.model.named_parameters():
-        assert (tensor - reference.parameters[name]).abs().max() <= 1e-12, name
+        bound = torch.full_like(tensor, 1e-12)
+        if name.endswith("attn.in_proj_bias"):
+            # The bias of the keys shifts all of a row's scores alike and has no gradient: what AdamW divides by epsilon
+            # there are rounding errors.
+            bound[len(bound) // 3 : 2 * len(bound) // 3] = 1e-10
+        assert bool(((tensor - reference.parameters[name]).abs() <= bound).all()), name
         assert (tensor - start[name]).abs().max() > 1e-4, f"{name} was not trained"
     assert bool(reference.bounded) == (scale != 1 / 0.07)
