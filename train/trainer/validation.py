@@ -133,7 +133,8 @@ class Validation:
         places = places[readable_B]
         device = towers.mean.device
         tokens = Tokens.of([self._captions[place] for place in places], self._tokenizer)
-        image_BE, text_BE, _ = towers(torch.from_numpy(pixels_BHWC[readable_B]).to(device), tokens.ids_BL.to(device))
+        shown_BHWC = torch.from_numpy(pixels_BHWC[readable_B]).to(device)
+        image_BE, text_BE, _ = towers(shown_BHWC, tokens.ids_BL.to(device), tokens.lengths_B)
         return places, image_BE.float().cpu(), text_BE.float().cpu()
 
 

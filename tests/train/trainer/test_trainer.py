@@ -88,7 +88,7 @@ def test_training_lowers_the_loss_and_writes_a_line_every_few_steps_and_at_the_e
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 6, 12, 14]
     assert [line["lr"] for line in lines] == pytest.approx([learning_rate(line["step"], settings) for line in lines])
-    assert set(lines[0]) == {"step", "loss", "lr", "logit_scale", "seconds"}
+    assert set(lines[0]) == {"step", "loss", "lr", "logit_scale", "text_columns", "step_flops", "seconds"}
     assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
     assert not student.model.training
 
@@ -133,7 +133,7 @@ def test_weights_that_a_finite_loss_made_infinite_are_never_kept(student, tmp_pa
         return {"loss": (0 * image_BE.sum()).abs().sqrt() + 0 * text_BE.sum() + 0 * logit_scale}
 
     checkpoints = Checkpoints(tmp_path / "checkpoints", kept=1)
-    with pytest.raises(TrainingDivergedError, match=r"step 0: the weights are not finite .*rows \[20, 21, 22, 23\]"):
+    with pytest.raises(TrainingDivergedError, match=r"step 0: the gradient is not finite, .*; rows \[20, 21, 22, 23\]"):
         fit(
             student,
             Batches(student),
