@@ -39,6 +39,10 @@ class Columns:
     """Counts the columns of tokens that passed the text tower, and what they would be with all padding."""
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was counted."""
         self._computed = self._padded = 0
 
     def add(self, computed: int, padded: int) -> None:
@@ -47,10 +51,8 @@ class Columns:
         self._padded += padded
 
     def share(self) -> float:
-        """Return the share of columns that were computed since the last call; 1 if there were none."""
-        share = self._computed / self._padded if self._padded else 1.0
-        self._computed = self._padded = 0
-        return share
+        """Return the share of columns that was computed; 1 if there were none."""
+        return self._computed / self._padded if self._padded else 1.0
 
 
 class Towers(nn.Module):

@@ -81,6 +81,7 @@ class Updater:
         After a loss or a gradient that is not finite, here or in another process, no step changes a weight;
         ``divergence`` tells of it when it is asked.
         """
+        self._towers.columns.clear()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(batch.step, self.settings)
         self.optimizer.zero_grad(set_to_none=True)
@@ -124,7 +125,7 @@ class Updater:
     def _cached(self, batch: Batch, rows: int) -> dict[str, Tensor]:
         pixels_BHWC, tokens_BL, lengths_B = inputs_of(batch, self._device)
         # A piece has any images and captions of like length, because the towers do not see each other.
-        order_B = np.argsort(lengths_B, kind="stable")
+        order_B = np.argsort(np.asarray(lengths_B), kind="stable")
         places_B, lengths_B = on_device(order_B, self._device), lengths_B[order_B]
         tokens_BL = tokens_BL[places_B]
         edges = list(itertools.pairwise([*range(0, len(tokens_BL), rows), len(tokens_BL)]))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import weakref
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from store.errors import TrainingDivergedError
 from train.config import ModelSection, Optimization
@@ -142,3 +144,44 @@ def test_weights_that_a_finite_loss_made_infinite_are_never_kept(student, tmp_pa
             files=RunFiles(folder=tmp_path, label="test", checkpoints=checkpoints),
         )
     assert checkpoints.latest() is None
+
+
+def test_a_run_that_goes_on_holds_no_tensor_of_the_checkpoint_that_it_began_from(student, tmp_path):
+    files = RunFiles(folder=tmp_path, label="test", checkpoints=Checkpoints(tmp_path / "checkpoints", kept=1))
+    settings = settings_of(ema=0.5, checkpoint_every=4, validate_every=6)
+    fit(student, Batches(student), TaskObjective(), settings, files=files)
+    saved, seen = files.checkpoints.latest(), []
+    weights = [weakref.ref(tensor) for tensor in (*saved["model"].values(), *saved["ema"].values())]
+    fit(
+        student,
+        Batches(student),
+        TaskObjective(),
+        settings,
+        files=files,
+        saved=saved,
+        validate=lambda _: seen.append(sum(weight() is not None for weight in weights)) or {},
+    )
+    assert seen[0] == 0
+    assert set(saved) <= {"step", "seed", "data", "run", "format"}
+
+
+def test_a_fused_update_is_the_plain_one_and_its_flag_leaves_weights_and_their_history_alone():
+    def weights_after(steps, *, fused, stopped_at=None):
+        module = nn.Linear(5, 3, dtype=torch.float64)
+        with torch.no_grad():
+            for place, parameter in enumerate(module.parameters(), 1):
+                parameter.copy_(torch.arange(parameter.numel()).reshape(parameter.shape).sin() * place)
+        optimizer = make_optimizer(module, settings_of(weight_decay=0.3))
+        if not fused:
+            optimizer = torch.optim.AdamW(optimizer.param_groups, fused=False, foreach=False)
+        for step in range(steps):
+            for parameter in module.parameters():
+                parameter.grad = (parameter.detach() + step).cos()
+            optimizer.found_inf = torch.tensor(float(step == stopped_at))
+            optimizer.step()
+        return [parameter.detach() for parameter in module.parameters()]
+
+    for ours, plain in zip(weights_after(20, fused=True), weights_after(20, fused=False), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-13, atol=1e-15)
+    for ours, before in zip(weights_after(6, fused=True, stopped_at=5), weights_after(5, fused=True), strict=True):
+        assert torch.equal(ours, before)
