@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 WITHOUT_EMA = "without_ema.safetensors"
 """The last weights, beside their moving average in the model's own file."""
 
+SAVED = "%s: captions take %.0f %% of their padded columns, which leaves %.0f %% of a step's FLOPs"
+"""Told once, with the first line of the metrics."""
+
 Validate = Callable[[Towers], dict[str, float]]
 """Returns metrics of held-out pairs by name; all processes call it."""
 
@@ -180,7 +183,10 @@ def fit(
                     # Only here the host waits for the device; before, a bad loss has left the weights as they were.
                     training.updater.divergence.require_finite()
                 if logs:
-                    write(step, _numbers(terms, training, step, seconds=time.monotonic() - began))
+                    numbers = _numbers(terms, training, step, seconds=time.monotonic() - began)
+                    write(step, numbers)
+                    if step - start < settings.log_every:
+                        log.info(SAVED, label, 100 * numbers["text_columns"], 100 * numbers["step_flops"])
                 if validate and validates:
                     with training.evaluating() as towers:
                         write(step, validate(towers))

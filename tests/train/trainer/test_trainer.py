@@ -84,14 +84,20 @@ def test_only_matrices_decay(student):
     assert len(decayed["params"]) + len(plain["params"]) == len(list(student.model.parameters()))
 
 
-def test_training_lowers_the_loss_and_writes_a_line_every_few_steps_and_at_the_end(student, tmp_path):
+def test_training_lowers_the_loss_and_writes_a_line_every_few_steps_and_at_the_end(student, tmp_path, caplog):
     settings = settings_of(steps=15, log_every=6)
-    fit(student, Batches(student), TaskObjective(), settings, files=RunFiles(folder=tmp_path, label="test"))
+    with caplog.at_level("INFO"):
+        fit(student, Batches(student), TaskObjective(), settings, files=RunFiles(folder=tmp_path, label="test"))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 6, 12, 14]
     assert [line["lr"] for line in lines] == pytest.approx([learning_rate(line["step"], settings) for line in lines])
     assert set(lines[0]) == {"step", "loss", "lr", "logit_scale", "text_columns", "step_flops", "seconds"}
     assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
+    lengths = sorted(Tokens.of(WORDS, student.tokenizer).lengths_B.tolist())
+    assert 4 * lengths[0] <= lines[0]["text_columns"] * 4 * 24 <= 4 * lengths[-1]
+    assert lines[0]["text_columns"] < lines[0]["step_flops"] < 1
+    (told,) = [text for text in caplog.messages if "padded columns" in text]
+    assert told.startswith(f"test: captions take {100 * lines[0]['text_columns']:.0f} % of")
     assert not student.model.training
 
 
