@@ -48,7 +48,9 @@ def assert_equal_up_to_rounding(found, expected):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_gradients_without_padding_are_those_of_the_padded_batch(tmp_path, way):
-    expected, loss, share = gradients(tmp_path, padded=True, **WAYS[way])
+    # Caching reorders the batch too, so that its reference is the plain way.
+    reference = {name: value for name, value in WAYS[way].items() if name != "cached_rows"}
+    expected, loss, share = gradients(tmp_path, padded=True, **reference)
     assert share == 1
     found, found_loss, share = gradients(tmp_path, padded=False, **WAYS[way])
     assert share < 0.65
