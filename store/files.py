@@ -9,7 +9,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
@@ -24,8 +24,12 @@ _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.E
 """Error numbers of a file system without hard links."""
 
 
-def write_atomic(path: Path, data: bytes | Path) -> None:
-    """Replace a file whole, by bytes or by a copy of a file: written beside it, forced to disk, renamed over it."""
+Data = bytes | Path | Callable[[BinaryIO], object]
+"""The content of a new file: bytes, a file to copy, or a function that writes it piece by piece into the open file."""
+
+
+def write_atomic(path: Path, data: Data) -> None:
+    """Replace a file whole: the content is written beside it, forced to disk and renamed over it."""
     with _temporary(path, data) as temporary:
         temporary.replace(path)
         reached("write.replaced")
@@ -88,7 +92,7 @@ def _renamed(source: Path, target: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _temporary(path: Path, data: bytes | Path) -> Iterator[Path]:
+def _temporary(path: Path, data: Data) -> Iterator[Path]:
     """Write a file beside another and force it to disk; afterwards it is gone, if it was not renamed."""
     # The process id says who left a file; the token keeps threads apart.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
@@ -97,6 +101,8 @@ def _temporary(path: Path, data: bytes | Path) -> Iterator[Path]:
             if isinstance(data, Path):
                 with data.open("rb") as source:
                     shutil.copyfileobj(source, file)
+            elif callable(data):
+                data(file)
             else:
                 file.write(data)
             file.flush()

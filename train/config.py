@@ -50,6 +50,7 @@ class Optimization(Section):
     crop_scale: float = Field(default=0.9, gt=0, le=1)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     logits: Literal["float32", "autocast"] = "float32"
+    tf32: bool = False
     accumulate: int = Field(default=1, gt=0)
     cached_rows: int | None = Field(default=None, gt=0)
     ema: float | None = Field(default=None, gt=0, lt=1)

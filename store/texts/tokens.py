@@ -99,6 +99,11 @@ class CaptionTokenizer:
         """Two tokenizers of the same vocabulary with the same key give the same ids."""
         return self.cleaning, self.prefix, self.suffix, self.pad, self.context, self.last, self.pads_left
 
+    @property
+    def columns(self) -> int:
+        """Columns of the ids, padding included."""
+        return self.context + (self.last is not None)
+
     def __call__(self, captions: Sequence[str]) -> Encoded:
         """Return the ids of some captions."""
         found = self.encode([self.clean(caption) for caption in captions])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from train.data.random_bits import coins
+from train.runtime.sending import on_device
 
 Balance = Literal["uniform", "dispersion", "uncertainty", "unic_drop"]
 
@@ -90,6 +91,6 @@ class SideBalance(nn.Module):
         table_BT = some.new_full((len(rows_B), len(self._teachers)), -torch.inf)
         for number, name in enumerate(self._teachers):
             table_BT[places[name], number] = distances[name].detach()
-        heads_BT = torch.from_numpy(coins(rows_B, len(self._teachers), seed=self._seed, step=step)).to(some.device)
+        heads_BT = on_device(coins(rows_B, len(self._teachers), seed=self._seed, step=step), some.device)
         heads_BT |= table_BT == table_BT.max(dim=1, keepdim=True).values
         return {name: heads_BT[places[name], number] for number, name in enumerate(self._teachers)}

@@ -87,13 +87,15 @@ class Across:
             total: scalar, of this rank's queries.
             weight: of the same queries, for instance their number; gets no gradient.
         """
-        weights = torch.as_tensor(weight, dtype=total.dtype, device=total.device).detach().clone()
+        # A number is written by the device: copied there, it would make the host wait.
+        weights = weight.detach().to(total, copy=True) if isinstance(weight, Tensor) else total.new_full((), weight)
         if self.size > 1:
             dist.all_reduce(weights)
         return self.size * total / torch.where(weights > 0, weights, torch.ones_like(weights))
 
     def _rows_of_all(self, parts: Sequence[Tensor]) -> list[list[int]]:
-        rows_P = torch.tensor([len(part) for part in parts], device=parts[0].device)
+        # Between the hosts: what shapes depend on must not wait for the device.
+        rows_P = torch.tensor([len(part) for part in parts])
         rows_WP = [torch.empty_like(rows_P) for _ in range(self.size)]
         dist.all_gather(rows_WP, rows_P)
         found: list[list[int]] = torch.stack(rows_WP).tolist()

@@ -5,7 +5,7 @@ They are read with ``weights_only=True``, which runs no code from the file.
 
 from __future__ import annotations
 
-import io
+import functools
 import logging
 import pickle
 import re
@@ -46,10 +46,9 @@ class Checkpoints:
 
     def save(self, state: State) -> Path:
         """Write a checkpoint atomically, then delete old ones; returns its file."""
-        buffer = io.BytesIO()
-        torch.save({"format": FORMAT, **state}, buffer)
         path = self._folder / f"step-{state['step']:09d}.pt"
-        write_atomic(path, buffer.getvalue())
+        # Straight into the file: a checkpoint may be as large as what is left of the host's memory.
+        write_atomic(path, functools.partial(torch.save, {"format": FORMAT, **state}))
         for old in self._files()[: -self._kept]:
             old.unlink()
         sweep_temporary(self._folder)

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -50,14 +50,6 @@ class Ranks:
     def device(self, kind: str) -> torch.device:
         """Return the device of this process."""
         return torch.device("cuda", self.local_rank) if kind == "cuda" and self.world_size > 1 else torch.device(kind)
-
-    def any(self, flags: Sequence[bool]) -> list[bool]:
-        """Return for each flag whether it is set in any process; all processes must call this."""
-        if self.world_size == 1:
-            return list(flags)
-        raised = torch.tensor(flags, dtype=torch.int32)
-        torch.distributed.all_reduce(raised, torch.distributed.ReduceOp.MAX, group=self.control)
-        return [bool(flag) for flag in raised]
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         """Return the mean of each value over all processes; all must call this with the same names."""
@@ -111,6 +103,30 @@ class Ranks:
 
 ALONE = Ranks()
 """A run of one process."""
+
+
+class Agreement:
+    """Tells whether any process raised a flag, one call late, so that no process waits for the slowest at each step."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._asked: tuple[Tensor, Any] | None = None
+
+    def __call__(self, *, flag: bool) -> bool:
+        """Return whether a flag was raised anywhere at the call before; with one process, at this call.
+
+        All processes must call this equally often.
+        """
+        if self._ranks.world_size == 1:
+            return flag
+        before, raised = self._asked, torch.tensor(flag, dtype=torch.int32)
+        largest = torch.distributed.ReduceOp.MAX
+        work = torch.distributed.all_reduce(raised, largest, group=self._ranks.control, async_op=True)
+        self._asked = raised, work
+        if before is None:
+            return False
+        before[1].wait()
+        return bool(before[0])
 
 
 @contextlib.contextmanager

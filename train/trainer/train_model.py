@@ -101,6 +101,8 @@ def train_model(run: TrainingRun, pairs: PairSource, objective: ObjectiveMaker, 
     """
     settings, ranks = run.optimization, how.ranks
     torch.set_num_threads(settings.threads)
+    # torch allows it for convolutions unless told otherwise, so that float32 would be something else on a card.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.tf32
     captions = Captions(pairs.table["caption"])
     held_N = _held_out(run, pairs)
     rows = pairs.rows()

@@ -17,21 +17,19 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from store.errors import TrainingDivergedError
 from train.config import Optimization
 from train.data.batches import Batch
 from train.losses.objective import MAX_LOGIT_SCALE, Given, Objective
-from train.models.towers import AUTOCAST, Towers, seed_part
+from train.models.towers import AUTOCAST, Towers, has_own_statistics, seed_part
 from train.runtime.ranks import Ranks
+from train.runtime.sending import on_device
 
-DIVERGED_HINT = (
-    "lower optimization.lr, or add warmup_steps or grad_clip, and begin anew with --resume never; the last checkpoint "
-    "stays until then"
-)
+from .divergence import Divergence
 
 
 def make_optimizer(module: nn.Module, settings: Optimization) -> torch.optim.AdamW:
@@ -41,7 +39,9 @@ def make_optimizer(module: nn.Module, settings: Optimization) -> torch.optim.Ada
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=settings.eps)
+    betas = settings.beta1, settings.beta2
+    # Fused: one kernel for all weights, which can leave them alone by a flag on the device.
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=True)
 
 
 def learning_rate(step: int, settings: Optimization) -> float:
@@ -66,45 +66,38 @@ class Updater:
         self._device = ranks.device(settings.device)
         self._shared: nn.Module = towers
         if ranks.world_size > 1:
-            # The forward passes through DDP copy rank 0's BatchNorm buffers to all ranks.
-            self._shared = DistributedDataParallel(towers, gradient_as_bucket_view=True)
+            # Without a copy of rank 0's statistics at each forward pass, each rank would validate with its own.
+            differ = any(has_own_statistics(module) for module in towers.modules())
+            self._shared = DistributedDataParallel(towers, gradient_as_bucket_view=True, broadcast_buffers=differ)
         self._own = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         self._all = [parameter for parameter in towers.parameters() if parameter.requires_grad] + self._own
         self.optimizer = make_optimizer(nn.ModuleList([towers.model, objective]), settings)
         self.scaler = torch.amp.GradScaler(self._device.type, enabled=settings.precision == "fp16")
+        self.divergence = Divergence(self._device, ranks)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Make one step and return the loss's terms of this process, detached.
+        """Make one step and return the loss's terms of this process, detached; the host does not wait for the device.
 
-        Raises:
-            TrainingDivergedError: the loss is not finite, here or in another process; no weight was changed.
+        After a loss or a gradient that is not finite, here or in another process, no step changes a weight;
+        ``divergence`` tells of it when it is asked.
         """
+        self._towers.columns.clear()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(batch.step, self.settings)
         self.optimizer.zero_grad(set_to_none=True)
         terms = self.gradients(batch)
         if self.settings.grad_clip:
             self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self._all, self.settings.grad_clip)
+        norm = torch.nn.utils.get_total_norm([part.grad for part in self._all if part.grad is not None])
+        if self.settings.grad_clip:
+            torch.nn.utils.clip_grads_with_norm_(self._all, self.settings.grad_clip, norm)
+        if not self.scaler.is_enabled():
+            self.optimizer.found_inf = self.divergence.flag(norm)  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()
         with torch.no_grad():
             self._towers.model.logit_scale.clamp_(0, math.log(MAX_LOGIT_SCALE))
         return terms
-
-    def require_finite_weights(self, batch: Batch) -> None:
-        """Check that the weights are finite before they are saved.
-
-        A finite loss may have a gradient that is not finite, which only the loss of the next step would show.
-
-        Raises:
-            TrainingDivergedError: they are not finite; in all processes, which have the same weights.
-        """
-        if not bool(torch.isfinite(torch.nn.utils.get_total_norm([part.detach() for part in self._all]))):
-            raise TrainingDivergedError(
-                f"step {batch.step}: the weights are not finite after it, though the loss was; {_shown(batch)}",
-                hint=DIVERGED_HINT,
-            )
 
     def gradients(self, batch: Batch) -> dict[str, Tensor]:
         """Leave the gradient of the loss in the parameters, averaged over processes, and return the loss's terms."""
@@ -124,40 +117,48 @@ class Updater:
             with self._sharing(last=part == number - 1):
                 image_BE, text_BE, scale = self._shared(*inputs_of(some, self._device))
                 terms = self._terms(image_BE, text_BE, scale, some)
-                self._require_finite(terms, some)
-                self.scaler.scale(terms["loss"] / number).backward()
+                self._backward(terms, some, parts=number)
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.detach() / number
         return sums
 
     def _cached(self, batch: Batch, rows: int) -> dict[str, Tensor]:
-        pixels_BHWC, tokens_BL = inputs_of(batch, self._device)
+        pixels_BHWC, tokens_BL, lengths_B = inputs_of(batch, self._device)
+        # A piece has any images and captions of like length, because the towers do not see each other.
+        order_B = np.argsort(np.asarray(lengths_B), kind="stable")
+        places_B, lengths_B = on_device(order_B, self._device), lengths_B[order_B]
+        tokens_BL = tokens_BL[places_B]
         edges = list(itertools.pairwise([*range(0, len(tokens_BL), rows), len(tokens_BL)]))
         # Damaged images may leave processes with different numbers of pieces; each shares gradients in its last one.
         found = []
         with torch.no_grad():
             for part, (begin, end) in enumerate(edges):
                 self._seed(batch, part)
-                found.append(self._towers(pixels_BHWC[begin:end], tokens_BL[begin:end]))
-        image_BE, text_BE = (torch.cat([piece[side] for piece in found]).requires_grad_() for side in (0, 1))
+                found.append(self._towers(pixels_BHWC[begin:end], tokens_BL[begin:end], lengths_B[begin:end]))
+        image_BE, sorted_BE = (torch.cat([piece[side] for piece in found]) for side in (0, 1))
+        text_BE = torch.empty_like(sorted_BE).index_copy_(0, places_B, sorted_BE).requires_grad_()
+        image_BE.requires_grad_()
         scale = found[0][2].clone().requires_grad_()
         self._seed(batch, len(edges))
         terms = self._terms(image_BE, text_BE, scale, batch)
-        self._require_finite(terms, batch)
-        self.scaler.scale(terms["loss"]).backward()
+        self._backward(terms, batch)
+        text_gradient_BE = _gradient(text_BE)[places_B]
         for part, (begin, end) in enumerate(edges):
             last = part == len(edges) - 1
             self._seed(batch, part)
             with self._sharing(last=last):
-                pieces = self._shared(pixels_BHWC[begin:end], tokens_BL[begin:end])
+                pieces = self._shared(pixels_BHWC[begin:end], tokens_BL[begin:end], lengths_B[begin:end])
                 # The logit scale is one number for all pieces, so its gradient is passed on once.
                 carried = [
                     (pieces[0], _gradient(image_BE)[begin:end]),
-                    (pieces[1], _gradient(text_BE)[begin:end]),
+                    (pieces[1], text_gradient_BE[begin:end]),
                     (pieces[2], _gradient(scale) if last else torch.zeros_like(scale)),
                 ]
                 torch.autograd.backward([value for value, _ in carried], [gradient for _, gradient in carried])
         return {name: term.detach() for name, term in terms.items()}
+
+    def _backward(self, terms: dict[str, Tensor], batch: Batch, *, parts: int = 1) -> None:
+        torch.autograd.backward(self.scaler.scale(terms["loss"] / parts), self.divergence.slope(terms, batch))
 
     def _terms(self, image_BE: Tensor, text_BE: Tensor, scale: Tensor, batch: Batch) -> dict[str, Any]:
         given = Given(rows_B=batch.rows_B, step=batch.step, targets=batch.targets)
@@ -178,26 +179,11 @@ class Updater:
         with self._shared.no_sync():
             yield
 
-    def _require_finite(self, terms: dict[str, Tensor], batch: Batch) -> None:
-        finite = bool(torch.isfinite(terms["loss"]))
-        (diverged,) = self._ranks.any([not finite])
-        if not diverged:
-            return
-        values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
-        found = self._ranks.gather(None if finite else f"({values}); {_shown(batch)}")
-        raise TrainingDivergedError(
-            f"step {batch.step}: the loss is not finite {next(text for text in found if text)}",
-            hint=DIVERGED_HINT,
-        )
 
-
-def inputs_of(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return a batch's pixels and tokens on a device."""
-    return batch.pixels_BHWC.to(device, non_blocking=True), batch.tokens.ids_BL.to(device, non_blocking=True)
-
-
-def _shown(batch: Batch) -> str:
-    return f"rows {batch.rows_B[:8].tolist()} and {max(0, len(batch.rows_B) - 8)} more"
+def inputs_of(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a batch's pixels and tokens on a device, and the lengths of its captions on the host."""
+    pixels_BHWC, tokens = batch.pixels_BHWC.to(device, non_blocking=True), batch.tokens
+    return pixels_BHWC, tokens.ids_BL.to(device, non_blocking=True), tokens.lengths_B
 
 
 def _gradient(tensor: Tensor) -> Tensor:

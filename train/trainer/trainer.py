@@ -22,12 +22,13 @@ from train.config import Optimization
 from train.data.batches import Batch
 from train.losses.objective import Objective
 from train.models.ema import Ema
+from train.models.flops import encoder_flops
 from train.models.model_folder import Student, save_weights
 from train.models.towers import Towers, prepare_towers
 from train.runtime.checkpoint import Checkpoints, State
 from train.runtime.interrupt import stopping
 from train.runtime.metrics_log import logging_to
-from train.runtime.ranks import ALONE, Ranks
+from train.runtime.ranks import ALONE, Agreement, Ranks
 
 from .train_step import Updater, learning_rate
 
@@ -35,6 +36,9 @@ log = logging.getLogger(__name__)
 
 WITHOUT_EMA = "without_ema.safetensors"
 """The last weights, beside their moving average in the model's own file."""
+
+SAVED = "%s: captions take %.0f %% of their padded columns, which leaves %.0f %% of a step's FLOPs"
+"""Told once, with the first line of the metrics."""
 
 Validate = Callable[[Towers], dict[str, float]]
 """Returns metrics of held-out pairs by name; all processes call it."""
@@ -62,6 +66,7 @@ class Training:
                 student.model.logit_scale.fill_(math.log(settings.logit_scale_init))
         self.updater = Updater(self.towers, objective, settings, ranks)
         self.ema = Ema(student.model, decay=settings.ema) if settings.ema else None
+        self.flops = encoder_flops(student.model, size_px=student.size_px, context=student.tokenizer.columns)
 
     def state(self, step: int) -> State:
         """Return the content of a checkpoint from which ``step`` is the next step."""
@@ -76,13 +81,14 @@ class Training:
         }
 
     def restore(self, state: State) -> int:
-        """Load a checkpoint and return the next step."""
-        self.student.model.load_state_dict(state["model"])
-        self.updater.optimizer.load_state_dict(state["optimizer"])
-        self.updater.scaler.load_state_dict(state["scaler"])
-        self.objective.load_state_dict(state["objective"])
+        """Load a checkpoint and return the next step; what is loaded is taken out of it, so that its memory is free."""
+        self.student.model.load_state_dict(state.pop("model"))
+        self.updater.optimizer.load_state_dict(state.pop("optimizer"))
+        self.updater.scaler.load_state_dict(state.pop("scaler"))
+        self.objective.load_state_dict(state.pop("objective"))
+        average = state.pop("ema")
         if self.ema:
-            self.ema.load_state_dict(state["ema"])
+            self.ema.load_state_dict(average)
         return int(state["step"])
 
     def finish(self, folder: Path | None) -> None:
@@ -143,7 +149,8 @@ def fit(
         validate: called every ``settings.validate_every`` steps and at the end.
 
     Raises:
-        TrainingDivergedError: the loss is not finite.
+        TrainingDivergedError: a loss or a gradient is not finite; it is raised with the next line of the metrics,
+            checkpoint or validation.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when the step is done and a checkpoint is written.
     """
     folder, label, checkpoints = files.folder, files.label, files.checkpoints
@@ -159,6 +166,7 @@ def fit(
                 metrics = stack.enter_context(opened)
                 shown = progress(settings.steps - start, label=label, noun="steps", details=lambda: pace.text)
                 advance = stack.enter_context(shown)
+            agreed = Agreement(ranks)
 
             def write(step: int, values: dict[str, float]) -> dict[str, float]:
                 found = ranks.mean(values)
@@ -171,14 +179,19 @@ def fit(
                 if training.ema:
                     training.ema.update(step)
                 reached("train.step")
-                last = step == settings.steps - 1
-                (stopped,) = ranks.any([stop.requested])
+                last, stopped = step == settings.steps - 1, agreed(flag=stop.requested)
                 keep = not last and (stopped or _due(step, settings.checkpoint_every))
-                if last or keep:
-                    training.updater.require_finite_weights(batch)
-                if step % settings.log_every == 0 or last:
-                    pace.tell(step, write(step, _numbers(terms, training, step, seconds=pace.seconds)))
-                if validate and (last or _due(step, settings.validate_every)):
+                logs = last or step % settings.log_every == 0
+                validates = last or _due(step, settings.validate_every)
+                if logs or keep or validates:
+                    # Only here the host waits for the device; before, a bad loss has left the weights as they were.
+                    training.updater.divergence.require_finite()
+                if logs:
+                    numbers = _numbers(terms, training, step, seconds=pace.seconds)
+                    pace.tell(step, write(step, numbers))
+                    if step - start < settings.log_every:
+                        log.info(SAVED, label, 100 * numbers["text_columns"], 100 * numbers["step_flops"])
+                if validate and validates:
                     with training.evaluating() as towers:
                         write(step, validate(towers))
                 if advance:
@@ -222,4 +235,7 @@ def _numbers(terms: dict[str, Tensor], training: Training, step: int, *, seconds
     values = {name: term.item() for name, term in terms.items()}
     lr = learning_rate(step, training.updater.settings)
     scale = training.student.model.logit_scale.exp().item()
-    return {**values, "lr": lr, "logit_scale": scale, "seconds": round(seconds, 3)}
+    columns, flops = training.towers.columns.share(), training.flops
+    work = (flops[0] + flops[1] * columns) / sum(flops)
+    saved = {"text_columns": round(columns, 4), "step_flops": round(work, 4)}
+    return {**values, "lr": lr, "logit_scale": scale, **saved, "seconds": round(seconds, 3)}

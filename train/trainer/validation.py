@@ -138,7 +138,7 @@ class Validation:
             pixels = torch.from_numpy(pixels_KHWC).to(device, copy=True)
         places = places[readable_B]
         tokens = Tokens.of([self._captions[place] for place in places], self._tokenizer)
-        image_BE, text_BE, _ = towers(pixels, tokens.ids_BL.to(device))
+        image_BE, text_BE, _ = towers(pixels, tokens.ids_BL.to(device), tokens.lengths_B)
         return places, image_BE.float().cpu(), text_BE.float().cpu()
 
 

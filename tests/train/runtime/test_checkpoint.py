@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from store.errors import MMKDError
 from train.runtime.checkpoint import Checkpoints
+
+REPOSITORY = Path(__file__).parents[3]
 
 
 def names(folder):
@@ -65,3 +71,26 @@ def test_what_a_killed_writer_left_is_swept_by_the_next_one(tmp_path):
     (tmp_path / ".step-000000001.pt.77.abc.tmp").write_bytes(b"half")
     Checkpoints(tmp_path, kept=1).save(state(2))
     assert names(tmp_path) == ["step-000000002.pt"]
+
+
+MEMORY = """
+import resource, sys, torch
+from pathlib import Path
+from train.runtime.checkpoint import Checkpoints
+
+checkpoints = Checkpoints(Path(sys.argv[1]), kept=1)
+checkpoints.save({"step": 1, "model": {}})
+weights = {f"layer {number}": torch.ones(8 * 2**20 // 4) for number in range(24)}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+checkpoints.save({"step": 2, "model": weights})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.end_to_end
+def test_saving_takes_no_memory_for_a_copy(tmp_path):
+    """192 MB of weights are written piece by piece."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 24 * 1024  # KiB; a copy in memory would take 8 times as much

@@ -8,7 +8,7 @@ from torch import nn
 
 from store.errors import ConfigError, MMKDError
 from train.config import Optimization
-from train.runtime.ranks import ALONE, Ranks, joined, require_device, require_even_shares
+from train.runtime.ranks import ALONE, Agreement, Ranks, joined, require_device, require_even_shares
 
 
 def settings(**changes):
@@ -52,7 +52,8 @@ def test_without_torchrun_a_process_is_alone_and_agrees_with_itself():
     with joined() as ranks:
         assert ranks == ALONE
         assert ranks.is_first
-        assert ranks.any([True, False]) == [True, False]
+        agreed = Agreement(ranks)
+        assert [agreed(flag=flag) for flag in (False, True, False)] == [False, True, False]
         assert ranks.mean({"b": 2.0, "a": 1.0}) == {"b": 2.0, "a": 1.0}
         assert ranks.gather(3) == [3]
         assert ranks.from_first(lambda: "made") == "made"

@@ -41,7 +41,7 @@ class Released:
         self.bounded = 0
 
     def loss(self, batch):
-        pixels, tokens = inputs_of(batch, self.student, torch.device("cpu"))
+        pixels, tokens, _ = inputs_of(batch, torch.device("cpu"))
         mean, std = (torch.tensor(part).double().view(1, 3, 1, 1) for part in (self.student.mean, self.student.std))
         image = self.model.encode_image((pixels.permute(0, 3, 1, 2).double() / 255 - mean) / std)
         u, v = (functional.normalize(part, dim=-1) for part in (image, self.model.encode_text(tokens)))
@@ -112,7 +112,7 @@ def test_twenty_steps_give_the_parameters_of_the_formulas(tmp_path, recipe, scal
     projection = projection_of(student.embed_dim)
     reference = Released(student, projection)
     objective = PaperObjective(PaperRecipe(), projection).double() if recipe == "paper" else TaskObjective()
-    ours = Updater(student, Towers(student, precision="fp32").double().train(), objective, SETTINGS, ALONE)
+    ours = Updater(Towers(student, precision="fp32").double().train(), objective, SETTINGS, ALONE)
     start = copy.deepcopy(reference.parameters)
     for step in range(STEPS):
         batch = taught(step) if recipe == "paper" else some_batch(ROWS, step=step, seed=0)

@@ -140,14 +140,16 @@ def test_how_a_run_is_gone_about_may_change_between_its_halves(tmp_path, phantom
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path, phantom, monkeypatch):
-    update = Updater._require_finite
+    """It is found with the next checkpoint, which would have been that of step 9, and is not written."""
+    terms_of = Updater._terms
 
-    def poisoned(self, terms, batch):
-        update(self, {"loss": terms["loss"] * (float("nan") if batch.step == 7 else 1)}, batch)
+    def poisoned(self, image_BE, text_BE, scale, batch):
+        terms = terms_of(self, image_BE, text_BE, scale, batch)
+        return {"loss": terms["loss"] * (float("nan") if batch.step == 7 else 1)}
 
-    monkeypatch.setattr(Updater, "_require_finite", poisoned)
+    monkeypatch.setattr(Updater, "_terms", poisoned)
     with pytest.raises(TrainingDivergedError, match=r"step 7: the loss is not finite \(loss nan\); rows \[") as caught:
-        pretrain(vit_pipeline(tmp_path, phantom, checkpoint_every=3, checkpoints_kept=1))
+        pretrain(vit_pipeline(tmp_path, phantom, checkpoint_every=3, checkpoints_kept=1, log_every=50))
     assert "--resume never" in caught.value.hint
     kept = sorted(path.name for path in (tmp_path / ".run.partial" / CHECKPOINTS).iterdir())
     assert kept == ["step-000000006.pt"]

@@ -56,6 +56,18 @@ def make_pipeline(tmp_path, phantom, tiny_model):
     return make
 
 
+@pytest.mark.parametrize("tf32", [True, False])
+def test_float32_is_less_than_that_on_a_card_only_where_it_is_asked_for(make_pipeline, monkeypatch, tf32):
+    def flags():
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    before, seen = flags(), []
+    monkeypatch.setattr(training, "fit", lambda *_, **__: seen.append(flags()))
+    pretrain(make_pipeline(tf32=tf32))
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    assert seen == [(tf32, tf32)]
+
+
 def pretrain(pipeline, **options):
     return runs.pretrain(pipeline, "tiny", pipeline.train.pretrain["tiny"], Circumstances(**options))
 
@@ -301,7 +313,8 @@ def test_images_decoded_in_processes_give_the_same_weights(tmp_path, make_pipeli
 def test_task_only_needs_no_projection_and_reports_no_teacher_loss(tmp_path, make_pipeline, make_store):
     make_store()
     assert distill(make_pipeline(), "task_only")
-    assert set(metrics(tmp_path / "task_only")[0]) == {"step", "loss", "lr", "logit_scale", "seconds"}
+    names = {"step", "loss", "lr", "logit_scale", "text_columns", "step_flops", "seconds"}
+    assert set(metrics(tmp_path / "task_only")[0]) == names
 
 
 def test_distilling_before_projecting_says_what_to_run_first(tmp_path, make_pipeline, make_store):

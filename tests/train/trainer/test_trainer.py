@@ -6,10 +6,12 @@ import itertools
 import json
 import math
 import re
+import weakref
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from store import console
 from store.errors import TrainingDivergedError
@@ -84,14 +86,21 @@ def test_only_matrices_decay(student):
     assert len(decayed["params"]) + len(plain["params"]) == len(list(student.model.parameters()))
 
 
-def test_training_lowers_the_loss_and_writes_a_line_every_few_steps_and_at_the_end(student, tmp_path):
+def test_training_lowers_the_loss_and_writes_a_line_every_few_steps_and_at_the_end(student, tmp_path, caplog):
     settings = settings_of(steps=15, log_every=6)
-    fit(student, Batches(student), TaskObjective(), settings, files=RunFiles(folder=tmp_path, label="test"))
+    with caplog.at_level("INFO"):
+        fit(student, Batches(student), TaskObjective(), settings, files=RunFiles(folder=tmp_path, label="test"))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 6, 12, 14]
     assert [line["lr"] for line in lines] == pytest.approx([learning_rate(line["step"], settings) for line in lines])
-    assert set(lines[0]) == {"step", "loss", "lr", "logit_scale", "seconds"}
+    assert set(lines[0]) == {"step", "loss", "lr", "logit_scale", "text_columns", "step_flops", "seconds"}
     assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
+    # Captions this short are one part, as wide as the longest.
+    longest = int(Tokens.of(WORDS, student.tokenizer).lengths_B.max())
+    assert lines[0]["text_columns"] == pytest.approx(longest / 24, abs=1e-4)
+    assert lines[0]["text_columns"] < lines[0]["step_flops"] < 1
+    (told,) = [text for text in caplog.messages if "padded columns" in text]
+    assert told.startswith(f"test: captions take {100 * lines[0]['text_columns']:.0f} % of")
     assert not student.model.training
 
 
@@ -99,7 +108,7 @@ def test_the_progress_line_has_loss_learning_rate_and_pairs_per_second(student, 
     monkeypatch.setattr(console, "PROGRESS_INTERVAL_S", 0.0)
     caplog.set_level("INFO", logger="store.console")
     settings = settings_of(steps=7, log_every=3)
-    fit(student, Batches(), TaskObjective(), settings, files=RunFiles(folder=tmp_path, label="test"))
+    fit(student, Batches(student), TaskObjective(), settings, files=RunFiles(folder=tmp_path, label="test"))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(caplog.messages) == 7
     for step, told in enumerate(caplog.messages):
@@ -125,17 +134,21 @@ def test_the_logit_scale_starts_where_it_is_told_and_stays_below_its_bound(stude
     assert line["logit_scale"] == pytest.approx(100, rel=1e-5)
 
 
-def test_a_loss_that_is_not_finite_names_step_terms_and_rows_and_changes_no_weight(student, tmp_path):
+@pytest.mark.parametrize(
+    "poison",
+    [lambda loss, now: loss * (math.nan if now else 1.0), lambda loss, now: loss + (math.inf if now else 0.0)],
+    ids=["its gradient is not finite either", "its gradient is finite"],
+)
+def test_a_loss_that_is_not_finite_names_step_terms_and_rows_and_changes_no_weight(student, tmp_path, poison):
     seen = {}
 
     def objective(image_BE, text_BE, logit_scale, given):
         if given.step == 2:
             seen.update({name: tensor.clone() for name, tensor in student.model.named_parameters()})
-        poison = math.nan if given.step == 2 else 1.0
-        return {"loss": image_BE.sum() * poison, "task_loss": torch.tensor(0.25)}
+        return {"loss": poison(image_BE.sum(), given.step == 2), "task_loss": torch.tensor(0.25)}
 
     with pytest.raises(
-        TrainingDivergedError, match=r"step 2: .*loss nan, task_loss 0\.25.*rows \[20, 21, 22, 23\]"
+        TrainingDivergedError, match=r"step 2: .*loss (nan|inf), task_loss 0\.25.*rows \[20, 21, 22, 23\]"
     ) as e:
         fit(
             student, Batches(student), Function(objective), settings_of(), files=RunFiles(folder=tmp_path, label="test")
@@ -151,7 +164,7 @@ def test_weights_that_a_finite_loss_made_infinite_are_never_kept(student, tmp_pa
         return {"loss": (0 * image_BE.sum()).abs().sqrt() + 0 * text_BE.sum() + 0 * logit_scale}
 
     checkpoints = Checkpoints(tmp_path / "checkpoints", kept=1)
-    with pytest.raises(TrainingDivergedError, match=r"step 0: the weights are not finite .*rows \[20, 21, 22, 23\]"):
+    with pytest.raises(TrainingDivergedError, match=r"step 0: the gradient is not finite, .*; rows \[20, 21, 22, 23\]"):
         fit(
             student,
             Batches(student),
@@ -160,3 +173,44 @@ def test_weights_that_a_finite_loss_made_infinite_are_never_kept(student, tmp_pa
             files=RunFiles(folder=tmp_path, label="test", checkpoints=checkpoints),
         )
     assert checkpoints.latest() is None
+
+
+def test_a_run_that_goes_on_holds_no_tensor_of_the_checkpoint_that_it_began_from(student, tmp_path):
+    files = RunFiles(folder=tmp_path, label="test", checkpoints=Checkpoints(tmp_path / "checkpoints", kept=1))
+    settings = settings_of(ema=0.5, checkpoint_every=4, validate_every=6)
+    fit(student, Batches(student), TaskObjective(), settings, files=files)
+    saved, seen = files.checkpoints.latest(), []
+    weights = [weakref.ref(tensor) for tensor in (*saved["model"].values(), *saved["ema"].values())]
+    fit(
+        student,
+        Batches(student),
+        TaskObjective(),
+        settings,
+        files=files,
+        saved=saved,
+        validate=lambda _: seen.append(sum(weight() is not None for weight in weights)) or {},
+    )
+    assert seen[0] == 0
+    assert set(saved) <= {"step", "seed", "data", "run", "format"}
+
+
+def test_a_fused_update_is_the_plain_one_and_its_flag_leaves_weights_and_their_history_alone():
+    def weights_after(steps, *, fused, stopped_at=None):
+        module = nn.Linear(5, 3, dtype=torch.float64)
+        with torch.no_grad():
+            for place, parameter in enumerate(module.parameters(), 1):
+                parameter.copy_(torch.arange(parameter.numel()).reshape(parameter.shape).sin() * place)
+        optimizer = make_optimizer(module, settings_of(weight_decay=0.3))
+        if not fused:
+            optimizer = torch.optim.AdamW(optimizer.param_groups, fused=False, foreach=False)
+        for step in range(steps):
+            for parameter in module.parameters():
+                parameter.grad = (parameter.detach() + step).cos()
+            optimizer.found_inf = torch.tensor(float(step == stopped_at))
+            optimizer.step()
+        return [parameter.detach() for parameter in module.parameters()]
+
+    for ours, plain in zip(weights_after(20, fused=True), weights_after(20, fused=False), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-13, atol=1e-15)
+    for ours, before in zip(weights_after(6, fused=True, stopped_at=5), weights_after(5, fused=True), strict=True):
+        assert torch.equal(ours, before)
