@@ -55,13 +55,13 @@ class Mix:
 
 MIXES = {
     "decode_bound": Mix(
-        rows=3072, range_rows=256, batch_size=128, size_px=(980, 842), captions_per_image=1, joined=1, device=0.5
+        rows=2560, range_rows=256, batch_size=128, size_px=(980, 842), captions_per_image=1, joined=1, device=0.5
     ),
     "text_bound": Mix(
-        rows=28672, range_rows=2048, batch_size=512, size_px=(224, 224), captions_per_image=4, joined=6, device=0.5
+        rows=20480, range_rows=2048, batch_size=512, size_px=(224, 224), captions_per_image=4, joined=6, device=0.5
     ),
     "text_bound_two_workers": Mix(
-        rows=57344,
+        rows=40960,
         range_rows=2048,
         batch_size=512,
         size_px=(224, 224),
@@ -71,7 +71,7 @@ MIXES = {
         workers=2,
     ),
     "device_bound": Mix(
-        rows=4096, range_rows=256, batch_size=128, size_px=(640, 480), captions_per_image=1, joined=2, device=1.1
+        rows=3072, range_rows=256, batch_size=128, size_px=(640, 480), captions_per_image=1, joined=2, device=1.1
     ),
 }
 
@@ -172,7 +172,7 @@ def write_all(folder: Path, names: list[str]) -> Path:
         for corpus, rows in (("pairs", mix.rows), ("warm_up", WARM_UP_ROWS)):
             write_corpus(place / corpus, mix, rows=rows)
         tars = sorted(map(str, (place / "pairs").glob("*.tar")))
-        files = {"calibration": tars[: len(tars) // 3], "warm_up": [f"{place}/warm_up/*.tar"]}
+        files = {"warm_up": [f"{place}/warm_up/*.tar"]}
         size = len(tars) // mix.workers
         files |= {f"pairs{number}": tars[number * size :][:size] for number in range(mix.workers)}
         pipelines[name] = {

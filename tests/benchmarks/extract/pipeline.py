@@ -3,10 +3,11 @@
 python -m tests.benchmarks.extract.pipeline --out runs/bench      # make bench-extract
 
 The worker is the real one, with real JPEGs, tokenizers and commits; nine teachers wait instead of computing. For each
-mix of pairs the host's CPU time per pair is measured with a device that takes no time. The device's time per pair is
-then a multiple of that time per core, and both workers run with it. Ideal is min(1 / device time, cores / host CPU
-time) with each worker's own CPU time. Counted is the steady part of a run: from the commit of the second range to that
-of the third last, so that borders of ranges count, and loading, the first batch and the last commits do not.
+mix of pairs the host's CPU time per pair is measured by the same run with a device that takes no time. The device's
+time per pair is then a multiple of that time per core, and both workers run with it. Ideal is min(1 / device time,
+cores / host CPU time) with each worker's own CPU time. Counted is the steady part of a run: from the commit of the
+second range to that of the third last, so that borders of ranges count, and loading, the first batch and the last
+commits do not.
 """
 
 from __future__ import annotations
@@ -121,9 +122,14 @@ def row_seconds(name: str, host_cpu_s: float) -> float:
     return mix.device * host_cpu_s / (os.cpu_count() or 1) / TEACHERS / (1 + 1 / mix.captions_per_image)
 
 
+def corpora(mix: str) -> list[str]:
+    """Return the corpus of each worker."""
+    return [f"pairs{number}" for number in range(MIXES[mix].workers)]
+
+
 def host_cpu_seconds(code: Path, work: Path, name: str) -> float:
     """Return the CPU seconds of a pair, measured with a device that takes no time."""
-    found = between(ran(code, work, name, corpora=["calibration"]), edges=True)
+    found = between(ran(code, work, name, corpora=corpora(name)), edges=False)
     return found["cpu_s"] / found["rows"]
 
 
@@ -131,11 +137,9 @@ def measured(name: str, codes: dict[str, Path], work: Path) -> dict[str, dict[st
     """Return the figures of one mix by code."""
     host_cpu_s = {key: host_cpu_seconds(code, work, name) for key, code in codes.items()}
     row_s = row_seconds(name, host_cpu_s["now"])
-    corpora = [f"pairs{number}" for number in range(MIXES[name].workers)]
     found = {}
     for key, code in codes.items():
-        runs = ran(code, work, name, "--row-s", str(row_s), corpora=corpora)
-        found[key] = figures(runs, host_cpu_s[key])
+        found[key] = figures(ran(code, work, name, "--row-s", str(row_s), corpora=corpora(name)), host_cpu_s[key])
         print(f"{name}, {key}: {found[key]}; load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
     return found
 
