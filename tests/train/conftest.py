@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +112,23 @@ def make_store(tmp_path, phantom):
         return FeatureStore(path)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def of_two_processes(tmp_path_factory):
+    """Return a function that runs a module of the tests in two processes, and returns what each saved, by rank."""
+
+    def run(module):
+        folder = tmp_path_factory.mktemp("ranks")
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-m", module, str(rank), "2", str(folder)], env=environment, stderr=subprocess.PIPE
+            )
+            for rank in range(2)
+        ]
+        errors = [process.communicate(timeout=180)[1].decode() for process in started]
+        assert [process.returncode for process in started] == [0, 0], errors
+        return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+    return run

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -16,18 +12,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.end_to_end]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(of_two_processes):
     """What each of two processes found, by rank."""
-    folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "tests.train.two_updaters"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen([*command, str(rank), "2", str(folder)], env=environment, stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=180)[1].decode() for process in started]
-    assert [process.returncode for process in started] == [0, 0], errors
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return of_two_processes(two_updaters.__name__)
 
 
 def test_processes_with_different_numbers_of_parts_have_the_gradients_of_one(found, tmp_path):
