@@ -238,7 +238,7 @@ def progress(
 
 @dataclass(kw_only=True, slots=True)
 class _Loop:
-    """How far a loop has come, as text."""
+    """A loop's progress as text."""
 
     total: int
     label: str

@@ -77,7 +77,7 @@ class Optimization(Section):
             most = floor(1e6 * (1 - 1 / self.steps)) / 1e6
             raise ValueError(
                 f"ema: {self.ema} averages over {longest:,.0f} steps and the run has {self.steps}, so that the model "
-                f"would be mostly its own start; give at most {most:g}, or leave it out"
+                f"would be mostly its own start; {f'give at most {most:g}, or ' if most else ''}leave it out"
             )
         return self
 

@@ -48,7 +48,7 @@ def _run(number: int, command: Command, display: _Display) -> int:
 
 
 class _Display:
-    """What all processes report.
+    """Shows the reports of all processes.
 
     Args:
         bars: drawn on a terminal; None elsewhere.

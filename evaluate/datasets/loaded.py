@@ -12,6 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from evaluate.datasets.formats.record import BagFile, Image
+from store.config.problems import it_has
 from store.errors import EvaluationError
 
 from .entry import DatasetEntry
@@ -175,7 +176,7 @@ class LoadedDataset:
         """Return a split; raise EvaluationError if the dataset has no such items."""
         if name not in self.splits:
             raise EvaluationError(
-                f"{self.entry.name}: has no {name} split; it has {', '.join(self.splits)}",
+                f"{self.entry.name}: has no {name} split{it_has(name, self.splits)}",
                 hint=f"the split: of {self.entry.name}.yaml decides; val_share takes a validation split from train",
             )
         return self.splits[name]

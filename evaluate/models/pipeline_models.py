@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from evaluate.config import EvaluatePipeline
-from store.config.problems import suggest
+from store.config.problems import it_has
 from store.errors import ConfigError, WeightsNotFoundError
 from train.runtime.run_folder import RECORD
 
@@ -52,8 +52,7 @@ def addresses_of(texts: list[str] | None, loaded: EvaluatePipeline | None) -> li
         known[name] = f"{name}=checkpoint:{student.out}"
     unknown = [text for text in texts or [] if ":" not in text and text not in known]
     if unknown:
-        has = suggest(unknown[0], known) or f"; it has {', '.join(known)}"
-        raise ConfigError(f"the pipeline has no model {unknown[0]!r}{has}")
+        raise ConfigError(f"the pipeline has no model {unknown[0]!r}{it_has(unknown[0], known)}")
     students = {name: Path(student.out) / RECORD for name, student in loaded.train.students.items()}
     untrained = [name for name in texts or known if name in students and not students[name].is_file()]
     command = f"python -m train distill --pipeline NAME {' '.join(f'--student {name}' for name in untrained)}"

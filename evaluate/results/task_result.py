@@ -13,6 +13,7 @@ import numpy as np
 
 from evaluate.metrics.predictions import Predictions
 from evaluate.metrics.registry import metrics_named, seed_views
+from store.config.problems import it_has
 from store.errors import EvaluationError
 
 
@@ -51,7 +52,7 @@ def result_of(
         EvaluationError: the primary metric is none of the task's, or it is undefined on these items.
     """
     if primary not in names:
-        raise EvaluationError(f"{task} has no metric {primary!r}; it has {', '.join(names)}")
+        raise EvaluationError(f"{task} has no metric {primary!r}{it_has(primary, names)}")
     ones_1N = np.ones((1, len(predictions.ids)))
     known = metrics_named(names)
     views = seed_views(predictions.columns)

@@ -28,6 +28,7 @@ from evaluate.tasks.survival import NAMES as SURVIVAL
 from evaluate.tasks.survival import CrossValidation, checked_folds
 from evaluate.tasks.vqa import check_questions, vqa_metrics
 from evaluate.tasks.zero_shot import IN_GROUPS
+from store.config.problems import it_has
 from store.errors import EvaluationError
 
 from .split_embeddings import Embedder, labelled_features
@@ -210,7 +211,7 @@ def _classified(classes: int) -> tuple[str, ...]:
 def _require_metric(embedder: Embedder, task: str, names: Sequence[str]) -> None:
     primary = embedder.dataset.entry.tasks[task].primary
     if primary not in names:
-        raise EvaluationError(f"{task} has no metric {primary!r} on these items; it has {', '.join(names)}")
+        raise EvaluationError(f"{task} has no metric {primary!r} on these items{it_has(primary, names)}")
 
 
 INPUTS: dict[str, Callable[[Embedder], object]] = {

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from store.config.pipeline_file import ConfigPath, Section
-from store.config.problems import suggest
+from store.config.problems import it_has, suggest
 
 from .address import LIBRARIES, filled, is_folder, is_published
 from .geometry import Overrides
@@ -185,7 +185,7 @@ class TeacherEntry(Choices):
         every = frozenset[str]().union(*FAMILY_OPTIONS.values())
         strange = sorted(name for name in every - allowed if getattr(self, name) is not None)
         if strange:
-            raise ValueError(f"family {self.family} has no {', '.join(strange)}; it has {', '.join(sorted(allowed))}")
+            raise ValueError(f"family {self.family} has no {', '.join(strange)}{it_has(strange[0], sorted(allowed))}")
         if self.family in ("pmc_clip", "medclip") and self.embed_dim is None:
             raise ValueError(f"family {self.family} needs embed_dim, because no file states it")
         if self.family in ("transformers", "timm") and getattr(self, self.family) is None:

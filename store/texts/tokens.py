@@ -38,7 +38,7 @@ _CLIP_WORDS = {
     "behavior": "Removed",
     "invert": True,
 }
-"""How transformers cuts texts for CLIP. No match has white space, and none depends on what is before or after it."""
+"""Transformers cuts texts for CLIP by it. No match has white space, and none depends on what is before or after it."""
 
 _CLIP_NORMALIZATION = [
     {"type": "NFC"},

@@ -12,6 +12,7 @@ import typer
 
 from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption
 from store.config.pipeline_file import read_pipeline
+from store.config.problems import it_has
 from store.errors import ConfigError
 from train.config import PretrainRun, StudentRun, TrainPipeline
 
@@ -114,7 +115,7 @@ def _train(
 def _chosen(known: Mapping[str, Run], names: list[str] | None, where: str) -> dict[str, Run]:
     unknown = sorted(set(names or []) - set(known))
     if unknown:
-        raise ConfigError(f"{where} has no {', '.join(unknown)}; it has {', '.join(known) or 'nothing'}")
+        raise ConfigError(f"{where} has no {', '.join(unknown)}{it_has(unknown[0], known)}")
     if not known:
         raise ConfigError(f"the pipeline's {where} is empty: nothing to do")
     chosen, owners = {name: known[name] for name in names or known}, dict[str, str]()

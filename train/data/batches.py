@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +98,7 @@ class Stream:
         The memory of a batch is used again when the next one is asked for.
         """
         begun: deque[Future[_Begun]] = deque()
-        with ThreadPoolExecutor(1, "batches") as pool:
+        with ThreadPoolExecutor(1, "batches", initializer=partial(_choose, self._device)) as pool:
             try:
                 for step, targets in self._steps(start):
                     begun.append(pool.submit(self._begin, step, targets))
@@ -130,7 +131,8 @@ class Stream:
             pixels_BHWC, readable_B = begun.images.result()
             batch = begun.batch(torch.from_numpy(pixels_BHWC), torch.from_numpy(readable_B))
             if self._device.type == "cuda":
-                batch.pixels_BHWC, copied = batch.pixels_BHWC.to(self._device, non_blocking=True), torch.cuda.Event()  # type: ignore[no-untyped-call]
+                batch.pixels_BHWC = batch.pixels_BHWC.to(self._device, non_blocking=True)
+                copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # a wait that spins takes a core
                 copied.record()
             yield batch
         finally:
@@ -154,3 +156,9 @@ class _Begun:
             rows_B, tokens = rows_B[readable_B.numpy()], tokens.keep(readable_B)
             targets = targets.keep(readable_B) if targets else None
         return Batch(step=self.step, rows_B=rows_B, pixels_BHWC=pixels_KHWC, tokens=tokens, targets=targets)
+
+
+def _choose(device: torch.device) -> None:
+    """Make a card the current one of a thread, which would begin to use the first one otherwise."""
+    if device.index is not None:
+        torch.cuda.set_device(device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import mmap
 import multiprocessing
 import queue
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,8 @@ class Buffers:
         size, context = math.prod(shape), multiprocessing.get_context("spawn")
         self.memories: list[Any] = [context.RawArray("B", size) for _ in range(number if shared else 0)]
         self._arrays = [as_array(memory, shape) for memory in self.memories] or [
-            np.empty(shape, np.uint8) for _ in range(number)
+            as_array(mmap.mmap(-1, size), shape)
+            for _ in range(number)  # whole pages, which alone can be pinned
         ]
         self._copied: dict[int, torch.cuda.Event | None] = dict.fromkeys(range(number))
         self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -81,11 +83,14 @@ def as_array(memory: Any, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
 
 def _pin(array: npt.NDArray[np.uint8]) -> bool:
     """Pin the pages of memory that torch did not allocate; return whether the driver does so."""
+    from torch import zeros
     from torch.cuda import cudart
 
     with contextlib.suppress(RuntimeError):
         found = cudart().cudaHostRegister(array.ctypes.data, array.nbytes, 0)  # type: ignore[no-untyped-call]
         if int(found) == 0:
             return True
+    with contextlib.suppress(RuntimeError):
+        zeros(1, device="cuda")  # takes the driver's error, which would end the next kernel
     log.warning("the memory of batches cannot be pinned (ulimit -l?): each step waits for the copy of its images")
     return False

@@ -193,9 +193,9 @@ class ImageLoader:
             )
         pixels_BHWC = self._buffers[number][: len(rows_B)]
         if reasons:
-            kept = pixels_BHWC[readable_B]
-            pixels_BHWC = pixels_BHWC[: len(kept)]
-            pixels_BHWC[:] = kept
+            first = int(readable_B.argmin())  # what lies before it stays where it is
+            pixels_BHWC[first : readable_B.sum()] = pixels_BHWC[first:][readable_B[first:]]
+            pixels_BHWC = pixels_BHWC[: readable_B.sum()]
         return pixels_BHWC, readable_B
 
     def give(self, number: int, *, copied: torch.cuda.Event | None) -> None:

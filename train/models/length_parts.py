@@ -58,7 +58,7 @@ def parts_by_length(
     rounded_B = np.minimum(-(-lengths_B[order_B] // cost.multiple) * cost.multiple, context)
     width_W, counts_W = np.unique(rounded_B, return_counts=True)
     ends = np.concatenate([[0], np.cumsum(counts_W)])
-    # price[i, j]: widths i to j - 1 as one part.
+    # price[i, j]: widths i to j as one part.
     price = (ends[None, 1:] - ends[:-1, None]) * width_W + cost.per_part
     price = np.where(np.tri(len(width_W), dtype=bool).T, price, np.inf)
     best = np.concatenate([[0.0], np.full(len(width_W), np.inf)])

@@ -48,7 +48,12 @@ class Checkpoints:
         """Write a checkpoint atomically, then delete old ones; returns its file."""
         path = self._folder / f"step-{state['step']:09d}.pt"
         # Straight into the file: a checkpoint may be as large as what is left of the host's memory.
-        write_atomic(path, functools.partial(torch.save, {"format": FORMAT, **state}))
+        try:
+            write_atomic(path, functools.partial(torch.save, {"format": FORMAT, **state}))
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # torch's own words for what the disk says
+                raise error.__context__ from None
+            raise
         for old in self._files()[: -self._kept]:
             old.unlink()
         sweep_temporary(self._folder)

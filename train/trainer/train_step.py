@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,7 +69,9 @@ class Updater:
         if ranks.world_size > 1:
             # Without a copy of rank 0's statistics at each forward pass, each rank would validate with its own.
             differ = any(has_own_statistics(module) for module in towers.modules())
-            self._shared = DistributedDataParallel(towers, gradient_as_bucket_view=True, broadcast_buffers=differ)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # torch 2.6 does not know the option's new name
+                self._shared = DistributedDataParallel(towers, gradient_as_bucket_view=True, broadcast_buffers=differ)
         self._own = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         self._all = [parameter for parameter in towers.parameters() if parameter.requires_grad] + self._own
         self.optimizer = make_optimizer(nn.ModuleList([towers.model, objective]), settings)

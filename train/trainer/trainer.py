@@ -66,7 +66,9 @@ class Training:
                 student.model.logit_scale.fill_(math.log(settings.logit_scale_init))
         self.updater = Updater(self.towers, objective, settings, ranks)
         self.ema = Ema(student.model, decay=settings.ema) if settings.ema else None
-        self.flops = encoder_flops(student.model, size_px=student.size_px, context=student.tokenizer.columns)
+        self.flops: tuple[int, int] | None = None
+        with contextlib.suppress(RuntimeError):  # an encoder that cannot be counted can be trained all the same
+            self.flops = encoder_flops(student.model, size_px=student.size_px, context=student.tokenizer.columns)
 
     def state(self, step: int) -> State:
         """Return the content of a checkpoint from which ``step`` is the next step."""
@@ -188,9 +190,9 @@ def fit(
                     training.updater.divergence.require_finite()
                 if logs:
                     numbers = _numbers(terms, training, step, seconds=pace.seconds)
-                    pace.tell(step, write(step, numbers))
-                    if step - start < settings.log_every:
+                    if not pace.text and training.flops:
                         log.info(SAVED, label, 100 * numbers["text_columns"], 100 * numbers["step_flops"])
+                    pace.tell(step, write(step, numbers))
                 if validate and validates:
                     with training.evaluating() as towers:
                         write(step, validate(towers))
@@ -207,7 +209,7 @@ def fit(
 
 
 class _Pace:
-    """What the progress line says of a run since its last line of metrics; nothing of it waits for a device."""
+    """Makes the progress line's text from the last line of metrics; nothing of it waits for a device."""
 
     def __init__(self, settings: Optimization, *, step: int) -> None:
         self._settings, self._began = settings, time.monotonic()
@@ -236,6 +238,7 @@ def _numbers(terms: dict[str, Tensor], training: Training, step: int, *, seconds
     lr = learning_rate(step, training.updater.settings)
     scale = training.student.model.logit_scale.exp().item()
     columns, flops = training.towers.columns.share(), training.flops
-    work = (flops[0] + flops[1] * columns) / sum(flops)
-    saved = {"text_columns": round(columns, 4), "step_flops": round(work, 4)}
-    return {**values, "lr": lr, "logit_scale": scale, **saved, "seconds": round(seconds, 3)}
+    computed = {"text_columns": round(columns, 4)}
+    if flops:
+        computed["step_flops"] = round((flops[0] + flops[1] * columns) / sum(flops), 4)
+    return {**values, "lr": lr, "logit_scale": scale, **computed, "seconds": round(seconds, 3)}

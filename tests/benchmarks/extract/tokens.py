@@ -25,7 +25,7 @@ NINE = {
     "WordPiece (open_clip, 256)": (3, 2),
     "WordPiece (transformers, 77)": (2, 2),
 }
-"""How often the nine teachers of the ``mmkd`` pipeline read a caption: once per teacher, and once per tokenizer."""
+"""Number of times that the nine teachers of ``mmkd`` read a caption: once per teacher, and once per tokenizer."""
 
 
 def per_cpu_second(tokenize, captions, *, repeats=3):

@@ -42,7 +42,7 @@ STEPS = {"calibration": 6, "run": 9}
 TEACHERS = {f"teacher{number}": 768 if number < 3 else 512 for number in range(9)}
 
 Figures = dict[str, dict[str, dict[str, float]]]
-"""What came out by recipe, trainer and name."""
+"""Figures by recipe, trainer and name."""
 
 SHOWN = {
     "step_s": "step s",

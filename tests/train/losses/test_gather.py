@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def found(of_two_processes):
-    """What each of two processes computed, by rank."""
+    """The results of two processes, by rank."""
     return of_two_processes(two_ranks.__name__)
 
 

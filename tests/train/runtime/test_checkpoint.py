@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -94,3 +95,18 @@ def test_saving_takes_no_memory_for_a_copy(tmp_path):
         [sys.executable, "-c", MEMORY, str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     assert int(done.stdout) < 24 * 1024  # KiB; a copy in memory would take 8 times as much
+
+
+@pytest.mark.parametrize("room", [20_000, 300_000, 3_900_000])
+def test_a_disk_that_is_full_is_named_as_such_and_the_checkpoint_before_stays(tmp_path, room):
+    checkpoints = Checkpoints(tmp_path, kept=1)
+    checkpoints.save(state(5))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            checkpoints.save({"step": 6, "model": {str(number): torch.zeros(50_000) for number in range(20)}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names(tmp_path) == ["step-000000005.pt"]
+    assert checkpoints.latest()["step"] == 5

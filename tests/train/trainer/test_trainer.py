@@ -104,6 +104,13 @@ def test_training_lowers_the_loss_and_writes_a_line_every_few_steps_and_at_the_e
     assert not student.model.training
 
 
+def test_the_share_of_columns_is_told_once_also_by_a_run_shorter_than_its_metrics_interval(student, tmp_path, caplog):
+    caplog.set_level("INFO")
+    settings = settings_of(steps=3, log_every=50)
+    fit(student, Batches(student), TaskObjective(), settings, files=RunFiles(folder=tmp_path, label="test"))
+    assert len([text for text in caplog.messages if "padded columns" in text]) == 1
+
+
 def test_the_progress_line_has_loss_learning_rate_and_pairs_per_second(student, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(console, "PROGRESS_INTERVAL_S", 0.0)
     caplog.set_level("INFO", logger="store.console")
@@ -158,7 +165,7 @@ def test_a_loss_that_is_not_finite_names_step_terms_and_rows_and_changes_no_weig
 
 
 @pytest.mark.parametrize("changes", [{"steps": 1}, {"checkpoint_every": 1}, {"checkpoint_every": 1, "grad_clip": 1.0}])
-def test_weights_that_a_finite_loss_made_infinite_are_never_kept(student, tmp_path, changes):
+def test_a_gradient_that_is_not_finite_is_never_kept(student, tmp_path, changes):
     def objective(image_BE, text_BE, logit_scale, given):
         # The slope of a root is infinite at 0.
         return {"loss": (0 * image_BE.sum()).abs().sqrt() + 0 * text_BE.sum() + 0 * logit_scale}
@@ -202,11 +209,13 @@ def test_a_fused_update_is_the_plain_one_and_its_flag_leaves_weights_and_their_h
                 parameter.copy_(torch.arange(parameter.numel()).reshape(parameter.shape).sin() * place)
         optimizer = make_optimizer(module, settings_of(weight_decay=0.3))
         if not fused:
-            optimizer = torch.optim.AdamW(optimizer.param_groups, fused=False, foreach=False)
+            plain = [{**group, "fused": False, "foreach": False} for group in optimizer.param_groups]
+            optimizer = torch.optim.AdamW(plain)
         for step in range(steps):
             for parameter in module.parameters():
                 parameter.grad = (parameter.detach() + step).cos()
-            optimizer.found_inf = torch.tensor(float(step == stopped_at))
+            if fused:
+                optimizer.found_inf = torch.tensor(float(step == stopped_at))
             optimizer.step()
         return [parameter.detach() for parameter in module.parameters()]
 

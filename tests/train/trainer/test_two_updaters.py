@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.end_to_end]
 
 @pytest.fixture(scope="module")
 def found(of_two_processes):
-    """What each of two processes found, by rank."""
+    """The findings of two processes, by rank."""
     return of_two_processes(two_updaters.__name__)
 
 
