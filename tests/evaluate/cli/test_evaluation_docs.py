@@ -55,8 +55,3 @@ def test_every_kind_of_address_and_every_key_of_a_record_is_named():
 
 def test_numbers_of_the_text_are_those_of_the_program():
     assert f"at most {NEAR_BITS} of 64 bits" in TEXT
-
-
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
-        assert (FOLDER / target).is_file(), target

@@ -93,7 +93,7 @@ def test_a_replacement_is_made_only_for_a_teacher_of_the_pipeline(indexed, cli):
     before = files_below(indexed.parent / "store")
     code, _, stderr = cli("run", "--local", "--pipeline", "tiny", "--config", indexed, "--replace", "other")
     assert code == 1
-    assert "--replace: the pipeline has no teacher other" in said(stderr)
+    assert "--replace: no teacher other in the pipeline; it has small" in said(stderr)
     assert files_below(indexed.parent / "store") == before
     code, _, stderr = cli("run", "--local", "--pipeline", "tiny", "--config", indexed, "--replace", "small")
     assert code == 0

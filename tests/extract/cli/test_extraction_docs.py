@@ -56,9 +56,3 @@ def test_verdicts_and_statuses_are_those_of_the_program():
     for status in TRANSIENT:
         assert f"`{status.name.lower()}`" in section("retry")
     assert {"run_id", "state", "age_s"} <= {field.name for field in dataclasses.fields(Progress)}
-
-
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
-        # Written beside this document.
-        assert (FOLDER / target).is_file() or target == "cluster.md", target

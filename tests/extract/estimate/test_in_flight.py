@@ -18,19 +18,17 @@ from extract.worker.task import TASKS_AT_ONCE, Task
 
 
 class Held:
-    """Counts the bytes of arrays that are alive."""
+    """Counts the bytes of arrays that are alive, each once."""
 
     def __init__(self):
-        self.now = self.most = 0
+        self.alive, self.most = {}, 0
 
     def add(self, array):
-        self.now += array.nbytes
-        self.most = max(self.most, self.now)
-        weakref.finalize(array, self._drop, array.nbytes)
+        if id(array) not in self.alive:
+            self.alive[id(array)] = array.nbytes
+            self.most = max(self.most, sum(self.alive.values()))
+            weakref.finalize(array, self.alive.pop, id(array))
         return array
-
-    def _drop(self, nbytes):
-        self.now -= nbytes
 
 
 @pytest.fixture
