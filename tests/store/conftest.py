@@ -160,6 +160,7 @@ def s3(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment.items():
             patch.setenv(name, value)
+        remote._client.cache_clear()  # of a bucket of this name that another test opened without a server
         yield server
     server.close()
     remote._client.cache_clear()
