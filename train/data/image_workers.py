@@ -20,6 +20,10 @@ from store.errors import MMKDError
 if TYPE_CHECKING:
     from .image_loader import View
 
+GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Ignored by the processes here. A terminal sends Ctrl-C to all its processes, torchrun SIGTERM to a group; only the
+trainer reacts to them, and it needs images until its step is done."""
+
 File: TypeAlias = tuple[int, int, bytes]
 """An image file: the place in its batch, its row, its content."""
 
@@ -46,7 +50,12 @@ class ImageWorkers:
         for _ in range(number):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, view, memories, shape), daemon=True)
-            process.start()
+            # A process inherits blocked signals: one that comes before it can ignore them waits, and would end it else.
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
+            try:
+                process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             # Now only the worker holds this end, so each side notices when the other is gone.
             theirs.close()
             self._pipes.append(ours)
@@ -103,9 +112,7 @@ def _work(pipe: Connection, view: View, memories: Sequence[Any], shape: tuple[in
     from .buffers import as_array
     from .image_loader import fill
 
-    # A terminal sends Ctrl-C to all its processes, torchrun SIGTERM to a group. Only the trainer reacts to them, and it
-    # needs images until its step is done.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     buffers = [as_array(memory, shape) for memory in memories]
     while True:

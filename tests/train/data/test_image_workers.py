@@ -93,12 +93,12 @@ def test_a_worker_that_is_killed_ends_the_run_with_an_error_and_no_process_stays
 @pytest.mark.end_to_end
 def test_signals_that_go_to_a_whole_group_leave_the_workers_to_the_trainer(images):
     with loader(images, 2) as processes:
-        load(processes, ROWS, epoch=0)
         children = processes._workers._processes
-        for child in children:
-            os.kill(child.pid, signal.SIGTERM)
-            os.kill(child.pid, signal.SIGINT)
-        assert load(processes, ROWS, epoch=1)[1].sum() == 5
+        for epoch in range(2):  # before the processes have begun, and while they work
+            for child in children:
+                os.kill(child.pid, signal.SIGTERM)
+                os.kill(child.pid, signal.SIGINT)
+            assert load(processes, ROWS, epoch=epoch)[1].sum() == 5
     assert [child.exitcode for child in children] == [0, 0]
 
 
