@@ -55,4 +55,4 @@ class WordIds:
             if len(kept) + len(new) > MOST_WORDS:
                 self._kept = kept = {}
             kept.update((word, table[word]) for word in new if len(word) <= MOST_LETTERS)
-        return [b"".join([table[word] for word in words]) for words in cut]
+        return [b"".join([table[word] for word in text]) for text in cut]

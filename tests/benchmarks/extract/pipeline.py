@@ -12,16 +12,11 @@ commits do not.
 
 from __future__ import annotations
 
-import argparse
-import datetime as dt
-import io
 import json
 import math
 import os
-import platform
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.benchmarks.before_and_now import codes_of, parser_of, print_figures, write_figures
 from tests.benchmarks.extract.mixes import MIXES, TEACHERS, write_all
 
 BEFORE = "1166a80e1aafda42567ad0e550e8eeb8818b6228"
@@ -46,18 +42,7 @@ SHOWN = {
 }
 """Figures of the table and their headings."""
 
-ROOT = Path(__file__).parents[3]
 CHILD = Path(__file__).with_name("simulated_run.py")
-
-
-def checked_out(commit: str, folder: Path) -> Path:
-    """Write the files of a commit of this repository to a folder and return it."""
-    done = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=False)
-    if done.returncode:
-        sys.exit(f"{commit} cannot be read: {done.stderr.decode().strip()}; fetch the whole history, or give --before")
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
-        tar.extractall(folder, filter="data")
-    return folder
 
 
 def ran(
@@ -146,40 +131,24 @@ def measured(name: str, codes: dict[str, Path], work: Path) -> dict[str, dict[st
 
 def main() -> None:
     """Measure, print a table and write ``extract.json``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
-    parser.add_argument("--before", default=BEFORE, help="commit to compare with")
+    parser = parser_of(__doc__ or "", BEFORE)
     parser.add_argument("--mix", action="append", choices=list(MIXES), help="only this one; may be repeated")
-    parser.add_argument("--only-now", action="store_true", help="leave the earlier commit out")
     options = parser.parse_args()
-    loads = [os.getloadavg()[0]]
-    names = options.mix or list(MIXES)
+    load, names = os.getloadavg()[0], options.mix or list(MIXES)
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         write_all(work, names)
-        codes = {} if options.only_now else {"before": checked_out(options.before, work / "before")}
-        codes |= {"now": ROOT}
+        codes, mixes = codes_of(options, work), {}
         # In turns: what else the machine does changes with time.
-        mixes = {}
         for number, name in enumerate(names):
             mixes[name] = measured(name, dict(sorted(codes.items(), reverse=bool(number % 2))), work)
     found = {
-        "date": f"{dt.datetime.now(dt.UTC):%Y-%m-%d}",
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "load_before_and_after": [round(load, 1) for load in (*loads, os.getloadavg()[0])],
         "mixes": {name: found["now"] for name, found in mixes.items()},
-        "before_commit": None if options.only_now else options.before,
         "before": {name: found["before"] for name, found in mixes.items() if "before" in found},
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "extract.json").write_text(json.dumps(found, indent=1) + "\n")
-    loads = found["load_before_and_after"]
-    print(f"{found['cores']} cores, load {loads}\n\n| mix | worker | {' | '.join(SHOWN.values())} |")
-    print("|" + "---|" * (2 + len(SHOWN)))
-    for name, workers in mixes.items():
-        for worker, values in workers.items():
-            print(f"| {name} | {worker} | " + " | ".join(f"{values[key]:,.2f}" for key in SHOWN) + " |")
+    write_figures(options, "extract.json", found, load=load)
+    rows = ((f"{name} | {worker}", values) for name, workers in mixes.items() for worker, values in workers.items())
+    print_figures("mix | worker", SHOWN, rows)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.benchmarks.before_and_now import ROOT
 from tests.benchmarks.extract.mixes import MIXES, write_all
-from tests.benchmarks.extract.pipeline import ROOT, between, host_cpu_seconds, ran, row_seconds
+from tests.benchmarks.extract.pipeline import between, host_cpu_seconds, ran, row_seconds
 
 WITHIN = 0.15
 """How far a forecast may be from the run."""

@@ -10,11 +10,8 @@ CPU time. The first steps do not count. `peers` measures images and tokens per C
 
 from __future__ import annotations
 
-import argparse
-import datetime as dt
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -26,8 +23,8 @@ from store.corpus.section import Corpus
 from store.format.pixels import Pixels, PixelSpec
 from store.index.create import index_corpus
 from store.io.location import locate
+from tests.benchmarks.before_and_now import codes_of, parser_of, print_figures, write_figures
 from tests.benchmarks.extract.mixes import Mix, write_corpus
-from tests.benchmarks.extract.pipeline import ROOT, checked_out
 from tests.benchmarks.store.synthetic_store import commit_features
 from tests.benchmarks.train import peers
 
@@ -145,41 +142,24 @@ def measured(codes: dict[str, Path], pipelines: Path, images: str, batch: int) -
 
 def main() -> None:
     """Measure, print tables and write ``train.json``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
-    parser.add_argument("--before", default=BEFORE, help="commit to compare with")
-    parser.add_argument("--only-now", action="store_true", help="leave the earlier commit out")
+    parser = parser_of(__doc__ or "", BEFORE)
     parser.add_argument("--batch", type=int, default=2048, help="pairs of a step, at most 4096")
     options = parser.parse_args()
-    loads = [os.getloadavg()[0]]
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        pipelines = prepare(work, options.batch)
-        codes = {} if options.only_now else {"before": checked_out(options.before, work / "before")}
-        codes |= {"now": ROOT}
+        pipelines, codes = prepare(work, options.batch), codes_of(options, work)
         waits = {images: measured(codes, pipelines, images, options.batch) for images in ("pixels", "corpus")}
         rates = peers.measured(work)
-    found = {
-        "date": f"{dt.datetime.now(dt.UTC):%Y-%m-%d}",
-        "cores": CORES,
-        "python": platform.python_version(),
-        "load_before_and_after": [round(load, 1) for load in (*loads, os.getloadavg()[0])],
-        "before_commit": None if options.only_now else options.before,
-        "batch": options.batch,
-        "device": DEVICE,
-        "waiting": waits,
-        "per_cpu_second": rates,
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "train.json").write_text(json.dumps(found, indent=1) + "\n")
-    loads = found["load_before_and_after"]
-    print(f"{CORES} cores, load {loads}\n\n| images | recipe | trainer | {' | '.join(SHOWN.values())} |")
-    print("|" + "---|" * (3 + len(SHOWN)))
-    for images, recipes in waits.items():
-        for recipe, trainers in recipes.items():
-            for name, values in trainers.items():
-                cells = " | ".join(f"{values[key]:,.2f}" for key in SHOWN)
-                print(f"| {images} | {recipe} | {name} | {cells} |")
+    found = {"batch": options.batch, "device": DEVICE, "waiting": waits, "per_cpu_second": rates}
+    write_figures(options, "train.json", found, load=load)
+    rows = (
+        (f"{images} | {recipe} | {name}", values)
+        for images, recipes in waits.items()
+        for recipe, trainers in recipes.items()
+        for name, values in trainers.items()
+    )
+    print_figures("images | recipe | trainer", SHOWN, rows)
     peers.show(rates)
 
 
