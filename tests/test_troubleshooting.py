@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md has every class of error, with cause and cure, and quotes messages as the programs write them."""
+"""docs/troubleshooting.md has every class of error with cause and cure, and quotes messages as programs write them."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def words_of_the_programs() -> str:
     return "\n".join(found)
 
 
-WORDS = " ".join(re.findall(r"[\w.=]+", words_of_the_programs()))
+NEIGHBOURS = set(pairwise(re.findall(r"[\w.=]+", words_of_the_programs())))
 
 
 def share_that_is_written(message: str) -> float:
     """Return the share of a message's words that stand beside one of its neighbours in the source too."""
     words = re.findall(r"[\w.=]+", message)
-    known = [f" {a} {b} " in f" {WORDS} " for a, b in pairwise(words)]
+    known = [pair in NEIGHBOURS for pair in pairwise(words)]
     return sum(before or after for before, after in pairwise([False, *known, False])) / len(words)
 
 
