@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from string import Formatter
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from extract.config import ExtractPipeline
 from store.config.pipeline_file import ConfigPath, Section
@@ -51,15 +51,34 @@ class ZeroShotDataset(Section):
     templates: list[Annotated[str, AfterValidator(fillable)]] = Field(min_length=1)
 
 
+class RetrievalDataset(Section):
+    """Image-text pairs for retrieval."""
+
+    corpus: str
+
+
 class EvaluateSection(Section):
     """Settings of evaluation."""
 
     out: ConfigPath
-    zero_shot: dict[str, ZeroShotDataset] = Field(min_length=1)
+    zero_shot: dict[str, ZeroShotDataset] = {}
+    retrieval: dict[str, RetrievalDataset] = {}
     batch_size: int = Field(default=256, gt=0)
     threads: int = Field(default=2, gt=0)
     datasets: list[ConfigPath] = []
     data_root: ConfigPath | None = None
+
+    @field_validator("retrieval")
+    @classmethod
+    def _named_once(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        for name in value.keys() & info.data.get("zero_shot", {}).keys():
+            raise ValueError(f"{name!r} is a set of zero_shot; give this one another name")
+        return value
+
+    @property
+    def own_sets(self) -> dict[str, ZeroShotDataset | RetrievalDataset]:
+        """The pipeline's own sets by name."""
+        return {**self.zero_shot, **self.retrieval}
 
 
 class EvaluatePipeline(ExtractPipeline, TrainPipeline):

@@ -52,8 +52,8 @@ def run(
     dataset: Annotated[
         list[str] | None,
         typer.Option(
-            help="A dataset of evaluate.zero_shot or of the registry; may be repeated. If left out: those of "
-            "evaluate.zero_shot, or without a pipeline all whose files are there."
+            help="A dataset of the pipeline (evaluate.zero_shot, .retrieval) or of the registry; may be repeated. If "
+            "left out: those of the pipeline, or without a pipeline all whose files are there."
         ),
     ] = None,
     task: Annotated[list[str] | None, typer.Option(help="Only these tasks; may be repeated.")] = None,
@@ -127,7 +127,7 @@ def _entries(
     loaded: EvaluatePipeline | None, known: dict[str, DatasetEntry], names: list[str] | None, root: Path
 ) -> list[DatasetEntry]:
     """Return the datasets that are named; without names those of the pipeline, else those whose files are there."""
-    chosen = names or (list(loaded.evaluate.zero_shot) if loaded else [])
+    chosen = names or (list(loaded.evaluate.own_sets) if loaded else [])
     if chosen:
         return [find_dataset(name, known) for name in chosen]
     present = [entry for entry in known.values() if status(entry, root).present]

@@ -1,10 +1,11 @@
-"""A pipeline's own labelled sets, ``evaluate.zero_shot``, as dataset entries like those of the registry."""
+"""A pipeline's own sets, ``evaluate.zero_shot`` and ``evaluate.retrieval``, as dataset entries like the registry's."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from evaluate.config import EvaluatePipeline, ZeroShotDataset
 from store.config.problems import it_has
-from store.corpus.section import Corpus
 from store.errors import ConfigError
 
 from .entry import MODALITIES, DatasetEntry, Fields, Group, Provenance, Task
@@ -22,37 +23,50 @@ def pipeline_sets(pipeline: EvaluatePipeline) -> dict[str, DatasetEntry]:
         ConfigError: a set names a corpus that the pipeline does not have.
     """
     found = {}
-    for name, section in pipeline.evaluate.zero_shot.items():
+    for name, section in pipeline.evaluate.own_sets.items():
+        kind, own = (
+            ("zero_shot", _labelled(section)) if isinstance(section, ZeroShotDataset) else ("retrieval", CAPTIONS)
+        )
         if section.corpus not in pipeline.corpora:
             known = it_has(section.corpus, pipeline.corpora)
-            raise ConfigError(f"evaluate.zero_shot.{name}.corpus: the pipeline has no corpus {section.corpus!r}{known}")
-        found[name] = _entry(name, section, pipeline.corpora[section.corpus])
+            raise ConfigError(f"evaluate.{kind}.{name}.corpus: the pipeline has no corpus {section.corpus!r}{known}")
+        found[name] = DatasetEntry(
+            name=name,
+            title=name,
+            source=f"evaluate.{kind}.{name}",
+            licence="not stated",
+            access="open",
+            get=f"the files of corpora.{section.corpus}",
+            citation="",
+            read=WebDatasetFiles(format="webdataset", corpus=pipeline.corpora[section.corpus]),
+            split=NothingTrained(rule="all_test"),
+            max_excluded=ANY_SHARE,
+            **own,
+        )
     return found
 
 
-def _entry(name: str, section: ZeroShotDataset, corpus: Corpus) -> DatasetEntry:
+CAPTIONS: dict[str, Any] = {
+    "modality": "mixed",
+    "tasks": {"retrieval": Task(primary="mean_recall")},
+    "fields": Fields(caption="caption"),
+    "provenance": Provenance(choice="ours", split="ours", metrics="ours"),
+}
+
+
+def _labelled(section: ZeroShotDataset) -> dict[str, Any]:
     labels = dict.fromkeys(label for own in section.classes.values() for label in own)
     modalities = [modality for modality in MODALITIES if {modality} == set(section.classes)]
-    return DatasetEntry(
-        name=name,
-        title=name,
-        modality=modalities[0] if modalities else "mixed",
-        tasks={"zero_shot": Task(primary="group_accuracy")},
-        source=f"evaluate.zero_shot.{name}",
-        licence="not stated",
-        access="open",
-        get=f"the files of corpora.{section.corpus}",
-        citation="",
-        read=WebDatasetFiles(format="webdataset", corpus=corpus),
-        fields=Fields(label=f"json.{section.label}", group=f"json.{section.group}"),
-        split=NothingTrained(rule="all_test"),
-        classes={label: label for label in labels},
-        groups={
+    return {
+        "modality": modalities[0] if modalities else "mixed",
+        "tasks": {"zero_shot": Task(primary="group_accuracy")},
+        "fields": Fields(label=f"json.{section.label}", group=f"json.{section.group}"),
+        "classes": {label: label for label in labels},
+        "groups": {
             group: Group(name=section.group_names.get(group), classes=own) for group, own in section.classes.items()
         },
-        templates=section.templates,
+        "templates": section.templates,
         # A class without images still counts as a wrong answer.
-        allow=["empty_classes"],
-        max_excluded=ANY_SHARE,
-        provenance=Provenance(choice="ours", classes="ours", split="ours", templates="ours", metrics="ours"),
-    )
+        "allow": ["empty_classes"],
+        "provenance": Provenance(choice="ours", classes="ours", split="ours", templates="ours", metrics="ours"),
+    }

@@ -79,7 +79,7 @@ def read_webdataset(path: Path, file: str, source: ImageSource) -> Iterator[Reco
 
 
 def read_corpus(corpus: Corpus) -> Iterator[Record]:
-    """Yield the pairs of a corpus: ``key``, the columns, and what a tar's ``.json`` or a table's row says as ``json``.
+    """Yield the pairs of a corpus: ``key``, columns, ``caption``, and a tar's ``.json`` or a table's row as ``json``.
 
     Raises:
         CorpusError: there is no such file, or one cannot be read.
@@ -89,9 +89,10 @@ def read_corpus(corpus: Corpus) -> Iterator[Record]:
     source = ImageSource(root, allow=corpus.readable())
     prefixes = qualifiers(files, root) if corpus.qualify_keys else {}
     for file in files:
-        for pair in Source(file, corpus, Account(), source).pairs(all_columns=True):
+        opened = Source(file, corpus, Account(), source)
+        for pair in opened.pairs(all_columns=True):
             key = f"{prefixes[file.uri]}/{pair.key}" if prefixes else pair.key
-            values = {**pair.record, "json": pair.metadata}
+            values = {**pair.record, "caption": opened.fields.text(pair.record, "caption"), "json": pair.metadata}
             yield _record(pair, key, values, file.uri, StoredImage(source, pair.uri or "", pair.member))
 
 
