@@ -1,4 +1,4 @@
-"""docs/training.md: its examples are read by the trainer, and its options and keys are those of the programs."""
+"""docs/training.md: its options and keys are those of the programs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import json
 import re
 from pathlib import Path
 
-import pytest
 from typer.main import get_command
 
-from store.config.pipeline_file import read_pipeline
 from train.cli.program import app
-from train.config import Optimization, TrainPipeline
+from train.config import Optimization
 from train.trainer.validation import RECALL_AT
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -20,15 +18,6 @@ TEXT = (DOCS / "training.md").read_text()
 
 def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
-
-
-@pytest.mark.parametrize("block", blocks("yaml"))
-def test_an_example_of_a_pipeline_is_one(block, tmp_path):
-    indented = "".join(f"  {line}\n" for line in block.splitlines())
-    common = "mmkd:\n  corpora: {biomedica: {files: [a.tar]}}\n  store: {path: store, corpus: biomedica}\n"
-    (tmp_path / "pipelines.yaml").write_text(common + indented)
-    loaded = read_pipeline(tmp_path / "pipelines.yaml", "mmkd", TrainPipeline)
-    assert {**loaded.train.pretrain, **loaded.train.students}
 
 
 def test_every_command_and_option_is_one_of_the_trainers():
