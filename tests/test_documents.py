@@ -106,3 +106,9 @@ def test_links_lead_somewhere(document):
             there = here.parent.joinpath(path) if path else here
             assert there.exists(), target
             assert not anchor or anchor in headings_of(there), target
+
+
+def test_benchmarks_begin_with_a_table_of_contents():
+    document = ROOT / "docs/benchmarks.md"
+    contents, _, rest = document.read_text().partition("\n## ")
+    assert re.findall(r"^- \[(.*?)\]\(#", contents, re.MULTILINE) == re.findall(r"^## (.*)$", f"## {rest}", re.MULTILINE)
