@@ -248,7 +248,7 @@ def _run_lines(run: Progress, *, locked: bool) -> list[str]:
     lines += [f"  {name}: {rate:,.1f} rows/s" for name, rate in (said.get("rows_per_s") or {}).items()]
     if run.state == "running" and said.get("seconds_left") is not None:
         lines.append(f"  {_duration(said['seconds_left'])} left")
-    if said.get("actors"):
+    if run.state == "running" and said.get("actors"):
         lines.append("  workers: " + ", ".join(f"{count} {name}" for name, count in said["actors"].items()))
     bad, failed = sum((said.get("bad_rows") or {}).values()), len(said.get("failed_ranges") or {})
     return [

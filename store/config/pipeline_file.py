@@ -79,7 +79,10 @@ def read_pipeline(path: Path, name: str, model: type[M], *, overrides: Sequence[
     known = [key for key in tree.data if not key.startswith((".", "x-"))]
     if name not in known:
         names = ", ".join(f"'{key}'" for key in known) or "none"
-        raise ConfigError(f"{path}: no pipeline '{name}'{suggest(name, known)}; the file has {names}")
+        raise ConfigError(
+            f"{path}: no pipeline '{name}'{suggest(name, known)}; the file has {names}",
+            hint="if it is in another file, name that with --config",
+        )
     problems: list[tuple[float, str]] = []
     values, settings = tree.data[name], []
     for text in overrides:
