@@ -49,6 +49,7 @@ class ZeroShotDataset(Section):
     classes: dict[str, list[str]] = Field(min_length=1)
     group_names: dict[str, str] = {}
     templates: list[Annotated[str, AfterValidator(fillable)]] = Field(min_length=1)
+    caption: str | None = Field(default=None, min_length=1)
 
 
 class EvaluateSection(Section):

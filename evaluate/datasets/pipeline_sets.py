@@ -37,14 +37,15 @@ def _entry(name: str, section: ZeroShotDataset, corpus: Corpus) -> DatasetEntry:
         name=name,
         title=name,
         modality=modalities[0] if modalities else "mixed",
-        tasks={"zero_shot": Task(primary="group_accuracy")},
+        tasks={"zero_shot": Task(primary="group_accuracy")}
+        | ({"retrieval": Task(primary="mean_recall")} if section.caption else {}),
         source=f"evaluate.zero_shot.{name}",
         licence="not stated",
         access="open",
         get=f"the files of corpora.{section.corpus}",
         citation="",
         read=WebDatasetFiles(format="webdataset", corpus=corpus),
-        fields=Fields(label=f"json.{section.label}", group=f"json.{section.group}"),
+        fields=Fields(label=f"json.{section.label}", group=f"json.{section.group}", caption=section.caption),
         split=NothingTrained(rule="all_test"),
         classes={label: label for label in labels},
         groups={

@@ -62,7 +62,8 @@ class Example(_Part):
     """One test item.
 
     Attributes:
-        kind: ``failure`` for a wrong answer, ``retrieval`` for a query with its candidates.
+        kind: ``failure`` for a wrong answer, ``retrieval`` for a query with its candidates, ``sample`` for an item that
+            was chosen without looking at any answer, so that all models have the same ones.
         target: the right class, answer or caption.
         predicted: the model's class or answer, or the first candidate.
         question: question about the image; for a search by text the text.
@@ -71,7 +72,7 @@ class Example(_Part):
     """
 
     id: str
-    kind: Literal["failure", "retrieval"] = "failure"
+    kind: Literal["failure", "retrieval", "sample"] = "failure"
     target: str
     predicted: str
     correct: bool = False
