@@ -22,7 +22,7 @@ from store.images.decode import decode_image
 MOST = 8
 SAMPLED = 12
 SEARCHED = 4
-"""Captions for which images are sought."""
+"""Searches of each direction."""
 FOUND = 5
 SEED = 20261123
 
@@ -86,7 +86,7 @@ def wrong_answers(result: TaskResult, split: Split) -> list[Example]:
 
 
 def retrieval_examples(
-    image_NE: Embeddings, text_ME: Embeddings, split: Split, item_of_image: Sequence[int]
+    image_NE: Embeddings, text_ME: Embeddings, split: Split, item_of_image: Sequence[int], classes: Sequence[str] = ()
 ) -> list[Example]:
     """Return the texts found for some images and the images found for some texts; both are drawn by a seed.
 
@@ -94,33 +94,49 @@ def retrieval_examples(
         image_NE: embeddings of the distinct images.
         text_ME: embeddings of every item's caption.
         item_of_image: an item of each image.
+        classes: names of the items' classes; of no use where an item has none or several.
     """
     captions, digests = split.captions or [], split.image_digests or []
     # As for the ranks, texts that differ only in case or punctuation are one text.
     number_M, first = distinct_texts(captions)
     pairs = {(int(number), digest) for number, digest in zip(number_M, digests, strict=True)}
+    label_M: list[str | None] = [None] * len(split)
+    if split.targets is not None and split.targets.ndim == 1 and classes:
+        label_M = [classes[target] for target in split.targets]
     examples = []
-    for image in _drawn(len(image_NE), MOST):
+    for image in _drawn(len(image_NE)):
         item = item_of_image[image]
         candidates = [
-            Candidate(text=captions[first[number]], correct=(number, digests[item]) in pairs, score=cosine)
+            Candidate(
+                text=captions[first[number]],
+                correct=(number, digests[item]) in pairs,
+                score=cosine,
+                label=label_M[first[number]],
+            )
             for number, cosine in _nearest(text_ME[first] @ image_NE[image])
         ]
-        examples.append(_search(split, item, candidates, target=captions[item], picture=_thumbnail(split, item)))
-    for number in _drawn(len(first), SEARCHED):
-        item, candidates = int(first[number]), []
-        for image, cosine in _nearest(image_NE @ text_ME[first[number]]):
-            found = item_of_image[image]
-            right, picture = (number, digests[found]) in pairs, _thumbnail(split, found)
-            candidates.append(
-                Candidate(text=split.ids[found], correct=right, score=cosine, thumbnail_jpeg_base64=picture)
+        picture = _thumbnail(split, item)
+        found = _search(split.ids[item], captions[item], candidates, label=label_M[item])
+        examples.append(found.model_copy(update={"thumbnail_jpeg_base64": picture}))
+    for number in _drawn(len(first)):
+        item = int(first[number])
+        candidates = [
+            Candidate(
+                text=split.ids[item_of_image[image]],
+                correct=(number, digests[item_of_image[image]]) in pairs,
+                score=cosine,
+                label=label_M[item_of_image[image]],
+                thumbnail_jpeg_base64=_thumbnail(split, item_of_image[image]),
             )
-        examples.append(_search(split, item, candidates, target=split.ids[item], question=captions[item]))
+            for image, cosine in _nearest(image_NE @ text_ME[item])
+        ]
+        found = _search(split.ids[item], split.ids[item], candidates, label=label_M[item])
+        examples.append(found.model_copy(update={"question": captions[item]}))
     return examples
 
 
-def _drawn(count: int, most: int) -> list[int]:
-    drawn: list[int] = np.sort(np.random.default_rng(SEED).permutation(count)[:most]).tolist()
+def _drawn(count: int) -> list[int]:
+    drawn: list[int] = np.sort(np.random.default_rng(SEED).permutation(count)[:SEARCHED]).tolist()
     return drawn
 
 
@@ -128,24 +144,16 @@ def _nearest(cosine_C: Embeddings) -> list[tuple[int, float]]:
     return [(number, float(cosine_C[number])) for number in np.argsort(-cosine_C, kind="stable")[:FOUND].tolist()]
 
 
-def _search(
-    split: Split,
-    item: int,
-    candidates: list[Candidate],
-    *,
-    target: str,
-    question: str | None = None,
-    picture: str | None = None,
-) -> Example:
+def _search(name: str, target: str, candidates: list[Candidate], *, label: str | None) -> Example:
+    best = candidates[0]
     return Example(
-        id=split.ids[item],
+        id=name,
         kind="retrieval",
         target=target,
-        predicted=candidates[0].text,
-        correct=candidates[0].correct,
-        question=question,
+        predicted=best.text,
+        correct=best.correct,
+        label=label,
         candidates=candidates,
-        thumbnail_jpeg_base64=picture,
     )
 
 

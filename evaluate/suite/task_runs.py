@@ -193,7 +193,9 @@ def _retrieval(embedder: Embedder) -> Outcome:
         clusters=[clusters[item] for item in first],
         primary=embedder.dataset.entry.tasks["retrieval"].primary,
     )
-    result = _with_examples(result, retrieval_examples(pairs.image, pairs.text, split, first))
+    result = _with_examples(
+        result, retrieval_examples(pairs.image, pairs.text, split, first, embedder.dataset.entry.class_names)
+    )
     return Outcome(results=[result], excluded=embedder.excluded)
 
 

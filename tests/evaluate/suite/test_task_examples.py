@@ -6,12 +6,15 @@ import numpy as np
 
 from evaluate.datasets.loaded import Split
 from evaluate.metrics.predictions import Predictions
+from evaluate.results.examples import Candidate
 from evaluate.results.task_result import TaskResult
-from evaluate.suite.task_examples import SAMPLED, retrieval_examples, sampled_classes
+from evaluate.suite.task_examples import SAMPLED, SEARCHED, retrieval_examples, sampled_classes
 from evaluate.tasks.retrieval import retrieval
 from tests.evaluate.dataset_files import image_bytes
 
 CAPTIONS = ["A T2 scan.", "a t2 scan", "A T1 scan", "A chest film", "An apple"]
+
+LABELS = [0, 0, 0, 1, 2]
 
 
 class Drawn:
@@ -37,13 +40,13 @@ def split_of(ids, captions, **columns):
 
 def searched():
     """Searches of five images, of which the first two have texts that count as one, and their ranks."""
-    split = split_of([f"i{number}" for number in range(len(CAPTIONS))], CAPTIONS)
+    split = split_of([f"i{number}" for number in range(len(CAPTIONS))], CAPTIONS, targets=np.array(LABELS))
     image = np.random.default_rng(0).normal(size=(len(CAPTIONS), 8)).astype(np.float32)
     text = image + 0.1
     text[1] = text[0]
     image /= np.linalg.norm(image, axis=1, keepdims=True)
     places = np.arange(len(CAPTIONS))
-    found = retrieval_examples(image, text, split, places.tolist())
+    found = retrieval_examples(image, text, split, places.tolist(), ["scan", "film", "fruit"])
     ranked = retrieval(image, text, texts=CAPTIONS, image_of_text=places, image_ids=split.ids).predictions
     return found, dict(zip(ranked.ids, ranked.columns["rank"].tolist(), strict=True))
 
@@ -51,7 +54,7 @@ def searched():
 def test_a_text_that_differs_in_case_and_punctuation_is_right_and_shown_once():
     found, rank_of = searched()
     of_images = [example for example in found if example.question is None]
-    assert len(of_images) == len(CAPTIONS)
+    assert len(of_images) == SEARCHED == 4
     for example in of_images:
         assert len({one.text.lower().strip(".") for one in example.candidates}) == 4
         right = [one.correct for one in example.candidates]
@@ -69,6 +72,8 @@ def test_the_images_found_for_a_text_are_those_of_its_rank_and_have_a_picture():
         assert right == ({"i0", "i1"} if example.question == CAPTIONS[0] else {example.target})
         first = next(place for place, one in enumerate(example.candidates, 1) if one.correct)
         assert first == rank_of[f"text {CAPTIONS.index(example.question)}"]
+        for one in (*example.candidates, Candidate(text=example.id, correct=True, label=example.label)):
+            assert one.label == ("scan", "film", "fruit")[LABELS[int(one.text[1:])]]
 
 
 def sample(score_NC, target_N, groups, ids):
