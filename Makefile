@@ -45,11 +45,11 @@ bench-train: $(STAMP) ## The trainer's loop around a simulated device, today's b
 rehearse: $(STAMP) ## A synthetic store of ROWS pairs and nine teachers in OUT: built, verified, streamed once, deleted; figures in OUT.json.
 	$(PY) -m tests.benchmarks.store.rehearse --rows $(or $(ROWS),2900000) --out $(or $(OUT),runs/rehearsal)
 
-demo: $(STAMP) ## The main job on a CPU: corpus, teachers, extraction, distillation, evaluation.
-	$(PY) -m evaluate demo --pipeline demo
+demo: $(STAMP) ## The main job on a CPU: corpus, teachers, extraction, distillation, evaluation; QUICK=1 does a small part of it.
+	$(PY) -m evaluate demo --pipeline $(if $(QUICK),quick,demo)
 
-clean-demo: ## Remove what the demo made.
-	rm -rf runs/demo
+clean-demo: ## Remove what the demo and the quick one made.
+	rm -rf runs/demo runs/quick
 
 lock: ## Resolve constraints.txt anew from pyproject.toml.
 	$$(command -v uv || echo $(VENV)/bin/uv) pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate \

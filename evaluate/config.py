@@ -70,15 +70,17 @@ class EvaluateSection(Section):
 
     @field_validator("retrieval")
     @classmethod
-    def _named_once(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        for name in value.keys() & info.data.get("zero_shot", {}).keys():
-            raise ValueError(f"{name!r} is a set of zero_shot; give this one another name")
+    def _of_one_corpus(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        labelled = info.data.get("zero_shot", {})
+        for name in value.keys() & labelled.keys():
+            if value[name].corpus != labelled[name].corpus:
+                raise ValueError(f"zero_shot.{name} has another corpus; sets of one name are one set")
         return value
 
     @property
-    def own_sets(self) -> dict[str, ZeroShotDataset | RetrievalDataset]:
-        """The pipeline's own sets by name."""
-        return {**self.zero_shot, **self.retrieval}
+    def own_sets(self) -> list[str]:
+        """The names of the pipeline's own sets."""
+        return list({**self.zero_shot, **self.retrieval})
 
 
 class EvaluatePipeline(ExtractPipeline, TrainPipeline):

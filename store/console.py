@@ -38,6 +38,9 @@ PROGRESS_INTERVAL_S = 30.0
 PROGRESS_VAR = "MMKD_PROGRESS"
 """Set for a process whose starter shows its progress together with that of others: it reports, and draws nothing."""
 
+FIRST_S = 3.0
+"""Seconds until the first of these lines: whoever waits longer should know for what."""
+
 REPORT = "\x1eprogress "
 """Beginning of a line of stderr that reports progress; a JSON object follows."""
 
@@ -205,7 +208,7 @@ def without_root_warnings() -> Iterator[None]:
 def progress(
     total: int, *, label: str, noun: str, details: Callable[[], str] | None = None
 ) -> Iterator[Callable[[int], None]]:
-    """Show how far a loop has come: a bar on a terminal, a line every 30 s elsewhere.
+    """Show how far a loop has come: a bar on a terminal; elsewhere a line after 3 s, then one every 30 s.
 
     Loops inside each other share one display, and so do processes whose starter reads their reports (`REPORT`).
 
@@ -247,11 +250,12 @@ class _Loop:
     done: int = 0
     began: float = field(default_factory=time.monotonic)
     told: float = field(default_factory=time.monotonic)
+    lines: int = 0
 
     def logging(self, done: int) -> None:
         self.done += done
-        if (now := time.monotonic()) - self.told >= PROGRESS_INTERVAL_S:
-            self.told = now
+        if (now := time.monotonic()) - self.told >= (PROGRESS_INTERVAL_S if self.lines else FIRST_S):
+            self.told, self.lines = now, self.lines + 1
             log.info("%s", self.text())
 
     def reporting(self, done: int) -> None:

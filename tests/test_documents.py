@@ -111,4 +111,6 @@ def test_links_lead_somewhere(document):
 def test_benchmarks_begin_with_a_table_of_contents():
     document = ROOT / "docs/benchmarks.md"
     contents, _, rest = document.read_text().partition("\n## ")
-    assert re.findall(r"^- \[(.*?)\]\(#", contents, re.MULTILINE) == re.findall(r"^## (.*)$", f"## {rest}", re.MULTILINE)
+    assert re.findall(r"^- \[(.*?)\]\(#", contents, re.MULTILINE) == re.findall(
+        r"^## (.*)$", f"## {rest}", re.MULTILINE
+    )

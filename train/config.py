@@ -159,6 +159,7 @@ class ProjectSection(Section):
     lr: float = Field(default=1e-3, gt=0)
     seed: Seed = 0
     max_rows: int = Field(default=100_000, gt=1)
+    threads: int = Field(default=1, gt=0)
 
 
 class StudentRun(Section):

@@ -7,30 +7,39 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from evaluate.config import EvaluatePipeline
+from evaluate.report.contents import gather
+from evaluate.report.drawing.seconds import Stage
+from evaluate.report.items import best_teacher
+from evaluate.report.page import render
 from evaluate.report.table import by_group
-from evaluate.results.files import results_on
-from evaluate.results.record import ORACLE
+from evaluate.results.files import read_results, results_on
+from evaluate.results.record import ORACLE, ResultRecord
+from extract.monitor.stage_report import report as stage_report
 from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption
 from store.config.pipeline_file import read_pipeline
 from store.config.problems import it_has
-from store.errors import ConfigError, MMKDError
+from store.errors import ConfigError, MMKDError, printable
 from store.files import write_atomic
 from store.inspect.summary import summarize
 from store.read.reader import FeatureStore
+from train.runtime.metrics_log import read_metrics
 
-from .side_by_side import run_together
+from .side_by_side import Chain, run_together
 
 app = typer.Typer()
 
-Command = list[str]
+QUICK = "quick"
+"""The pipeline of ``make demo QUICK=1``."""
+
+SECONDS = "seconds.json"
+"""What the stages took, over all runs until they were done."""
 
 
 @app.command(epilog="Example: python -m evaluate demo --pipeline demo --dataset phantom_test")
@@ -44,61 +53,163 @@ def demo(
     loaded = read_pipeline(config, pipeline, EvaluatePipeline)
     if dataset not in loaded.evaluate.zero_shot:
         raise ConfigError(f"evaluate.zero_shot has no {dataset!r}{it_has(dataset, loaded.evaluate.zero_shot)}")
-    report = run_demo(loaded, pipeline, config=config, dataset=dataset)
-    console = Console()
-    stages = ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in report["seconds"].items())
-    console.print(f"seconds: {stages}; in all {sum(report['seconds'].values()):.0f}", soft_wrap=True)
-    console.print(f"report: {Path(loaded.evaluate.out) / 'report.json'}", highlight=False, soft_wrap=True)
+    note = _note(loaded, pipeline)
+    sys.stderr.write(f"{note}\n")
+    seconds = run_stages(loaded, pipeline, config=config, dataset=dataset)
+    page = write_report(loaded, dataset=dataset, note=note)
+    sys.stdout.write("\n".join([*_summary(loaded, dataset), _told(seconds), *_ending(loaded, page)]) + "\n")
 
 
-def run_demo(pipeline: EvaluatePipeline, name: str, *, config: Path, dataset: str) -> dict[str, Any]:
-    """Run corpus, teachers, extraction, distillation and evaluation; write ``report.json`` and return its content."""
+def run_stages(pipeline: EvaluatePipeline, name: str, *, config: Path, dataset: str) -> dict[str, float]:
+    """Run corpus, teachers, extraction, distillation and evaluation; return the seconds that each took now."""
     chosen = ["--pipeline", name, "--config", str(config)]
     corpora = [corpus for corpus, section in pipeline.corpora.items() if section.phantom]
-    students = list(pipeline.train.students)
-    seconds = {
-        "corpus": _stage("corpus", _spread(["extract", "phantom", *chosen], "--corpus", corpora)),
-        "teachers": _stage("teachers", _spread(["train", "pretrain", *chosen], "--run", list(pipeline.train.pretrain))),
-        "extract": _stage("extract", [["extract", "index", *chosen]], [["extract", "run", *chosen]]),
-        "distill": _stage(
-            "distill",
-            [["train", "project", *chosen]],
-            _spread(["train", "distill", *chosen], "--student", students),
-        ),
-        "evaluate": _stage("evaluate", [["evaluate", "run", *chosen, "--dataset", dataset]]),
+    distill, students = ["train", "distill", *chosen], pipeline.train.students
+    projected = [student for student, run in students.items() if run.recipe == "paper"]
+    own = [part for student in projected for part in ("--student", student)]
+    stages = {
+        "corpus": _spread(["extract", "phantom", *chosen], "--corpus", corpora),
+        "teachers": _spread(["train", "pretrain", *chosen], "--run", list(pipeline.train.pretrain)),
+        "extract": [[["extract", "index", *chosen], ["extract", "run", *chosen]]],
+        "distill": [
+            *([[["train", "project", *chosen], [*distill, *own]]] if projected else []),
+            *_spread(distill, "--student", [student for student in students if student not in projected]),
+        ],
+        "evaluate": [[["evaluate", "run", *chosen, "--dataset", dataset]]],
     }
-    results = results_on(Path(pipeline.evaluate.out) / "results", task="zero_shot", dataset=dataset)
-    models = {*pipeline.teachers, *students, ORACLE}
-    summary = summarize(FeatureStore(pipeline.store.path))
+    out = Path(pipeline.evaluate.out)
+    return {stage: _stage(stage, *chains, out=out) for stage, chains in stages.items()}
+
+
+def write_report(pipeline: EvaluatePipeline, *, dataset: str, note: str) -> Path:
+    """Write ``report.json`` and ``report.html`` of what the stages left; return the path of the page."""
+    out = Path(pipeline.evaluate.out)
+    models = {*pipeline.teachers, *pipeline.train.students, ORACLE}
+    store = FeatureStore(pipeline.store.path)
+    summary, stages = summarize(store), _stages(pipeline, store)
     report = {
         "rows": summary.rows,
         "feature_pairs": summary.feature_pairs,
         "store": pipeline.store.path,
-        "models": by_group(one for one in results if one.model.name in models),
-        "seconds": seconds,
+        "models": by_group(one for one in _results(pipeline, dataset) if one.model.name in models),
+        "seconds": {name: stage.seconds for name, stage in stages.items()},
     }
-    write_atomic(Path(pipeline.evaluate.out) / "report.json", (json.dumps(report, indent=1) + "\n").encode())
-    return report
+    write_atomic(out / "report.json", (json.dumps(report, indent=1) + "\n").encode())
+    page = render(gather(out / "results"), title=f"{dataset}: students and their teachers", note=note, stages=stages)
+    write_atomic(out / "report.html", page.encode())
+    return out / "report.html"
 
 
-def _spread(command: Command, option: str, names: Sequence[str]) -> list[Command]:
+def _note(pipeline: EvaluatePipeline, name: str) -> str:
+    steps = [run.optimization.steps for run in pipeline.train.pretrain.values()]
+    students = ", ".join(f"{key} {run.optimization.steps}" for key, run in pipeline.train.students.items())
+    said = (
+        f"Pipeline {name}: {len(pipeline.teachers)} teachers of {min(steps)} to {max(steps)} steps; "
+        f"steps of the students: {students}. The images are drawn; they are not patient data."
+    )
+    if name == QUICK:
+        said += " This is the quick demo: fewer teachers, modalities and steps than `make demo`, and worse students."
+    return said
+
+
+def _results(pipeline: EvaluatePipeline, dataset: str) -> list[ResultRecord]:
+    found = results_on(Path(pipeline.evaluate.out) / "results", task="zero_shot", dataset=dataset)
+    return [one for one in found if isinstance(one, ResultRecord)]
+
+
+def _stages(pipeline: EvaluatePipeline, store: FeatureStore) -> dict[str, Stage]:
+    """Return the seconds of each stage and of its parts, from the records that the stages left."""
+    parts: dict[str, dict[str, float]] = {
+        "corpus": {},
+        "teachers": {name: _trained_s(run.out) for name, run in pipeline.train.pretrain.items()},
+        "extract": dict(stage_report(store).stages_s),
+        "distill": {name: _trained_s(run.out) for name, run in pipeline.train.students.items()},
+        "evaluate": {},
+    }
+    for one in read_results(Path(pipeline.evaluate.out) / "results"):
+        if isinstance(one, ResultRecord) and one.model.name != ORACLE:
+            parts["evaluate"][f"{one.model.name}, {one.task}"] = one.seconds
+    spent = _read_seconds(Path(pipeline.evaluate.out))
+    return {name: Stage(seconds=of["seconds"], parts=parts.get(name, {})) for name, of in spent.items()}
+
+
+def _trained_s(folder: str) -> float:
+    """Return the seconds of a training; of one that was interrupted, since it went on."""
+    return float(next((line["seconds"] for line in reversed(read_metrics(Path(folder))) if "seconds" in line), 0.0))
+
+
+def _summary(pipeline: EvaluatePipeline, dataset: str) -> list[str]:
+    """Return a line for the best teacher, each student and the oracle, with mean accuracy over groups."""
+    records = _results(pipeline, dataset)
+    best = best_teacher(records)
+    shown = [("best teacher", best)] if best else []
+    for role in ("task_only", "student", ORACLE):
+        shown += [(role.replace("_", "-"), one) for one in records if one.model.role == role]
+    width = max((len(one.model.name) for _, one in shown), default=0)
+    return [f"{role:<12}  {printable(one.model.name):<{width}}  {one.metrics[one.primary]}" for role, one in shown]
+
+
+def _told(seconds: Mapping[str, float]) -> str:
+    stages = ", ".join(f"{stage} {spent:.0f}" for stage, spent in seconds.items())
+    return f"seconds: {stages}; in all {sum(seconds.values()):.0f}"
+
+
+def _ending(pipeline: EvaluatePipeline, page: Path) -> list[str]:
+    python = Path(sys.executable)
+    shown = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
+    student = next(run.out for run in pipeline.train.students.values())
+    export = [
+        str(shown),
+        "-m",
+        "train",
+        "export",
+        student,
+        "--out",
+        f"{student}_export",
+        "--store",
+        pipeline.store.path,
+    ]
+    return [f"report: {printable(str(page))}", f"next: {printable(shlex.join(export))}"]
+
+
+def _spread(command: list[str], option: str, names: Sequence[str]) -> list[Chain]:
     """Share names out over as many processes as there are cores."""
     processes = min(os.cpu_count() or 1, len(names))
     shares = [names[start::processes] for start in range(processes)]
-    return [[*command, *(part for name in share for part in (option, name))] for share in shares]
+    return [[[*command, *(part for name in share for part in (option, name))]] for share in shares]
 
 
-def _stage(name: str, *rounds: list[Command]) -> float:
-    """Run rounds of commands, those of a round side by side, and return the seconds they took."""
-    began = time.monotonic()
-    for commands in rounds:
-        for command in commands:
-            sys.stderr.write(f"\n[{name}] $ python -m {shlex.join(command)}\n")
-        codes = run_together([[sys.executable, "-m", *command] for command in commands])
-        for command, code in zip(commands, codes, strict=True):
+def _stage(name: str, *chains: Chain, out: Path) -> float:
+    """Run chains of commands side by side, and return the seconds they took; note them in ``out``."""
+    began, done = time.monotonic(), False
+    for command in (command for chain in chains for command in chain):
+        sys.stderr.write(f"\n[{name}] $ python -m {shlex.join(command)}\n")
+    try:
+        for command, code in run_together(
+            [[[sys.executable, "-m", *command] for command in chain] for chain in chains]
+        ):
             if code:
                 raise MMKDError(
-                    f"python -m {shlex.join(command)} ended with exit code {code}",
+                    f"python {shlex.join(command[1:])} ended with exit code {code}",
                     hint="its own message is above; `make demo` goes on from there once it is mended",
                 )
-    return round(time.monotonic() - began, 1)
+        done = True
+    finally:
+        seconds = round(time.monotonic() - began, 1)
+        _note_seconds(out, name, seconds, done=done)
+    return seconds
+
+
+def _read_seconds(out: Path) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = json.loads((out / SECONDS).read_text()) if (out / SECONDS).is_file() else {}
+    return found
+
+
+def _note_seconds(out: Path, stage: str, seconds: float, *, done: bool) -> None:
+    """Add seconds to what a stage took before; once it is done, a run that finds nothing to do adds none."""
+    spent = _read_seconds(out)
+    before = spent.get(stage, {"seconds": 0.0, "done": False})
+    total = max(before["seconds"], seconds) if before["done"] else round(before["seconds"] + seconds, 1)
+    spent[stage] = {"seconds": total, "done": done or before["done"]}
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / SECONDS, (json.dumps(spent, indent=1) + "\n").encode())

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +22,33 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Command = Sequence[str]
+Command = list[str]
+
+Chain = list[Command]
+"""Commands one after the other; one that fails is the last."""
 
 
-def run_together(commands: Sequence[Command]) -> list[int]:
-    """Run commands side by side and return their exit codes.
+def run_together(chains: Sequence[Chain]) -> list[tuple[Command, int]]:
+    """Run chains side by side; return the last command of each that was run, and its exit code.
 
-    What a command writes to stderr comes out line by line, above the display. A command alone has its own display.
+    What a command writes to stderr comes out line by line, above the display. A chain alone has its own display.
     """
-    if len(commands) == 1:
-        return [subprocess.run(commands[0], check=False).returncode]
-    with _display() as display, ThreadPoolExecutor(len(commands)) as pool:
-        return list(pool.map(lambda number: _run(number, commands[number], display), range(len(commands))))
+    if len(chains) == 1:
+        return [_chain(chains[0], lambda command: subprocess.run(command, check=False).returncode)]
+    with _display() as display, ThreadPoolExecutor(len(chains)) as pool:
+
+        def run(number: int) -> tuple[Command, int]:
+            return _chain(chains[number], lambda command: _run(number, command, display))
+
+        return list(pool.map(run, range(len(chains))))
+
+
+def _chain(chain: Chain, run: Callable[[Command], int]) -> tuple[Command, int]:
+    command, code = chain[0], 0
+    for command in chain:
+        if code := run(command):
+            break
+    return command, code
 
 
 def _run(number: int, command: Command, display: _Display) -> int:
@@ -55,7 +71,7 @@ class _Display:
     """
 
     def __init__(self, bars: Progress | None) -> None:
-        self._bars, self._lock, self._told = bars, threading.Lock(), time.monotonic()
+        self._bars, self._lock, self._due = bars, threading.Lock(), math.inf
         self._tasks: dict[tuple[int, str], TaskID] = {}
         self._texts: dict[tuple[int, str], str] = {}
 
@@ -72,9 +88,12 @@ class _Display:
             elif "ended" in told:
                 self._texts.pop(key, None)
             else:
+                now = time.monotonic()
+                if key not in self._texts:
+                    self._due = min(self._due, now + console.FIRST_S)
                 self._texts[key] = told["text"]
-                if (now := time.monotonic()) - self._told >= console.PROGRESS_INTERVAL_S:
-                    self._told = now
+                if now >= self._due:
+                    self._due = now + console.PROGRESS_INTERVAL_S
                     log.info("%s", " | ".join(text for _, text in sorted(self._texts.items())))
 
     def _draw(self, bars: Progress, key: tuple[int, str], told: Mapping[str, Any]) -> None:

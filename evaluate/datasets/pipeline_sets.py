@@ -22,45 +22,48 @@ def pipeline_sets(pipeline: EvaluatePipeline) -> dict[str, DatasetEntry]:
     Raises:
         ConfigError: a set names a corpus that the pipeline does not have.
     """
-    found = {}
-    for name, section in pipeline.evaluate.own_sets.items():
-        kind, own = (
-            ("zero_shot", _labelled(section)) if isinstance(section, ZeroShotDataset) else ("retrieval", CAPTIONS)
-        )
-        if section.corpus not in pipeline.corpora:
-            known = it_has(section.corpus, pipeline.corpora)
-            raise ConfigError(f"evaluate.{kind}.{name}.corpus: the pipeline has no corpus {section.corpus!r}{known}")
-        found[name] = DatasetEntry(
-            name=name,
-            title=name,
-            source=f"evaluate.{kind}.{name}",
-            licence="not stated",
-            access="open",
-            get=f"the files of corpora.{section.corpus}",
-            citation="",
-            read=WebDatasetFiles(format="webdataset", corpus=pipeline.corpora[section.corpus]),
-            split=NothingTrained(rule="all_test"),
-            max_excluded=ANY_SHARE,
-            **own,
-        )
-    return found
+    return {name: _entry(name, pipeline) for name in pipeline.evaluate.own_sets}
 
 
-CAPTIONS: dict[str, Any] = {
+def _entry(name: str, pipeline: EvaluatePipeline) -> DatasetEntry:
+    labelled, pairs = pipeline.evaluate.zero_shot.get(name), pipeline.evaluate.retrieval.get(name)
+    kind = "zero_shot" if labelled else "retrieval"
+    corpus = (labelled or pipeline.evaluate.retrieval[name]).corpus
+    if corpus not in pipeline.corpora:
+        known = it_has(corpus, pipeline.corpora)
+        raise ConfigError(f"evaluate.{kind}.{name}.corpus: the pipeline has no corpus {corpus!r}{known}")
+    label, group = (f"json.{labelled.label}", f"json.{labelled.group}") if labelled else (None, None)
+    return DatasetEntry(
+        name=name,
+        title=name,
+        tasks={
+            **({"zero_shot": Task(primary="group_accuracy")} if labelled else {}),
+            **({"retrieval": Task(primary="mean_recall")} if pairs else {}),
+        },
+        source=f"evaluate.{kind}.{name}",
+        licence="not stated",
+        access="open",
+        get=f"the files of corpora.{corpus}",
+        citation="",
+        read=WebDatasetFiles(format="webdataset", corpus=pipeline.corpora[corpus]),
+        fields=Fields(label=label, group=group, caption="caption" if pairs else None),
+        split=NothingTrained(rule="all_test"),
+        max_excluded=ANY_SHARE,
+        **(_classes(labelled) if labelled else UNLABELLED),
+    )
+
+
+UNLABELLED: dict[str, Any] = {
     "modality": "mixed",
-    "tasks": {"retrieval": Task(primary="mean_recall")},
-    "fields": Fields(caption="caption"),
     "provenance": Provenance(choice="ours", split="ours", metrics="ours"),
 }
 
 
-def _labelled(section: ZeroShotDataset) -> dict[str, Any]:
+def _classes(section: ZeroShotDataset) -> dict[str, Any]:
     labels = dict.fromkeys(label for own in section.classes.values() for label in own)
     modalities = [modality for modality in MODALITIES if {modality} == set(section.classes)]
     return {
         "modality": modalities[0] if modalities else "mixed",
-        "tasks": {"zero_shot": Task(primary="group_accuracy")},
-        "fields": Fields(label=f"json.{section.label}", group=f"json.{section.group}"),
         "classes": {label: label for label in labels},
         "groups": {
             group: Group(name=section.group_names.get(group), classes=own) for group, own in section.classes.items()

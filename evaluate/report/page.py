@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -19,11 +19,14 @@ from .comparison import few_items
 from .contents import Contents, Means
 from .drawing.figures import HERE, environment
 from .drawing.forest import forest, teachers_forest
+from .drawing.groups import group_plots
 from .drawing.kaplan_meier import kaplan_meier
 from .drawing.probe_curves import probe_curves
 from .drawing.radar import FEWEST_AXES, radar
 from .drawing.ranks import ranks_plot
 from .drawing.reliability import reliability
+from .drawing.seconds import Stage, seconds_plot
+from .items import same_items
 from .model_card import model_card
 from .overview import models_of, overview, probe_curves_of
 from .wording import in_words, overlap_in_words
@@ -38,8 +41,13 @@ Groups = list[tuple[str, str, list[tuple[ResultRecord, Any]]]]
 """By title of the dataset and task, records with what is shown of them."""
 
 
-def render(contents: Contents, *, title: str) -> str:
-    """Return the page as a text."""
+def render(contents: Contents, *, title: str, note: str = "", stages: Mapping[str, Stage] | None = None) -> str:
+    """Return the page as a text.
+
+    Args:
+        note: stands below the title.
+        stages: where the time of the run went that made the results.
+    """
     style, script = ((HERE / name).read_text() for name in ("report.css", "report.js"))
     records = contents.records
     models, whole = models_of(contents), [one for one in records if not few_items(one.task)]
@@ -50,6 +58,7 @@ def render(contents: Contents, *, title: str) -> str:
         .render(
             contents=contents,
             title=title,
+            note=note,
             style=Markup(style),  # noqa: S704 - our own file
             script=Markup(script),  # noqa: S704 - our own file
             policy=_policy(style, script),
@@ -73,8 +82,14 @@ def render(contents: Contents, *, title: str) -> str:
             strict=strict_tables(records),
             survivals=_by_dataset(records, lambda one: kaplan_meier(f"survival-{numbers[id(one)]}", one)),
             confused=_by_dataset([one for one in records if one.task == "zero_shot"], confusion),
-            retrieved=_by_dataset(records, lambda one: gallery(one, "retrieval")),
-            failures=_by_dataset(records, lambda one: gallery(one, "failure")),
+            grouped=[
+                (title, group_plots(f"groups-{number}", group))
+                for number, (title, group) in enumerate(_with_groups(records).items())
+            ],
+            sampled=same_items(records, "sample"),
+            retrieved=same_items(records, "retrieval"),
+            failures=_by_dataset(records, failures),
+            time=seconds_plot(stages) if stages else "",
             reasons=_reasons(contents),
             cards={model.name: model_card(contents.results, model.name) for model in models if model.role == "student"},
         )
@@ -127,6 +142,15 @@ def _by_dataset(records: Sequence[ResultRecord], show: Callable[[ResultRecord], 
     return [(title, task, parts) for (title, task), parts in sorted(groups.items())]
 
 
+def _with_groups(records: Sequence[ResultRecord]) -> dict[str, list[ResultRecord]]:
+    """Return the results of each test set with groups, by its title."""
+    found: dict[str, list[ResultRecord]] = {}
+    for record in records:
+        if "groups" in record.details:
+            found.setdefault(record.dataset.title, []).append(record)
+    return found
+
+
 def _reasons(contents: Contents) -> list[list[str]]:
     reasons: dict[tuple[str, str, str], list[str]] = {}
     for result in contents.results:
@@ -164,6 +188,6 @@ def _pairs(counts: Sequence[Sequence[int]], names: Sequence[str]) -> list[list[s
     ]
 
 
-def gallery(record: ResultRecord, kind: str) -> list[Example] | None:
-    """Return a result's examples of a kind; None if it has none."""
-    return [example for example in examples_in(record.details) if example.kind == kind][:MOST_EXAMPLES] or None
+def failures(record: ResultRecord) -> list[Example] | None:
+    """Return a result's wrong answers; None if it keeps none."""
+    return [example for example in examples_in(record.details) if example.kind == "failure"][:MOST_EXAMPLES] or None

@@ -49,12 +49,14 @@ class Candidate(_Part):
 
     Attributes:
         text: a caption or answer; the image's id where an image was found.
+        label: class of the item that it belongs to, in a dataset with classes.
         thumbnail_jpeg_base64: set if an image was found.
     """
 
     text: str
     correct: bool
     score: float | None = None
+    label: str | None = None
     thumbnail_jpeg_base64: Thumbnail | None = None
 
 
@@ -62,20 +64,23 @@ class Example(_Part):
     """One test item.
 
     Attributes:
-        kind: ``failure`` for a wrong answer, ``retrieval`` for a query with its candidates.
+        kind: ``failure`` for a wrong answer, ``retrieval`` for a query with its candidates, ``sample`` for an item that
+            was chosen without looking at any answer, so that all models have the same ones.
         target: the right class, answer or caption.
         predicted: the model's class or answer, or the first candidate.
         question: question about the image; for a search by text the text.
+        label: class of the item of a search, in a dataset with classes.
         candidates: what was found, best first.
         thumbnail_jpeg_base64: the item's image; None if the item is a text.
     """
 
     id: str
-    kind: Literal["failure", "retrieval"] = "failure"
+    kind: Literal["failure", "retrieval", "sample"] = "failure"
     target: str
     predicted: str
     correct: bool = False
     question: str | None = None
+    label: str | None = None
     candidates: list[Candidate] = []
     thumbnail_jpeg_base64: Thumbnail | None = None
 

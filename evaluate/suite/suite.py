@@ -19,6 +19,7 @@ from evaluate.models.opening import facts_of, open_encoder
 from evaluate.results.assemble import record_of
 from evaluate.results.files import read_result, results_on, write_result
 from evaluate.results.record import DatasetFacts, ModelFacts, Overlap, Result, ResultRecord, RunFacts, SkippedRecord
+from store.console import progress
 from store.errors import MMKDError
 
 from .oracle import write_oracle
@@ -55,7 +56,11 @@ class Suite:
             if one.entry.groups:
                 # The oracle reads the results of all models: a damaged one ends the run before the work.
                 results_on(self._settings.results, task=one.first_result, dataset=one.entry.name)
-        records = [record for evaluation in evaluations for record in self.run(evaluation)]
+        records: list[Result] = []
+        with progress(len(evaluations), label="evaluate", noun="evaluations") as advance:
+            for evaluation in evaluations:
+                records += self.run(evaluation)
+                advance(1)
         grouped = {
             one.dataset.name: one for one in records if isinstance(one, ResultRecord) and "groups" in one.details
         }

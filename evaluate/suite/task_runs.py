@@ -27,7 +27,7 @@ from store.errors import EvaluationError
 
 from .class_embeddings import ABSENT, PRESENT, class_embeddings
 from .split_embeddings import Embedder
-from .task_examples import retrieval_examples, wrong_answers, wrong_classes
+from .task_examples import retrieval_examples, sampled_classes, wrong_answers, wrong_classes
 from .task_inputs import probe_splits, question_splits, retrieval_pairs, slide_splits, survivors, zero_shot_items
 
 log = logging.getLogger(__name__)
@@ -119,7 +119,9 @@ def _zero_shot(embedder: Embedder) -> Outcome:
             **how,
         )
     if not several:
-        result = _with_examples(result, wrong_classes(result, split, classes))
+        result = _with_examples(
+            result, [*sampled_classes(result, split, classes), *wrong_classes(result, split, classes)]
+        )
     return Outcome(
         results=[result],
         excluded=embedder.excluded,
@@ -191,7 +193,9 @@ def _retrieval(embedder: Embedder) -> Outcome:
         clusters=[clusters[item] for item in first],
         primary=embedder.dataset.entry.tasks["retrieval"].primary,
     )
-    result = _with_examples(result, retrieval_examples(pairs.image, pairs.text, split, first))
+    result = _with_examples(
+        result, retrieval_examples(pairs.image, pairs.text, split, first, embedder.dataset.entry.class_names)
+    )
     return Outcome(results=[result], excluded=embedder.excluded)
 
 

@@ -58,7 +58,8 @@ def phantom(
     settings = PhantomSettings(
         rows=rows, seed=seed, modality=modality, others=others, size_px=size_px, split=split, key_prefix=out.name
     )
-    written = write_corpus(out, settings)
+    with progress(rows, label="draw", noun="images") as advance:
+        written = write_corpus(out, settings, advance)
     log.info("%s: %d pairs%s", out, rows, "" if written else " exist already")
 
 
@@ -74,7 +75,8 @@ def _draw_corpora(pipeline: ExtractPipeline, names: list[str] | None) -> None:
     for name, corpus in drawn.items():
         if corpus.phantom and (not names or name in names):
             settings = PhantomSettings(key_prefix=name, **corpus.phantom.model_dump())
-            written = write_corpus(Path(corpus.files[0]).parent, settings)
+            with progress(corpus.phantom.rows, label=f"draw {name}", noun="images") as advance:
+                written = write_corpus(Path(corpus.files[0]).parent, settings, advance)
             log.info("corpus %s: %d pairs%s", name, corpus.phantom.rows, "" if written else " exist already")
 
 

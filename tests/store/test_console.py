@@ -253,6 +253,7 @@ def test_the_log_level_comes_from_the_environment_and_a_wrong_one_is_bad_input(r
 
 
 def test_without_a_terminal_progress_is_a_log_line_per_interval(monkeypatch, caplog):
+    monkeypatch.setattr(console, "FIRST_S", 0.0)
     monkeypatch.setattr(console, "PROGRESS_INTERVAL_S", 0.0)
     caplog.set_level(logging.INFO, logger="store.console")
     with progress(4, label="extract", noun="units") as advance:
@@ -262,6 +263,15 @@ def test_without_a_terminal_progress_is_a_log_line_per_interval(monkeypatch, cap
         True
     ] * 2
     assert caplog.messages[1].endswith(" s left")
+
+
+def test_the_first_line_comes_before_the_interval_and_only_the_first(monkeypatch, caplog):
+    monkeypatch.setattr(console, "FIRST_S", 0.0)
+    caplog.set_level(logging.INFO, logger="store.console")
+    with progress(4, label="extract", noun="units") as advance:
+        advance(1)
+        advance(2)
+    assert [line[:12] for line in caplog.messages] == ["extract: 1 o"]
 
 
 def test_within_the_interval_progress_is_silent(caplog):

@@ -6,7 +6,10 @@ import json
 import logging
 from pathlib import Path
 
+import torch
+
 from store.config.pipeline_file import dump_resolved
+from store.console import progress
 from store.errors import IncompleteStoreError
 from store.inspect.feature_statistics import draw_rows
 from store.read.chunks import ChunkReader
@@ -23,8 +26,10 @@ log = logging.getLogger(__name__)
 def project(pipeline: TrainPipeline, section: ProjectSection, *, overwrite: bool = False) -> bool:
     """Fit the paper's projections on the store's features. Returns False if that was done already."""
     store = open_store(pipeline)
+    # Fits of before `threads` was a setting stay valid.
+    settings_of = {name: value for name, value in json.loads(dump_resolved(section)).items() if name != "threads"}
     identity = {
-        "section": json.loads(dump_resolved(section)),
+        "section": settings_of,
         "select": json.loads(dump_resolved(pipeline))["select"],
         "store": store_identity(store),
     }
@@ -32,6 +37,7 @@ def project(pipeline: TrainPipeline, section: ProjectSection, *, overwrite: bool
     if is_done(out, identity, overwrite=overwrite):
         return False
     features = _projection_features(store, pipeline, section)
+    torch.set_num_threads(section.threads)
     with appearing(out, identity, overwrite=overwrite) as folder:
         settings = FitSettings(
             latent_dim=section.latent_dim,
@@ -41,7 +47,8 @@ def project(pipeline: TrainPipeline, section: ProjectSection, *, overwrite: bool
             lr=section.lr,
             seed=section.seed,
         )
-        fitted = fit_projection(features, settings)
+        with progress(section.steps, label="project", noun="steps") as advance:
+            fitted = fit_projection(features, settings, on_step=lambda *_: advance(1))
         fitted.projection.save(folder / "projection.safetensors")
         log.info(
             "projections of %d teachers to %d: held-out error %.3g before, %.3g after, %.3g of the mean feature",

@@ -9,6 +9,7 @@ import re
 import tarfile
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -100,11 +101,14 @@ class PhantomSettings:
         return choices[order[place]], done
 
 
-def write_corpus(out: Path, settings: PhantomSettings) -> bool:
+def write_corpus(out: Path, settings: PhantomSettings, advance: Callable[[int], None] = lambda _: None) -> bool:
     """Write a phantom corpus into a folder; return False if one with the same settings is there and complete.
 
     A row depends only on the seed, the modality setting, the split and its number, so a smaller corpus has the first
     rows of a larger one. Findings take turns within their modality, modalities take turns within the corpus.
+
+    Args:
+        advance: is told how many more rows are drawn.
 
     Raises:
         CorpusError: the folder holds a corpus with other settings.
@@ -118,7 +122,7 @@ def write_corpus(out: Path, settings: PhantomSettings) -> bool:
     tars, modalities = [], Counter[str]()
     for number, start in enumerate(range(0, settings.rows, settings.shard_rows)):
         shard = range(start, min(start + settings.shard_rows, settings.rows))
-        data = _tar(settings, shard, modalities)
+        data = _tar(settings, shard, modalities, advance)
         name = f"phantom-{number:06d}.tar"
         write_atomic(out / name, data)
         tars.append({"name": name, "rows": len(shard), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
@@ -157,7 +161,7 @@ def _is_complete(out: Path, wanted: dict[str, Any]) -> bool:
     return all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in tars)
 
 
-def _tar(settings: PhantomSettings, shard: range, modalities: Counter[str]) -> bytes:
+def _tar(settings: PhantomSettings, shard: range, modalities: Counter[str], advance: Callable[[int], None]) -> bytes:
     """Return one tar's bytes and count its rows in ``modalities``; its members have no time and no owner."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -168,6 +172,7 @@ def _tar(settings: PhantomSettings, shard: range, modalities: Counter[str]) -> b
                 member = tarfile.TarInfo(f"{settings.key_prefix}-{row:06d}.{suffix}")
                 member.size, member.mode = len(data), 0o644
                 tar.addfile(member, io.BytesIO(data))
+            advance(1)
     return buffer.getvalue()
 
 

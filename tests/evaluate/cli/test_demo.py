@@ -45,10 +45,10 @@ def test_teachers_stand_above_the_oracle_and_students_below_task_only():
 def test_names_are_shared_out_over_processes_and_none_is_lost(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     commands = _spread(["train", "pretrain"], "--run", ["a", "b", "c"])
-    assert commands == [["train", "pretrain", "--run", "a", "--run", "c"], ["train", "pretrain", "--run", "b"]]
+    assert commands == [[["train", "pretrain", "--run", "a", "--run", "c"]], [["train", "pretrain", "--run", "b"]]]
 
 
 def test_a_failing_command_stops_the_demo_and_is_named(tmp_path):
     missing = str(tmp_path / "no-store")
     with pytest.raises(MMKDError, match=r"python -m store info .*no-store ended with exit code 1"):
-        _stage("look", [["store", "info", missing]])
+        _stage("look", [["store", "info", missing]], out=tmp_path)

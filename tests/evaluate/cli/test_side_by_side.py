@@ -30,12 +30,12 @@ sys.exit(int(code))
 PARENT = """
 import json, sys
 from evaluate.cli.side_by_side import run_together
-print(run_together(json.loads(sys.argv[1])))
+print([code for _, code in run_together(json.loads(sys.argv[1]))])
 """
 
 
 def children(*codes):
-    return [[sys.executable, "-c", CHILD, f"run{number}", str(code)] for number, code in enumerate(codes)]
+    return [[[sys.executable, "-c", CHILD, f"run{number}", str(code)]] for number, code in enumerate(codes)]
 
 
 @pytest.mark.end_to_end
@@ -52,9 +52,10 @@ def test_on_a_terminal_each_process_has_a_bar_and_what_they_say_stands_above_who
 
 @pytest.mark.end_to_end
 def test_elsewhere_one_line_tells_of_all(monkeypatch, caplog, capfd):
+    monkeypatch.setattr(console, "FIRST_S", 0.2)
     monkeypatch.setattr(console, "PROGRESS_INTERVAL_S", 0.2)
     caplog.set_level("INFO", logger="evaluate.cli.side_by_side")
-    assert run_together(children(0, 0)) == [0, 0]
+    assert [code for _, code in run_together(children(0, 0))] == [0, 0]
     assert any(
         message.startswith("run0: ") and " | run1: " in message and "steps" in message and "; loss of run1" in message
         for message in caplog.messages
@@ -69,3 +70,16 @@ def test_a_command_alone_has_its_own_display():
     code, _, written = on_a_terminal([sys.executable, "-c", PARENT, json.dumps(children(4)[:1])])
     assert code == 0
     assert "3/3" in screen(written)[-1]
+
+
+@pytest.mark.end_to_end
+def test_a_chain_runs_one_command_after_the_other_up_to_the_first_that_fails(tmp_path):
+    def write(name, code):
+        text = f"import pathlib, sys; pathlib.Path({str(tmp_path / name)!r}).touch(); sys.exit({code})"
+        return [sys.executable, "-c", text]
+
+    failing, whole = [write("a", 0), write("b", 3), write("c", 0)], [write("d", 0), write("e", 0)]
+    for chains in ([failing], [failing, whole]):
+        ends = run_together(chains)
+        assert ends == [(failing[1], 3), (whole[1], 0)][: len(chains)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "d", "e"]

@@ -244,7 +244,7 @@ def test_other_weights_prompts_or_bound_of_pixels_are_evaluated_anew(place, tmp_
     assert record(max_pixels=10**6).request_digest != third.request_digest
 
 
-@pytest.mark.parametrize("name", ["demo", "mmkd"])
+@pytest.mark.parametrize("name", ["demo", "quick", "mmkd"])
 def test_the_sets_of_a_shipped_pipeline_are_entries_with_the_same_prompts(name):
     pipeline = read_pipeline(Path(__file__).parents[3] / "pipelines.yaml", name, EvaluatePipeline)
     for key, entry in pipeline_sets(pipeline).items():

@@ -82,8 +82,13 @@ def test_recall_is_what_open_clip_alone_gives(place, tmp_path):
         assert record.metrics["i2t_recall_at_1"].value == pytest.approx(first)
 
 
-def test_a_name_is_that_of_one_set():
+def test_a_set_of_both_sections_is_for_both_tasks_over_one_corpus():
     labelled = {"corpus": "c", "label": "l", "group": "g", "classes": {"ct": ["cyst"]}, "templates": ["{label}"]}
-    sets = {"zero_shot": {"test": labelled}, "retrieval": {"test": {"corpus": "c"}}}
-    with pytest.raises(ValidationError, match="'test' is a set of zero_shot; give this one another name"):
-        EvaluateSection.model_validate({"out": "out", **sets})
+
+    def read(corpus):
+        sets = {"zero_shot": {"test": labelled}, "retrieval": {"test": {"corpus": corpus}}}
+        return EvaluateSection.model_validate({"out": "out", **sets})
+
+    assert read("c").own_sets == ["test"]
+    with pytest.raises(ValidationError, match=r"zero_shot\.test has another corpus; sets of one name are one set"):
+        read("d")
