@@ -14,7 +14,7 @@ from rich.text import Text
 from store.corpus.read_ahead import ReadAhead
 from store.errors import StoreError, printable
 from store.export.images import image_requests
-from store.inspect.summary import Hole, StoreSummary, describe_row, summarize, summarize_teachers
+from store.inspect.summary import Hole, describe_row, next_steps, summarize, summarize_teachers
 from store.read.reader import FeatureStore
 
 from .options import AllowOption, CorpusRootOption, JsonOption, StoreArgument, print_json
@@ -70,21 +70,12 @@ def info(store: StoreArgument, *, as_json: JsonOption = False) -> None:
             f"  store = FeatureStore({summary.path!r})\n"
             f"  image_ND = store.read(slice(0, 256), teacher={name!r}, side='image')\n"
         )
-    for line in _next_steps(summary):
+    for line in next_steps(summary):
         sys.stdout.write(f"next: {line}\n")
 
 
 def _minute(moment: str | None) -> str:
     return (moment or "")[:16].replace("T", " ")
-
-
-def _next_steps(summary: StoreSummary) -> list[str]:
-    steps = []
-    if not summary.teachers or any(teacher.rows_missing for teacher in summary.teachers.values()):
-        steps.append("python -m extract run --pipeline NAME makes what is missing")
-    if any(teacher.rows_bad for teacher in summary.teachers.values()):
-        steps.append(f"python -m store quarantine {summary.path} says why rows are bad")
-    return steps or [f"python -m store coverage {summary.path} counts rows by teacher and modality"]
 
 
 @app.command("ls", epilog="Example: python -m store ls runs/demo/store")

@@ -103,8 +103,7 @@ def provenance(store: StoreArgument, *, as_json: JsonOption = False) -> None:
     """Show the origin of the features: every spec, and the versions, devices and runs of the receipts."""
     found = find_provenance(FeatureStore(store))
     if as_json:
-        teachers = {teacher: entry.as_json() for teacher, entry in found.teachers.items()}
-        print_json({"teachers": teachers, "runs": [asdict(run) for run in found.runs]})
+        print_json(found.as_json())
         return
     print_teachers(
         found.teachers,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
@@ -57,6 +57,11 @@ class Provenance:
 
     teachers: dict[str, TeacherProvenance]
     runs: tuple[Run, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the same as plain JSON values."""
+        teachers = {teacher: entry.as_json() for teacher, entry in self.teachers.items()}
+        return {"teachers": teachers, "runs": [asdict(run) for run in self.runs]}
 
 
 def provenance(store: FeatureStore) -> Provenance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -125,6 +126,16 @@ def summarize(store: FeatureStore) -> StoreSummary:
         last=max((run.last for run in made), default=None),
         teachers=teachers,
     )
+
+
+def next_steps(summary: StoreSummary) -> list[str]:
+    """Return the commands that are useful next, each with what it does."""
+    path, steps = shlex.quote(summary.path), []
+    if not summary.teachers or any(teacher.rows_missing for teacher in summary.teachers.values()):
+        steps.append("python -m extract run --pipeline NAME makes what is missing")
+    if any(teacher.rows_bad for teacher in summary.teachers.values()):
+        steps.append(f"python -m store quarantine {path} says why rows are bad")
+    return steps or [f"python -m store coverage {path} counts rows by teacher and modality"]
 
 
 def intervals(marked_N: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
