@@ -34,16 +34,13 @@ def info(store: StoreArgument, *, as_json: JsonOption = False) -> None:
         print_json(summary.as_json())
         return
     console = terminal()
-    missing = sum(teacher.rows_missing for teacher in summary.teachers.values())
-    bad = sum(teacher.rows_bad for teacher in summary.teachers.values())
-    lacks = [f"{missing:,} features of a row are missing"] * bool(missing) + [f"{bad:,} are bad"] * bool(bad)
     made = f"{_minute(summary.first)} to {_minute(summary.last)}, {summary.runs:,} runs" if summary.first else "never"
     for heading, text in (
         ("store", f"{summary.path} (format version {summary.version})"),
         ("holds", f"{summary.rows:,} pairs in {summary.ranges:,} ranges of {summary.range_rows:,}"),
         ("", f"{summary.feature_pairs:,} feature pairs of {len(summary.teachers)} teachers"),
         ("on disk", f"{summary.bytes_on_disk / 1e6:,.1f} MB"),
-        ("whole", ("yes" if summary.complete else "no") + (f": {', '.join(lacks)}" if lacks else "")),
+        ("whole", ("yes" if summary.complete else "no") + (f": {summary.lacks}" if summary.lacks else "")),
         ("made", made),
         ("corpus", summary.corpus_root),
         ("pairs under", ", ".join(f"{licence} ({count:,})" for licence, count in summary.licences.items())),

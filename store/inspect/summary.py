@@ -89,6 +89,15 @@ class StoreSummary:
     last: str | None
     teachers: dict[str, TeacherSummary]
 
+    @property
+    def lacks(self) -> str:
+        """What is missing and what is bad, in words; empty where nothing is."""
+        missing = sum(teacher.rows_missing for teacher in self.teachers.values())
+        bad = sum(teacher.rows_bad for teacher in self.teachers.values())
+        parts = [f"{missing:,} features of a row are missing"] * bool(missing)
+        parts += [f"{bad:,} are bad" if missing else f"{bad:,} features of a row are bad"] * bool(bad)
+        return ", ".join(parts)
+
     def as_json(self) -> dict[str, Any]:
         """Return the same as plain JSON values, without the holes, which ``ls`` has."""
         content = asdict(self)

@@ -41,10 +41,6 @@ def render(contents: Contents) -> str:
         .render(
             contents=contents,
             summary=contents.summary,
-            lacks={
-                what: sum(getattr(one, f"rows_{what}") for one in contents.summary.teachers.values())
-                for what in ("missing", "bad")
-            },
             style=Markup(style),  # noqa: S704 - our own file
             policy=policy(style),
             modalities=modalities,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import html
 import json
-import re
 from html.parser import HTMLParser
 
 import pytest
@@ -32,10 +30,6 @@ class Page(HTMLParser):
     def images(self):
         return [one for one in self.sources if one.startswith("data:image/jpeg;base64,")]
 
-    def section(self, name):
-        """Return the visible text of a section."""
-        return self.text.split(name)[-1]
-
 
 @pytest.fixture
 def made(tmp_path, capsys):
@@ -47,8 +41,3 @@ def made(tmp_path, capsys):
         return Page(out.read_text()), json.loads(capsys.readouterr().out), out
 
     return make
-
-
-def shown(text):
-    """Return a text of a store as a browser shows it, which is what was written."""
-    return re.sub(r"\s+", " ", html.unescape(html.escape(text)))
