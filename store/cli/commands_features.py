@@ -15,7 +15,7 @@ import typer
 
 from store.config.pipeline_file import read_pipeline
 from store.console import progress
-from store.errors import StoreError
+from store.errors import StoreError, shortened
 from store.format.records import Side
 from store.inspect.agreement import Agreement, compared, steps
 from store.inspect.agreement import agreement as compare
@@ -109,8 +109,8 @@ def neighbors(
     print_table(
         ["row", "cosine", "key", "modality", "caption"],
         [
-            [*first[:2], *(one or "-" for one in first[2:])],
-            *((n.row, f"{n.cosine:.4f}", n.key, n.modality or "-", n.caption or "-") for n in found),
+            [*first[:2], *(shortened(one or "-") for one in first[2:])],
+            *((n.row, f"{n.cosine:.4f}", n.key, n.modality or "-", shortened(n.caption or "-")) for n in found),
         ],
     )
 

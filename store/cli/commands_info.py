@@ -18,7 +18,7 @@ from store.inspect.summary import Hole, describe_row, next_steps, summarize, sum
 from store.read.reader import FeatureStore
 
 from .options import AllowOption, CorpusRootOption, JsonOption, StoreArgument, print_json
-from .tables import print_teachers, terminal
+from .tables import print_next, print_teachers, terminal
 
 app = typer.Typer()
 
@@ -67,8 +67,7 @@ def info(store: StoreArgument, *, as_json: JsonOption = False) -> None:
             f"  store = FeatureStore({summary.path!r})\n"
             f"  image_ND = store.read(slice(0, 256), teacher={name!r}, side='image')\n"
         )
-    for line in next_steps(summary):
-        sys.stdout.write(f"next: {line}\n")
+    print_next(summary.steps)
 
 
 def _minute(moment: str | None) -> str:
@@ -100,6 +99,8 @@ def list_(store: StoreArgument, *, as_json: JsonOption = False) -> None:
     )
     for name, teacher in teachers.items():
         _print_holes(name, teacher.holes)
+    missing, bad = (sum(getattr(one, name) for one in teachers.values()) for name in ("rows_missing", "rows_bad"))
+    print_next(next_steps(str(opened.location), missing=missing, bad=bad))
 
 
 @app.command(epilog="Example: python -m store row runs/demo/store 17")

@@ -90,10 +90,21 @@ class StoreSummary:
     teachers: dict[str, TeacherSummary]
 
     @property
+    def steps(self) -> list[str]:
+        """The commands that are useful next, each with what it does."""
+        missing, bad = self._missing_and_bad
+        steps = next_steps(self.path, missing=missing or not self.teachers, bad=bad)
+        return steps or [f"python -m store coverage {shlex.quote(self.path)} counts rows by teacher and modality"]
+
+    @property
+    def _missing_and_bad(self) -> tuple[int, int]:
+        found = self.teachers.values()
+        return sum(teacher.rows_missing for teacher in found), sum(teacher.rows_bad for teacher in found)
+
+    @property
     def lacks(self) -> str:
         """What is missing and what is bad, in words; empty where nothing is."""
-        missing = sum(teacher.rows_missing for teacher in self.teachers.values())
-        bad = sum(teacher.rows_bad for teacher in self.teachers.values())
+        missing, bad = self._missing_and_bad
         parts = [f"{missing:,} features of a row are missing"] * bool(missing)
         parts += [f"{bad:,} are bad" if missing else f"{bad:,} features of a row are bad"] * bool(bad)
         return ", ".join(parts)
@@ -137,14 +148,10 @@ def summarize(store: FeatureStore) -> StoreSummary:
     )
 
 
-def next_steps(summary: StoreSummary) -> list[str]:
-    """Return the commands that are useful next, each with what it does."""
-    path, steps = shlex.quote(summary.path), []
-    if not summary.teachers or any(teacher.rows_missing for teacher in summary.teachers.values()):
-        steps.append("python -m extract run --pipeline NAME makes what is missing")
-    if any(teacher.rows_bad for teacher in summary.teachers.values()):
-        steps.append(f"python -m store quarantine {path} says why rows are bad")
-    return steps or [f"python -m store coverage {path} counts rows by teacher and modality"]
+def next_steps(path: str, *, missing: int, bad: int) -> list[str]:
+    """Return the commands that are useful next, each with what it does, where features are missing or rows bad."""
+    steps = ["python -m extract run --pipeline NAME makes what is missing"] if missing else []
+    return steps + ([f"python -m store quarantine {shlex.quote(path)} says why rows are bad"] if bad else [])
 
 
 def intervals(marked_N: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:

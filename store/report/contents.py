@@ -18,7 +18,7 @@ from store.inspect.feature_statistics import INPUT, SideStatistics, side_statist
 from store.inspect.provenance import Provenance, provenance
 from store.inspect.stage_report import StageReport
 from store.inspect.stage_report import report as stage_report
-from store.inspect.summary import StoreSummary, next_steps, summarize
+from store.inspect.summary import StoreSummary, summarize
 from store.read.categories import Categories, categorize, read_categories
 from store.read.reader import FeatureStore
 
@@ -102,7 +102,6 @@ class Contents:
     """
 
     summary: StoreSummary
-    steps: list[str]
     sample: int
     of_rows: int
     seed: int
@@ -162,7 +161,6 @@ def collect(
             advance(1)
         contents = Contents(
             summary=summary,
-            steps=next_steps(summary),
             sample=len(drawn.rows_K),
             of_rows=drawn.of_rows,
             seed=seed,
