@@ -7,6 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any, Literal
 
 from store.errors import IncompleteStoreError
@@ -88,13 +89,17 @@ class StageReport:
         return asdict(self) | {"total_s": self.total_s}
 
 
-def report(store: FeatureStore, *, run_id: str | None = None) -> StageReport:
+def report(store: FeatureStore, *, run_id: str | None = None, known: Iterable[Receipt] | None = None) -> StageReport:
     """Report on all runs of a store, or on one.
+
+    Args:
+        known: all receipts of the store, if they were read already.
 
     Raises:
         IncompleteStoreError: there are no such receipts.
     """
-    receipts = [receipt for name in store.teachers for receipt in store.receipts(name).values()]
+    found = (store.receipts(name).values() for name in store.teachers)
+    receipts = [*chain.from_iterable(found)] if known is None else [*known]
     chosen = [
         receipt
         for receipt in receipts

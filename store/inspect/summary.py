@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
@@ -117,14 +117,17 @@ class StoreSummary:
         return content
 
 
-def summarize(store: FeatureStore) -> StoreSummary:
+def summarize(store: FeatureStore, *, receipts: Mapping[str, Collection[Receipt]] | None = None) -> StoreSummary:
     """Summarize a store from its records alone, without reading features.
+
+    Args:
+        receipts: by teacher, if they are known already.
 
     Raises:
         StoreError: the pair table is missing, cannot be opened, or lacks rows.
     """
     store.pairs.check()  # A store whose rows cannot be read is not complete.
-    receipts = {name: [*store.receipts(name).values()] for name in store.teachers}
+    receipts = receipts or {name: store.receipts(name).values() for name in store.teachers}
     teachers = {name: _teacher(store, name, found) for name, found in receipts.items()}
     made = runs_of(chain.from_iterable(receipts.values()))
     licence = read_categories(store.location, "license", store.info)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from store.console import progress
 from store.errors import IncompleteStoreError, shortened
-from store.format.records import SIDES, Side, Status
+from store.format.records import SIDES, Receipt, Side, Status
 from store.inspect.agreement import Agreement, agreement_of
 from store.inspect.coverage import Counts, coverage, tally
 from store.inspect.feature_statistics import INPUT, SideStatistics, side_statistics
@@ -148,31 +149,31 @@ def collect(
         store.spec(teacher)
     paired = [name for name in store.teachers if store.spec(name).sides == SIDES]
     with progress(8 + len(store.teachers) + len(paired), label="report", noun="steps") as advance:
-        summary = summarize(store)
+        receipts = {name: store.receipts(name).values() for name in store.teachers}
+        status = {name: store.status(name) for name in store.teachers}
         advance(1)
-        drawn = draw_sample(store, rows=sample, seed=seed, advance=advance)
+        drawn = draw_sample(store, status, rows=sample, seed=seed, advance=advance)
         modality = read_categories(store.location, "modality", store.info)
         codes_K = modality.codes_N[drawn.rows_K]
-        receipts = {name: store.receipts(name).values() for name in store.teachers}
         advance(1)
         similarities = {}
         for name in paired:
-            similarities[name] = histogram(store.similarity(name)[store.status(name) == Status.OK])
+            similarities[name] = histogram(store.similarity(name)[status[name] == Status.OK])
             advance(1)
         contents = Contents(
-            summary=summary,
+            summary=summarize(store, receipts=receipts),
             sample=len(drawn.rows_K),
             of_rows=drawn.of_rows,
             seed=seed,
-            coverage=_step(advance, lambda: coverage(tally(store, "all"))),
+            coverage=_step(advance, lambda: coverage(tally(store, "all", status=status))),
             reasons=reasons_of(receipts),
             similarities=similarities,
             statistics=_step(advance, lambda: _statistics(store, drawn)),
             agreements=_step(advance, lambda: _agreements(drawn)),
             map=_step(advance, lambda: _map(drawn, modality, teacher)),
             queries=_queries(drawn, codes_K),
-            provenance=provenance(store),
-            timings=_step(advance, lambda: _timings(store)),
+            provenance=provenance(store, receipts=receipts),
+            timings=_step(advance, lambda: _timings(store, chain.from_iterable(receipts.values()))),
         )
         _add_pairs(store, contents, images=images)
         advance(1)
@@ -242,9 +243,9 @@ def _queries(drawn: Sample, codes_K: npt.NDArray[np.int32]) -> list[Query]:
     return found
 
 
-def _timings(store: FeatureStore) -> StageReport | None:
+def _timings(store: FeatureStore, receipts: Iterable[Receipt]) -> StageReport | None:
     try:
-        return stage_report(store)
+        return stage_report(store, known=receipts)
     except IncompleteStoreError:
         return None
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from store.console import progress
 from store.corpus.read_ahead import ReadAhead, Take
 from store.errors import MMKDError, PairDecodeError, kind_of, shortened
 from store.export.images import image_requests
@@ -39,14 +40,16 @@ class Pictures:
     why: str | None = None
 
 
-def read_pictures(
-    store: FeatureStore, pairs: Sequence[Mapping[str, Any]], *, advance: Callable[[int], None] = lambda _: None
-) -> Pictures:
+def read_pictures(store: FeatureStore, pairs: Sequence[Mapping[str, Any]]) -> Pictures:
     """Return small images of some pairs, given ``row``, ``uri`` and ``member``, from the corpus or the store's own."""
     found = Pictures()
     if not pairs:
         return found
-    with ThreadPoolExecutor(THREADS) as pool, ReadAhead(store.images) as ahead:
+    with (
+        ThreadPoolExecutor(THREADS) as pool,
+        ReadAhead(store.images) as ahead,
+        progress(len(pairs), label="images", noun="images") as advance,
+    ):
         try:
             takes = image_requests(store, ahead, first_row=pairs[0]["row"])(pairs)
         except MMKDError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,16 +41,22 @@ class Sample:
 
 
 def draw_sample(
-    store: FeatureStore, *, rows: int, seed: int, advance: Callable[[int], None] = lambda _: None
+    store: FeatureStore,
+    status: Mapping[str, npt.NDArray[np.uint8]],
+    *,
+    rows: int,
+    seed: int,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> Sample:
     """Draw at most ``rows`` rows that are ok under any teacher, and read their features.
 
-    Memory holds a status per row and teacher, and ``rows`` features of each side of each teacher.
+    Memory holds ``rows`` features of each side of each teacher.
 
     Args:
+        status: of all rows by teacher, (N,).
         advance: told after each teacher.
     """
-    ok_TN = np.array([store.status(name) == Status.OK for name in store.teachers]).reshape(-1, store.info.rows)
+    ok_TN = np.array([status[name] == Status.OK for name in store.teachers]).reshape(-1, store.info.rows)
     any_N: npt.NDArray[np.bool_] = np.any(ok_TN, axis=0)
     drawn = draw_rows(any_N, chunk_rows=store.info.chunk_rows, rows=SPREAD * rows, seed=seed)
     if len(drawn) > rows:

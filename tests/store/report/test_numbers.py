@@ -103,8 +103,12 @@ def large(tmp_path_factory):
     return FeatureStore(path)
 
 
+def statuses(store):
+    return {name: store.status(name) for name in store.teachers}
+
+
 def test_a_sample_has_the_stored_features_of_rows_from_many_chunks(large):
-    found = draw_sample(large, rows=200, seed=4)
+    found = draw_sample(large, statuses(large), rows=200, seed=4)
     assert (len(found.rows_K), found.of_rows) == (200, 3000)
     assert np.all(np.diff(found.rows_K) > 0)
     assert len(np.unique(found.rows_K // 64)) >= SPREAD * 200 // 64
@@ -113,6 +117,6 @@ def test_a_sample_has_the_stored_features_of_rows_from_many_chunks(large):
         for side in ("image", "text"):
             stored_ND = large.read(slice(None), teacher=name, side=side)
             assert np.array_equal(found.features[side][name], stored_ND[found.rows_K])
-    assert np.array_equal(draw_sample(large, rows=200, seed=4).rows_K, found.rows_K)
-    assert not np.array_equal(draw_sample(large, rows=200, seed=5).rows_K, found.rows_K)
-    assert len(draw_sample(large, rows=9000, seed=5).rows_K) == 3000
+    assert np.array_equal(draw_sample(large, statuses(large), rows=200, seed=4).rows_K, found.rows_K)
+    assert not np.array_equal(draw_sample(large, statuses(large), rows=200, seed=5).rows_K, found.rows_K)
+    assert len(draw_sample(large, statuses(large), rows=9000, seed=5).rows_K) == 3000
