@@ -64,7 +64,7 @@ def test_an_example_with_an_option_that_is_not_there_would_be_found():
         ("-m extract do", ["doctor"]),
         ("-m store info --js", ["--json"]),
         ("-m train export --res", ["--results"]),
-        ("-m evaluate schema p", ["pipelines"]),
+        ("-m store schema p", ["pipelines"]),
         ("-m pytest --js", []),
     ],
 )

@@ -21,12 +21,12 @@ from evaluate.report.page import render
 from evaluate.report.table import by_group
 from evaluate.results.files import read_results, results_on
 from evaluate.results.record import ORACLE, ResultRecord
-from extract.monitor.stage_report import report as stage_report
 from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption
 from store.config.pipeline_file import read_pipeline
 from store.config.problems import it_has
 from store.errors import ConfigError, MMKDError, printable
 from store.files import write_atomic
+from store.inspect.stage_report import report as stage_report
 from store.inspect.summary import summarize
 from store.read.reader import FeatureStore
 from train.runtime.metrics_log import read_metrics

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment
 from markupsafe import Markup
 
 from evaluate.results.examples import Example, examples_in
 from evaluate.results.record import ResultRecord, SkippedRecord
+from store.report.elements import base_style, environment, policy
 
 from .boards import ROLE_ORDER
 from .clinical import decision_tables, prompt_tables, strict_tables, subgroup_tables
 from .comparison import few_items
 from .contents import Contents, Means
-from .drawing.figures import HERE, environment
 from .drawing.forest import forest, teachers_forest
 from .drawing.groups import group_plots
 from .drawing.kaplan_meier import kaplan_meier
@@ -29,7 +30,9 @@ from .drawing.seconds import Stage, seconds_plot
 from .items import same_items
 from .model_card import model_card
 from .overview import models_of, overview, probe_curves_of
-from .wording import in_words, overlap_in_words
+from .wording import FILTERS, in_words, overlap_in_words
+
+HERE = Path(__file__).parent
 
 MOST_CLASSES = 16
 """Classes of a matrix that is shown whole; for more the most frequent confusions are listed."""
@@ -41,6 +44,13 @@ Groups = list[tuple[str, str, list[tuple[ResultRecord, Any]]]]
 """By title of the dataset and task, records with what is shown of them."""
 
 
+@functools.cache
+def _templates() -> Environment:
+    found = environment(HERE)
+    found.filters |= FILTERS
+    return found
+
+
 def render(contents: Contents, *, title: str, note: str = "", stages: Mapping[str, Stage] | None = None) -> str:
     """Return the page as a text.
 
@@ -48,12 +58,12 @@ def render(contents: Contents, *, title: str, note: str = "", stages: Mapping[st
         note: stands below the title.
         stages: where the time of the run went that made the results.
     """
-    style, script = ((HERE / name).read_text() for name in ("report.css", "report.js"))
+    style, script = base_style() + (HERE / "report.css").read_text(), (HERE / "report.js").read_text()
     records = contents.records
     models, whole = models_of(contents), [one for one in records if not few_items(one.task)]
     numbers = {id(record): number for number, record in enumerate(records)}
     return (
-        environment()
+        _templates()
         .get_template("page.html")
         .render(
             contents=contents,
@@ -61,7 +71,7 @@ def render(contents: Contents, *, title: str, note: str = "", stages: Mapping[st
             note=note,
             style=Markup(style),  # noqa: S704 - our own file
             script=Markup(script),  # noqa: S704 - our own file
-            policy=_policy(style, script),
+            policy=policy(style, script),
             facts=_facts(contents),
             overlapping=_overlapping(records),
             rankings=[
@@ -94,13 +104,6 @@ def render(contents: Contents, *, title: str, note: str = "", stages: Mapping[st
             cards={model.name: model_card(contents.results, model.name) for model in models if model.role == "student"},
         )
     )
-
-
-def _policy(style: str, script: str) -> str:
-    """Return what a browser may do with the page: show images that it holds, run its one script, and no more."""
-    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
-    allowed = f"img-src data:; style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'"
-    return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
 
 
 def _facts(contents: Contents) -> dict[str, int]:

@@ -74,7 +74,6 @@ def markdown(text: str) -> str:
 
 
 FILTERS = {
-    "count": lambda value: f"{value:,}",
     "interval": lambda found: with_interval(found, signed=True),
     "left_out": lambda reason: f"left out: {reason}",
     "metric": lambda name: METRICS[name].title,

@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from store.errors import EvaluationError
 
-THUMBNAIL_PX = 112
-"""Longest side: two fit on a narrow screen, and the image can still be recognised."""
-THUMBNAIL_QUALITY = 80
 MOST_THUMBNAIL_BYTES = 32 * 1024
 """A thumbnail of that side has 3 to 6 KiB; larger ones are refused."""
 
@@ -99,12 +94,3 @@ def examples_in(details: Mapping[str, Any]) -> list[Example]:
             place = ".".join(map(str, (number, *first["loc"])))
             raise EvaluationError(f"details.examples.{place}: {first['msg']}") from None
     return examples
-
-
-def thumbnail(image: Image.Image) -> str:
-    """Return an image as a small JPEG in base64, as Example takes it; transparent parts become dark."""
-    small = image.convert("RGB")
-    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=THUMBNAIL_QUALITY)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -13,11 +13,12 @@ import numpy as np
 
 from evaluate.datasets.loaded import Split
 from evaluate.models.encoders import Embeddings
-from evaluate.results.examples import Candidate, Example, thumbnail
+from evaluate.results.examples import Candidate, Example
 from evaluate.results.task_result import TaskResult
 from evaluate.tasks.retrieval import distinct_texts
 from store.errors import PairDecodeError
 from store.images.decode import decode_image
+from store.images.thumbnail import thumbnail
 
 MOST = 8
 SAMPLED = 12

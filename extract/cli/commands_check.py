@@ -30,7 +30,7 @@ from .commands_teachers import chosen
 
 if TYPE_CHECKING:
     from extract.monitor.drift import TeacherDrift
-    from extract.monitor.stage_report import StageReport
+    from store.inspect.stage_report import StageReport
 
 app = typer.Typer()
 log = logging.getLogger("extract")
@@ -160,7 +160,7 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Say from the receipts where the time of the extraction went, and what bounds it."""
-    from extract.monitor.stage_report import report as read_report
+    from store.inspect.stage_report import report as read_report
     from store.read.reader import FeatureStore
 
     found = read_report(FeatureStore(store_of(store, config, pipeline)), run_id=run)
@@ -171,7 +171,7 @@ def report(
 
 
 def _print_report(found: StageReport) -> None:
-    from extract.monitor.stage_report import picture
+    from extract.monitor.stage_picture import picture
 
     lines = [f"{found.units:,} units, {found.rows:,} rows of ranges, {len(found.runs)} runs", *picture(found)]
     if found.worker_s is None:

@@ -22,9 +22,9 @@ from extract.run.plan import RangeWork
 from extract.run.run_spec import Job
 from extract.run.schedule import Failure, Restarts, failure_of
 from extract.run.tracker import Tracker
-from extract.worker.stages import seconds_of_range
 from extract.worker.task import TASKS_AT_ONCE, Made, TaskDroppedError
 from store.errors import ExtractionError
+from store.format.stages import seconds_of_range
 
 from .connect import connected, may_grow
 from .fleet import Call, Fleet, Kind, room

@@ -19,12 +19,12 @@ from extract.config import ExtractPipeline
 from extract.run.plan import Plan, plan
 from extract.run.tracker import Outcome, Tracker, write_report
 from extract.teacher_files.specs import teacher_spec
-from extract.worker.stages import DEVICE_STAGES, HOST_STAGES
 from store.config.pipeline_file import dump_resolved
 from store.format.arrays import ArrayName, array_names, dtype_of, index_bytes, tail_of
 from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
 from store.format.pairs import PAIR_SCHEMA, PairTable
 from store.format.records import Receipt, Spec, Status, StoreInfo, read_record, read_store_info, record_bytes, spec_key
+from store.format.stages import DEVICE_STAGES, HOST_STAGES
 from store.io.location import Location, locate
 
 from .in_flight import InFlight, in_flight

@@ -19,11 +19,11 @@ import pyarrow as pa
 from extract.config import ExtractPipeline, ExtractSection
 from extract.run.plan import RangeWork
 from extract.run.run_spec import build_worker
-from extract.worker.stages import HOST_STAGES, seconds_of_range
 from extract.worker.task import TASKS_AT_ONCE, Task
 from store.errors import ConfigError
 from store.format.pairs import PairTable
 from store.format.records import Receipt, Spec, StoreInfo, read_store_info, record_bytes
+from store.format.stages import HOST_STAGES, seconds_of_range
 
 from .scratch import scratch, scratch_run
 

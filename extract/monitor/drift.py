@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from extract.config import ExtractPipeline
 from extract.estimate.scratch import scratch, scratch_run
 from extract.run.run_spec import build_worker
-from extract.teacher_files.specs import teacher_spec
+from extract.teachers.stored import same_spec
 from extract.worker.task import Task
-from store.errors import IncompleteStoreError, SpecMismatchError
-from store.format.pairs import PairTable
+from store.errors import IncompleteStoreError
 from store.format.records import Spec, Status
 from store.read.reader import FeatureStore
 
@@ -97,7 +95,7 @@ def drift(
         SpecMismatchError: the store has features of another teacher than the pipeline's.
         IncompleteStoreError: nothing is committed.
     """
-    specs = {name: _same_spec(store, pipeline, name) for name in teachers}
+    specs = {name: same_spec(store, pipeline, name) for name in teachers}
     committed_N = np.logical_or.reduce([store.committed_rows(name) for name in teachers])
     drawn = draw(committed_N, rows=rows, seed=seed)
     if not len(drawn):
@@ -105,7 +103,7 @@ def drift(
             f"{store.location}: holds no features yet of {', '.join(teachers)}", hint="python -m extract run"
         )
     with scratch() as place:
-        pairs = rows_of(store.pairs, drawn, range_rows=store.info.range_rows)
+        pairs = store.pairs.take(drawn)
         size = min(UNIT_ROWS, len(drawn))
         spec = scratch_run(place, pipeline, list(specs.values()), pairs, root=root, range_rows=size)
         again = FeatureStore(place)
@@ -128,29 +126,6 @@ def draw(committed_N: npt.NDArray[np.bool_], *, rows: int, seed: int) -> npt.NDA
     if len(candidates) <= rows:
         return candidates
     return np.sort(np.random.default_rng(seed).choice(candidates, rows, replace=False))
-
-
-def rows_of(pairs: PairTable, rows_K: npt.NDArray[np.int64], *, range_rows: int) -> pa.Table:
-    """Return some rows of a pair table, given in ascending order, reading each range once."""
-    tables = []
-    for range_id in np.unique(rows_K // range_rows):
-        here = rows_K[rows_K // range_rows == range_id]
-        first, last = int(here[0]), int(here[-1])
-        tables.append(pairs.read(first, last + 1).take(pa.array(here - first)))
-    return pa.concat_tables(tables)
-
-
-def _same_spec(store: FeatureStore, pipeline: ExtractPipeline, name: str) -> Spec:
-    stored = store.spec(name)
-    spec = teacher_spec(name, pipeline.teachers[name], stored_dtype=stored.stored_dtype, window=pipeline.image.bounds)
-    if spec.hash != stored.hash:
-        changes = "\n  ".join(spec.difference(stored))
-        raise SpecMismatchError(
-            f"{store.location} holds features of another {name} than the pipeline's, so that nothing is compared:\n"
-            f"  {changes}",
-            hint=f"python -m extract run --replace {name} makes them again; or put the old teacher back",
-        )
-    return spec
 
 
 def _compare(

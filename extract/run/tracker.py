@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from extract.worker.stages import DEVICE_STAGES, WAITS, seconds_of_range
 from extract.worker.task import Made
 from store.console import progress
 from store.errors import ExtractionError, MMKDError, kind_of
 from store.format.records import Receipt, Status
+from store.format.stages import DEVICE_STAGES, WAITS, seconds_of_range
 from store.io.location import Location
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from store.format.records import read_or_say
 from store.io.location import Location
 
 from .inventory import Inventory, below
-from .problems import Kind, Problem
+from .problems import Kind, Problem, repair_command
 
 MAKE = "python -m extract pixels --pipeline NAME"
 
@@ -121,7 +121,7 @@ def _problem(
     range_id: int | None = None,
     rows: tuple[int, int] | None = None,
 ) -> Problem:
-    step = f"python -m store repair {location}, then {MAKE}"
+    step = f"{repair_command(location, kind)}, then {MAKE}"
     if kind == Kind.OUTGROWN:
         step = MAKE
     elif kind == Kind.SPEC:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
 from store.format.records import Receipt
+from store.io.location import Location
 
 
 class Kind(StrEnum):
@@ -37,6 +39,15 @@ class Kind(StrEnum):
 
 NOTES = frozenset({Kind.OUTGROWN, Kind.ORPHAN, Kind.ATTEMPT, Kind.UNFINISHED, Kind.STRAY})
 """Kinds that do no harm: such an object reads as missing or is not read at all."""
+
+DEEP = frozenset({Kind.OBJECT_BYTES, Kind.UNDECODABLE, Kind.STATUS, Kind.NORM, Kind.NOT_ZERO, Kind.SIMILARITY})
+"""Kinds that only reading every byte finds."""
+
+
+def repair_command(location: Location, kind: Kind) -> str:
+    """Return the command that repairs a problem."""
+    return f"python -m store repair {shlex.quote(str(location))}{' --deep' if kind in DEEP else ''}"
+
 
 UnitState = Literal["verified", "damaged", "missing", "outgrown"]
 """Outgrown: committed before rows were appended to its range; what it holds is valid."""

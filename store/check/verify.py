@@ -32,7 +32,7 @@ from .inventory import (
     unfinished_writes,
 )
 from .pixel_check import check_pixels
-from .problems import Kind, Problem, Report, UnitCheck
+from .problems import Kind, Problem, Report, UnitCheck, repair_command
 from .unit_check import Found, check_bytes, check_record
 
 THREADS = 8
@@ -280,7 +280,7 @@ class _Check:
     def _add(self, unit: UnitCheck, found: Iterable[Found]) -> None:
         for kind, key, message in found:
             unit.state = "outgrown" if kind == Kind.OUTGROWN else "damaged"
-            step = "python -m extract run" if kind == Kind.OUTGROWN else _repair(self._location)
+            step = "python -m extract run" if kind == Kind.OUTGROWN else _repair(self._location, kind)
             unit.problems.append(
                 Problem(
                     kind=kind,
@@ -295,7 +295,7 @@ class _Check:
 
     def belongings(self, teacher: str | None) -> None:
         """Name what lies in the store and belongs to no unit; of one teacher, if one is given."""
-        repair = _repair(self._location)
+        repair = _repair(self._location, Kind.ORPHAN)
         for key, name, range_id in self._inventory.misplaced_receipts():
             if teacher in (None, name):
                 message = "a receipt of a range beyond the store's last"
@@ -327,11 +327,17 @@ class _Check:
             if isinstance(switched, RangeReceipt) and switched.at == prefix:
                 return
         message = "an attempt at a unit, which no receipt names; a running extraction may yet do so"
-        self._note(Kind.ATTEMPT, prefix, message, _repair(self._location), teacher=next(map(teacher_of, keys), None))
+        self._note(
+            Kind.ATTEMPT,
+            prefix,
+            message,
+            _repair(self._location, Kind.ATTEMPT),
+            teacher=next(map(teacher_of, keys), None),
+        )
 
 
-def _repair(location: Location) -> str:
-    return f"python -m store repair {location}, then python -m extract run"
+def _repair(location: Location, kind: Kind) -> str:
+    return f"{repair_command(location, kind)}, then python -m extract run"
 
 
 def _on_threads(

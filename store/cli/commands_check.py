@@ -7,11 +7,9 @@ from collections.abc import Iterable
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from store.check.inventory import take_inventory
-from store.check.problems import Kind, Problem, Report
+from store.check.problems import Kind, Problem, Report, UnitState
 from store.check.repair import Repair, remove_teacher
 from store.check.repair import repair as mend
 from store.check.verify import verify as check
@@ -22,6 +20,7 @@ from store.io.lock import LEASE_KEY, LOCK_KEY
 from store.io.lock import unlock as remove_lock
 
 from .options import DeepOption, JsonOption, StoreArgument, TeacherOption, print_json
+from .tables import print_next, print_table
 
 app = typer.Typer()
 
@@ -113,12 +112,10 @@ def _print_report(report: Report) -> None:
     sys.stdout.write(f"store    {report.store}\n")
     read = "every stored byte was read" if report.deep else "listing and receipts; --deep reads every stored byte"
     sys.stdout.write(f"checked  {report.rows:,} rows in {report.ranges:,} ranges ({read})\n")
-    counts = report.counts()
-    if counts:
-        table = Table("teacher", "verified", "outgrown", "missing", "damaged")
-        for teacher, states in counts.items():
-            table.add_row(teacher, *(f"{count:,}" for count in states.values()))
-        Console().print(table)
+    states: tuple[UnitState, ...] = ("damaged", "missing", "outgrown", "verified")
+    rows = [[teacher, *(f"{counts[one]:,}" for one in states)] for teacher, counts in report.counts().items()]
+    if rows:
+        print_table(["teacher", *states], rows)
     _print_problems(report.problems)
     sys.stdout.write(_verdict(report) + "\n")
 
@@ -169,7 +166,7 @@ def _print_done(done: Repair) -> None:
         place = f"; what was taken away lies in {done.report.store}/{done.lost_found}" if done.lost_found else ""
         sys.stdout.write(f"done{place}\n")
     if done.receipts:
-        sys.stdout.write("next: python -m extract run makes these units anew\n")
+        print_next(["python -m extract run --pipeline NAME makes these units anew"])
 
 
 def _print_keys(what: str, keys: Iterable[str]) -> None:

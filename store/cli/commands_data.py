@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import re
+import shlex
 import sys
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -12,16 +13,18 @@ from typing import Annotated
 
 import typer
 
-from store.check.quarantine import QuarantinedRow, count_reasons, quarantined
+from store.check.quarantine import TRANSIENT, QuarantinedRow, count_reasons, quarantined
 from store.console import ExitCode, cell, progress
 from store.errors import printable
 from store.export.formats import ExportFormat
 from store.export.formats import export as write_export
+from store.format.records import Status
 from store.inspect.diff import Difference, PairsDifference, RangeDifference, TeacherDifference
 from store.inspect.diff import diff as compare
 from store.read.reader import FeatureStore
 
 from .options import AllowOption, CorpusRootOption, JsonOption, StoreArgument, TeacherOption, print_json
+from .tables import print_next
 
 app = typer.Typer()
 
@@ -61,6 +64,8 @@ def quarantine(
         sys.stdout.write(printable(line) + "\n")
     if len(rows) > SHOWN:
         sys.stdout.write(f"... and {len(rows) - SHOWN:,} more; --json or --csv FILE has all\n")
+    if any(Status[row.status.upper()] in TRANSIENT for row in rows):
+        print_next([f"python -m extract retry {shlex.quote(store)} tries rows again that a device or memory failed"])
 
 
 @app.command(epilog="Example: python -m store diff runs/demo/store s3://bucket/store")

@@ -5,21 +5,35 @@ from __future__ import annotations
 import csv
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
+import numpy.typing as npt
 import typer
 
+from store.config.pipeline_file import read_pipeline
 from store.console import progress
-from store.errors import StoreError
+from store.errors import StoreError, shortened
 from store.format.records import Side
 from store.inspect.agreement import Agreement, compared, steps
 from store.inspect.agreement import agreement as compare
 from store.inspect.feature_statistics import PERCENTS, SideStatistics, TeacherStatistics, teacher_statistics
-from store.inspect.neighbors import neighbors as search
+from store.inspect.neighbors import nearest
+from store.inspect.neighbors import neighbors as nearest_to_row
 from store.read.reader import FeatureStore
 
-from .options import JsonOption, SeedOption, StoreArgument, TeacherOption, print_json
+from .options import (
+    PIPELINES_FILE,
+    ConfigOption,
+    JsonOption,
+    SampleOption,
+    SeedOption,
+    StoreArgument,
+    TeacherOption,
+    print_json,
+)
 from .tables import print_table, print_teachers
 
 app = typer.Typer()
@@ -28,7 +42,6 @@ SAMPLE = 16_384
 """Rows whose features are read by default; 0.3 GB for nine teachers."""
 
 SideOption = Annotated[Side, typer.Option("--side", help="Side whose features are read.")]
-SampleOption = Annotated[int, typer.Option("--sample", min=2, help="Read the features of at most this many rows.")]
 
 
 @app.command(epilog="Example: python -m store stats runs/demo/store --teacher tiny_ct")
@@ -57,29 +70,59 @@ def stats(
 @app.command(epilog="Example: python -m store neighbors runs/demo/store 17 --teacher tiny_ct --side text")
 def neighbors(
     store: StoreArgument,
-    row: Annotated[int, typer.Argument(metavar="N", min=0, help="A row number.")],
+    row: Annotated[int | None, typer.Argument(metavar="N", min=0, help="A row number.")] = None,
     *,
     teacher: Annotated[str, typer.Option(help="Teacher whose features are compared.")],
     side: SideOption = "image",
     count: Annotated[int, typer.Option("-k", min=1, help="Number of rows.")] = 10,
+    text: Annotated[str | None, typer.Option(help="Look for this caption, instead of a row.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Look for the image in this file, instead of a row.")] = None,
+    pipeline: Annotated[
+        str | None, typer.Option("--pipeline", help="Pipeline with the teacher, for --text and --image.")
+    ] = None,
+    config: ConfigOption = PIPELINES_FILE,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the rows whose features are nearest to a row's, with their captions."""
+    """Show the rows whose features are nearest to those of a row, a text or an image file, with their captions."""
+    if (row is not None) + (text is not None) + (image is not None) != 1:
+        raise typer.BadParameter("give one of: a row number, --text, --image")
     opened = FeatureStore(store)
-    if row >= opened.info.rows:
-        raise StoreError(f"{store}: row {row} is beyond the last row, {opened.info.rows - 1}")
+    query: dict[str, Any] = {"teacher": teacher, "side": side}
+    if row is not None:
+        if row >= opened.info.rows:
+            raise StoreError(f"{store}: row {row} is beyond the last row, {opened.info.rows - 1}")
+        query |= {"row": row, **opened.pairs.read(row, row + 1, ["key", "modality", "caption"]).to_pylist()[0]}
+        search = partial(nearest_to_row, opened, row)
+    else:
+        if pipeline is None:
+            raise typer.BadParameter("--text and --image need --pipeline NAME, which has the teacher's files")
+        asked = text if text is not None else image
+        query |= {"text": text} if text is not None else {"image": str(image)}
+        search = partial(nearest, opened, _encoded(opened, teacher, asked or "", pipeline=pipeline, config=config))
     with progress(opened.info.rows, label="neighbors", noun="rows") as advance:
-        found = search(opened, row, teacher=teacher, side=side, count=count, advance=advance)
-    pair = opened.pairs.read(row, row + 1, ["key", "modality", "caption"]).to_pylist()[0]
+        found = search(teacher=teacher, side=side, count=count, advance=advance)
     if as_json:
-        query = {"row": row, **pair, "teacher": teacher, "side": side}
         print_json({"query": query, "neighbors": [asdict(neighbor) for neighbor in found]})
         return
-    asked = (row, "-", pair["key"], pair["modality"] or "-", pair["caption"] or "-")
+    caption = query.get("text", query.get("caption"))
+    first = (query.get("row", "-"), "-", query.get("key", query.get("image")), query.get("modality"), caption)
     print_table(
         ["row", "cosine", "key", "modality", "caption"],
-        [asked, *((n.row, f"{n.cosine:.4f}", n.key, n.modality or "-", n.caption or "-") for n in found)],
+        [
+            [*first[:2], *(shortened(one or "-") for one in first[2:])],
+            *((n.row, f"{n.cosine:.4f}", n.key, n.modality or "-", shortened(n.caption or "-")) for n in found),
+        ],
     )
+
+
+def _encoded(
+    store: FeatureStore, teacher: str, query: str | Path, *, pipeline: str, config: Path
+) -> npt.NDArray[np.float32]:
+    # The one place at which the store calls a teacher; pyproject.toml allows it by name.
+    from extract.config import ExtractPipeline
+    from extract.teachers.stored import encode_query
+
+    return encode_query(store, read_pipeline(config, pipeline, ExtractPipeline), teacher, query)
 
 
 @app.command(epilog="Example: python -m store agreement runs/demo/store --csv agreement.csv")

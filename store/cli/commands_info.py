@@ -14,11 +14,11 @@ from rich.text import Text
 from store.corpus.read_ahead import ReadAhead
 from store.errors import StoreError, printable
 from store.export.images import image_requests
-from store.inspect.summary import Hole, StoreSummary, describe_row, summarize, summarize_teachers
+from store.inspect.summary import Hole, describe_row, next_steps, summarize, summarize_teachers
 from store.read.reader import FeatureStore
 
 from .options import AllowOption, CorpusRootOption, JsonOption, StoreArgument, print_json
-from .tables import print_teachers, terminal
+from .tables import print_next, print_teachers, terminal
 
 app = typer.Typer()
 
@@ -34,16 +34,13 @@ def info(store: StoreArgument, *, as_json: JsonOption = False) -> None:
         print_json(summary.as_json())
         return
     console = terminal()
-    missing = sum(teacher.rows_missing for teacher in summary.teachers.values())
-    bad = sum(teacher.rows_bad for teacher in summary.teachers.values())
-    lacks = [f"{missing:,} features of a row are missing"] * bool(missing) + [f"{bad:,} are bad"] * bool(bad)
     made = f"{_minute(summary.first)} to {_minute(summary.last)}, {summary.runs:,} runs" if summary.first else "never"
     for heading, text in (
         ("store", f"{summary.path} (format version {summary.version})"),
         ("holds", f"{summary.rows:,} pairs in {summary.ranges:,} ranges of {summary.range_rows:,}"),
         ("", f"{summary.feature_pairs:,} feature pairs of {len(summary.teachers)} teachers"),
         ("on disk", f"{summary.bytes_on_disk / 1e6:,.1f} MB"),
-        ("whole", ("yes" if summary.complete else "no") + (f": {', '.join(lacks)}" if lacks else "")),
+        ("whole", ("yes" if summary.complete else "no") + (f": {summary.lacks}" if summary.lacks else "")),
         ("made", made),
         ("corpus", summary.corpus_root),
         ("pairs under", ", ".join(f"{licence} ({count:,})" for licence, count in summary.licences.items())),
@@ -70,21 +67,11 @@ def info(store: StoreArgument, *, as_json: JsonOption = False) -> None:
             f"  store = FeatureStore({summary.path!r})\n"
             f"  image_ND = store.read(slice(0, 256), teacher={name!r}, side='image')\n"
         )
-    for line in _next_steps(summary):
-        sys.stdout.write(f"next: {line}\n")
+    print_next(summary.steps)
 
 
 def _minute(moment: str | None) -> str:
     return (moment or "")[:16].replace("T", " ")
-
-
-def _next_steps(summary: StoreSummary) -> list[str]:
-    steps = []
-    if not summary.teachers or any(teacher.rows_missing for teacher in summary.teachers.values()):
-        steps.append("python -m extract run --pipeline NAME makes what is missing")
-    if any(teacher.rows_bad for teacher in summary.teachers.values()):
-        steps.append(f"python -m store quarantine {summary.path} says why rows are bad")
-    return steps or [f"python -m store coverage {summary.path} counts rows by teacher and modality"]
 
 
 @app.command("ls", epilog="Example: python -m store ls runs/demo/store")
@@ -112,6 +99,8 @@ def list_(store: StoreArgument, *, as_json: JsonOption = False) -> None:
     )
     for name, teacher in teachers.items():
         _print_holes(name, teacher.holes)
+    missing, bad = (sum(getattr(one, name) for one in teachers.values()) for name in ("rows_missing", "rows_bad"))
+    print_next(next_steps(str(opened.location), missing=missing, bad=bad))
 
 
 @app.command(epilog="Example: python -m store row runs/demo/store 17")

@@ -15,12 +15,13 @@ from store.config.pipeline_file import read_pipeline
 from store.inspect.coverage import coverage, kept, tally
 from store.inspect.provenance import architecture_in_short, in_short
 from store.inspect.provenance import provenance as find_provenance
+from store.inspect.summary import next_steps
 from store.pipeline import Pipeline
 from store.read.reader import FeatureStore
 from store.read.selection import Selection
 
 from .options import PIPELINES_FILE, ConfigOption, JsonOption, StoreArgument, print_json
-from .tables import print_table, print_teachers
+from .tables import print_next, print_table, print_teachers
 
 app = typer.Typer()
 
@@ -29,7 +30,7 @@ SHOWN = 20
 
 SAID = {
     "missing": "missing",
-    "bad": "bad (why: python -m store quarantine)",
+    "bad": "bad",
     "not_applicable": "not applicable",
     "ok": "ok",
     "selected": "that may teach",
@@ -58,7 +59,8 @@ def coverage_(
     as_json: JsonOption = False,
 ) -> None:
     """Count rows by teacher and modality: ok, bad, missing, and selected by a policy."""
-    found = coverage(tally(FeatureStore(store), _selection(pipeline, config, select)))
+    opened = FeatureStore(store)
+    found = coverage(tally(opened, _selection(pipeline, config, select)))
     if as_json:
         print_json(
             {teacher: {name: asdict(counts) for name, counts in rows.items()} for teacher, rows in found.items()}
@@ -69,6 +71,9 @@ def coverage_(
         if field in ("ok", "selected") or any(map(any, (of.values() for of in counts.values()))):
             sys.stdout.write(f"\nrows {SAID[field]}, by teacher and modality\n")
             _print_counts(counts)
+    cells = [one for of in found.values() for one in of.values()]
+    missing, bad = sum(one.missing for one in cells), sum(one.bad for one in cells)
+    print_next(next_steps(str(opened.location), missing=missing or not found, bad=bad))
 
 
 def _print_counts(counts: dict[str, dict[str, int]]) -> None:
@@ -103,8 +108,7 @@ def provenance(store: StoreArgument, *, as_json: JsonOption = False) -> None:
     """Show the origin of the features: every spec, and the versions, devices and runs of the receipts."""
     found = find_provenance(FeatureStore(store))
     if as_json:
-        teachers = {teacher: entry.as_json() for teacher, entry in found.teachers.items()}
-        print_json({"teachers": teachers, "runs": [asdict(run) for run in found.runs]})
+        print_json(found.as_json())
         return
     print_teachers(
         found.teachers,

@@ -33,6 +33,7 @@ TeacherOption = Annotated[str | None, typer.Option("--teacher", help="Only this 
 SeedOption = Annotated[
     int, typer.Option("--seed", min=0, max=2**64 - 1, help="Decides everything that is drawn at random.")
 ]
+SampleOption = Annotated[int, typer.Option("--sample", min=2, help="Read the features of at most this many rows.")]
 DeepOption = Annotated[bool, typer.Option("--deep", help="Read and check every stored byte.")]
 
 WIDTH = 160

@@ -21,7 +21,7 @@ GAP = "  "
 QUIET = ("0", "-")
 """Values that say that there is nothing."""
 
-WRONG = ("missing", "bad")
+WRONG = ("missing", "bad", "damaged")
 """Columns of which a value that is not zero stands out."""
 
 T = TypeVar("T")
@@ -43,6 +43,11 @@ def print_teachers(teachers: Mapping[str, T], describe: Callable[[T], Mapping[st
     if rows:
         cells = [[name, *row.values()] for name, row in zip(teachers, rows, strict=True)]
         print_table(["teacher", *rows[0]], cells, of="teachers")
+
+
+def print_next(steps: Sequence[str]) -> None:
+    """Print the commands that are useful next."""
+    sys.stdout.writelines(f"next: {printable(step)}\n" for step in steps)
 
 
 def print_table(names: Sequence[str], rows: Sequence[Sequence[object]], *, of: str = "") -> None:

@@ -204,6 +204,15 @@ class PairTable:
             pieces.append(piece.select(names).cast(wanted))
         return pa.concat_tables(pieces).slice(start - first, stop - start)
 
+    def take(self, rows_K: npt.NDArray[np.int64], columns: Iterable[str] | None = None) -> pa.Table:
+        """Return some rows, given in ascending order, as an Arrow table; each range that holds some is read once."""
+        names = list(columns) if columns is not None else PAIR_SCHEMA.names
+        tables = [self.read(0, 0, names)]
+        for here in np.split(rows_K, np.flatnonzero(np.diff(rows_K // self._range_rows)) + 1) if len(rows_K) else ():
+            first, last = int(here[0]), int(here[-1])
+            tables.append(self.read(first, last + 1, names).take(pa.array(here - first)))
+        return pa.concat_tables(tables)
+
     def digest(self, start: int, stop: int) -> str:
         """Return the `pairs_digest` of rows of one range, from its first on; as its part states it, where it does."""
         return self.stated_digest(start, stop) or pairs_digest(self.read(start, stop, DIGESTED))

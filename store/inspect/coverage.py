@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,14 +61,22 @@ class Tally:
     paired: frozenset[str]
 
 
-def tally(store: FeatureStore, selection: Selection) -> Tally:
+def tally(
+    store: FeatureStore,
+    selection: Selection,
+    *,
+    status: Mapping[str, npt.NDArray[np.uint8]] | None = None,
+) -> Tally:
     """Read status and modality, and similarity where the selection asks for it, apply the selection, and count.
+
+    Args:
+        status: by teacher (N,), if it was read already.
 
     Raises:
         ConfigError: the selection names a teacher or a modality that the store does not have.
     """
     modality = read_categories(store.location, "modality", store.info)
-    status = {teacher: store.status(teacher) for teacher in store.teachers}
+    status = status or {teacher: store.status(teacher) for teacher in store.teachers}
     may_teach = available(selection, status=status, similarity=store.similarity, modality=lambda: modality)
     shape = (len(modality.names) + 1, len(Status), 2)
     # Unknown, the code -1, becomes the first; one count of all three, because each costs a pass over all rows.

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from store.format.records import SIDES, Side, Status
 from store.read.categories import categorize
@@ -155,7 +154,7 @@ def teacher_statistics(
     similarity_N = store.similarity(teacher)[ok_N] if spec.sides == SIDES else np.zeros(0, np.float32)
     rows = draw_rows(ok_N, chunk_rows=store.info.chunk_rows, rows=sample, seed=seed)
     sides: dict[Side, SideStatistics | None] = {"image": None, "text": None}
-    inputs = _inputs(store, rows) if len(rows) else None
+    inputs = store.pairs.take(rows, INPUT.values()) if len(rows) else None
     for side in spec.sides:
         if inputs is not None:
             codes_N = categorize(inputs[INPUT[side]]).codes_N
@@ -192,12 +191,3 @@ def side_statistics(features_ND: npt.NDArray[np.floating[Any]], inputs_N: npt.ND
         effective_rank=effective_rank(features_ND),
         mean_cosine=mean_cosine(features_ND),
     )
-
-
-def _inputs(store: FeatureStore, rows: npt.NDArray[np.int64]) -> pa.Table:
-    parts = []
-    for range_id in np.unique(rows // store.info.range_rows):
-        start, stop = store.info.bounds(int(range_id))
-        wanted = rows[(rows >= start) & (rows < stop)] - start
-        parts.append(store.pairs.read(start, stop, INPUT.values()).take(pa.array(wanted)))
-    return pa.concat_tables(parts)

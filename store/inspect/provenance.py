@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
@@ -58,10 +58,15 @@ class Provenance:
     teachers: dict[str, TeacherProvenance]
     runs: tuple[Run, ...]
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the same as plain JSON values."""
+        teachers = {teacher: entry.as_json() for teacher, entry in self.teachers.items()}
+        return {"teachers": teachers, "runs": [asdict(run) for run in self.runs]}
 
-def provenance(store: FeatureStore) -> Provenance:
-    """Return where a store's features come from, from specs and receipts alone."""
-    receipts = {teacher: list(store.receipts(teacher).values()) for teacher in store.teachers}
+
+def provenance(store: FeatureStore, *, receipts: Mapping[str, Collection[Receipt]] | None = None) -> Provenance:
+    """Return where a store's features come from, from specs and receipts alone; ``receipts`` if they are known."""
+    receipts = receipts or {teacher: store.receipts(teacher).values() for teacher in store.teachers}
     return Provenance(
         teachers={teacher: _teacher(store.spec(teacher), found) for teacher, found in receipts.items()},
         runs=runs_of(chain.from_iterable(receipts.values())),
@@ -76,7 +81,7 @@ def runs_of(receipts: Iterable[Receipt]) -> tuple[Run, ...]:
     return tuple(sorted((_run(run_id, found) for run_id, found in by_run.items()), key=lambda run: run.first))
 
 
-def _teacher(spec: Spec, receipts: list[Receipt]) -> TeacherProvenance:
+def _teacher(spec: Spec, receipts: Collection[Receipt]) -> TeacherProvenance:
     versions: dict[str, Counter[str]] = {}
     for receipt in receipts:
         for package, version in receipt.versions.items():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import shlex
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
@@ -88,6 +89,26 @@ class StoreSummary:
     last: str | None
     teachers: dict[str, TeacherSummary]
 
+    @property
+    def steps(self) -> list[str]:
+        """The commands that are useful next, each with what it does."""
+        missing, bad = self._missing_and_bad
+        steps = next_steps(self.path, missing=missing or not self.teachers, bad=bad)
+        return steps or [f"python -m store coverage {shlex.quote(self.path)} counts rows by teacher and modality"]
+
+    @property
+    def _missing_and_bad(self) -> tuple[int, int]:
+        found = self.teachers.values()
+        return sum(teacher.rows_missing for teacher in found), sum(teacher.rows_bad for teacher in found)
+
+    @property
+    def lacks(self) -> str:
+        """What is missing and what is bad, in words; empty where nothing is."""
+        missing, bad = self._missing_and_bad
+        parts = [f"{missing:,} features of a row are missing"] * bool(missing)
+        parts += [f"{bad:,} are bad" if missing else f"{bad:,} features of a row are bad"] * bool(bad)
+        return ", ".join(parts)
+
     def as_json(self) -> dict[str, Any]:
         """Return the same as plain JSON values, without the holes, which ``ls`` has."""
         content = asdict(self)
@@ -96,14 +117,17 @@ class StoreSummary:
         return content
 
 
-def summarize(store: FeatureStore) -> StoreSummary:
+def summarize(store: FeatureStore, *, receipts: Mapping[str, Collection[Receipt]] | None = None) -> StoreSummary:
     """Summarize a store from its records alone, without reading features.
+
+    Args:
+        receipts: by teacher, if they are known already.
 
     Raises:
         StoreError: the pair table is missing, cannot be opened, or lacks rows.
     """
     store.pairs.check()  # A store whose rows cannot be read is not complete.
-    receipts = {name: [*store.receipts(name).values()] for name in store.teachers}
+    receipts = receipts or {name: store.receipts(name).values() for name in store.teachers}
     teachers = {name: _teacher(store, name, found) for name, found in receipts.items()}
     made = runs_of(chain.from_iterable(receipts.values()))
     licence = read_categories(store.location, "license", store.info)
@@ -125,6 +149,12 @@ def summarize(store: FeatureStore) -> StoreSummary:
         last=max((run.last for run in made), default=None),
         teachers=teachers,
     )
+
+
+def next_steps(path: str, *, missing: int, bad: int) -> list[str]:
+    """Return the commands that are useful next, each with what it does, where features are missing or rows bad."""
+    steps = ["python -m extract run --pipeline NAME makes what is missing"] if missing else []
+    return steps + ([f"python -m store quarantine {shlex.quote(path)} says why rows are bad"] if bad else [])
 
 
 def intervals(marked_N: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -9,10 +9,10 @@ from PIL import Image
 
 from evaluate.metrics.predictions import Predictions
 from evaluate.results.assemble import record_of
-from evaluate.results.examples import thumbnail
 from evaluate.results.files import write_result
 from evaluate.results.record import DatasetFacts, ModelFacts, Overlap, RunFacts, SkippedRecord
 from evaluate.results.task_result import result_of
+from store.images.thumbnail import thumbnail
 
 MODELS = {"biomedclip": ("teacher", 0.55), "pmc_clip": ("teacher", 0.35), "mmkd": ("student", 0.8)}
 """Name to role and skill: how far the right class scores above the others."""

@@ -11,9 +11,8 @@ from evaluate.metrics.paired_tests import Difference
 from evaluate.metrics.registry import METRICS
 from evaluate.report.comparison import Comparison, Verdict
 from evaluate.report.wording import in_words, p_value, short, with_interval
+from store.report.elements import WIDTH, figure, table
 from store.svg import line, points, shape, words
-
-from .figures import WIDTH, figure, table
 
 VERDICTS: tuple[Verdict, ...] = ("better", "undecided", "worse")
 FOREST_ROW = 36

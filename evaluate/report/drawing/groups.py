@@ -11,9 +11,8 @@ from evaluate.metrics.registry import IN_GROUP
 from evaluate.report.boards import ROLE_ORDER
 from evaluate.report.wording import short, with_interval
 from evaluate.results.record import ResultRecord
+from store.report.elements import WIDTH, figure, table
 from store.svg import line, shape, words
-
-from .figures import WIDTH, figure, table
 
 ROW, TOP = 20, 14
 LEFT, RIGHT = 128.0, 296.0

@@ -10,9 +10,8 @@ from markupsafe import Markup
 
 from evaluate.report.wording import p_value
 from evaluate.results.record import ResultRecord
+from store.report.elements import WIDTH, figure, table
 from store.svg import line, points, shape, words
-
-from .figures import WIDTH, figure, table
 
 LEFT, RIGHT = 34.0, WIDTH - 10.0
 TOP, BOTTOM = 14.0, 184.0

@@ -10,9 +10,8 @@ from markupsafe import Markup
 from evaluate.metrics.registry import METRICS
 from evaluate.report.wording import seeds_spread, short
 from evaluate.results.record import ResultRecord
+from store.report.elements import WIDTH, figure, table
 from store.svg import line, points, shape, words
-
-from .figures import WIDTH, figure, table
 
 LEFT, RIGHT, TOP, BOTTOM = 34.0, WIDTH - 12.0, 12.0, 200.0
 HEIGHT = 246.0

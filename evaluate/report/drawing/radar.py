@@ -9,9 +9,8 @@ from markupsafe import Markup
 
 from evaluate.metrics.bootstrap import Interval
 from evaluate.report.wording import number, with_interval
+from store.report.elements import figure, table
 from store.svg import line, points, shape, words
-
-from .figures import figure, table
 
 RADAR_CENTRE = (170.0, 106.0)
 RADAR_RADIUS = 84.0

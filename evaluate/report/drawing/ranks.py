@@ -6,9 +6,8 @@ from markupsafe import Markup
 
 from evaluate.metrics.model_ranks import Ranking
 from evaluate.report.wording import p_value, short
+from store.report.elements import figure, table
 from store.svg import line, shape, words
-
-from .figures import figure, table
 
 RANK_LEFT, RANK_RIGHT = 128.0, 268.0
 RANK_ROW = 22

@@ -8,9 +8,8 @@ from markupsafe import Markup
 
 from evaluate.report.wording import number
 from evaluate.results.record import ResultRecord
+from store.report.elements import figure, table
 from store.svg import line, points, shape, words
-
-from .figures import figure, table
 
 LEFT, TOP, SIDE = 70.0, 12.0, 200.0
 HEIGHT = 258.0

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from evaluate.report.wording import short
+from store.report.elements import WIDTH, figure, table
 from store.svg import shape, words
-
-from .figures import WIDTH, figure, table
 
 ROW, TOP = 24, 4
 LEFT, RIGHT = 84.0, 290.0

@@ -10,13 +10,13 @@ import pytest
 
 from evaluate.report.comparison import Evidence, compare
 from evaluate.report.contents import gather
-from evaluate.report.drawing.figures import table
 from evaluate.report.page import render
 from evaluate.report.wording import in_words
 from evaluate.results.files import read_results, write_result
 from evaluate.results.record import SeedValues
 from evaluate.tasks.survival import kaplan_meier
 from store.errors import EvaluationError
+from store.report.elements import table
 from store.svg import shape
 from tests.evaluate.synthetic import model_facts, picture, skipped, write_all, zero_shot
 

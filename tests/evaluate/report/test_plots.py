@@ -10,10 +10,10 @@ from evaluate.metrics.bootstrap import Interval
 from evaluate.metrics.model_ranks import Ranking
 from evaluate.metrics.paired_tests import Difference
 from evaluate.report.comparison import Comparison, DatasetDifference
-from evaluate.report.drawing.figures import WIDTH
 from evaluate.report.drawing.forest import FOREST_LEFT, FOREST_RIGHT, forest, teachers_forest
 from evaluate.report.drawing.radar import RADAR_CENTRE, RADAR_RADIUS, radar
 from evaluate.report.drawing.ranks import ranks_plot
+from store.report.elements import WIDTH
 from tests.evaluate.synthetic import zero_shot
 
 

@@ -10,10 +10,11 @@ from PIL import Image
 
 from evaluate.metrics.bootstrap import Interval
 from evaluate.metrics.predictions import Predictions
-from evaluate.results.examples import THUMBNAIL_PX, Example, thumbnail
+from evaluate.results.examples import Example
 from evaluate.results.files import read_predictions, read_result, read_results, result_path, write_result
 from evaluate.results.record import FORMAT, SeedValues
 from store.errors import EvaluationError, FormatVersionError
+from store.images.thumbnail import THUMBNAIL_PX, thumbnail
 from tests.evaluate.synthetic import jpeg_bytes, model_facts, predictions, skipped, write_all, zero_shot
 
 

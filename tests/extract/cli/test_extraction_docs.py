@@ -13,9 +13,9 @@ from extract.cli.program import app
 from extract.estimate.estimate import Estimate, Size
 from extract.estimate.rates import Rates, TeacherRate
 from extract.monitor.drift import SideDrift, TeacherDrift
-from extract.monitor.stage_report import ADVICE, StageReport
 from extract.monitor.status import Progress, StoreStatus
 from store.check.quarantine import TRANSIENT
+from store.inspect.stage_report import ADVICE, StageReport
 
 FOLDER = Path(__file__).parents[3] / "docs"
 TEXT = (FOLDER / "extraction.md").read_text()

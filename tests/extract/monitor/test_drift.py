@@ -18,7 +18,7 @@ from typer.main import get_command
 from extract.cli.program import app
 from extract.config import ExtractPipeline
 from extract.corpora.phantom.corpus import PhantomSettings, write_corpus
-from extract.monitor.drift import MIN_COSINE, MIN_COSINE_ROUGH, default_threshold, draw, drift, rows_of
+from extract.monitor.drift import MIN_COSINE, MIN_COSINE_ROUGH, default_threshold, draw, drift
 from extract.teacher_files.specs import teacher_spec
 from store.config.pipeline_file import read_pipeline
 from store.errors import IncompleteStoreError, SpecMismatchError
@@ -201,12 +201,6 @@ def test_rows_are_drawn_by_the_seed_and_only_committed_ones(made, own):
     assert np.array_equal(draw(committed_N, rows=99, seed=1), np.flatnonzero(committed_N))
     (own.location.path / receipt_key("small", 0)).unlink()
     assert compare(own, pipeline_of(made)).rows == ROWS - 16
-
-
-def test_drawn_rows_of_the_pair_table_are_those_rows(made):
-    table = FeatureStore(made[0] / "store").pairs
-    wanted = np.array([0, 3, 15, 16, 31, 39])
-    assert rows_of(table, wanted, range_rows=16)["row"].to_pylist() == wanted.tolist()
 
 
 def test_a_row_that_became_bad_is_lost(made, own):

@@ -9,11 +9,12 @@ import pytest
 from typer.main import get_command
 
 from extract.cli.program import app
-from extract.monitor.stage_report import picture, report, summarize
+from extract.monitor.stage_picture import picture
 from extract.run.run import run
 from extract.run.run_spec import build_worker
 from store.errors import IncompleteStoreError
 from store.format.records import Receipt
+from store.inspect.stage_report import report, summarize
 from store.read.reader import FeatureStore
 from tests.extract.tasks import done
 

@@ -12,11 +12,11 @@ import pytest
 from extract.run.dispatch import committed_by_run, execute_here
 from extract.run.run import run
 from extract.run.run_spec import build_worker
-from extract.worker.stages import DEVICE_STAGES, HOST_STAGES
 from extract.worker.task import Task
 from store import faults
 from store.errors import ExtractionError
 from store.format.records import Status, receipt_key
+from store.format.stages import DEVICE_STAGES, HOST_STAGES
 from store.io.folder import Folder
 from store.read.reader import FeatureStore
 from tests.extract.tasks import done

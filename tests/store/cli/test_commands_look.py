@@ -139,7 +139,7 @@ def test_coverage_counts_by_teacher_and_modality(look, policy):
     tables = look("coverage", STORE).split("\n\n")
     assert [table.strip().splitlines()[0].split(",")[0] for table in tables] == [
         "rows missing",
-        "rows bad (why: python -m store quarantine)",
+        "rows bad",
         "rows not applicable",
         "rows ok",
         "rows that may teach",

@@ -7,11 +7,12 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any, Literal
 
-from extract.worker.stages import DEVICE_STAGES, HOST_STAGES, seconds_of_range
 from store.errors import IncompleteStoreError
 from store.format.records import Receipt
+from store.format.stages import DEVICE_STAGES, HOST_STAGES, seconds_of_range
 from store.io.location import Location
 from store.read.reader import FeatureStore
 
@@ -88,13 +89,17 @@ class StageReport:
         return asdict(self) | {"total_s": self.total_s}
 
 
-def report(store: FeatureStore, *, run_id: str | None = None) -> StageReport:
+def report(store: FeatureStore, *, run_id: str | None = None, known: Iterable[Receipt] | None = None) -> StageReport:
     """Report on all runs of a store, or on one.
+
+    Args:
+        known: all receipts of the store, if they were read already.
 
     Raises:
         IncompleteStoreError: there are no such receipts.
     """
-    receipts = [receipt for name in store.teachers for receipt in store.receipts(name).values()]
+    found = (store.receipts(name).values() for name in store.teachers)
+    receipts = [*chain.from_iterable(found)] if known is None else [*known]
     chosen = [
         receipt
         for receipt in receipts
@@ -209,24 +214,3 @@ BESIDE |= {WRITE_STAGE: "commit"}
 """Stages in the order of the picture, and their names in it."""
 
 QUEUES = {"decoded": "batches ready for the device", "encoded": "ranges ready to be committed"}
-
-BAR_COLUMNS = 30
-
-
-def picture(found: StageReport) -> list[str]:
-    """Return lines of at most 80 columns: bars of each stage's share of the workers' time, and the queues."""
-    total_s = found.total_s or 1.0
-
-    def bar(name: str, seconds: float) -> str:
-        filled = round(BAR_COLUMNS * min(1.0, seconds / total_s))
-        per_row = 1000 * seconds / max(1, found.rows)
-        shape = "█" * filled + "·" * (BAR_COLUMNS - filled)
-        shown = f"{seconds:,.1f} s" if seconds < 1e5 else f"{seconds / 3600:,.0f} h"
-        return f"  {name:<18} {shape} {shown:>11} {seconds / total_s:>4.0%} {per_row:>10,.2f}"
-
-    lines = [f"{'one after the other, in each worker':<69}ms per row"]
-    lines += [bar(name, found.timeline_s[stage]) for stage, name in TIMELINE.items() if stage in found.timeline_s]
-    lines.append("at the same time, on its other threads")
-    lines += [bar(name, found.beside_s[stage]) for stage, name in BESIDE.items() if stage in found.beside_s]
-    shown = [f"{length:.1f} {QUEUES.get(queue, queue)}" for queue, length in found.queues.items()]
-    return [*lines, *([f"on average {', '.join(shown)}"] if shown else [])]

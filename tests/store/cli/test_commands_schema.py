@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from evaluate.cli.commands_schema import Kind, schema_of
 from evaluate.config import EvaluatePipeline
 from evaluate.datasets.entry import read_entry
 from evaluate.datasets.making.template import template
 from evaluate.datasets.registry import SHIPPED
+from store.cli.commands_schema import Kind, schema_of
 from store.config.pipeline_file import read_pipeline
 from store.config.yaml_tree import parse
 from store.errors import ConfigError
@@ -35,7 +35,7 @@ def test_the_schema_that_files_name_is_what_the_command_prints(kind):
     Draft202012Validator.check_schema(schema_of(kind))
     path = f"docs/schema/{kind}.json"
     current = json.loads((ROOT / path).read_text()) == schema_of(kind)
-    assert current, f"python -m evaluate schema {kind} > {path}"
+    assert current, f"python -m store schema {kind} > {path}"
 
 
 def test_the_shipped_pipelines_are_valid_and_name_the_schema():

@@ -1,7 +1,4 @@
-"""``python -m evaluate schema``: the JSON schemas of pipelines.yaml and of dataset files, for editors.
-
-Evaluation prints them because it alone reads the sections of all programs.
-"""
+"""``python -m store schema``: the JSON schemas of pipelines.yaml and of dataset files, for editors."""
 
 from __future__ import annotations
 
@@ -12,8 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from evaluate.config import EvaluatePipeline
-from evaluate.datasets.entry import DatasetEntry
 from store.pipeline import Pipeline
 
 app = typer.Typer()
@@ -32,7 +27,7 @@ class Kind(StrEnum):
     DATASETS = "datasets"
 
 
-@app.command(epilog="Example: python -m evaluate schema pipelines > docs/schema/pipelines.json")
+@app.command(epilog="Example: python -m store schema pipelines > docs/schema/pipelines.json")
 def schema(
     kind: Annotated[Kind, typer.Argument(help="The kind of file.")] = Kind.PIPELINES,
 ) -> None:
@@ -42,6 +37,10 @@ def schema(
 
 def schema_of(kind: Kind) -> dict[str, Any]:
     """Return the JSON schema of a kind of file."""
+    # Evaluation alone reads the sections of all programs; pyproject.toml allows these two by name.
+    from evaluate.config import EvaluatePipeline
+    from evaluate.datasets.entry import DatasetEntry
+
     if kind is Kind.DATASETS:
         return {"$schema": DIALECT, **DatasetEntry.model_json_schema()}
     one = EvaluatePipeline.model_json_schema()
