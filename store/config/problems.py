@@ -26,6 +26,11 @@ def explain(invalid: ValidationError, model: type[BaseModel]) -> Iterator[tuple[
     yield from _explain(model, [(error["loc"], error) for error in invalid.errors(include_url=False)], at=())
 
 
+def worded(invalid: ValidationError, model: type[BaseModel]) -> str:
+    """Return the problems of values that are of no file, one line each."""
+    return "\n".join(f"{'.'.join(at)}: {text}" if at else text for at, text in explain(invalid, model))
+
+
 def suggest(name: object, known: Iterable[str]) -> str:
     """Return ``; did you mean '...'?`` if a known name is like this one, else nothing."""
     spelled = {one.lower(): one for one in known}

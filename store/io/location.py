@@ -162,7 +162,11 @@ def locate(where: str | os.PathLike[str] | Location) -> Location:
 
     if isinstance(where, Location):
         return where
+    if not isinstance(where, str | os.PathLike):
+        raise LocationError(f"expected a path or URL, got {where!r}")
     text = os.fspath(where)
+    if "\0" in text:
+        raise LocationError(f"{text!r}: no path holds a NUL")
     scheme, found, rest = text.partition("://")
     if not found:
         return Folder(Path(text))
