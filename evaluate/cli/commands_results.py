@@ -221,7 +221,7 @@ def claim(
     config: ConfigOption = PIPELINES_FILE,
     results: ResultsOption = None,
     teacher: Annotated[
-        list[str] | None, typer.Option(help="A rival; may be repeated. All with the role teacher if left out.")
+        list[str] | None, typer.Option(help="A rival; may be repeated. The student's own teachers if left out.")
     ] = None,
     margin: Annotated[float, typer.Option(help="The loss that counts as none, for: not worse.")] = 0.01,
     task: TaskOption = None,
