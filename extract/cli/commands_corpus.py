@@ -11,6 +11,7 @@ import typer
 
 from extract.config import ExtractPipeline
 from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption, SeedOption, SetOption
+from store.config.missing import NAME, example_of, to_add
 from store.config.pipeline_file import read_pipeline
 from store.config.problems import it_has
 from store.console import progress
@@ -98,7 +99,7 @@ def index(
     from store.io.location import locate
 
     loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
-    corpus = _corpus_of(loaded)
+    corpus = _corpus_of(loaded, pipeline)
     if report and settings_changed(loaded.store.path, corpus):
         _say_change(loaded, corpus, workers)
         return
@@ -138,7 +139,7 @@ def append(
     from store.io.location import locate
 
     loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
-    corpus, location = _corpus_of(loaded), locate(loaded.store.path)
+    corpus, location = _corpus_of(loaded, pipeline), locate(loaded.store.path)
     before, plan = new_files(location, corpus)
     if not plan.files:
         append_corpus(location, corpus)  # clears away what a killed one has left
@@ -151,13 +152,17 @@ def append(
     log.info("%s: %d rows more, %d in all; extract run does them next", location, info.rows - before.rows, info.rows)
 
 
-def _corpus_of(pipeline: ExtractPipeline) -> Corpus:
-    if pipeline.store.corpus is None:
-        raise ConfigError("store.corpus: missing; it says which of corpora the store holds")
-    if pipeline.store.corpus not in pipeline.corpora:
-        named = pipeline.store.corpus
-        raise ConfigError(f"store.corpus: the pipeline has no corpus {named!r}{it_has(named, pipeline.corpora)}")
-    return pipeline.corpora[pipeline.store.corpus]
+def _corpus_of(loaded: ExtractPipeline, pipeline: str) -> Corpus:
+    named = loaded.store.corpus
+    lacks = [((pipeline, "corpora", named or NAME), example_of(Corpus))] if named or not loaded.corpora else []
+    if named is None:
+        lacks.append(((pipeline, "store", "corpus"), next(iter(loaded.corpora), NAME)))
+        raise ConfigError("store.corpus: missing; it says which of corpora the store holds", hint=to_add(*lacks))
+    if named not in loaded.corpora:
+        raise ConfigError(
+            f"store.corpus: the pipeline has no corpus {named!r}{it_has(named, loaded.corpora)}", hint=to_add(*lacks)
+        )
+    return loaded.corpora[named]
 
 
 def _say(report: CurationReport, *, as_json: bool) -> None:
@@ -215,7 +220,7 @@ def pixels(
     if loaded.pixels is None:
         raise ConfigError(
             f"{config}: pipeline {pipeline} does not say how the store keeps images (pixels:)",
-            hint="add the section, or --set 'pixels={}' for the defaults: short side 256 px, JPEG of quality 90",
+            hint=f"{to_add(((pipeline, 'pixels'), {}))}\nor --set 'pixels={{}}': short side 256 px, JPEG of quality 90",
         )
     made = make_pixels(
         loaded.store.path,

@@ -18,7 +18,8 @@ from pydantic_core import to_jsonable_python
 from store.errors import ConfigError, LocationError
 from store.io.location import require_no_credentials
 
-from .problems import explain, show, suggest
+from .missing import to_add
+from .problems import explain, lacking, show, suggest
 from .yaml_tree import KeyPath, Tree, describe, parse
 
 M = TypeVar("M", bound=BaseModel)
@@ -124,6 +125,7 @@ def _validated(
         problems.append(
             (line, f"{path}:{line}: {'.'.join(at[len(prefix) :] or at)}: duplicate key, first on line {first}")
         )
+    hint = None
     try:
         # In JSON mode strict validation accepts a list as a tuple and text as an enum, but still not '3' as 3.
         valid = model.model_validate_json(json.dumps(values), context={"folder": path.parent.absolute()})
@@ -134,10 +136,12 @@ def _validated(
             place = f"--set {blamed.text}" if blamed else f"{path}:{line}"
             key = f"{'.'.join(at)}: " if at else ""
             problems.append((math.inf if blamed else line, f"{place}: {key}{text}"))
+        lacks = [((*prefix, *at), value) for at, value in lacking(invalid, model) if prefix]
+        hint = to_add(*lacks) if lacks else None
     else:
         if not problems:
             return valid
-    raise ConfigError("\n".join(text for _, text in sorted(problems, key=lambda problem: problem[0])))
+    raise ConfigError("\n".join(text for _, text in sorted(problems, key=lambda problem: problem[0])), hint=hint)
 
 
 def dump_resolved(model: BaseModel) -> str:

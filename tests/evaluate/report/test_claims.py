@@ -86,7 +86,7 @@ def test_a_student_that_names_its_teachers_is_compared_with_these(folder, tmp_pa
     assert (said.teachers, said.others, said.absent) == (("pmc_clip",), ("biomedclip",), ("conch",))
     assert "better than every named teacher with results on" in said.sentence
     assert "1 teacher (pmc_clip), not biomedclip; without results: conch;" in said.footing
-    [line] = [line for line in model_card(read_results(tmp_path), "mmkd").splitlines() if "pmc_clip" in line]
+    [line] = [line for line in model_card(read_results(tmp_path), "mmkd").splitlines() if "clip" in line]
     assert "biomedclip" not in line
     assert claimed(tmp_path, teachers=["biomedclip"]).teachers == ("biomedclip",)
 
