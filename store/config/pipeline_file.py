@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import to_jsonable_python
 
 from store.errors import ConfigError, LocationError
+from store.files import tidy
 from store.io.location import require_no_credentials
 
 from .missing import to_add
@@ -47,16 +48,18 @@ def resolve_path(value: str, info: ValidationInfo) -> str:
             require_no_credentials(value)
         except LocationError as error:
             raise ValueError(f"{error}; {error.hint}") from None
+        if value.startswith("file://") and not value.startswith("file:///"):
+            raise ValueError(f"a URL of the scheme file has a whole path, as file:///data/store, got '{value}'")
         return value
     try:
         path = Path(value).expanduser()
     except RuntimeError:
         raise ValueError(f"there is no such home folder, got '{value}'") from None
-    return str(info.context["folder"] / path) if info.context else str(path)
+    return str(tidy(info.context["folder"] / path)) if info.context else str(path)
 
 
 ConfigPath = Annotated[str, AfterValidator(resolve_path)]
-"""A path, made absolute from the YAML file's folder, with ``~`` expanded; or a URL, left as it is.
+"""A path, made absolute from the YAML file's folder and tidy, with ``~`` expanded; or a URL, left as it is.
 
 A default is resolved as well, unless it lies in a section that is itself a default.
 """

@@ -171,6 +171,8 @@ def locate(where: str | os.PathLike[str] | Location) -> Location:
     if not found:
         return Folder(Path(text))
     if scheme == "file":
+        if not rest.startswith("/"):
+            raise LocationError(f"{text}: a URL of the scheme file has a whole path, as file:///data/store")
         return Folder(Path(rest))
     require_no_credentials(text)
     if scheme not in REMOTE_SCHEMES:
