@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from evaluate.results.examples import Example, examples_in
 from evaluate.results.record import ResultRecord, SkippedRecord
+from store.errors import plain
 
 from .boards import ROLE_ORDER
 from .clinical import decision_tables, prompt_tables, strict_tables, subgroup_tables
@@ -44,7 +45,7 @@ def render(contents: Contents, *, title: str) -> str:
     records = contents.records
     models, whole = models_of(contents), [one for one in records if not few_items(one.task)]
     numbers = {id(record): number for number, record in enumerate(records)}
-    return (
+    page: str = (
         environment()
         .get_template("page.html")
         .render(
@@ -79,6 +80,7 @@ def render(contents: Contents, *, title: str) -> str:
             cards={model.name: model_card(contents.results, model.name) for model in models if model.role == "student"},
         )
     )
+    return plain(page, keep="\n")
 
 
 def _policy(style: str, script: str) -> str:

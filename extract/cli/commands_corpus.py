@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from extract.config import ExtractPipeline
-from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption, SeedOption, SetOption
+from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption, SeedOption, SetOption, print_json
 from store.config.missing import NAME, example_of, to_add
 from store.config.pipeline_file import read_pipeline
 from store.config.problems import it_has
@@ -176,7 +176,7 @@ def _say(report: CurationReport, *, as_json: bool) -> None:
 
 
 def _print_json(report: CurationReport) -> None:
-    sys.stdout.write(report.model_dump_json(indent=2, exclude={"before"}) + "\n")
+    print_json(report.model_dump(mode="json", exclude={"before"}))
 
 
 def _say_change(pipeline: ExtractPipeline, corpus: Corpus, workers: int | None) -> None:

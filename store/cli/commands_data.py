@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import logging
 import re
-import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +12,7 @@ from typing import Annotated
 import typer
 
 from store.check.quarantine import QuarantinedRow, count_reasons, quarantined
-from store.console import ExitCode, cell, progress
-from store.errors import printable
+from store.console import ExitCode, cell, progress, say
 from store.export.formats import ExportFormat
 from store.export.formats import export as write_export
 from store.inspect.diff import Difference, PairsDifference, RangeDifference, TeacherDifference
@@ -51,16 +49,16 @@ def quarantine(
         print_json({"rows": [asdict(row) for row in rows], "counts": counts})
         return
     if not rows:
-        sys.stdout.write("no row is quarantined\n")
+        say("no row is quarantined")
         return
     for count in counts[:SHOWN]:
         said = f"{count['rows']:,} rows of {count['teacher']}: {count['status']}: {count['reason']}"
-        sys.stdout.write(printable(said) + "\n")
+        say(said)
     for row in rows[:SHOWN]:
         line = f"{row.row} {row.key} {row.teacher} {row.status}: {row.reason} ({row.uri or 'no image'})"
-        sys.stdout.write(printable(line) + "\n")
+        say(line)
     if len(rows) > SHOWN:
-        sys.stdout.write(f"... and {len(rows) - SHOWN:,} more; --json or --csv FILE has all\n")
+        say(f"... and {len(rows) - SHOWN:,} more; --json or --csv FILE has all")
 
 
 @app.command(epilog="Example: python -m store diff runs/demo/store s3://bucket/store")
@@ -114,44 +112,44 @@ def export(
         print_json(asdict(done))
     else:
         names = ", ".join(done.teachers) or "no teacher"
-        sys.stdout.write(f"{out}: {done.written:,} rows with {names} in {len(done.files)} files ({file_format})\n")
+        say(f"{out}: {done.written:,} rows with {names} in {len(done.files)} files ({file_format})")
 
 
 def _print_difference(found: Difference) -> None:
-    sys.stdout.write(f"A  {found.a}\nB  {found.b}\n")
+    say(f"A  {found.a}", f"B  {found.b}")
     for name, (ours, theirs) in found.shape.items():
         if ours != theirs:
-            sys.stdout.write(f"{name}: {ours:,} in A, {theirs:,} in B\n")
+            say(f"{name}: {ours:,} in A, {theirs:,} in B")
     _print_pairs(found.pairs)
     for store, names in (("A", found.teachers_only_in_a), ("B", found.teachers_only_in_b)):
         if names:
-            sys.stdout.write(f"teachers only in {store}: {', '.join(names)}\n")
+            say(f"teachers only in {store}: {', '.join(names)}")
     for name, teacher in found.teachers.items():
         _print_teacher(name, teacher)
-    sys.stdout.write("equal\n" if found.equal else "different\n")
+    say("equal" if found.equal else "different")
 
 
 def _print_pairs(pairs: PairsDifference) -> None:
-    sys.stdout.write(f"pairs: {pairs.ranges_equal:,} ranges equal, {len(pairs.ranges_different):,} different\n")
+    say(f"pairs: {pairs.ranges_equal:,} ranges equal, {len(pairs.ranges_different):,} different")
     for column, count in pairs.columns.items():
-        sys.stdout.write(f"  {column} differs in {count:,} rows\n")
+        say(f"  {column} differs in {count:,} rows")
     for store, keys in (("A", pairs.keys_only_in_a), ("B", pairs.keys_only_in_b)):
         if keys.count:
             more = ", ..." if keys.count > len(keys.first) else ""
-            sys.stdout.write(f"  keys only in {store}: {keys.count:,} ({printable(', '.join(keys.first))}{more})\n")
+            say(f"  keys only in {store}: {keys.count:,} ({', '.join(keys.first)}{more})")
 
 
 def _print_teacher(name: str, teacher: TeacherDifference) -> None:
-    sys.stdout.write(f"{name}: {teacher.ranges_equal:,} ranges equal, {len(teacher.different):,} different\n")
+    say(f"{name}: {teacher.ranges_equal:,} ranges equal, {len(teacher.different):,} different")
     for line in teacher.spec:
-        sys.stdout.write(f"  spec: {line}\n")
+        say(f"  spec: {line}")
     for store, count in (("A", teacher.rows_only_in_a), ("B", teacher.rows_only_in_b)):
         if count:
-            sys.stdout.write(f"  rows committed only in {store}: {count:,}\n")
+            say(f"  rows committed only in {store}: {count:,}")
     for different in teacher.different[:SHOWN]:
-        sys.stdout.write(f"  {_range_line(different)}\n")
+        say(f"  {_range_line(different)}")
     if len(teacher.different) > SHOWN:
-        sys.stdout.write(f"  ... and {len(teacher.different) - SHOWN:,} more; --json has all\n")
+        say(f"  ... and {len(teacher.different) - SHOWN:,} more; --json has all")
 
 
 def _range_line(different: RangeDifference) -> str:

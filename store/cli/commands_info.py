@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from store.console import say
 from store.corpus.read_ahead import ReadAhead
 from store.errors import StoreError, printable
 from store.export.images import image_requests
@@ -71,7 +72,7 @@ def info(store: StoreArgument, *, as_json: JsonOption = False) -> None:
             f"  image_ND = store.read(slice(0, 256), teacher={name!r}, side='image')\n"
         )
     for line in _next_steps(summary):
-        sys.stdout.write(f"next: {line}\n")
+        say(f"next: {line}")
 
 
 def _minute(moment: str | None) -> str:
@@ -98,7 +99,7 @@ def list_(store: StoreArgument, *, as_json: JsonOption = False) -> None:
         print_json([{name: row[name] for name in names} for row in rows])
         return
     if not teachers:
-        sys.stdout.write("no teacher was ever registered\nnext: python -m extract run --pipeline NAME\n")
+        say("no teacher was ever registered", "next: python -m extract run --pipeline NAME")
     print_teachers(
         teachers,
         lambda teacher: {
@@ -157,4 +158,4 @@ def row(
 def _print_holes(teacher: str, holes: Sequence[Hole]) -> None:
     if holes:
         more = f", ... and {len(holes) - SHOWN:,} more; --json has all" if len(holes) > SHOWN else ""
-        sys.stdout.write(f"{teacher} lacks {', '.join(map(str, holes[:SHOWN]))}{more}\n")
+        say(f"{teacher} lacks {', '.join(map(str, holes[:SHOWN]))}{more}")

@@ -15,7 +15,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic_core import to_jsonable_python
 
-from store.errors import ConfigError, LocationError
+from store.errors import ConfigError, LocationError, printable
 from store.files import tidy
 from store.io.location import require_no_credentials
 
@@ -82,8 +82,8 @@ def read_pipeline(path: Path, name: str, model: type[M], *, overrides: Sequence[
     tree = _load(path, expected="a mapping of pipeline names to sections", hint="name the file with --config")
     known = [key for key in tree.data if not key.startswith((".", "x-"))]
     if name not in known:
-        names = ", ".join(f"'{key}'" for key in known) or "none"
-        raise ConfigError(f"{path}: no pipeline '{name}'{suggest(name, known)}; the file has {names}")
+        names = ", ".join(f"'{printable(key)}'" for key in known) or "none"
+        raise ConfigError(f"{path}: no pipeline '{printable(name)}'{suggest(name, known)}; the file has {names}")
     problems: list[tuple[float, str]] = []
     values, settings = tree.data[name], []
     for text in overrides:
@@ -125,9 +125,8 @@ def _validated(
 ) -> M:
     """Return the value at a key path of a file as a model, or raise all problems, those found before included."""
     for line, at, first in tree.duplicates:
-        problems.append(
-            (line, f"{path}:{line}: {'.'.join(at[len(prefix) :] or at)}: duplicate key, first on line {first}")
-        )
+        key = printable(".".join(at[len(prefix) :] or at))
+        problems.append((line, f"{path}:{line}: {key}: duplicate key, first on line {first}"))
     hint = None
     try:
         # In JSON mode strict validation accepts a list as a tuple and text as an enum, but still not '3' as 3.
@@ -137,7 +136,7 @@ def _validated(
             line, in_file = tree.find((*prefix, *at))
             blamed = next((setting for setting in reversed(settings) if setting.explains(at, in_file=in_file)), None)
             place = f"--set {blamed.text}" if blamed else f"{path}:{line}"
-            key = f"{'.'.join(at)}: " if at else ""
+            key = f"{printable('.'.join(at))}: " if at else ""
             problems.append((math.inf if blamed else line, f"{place}: {key}{text}"))
         lacks = [((*prefix, *at), value) for at, value in lacking(invalid, model) if prefix]
         hint = to_add(*lacks) if lacks else None

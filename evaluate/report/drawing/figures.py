@@ -25,7 +25,11 @@ WIDTH = 340
 def environment() -> Environment:
     """Return the environment of the templates: every text is escaped, an unknown name is an error."""
     found = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     found.filters |= FILTERS
     return found
