@@ -88,6 +88,9 @@ def export(
     file_format: Annotated[ExportFormat, typer.Option("--format", help="Format of the files.")],
     teacher: Annotated[list[str] | None, typer.Option(help="Only this teacher; may be given several times.")] = None,
     rows: Annotated[str, typer.Option(metavar="A:B", help="Only rows A to B - 1; either may be left out.")] = ":",
+    public: Annotated[
+        bool, typer.Option("--public", help="Leave out keys, captions, paths, sources and digests of images.")
+    ] = False,
     corpus_root: CorpusRootOption = None,
     allow: AllowOption = None,
     as_json: JsonOption = False,
@@ -101,7 +104,13 @@ def export(
     total = (opened.info.rows if last is None else last) - (first or 0)
     with progress(total, label="export", noun="rows") as advance:
         done = write_export(
-            opened, out=out, file_format=file_format, teachers=teacher, rows=(first, last), advance=advance
+            opened,
+            out=out,
+            file_format=file_format,
+            teachers=teacher,
+            rows=(first, last),
+            public=public,
+            advance=advance,
         )
     for row in done.skipped[:SHOWN]:
         log.warning("row %d, %s: left out: %s", row.row, row.key, row.reason)

@@ -164,7 +164,9 @@ def _corpus(identity: Mapping[str, Any], store: FeatureStore | None) -> list[str
 
 
 def _shown(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    # Where the files lie is nobody's business; a URL's query may be a token.
+    shown = [name.partition("?")[0].rstrip("/").rpartition("/")[2] for name in names[:3]]
+    return ", ".join(shown) + (", ..." if len(names) > 3 else "")
 
 
 def _pair_licences(store: FeatureStore) -> dict[str, int]:
