@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from extract.config import ExtractPipeline
 from store.config.pipeline_file import ConfigPath, Section
 from store.config.problems import suggest
-from train.config import TrainPipeline, TrainSection
+from train.config import STUDENT, TrainPipeline, TrainSection
 
 TEMPLATE_FIELDS = ("group", "label")
 
@@ -43,12 +43,14 @@ def fillable(template: str, *, fields: Sequence[str] = TEMPLATE_FIELDS) -> str:
 class ZeroShotDataset(Section):
     """A labelled image set for zero-shot classification."""
 
-    corpus: str
-    label: str
-    group: str
-    classes: dict[str, list[str]] = Field(min_length=1)
+    corpus: str = Field(examples=["test"])
+    label: str = Field(examples=["label"])
+    group: str = Field(examples=["modality"])
+    classes: dict[str, list[str]] = Field(min_length=1, examples=[{"xray": ["effusion", "no finding"]}])
     group_names: dict[str, str] = {}
-    templates: list[Annotated[str, AfterValidator(fillable)]] = Field(min_length=1)
+    templates: list[Annotated[str, AfterValidator(fillable)]] = Field(
+        min_length=1, examples=[["an {group} image of {label}"]]
+    )
 
 
 class RetrievalDataset(Section):
@@ -60,7 +62,7 @@ class RetrievalDataset(Section):
 class EvaluateSection(Section):
     """Settings of evaluation."""
 
-    out: ConfigPath
+    out: ConfigPath = Field(examples=["runs/mine/results"])
     zero_shot: dict[str, ZeroShotDataset] = {}
     retrieval: dict[str, RetrievalDataset] = {}
     batch_size: int = Field(default=256, gt=0)
@@ -87,5 +89,5 @@ class EvaluatePipeline(ExtractPipeline, TrainPipeline):
     """A pipeline as evaluation reads it."""
 
     # Repeated, because with two parents pydantic takes a field from the first, where it is not checked yet.
-    train: TrainSection
+    train: TrainSection = Field(examples=[STUDENT])
     evaluate: EvaluateSection

@@ -49,7 +49,7 @@ class ExtractSection(Section):
 class ExtractPipeline(Pipeline):
     """A pipeline as extraction reads it."""
 
-    teachers: Teachers = Field(min_length=1)
+    teachers: Teachers = Field(min_length=1, examples=[{"biomedclip": {"folder": "weights/biomedclip"}}])
     extract: ExtractSection = ExtractSection()
 
 

@@ -6,6 +6,7 @@ Logs and progress go to stderr, data to stdout.
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import importlib
 import json
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -25,7 +27,8 @@ import typer
 from typer.completion import get_completion_inspect_parameters
 from typer.main import get_command
 
-from .errors import ConfigError, MMKDError, printable
+from .errors import ConfigError, MMKDError, plain, printable
+from .terminal import guard_streams, unguarded
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -83,6 +86,7 @@ def main(app: typer.Typer, *, program: str, interrupted: str = RESUMES) -> None:
     # Recent versions of Typer bring their own copy of Click, older ones raise the click package's exceptions.
     click_exceptions = importlib.import_module(typer.BadParameter.__module__)
     signal.signal(signal.SIGTERM, _interrupt)
+    guard_streams()
     try:
         _log_to_stderr()
         # Not app(): that replaces the plain traceback of a bug by a drawn one.
@@ -151,15 +155,35 @@ def _log_to_stderr() -> None:
 
 
 class _Printable(logging.Formatter):
-    """Writes out control characters: a message may repeat what a stranger wrote."""
+    """Writes out control characters, and line breaks of what is filled in: it may repeat what a stranger wrote."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record), keep="\n\t")
+        shown = copy.copy(record)
+        if isinstance(record.args, tuple):
+            shown.args = tuple(
+                printable(str(one)) if isinstance(one, str | Exception | Path) else one for one in record.args
+            )
+        return printable(super().format(shown), keep="\n\t")
 
 
 def cell(value: object) -> object:
-    """Return a value for a CSV file: a spreadsheet would run a text that begins like a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    """Return a value for a CSV file, in which neither a spreadsheet nor a terminal finds something to run."""
+    if not isinstance(value, str):
+        return value
+    text = plain(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\\t", "\\r")) else text
+
+
+def say(*lines: str) -> None:
+    """Write lines to stdout; each stays one line, whatever strangers wrote into it."""
+    sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
+
+
+def styled(text: object) -> str:
+    """Return a text that rich shows on one line, as it is."""
+    from rich.markup import escape
+
+    return escape(printable(str(text)))
 
 
 def render_error(error: MMKDError) -> str:
@@ -225,7 +249,7 @@ def progress(
         try:
             yield loop.reporting
         finally:
-            sys.stderr.write(f"{REPORT}{json.dumps({'label': label, 'ended': True})}\n")
+            _report(f"{REPORT}{json.dumps({'label': label, 'ended': True})}\n")
     elif sys.stderr.isatty():
         with bars() as shown:
             inner = bool(shown.tasks)
@@ -237,6 +261,11 @@ def progress(
                     shown.remove_task(task)
     else:
         yield loop.logging
+
+
+def _report(line: str) -> None:
+    # Not through the guarded stream, which writes out the letter that no stranger's text can hold.
+    unguarded(sys.stderr).write(line)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -264,7 +293,7 @@ class _Loop:
             self.told = now
             names = ("label", "done", "total", "noun")
             told = {name: getattr(self, name) for name in names} | {"details": self.details(), "text": self.text()}
-            sys.stderr.write(f"{REPORT}{json.dumps(told)}\n")
+            _report(f"{REPORT}{json.dumps(told)}\n")
 
     def text(self) -> str:
         rate = self.done / max(time.monotonic() - self.began, 1e-9)

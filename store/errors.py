@@ -27,6 +27,8 @@ from __future__ import annotations
 
 import re
 
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
 TEXT_LETTERS = 300
 """Letters that are kept of a text from a corpus: names and values there may have any length."""
 
@@ -41,6 +43,11 @@ def printable(text: str, *, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() or letter in keep else repr(letter)[1:-1] for letter in text)
+
+
+def plain(text: str, *, keep: str = "") -> str:
+    """Return a text for a file, in which control characters, bidi overrides and lone surrogates are written out."""
+    return _UNSEEN.sub(lambda found: found[0] if found[0] in keep else repr(found[0])[1:-1], text)
 
 
 def kind_of(reason: str) -> str:

@@ -28,6 +28,13 @@ Data = bytes | Path | Callable[[BinaryIO], object]
 """The content of a new file: bytes, a file to copy, or a function that writes it piece by piece into the open file."""
 
 
+def tidy(path: Path) -> Path:
+    """Return a path as absolute and without ``..``; where a link stands before a ``..``, it stays as it is."""
+    plain = os.path.normpath(path.absolute())
+    same = ".." not in path.parts or os.path.realpath(plain) == os.path.realpath(path)
+    return Path(plain) if same else path.absolute()
+
+
 def write_atomic(path: Path, data: Data) -> None:
     """Replace a file whole: the content is written beside it, forced to disk and renamed over it."""
     with _temporary(path, data) as temporary:

@@ -19,7 +19,7 @@ from store.read.shards import Verify
 class StoreSection(Section):
     """The feature store."""
 
-    path: ConfigPath
+    path: ConfigPath = Field(examples=["runs/mine/store"])
     corpus: str | None = None
     range_rows: int = Field(default=8192, gt=0)
     chunk_rows: int = Field(default=256, gt=0)
@@ -30,8 +30,8 @@ class StoreSection(Section):
 class CenterWidth(Section):
     """A window as radiology states it."""
 
-    center: float
-    width: float = Field(gt=0)
+    center: float = Field(examples=[40])
+    width: float = Field(gt=0, examples=[400])
 
 
 class ImageSection(Section):

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
+from store.config.missing import NAME, example_of
 from store.config.pipeline_file import ConfigPath, Section, Seed
 from store.pipeline import Pipeline
 
@@ -37,9 +38,9 @@ class ModelSection(Section):
 class Optimization(Section):
     """How a model is trained; defaults are the released stage-1 values (docs/training.md)."""
 
-    steps: int = Field(gt=0)
-    batch_size: int = Field(gt=1)
-    lr: float = Field(gt=0)
+    steps: int = Field(gt=0, examples=[1000])
+    batch_size: int = Field(gt=1, examples=[64])
+    lr: float = Field(gt=0, examples=[0.0005])
     warmup_steps: int = Field(default=0, ge=0)
     weight_decay: float = Field(default=0.2, ge=0)
     beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -135,8 +136,8 @@ class PretrainRun(Section):
 
     corpus: str | None = None
     images: Images | None = None
-    out: ConfigPath
-    model: ModelSection
+    out: ConfigPath = Field(examples=["runs/mine/stage1"])
+    model: ModelSection = Field(examples=[{"init": "ViT-B-32/openai"}])
     optimization: Optimization
     validation: ValidationSection = ValidationSection(split="val")
     window_blocks: int = Field(default=256, gt=0)
@@ -151,10 +152,10 @@ class PretrainRun(Section):
 class ProjectSection(Section):
     """The paper's projections, fitted on cached features."""
 
-    out: ConfigPath
-    latent_dim: int = Field(gt=0)
-    hidden_dim: int = Field(gt=0)
-    steps: int = Field(gt=0)
+    out: ConfigPath = Field(examples=["runs/mine/projections"])
+    latent_dim: int = Field(gt=0, examples=[512])
+    hidden_dim: int = Field(gt=0, examples=[512])
+    steps: int = Field(gt=0, examples=[2000])
     batch_size: int = Field(default=256, gt=1)
     lr: float = Field(default=1e-3, gt=0)
     seed: Seed = 0
@@ -165,11 +166,11 @@ class ProjectSection(Section):
 class StudentRun(Section):
     """Stage 2: a student trained on the store's pairs."""
 
-    recipe: Literal["paper", "improved", "task_only"]
+    recipe: Literal["paper", "improved", "task_only"] = Field(examples=["improved"])
     paper: PaperRecipe = PaperRecipe()
     improved: ImprovedRecipe = ImprovedRecipe()
-    out: ConfigPath
-    model: ModelSection
+    out: ConfigPath = Field(examples=["runs/mine/student"])
+    model: ModelSection = Field(examples=[{"init": "ViT-B-32/openai"}])
     optimization: Optimization
     validation: ValidationSection = ValidationSection(split="val")
     images: Images | None = None
@@ -184,7 +185,11 @@ class TrainSection(Section):
     students: dict[str, StudentRun] = {}
 
 
+STUDENT = {"students": {NAME: example_of(StudentRun)}}
+"""A section that trains one student, for messages."""
+
+
 class TrainPipeline(Pipeline):
     """A pipeline as the trainer reads it."""
 
-    train: TrainSection
+    train: TrainSection = Field(examples=[STUDENT])

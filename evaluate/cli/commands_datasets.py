@@ -27,7 +27,7 @@ from evaluate.datasets.task_kinds import TASKS
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, SeedOption, print_json, wide_console
 from store.config.pipeline_file import read_pipeline
 from store.config.problems import suggest
-from store.console import ExitCode
+from store.console import ExitCode, say
 from store.errors import ConfigError, EvaluationError, MMKDError
 from store.files import write_atomic
 
@@ -144,7 +144,7 @@ def _check_all(entries: dict[str, DatasetEntry], root: Path, *, allow: list[str]
     if as_json:
         print_json([{"name": name, "state": state, "why": why} for name, (state, why) in found.items()])
     else:
-        sys.stdout.write("".join(f"{name}: {state}: {why}\n" for name, (state, why) in found.items()))
+        say(*(f"{name}: {state}: {why}" for name, (state, why) in found.items()))
     if any(state == "fails" for state, _ in found.values()):
         raise typer.Exit(ExitCode.BAD_INPUT)
 
@@ -279,7 +279,7 @@ def _print_summary(entry: DatasetEntry, found: dict[str, Any]) -> None:
     lines += [f"left out: {reason}: {count:,}" for reason, count in found["excluded"].items()]
     lines += [f"note: {caveat}" for caveat in found["caveats"]]
     lines += [f"digest {found['digest'][:16]}, of the splits {found['split_digest'][:16]}"]
-    sys.stdout.write("\n".join(lines) + "\n")
+    say(*lines)
 
 
 def _listing(status: Status, root: Path) -> dict[str, Any]:

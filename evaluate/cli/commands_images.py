@@ -7,12 +7,12 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from evaluate.datasets.registry import find_dataset
 from evaluate.models.pipeline_models import DeviceOption, MaybePipelineOption, addresses_of
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, StoreArgument, print_json, wide_console
+from store.console import styled
 from store.errors import ConfigError, PairDecodeError
 from store.images.decode import open_image
 from store.read.reader import FeatureStore
@@ -75,11 +75,11 @@ def predict(
     if as_json:
         print_json(found)
         return
-    table = Table("image", *map(escape, prompts.classes), box=None)
+    table = Table("image", *map(styled, prompts.classes), box=None)
     for path, row in zip(images, scores_NC, strict=True):
         best = int(np.argmax(row))
         cells = (f"[bold]{score:.3f}[/]" if at == best else f"{score:.3f}" for at, score in enumerate(row))
-        table.add_row(escape(str(path)), *cells)
+        table.add_row(styled(path), *cells)
     wide_console().print(table)
 
 
@@ -127,7 +127,7 @@ def overlap(
     table = Table(show_header=False, box=None)
     for name, value in said.items():
         if name != "examples":
-            table.add_row(name.replace("_", " "), "not looked for" if value is None else escape(str(value)))
+            table.add_row(name.replace("_", " "), "not looked for" if value is None else styled(value))
     for example in found.pairs[:10]:
-        table.add_row("example", escape(f"{example[0]} is {example[1]}"))
+        table.add_row("example", styled(f"{example[0]} is {example[1]}"))
     wide_console().print(table)

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from evaluate.config import EvaluatePipeline, EvaluateSection
 from evaluate.models.pipeline_models import MaybePipelineOption
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, print_json, wide_console
 from store.config.pipeline_file import read_pipeline
-from store.console import progress
+from store.console import progress, say, styled
 from store.errors import EvaluationError
 from store.files import write_atomic
 
@@ -135,17 +134,17 @@ def _compare_two(
     counts = ", ".join(f"{verdict} {comparison.count(verdict)}" for verdict in ("better", "undecided", "worse"))
     tests = len(family) if family else len(comparison.rows)
     named = "declared beforehand" if family else "all test sets that both share; no family was declared"
-    console.print(f"{escape(first)} is, after Holm's correction over {tests} tests ({named}): {counts}")
+    console.print(f"{styled(first)} is, after Holm's correction over {tests} tests ({named}): {counts}")
     for one, mean in comparison.means.items():
         p = comparison.signed_rank_p[one]
         ranked = "" if p is None else f"; signed ranks over datasets p {p:.3g}"
         console.print(f"{one}: mean difference {_signed(mean)}, p {_p(mean.p)}{ranked}", highlight=False)
     for reason in comparison.left_out:
-        console.print(f"left out: {escape(reason)}", highlight=False)
+        console.print(f"left out: {styled(reason)}", highlight=False)
 
 
 def _comparison_table(comparison: Comparison) -> Table:
-    first, second = escape(comparison.first), escape(comparison.second)
+    first, second = styled(comparison.first), styled(comparison.second)
     table = Table("task", "dataset", "metric", "n", "split", first, second)
     table.add_column("difference [95 %]", no_wrap=True)
     for heading in ("p", "Holm", ""):
@@ -153,13 +152,13 @@ def _comparison_table(comparison: Comparison) -> Table:
     for row in comparison.rows:
         table.add_row(
             row.task,
-            escape(row.dataset),
+            styled(row.dataset),
             row.metric,
             f"{row.n:,}",
             row.split_digest[:8],
-            escape(str(row.first)),
-            escape(str(row.second)),
-            escape(_signed(row.difference)),
+            styled(row.first),
+            styled(row.second),
+            styled(_signed(row.difference)),
             _p(row.difference.p),
             _p(row.p_holm),
             row.verdict,
@@ -189,10 +188,10 @@ def _compare_all(found: list[Result], *, as_json: bool) -> None:
         return
     console = wide_console()
     for board, ranking in ranked:
-        console.print(f"[bold]{escape(board.task)}[/]")
+        console.print(f"[bold]{styled(board.task)}[/]")
         console.print(_diagram(ranking), highlight=False, markup=False)
         for note in board.notes:
-            console.print(f"note: {escape(note)}", highlight=False)
+            console.print(f"note: {styled(note)}", highlight=False)
 
 
 def _diagram(ranking: Ranking) -> str:
@@ -221,7 +220,7 @@ def claim(
     config: ConfigOption = PIPELINES_FILE,
     results: ResultsOption = None,
     teacher: Annotated[
-        list[str] | None, typer.Option(help="A rival; may be repeated. All with the role teacher if left out.")
+        list[str] | None, typer.Option(help="A rival; may be repeated. The student's own teachers if left out.")
     ] = None,
     margin: Annotated[float, typer.Option(help="The loss that counts as none, for: not worse.")] = 0.01,
     task: TaskOption = None,
@@ -269,7 +268,7 @@ def claim(
     console = wide_console()
     console.print(_claim_table(said))
     for line in (said.sentence, said.footing, *(f"left out: {reason}" for reason in said.left_out)):
-        console.print(escape(line), highlight=False)
+        console.print(styled(line), highlight=False)
 
 
 def _claim_table(said: Claim) -> Table:
@@ -281,11 +280,11 @@ def _claim_table(said: Claim) -> Table:
         verdict = "better" if one.better else "not worse" if one.not_worse else "not shown"
         table.add_row(
             one.task,
-            escape(one.dataset),
+            styled(one.dataset),
             one.metric,
             f"{one.n:,}",
-            escape(one.closest),
-            escape(_signed(one.difference)),
+            styled(one.closest),
+            styled(_signed(one.difference)),
             _p(one.difference.p),
             _p(one.p_holm),
             _p(one.p_margin_holm),
@@ -305,7 +304,7 @@ def leaderboard(
     from evaluate.report.leaderboard import write_leaderboards
 
     for path in write_leaderboards(_folder(results, pipeline, config)):
-        sys.stdout.write(f"{path}\n")
+        say(f"{path}")
 
 
 @app.command(epilog="Example: python -m evaluate report --results results --out report.html")
@@ -327,7 +326,7 @@ def report(
     folder = _folder(results, pipeline, config)
     path = out or folder / "report.html"
     write_atomic(path, render(gather(folder), title=title).encode())
-    sys.stdout.write(f"{path}\n")
+    say(f"{path}")
 
 
 @app.command(epilog="Example: python -m evaluate card mmkd --results results > results.md")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, cast, get_args
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from evaluate.config import EvaluatePipeline
@@ -21,7 +20,7 @@ from evaluate.results.files import results_on
 from evaluate.results.record import Result, ResultRecord, SkippedRecord
 from evaluate.suite.plan import Evaluation, Settings, brings_features, plan
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, SetOption, print_json, wide_console
-from store.console import ExitCode
+from store.console import ExitCode, styled
 from store.errors import ConfigError
 from store.images.decode import MAX_PIXELS
 from store.read.reader import FeatureStore
@@ -191,7 +190,7 @@ def _print_plan(evaluations: list[Evaluation], *, as_json: bool) -> None:
         return
     table = Table(*names, title=f"{len(rows)} evaluations", box=None)
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(styled, row))
     wide_console().print(table)
 
 
@@ -215,7 +214,7 @@ def _print(records: list[Result], folder: Path) -> None:
             continue
         else:
             said = record.cite(record.primary) + _robustness(record)
-        table.add_row(*map(escape, (record.model.name, record.task, record.dataset.name, said)))
+        table.add_row(*map(styled, (record.model.name, record.task, record.dataset.name, said)))
     if table.row_count:
         console.print(table)
 

@@ -18,6 +18,7 @@ from store.config.problems import suggest
 from store.errors import ConfigError, WeightsNotFoundError
 from store.images.depth import Window
 from store.read.reader import FeatureStore
+from train.runtime.origin import read_origin
 from train.runtime.run_folder import RECORD
 
 from .addresses import Address
@@ -38,7 +39,10 @@ def facts_of(address: Address, *, teachers: Mapping[str, TeacherEntry], window: 
         digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         return ModelFacts(name=address.name, address=address.text, role="teacher", digest=digest, sides=spec.sides)
     spec = teacher_spec(address.name, entry_of(address, teachers=teachers), window=window)
-    return ModelFacts(name=address.name, address=address.text, role=_role(address), digest=spec.hash, sides=spec.sides)
+    role, own = _origin(address)
+    return ModelFacts(
+        name=address.name, address=address.text, role=role, digest=spec.hash, sides=spec.sides, teachers=own
+    )
 
 
 def open_encoder(
@@ -87,14 +91,11 @@ def entry_of(address: Address, *, teachers: Mapping[str, TeacherEntry]) -> Teach
     return TeacherEntry(folder=str(folder), embed_dim=width)
 
 
-def _role(address: Address) -> Role:
+def _origin(address: Address) -> tuple[Role, tuple[str, ...]]:
     if address.kind == "teacher":
-        return "teacher"
-    if address.kind == "checkpoint":
-        run = json.loads((Path(address.place) / RECORD).read_text()).get("run", {})
-        # Stage 1 has no recipe and no teacher either; every other recipe has teachers.
-        return "student" if run.get("recipe") not in (None, "task_only") else "task_only"
-    return "other"
+        return "teacher", ()
+    found = read_origin(Path(address.place)) if address.kind in {"checkpoint", "local-dir"} else None
+    return (found.role, found.teachers) if found else ("other", ())
 
 
 def _known_to_open_clip(address: Address) -> TeacherEntry:

@@ -17,7 +17,7 @@ from evaluate.metrics.bootstrap import LEVEL
 from evaluate.metrics.paired_tests import Difference, difference, holm, one_sided_p, over_seeds
 from evaluate.metrics.predictions import Samples
 from evaluate.metrics.registry import METRICS
-from evaluate.results.record import Result, ResultRecord
+from evaluate.results.record import Result, ResultRecord, teachers_of
 from store.errors import EvaluationError
 from store.format.records import Side
 
@@ -75,6 +75,7 @@ class Claim:
     Attributes:
         seeds: models that are the student, trained with one seed each.
         others: further models with the role of a teacher, which the student is not compared with.
+        absent: teachers of the student that have no results.
         images_alone: teachers that were no rivals on some test set that was tested, whose task needs texts.
         margin: loss that counts as none.
         family: test sets over which Holm's correction goes. If ``declared``, those that could not be tested count as
@@ -89,6 +90,7 @@ class Claim:
     seeds: tuple[str, ...]
     teachers: tuple[str, ...]
     others: tuple[str, ...]
+    absent: tuple[str, ...]
     images_alone: tuple[str, ...]
     margin: float
     family: tuple[TestSet, ...]
@@ -108,6 +110,7 @@ class Claim:
         """The claim in one sentence, for readers who see nothing else."""
         total = len(self.family)
         rivals = "every named teacher" if self.others else "every teacher"
+        rivals += " with results" if self.absent else ""
         rivals += " that can do the task" if self.images_alone else ""
         rivals = "the teacher that validation chose" if self.validation else rivals
         better, not_worse = (sum(getattr(one, kind) for one in self.sets) for kind in ("better", "not_worse"))
@@ -123,6 +126,7 @@ class Claim:
         family = "declared beforehand" if self.declared else "all test sets that they share; no family was declared"
         rivals = f"{_counted(len(self.teachers), 'teacher')} ({', '.join(self.teachers)})"
         rivals += f", not {', '.join(self.others)}" if self.others else ""
+        rivals += f"; without results: {', '.join(self.absent)}" if self.absent else ""
         if self.images_alone:
             rivals += f"; no rivals where texts are needed: {', '.join(self.images_alone)}, of images alone"
         return (
@@ -150,7 +154,7 @@ def claim(
 
     Args:
         students: models that are one student, trained with several seeds.
-        teachers: all models with that role if None.
+        teachers: if None the student's own as its results name them, or else all models with that role.
         margin: loss that counts as none, between 0 and 1.
         family: test sets that the claim is about, named before their results were seen; if None all that there are.
         validation: results of the teachers on validation items; the best of each test set is then the only rival.
@@ -162,9 +166,12 @@ def claim(
     """
     if not 0 < margin < 1:  # also where it is no number
         raise EvaluationError(f"the margin of a claim must be above 0 and below 1, not {margin:g}")
-    known = {result.model.name for result in results if result.model.role == "teacher"}
-    rivals = tuple(dict.fromkeys(teachers or sorted(known)))
     seeds = tuple(dict.fromkeys(students))
+    models = [result.model for result in results]
+    known = {model.name for model in models if model.role == "teacher"}
+    of_students = [model for model in models if model.name in seeds]
+    rivals = tuple(dict.fromkeys(teachers or teachers_of(of_students, models)))
+    absent = {name for model in of_students for name in model.teachers} - {model.name for model in models}
     if not rivals or not seeds or {*rivals} & {*seeds}:
         raise EvaluationError(
             "a claim needs a student and teachers that are other models",
@@ -202,6 +209,7 @@ def claim(
         seeds=seeds,
         teachers=rivals,
         others=tuple(sorted(known - {*rivals, *seeds})),
+        absent=tuple(sorted(absent)),
         images_alone=tuple(name for name in rivals if any(not _able(name, sides, one.task) for one in tested)),
         margin=margin,
         family=wanted if family else tuple((one.task, one.dataset) for one in tested),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evaluate.metrics.registry import METRICS
-from evaluate.results.record import DIGEST_SHOWN, Result, ResultRecord
+from evaluate.results.record import DIGEST_SHOWN, Result, ResultRecord, teachers_of
 
 from .boards import Board, boards
 from .comparison import few_items
@@ -34,7 +34,8 @@ def _line(board: Board, row: int, place: int) -> str:
     column, record = board.columns[place], board.result(row, place)
     assert record is not None  # noqa: S101 - the caller looked
     metric = record.metrics[record.primary]
-    rivals = [board.result(other, place) for other, one in enumerate(board.models) if one.role == "teacher"]
+    own = teachers_of([board.models[row]], board.models)
+    rivals = [board.result(other, place) for other, one in enumerate(board.models) if one.name in own]
     best = _best([rival for rival in rivals if rival is not None], higher_is_better=column.higher_is_better)
     cells = [
         in_words(board.task),

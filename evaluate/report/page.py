@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from evaluate.results.examples import Example, examples_in
 from evaluate.results.record import ResultRecord, SkippedRecord
+from store.errors import plain
 from store.report.elements import base_style, environment, policy
 
 from .boards import ROLE_ORDER
@@ -62,7 +63,7 @@ def render(contents: Contents, *, title: str, note: str = "", stages: Mapping[st
     records = contents.records
     models, whole = models_of(contents), [one for one in records if not few_items(one.task)]
     numbers = {id(record): number for number, record in enumerate(records)}
-    return (
+    page: str = (
         _templates()
         .get_template("page.html")
         .render(
@@ -104,6 +105,7 @@ def render(contents: Contents, *, title: str, note: str = "", stages: Mapping[st
             cards={model.name: model_card(contents.results, model.name) for model in models if model.role == "student"},
         )
     )
+    return plain(page, keep="\n")
 
 
 def _facts(contents: Contents) -> dict[str, int]:

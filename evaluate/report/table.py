@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.box import SIMPLE
-from rich.markup import escape
 from rich.table import Table
 
 from evaluate.metrics.registry import IN_GROUP
 from evaluate.results.record import Result, ResultRecord
+from store.console import styled
 
 ROLES = ("teacher", "oracle", "other", "task_only", "student")
 """Order of the rows."""
@@ -39,7 +39,7 @@ def results_table(models: Mapping[str, Mapping[str, Any]], *, title: str) -> Tab
     table = Table(title=title, box=SIMPLE, padding=0, pad_edge=False)
     table.add_column("model", no_wrap=True)
     for heading in [*(modality[:HEADING_CHARS] for modality in modalities), "macro"]:
-        table.add_column(escape(heading), no_wrap=True)
+        table.add_column(styled(heading), no_wrap=True)
     rows = sorted(models, key=lambda name: (ROLES.index(models[name]["role"]), name))
     competing = [models[name] for name in rows if models[name]["role"] != "oracle"]
     best = {column: max((_value(model, column) for model in competing), default=None) for column in columns}
@@ -50,7 +50,7 @@ def results_table(models: Mapping[str, Mapping[str, Any]], *, title: str) -> Tab
         ]
         role = models[name]["role"]
         last_of_role = place + 1 == len(rows) or models[rows[place + 1]]["role"] != role
-        table.add_row(escape(name), *cells, end_section=last_of_role)
+        table.add_row(styled(name), *cells, end_section=last_of_role)
     return table
 
 

@@ -9,6 +9,7 @@ from evaluate.metrics.bootstrap import Interval
 from evaluate.metrics.paired_tests import Difference
 from evaluate.metrics.registry import METRICS
 from evaluate.results.record import Overlap, SeedValues
+from store.errors import plain
 
 LONGEST_LABEL = 30
 """Characters of a name in a drawing; tables have all."""
@@ -70,7 +71,7 @@ def table_line(cells: Iterable[str]) -> str:
 def markdown(text: str) -> str:
     """Return a text that Markdown shows as it is."""
     escaped = "".join(f"\\{letter}" if letter in "\\`*_[]<>|#" else letter for letter in text)
-    return " ".join(escaped.split())
+    return plain(" ".join(escaped.split()))
 
 
 FILTERS = {

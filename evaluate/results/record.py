@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -34,6 +34,7 @@ class ModelFacts(RecordPart):
         address: where it came from, e.g. ``teacher:biomedclip``.
         digest: of everything that decides its outputs.
         sides: that it encodes; left out of the file if it encodes both.
+        teachers: of a student that says whose it is; left out of the file if there are none.
     """
 
     name: str = Field(min_length=1)
@@ -41,13 +42,18 @@ class ModelFacts(RecordPart):
     role: Role
     digest: str = Field(min_length=1)
     sides: tuple[Side, ...] = SIDES
+    teachers: tuple[str, ...] = ()
 
     @model_serializer(mode="wrap")
-    def _without_both_sides(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        content: dict[str, Any] = serialize(self)
-        if self.sides == SIDES:
-            del content["sides"]
-        return content
+    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        usual = {"sides": SIDES, "teachers": ()}
+        return {key: value for key, value in serialize(self).items() if key not in usual or tuple(value) != usual[key]}
+
+
+def teachers_of(students: Iterable[ModelFacts], models: Iterable[ModelFacts]) -> list[str]:
+    """Return names of the models that are the students' own teachers; of all teachers if they state none of these."""
+    known = {model.name for model in models if model.role == "teacher"}
+    return sorted(known & {name for student in students for name in student.teachers} or known)
 
 
 class DatasetFacts(RecordPart):

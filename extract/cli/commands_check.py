@@ -20,7 +20,7 @@ from store.cli.options import (
     print_json,
     wide_console,
 )
-from store.console import ExitCode
+from store.console import ExitCode, say
 from store.errors import ConfigError
 from store.format.records import Status
 from store.io.location import locate
@@ -147,7 +147,7 @@ def _print_drift(found: list[TeacherDrift]) -> None:
                     f"{entry.teacher}: {len(rows):,} rows {what} ({first}{', ...' if rows[10:] else ''})\n"
                 )
         if not entry.sides:
-            sys.stdout.write(f"{entry.teacher}: none of the rows is ok both in the store and now\n")
+            say(f"{entry.teacher}: none of the rows is ok both in the store and now")
 
 
 @app.command(epilog="Example: python -m extract report runs/demo/store")
@@ -178,4 +178,4 @@ def _print_report(found: StageReport) -> None:
         lines.append("a run left no report (it was killed, or still runs): its waiting for work is not known")
     bounds = ", ".join(f"{name} {seconds / (found.total_s or 1.0):.0%}" for name, seconds in found.bound_s.items())
     lines += [f"bound by {found.verdict} ({bounds})", *textwrap.wrap(found.advice, 80)]
-    sys.stdout.write("\n".join(lines) + "\n")
+    say(*lines)

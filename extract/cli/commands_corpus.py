@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from extract.config import ExtractPipeline
-from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption, SeedOption, SetOption
+from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption, SeedOption, SetOption, print_json
+from store.config.missing import NAME, example_of, to_add
 from store.config.pipeline_file import read_pipeline
 from store.config.problems import it_has
 from store.console import progress
@@ -100,7 +101,7 @@ def index(
     from store.io.location import locate
 
     loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
-    corpus = _corpus_of(loaded)
+    corpus = _corpus_of(loaded, pipeline)
     if report and settings_changed(loaded.store.path, corpus):
         _say_change(loaded, corpus, workers)
         return
@@ -140,7 +141,7 @@ def append(
     from store.io.location import locate
 
     loaded = read_pipeline(config, pipeline, ExtractPipeline, overrides=set_ or [])
-    corpus, location = _corpus_of(loaded), locate(loaded.store.path)
+    corpus, location = _corpus_of(loaded, pipeline), locate(loaded.store.path)
     before, plan = new_files(location, corpus)
     if not plan.files:
         append_corpus(location, corpus)  # clears away what a killed one has left
@@ -153,13 +154,17 @@ def append(
     log.info("%s: %d rows more, %d in all; extract run does them next", location, info.rows - before.rows, info.rows)
 
 
-def _corpus_of(pipeline: ExtractPipeline) -> Corpus:
-    if pipeline.store.corpus is None:
-        raise ConfigError("store.corpus: missing; it says which of corpora the store holds")
-    if pipeline.store.corpus not in pipeline.corpora:
-        named = pipeline.store.corpus
-        raise ConfigError(f"store.corpus: the pipeline has no corpus {named!r}{it_has(named, pipeline.corpora)}")
-    return pipeline.corpora[pipeline.store.corpus]
+def _corpus_of(loaded: ExtractPipeline, pipeline: str) -> Corpus:
+    named = loaded.store.corpus
+    lacks = [((pipeline, "corpora", named or NAME), example_of(Corpus))] if named or not loaded.corpora else []
+    if named is None:
+        lacks.append(((pipeline, "store", "corpus"), next(iter(loaded.corpora), NAME)))
+        raise ConfigError("store.corpus: missing; it says which of corpora the store holds", hint=to_add(*lacks))
+    if named not in loaded.corpora:
+        raise ConfigError(
+            f"store.corpus: the pipeline has no corpus {named!r}{it_has(named, loaded.corpora)}", hint=to_add(*lacks)
+        )
+    return loaded.corpora[named]
 
 
 def _say(report: CurationReport, *, as_json: bool) -> None:
@@ -173,7 +178,7 @@ def _say(report: CurationReport, *, as_json: bool) -> None:
 
 
 def _print_json(report: CurationReport) -> None:
-    sys.stdout.write(report.model_dump_json(indent=2, exclude={"before"}) + "\n")
+    print_json(report.model_dump(mode="json", exclude={"before"}))
 
 
 def _say_change(pipeline: ExtractPipeline, corpus: Corpus, workers: int | None) -> None:
@@ -217,7 +222,7 @@ def pixels(
     if loaded.pixels is None:
         raise ConfigError(
             f"{config}: pipeline {pipeline} does not say how the store keeps images (pixels:)",
-            hint="add the section, or --set 'pixels={}' for the defaults: short side 256 px, JPEG of quality 90",
+            hint=f"{to_add(((pipeline, 'pixels'), {}))}\nor --set 'pixels={{}}': short side 256 px, JPEG of quality 90",
         )
     made = make_pixels(
         loaded.store.path,

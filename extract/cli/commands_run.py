@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,7 @@ from extract.config import ExtractPipeline, resources_text
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, PipelineOption, SetOption, print_json
 from store.config.pipeline_file import read_pipeline
 from store.config.problems import it_has
-from store.console import RESUMES, ExitCode
+from store.console import RESUMES, ExitCode, say
 from store.errors import ConfigError
 from store.io.location import is_url, locate
 
@@ -123,7 +122,7 @@ def _print_estimate(found: Estimate) -> None:
         f"{name}: the store has features of another spec: run refuses this without --replace {name}"
         for name in found.replaced
     ]
-    sys.stdout.write("\n".join(lines) + "\n")
+    say(*lines)
 
 
 def _rate_lines(rates: Rates) -> list[str]:
@@ -218,7 +217,7 @@ def status(
     if as_json:
         print_json(found.as_json())
     else:
-        sys.stdout.write("\n".join(_status_lines(found)) + "\n")
+        say(*_status_lines(found))
 
 
 def _status_lines(found: StoreStatus) -> list[str]:

@@ -158,7 +158,7 @@ class TeacherEntry(Choices):
 
     model_config = ConfigDict(json_schema_extra=_needs_a_place)
 
-    folder: ConfigPath
+    folder: ConfigPath = Field(examples=["weights/mine"])
     embed_dim: int | None = Field(default=None, gt=0)
     batch_size: int | None = Field(default=None, gt=0)
     family: Family = "open_clip"

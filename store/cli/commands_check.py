@@ -13,7 +13,7 @@ from store.check.problems import Kind, Problem, Report, UnitState
 from store.check.repair import Repair, remove_teacher
 from store.check.repair import repair as mend
 from store.check.verify import verify as check
-from store.console import ExitCode
+from store.console import ExitCode, say
 from store.io.folder import Folder
 from store.io.location import locate
 from store.io.lock import LEASE_KEY, LOCK_KEY
@@ -92,7 +92,7 @@ def rm_teacher(
         if not typer.confirm(question, err=True):
             return ExitCode.INTERRUPTED
     deleted = remove_teacher(location, teacher)
-    sys.stdout.write(f"deleted {teacher}: {deleted} objects\n")
+    say(f"deleted {teacher}: {deleted} objects")
     return ExitCode.COMPLETE
 
 
@@ -102,22 +102,22 @@ def unlock(store: StoreArgument) -> None:
     location = locate(store)
     if isinstance(location, Folder) and not location.exists(LEASE_KEY):
         # Deleting the file while it is locked would let a second writer in.
-        sys.stdout.write(f"{location.show(LOCK_KEY)}: the lock of a folder ends with its holder; nothing to remove\n")
+        say(f"{location.show(LOCK_KEY)}: the lock of a folder ends with its holder; nothing to remove")
         return
     holder = remove_lock(location)
-    sys.stdout.write(f"removed the lock of {holder}\n" if holder else f"{location}: no lock is there\n")
+    say(f"removed the lock of {holder}" if holder else f"{location}: no lock is there")
 
 
 def _print_report(report: Report) -> None:
-    sys.stdout.write(f"store    {report.store}\n")
+    say(f"store    {report.store}")
     read = "every stored byte was read" if report.deep else "listing and receipts; --deep reads every stored byte"
-    sys.stdout.write(f"checked  {report.rows:,} rows in {report.ranges:,} ranges ({read})\n")
+    say(f"checked  {report.rows:,} rows in {report.ranges:,} ranges ({read})")
     states: tuple[UnitState, ...] = ("damaged", "missing", "outgrown", "verified")
     rows = [[teacher, *(f"{counts[one]:,}" for one in states)] for teacher, counts in report.counts().items()]
     if rows:
         print_table(["teacher", *states], rows)
     _print_problems(report.problems)
-    sys.stdout.write(_verdict(report) + "\n")
+    say(_verdict(report))
 
 
 def _verdict(report: Report) -> str:
@@ -139,11 +139,11 @@ def _print_problems(problems: list[Problem]) -> None:
     # A running extraction has four of them per unit that it is writing.
     single = [problem for problem in problems if problem.kind != Kind.ORPHAN or problem is orphans[0]]
     for problem in single[:SHOWN]:
-        sys.stdout.write(f"{problem}\n")
+        say(f"{problem}")
     if len(single) > SHOWN:
-        sys.stdout.write(f"... and {len(single) - SHOWN} more; --json has all\n")
+        say(f"... and {len(single) - SHOWN} more; --json has all")
     if orphans[1:]:
-        sys.stdout.write(f"... and {len(orphans) - 1} more objects that no receipt commits; --json names all\n")
+        say(f"... and {len(orphans) - 1} more objects that no receipt commits; --json names all")
 
 
 def _print_plan(planned: Repair, *, purge: bool) -> None:
@@ -155,16 +155,16 @@ def _print_plan(planned: Repair, *, purge: bool) -> None:
     _print_keys("to finish, moves of whole units", planned.forward)
     _print_keys("to write anew, Zarr metadata", [teacher or "(the group)" for teacher in planned.metadata])
     if planned.left:
-        sys.stdout.write("left alone:\n")
+        say("left alone:")
         _print_problems(planned.left)
     elif planned.nothing:
-        sys.stdout.write("nothing to repair\n")
+        say("nothing to repair")
 
 
 def _print_done(done: Repair) -> None:
     if not done.nothing:
         place = f"; what was taken away lies in {done.report.store}/{done.lost_found}" if done.lost_found else ""
-        sys.stdout.write(f"done{place}\n")
+        say(f"done{place}")
     if done.receipts:
         print_next(["python -m extract run --pipeline NAME makes these units anew"])
 
@@ -172,6 +172,6 @@ def _print_done(done: Repair) -> None:
 def _print_keys(what: str, keys: Iterable[str]) -> None:
     named = list(keys)
     if named:
-        sys.stdout.write(f"{what}: {len(named)}\n" + "".join(f"  {key}\n" for key in named[:SHOWN]))
+        say(f"{what}: {len(named)}", *(f"  {key}" for key in named[:SHOWN]))
         if len(named) > SHOWN:
-            sys.stdout.write(f"  ... and {len(named) - SHOWN} more; --json has all\n")
+            say(f"  ... and {len(named) - SHOWN} more; --json has all")

@@ -6,7 +6,6 @@ import csv
 import logging
 import re
 import shlex
-import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +13,7 @@ from typing import Annotated
 import typer
 
 from store.check.quarantine import TRANSIENT, QuarantinedRow, count_reasons, quarantined
-from store.console import ExitCode, cell, progress
-from store.errors import printable
+from store.console import ExitCode, cell, progress, say
 from store.export.formats import ExportFormat
 from store.export.formats import export as write_export
 from store.format.records import Status
@@ -54,16 +52,16 @@ def quarantine(
         print_json({"rows": [asdict(row) for row in rows], "counts": counts})
         return
     if not rows:
-        sys.stdout.write("no row is quarantined\n")
+        say("no row is quarantined")
         return
     for count in counts[:SHOWN]:
         said = f"{count['rows']:,} rows of {count['teacher']}: {count['status']}: {count['reason']}"
-        sys.stdout.write(printable(said) + "\n")
+        say(said)
     for row in rows[:SHOWN]:
         line = f"{row.row} {row.key} {row.teacher} {row.status}: {row.reason} ({row.uri or 'no image'})"
-        sys.stdout.write(printable(line) + "\n")
+        say(line)
     if len(rows) > SHOWN:
-        sys.stdout.write(f"... and {len(rows) - SHOWN:,} more; --json or --csv FILE has all\n")
+        say(f"... and {len(rows) - SHOWN:,} more; --json or --csv FILE has all")
     if any(Status[row.status.upper()] in TRANSIENT for row in rows):
         print_next([f"python -m extract retry {shlex.quote(store)} tries rows again that a device or memory failed"])
 
@@ -95,6 +93,9 @@ def export(
     file_format: Annotated[ExportFormat, typer.Option("--format", help="Format of the files.")],
     teacher: Annotated[list[str] | None, typer.Option(help="Only this teacher; may be given several times.")] = None,
     rows: Annotated[str, typer.Option(metavar="A:B", help="Only rows A to B - 1; either may be left out.")] = ":",
+    public: Annotated[
+        bool, typer.Option("--public", help="Leave out keys, captions, paths, sources and digests of images.")
+    ] = False,
     corpus_root: CorpusRootOption = None,
     allow: AllowOption = None,
     as_json: JsonOption = False,
@@ -108,7 +109,13 @@ def export(
     total = (opened.info.rows if last is None else last) - (first or 0)
     with progress(total, label="export", noun="rows") as advance:
         done = write_export(
-            opened, out=out, file_format=file_format, teachers=teacher, rows=(first, last), advance=advance
+            opened,
+            out=out,
+            file_format=file_format,
+            teachers=teacher,
+            rows=(first, last),
+            public=public,
+            advance=advance,
         )
     for row in done.skipped[:SHOWN]:
         log.warning("row %d, %s: left out: %s", row.row, row.key, row.reason)
@@ -119,44 +126,44 @@ def export(
         print_json(asdict(done))
     else:
         names = ", ".join(done.teachers) or "no teacher"
-        sys.stdout.write(f"{out}: {done.written:,} rows with {names} in {len(done.files)} files ({file_format})\n")
+        say(f"{out}: {done.written:,} rows with {names} in {len(done.files)} files ({file_format})")
 
 
 def _print_difference(found: Difference) -> None:
-    sys.stdout.write(f"A  {found.a}\nB  {found.b}\n")
+    say(f"A  {found.a}", f"B  {found.b}")
     for name, (ours, theirs) in found.shape.items():
         if ours != theirs:
-            sys.stdout.write(f"{name}: {ours:,} in A, {theirs:,} in B\n")
+            say(f"{name}: {ours:,} in A, {theirs:,} in B")
     _print_pairs(found.pairs)
     for store, names in (("A", found.teachers_only_in_a), ("B", found.teachers_only_in_b)):
         if names:
-            sys.stdout.write(f"teachers only in {store}: {', '.join(names)}\n")
+            say(f"teachers only in {store}: {', '.join(names)}")
     for name, teacher in found.teachers.items():
         _print_teacher(name, teacher)
-    sys.stdout.write("equal\n" if found.equal else "different\n")
+    say("equal" if found.equal else "different")
 
 
 def _print_pairs(pairs: PairsDifference) -> None:
-    sys.stdout.write(f"pairs: {pairs.ranges_equal:,} ranges equal, {len(pairs.ranges_different):,} different\n")
+    say(f"pairs: {pairs.ranges_equal:,} ranges equal, {len(pairs.ranges_different):,} different")
     for column, count in pairs.columns.items():
-        sys.stdout.write(f"  {column} differs in {count:,} rows\n")
+        say(f"  {column} differs in {count:,} rows")
     for store, keys in (("A", pairs.keys_only_in_a), ("B", pairs.keys_only_in_b)):
         if keys.count:
             more = ", ..." if keys.count > len(keys.first) else ""
-            sys.stdout.write(f"  keys only in {store}: {keys.count:,} ({printable(', '.join(keys.first))}{more})\n")
+            say(f"  keys only in {store}: {keys.count:,} ({', '.join(keys.first)}{more})")
 
 
 def _print_teacher(name: str, teacher: TeacherDifference) -> None:
-    sys.stdout.write(f"{name}: {teacher.ranges_equal:,} ranges equal, {len(teacher.different):,} different\n")
+    say(f"{name}: {teacher.ranges_equal:,} ranges equal, {len(teacher.different):,} different")
     for line in teacher.spec:
-        sys.stdout.write(f"  spec: {line}\n")
+        say(f"  spec: {line}")
     for store, count in (("A", teacher.rows_only_in_a), ("B", teacher.rows_only_in_b)):
         if count:
-            sys.stdout.write(f"  rows committed only in {store}: {count:,}\n")
+            say(f"  rows committed only in {store}: {count:,}")
     for different in teacher.different[:SHOWN]:
-        sys.stdout.write(f"  {_range_line(different)}\n")
+        say(f"  {_range_line(different)}")
     if len(teacher.different) > SHOWN:
-        sys.stdout.write(f"  ... and {len(teacher.different) - SHOWN:,} more; --json has all\n")
+        say(f"  ... and {len(teacher.different) - SHOWN:,} more; --json has all")
 
 
 def _range_line(different: RangeDifference) -> str:

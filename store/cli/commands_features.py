@@ -14,7 +14,7 @@ import numpy.typing as npt
 import typer
 
 from store.config.pipeline_file import read_pipeline
-from store.console import progress
+from store.console import cell, progress, say
 from store.errors import StoreError, shortened
 from store.format.records import Side
 from store.inspect.agreement import Agreement, compared, steps
@@ -64,7 +64,7 @@ def stats(
         _print_similarity(found)
         _print_sides(found)
         for entry in (entry for entry in found if "text" in entry.sides):
-            sys.stdout.write(f"{entry.teacher}: truncated captions: {_share(entry)}\n")
+            say(f"{entry.teacher}: truncated captions: {_share(entry)}")
 
 
 @app.command(epilog="Example: python -m store neighbors runs/demo/store 17 --teacher tiny_ct --side text")
@@ -175,7 +175,7 @@ def _print_sides(found: list[TeacherStatistics]) -> None:
             entry.teacher: (entry, numbers) for entry in found if (numbers := getattr(entry, side)) is not None
         }
         if sides:
-            sys.stdout.write(f"{side} features\n")
+            say(f"{side} features")
         print_teachers(
             sides,
             lambda one: {
@@ -198,7 +198,9 @@ def _write_csv(found: Agreement, path: Path) -> None:
         writer.writerow(["teacher", "other", "side", "rows", "cka"])
         for line, (teacher, values) in enumerate(zip(found.teachers, found.cka, strict=True)):
             for column, (other, value) in enumerate(zip(found.teachers, values, strict=True)):
-                writer.writerow([teacher, other, found.side, found.rows[line][column], "" if value is None else value])
+                writer.writerow(
+                    [cell(teacher), cell(other), found.side, found.rows[line][column], "" if value is None else value]
+                )
 
 
 def _share(entry: TeacherStatistics) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from store.console import say
 from store.corpus.read_ahead import ReadAhead
 from store.errors import StoreError, printable
 from store.export.images import image_requests
@@ -85,7 +86,7 @@ def list_(store: StoreArgument, *, as_json: JsonOption = False) -> None:
         print_json([{name: row[name] for name in names} for row in rows])
         return
     if not teachers:
-        sys.stdout.write("no teacher was ever registered\nnext: python -m extract run --pipeline NAME\n")
+        say("no teacher was ever registered", "next: python -m extract run --pipeline NAME")
     print_teachers(
         teachers,
         lambda teacher: {
@@ -146,4 +147,4 @@ def row(
 def _print_holes(teacher: str, holes: Sequence[Hole]) -> None:
     if holes:
         more = f", ... and {len(holes) - SHOWN:,} more; --json has all" if len(holes) > SHOWN else ""
-        sys.stdout.write(f"{teacher} lacks {', '.join(map(str, holes[:SHOWN]))}{more}\n")
+        say(f"{teacher} lacks {', '.join(map(str, holes[:SHOWN]))}{more}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 from pydantic import RootModel
 
 from store.config.pipeline_file import read_pipeline
+from store.console import say
 from store.inspect.coverage import coverage, kept, tally
 from store.inspect.provenance import architecture_in_short, in_short
 from store.inspect.provenance import provenance as find_provenance
@@ -69,7 +69,7 @@ def coverage_(
     for field in ("missing", "bad", "not_applicable", "ok", "selected"):
         counts = {name: {one: getattr(of, field) for one, of in rows.items()} for name, rows in found.items()}
         if field in ("ok", "selected") or any(map(any, (of.values() for of in counts.values()))):
-            sys.stdout.write(f"\nrows {SAID[field]}, by teacher and modality\n")
+            say("", f"rows {SAID[field]}, by teacher and modality")
             _print_counts(counts)
     cells = [one for of in found.values() for one in of.values()]
     missing, bad = sum(one.missing for one in cells), sum(one.bad for one in cells)
@@ -97,7 +97,7 @@ def select(
         print_json(asdict(found))
         return
     share = f" ({found.feature_pairs / found.of_feature_pairs:.1%})" if found.of_feature_pairs else ""
-    sys.stdout.write(f"feature pairs  {found.feature_pairs:,} of {found.of_feature_pairs:,} that are ok{share}\n")
+    say(f"feature pairs  {found.feature_pairs:,} of {found.of_feature_pairs:,} that are ok{share}")
     _print_counts(found.teachers)
     rows = [(teachers, f"{count:,}") for teachers, count in enumerate(found.rows_by_teachers)]
     print_table(["teachers of a row", "rows"], rows)
@@ -138,7 +138,7 @@ def provenance(store: StoreArgument, *, as_json: JsonOption = False) -> None:
         ],
     )
     if len(found.runs) > SHOWN:
-        sys.stdout.write(f"... and {len(found.runs) - SHOWN:,} earlier runs; --json has all\n")
+        say(f"... and {len(found.runs) - SHOWN:,} earlier runs; --json has all")
 
 
 def _selection(pipeline: str | None, config: Path, file: Path | None) -> Selection:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
 from store.check.upgrade import upgrade as bring_up_to_date
+from store.console import say
 from store.format.records import VERSION
 from store.io.location import locate
 
@@ -20,4 +19,4 @@ def upgrade(store: StoreArgument) -> None:
     """Bring a store of an older format to the present one, in place; its rows and features stay as they are."""
     changed = bring_up_to_date(locate(store))
     state = "is now of" if changed else "was already of"
-    sys.stdout.write(f"{store} {state} format {VERSION}\n")
+    say(f"{store} {state} format {VERSION}")

@@ -15,10 +15,12 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic_core import to_jsonable_python
 
-from store.errors import ConfigError, LocationError
+from store.errors import ConfigError, LocationError, printable
+from store.files import tidy
 from store.io.location import require_no_credentials
 
-from .problems import explain, show, suggest
+from .missing import to_add
+from .problems import explain, lacking, show, suggest
 from .yaml_tree import KeyPath, Tree, describe, parse
 
 M = TypeVar("M", bound=BaseModel)
@@ -46,16 +48,18 @@ def resolve_path(value: str, info: ValidationInfo) -> str:
             require_no_credentials(value)
         except LocationError as error:
             raise ValueError(f"{error}; {error.hint}") from None
+        if value.startswith("file://") and not value.startswith("file:///"):
+            raise ValueError(f"a URL of the scheme file has a whole path, as file:///data/store, got '{value}'")
         return value
     try:
         path = Path(value).expanduser()
     except RuntimeError:
         raise ValueError(f"there is no such home folder, got '{value}'") from None
-    return str(info.context["folder"] / path) if info.context else str(path)
+    return str(tidy(info.context["folder"] / path)) if info.context else str(path)
 
 
 ConfigPath = Annotated[str, AfterValidator(resolve_path)]
-"""A path, made absolute from the YAML file's folder, with ``~`` expanded; or a URL, left as it is.
+"""A path, made absolute from the YAML file's folder and tidy, with ``~`` expanded; or a URL, left as it is.
 
 A default is resolved as well, unless it lies in a section that is itself a default.
 """
@@ -78,9 +82,9 @@ def read_pipeline(path: Path, name: str, model: type[M], *, overrides: Sequence[
     tree = _load(path, expected="a mapping of pipeline names to sections", hint="name the file with --config")
     known = [key for key in tree.data if not key.startswith((".", "x-"))]
     if name not in known:
-        names = ", ".join(f"'{key}'" for key in known) or "none"
+        names = ", ".join(f"'{printable(key)}'" for key in known) or "none"
         raise ConfigError(
-            f"{path}: no pipeline '{name}'{suggest(name, known)}; the file has {names}",
+            f"{path}: no pipeline '{printable(name)}'{suggest(name, known)}; the file has {names}",
             hint="if it is in another file, name that with --config",
         )
     problems: list[tuple[float, str]] = []
@@ -124,9 +128,9 @@ def _validated(
 ) -> M:
     """Return the value at a key path of a file as a model, or raise all problems, those found before included."""
     for line, at, first in tree.duplicates:
-        problems.append(
-            (line, f"{path}:{line}: {'.'.join(at[len(prefix) :] or at)}: duplicate key, first on line {first}")
-        )
+        key = printable(".".join(at[len(prefix) :] or at))
+        problems.append((line, f"{path}:{line}: {key}: duplicate key, first on line {first}"))
+    hint = None
     try:
         # In JSON mode strict validation accepts a list as a tuple and text as an enum, but still not '3' as 3.
         valid = model.model_validate_json(json.dumps(values), context={"folder": path.parent.absolute()})
@@ -135,12 +139,14 @@ def _validated(
             line, in_file = tree.find((*prefix, *at))
             blamed = next((setting for setting in reversed(settings) if setting.explains(at, in_file=in_file)), None)
             place = f"--set {blamed.text}" if blamed else f"{path}:{line}"
-            key = f"{'.'.join(at)}: " if at else ""
+            key = f"{printable('.'.join(at))}: " if at else ""
             problems.append((math.inf if blamed else line, f"{place}: {key}{text}"))
+        lacks = [((*prefix, *at), value) for at, value in lacking(invalid, model) if prefix]
+        hint = to_add(*lacks) if lacks else None
     else:
         if not problems:
             return valid
-    raise ConfigError("\n".join(text for _, text in sorted(problems, key=lambda problem: problem[0])))
+    raise ConfigError("\n".join(text for _, text in sorted(problems, key=lambda problem: problem[0])), hint=hint)
 
 
 def dump_resolved(model: BaseModel) -> str:

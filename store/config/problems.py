@@ -11,6 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, RootModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from .missing import example_of
 from .yaml_tree import KeyPath
 
 LIKENESS = 0.5
@@ -18,12 +19,31 @@ LIKENESS = 0.5
 
 _Located = tuple[tuple[int | str, ...], ErrorDetails]
 _Problem = tuple[KeyPath, str]
+_Lacking = tuple[KeyPath, Any]
+_Found = tuple[KeyPath, str, _Lacking | None]
 
 
 def explain(invalid: ValidationError, model: type[BaseModel]) -> Iterator[tuple[KeyPath, str]]:
     """Yield the key path and the wording of each problem; a missing key is a problem of the mapping that lacks it."""
+    for at, text, _ in _problems(invalid, model):
+        yield at, text
+
+
+def lacking(invalid: ValidationError, model: type[BaseModel]) -> Iterator[tuple[KeyPath, Any]]:
+    """Yield the key path of each missing key, and a value that would do."""
+    for _, _, lacks in _problems(invalid, model):
+        if lacks:
+            yield lacks
+
+
+def _problems(invalid: ValidationError, model: type[BaseModel]) -> Iterator[_Found]:
     # pydantic names the branches of unions inside a location: only a walk along the types tells keys from branches.
     yield from _explain(model, [(error["loc"], error) for error in invalid.errors(include_url=False)], at=())
+
+
+def worded(invalid: ValidationError, model: type[BaseModel]) -> str:
+    """Return the problems of values that are of no file, one line each."""
+    return "\n".join(f"{'.'.join(at)}: {text}" if at else text for at, text in explain(invalid, model))
 
 
 def suggest(name: object, known: Iterable[str]) -> str:
@@ -50,19 +70,22 @@ def show(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _explain(kind: Any, errors: Iterable[_Located], *, at: KeyPath, tag: Any = None) -> Iterator[_Problem]:
+def _explain(kind: Any, errors: Iterable[_Located], *, at: KeyPath, tag: Any = None) -> Iterator[_Found]:
     """Word pydantic's errors about a value, which should be of this kind; a tag tells a union's members apart."""
     kind, tag, members = _unwrap(kind, tag)
     below: dict[int | str, list[_Located]] = {}
     for rest, error in errors:
         if not rest or rest == ("[key]",):
-            yield _word(error, at)
+            yield *_word(error, at), None
         elif len(rest) == 1 and error["type"] == "missing":
-            yield at, f"missing key '{rest[0]}'" if isinstance(rest[0], str) else f"missing item {rest[0]}"
+            if field := getattr(kind, "model_fields", {}).get(rest[0]):
+                yield at, f"missing key '{rest[0]}'", ((*at, str(rest[0])), example_of(field.annotation, field))
+            else:
+                yield at, f"missing item {rest[0]}", None
         elif len(rest) == 1 and error["type"] == "extra_forbidden":
             known = list(getattr(kind, "model_fields", ()))
             others = f"; expected one of {', '.join(map(repr, known))}" if known else ""
-            yield (*at, str(rest[0])), f"unknown key{suggest(rest[0], known) or others}"
+            yield (*at, str(rest[0])), f"unknown key{suggest(rest[0], known) or others}", None
         else:
             below.setdefault(rest[0], []).append((rest[1:], error))
     if not members:
@@ -116,7 +139,7 @@ def _tagged(members: list[Any], tag: Any, value: object) -> Any:
     return Any
 
 
-def _closest(members: list[Any], groups: list[list[_Located]], *, at: KeyPath) -> Iterator[_Problem]:
+def _closest(members: list[Any], groups: list[list[_Located]], *, at: KeyPath) -> Iterator[_Found]:
     """Word the errors of a union, of which each member has a group, by the member that was probably meant."""
     kinds = members if len(members) == len(groups) else [Any] * len(groups)
     entered = [pair for pair in zip(kinds, groups, strict=True) if any(rest for rest, _ in pair[1])]
@@ -127,10 +150,10 @@ def _closest(members: list[Any], groups: list[list[_Located]], *, at: KeyPath) -
     errors = [error for group in groups for _, error in group]
     refused = [error for error in errors if not _expected(error)]
     if refused:  # the right type, but out of range
-        yield _word(refused[0], at)
+        yield *_word(refused[0], at), None
         return
     expected = dict.fromkeys(str(_expected(error)) for error in errors)
-    yield at, f"expected {' or '.join(expected)}, got {show(errors[0]['input'])}{_correct(errors)}"
+    yield at, f"expected {' or '.join(expected)}, got {show(errors[0]['input'])}{_correct(errors)}", None
 
 
 _TYPES = {

@@ -37,6 +37,10 @@ ReadPart: TypeAlias = Callable[[int, int], bytes]
 """Returns a part of a file, given its offset and its bytes."""
 
 
+MEMBERS = (("offset", "nbytes"), ("column", "row"))
+"""What names an image in a file of many."""
+
+
 class ImageSource:
     """Fetches images by the uri and member columns of a pair table.
 
@@ -84,6 +88,8 @@ class ImageSource:
         """
         if uri is None:
             raise PairDecodeError("the corpus has no image for this key (missing member)")
+        if member is not None and not (isinstance(member, Mapping) and any({*keys} <= {*member} for keys in MEMBERS)):
+            raise PairDecodeError(f"member: expected the pair table's column, a dictionary or None, got {member!r}")
         if member is not None:
             data = self._read(uri, member, read_part)
         else:

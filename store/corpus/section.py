@@ -35,8 +35,8 @@ CorpusPath = Annotated[ConfigPath, WrapValidator(_keep_slash)]
 class Phantom(Section):
     """Settings of a phantom corpus (``python -m extract phantom``)."""
 
-    rows: int = Field(gt=0)
-    seed: Seed
+    rows: int = Field(gt=0, examples=[1000])
+    seed: Seed = Field(examples=[1])
     modality: str | None = None
     others: float = Field(default=0.0, ge=0, lt=1)
     split: str = "train"
@@ -46,8 +46,8 @@ class Phantom(Section):
 class Join(Section):
     """A second table, whose columns are added to the records that have the same value."""
 
-    file: str = Field(min_length=1)
-    on: str | dict[str, str] = Field(min_length=1)
+    file: str = Field(min_length=1, examples=["captions.csv"])
+    on: str | dict[str, str] = Field(min_length=1, examples=["image_id"])
 
     @field_validator("on")
     @classmethod
@@ -70,7 +70,7 @@ class Fixed(Section):
 class Corpus(Section):
     """Image-text pairs."""
 
-    files: list[CorpusPath] = Field(min_length=1)
+    files: list[CorpusPath] = Field(min_length=1, examples=[["data/pairs-*.tar"]])
     format: Format | None = None
     key_ends: KeyEnds | None = None
     image_suffixes: list[Annotated[str, Field(pattern=r"^\.?\w+$")]] = []

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from store.errors import ConfigError, StoreError
+from store.format.pairs import PAIR_SCHEMA
 from store.format.records import Status
 from store.read.reader import FeatureStore
 
@@ -29,6 +30,9 @@ RECORD = "export.json"
 """Written last; says what the other files hold."""
 
 
+PUBLIC = ("row", "modality", "split", "width", "height", "license")
+"""Columns of the pair table that a public export has: neither texts nor names, paths or digests of images."""
+
 ExportFormat: TypeAlias = Literal["parquet", "npz", "webdataset"]
 
 
@@ -37,12 +41,13 @@ class Exported:
     """The result of an export; the content of ``export.json``.
 
     Attributes:
+        store: where it lies; None in a public export.
         rows: the first and the one after the last.
         teachers: by id width, dtype, sides, spec hash, and in how many of the rows there is a feature.
     """
 
     format: ExportFormat
-    store: str
+    store: str | None
     rows: tuple[int, int]
     written: int
     teachers: dict[str, dict[str, Any]]
@@ -58,7 +63,7 @@ def write_parquet(rows: Rows, folder: Path, advance: Callable[[int], object]) ->
     that encodes images alone has neither ``TEACHER_text`` nor ``TEACHER_similarity``.
     """
     for range_id, start, stop in rows.blocks():
-        table = rows.store.pairs.read(start, stop)
+        table = rows.pairs(start, stop)
         strings = [field.name for field in table.schema if field.type == pa.string()]
         for teacher in rows.teachers:
             for name in rows.arrays(teacher):
@@ -84,7 +89,7 @@ def write_npz(rows: Rows, folder: Path, advance: Callable[[int], object]) -> lis
     """
     with (folder / "pairs.jsonl").open("w", encoding="utf-8") as file:
         for _, start, stop in rows.blocks():
-            file.writelines(json.dumps(pair) + "\n" for pair in rows.store.pairs.read(start, stop).to_pylist())
+            file.writelines(json.dumps(pair) + "\n" for pair in rows.pairs(start, stop).to_pylist())
     for teacher in rows.teachers:
         _write_teacher(rows, teacher, folder / f"{teacher}.npz")
     advance(rows.stop - rows.start)
@@ -122,6 +127,7 @@ def export(
     file_format: ExportFormat,
     teachers: list[str] | None = None,
     rows: tuple[int | None, int | None] = (None, None),
+    public: bool = False,
     advance: Callable[[int], object] | None = None,
 ) -> Exported:
     """Write a store's rows to a new folder, which appears whole or not at all.
@@ -129,25 +135,37 @@ def export(
     Args:
         out: the folder; must not be there yet, or be empty.
         rows: the first row and the one after the last; the store's ends where None.
+        public: write `PUBLIC` of the pairs alone, and not where the store lies.
 
     Raises:
-        ConfigError: the folder holds something.
+        ConfigError: the folder holds something, or the format is of images and captions, which are not public.
         StoreError: no such teacher, or no such rows.
         CorpusError: the corpus is not there, though WebDataset needs the images.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is there already and not empty", hint="give --out a new folder")
+    if public and file_format == "webdataset":
+        raise ConfigError(
+            "--public: WebDataset is made of images and captions, which it leaves out",
+            hint="--format parquet or --format npz",
+        )
     for name in teachers or []:
         store.spec(name)
     start, stop = _bounds(store, rows)
-    chosen = Rows(store, teachers=store.teachers if teachers is None else teachers, start=start, stop=stop)
+    chosen = Rows(
+        store,
+        teachers=store.teachers if teachers is None else teachers,
+        start=start,
+        stop=stop,
+        columns=PUBLIC if public else PAIR_SCHEMA.names,
+    )
     partial = out.absolute().with_name(f".{out.absolute().name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     skipped = WRITERS[file_format](chosen, partial, advance or (lambda _: None))
     exported = Exported(
         format=file_format,
-        store=str(store.location),
+        store=None if public else str(store.location),
         rows=(start, stop),
         written=stop - start - len(skipped),
         teachers={name: _teacher(chosen, name) for name in chosen.teachers},

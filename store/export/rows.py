@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
+import pyarrow as pa
 
 from store.format.arrays import ArrayName, array_names
 from store.read.reader import FeatureStore
@@ -22,9 +23,16 @@ class Skipped:
 
 
 class Rows:
-    """Some rows of a store under some teachers, read range by range."""
+    """Some rows of a store under some teachers, read range by range.
 
-    def __init__(self, store: FeatureStore, *, teachers: list[str], start: int, stop: int) -> None:
+    Attributes:
+        columns: of the pair table that are written.
+    """
+
+    def __init__(
+        self, store: FeatureStore, *, teachers: list[str], start: int, stop: int, columns: Sequence[str]
+    ) -> None:
+        self.columns = columns
         self.store, self.teachers, self.start, self.stop = store, teachers, start, stop
         self._status = {name: store.status(name, slice(start, stop)) for name in teachers}
         paired = [name for name in teachers if "similarity" in self.arrays(name)]
@@ -37,6 +45,10 @@ class Rows:
     def blocks(self) -> Iterator[tuple[int, int, int]]:
         """Yield number, first row and row after the last of each range, cut to the rows asked for."""
         return self.store.info.blocks(self.start, self.stop)
+
+    def pairs(self, start: int, stop: int) -> pa.Table:
+        """Return the columns of the pair table that are written."""
+        return self.store.pairs.read(start, stop, self.columns)
 
     def values(self, teacher: str, name: ArrayName, start: int, stop: int) -> npt.NDArray[Any]:
         """Return one array of a teacher: image and text (rows, D), similarity and status (rows,)."""

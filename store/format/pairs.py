@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from store.config.problems import it_has
 from store.errors import CorpusError, StoreError, StoreNotFoundError
 from store.io.folder import Folder
 from store.io.location import Location
@@ -191,8 +192,19 @@ class PairTable:
                 begin = end
 
     def read(self, start: int, stop: int, columns: Iterable[str] | None = None) -> pa.Table:
-        """Return rows ``start`` to ``stop`` (exclusive) as an Arrow table of the given columns."""
+        """Return rows ``start`` to ``stop`` (exclusive) as an Arrow table of the given columns.
+
+        Raises:
+            StoreError: the table has no such rows or columns, or cannot be read.
+        """
         names = list(columns) if columns is not None else PAIR_SCHEMA.names
+        if isinstance(columns, str):
+            raise StoreError(f"columns: expected a list of names, got the text {columns!r}")
+        for name in names:
+            if name not in PAIR_SCHEMA.names:
+                raise StoreError(f"the pair table has no column {name!r}{it_has(name, PAIR_SCHEMA.names)}")
+        if not all(isinstance(row, int | np.integer) and 0 <= row <= self.rows for row in (start, stop)):
+            raise StoreError(f"rows {start!r} to {stop!r} of a pair table that has {self.rows}; rows count from 0")
         wanted = pa.schema([PAIR_SCHEMA.field(name) for name in names])
         if start >= stop:
             return wanted.empty_table()
@@ -234,6 +246,8 @@ class PairTable:
         Raises:
             StoreError: no pair has that key.
         """
+        if not isinstance(key, str) or key != key.encode(errors="replace").decode():
+            raise StoreError(f"no pair has the key {key!r}")
         candidates = self._key_index.rows_of(key)
         if candidates is None:
             return self._search(key)

@@ -12,7 +12,7 @@ from typing import Any
 
 from store.errors import LocationError, ObjectChangedError
 from store.faults import reached
-from store.files import TEMPORARY_SUFFIX, create_atomic, move_file, sync_folder, write_atomic
+from store.files import TEMPORARY_SUFFIX, create_atomic, move_file, sync_folder, tidy, write_atomic
 
 from .location import Location, Stat
 
@@ -21,7 +21,7 @@ class Folder(Location):
     """A folder on a file system, which need not be there yet."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path.absolute()
+        self.path = tidy(path)
         self.uri = str(self.path)
 
     def read(self, key: str) -> bytes:

@@ -162,11 +162,17 @@ def locate(where: str | os.PathLike[str] | Location) -> Location:
 
     if isinstance(where, Location):
         return where
+    if not isinstance(where, str | os.PathLike):
+        raise LocationError(f"expected a path or URL, got {where!r}")
     text = os.fspath(where)
+    if "\0" in text:
+        raise LocationError(f"{text!r}: no path holds a NUL")
     scheme, found, rest = text.partition("://")
     if not found:
         return Folder(Path(text))
     if scheme == "file":
+        if not rest.startswith("/"):
+            raise LocationError(f"{text}: a URL of the scheme file has a whole path, as file:///data/store")
         return Folder(Path(rest))
     require_no_credentials(text)
     if scheme not in REMOTE_SCHEMES:

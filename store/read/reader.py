@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from store.format.records import SIDES, Receipt, Side, Spec, StoreInfo, read_rec
 from store.io.fetching import fetch_all
 from store.io.location import Location, locate
 
+from .arguments import bounds_of, one_of, row_numbers, selection_of
 from .categories import read_categories
 from .chunks import ChunkReader
 from .pixel_cache import PixelCache
@@ -70,7 +71,9 @@ class FeatureStore:
         allow: Sequence[str] = (),
         verify: Verify = "first",
     ) -> None:
-        self.location, self.verify = locate(path), verify
+        self.location, self.verify = locate(path), one_of(verify, get_args(Verify), what="verify")
+        if isinstance(allow, str) or not isinstance(allow, Sequence):
+            raise StoreError(f"allow: expected a list of places, got {allow!r}")
         self.info = read_store_info(self.location)
         self.images = ImageSource(corpus_root or self.info.corpus_root, allow=allow)
         self._corpus_root, self._allow = corpus_root, allow
@@ -110,11 +113,11 @@ class FeatureStore:
             StoreError: the store has no such teacher.
         """
         if teacher not in self._specs:
-            try:
-                self._specs[teacher] = read_record(self.location, spec_key(teacher), Spec)
-            except FileNotFoundError as error:
-                known = it_has(teacher, self.teachers)
-                raise StoreError(f"{self.location}: no teacher {teacher!r} in this store{known}") from error
+            if (found := _spec_now(self.location, teacher)) is None:
+                raise StoreError(
+                    f"{self.location}: no teacher {teacher!r} in this store{it_has(teacher, self.teachers)}"
+                )
+            self._specs[teacher] = found
         return self._specs[teacher]
 
     def units(self, teacher: str) -> Units[Receipt]:
@@ -128,7 +131,7 @@ class FeatureStore:
                 name=teacher,
                 model=Receipt,
                 spec_hash=spec.hash,
-                spec_now=partial(_spec_now, self.location, teacher),
+                spec_now=partial(_hash_now, self.location, teacher),
                 keys=lambda range_id: [shard_key(teacher, name, range_id) for name in array_names(spec)],
                 sides=len(spec.sides),
                 of_pairs=self._of_pairs,
@@ -171,9 +174,14 @@ class FeatureStore:
         Ranges that were committed since this store was opened may be among them; those beyond its rows are left out.
 
         Raises:
+            StoreError: the store has no such teacher.
             IncompleteStoreError: one of them is not committed.
             SpecMismatchError: a teacher was replaced since this store was opened.
         """
+        if not isinstance(ranges, Mapping) or not all(isinstance(one, int) for of in ranges.values() for one in of):
+            raise StoreError(f"ranges: expected whole numbers by teacher, as {{'NAME': [0, 1]}}, got {ranges!r}")
+        for teacher in ranges:
+            self.spec(teacher)
         earlier = copy.copy(self)
         vars(earlier).update(_units={}, _reader=ChunkReader(weakref.proxy(earlier)), teachers=sorted(ranges))
         for teacher, numbers in ranges.items():
@@ -203,8 +211,9 @@ class FeatureStore:
 
     def _column(self, teacher: str, name: Literal["status", "similarity"], rows: slice) -> npt.NDArray[Any]:
         # Zarr takes 3.4 s for a column of 2.9 M rows: it decodes each of 11,000 chunks by itself.
-        first, end, step = rows.indices(self.info.rows)
-        column_N, units = np.zeros(max(0, end - first), COLUMN_DTYPES[name]), self.units(teacher)
+        wanted = bounds_of(rows, self.info.rows)
+        first, end = (min(wanted), max(wanted) + 1) if wanted else (0, 0)
+        column_N, units = np.zeros(end - first, COLUMN_DTYPES[name]), self.units(teacher)
 
         def read(unit: Unit) -> None:
             try:
@@ -219,7 +228,7 @@ class FeatureStore:
             units.all()
         numbers = [number for number, _, _ in self.info.blocks(first, end)]
         fetch_all(read, filter(None, units.among(numbers).values()))
-        return column_N[::step]
+        return column_N[:: wanted.step]
 
     def read(self, rows: slice | npt.NDArray[np.int64], *, teacher: str, side: Side) -> npt.NDArray[np.floating[Any]]:
         """Return features of some rows, (rows, D), unit norm; zeros where the status is not ok.
@@ -228,21 +237,16 @@ class FeatureStore:
         and chunks that hold these rows are read.
 
         Args:
-            rows: a slice, or row numbers in any order.
+            rows: a slice, row numbers in any order, below 0 counted from the end, or (N,) booleans.
 
         Raises:
-            StoreError: the teacher does not encode this side.
+            StoreError: there is no such row, teacher or side, or the teacher does not encode the side.
             CorruptChunkError: a range is committed, but not what is stored.
             SpecMismatchError: the teacher was replaced since the store was opened.
             IncompleteStoreError: a range that was committed no longer is.
         """
-        if isinstance(rows, slice):
-            rows_B = np.arange(*rows.indices(self.info.rows))
-        else:
-            chosen = np.asarray(rows)
-            rows_B = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
-            rows_B = np.where(rows_B < 0, rows_B + self.info.rows, rows_B)
-        return self._reader.read(rows_B, teacher=teacher, side=side)
+        one_of(side, SIDES, what="side")
+        return self._reader.read(row_numbers(rows, self.info.rows), teacher=teacher, side=side)
 
     def modality(self) -> npt.NDArray[np.object_]:
         """Return the modality of all rows, (N,) strings, None where unknown."""
@@ -254,12 +258,18 @@ class FeatureStore:
         Args:
             selection: as in the pipeline's ``select:``.
             teachers: ids; all of the store's if left out.
+
+        Raises:
+            StoreError: the store has no such teacher.
+            ConfigError: the selection is none, or does not fit the store.
         """
+        if isinstance(teachers, str):
+            raise StoreError(f"teachers: expected a list of names, got the text {teachers!r}")
         names = self.teachers if teachers is None else teachers
         if not names:
             return np.zeros((self.info.rows, 0), dtype=bool)
         by_teacher = available(
-            selection,
+            selection_of(selection),
             status={name: self.status(name) for name in names},
             # Callables, because not every policy looks at them.
             similarity=self.similarity,
@@ -269,8 +279,15 @@ class FeatureStore:
         return np.stack([*by_teacher.values()], axis=1)
 
 
-def _spec_now(location: Location, teacher: str) -> str | None:
+def _spec_now(location: Location, teacher: str) -> Spec | None:
+    if not isinstance(teacher, str) or set(teacher) & set("/\\\0"):
+        return None
     try:
-        return read_record(location, spec_key(teacher), Spec).hash
+        return read_record(location, spec_key(teacher), Spec)
     except FileNotFoundError:
         return None
+
+
+def _hash_now(location: Location, teacher: str) -> str | None:
+    found = _spec_now(location, teacher)
+    return found.hash if found else None

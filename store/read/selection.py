@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from store.config.pipeline_file import Section
+from store.config.problems import suggest, worded
 from store.errors import ConfigError
 from store.format.records import Status
 
 from .categories import Categories
 
 
-class TeacherSelection(Section):
+class _Worded(type(Section)):  # type: ignore[misc]  # pydantic does not export its metaclass
+    """Words what is wrong with a rule that Python code makes; pydantic's own checks of a file go another way."""
+
+    def __call__(cls, *args: Any, **values: Any) -> Any:
+        try:
+            return super().__call__(*args, **values)
+        except ValidationError as invalid:
+            raise ConfigError(worded(invalid, cls)) from None
+        except TypeError:
+            raise ConfigError(f"expected conditions by name, as {cls.__name__}(min_similarity=0.3)") from None
+
+
+class TeacherSelection(Section, metaclass=_Worded):
     """Conditions on the rows that one teacher may teach; all that are given must hold."""
 
     modalities: list[str] | None = None
@@ -88,10 +101,14 @@ def _check_names(
     known: Sequence[str],
     one_sided: Collection[str],
 ) -> None:
-    problems = [f"select.{name}: the store has no such teacher" for name in selection if name not in teachers]
+    problems = [
+        f"select.{name}: the store has no such teacher{suggest(name, teachers)}"
+        for name in selection
+        if name not in teachers
+    ]
     for teacher, rule in selection.items():
         problems += [
-            f"select.{teacher}.modalities: no pair of the store has the modality {name!r}"
+            f"select.{teacher}.modalities: no pair of the store has the modality {name!r}{suggest(name, known)}"
             for name in rule.modalities or []
             if name not in known
         ]

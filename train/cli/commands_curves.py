@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from store.errors import ConfigError
+from store.errors import ConfigError, plain
 from store.files import write_atomic
 
 log = logging.getLogger("train")
@@ -29,5 +29,5 @@ def curves(
     if out.suffix not in (".svg", ".html"):
         raise ConfigError(f"--out {out}: a drawing is an .svg or an .html", hint=f"--out {out.with_suffix('.html')}")
     drawing = drawn(runs_by_label(runs))
-    write_atomic(out, (drawing if out.suffix == ".svg" else page(drawing)).encode())
+    write_atomic(out, plain(drawing if out.suffix == ".svg" else page(drawing), keep="\n").encode())
     log.info("%s: %d runs", out, len(runs))

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption
+from store.config.missing import NAME, example_of, to_add
 from store.config.pipeline_file import read_pipeline
 from store.config.problems import it_has
 from store.errors import ConfigError
-from train.config import PretrainRun, StudentRun, TrainPipeline
+from train.config import PretrainRun, ProjectSection, StudentRun, TrainPipeline
 
 if TYPE_CHECKING:
     from train.trainer.train_model import Circumstances
@@ -52,7 +53,7 @@ def pretrain(
     from train.trainer import stages
 
     loaded = read_pipeline(config, pipeline, TrainPipeline, overrides=set_ or [])
-    chosen = _chosen(loaded.train.pretrain, run, "train.pretrain")
+    chosen = _chosen(loaded.train.pretrain, run, "train.pretrain", pipeline)
     _train(loaded, chosen, stages.pretrain, overwrite=overwrite, resume=resume, corpus_root=corpus_root)
 
 
@@ -69,7 +70,10 @@ def project(
 
     loaded = read_pipeline(config, pipeline, TrainPipeline, overrides=set_ or [])
     if loaded.train.project is None:
-        raise ConfigError(f"{config}: pipeline {pipeline} has no train.project")
+        raise ConfigError(
+            f"{config}: pipeline {pipeline} has no train.project",
+            hint=to_add(((pipeline, "train", "project"), example_of(ProjectSection))),
+        )
     if not fit_projections(loaded, loaded.train.project, overwrite=overwrite):
         log.info("the projections are fitted already: nothing to do")
 
@@ -89,7 +93,7 @@ def distill(
     from train.trainer import stages
 
     loaded = read_pipeline(config, pipeline, TrainPipeline, overrides=set_ or [])
-    chosen = _chosen(loaded.train.students, student, "train.students")
+    chosen = _chosen(loaded.train.students, student, "train.students", pipeline)
     _train(loaded, chosen, stages.distill, overwrite=overwrite, resume=resume, corpus_root=corpus_root)
 
 
@@ -112,12 +116,15 @@ def _train(
                 log.info("%s is trained already: nothing to do", name)
 
 
-def _chosen(known: Mapping[str, Run], names: list[str] | None, where: str) -> dict[str, Run]:
-    unknown = sorted(set(names or []) - set(known))
-    if unknown:
-        raise ConfigError(f"{where} has no {', '.join(unknown)}{it_has(unknown[0], known)}")
+def _chosen(known: Mapping[str, Run], names: list[str] | None, where: str, pipeline: str) -> dict[str, Run]:
     if not known:
-        raise ConfigError(f"the pipeline's {where} is empty: nothing to do")
+        section = PretrainRun if where == "train.pretrain" else StudentRun
+        raise ConfigError(
+            f"pipeline {pipeline} has nothing in {where}: nothing to do",
+            hint=to_add(((pipeline, *where.split("."), NAME), example_of(section))),
+        )
+    if unknown := sorted({*(names or [])} - {*known}):
+        raise ConfigError(f"{where} has no {', '.join(unknown)}{it_has(unknown[0], known)}")
     chosen, owners = {name: known[name] for name in names or known}, dict[str, str]()
     for name, run in chosen.items():
         if run.out in owners:

@@ -13,6 +13,7 @@ from torch import Tensor
 from store.errors import TeacherError, WeightsNotFoundError
 from store.io.weight_files import NUMPY_SCALARS, UNREADABLE, check_plausible, refused, unreadable
 from train.models.model_folder import write_weights
+from train.runtime.origin import Origin, write_origin
 
 from .model_card import Card, render
 from .open_clip_folder import CARD_NAME, build, new_folder, require_fit, write_config, write_tokenizer
@@ -72,6 +73,7 @@ def convert_released(
         (folder / CARD_NAME).write_text(
             render(Card(name=out.name, architecture=config["model_cfg"], origin=f"{ORIGIN} File: {checkpoint.name}."))
         )
+        write_origin(folder, Origin(role="student"))
 
 
 def read_released(path: Path) -> dict[str, Tensor]:

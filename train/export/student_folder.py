@@ -16,6 +16,7 @@ from store.errors import ConfigError, SpecMismatchError, TeacherError
 from store.read.reader import FeatureStore
 from train.models.model_folder import write_weights
 from train.models.pretrained import tag_of
+from train.runtime.origin import origin_of, write_origin
 from train.runtime.run_folder import RECORD
 
 from .model_card import UNKNOWN, Card, TeacherTerms, render
@@ -50,6 +51,7 @@ def export(
         write_weights(folder, state)
         card = card_of(run, identity, config, store=store, results=results, name=out.name)
         (folder / CARD_NAME).write_text(render(card))
+        write_origin(folder, origin_of(identity))
 
 
 def read_run(run: Path) -> dict[str, Any]:
@@ -103,10 +105,9 @@ def teachers_of(run: Path, identity: Mapping[str, Any], store: FeatureStore | No
         ConfigError: there are such teachers, and the store is not given.
         SpecMismatchError: the store holds other features of one of them.
     """
-    specs: Mapping[str, str] = identity.get("store", {}).get("specs", {})
-    if not _is_distilled(identity) or not specs:
+    names, specs = origin_of(identity).teachers, identity.get("store", {}).get("specs", {})
+    if not names:
         return []
-    names = _teacher_names(identity)
     if store is None:
         raise ConfigError(
             f"{run}: distilled from {', '.join(names)}, whose terms travel on with it; the store says which they are",
@@ -148,21 +149,10 @@ def _begun_from_folder(folder: Path) -> list[str]:
         return [f"{folder.name} (not known what that began from)"]
     identity = read_run(folder)
     named = folder.name
-    if _is_distilled(identity):
-        teachers = _teacher_names(identity)
+    teachers = origin_of(identity).teachers
+    if teachers:
         named += f", distilled from {', '.join(teachers)}: their terms travel on too, its own card says which they are"
     return [named, *begun_from(identity["run"]["model"], json.loads((folder / HF_CONFIG_NAME).read_text()))]
-
-
-def _is_distilled(identity: Mapping[str, Any]) -> bool:
-    # A run of stage 1 has no recipe.
-    return identity["run"].get("recipe") not in (None, "task_only")
-
-
-def _teacher_names(identity: Mapping[str, Any]) -> list[str]:
-    chosen = identity.get("select")
-    specs: Mapping[str, str] = identity.get("store", {}).get("specs", {})
-    return [name for name in specs if not isinstance(chosen, Mapping) or name in chosen]
 
 
 def _corpus(identity: Mapping[str, Any], store: FeatureStore | None) -> list[str]:
@@ -174,7 +164,9 @@ def _corpus(identity: Mapping[str, Any], store: FeatureStore | None) -> list[str
 
 
 def _shown(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    # Where the files lie is nobody's business; a URL's query may be a token.
+    shown = [name.partition("?")[0].rstrip("/").rpartition("/")[2] for name in names[:3]]
+    return ", ".join(shown) + (", ..." if len(names) > 3 else "")
 
 
 def _pair_licences(store: FeatureStore) -> dict[str, int]:

@@ -9,6 +9,7 @@ from scipy import stats
 from evaluate.metrics.paired_tests import one_sided_p, over_seeds
 from evaluate.report.claims import ALPHA, claim
 from evaluate.report.comparison import Evidence, compare
+from evaluate.report.model_card import model_card
 from evaluate.results.files import read_results, write_result
 from store.errors import EvaluationError
 from tests.evaluate.synthetic import model_facts, skipped, write_all, zero_shot
@@ -73,6 +74,21 @@ def test_a_model_equal_to_a_teacher_is_not_better_and_is_not_worse(folder, tmp_p
     write_result(tmp_path, twin, found)
     said = claimed(tmp_path, ["twin"])
     assert (said.shown, said.sets[0].not_worse, said.sets[0].p_holm) == (False, True, 1.0)
+
+
+def test_a_student_that_names_its_teachers_is_compared_with_these(folder, tmp_path):
+    for number, name in enumerate(("biomedclip", "pmc_clip", "mmkd")):
+        record, found = zero_shot(name, "lungs", skill=0.5 + 0.1 * number)
+        own = ("pmc_clip", "conch") if name == "mmkd" else ()
+        model = record.model.model_copy(update={"teachers": own})
+        write_result(tmp_path, record.model_copy(update={"model": model}), found)
+    said = claimed(tmp_path)
+    assert (said.teachers, said.others, said.absent) == (("pmc_clip",), ("biomedclip",), ("conch",))
+    assert "better than every named teacher with results on" in said.sentence
+    assert "1 teacher (pmc_clip), not biomedclip; without results: conch;" in said.footing
+    [line] = [line for line in model_card(read_results(tmp_path), "mmkd").splitlines() if "clip" in line]
+    assert "biomedclip" not in line
+    assert claimed(tmp_path, teachers=["biomedclip"]).teachers == ("biomedclip",)
 
 
 def test_a_declared_family_counts_what_could_not_be_tested_as_not_shown(folder):

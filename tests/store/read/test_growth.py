@@ -72,7 +72,7 @@ def test_ranges_beyond_the_rows_that_a_reader_knew_are_none_of_its_own(full):
     assert sorted(store.receipts("alpha")) == [0, 1, 2]
     assert store.receipt("alpha", 3) is None
     assert sorted(store.as_of({"alpha": [0, 2, 3]}).units("alpha").all()) == [0, 2]
-    with pytest.raises(IndexError, match="a store that has 10"):
+    with pytest.raises(StoreError, match="row 10 of a store that has 10"):
         store.read(np.array([10]), teacher="alpha", side="image")
 
 

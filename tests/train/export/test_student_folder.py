@@ -11,6 +11,8 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
+from evaluate.models.addresses import parse_address
+from evaluate.models.opening import facts_of
 from store.errors import ConfigError, SpecMismatchError, TeacherError, WeightsNotFoundError
 from tests.extract import authors_files as files
 from train.cli.program import app
@@ -19,6 +21,7 @@ from train.export.model_card import Card, TeacherTerms, is_restricted, render
 from train.export.student_folder import begun_from, export
 from train.models.model_folder import begin_model, save_weights
 from train.recipes.fit_projections import project
+from train.runtime.origin import Origin, read_origin
 from train.trainer import stages as runs
 
 CAPTIONS = ["A chest radiograph shows a pleural effusion", "Abdominal CT slice with a kidney stone"]
@@ -80,6 +83,8 @@ def test_an_exported_student_computes_the_same_in_plain_open_clip_wherever_it_li
     names = {path.name for path in moved.iterdir()}
     assert {"README.md", "open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json"} <= names
     assert not names & {"train.json", "metrics.jsonl"}
+    facts = facts_of(parse_address(f"local-dir:{moved}"), teachers={})
+    assert (facts.role, facts.teachers) == ("student", ("alpha", "beta"))
 
 
 def test_the_card_of_a_student_says_teachers_terms_recipe_and_where_it_began(trained):
@@ -114,6 +119,26 @@ def test_a_model_of_stage_one_has_no_teachers_and_says_its_corpus(trained):
     assert "## Teachers" not in card
     assert "No other model had a part in it" in card
     assert "- pairs of 2 files: " in card
+    assert read_origin(trained / "out") == Origin(role="task_only")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"role": "teacher"}', "role: expected one of 'student', 'task_only', got 'teacher'"),
+        ('{"role": "student", "teachers": [1]}', "teachers.0: expected text, got 1"),
+        ("[" * 100_000, "mmkd.json: "),
+        ("", "mmkd.json: "),
+    ],
+)
+def test_a_damaged_origin_is_refused_by_file_and_key(tmp_path, text, message):
+    (tmp_path / "mmkd.json").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_origin(tmp_path)
+
+
+def test_a_folder_without_an_origin_has_none(tmp_path):
+    assert read_origin(tmp_path) is None
 
 
 @pytest.fixture
