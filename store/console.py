@@ -39,7 +39,10 @@ PROGRESS_INTERVAL_S = 30.0
 """Seconds between two lines of progress where there is no terminal; keeps a job's log short."""
 
 PROGRESS_VAR = "MMKD_PROGRESS"
-"""Set for a process whose starter shows its progress together with that of others: it reports, and draws nothing."""
+"""Set for a process that is a part of a longer work and says no next step.
+
+If it is not empty, the starter shows the progress of several such processes: they report, and draw nothing.
+"""
 
 FIRST_S = 3.0
 """Seconds until the first of these lines: whoever waits longer should know for what."""
@@ -177,6 +180,12 @@ def cell(value: object) -> object:
 def say(*lines: str) -> None:
     """Write lines to stdout; each stays one line, whatever strangers wrote into it."""
     sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
+
+
+def say_next(*steps: str) -> None:
+    """Write commands that are useful next to stderr, beside the log."""
+    if PROGRESS_VAR not in os.environ:
+        sys.stderr.write("".join(f"next: {printable(step)}\n" for step in steps))
 
 
 def styled(text: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
@@ -20,7 +21,7 @@ from evaluate.results.files import results_on
 from evaluate.results.record import Result, ResultRecord, SkippedRecord
 from evaluate.suite.plan import Evaluation, Settings, brings_features, plan
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, SetOption, print_json, wide_console
-from store.console import ExitCode, styled
+from store.console import ExitCode, say_next, styled
 from store.errors import ConfigError
 from store.images.decode import MAX_PIXELS
 from store.read.reader import FeatureStore
@@ -167,6 +168,7 @@ def _run(evaluations: list[Evaluation], settings: Settings, *, as_json: bool) ->
         _print(records, settings.results)
     if all(isinstance(record, SkippedRecord) for record in records):
         raise typer.Exit(ExitCode.INCOMPLETE)
+    say_next(f"python -m evaluate report --results {shlex.quote(str(settings.results))} writes one page of all results")
 
 
 def _tasks(names: list[str] | None) -> list[str]:

@@ -34,7 +34,8 @@ def run_together(chains: Sequence[Chain]) -> list[tuple[Command, int]]:
     What a command writes to stderr comes out line by line, above the display. A chain alone has its own display.
     """
     if len(chains) == 1:
-        return [_chain(chains[0], lambda command: subprocess.run(command, check=False).returncode)]
+        alone = os.environ | {console.PROGRESS_VAR: ""}
+        return [_chain(chains[0], lambda command: subprocess.run(command, check=False, env=alone).returncode)]
     with _display() as display, ThreadPoolExecutor(len(chains)) as pool:
 
         def run(number: int) -> tuple[Command, int]:

@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from extract.config import ExtractPipeline
-from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption, SeedOption, SetOption, print_json
+from store.cli.options import (
+    PIPELINES_FILE,
+    ConfigOption,
+    PipelineOption,
+    SeedOption,
+    SetOption,
+    options_of,
+    print_json,
+)
 from store.config.missing import NAME, example_of, to_add
 from store.config.pipeline_file import read_pipeline
 from store.config.problems import it_has
-from store.console import progress
+from store.console import progress, say_next
 from store.corpus.section import Corpus
 from store.errors import ConfigError
 
@@ -125,6 +133,10 @@ def index(
     if caption is not None:
         log.warning("all %d captions are the same, %r; is that the caption's field?", info.rows, caption[:80])
     log.info("%s: %d pairs in %d ranges of %d rows", loaded.store.path, info.rows, info.ranges, info.range_rows)
+    options = options_of(pipeline, config)
+    say_next(
+        f"python -m extract plan {options} says what a run takes", f"python -m extract run {options} makes the features"
+    )
 
 
 @app.command(epilog="Example: python -m extract append --pipeline mmkd")
@@ -151,7 +163,8 @@ def append(
         info, found = append_corpus(location, corpus, workers=workers, on_file=advance)
     if found is not None:
         _say(found, as_json=report)
-    log.info("%s: %d rows more, %d in all; extract run does them next", location, info.rows - before.rows, info.rows)
+    log.info("%s: %d rows more, %d in all", location, info.rows - before.rows, info.rows)
+    say_next(f"python -m extract run {options_of(pipeline, config)} makes their features")
 
 
 def _corpus_of(loaded: ExtractPipeline, pipeline: str) -> Corpus:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,15 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, PipelineOption, SetOption, print_json
+from store.cli.options import (
+    PIPELINES_FILE,
+    ConfigOption,
+    JsonOption,
+    PipelineOption,
+    SetOption,
+    options_of,
+    print_json,
+)
 from store.console import ExitCode
 from store.errors import printable
 
@@ -47,8 +54,7 @@ def doctor(
 
     loaded = loaded_pipeline(config, pipeline, set_, store)
     found: list[Finding] = []
-    more = "" if config == PIPELINES_FILE else f" --config {shlex.quote(str(config))}"
-    for finding in examine(loaded, options=f"--pipeline {shlex.quote(pipeline)}{more}", profile=profile):
+    for finding in examine(loaded, options=options_of(pipeline, config), profile=profile):
         found.append(finding)
         if not as_json:
             _print(finding)

@@ -14,10 +14,10 @@ from rich.text import Text
 
 from extract.config import ExtractPipeline
 from extract.teacher_files.entry import TeacherEntry
-from store.cli.options import PIPELINES_FILE, ConfigOption, SetOption, wide_console
+from store.cli.options import PIPELINES_FILE, ConfigOption, SetOption, options_of, wide_console
 from store.config.pipeline_file import read_pipeline
 from store.config.problems import it_has
-from store.console import ExitCode, render_error
+from store.console import ExitCode, render_error, say_next
 from store.errors import ConfigError, TeacherError
 
 from .commands_teachers import MMKD, TeachersPipelineOption, chosen, fetch_options, licence_of
@@ -72,7 +72,10 @@ def fetch(
     finally:
         for error in failed:
             sys.stderr.write(render_error(error))
-    return ExitCode.BAD_INPUT if failed else ExitCode.COMPLETE
+    if failed:
+        return ExitCode.BAD_INPUT
+    say_next(f"python -m extract teachers {options_of(pipeline, config)} says which weights are here")
+    return ExitCode.COMPLETE
 
 
 def _tried(failed: list[TeacherError], work: Callable[[], T]) -> T | None:

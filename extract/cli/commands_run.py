@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,7 @@ from extract.config import ExtractPipeline, resources_text
 from store.cli.options import PIPELINES_FILE, ConfigOption, JsonOption, PipelineOption, SetOption, print_json
 from store.config.pipeline_file import read_pipeline
 from store.config.problems import it_has
-from store.console import RESUMES, ExitCode, say
+from store.console import RESUMES, ExitCode, say, say_next
 from store.errors import ConfigError
 from store.io.location import is_url, locate
 
@@ -182,6 +183,11 @@ def run(
     for reason, count in outcome.bad_rows.most_common(10):
         log.warning("%d feature pairs are missing: %s", count, reason)
     end(outcome)
+    place = shlex.quote(loaded.store.path)
+    say_next(
+        *[f"python -m store quarantine {place} lists the rows without features"] * bool(outcome.bad_rows),
+        f"python -m store info {place} says what the store holds and how it is read",
+    )
 
 
 def on_ray(job: Job, work: Sequence[RangeWork], tracker: Tracker) -> None:

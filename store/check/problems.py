@@ -75,7 +75,7 @@ class Problem:
         place = [self.teacher] if self.teacher else []
         place += [f"range {self.range}"] if self.range is not None else []
         place += [f"rows {self.rows[0]} to {self.rows[1] - 1}"] if self.rows else []
-        return f"{self.severity}: {', '.join([*place, self.key])}: {self.message}\n  next: {self.next}"
+        return f"{self.severity}: {', '.join([*place, self.key])}: {self.message}"
 
     def as_json(self) -> dict[str, Any]:
         """Return the same as plain JSON values; ``rows`` is the first row and the one after the last."""

@@ -139,7 +139,7 @@ def _print_problems(problems: list[Problem]) -> None:
     # A running extraction has four of them per unit that it is writing.
     single = [problem for problem in problems if problem.kind != Kind.ORPHAN or problem is orphans[0]]
     for problem in single[:SHOWN]:
-        say(f"{problem}")
+        say(f"{problem}", f"  next: {problem.next}")
     if len(single) > SHOWN:
         say(f"... and {len(single) - SHOWN} more; --json has all")
     if orphans[1:]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,6 +39,12 @@ DeepOption = Annotated[bool, typer.Option("--deep", help="Read and check every s
 
 WIDTH = 160
 """Width of tables where stdout is no terminal; 80 characters would cut the columns."""
+
+
+def options_of(pipeline: str, config: Path) -> str:
+    """Return the options that name a pipeline, as they are typed."""
+    more = "" if config == PIPELINES_FILE else f" --config {shlex.quote(str(config))}"
+    return f"--pipeline {shlex.quote(pipeline)}{more}"
 
 
 def wide_console() -> Console:

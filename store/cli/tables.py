@@ -11,6 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from store.console import say
 from store.errors import printable
 
 PIPE_WIDTH = 160
@@ -47,7 +48,7 @@ def print_teachers(teachers: Mapping[str, T], describe: Callable[[T], Mapping[st
 
 def print_next(steps: Sequence[str]) -> None:
     """Print the commands that are useful next."""
-    sys.stdout.writelines(f"next: {printable(step)}\n" for step in steps)
+    say(*(f"next: {step}" for step in steps))
 
 
 def print_table(names: Sequence[str], rows: Sequence[Sequence[object]], *, of: str = "") -> None:

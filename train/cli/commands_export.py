@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from store.console import say_next
 
 log = logging.getLogger("train")
 app = typer.Typer()
@@ -34,7 +37,7 @@ def export(
     from train.export.student_folder import export as write
 
     write(run, out, store=store, text=text, results=results)
-    log.info("%s: open_clip loads it as local-dir:%s", out, out.absolute())
+    _say_written(out)
 
 
 @app.command(
@@ -50,4 +53,12 @@ def convert_released(
     from train.export.released import convert_released as convert
 
     convert(checkpoint, out, text=text)
+    _say_written(out)
+
+
+def _say_written(out: Path) -> None:
     log.info("%s: open_clip loads it as local-dir:%s", out, out.absolute())
+    say_next(
+        f"read {out / 'README.md'}, the model card with the terms",
+        f"python -m evaluate run --model {shlex.quote(f'local-dir:{out}')}",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption
+from store.cli.options import PIPELINES_FILE, ConfigOption, PipelineOption, SetOption, options_of
 from store.config.missing import NAME, example_of, to_add
 from store.config.pipeline_file import read_pipeline
 from store.config.problems import it_has
+from store.console import say_next
 from store.errors import ConfigError
 from train.config import PretrainRun, ProjectSection, StudentRun, TrainPipeline
 
@@ -55,6 +57,7 @@ def pretrain(
     loaded = read_pipeline(config, pipeline, TrainPipeline, overrides=set_ or [])
     chosen = _chosen(loaded.train.pretrain, run, "train.pretrain", pipeline)
     _train(loaded, chosen, stages.pretrain, overwrite=overwrite, resume=resume, corpus_root=corpus_root)
+    say_next(*(f"python -m train export {shlex.quote(one.out)} --out FOLDER" for one in chosen.values()))
 
 
 @app.command(epilog="Example: python -m train project --pipeline demo")
@@ -76,6 +79,7 @@ def project(
         )
     if not fit_projections(loaded, loaded.train.project, overwrite=overwrite):
         log.info("the projections are fitted already: nothing to do")
+    say_next(f"python -m train distill {options_of(pipeline, config)}")
 
 
 @app.command(epilog="Example: python -m train distill --pipeline demo --student distilled")
@@ -95,6 +99,11 @@ def distill(
     loaded = read_pipeline(config, pipeline, TrainPipeline, overrides=set_ or [])
     chosen = _chosen(loaded.train.students, student, "train.students", pipeline)
     _train(loaded, chosen, stages.distill, overwrite=overwrite, resume=resume, corpus_root=corpus_root)
+    store = shlex.quote(loaded.store.path)
+    say_next(
+        f"python -m evaluate run {options_of(pipeline, config)} compares students and teachers",
+        *(f"python -m train export {shlex.quote(one.out)} --store {store} --out FOLDER" for one in chosen.values()),
+    )
 
 
 def _train(
