@@ -31,6 +31,7 @@ from .numbers import (
     flat_map,
     histogram,
     nearest_of,
+    one_thread,
     reasons_of,
     spread_out,
 )
@@ -148,7 +149,8 @@ def collect(
     if teacher is not None:
         store.spec(teacher)
     paired = [name for name in store.teachers if store.spec(name).sides == SIDES]
-    with progress(8 + len(store.teachers) + len(paired), label="report", noun="steps") as advance:
+    steps = 8 + len(store.teachers) + len(paired)
+    with one_thread(), progress(steps, label="report", noun="steps") as advance:
         receipts = {name: store.receipts(name).values() for name in store.teachers}
         status = {name: store.status(name) for name in store.teachers}
         advance(1)

@@ -42,7 +42,7 @@ def similarity_figure(name: str, teacher: str, found: Histogram, *, low: float, 
     return figure(
         name,
         title=teacher,
-        caption=f"mean {found.mean:.3f} (dashed), {found.rows:,} rows",
+        caption=f"mean {round(found.mean, 3) + 0.0:.3f} (dashed), {found.rows:,} rows",
         description=f"Histogram of the cosines of image and caption, from {low:.2f} to {high:.2f}",
         height=bottom + 20,
         drawing=drawing,

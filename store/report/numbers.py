@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from store.errors import kind_of, shortened
 from store.format.records import Receipt
@@ -62,6 +63,15 @@ def histogram(similarity_K: npt.NDArray[np.float32]) -> Histogram | None:
     )
 
 
+def one_thread() -> threadpool_limits:
+    """Return a context in which arithmetic uses one thread, of the libraries that are loaded by then.
+
+    Its results then do not depend on the number of cores. On a busy machine threads that wait for each other would take
+    four times the time.
+    """
+    return threadpool_limits(1)
+
+
 def flat_map(features_KD: npt.NDArray[np.floating[Any]], *, seed: int) -> npt.NDArray[np.float64] | None:
     """Return (K, 2) places on which rows of similar features are neighbours, by t-SNE; None where there is no map.
 
@@ -74,12 +84,13 @@ def flat_map(features_KD: npt.NDArray[np.floating[Any]], *, seed: int) -> npt.ND
     features_KD = features_KD.astype(np.float64)
     if len(features_KD) < 5 or features_KD.var(axis=0).sum() < VARIES:
         return None
-    main_KC = PCA(min(50, *features_KD.shape), random_state=seed).fit_transform(features_KD)
-    perplexity = min(PERPLEXITY, (len(main_KC) - 1) / 4)
-    start_K2 = np.zeros((len(main_KC), 2))
-    start_K2[:, : min(2, main_KC.shape[1])] = 1e-4 * main_KC[:, :2] / main_KC[:, 0].std()
-    method = TSNE(perplexity=perplexity, init=start_K2, random_state=seed, max_iter=MAP_STEPS)
-    places_K2 = method.fit_transform(main_KC).astype(np.float64)
+    with one_thread():
+        main_KC = PCA(min(50, *features_KD.shape), random_state=seed).fit_transform(features_KD)
+        perplexity = min(PERPLEXITY, (len(main_KC) - 1) / 4)
+        start_K2 = np.zeros((len(main_KC), 2))
+        start_K2[:, : min(2, main_KC.shape[1])] = 1e-4 * main_KC[:, :2] / main_KC[:, 0].std()
+        method = TSNE(perplexity=perplexity, init=start_K2, random_state=seed, max_iter=MAP_STEPS, n_jobs=1)
+        places_K2 = method.fit_transform(main_KC).astype(np.float64)
     span_2 = np.ptp(places_K2, axis=0)
     return np.asarray((places_K2 - places_K2.min(axis=0)) / np.where(span_2 > 0, span_2, 1.0))
 
