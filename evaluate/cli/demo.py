@@ -57,7 +57,7 @@ def demo(
     sys.stderr.write(f"{note}\n")
     seconds = run_stages(loaded, pipeline, config=config, dataset=dataset)
     page = write_report(loaded, dataset=dataset, note=note)
-    sys.stdout.write("\n".join([*_summary(loaded, dataset), _told(seconds), *_ending(loaded, page)]) + "\n")
+    sys.stdout.write("\n".join([*_summary(_results(loaded, dataset)), _told(seconds), *_ending(loaded, page)]) + "\n")
 
 
 def run_stages(pipeline: EvaluatePipeline, name: str, *, config: Path, dataset: str) -> dict[str, float]:
@@ -67,10 +67,13 @@ def run_stages(pipeline: EvaluatePipeline, name: str, *, config: Path, dataset: 
     distill, students = ["train", "distill", *chosen], pipeline.train.students
     projected = [student for student, run in students.items() if run.recipe == "paper"]
     own = [part for student in projected for part in ("--student", student)]
+    # Without Ray the little work of the quick demo is done before a cluster would have started.
+    local = ["--local"] if name == QUICK else []
     stages = {
         "corpus": _spread(["extract", "phantom", *chosen], "--corpus", corpora),
         "teachers": _spread(["train", "pretrain", *chosen], "--run", list(pipeline.train.pretrain)),
-        "extract": [[["extract", "index", *chosen], ["extract", "run", *chosen]]],
+        # Without Ray the little work of the quick demo is done before a cluster would have started.
+        "extract": [[["extract", "index", *chosen], ["extract", "run", *chosen, *local]]],
         "distill": [
             *([[["train", "project", *chosen], [*distill, *own]]] if projected else []),
             *_spread(distill, "--student", [student for student in students if student not in projected]),
@@ -138,15 +141,18 @@ def _trained_s(folder: str) -> float:
     return float(next((line["seconds"] for line in reversed(read_metrics(Path(folder))) if "seconds" in line), 0.0))
 
 
-def _summary(pipeline: EvaluatePipeline, dataset: str) -> list[str]:
+def _summary(records: Sequence[ResultRecord]) -> list[str]:
     """Return a line for the best teacher, each student and the oracle, with mean accuracy over groups."""
-    records = _results(pipeline, dataset)
     best = best_teacher(records)
     shown = [("best teacher", best)] if best else []
-    for role in ("task_only", "student", ORACLE):
-        shown += [(role.replace("_", "-"), one) for one in records if one.model.role == role]
-    width = max((len(one.model.name) for _, one in shown), default=0)
-    return [f"{role:<12}  {printable(one.model.name):<{width}}  {one.metrics[one.primary]}" for role, one in shown]
+    for role, title in (("task_only", "task-only"), ("student", "distilled"), (ORACLE, ORACLE)):
+        shown += [(title, one) for one in records if one.model.role == role]
+    names = [printable(one.model.name) for _, one in shown]
+    width = max(map(len, names), default=0)
+    return [
+        f"{title:<12}  {name:<{width}}  {one.metrics[one.primary]}"
+        for name, (title, one) in zip(names, shown, strict=True)
+    ]
 
 
 def _told(seconds: Mapping[str, float]) -> str:
@@ -155,21 +161,15 @@ def _told(seconds: Mapping[str, float]) -> str:
 
 
 def _ending(pipeline: EvaluatePipeline, page: Path) -> list[str]:
-    python = Path(sys.executable)
-    shown = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
-    student = next(run.out for run in pipeline.train.students.values())
-    export = [
-        str(shown),
-        "-m",
-        "train",
-        "export",
-        student,
-        "--out",
-        f"{student}_export",
-        "--store",
-        pipeline.store.path,
-    ]
-    return [f"report: {printable(str(page))}", f"next: {printable(shlex.join(export))}"]
+    student = _near(next(run.out for run in pipeline.train.students.values()))
+    options = ["--out", f"{student}_export", "--store", _near(pipeline.store.path)]
+    export = shlex.join([_near(sys.executable), "-m", "train", "export", student, *options])
+    return [f"report: {printable(_near(page))}", f"next: {printable(export)}"]
+
+
+def _near(path: str | Path) -> str:
+    """Return a path as seen from the current folder, if it lies in that."""
+    return str(Path(path).relative_to(Path.cwd()) if Path(path).is_relative_to(Path.cwd()) else path)
 
 
 def _spread(command: list[str], option: str, names: Sequence[str]) -> list[Chain]:

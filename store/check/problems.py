@@ -71,7 +71,7 @@ class Problem:
         return "note" if self.kind in NOTES else "damage"
 
     def __str__(self) -> str:
-        """Return severity, place, what is wrong and what to do, on two lines."""
+        """Return severity, place and what is wrong."""
         place = [self.teacher] if self.teacher else []
         place += [f"range {self.range}"] if self.range is not None else []
         place += [f"rows {self.rows[0]} to {self.rows[1] - 1}"] if self.rows else []

@@ -18,6 +18,9 @@ from PIL import Image, ImageDraw, ImageFilter
 Plane = npt.NDArray[np.float32]
 """(H, W) or (H, W, 3) float32."""
 
+Tones = tuple[npt.NDArray[np.float32], ...]
+"""A drawing's tones inside its field of view: by channel, ascending."""
+
 Points = npt.NDArray[np.float64]
 """(n, 2) positions as (x, y)."""
 
@@ -216,17 +219,21 @@ def speckle(rng: np.random.Generator, size_px: int, *, passes: int) -> Plane:
     return grains
 
 
-def specify_histogram(own: Drawing, reference: Drawing) -> Plane:
-    """Return ``own`` with the tones of ``reference``, channel by channel, inside the field of view, (H, W, C).
+def tones_of(drawing: Drawing) -> Tones:
+    """Return the tones inside the field of view."""
+    return tuple(np.sort(drawing.image[..., channel][drawing.field]) for channel in range(drawing.image.shape[2]))
+
+
+def specify_histogram(own: Drawing, reference: Tones) -> Plane:
+    """Return ``own`` with the tones of another drawing, channel by channel, inside the field of view, (H, W, C).
 
     Exact rank mapping: the k-th darkest pixel gets the tone of the reference's k-th darkest. The result shows where
     ``own`` has things, and not how much of each tone it has.
     """
     out = own.image.copy()
-    for channel in range(out.shape[2]):
+    for channel, tones in enumerate(reference):
         # 16-bit ranks sort stably and fast (radix sort), so that ties fall the same way on every processor
         levels = np.clip(own.image[..., channel][own.field] * 21845 + 21845, 0, 65535).astype(np.uint16)
-        tones = np.sort(reference.image[..., channel][reference.field])
         mapped = np.empty(len(levels), np.float32)
         mapped[np.argsort(levels, kind="stable")] = tones[np.arange(len(levels)) * len(tones) // len(levels)]
         out[..., channel][own.field] = mapped

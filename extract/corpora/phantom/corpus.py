@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -20,14 +21,18 @@ from PIL import Image
 from store.errors import CorpusError
 from store.files import sweep_temporary, write_atomic
 
+from .canvas import Tones
 from .catalog import FINDINGS, MODALITIES, caption, known_modality
-from .drawing import draw
+from .drawing import draw, reference_tones
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised whenever the same parameters give other bytes."""
 
 MANIFEST = "phantom.json"
 """Written last: parameters, counts and the digest of every tar."""
+
+REFERENCES = 128
+"""Drawings of each modality from which a corpus takes its tones; one for each image would double the time."""
 
 JPEG_QUALITY = 90
 """High enough that speckle survives; about 2 kB for 64 px."""
@@ -94,6 +99,11 @@ class PhantomSettings:
         """Return the random generator of one row's image and caption."""
         return np.random.default_rng([self.seed, _number(f"{self.modality}:{float(self.others)}:{self.split}"), row])
 
+    def tones(self, modality: str, number: int) -> Tones:
+        """Return the tones of one of the ``REFERENCES`` drawings of a modality."""
+        setting = _number(f"{self.modality}:{float(self.others)}:{self.split}:tones of {modality}")
+        return reference_tones(modality, np.random.default_rng([self.seed, setting, number]), size_px=self.size_px)
+
     def _taking_turns(self, turn: int, choices: tuple[str, ...], *, salt: str = "") -> tuple[str, int]:
         """Return the choice of a turn, each choice once per round in a shuffled order, and the round."""
         done, place = divmod(turn, len(choices))
@@ -134,6 +144,11 @@ def write_corpus(out: Path, settings: PhantomSettings, advance: Callable[[int], 
     manifest = {"parameters": parameters, "rows": settings.rows, "modalities": drawn, "tars": tars}
     write_atomic(out / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
     return True
+
+
+@functools.lru_cache(maxsize=len(MODALITIES) * REFERENCES)
+def _tones(settings: PhantomSettings, modality: str, number: int) -> Tones:
+    return settings.tones(modality, number)
 
 
 def _number(text: str) -> int:
@@ -179,7 +194,9 @@ def _tar(settings: PhantomSettings, shard: range, modalities: Counter[str], adva
 def _pair(settings: PhantomSettings, row: int, modality: str, finding: str) -> dict[str, bytes]:
     rng = settings.generator(row)
     jpeg = io.BytesIO()
-    Image.fromarray(draw(modality, finding, rng, size_px=settings.size_px)).save(jpeg, "JPEG", quality=JPEG_QUALITY)
+    tones = _tones(settings, modality, int(rng.integers(REFERENCES)))
+    pixels = draw(modality, finding, rng, tones=tones, size_px=settings.size_px)
+    Image.fromarray(pixels).save(jpeg, "JPEG", quality=JPEG_QUALITY)
     record = {
         "modality": modality,
         "finding": finding,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from .canvas import Drawing, Plane, specify_histogram
+from .canvas import Drawing, Plane, Tones, specify_histogram, tones_of
 from .catalog import FINDINGS, known_finding
 from .echoes import oct_scan, ultrasound
 from .photographs import dermatology, endoscopy, fundus, histopathology
@@ -32,25 +32,31 @@ NOISE = (0.01, 0.045)
 """Least and largest standard deviation of the sensor's noise; white is 1."""
 
 
-def draw(modality: str, finding: str, rng: np.random.Generator, *, size_px: int = 64) -> npt.NDArray[np.uint8]:
-    """Draw one image of a finding.
+def reference_tones(modality: str, rng: np.random.Generator, *, size_px: int = 64) -> Tones:
+    """Return the tones of a drawing of a random finding."""
+    findings = FINDINGS[modality]
+    return tones_of(PAINTERS[modality](findings[rng.integers(len(findings))].name, rng, size_px))
 
-    Its tones are those of a second, independent drawing of the same modality with a random finding, matched rank by
-    rank in each channel (``canvas.specify_histogram``), so that colour statistics do not reveal the finding.
+
+def draw(
+    modality: str, finding: str, rng: np.random.Generator, *, tones: Tones | None = None, size_px: int = 64
+) -> npt.NDArray[np.uint8]:
+    """Draw one image of a finding.
 
     Args:
         finding: its canonical name.
+        tones: of an independent drawing of the same modality (`reference_tones`). They are matched rank by rank in each
+            channel (``canvas.specify_histogram``), so that colour statistics do not reveal the finding. None draws one.
         size_px: side of the image; 64 is the smallest at which every finding can be seen.
 
     Returns:
         (size_px, size_px, 3) uint8 RGB; grey modalities repeat one channel.
     """
     known_finding(modality, finding)
-    paint = PAINTERS[modality]
-    others = FINDINGS[modality]
-    own = paint(finding, rng, size_px)
-    reference = paint(others[rng.integers(len(others))].name, rng, size_px)
-    image = _exposed(specify_histogram(own, reference), rng)
+    own = PAINTERS[modality](finding, rng, size_px)
+    if tones is None:
+        tones = reference_tones(modality, rng, size_px=size_px)
+    image = _exposed(specify_histogram(own, tones), rng)
     pixels = (np.clip(image, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(pixels, (size_px, size_px, 3)))
 

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from extract.corpora.phantom.canvas import Drawing, everywhere, specify_histogram
+from extract.corpora.phantom.canvas import Drawing, everywhere, specify_histogram, tones_of
 from extract.corpora.phantom.catalog import FINDINGS, MODALITIES, NORMAL_PATTERNS, PATTERNS, caption
 from extract.corpora.phantom.drawing import draw
 from store.errors import CorpusError
@@ -72,7 +72,7 @@ def test_histogram_specification_takes_the_tones_of_one_and_the_order_of_the_oth
     rng = np.random.default_rng(0)
     own = Drawing(image=rng.random((8, 8, 1), dtype=np.float32), field=everywhere(8))
     reference = Drawing(image=rng.random((8, 8, 1), dtype=np.float32) ** 3, field=everywhere(8))
-    mapped = specify_histogram(own, reference)
+    mapped = specify_histogram(own, tones_of(reference))
     assert np.array_equal(np.sort(mapped.ravel()), np.sort(reference.image.ravel()))
     assert np.array_equal(np.argsort(mapped.ravel()), np.argsort(own.image.ravel()))
 
@@ -82,7 +82,7 @@ def test_histogram_specification_leaves_the_outside_of_the_field_alone():
     field[2:6, 2:6] = True
     own = Drawing(image=np.full((8, 8, 1), 0.25, np.float32), field=field)
     reference = Drawing(image=np.ones((8, 8, 1), np.float32), field=everywhere(8))
-    mapped = specify_histogram(own, reference)
+    mapped = specify_histogram(own, tones_of(reference))
     assert (mapped[field] == 1).all()
     assert (mapped[~field] == 0.25).all()
 
