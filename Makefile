@@ -12,11 +12,12 @@ help: ## Show this list.
 setup: $(STAMP) ## Make .venv and install what constraints.txt says.
 
 $(STAMP): pyproject.toml constraints.txt
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	command -v uv >/dev/null || test -x $(VENV)/bin/uv || $(PY) -m pip install --quiet --disable-pip-version-check uv
-	uv=$$(command -v uv || echo $(VENV)/bin/uv); \
+	@echo "making $(VENV): about 180 packages, 7.4 GB; a minute if they are cached, else as long as the download takes"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@command -v uv >/dev/null || test -x $(VENV)/bin/uv || $(PY) -m pip install --quiet --disable-pip-version-check uv
+	@uv=$$(command -v uv || echo $(VENV)/bin/uv); \
 	  $$uv pip install --quiet --compile-bytecode --python $(PY) --requirement pyproject.toml --extra dev --constraint constraints.txt
-	touch $@
+	@touch $@
 
 check: $(STAMP) ## Lint, formatting, types, and who may import whom.
 	$(VENV)/bin/ruff check .

@@ -253,6 +253,7 @@ def progress(
     Yields:
         A function that is told how many more things are done.
     """
+    label = printable(label)
     loop = _Loop(total=total, label=label, noun=noun, details=details or str)
     if os.environ.get(PROGRESS_VAR):
         try:
@@ -318,13 +319,36 @@ _open: list[Progress] = []
 def bars() -> Iterator[Progress]:
     """Yield the display of this process on a terminal, which a block inside shares; a task needs noun and details."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.table import Column
+    from rich.text import Text
+
+    class Details(ProgressColumn):
+        """Gives way on a narrow terminal; the other columns keep their width."""
+
+        def render(self, task: Task) -> Text:
+            return Text(task.fields["details"], no_wrap=True, overflow="ellipsis")
 
     if _open:
         yield _open[0]
         return
-    texts = [TextColumn(f"{{task.{name}}}") for name in ("description", "fields[noun]", "fields[details]")]
-    columns = (texts[0], BarColumn(), MofNCompleteColumn(), texts[1], TimeRemainingColumn(), texts[2])
+    kept = Column(no_wrap=True)
+    columns = (
+        TextColumn("{task.description}", markup=False, table_column=kept),
+        BarColumn(bar_width=16, table_column=kept),
+        MofNCompleteColumn(table_column=kept),
+        TextColumn("{task.fields[noun]}", markup=False, table_column=kept),
+        TimeRemainingColumn(table_column=kept),
+        Details(),
+    )
     # Redirected, what a program prints would go to stderr with the bar.
     with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as shown:
         _open.append(shown)

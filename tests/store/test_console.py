@@ -371,6 +371,21 @@ def test_loops_inside_each_other_share_one_display_on_a_terminal():
     assert "2/2 steps" in screen(written)[0]
 
 
+def test_details_that_do_not_fit_are_cut_and_nothing_else_is():
+    loop = """
+        from store.console import progress
+        with progress(2, label="a_run_of_[30]_letters\\x1b[2J", noun="steps", details=lambda: "word " * 40) as advance:
+            advance(2)
+    """
+    code, _, written = on_a_terminal([sys.executable, "-c", textwrap.dedent(loop)], cwd=REPOSITORY)
+    assert code == 0, written
+    (line,) = screen(written)
+    assert line.startswith("a_run_of_[30]_letters\\x1b[2J ")
+    assert " 2/2 steps " in line
+    assert line.endswith("…")
+    assert len(line) <= 120
+
+
 def test_a_process_whose_starter_shows_its_progress_reports_it(monkeypatch, capsys):
     monkeypatch.setenv(console.PROGRESS_VAR, "1")
     with progress(4, label="train", noun="steps", details=lambda: "loss 1.5") as advance:
