@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from store.images.decode import open_image
 from store.read.reader import FeatureStore
 
 from .loading import load_teacher
+
+log = logging.getLogger(__name__)
 
 
 def same_spec(store: FeatureStore, pipeline: ExtractPipeline, name: str) -> Spec:
@@ -53,6 +56,7 @@ def encode_query(
     store.spec(name).require(side)
     if name not in pipeline.teachers:
         raise ConfigError(f"the pipeline has no teacher {name!r}{it_has(name, [*pipeline.teachers])}")
+    log.info("%s: reading the teacher's files", name)
     teacher = load_teacher(same_spec(store, pipeline, name), pipeline.teachers[name])
     if isinstance(query, str):
         return teacher.encode_text([query]).reshape(-1)

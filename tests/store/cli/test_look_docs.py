@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.main import get_command
 
 from store.cli.program import app
+from store.corpus.section import Corpus
 from store.format.arrays import shard_key
 from store.format.records import Status, receipt_key
+from store.index.create import index_corpus
 from store.io.location import locate
+from tests.store.conftest import Units
 from tests.store.damage import flip
 
 ROOT = Path(__file__).parents[3]
@@ -90,6 +95,27 @@ def test_nothing_is_cut_or_broken_at_any_width(units, tmp_path, capsys, monkeypa
     wide = [shown for shown in lines if len(shown) > width]
     # A line is wider only where it holds a single value that is.
     assert all(max(map(len, shown.split("  "))) > width - 50 for shown in wide), wide
+
+
+@pytest.mark.parametrize("width", [80, 160])
+@pytest.mark.parametrize("line", ["coverage", "select", "neighbors STORE 1 --teacher alpha"])
+def test_long_modalities_and_captions_are_not_cut(tmp_path, write_tar, as_bytes, capsys, monkeypatch, width, line):
+    modalities = [f"modality_{number}_{'of_a_long_name_' * 5}" for number in range(4)]
+    members = []
+    for number in range(8):
+        record = {"modality": modalities[number % 4]}
+        members += [(f"k{number}.png", as_bytes(Image.new("L", (8, 8), 9 * number)))]
+        members += [(f"k{number}.txt", b"words " * 40), (f"k{number}.json", json.dumps(record).encode())]
+    corpus = Corpus(files=[str(write_tar("corpus/000.tar", members))])
+    info, _ = index_corpus(tmp_path / "store", corpus, range_rows=8, chunk_rows=2)
+    units = Units(tmp_path / "store", info)
+    units.register()
+    units.commit(0)
+    monkeypatch.setenv("COLUMNS", str(width))
+    command = line.replace("STORE", str(units.path)) if "STORE" in line else f"{line} {units.path}"
+    get_command(app)(shlex.split(command), prog_name="store", standalone_mode=False)
+    words = {word.rstrip(":") for word in capsys.readouterr().out.split()}
+    assert words >= set(modalities)
 
 
 def test_every_command_has_a_line_in_the_table():
