@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from evaluate.report.contents import gather
+from evaluate.report.drawing.seconds import Stage
 from evaluate.report.page import render
 from evaluate.results.files import write_result
 from evaluate.results.record import SeedValues
@@ -98,10 +99,13 @@ def report(tmp_path_factory):
             "thumbnail_jpeg_base64": picture(4),
         }
     ]
+    examples.append({"id": "a" * 60, "kind": "sample", "target": "x " * 40, "predicted": "y " * 40})
     update = {"task": "retrieval", "details": {"examples": examples}, "seeds": {"auroc": SeedValues.of([0.8, 0.9])}}
     write_result(folder, record.model_copy(update=update), found)
     path = folder / "report.html"
-    path.write_text(render(gather(folder), title="Evaluation of a student and its teachers"))
+    stages = {"teachers": Stage(seconds=61, parts={"a teacher with a long name": 58.2, "b": 1})}
+    title, note = "Evaluation of a student and its teachers", "a note"
+    path.write_text(render(gather(folder), title=title, note=note, stages=stages))
     return path
 
 
