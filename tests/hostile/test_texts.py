@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -147,3 +148,33 @@ def test_what_is_written_into_files_keeps_letters_of_all_languages():
     for text in ("Größe\u00a03 µm", "क्‍ष", "👩\u200d⚕️", "日本語\u3000"):
         assert plain(text) == text
     assert plain("a\u202eb\u2066c\udc80") == r"a\u202eb\u2066c\udc80"
+
+
+FORGETFUL = """
+import sys, typer
+from rich.console import Console
+from store.console import main
+app = typer.Typer()
+@app.command()
+def go(text: str) -> None:
+    evil = text.encode().decode("unicode_escape")
+    sys.stdout.write(f"{evil}\\udc80\\n")
+    sys.stderr.write(f"{evil}\\n")
+    Console().print("[bold]styled[/]")
+main(app, program="forgetful")
+"""
+
+
+def test_a_text_that_a_program_forgot_to_write_out_is_not_obeyed(tmp_path):
+    (tmp_path / "forgetful.py").write_text(FORGETFUL)
+    evil = r"\x1b]52;c;aGk=\x07\x9b31m\u202e\x08\r\x00\x1b[2Jtext"
+    shown = rb"\x1b]52;c;aGk=\x07\x9b31m\u202e\x08\r\x00\x1b[2Jtext"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{Path.cwd()}:{tmp_path}")
+        written = said_on_a_terminal("forgetful", evil)
+    assert shown in written
+    assert rb"\udc80" in written
+    assert b"\x1b[1mstyled\x1b[0m" in written
+    # A progress bar on stderr moves the cursor, so that two of these are meant there.
+    meant = written.replace(b"\r\x00", b"").replace(b"\x1b[2J", b"")
+    assert [one for one in effects(meant) if one != repr(b"\r")] == []
