@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+from extract.monitor.status import read_progress
 from store.console import cell
 from store.errors import plain
+from store.io.location import locate
 from tests.evaluate.synthetic import write_all
+from tests.store.make_fixture import FIXTURE
 
 from .texts import EVIL, NAME, OBEYED, effects, evil_store, said, said_on_a_terminal
 
@@ -148,6 +152,28 @@ def test_what_is_written_into_files_keeps_letters_of_all_languages():
     for text in ("Größe\u00a03 µm", "क्‍ष", "👩\u200d⚕️", "日本語\u3000"):
         assert plain(text) == text
     assert plain("a\u202eb\u2066c\udc80") == r"a\u202eb\u2066c\udc80"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"done": "x", "found": [1]},
+        {"rows_per_s": {"alpha": "fast"}},
+        {"seconds_left": float("inf")},
+        {"actors": 3},
+        {"bad_rows": [1]},
+        {"updated": "2026-01-01"},
+        {"updated": EVIL},
+    ],
+)
+def test_progress_of_another_kind_is_told_and_passed_over(tmp_path, told):
+    shutil.copytree(FIXTURE / "store", tmp_path / "store")
+    path = tmp_path / "store/runs/a/progress.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"state": "running", "updated": "2026-01-01T00:00:00+00:00"} | told))
+    assert read_progress(locate(tmp_path / "store"), "a") is None
+    path.write_text(json.dumps({"state": "running", "updated": "2026-01-01T00:00:00+00:00", "done": 3}))
+    assert read_progress(locate(tmp_path / "store"), "a").content["done"] == 3
 
 
 FORGETFUL = """
