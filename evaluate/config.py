@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from extract.config import ExtractPipeline
 from store.config.pipeline_file import ConfigPath, Section
 from store.config.problems import suggest
+from store.config.template import PADDING
 from train.config import STUDENT, TrainPipeline, TrainSection
 
 TEMPLATE_FIELDS = ("group", "label")
@@ -26,11 +27,15 @@ def fillable(template: str, *, fields: Sequence[str] = TEMPLATE_FIELDS) -> str:
         ValueError: it is not such a template; the message says why.
     """
     try:
-        named = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
-        if set(named) <= set(fields):
+        holes = [hole for hole in Formatter().parse(template) if hole[1] is not None]
+        named = [str(field) for _, field, _, _ in holes]
+        wide = [spec for _, _, spec, _ in holes if not PADDING.fullmatch(spec or "")]
+        if set(named) <= set(fields) and not wide:
             template.format(**dict.fromkeys(fields, ""))
     except (ValueError, LookupError) as error:
         raise ValueError(f"not a template: {error}; {{ and }} are written {{{{ and }}}}") from None
+    if wide:  # {label:>999999999} would fill the memory
+        raise ValueError(f"not a template: expected padding such as >12 after a colon, got {wide[0]!r}")
     unknown = [field for field in named if field not in fields]
     if unknown:
         expected = suggest(unknown[0], fields) or f"; expected {' or '.join(map(repr, fields))}"

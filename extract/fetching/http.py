@@ -269,12 +269,14 @@ def _refused(place: Address, error: urllib.error.HTTPError) -> NotFetchedError:
     """Return what a status means (huggingface_hub: hf_raise_for_status knows the hub's codes)."""
     code, said = error.headers.get("X-Error-Code"), error.headers.get("X-Error-Message")
     detail = f"status {error.code}{f', {said}' if said else f' {error.reason}'.rstrip()}"
-    has_login = any(name.lower() == "authorization" for name in place.headers)
+    logins = [value for name, value in place.headers.items() if name.lower() == "authorization"]
+    for login in logins:  # a server may repeat what it was sent
+        detail = detail.replace(login, "...").replace(login.rpartition(" ")[2], "...")
     kinds = {"GatedRepo": "gated", "RepoNotFound": "no_repo", "RevisionNotFound": "no_revision"}
     if code in kinds:
         return NotFetchedError(kinds[code], detail)
     if error.code == 401:
-        return NotFetchedError("login" if has_login or not place.is_hub else "no_repo", detail)
+        return NotFetchedError("login" if logins or not place.is_hub else "no_repo", detail)
     statuses = {403: "forbidden", 404: "no_file", 410: "no_file", 407: "proxy", 416: "range", 429: "busy", 511: "page"}
     kind = "broken" if error.code in (408, 500, 502, 503, 504) else statuses.get(error.code, "status")
     commit = error.headers.get("X-Repo-Commit")

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from extract.run.plan import listed_receipts
 from extract.run.tracker import progress_key, stop_key
 from store.check.quarantine import marked
@@ -118,6 +120,21 @@ def _short(store: Location, teacher: str, info: StoreInfo) -> int:
     return int(receipt is not None and receipt.stop < info.rows)
 
 
+class _Told(BaseModel):
+    """The numbers of a run's progress; anyone who writes to the store may have written them."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    units: int = 0
+    found: int = 0
+    done: int = 0
+    seconds_left: float | None = None
+    rows_per_s: dict[str, float] | None = None
+    actors: dict[str, int] | None = None
+    bad_rows: dict[str, int] | None = None
+    failed_ranges: dict[str, Any] | None = None
+
+
 def latest_progress(store: Location) -> Progress | None:
     """Return the latest run's progress; a run's id begins with its start time."""
     runs = sorted(key for key, _ in store.list("runs") if key.endswith("/progress.json"))
@@ -128,10 +145,11 @@ def read_progress(store: Location, run_id: str) -> Progress | None:
     """Return a run's last progress; None if it cannot be read."""
     try:
         content = json.loads(store.read(progress_key(run_id)))
+        _Told.model_validate(content)
         updated = datetime.fromisoformat(content["updated"])
         age_s = (datetime.now(UTC) - updated).total_seconds()
         return Progress(run_id=run_id, state=str(content["state"]), age_s=age_s, content=content)
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError) as error:
         log.warning("%s: cannot be read: %s", store.show(progress_key(run_id)), error)
         return None
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from string import Formatter
 
-_SPEC = re.compile(r"(?:.?[<>^]\d{1,3})?(?:\.\d{1,3})?")
+PADDING = re.compile(r"(?:.?[<>^]\d{1,3})?(?:\.\d{1,3})?")
 """Formats that may follow a colon, of those that Python has for a text: padding and a number of letters."""
 
 
@@ -56,7 +56,7 @@ def parse_template(text: str) -> Template:
     """
     parts = []
     for before, path, spec, conversion in Formatter().parse(text):
-        if path is not None and (not path or conversion or not _SPEC.fullmatch(spec or "")):
+        if path is not None and (not path or conversion or not PADDING.fullmatch(spec or "")):
             written = path + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
             raise ValueError(
                 f"{{{written}}} is not understood; expected {{COLUMN}}, {{COLUMN:.2}} (its first two letters) or "

@@ -43,6 +43,8 @@ def test_templates_of_group_and_label_are_read(read, template):
         ("{label.colour}", "unknown field 'label.colour' in braces"),
         ("a {label", "not a template"),
         ("{label!x}", "not a template"),
+        ("{label:>2000000000}", "not a template: expected padding such as >12 after a colon, got '>2000000000'"),
+        ("{label.__class__}", "unknown field 'label.__class__' in braces"),
         ("a {group}", "lacks {label}: every class would have the same prompt"),
     ],
 )

@@ -5,12 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 
+from extract.monitor.status import read_progress
 from store.console import cell
 from store.errors import plain
+from store.io.location import locate
 from tests.evaluate.synthetic import write_all
+from tests.store.make_fixture import FIXTURE
 
 from .texts import EVIL, NAME, OBEYED, effects, evil_store, said, said_on_a_terminal
 
@@ -147,3 +152,55 @@ def test_what_is_written_into_files_keeps_letters_of_all_languages():
     for text in ("Größe\u00a03 µm", "क्‍ष", "👩\u200d⚕️", "日本語\u3000"):
         assert plain(text) == text
     assert plain("a\u202eb\u2066c\udc80") == r"a\u202eb\u2066c\udc80"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"done": "x", "found": [1]},
+        {"rows_per_s": {"alpha": "fast"}},
+        {"seconds_left": float("inf")},
+        {"actors": 3},
+        {"bad_rows": [1]},
+        {"updated": "2026-01-01"},
+        {"updated": EVIL},
+    ],
+)
+def test_progress_of_another_kind_is_told_and_passed_over(tmp_path, told):
+    shutil.copytree(FIXTURE / "store", tmp_path / "store")
+    path = tmp_path / "store/runs/a/progress.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"state": "running", "updated": "2026-01-01T00:00:00+00:00"} | told))
+    assert read_progress(locate(tmp_path / "store"), "a") is None
+    path.write_text(json.dumps({"state": "running", "updated": "2026-01-01T00:00:00+00:00", "done": 3}))
+    assert read_progress(locate(tmp_path / "store"), "a").content["done"] == 3
+
+
+FORGETFUL = """
+import sys, typer
+from rich.console import Console
+from store.console import main
+app = typer.Typer()
+@app.command()
+def go(text: str) -> None:
+    evil = text.encode().decode("unicode_escape")
+    sys.stdout.write(f"{evil}\\udc80\\n")
+    sys.stderr.write(f"{evil}\\n")
+    Console().print("[bold]styled[/]")
+main(app, program="forgetful")
+"""
+
+
+def test_a_text_that_a_program_forgot_to_write_out_is_not_obeyed(tmp_path):
+    (tmp_path / "forgetful.py").write_text(FORGETFUL)
+    evil = r"\x1b]52;c;aGk=\x07\x9b31m\u202e\x08\r\x00\x1b[2Jtext"
+    shown = rb"\x1b]52;c;aGk=\x07\x9b31m\u202e\x08\r\x00\x1b[2Jtext"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{Path.cwd()}:{tmp_path}")
+        written = said_on_a_terminal("forgetful", evil)
+    assert shown in written
+    assert rb"\udc80" in written
+    assert b"\x1b[1mstyled\x1b[0m" in written
+    # A progress bar on stderr moves the cursor, so that two of these are meant there.
+    meant = written.replace(b"\r\x00", b"").replace(b"\x1b[2J", b"")
+    assert [one for one in effects(meant) if one != repr(b"\r")] == []
