@@ -13,8 +13,13 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet
 import pytest
 from PIL import Image
+from pydicom import FileDataset, dcmwrite
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 ROOM = 256 << 20
 """Bytes of memory that a program may take beside its modules; each bomb holds more."""
@@ -78,6 +83,21 @@ def file_of(image, file_format, **options):
     return buffer.getvalue()
 
 
+def dicom():
+    """A file of the deflated transfer syntax whose pixels are 512 MiB of zeros, and not those of its header."""
+    head = FileDataset("", {}, file_meta=FileMetaDataset(), preamble=bytes(128))
+    head.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    head.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    head.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    buffer = io.BytesIO()
+    dcmwrite(buffer, head, enforce_file_format=True)
+    element = struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OW", 0, LARGE)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    body = packer.compress(element) + b"".join(packer.compress(bytes(1 << 20)) for _ in range(LARGE >> 20))
+    empty = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS).flush()
+    return buffer.getvalue().removesuffix(empty) + body + packer.flush()
+
+
 def frames():
     many = [Image.new("RGB", (32, 32), (number % 256, number // 256, 0)) for number in range(3000)]
     return file_of(many[0], "GIF", save_all=True, append_images=many[1:])
@@ -101,6 +121,7 @@ IMAGES = {
         "has 30000 x 30000 pixels, more than",
     ),
     "3,000 frames": (frames, "size 32 32"),
+    "a DICOM file, deflated": (dicom, "PairDecodeError"),
     "HTML": (lambda: b"<!DOCTYPE html><html>", "not an image of a kind that is read"),
     "SVG": (
         lambda: (
@@ -162,8 +183,35 @@ def deflated_member(folder):
     return "p.zip"
 
 
-@pytest.mark.parametrize("make", [jsonl_gz, csv_gz, deep_lines, deep_list, digits, deflated_member])
+def equal_rows(folder):
+    """A dictionary's one value of 1 MiB in 100,000 rows."""
+    captions = pyarrow.DictionaryArray.from_arrays(np.zeros(100_000, np.int8), pyarrow.array(["a" * (1 << 20)]))
+    table = pyarrow.table({"image": pyarrow.array(["a.png"]).take(np.zeros(100_000, np.int8)), "caption": captions})
+    pyarrow.parquet.write_table(table, folder / "p.parquet", compression="zstd")
+    assert (folder / "p.parquet").stat().st_size < 1 << 20
+    return "p.parquet"
+
+
+def equal_images(folder):
+    with (
+        zipfile.ZipFile(folder / "p.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
+        archive.open("train_images.npy", "w", force_zip64=True) as file,
+    ):
+        shape = (2 * LARGE // 4096, 64, 64)
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for _ in range(2 * LARGE >> 20):
+            file.write(bytes(1 << 20))
+    return "p.npz"
+
+
+@pytest.mark.parametrize("make", [jsonl_gz, csv_gz, deep_lines, deep_list, digits, deflated_member, equal_images])
 def test_a_corpus_file_that_becomes_large_ends_in_a_message_or_stays_small(tmp_path, make):
     (tmp_path / "a.png").write_bytes(png(64, 64))
     found = said("corpus", tmp_path / make(tmp_path), room=2 * ROOM)
     assert found == "rows 1" or found.startswith("CorpusError ")
+
+
+def test_rows_that_share_one_long_value_are_refused_before_they_are_all_held(tmp_path):
+    found = said("corpus", tmp_path / equal_rows(tmp_path), room=16 * ROOM)
+    assert found.startswith("CorpusError ")
+    assert "column 'caption': " in found

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from store.corpus.account import Account
@@ -64,11 +65,22 @@ def _batches(file: CorpusFile, parquet: pq.ParquetFile, group: int, columns: lis
     for batch in parquet.iter_batches(batch_size=rows, row_groups=[group], columns=columns, use_threads=False):
         seen_rows += len(batch)
         for name, array in zip(batch.schema.names, batch.columns, strict=True):
-            seen[name] += array.nbytes
+            nbytes = _expanded_bytes(array)
+            seen[name] += nbytes
             repeated = seen[name] > max(BATCH_BYTES, EXPANSION * stored[name])
-            if array.nbytes > 2 * BATCH_BYTES or (repeated and seen[name] > LONG_VALUE_BYTES * seen_rows):
+            if nbytes > 2 * BATCH_BYTES or (repeated and seen[name] > LONG_VALUE_BYTES * seen_rows):
                 raise _too_much(file, name, group, stored[name], seen[name])
         yield batch
+
+
+def _expanded_bytes(array: pa.Array) -> int:
+    """Return the bytes of an array's values, those that a dictionary has once counted as often as they occur."""
+    if not pa.types.is_dictionary(array.type):
+        return int(array.nbytes)
+    kind = array.type.value_type
+    if not (pa.types.is_binary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        return int(array.nbytes)
+    return int(pc.sum(pc.binary_length(array.dictionary).take(array.indices)).as_py() or 0)
 
 
 def _rows(file: CorpusFile, batch: pa.RecordBatch, account: Account) -> list[dict[str, Any]]:
