@@ -28,7 +28,7 @@ from typer.completion import get_completion_inspect_parameters
 from typer.main import get_command
 
 from .errors import ConfigError, MMKDError, plain, printable
-from .terminal import guard_streams, unguarded
+from .terminal import guard_streams, nothing_said, unguarded
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL_S = 30.0
 """Seconds between two lines of progress where there is no terminal; keeps a job's log short."""
+
+PATIENCE_S = 2.5
+"""Seconds after which a terminal is told why it shows nothing yet; the libraries of models take longer to load."""
 
 PROGRESS_VAR = "MMKD_PROGRESS"
 """Set for a process that is a part of a longer work and says no next step.
@@ -90,8 +93,12 @@ def main(app: typer.Typer, *, program: str, interrupted: str = RESUMES) -> None:
     click_exceptions = importlib.import_module(typer.BadParameter.__module__)
     signal.signal(signal.SIGTERM, _interrupt)
     guard_streams()
+    waiting = threading.Timer(PATIENCE_S, _say_waiting)
+    waiting.daemon = True
     try:
         _log_to_stderr()
+        if sys.stderr.isatty():
+            waiting.start()
         # Not app(): that replaces the plain traceback of a bug by a drawn one.
         if COMPLETE_VAR in os.environ:
             get_completion_inspect_parameters()  # Typer's completions, which it sets up for its own scripts alone
@@ -117,6 +124,8 @@ def main(app: typer.Typer, *, program: str, interrupted: str = RESUMES) -> None:
         log.debug("raised here", exc_info=error)
         sys.stderr.write(render_os_error(error))
         code = ExitCode.BAD_INPUT
+    finally:
+        waiting.cancel()
     if code == CTRL_C:
         sys.stderr.write(f"interrupted: {interrupted}\n")
         code = ExitCode.INTERRUPTED
@@ -124,6 +133,11 @@ def main(app: typer.Typer, *, program: str, interrupted: str = RESUMES) -> None:
     if _threads_left.is_set():
         os._exit(int(code))
     sys.exit(int(code))
+
+
+def _say_waiting() -> None:
+    if nothing_said():
+        sys.stderr.write("loading libraries and files, some seconds more\n")
 
 
 def leave_threads() -> None:
@@ -152,9 +166,22 @@ def _log_to_stderr() -> None:
     # Libraries log too much at INFO (open_clip: pages of it for nine teachers), so they log from WARNING on.
     for package in ("store", "extract", "train", "evaluate"):
         logging.getLogger(package).setLevel(level)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ToStderr()
     handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=max(logging.WARNING, logging.getLevelNamesMapping()[level]), handlers=[handler])
+
+
+class _ToStderr(logging.Handler):
+    """Writes to what is stderr at that moment: a progress bar stands in for it, and stays below what is written."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(f"{self.format(record)}\n")
+            sys.stderr.flush()
+        except RecursionError:
+            raise
+        except Exception:  # noqa: BLE001 - as logging's own handlers do
+            self.handleError(record)
 
 
 class _Printable(logging.Formatter):
@@ -239,7 +266,7 @@ def without_root_warnings() -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress(
-    total: int, *, label: str, noun: str, details: Callable[[], str] | None = None
+    total: int, *, label: str, noun: str, details: Callable[[], str] | None = None, done: int = 0
 ) -> Iterator[Callable[[int], None]]:
     """Show how far a loop has come: a bar on a terminal; elsewhere a line after 3 s, then one every 30 s.
 
@@ -249,12 +276,13 @@ def progress(
         label: names the work, e.g. ``extract``.
         noun: the things that are counted, e.g. ``units``.
         details: returns more text, shown at the end of the line.
+        done: things that were done before this process began.
 
     Yields:
         A function that is told how many more things are done.
     """
     label = printable(label)
-    loop = _Loop(total=total, label=label, noun=noun, details=details or str)
+    loop = _Loop(total=total, label=label, noun=noun, details=details or str, before=done, done=done)
     if os.environ.get(PROGRESS_VAR):
         try:
             yield loop.reporting
@@ -263,7 +291,7 @@ def progress(
     elif sys.stderr.isatty():
         with bars() as shown:
             inner = bool(shown.tasks)
-            task = shown.add_task(label, total=total, noun=noun, details="")
+            task = shown.add_task(label, total=total, completed=done, noun=noun, details="")
             try:
                 yield lambda done: shown.update(task, advance=done, details=loop.details())
             finally:
@@ -286,7 +314,8 @@ class _Loop:
     label: str
     noun: str
     details: Callable[[], str]
-    done: int = 0
+    before: int
+    done: int
     began: float = field(default_factory=time.monotonic)
     told: float = field(default_factory=time.monotonic)
     lines: int = 0
@@ -306,7 +335,7 @@ class _Loop:
             _report(f"{REPORT}{json.dumps(told)}\n")
 
     def text(self) -> str:
-        rate = self.done / max(time.monotonic() - self.began, 1e-9)
+        rate = (self.done - self.before) / max(time.monotonic() - self.began, 1e-9)
         left = f", {(self.total - self.done) / rate:.0f} s left" if rate else ""
         more = f"; {told}" if (told := self.details()) else ""
         return f"{self.label}: {self.done} of {self.total} {self.noun}, {rate:.1f}/s{left}{more}"

@@ -20,6 +20,11 @@ def guard_streams() -> None:
     sys.stderr = cast("TextIO", _Guarded(sys.stderr, _MOVES))
 
 
+def nothing_said() -> bool:
+    """Return whether nothing was written to the guarded streams yet."""
+    return not any(isinstance(stream, _Guarded) and stream.written for stream in (sys.stdout, sys.stderr))
+
+
 def unguarded(stream: TextIO) -> TextIO:
     """Return the stream behind a guarded one; any other stream as it is."""
     return stream.stream if isinstance(stream, _Guarded) else stream
@@ -29,10 +34,11 @@ class _Guarded:
     """A text stream. What is no terminal gets no escape sequence at all, unless the user forces colours."""
 
     def __init__(self, stream: TextIO, meant: re.Pattern[str]) -> None:
-        self.stream = stream
+        self.stream, self.written = stream, False
         self._meant = meant if stream.isatty() or os.environ.get("FORCE_COLOR") else None
 
     def write(self, text: str) -> int:
+        self.written = True
         if not text.replace("\n", "").isprintable():
             parts = self._meant.split(text) if self._meant else [text]
             # Every second part is what the pattern found.

@@ -104,7 +104,7 @@ class _Display:
             return
         fields = {name: told[name] for name in ("total", "noun", "details")}
         if key not in self._tasks:
-            self._tasks[key] = bars.add_task(told["label"], **fields)
+            self._tasks[key] = bars.add_task(told["label"], completed=told["done"], **fields)
         bars.update(self._tasks[key], completed=told["done"], **fields)
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -28,6 +29,7 @@ from store.read.chunks import ChunkReader
 from store.read.reader import FeatureStore
 
 Embeddings = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
 
 NOT_STORED = "not in the store"
 """Reason for an image without embedding if features are read and not computed."""
@@ -99,8 +101,11 @@ class ModelEncoder:
             ThreadPoolExecutor(self._threads) as pool,
             progress(len(rows_NE), label=label, noun="images") as advance,
         ):
-            for places in _parts(len(rows_NE), self._batch_size):
-                fitted = list(pool.map(self._pixels, (images.images[place] for place in places)))
+            parts = [*_parts(len(rows_NE), self._batch_size), range(0)]
+            coming = self._decode(pool, images, parts[0])
+            for places, next_places in pairwise(parts):
+                # The next ones are decoded while these are encoded.
+                fitted, coming = list(coming), self._decode(pool, images, next_places)
                 good = [place for place, pixels in zip(places, fitted, strict=True) if not isinstance(pixels, str)]
                 without |= {p: why for p, why in zip(places, fitted, strict=True) if isinstance(why, str)}
                 if good:
@@ -109,7 +114,10 @@ class ModelEncoder:
                 advance(len(places))
         return Embedded(rows=rows_NE, without=without)
 
-    def _pixels(self, image: Image) -> npt.NDArray[np.uint8] | str:
+    def _decode(self, pool: ThreadPoolExecutor, images: ImageSet, places: range) -> Iterator[Pixels | str]:
+        return pool.map(self._pixels, [images.images[place] for place in places])
+
+    def _pixels(self, image: Image) -> Pixels | str:
         try:
             opened = open_image(image.read(), max_pixels=self._max_pixels, window=self._model.window)
             return fit(opened.image, self._model.geometry, max_pixels=self._max_pixels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 
@@ -36,6 +37,7 @@ MINUS = re.compile(
 """A hyphen that is a minus: before a number, in brackets, or at the end of a marker's name; x-ray and 3-5 have none."""
 
 
+@functools.lru_cache(maxsize=2**16)
 def normalised(text: str) -> str:
     """Return a text as it is compared with others: without case, punctuation and superfluous spaces, but with signs.
 

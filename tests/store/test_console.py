@@ -371,6 +371,43 @@ def test_loops_inside_each_other_share_one_display_on_a_terminal():
     assert "2/2 steps" in screen(written)[0]
 
 
+PATIENT = """
+import logging, time, typer
+from store import console
+console.PATIENCE_S = 0.1
+app = typer.Typer()
+@app.command()
+def work(said: str = "", steps: int = 0):
+    print(said, end="", flush=True)
+    time.sleep(0.4)
+    if steps:
+        with console.progress(steps, label="work", noun="steps", done=1) as advance:
+            for step in range(steps - 1):
+                logging.getLogger("store").info("line %d", step)
+                advance(1)
+console.main(app, program="work")
+"""
+
+
+def test_a_terminal_is_told_why_it_shows_nothing_yet():
+    code, _, written = on_a_terminal([sys.executable, "-c", PATIENT], cwd=REPOSITORY)
+    assert code == 0, written
+    assert "loading libraries and files" in written
+    code, out, written = on_a_terminal([sys.executable, "-c", PATIENT, "--said", "hello"], cwd=REPOSITORY)
+    assert (code, out) == (0, "hello"), written
+    assert "loading" not in written
+
+
+def test_what_is_logged_stands_above_the_bar_and_a_loop_that_goes_on_counts_what_was_done():
+    code, _, written = on_a_terminal([sys.executable, "-c", PATIENT, "--steps", "3"], cwd=REPOSITORY)
+    assert code == 0, written
+    *lines, bar = [line for line in screen(written) if "loading" not in line]
+    assert [line.split(" ", 1)[1] for line in lines] == ["INFO store: line 0", "INFO store: line 1"]
+    assert bar.startswith("work ")
+    assert "3/3 steps" in bar
+    assert "1/3" in written
+
+
 def test_details_that_do_not_fit_are_cut_and_nothing_else_is():
     loop = """
         from store.console import progress

@@ -166,7 +166,7 @@ def fit(
             if ranks.is_first:
                 opened = logging_to(folder, start=start, tensorboard=settings.tensorboard, about=files.identity)
                 metrics = stack.enter_context(opened)
-                shown = progress(settings.steps - start, label=label, noun="steps", details=lambda: pace.text)
+                shown = progress(settings.steps, label=label, noun="steps", details=lambda: pace.text, done=start)
                 advance = stack.enter_context(shown)
             agreed = Agreement(ranks)
 

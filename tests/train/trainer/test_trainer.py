@@ -112,6 +112,7 @@ def test_the_share_of_columns_is_told_once_also_by_a_run_shorter_than_its_metric
 
 
 def test_the_progress_line_has_loss_learning_rate_and_pairs_per_second(student, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(console, "FIRST_S", 0.0)
     monkeypatch.setattr(console, "PROGRESS_INTERVAL_S", 0.0)
     caplog.set_level("INFO", logger="store.console")
     settings = settings_of(steps=7, log_every=3)
