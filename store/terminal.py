@@ -38,7 +38,7 @@ class _Guarded:
         self._meant = meant if stream.isatty() or os.environ.get("FORCE_COLOR") else None
 
     def write(self, text: str) -> int:
-        self.written = True
+        self.written = self.written or bool(text)
         if not text.replace("\n", "").isprintable():
             parts = self._meant.split(text) if self._meant else [text]
             # Every second part is what the pattern found.
