@@ -25,7 +25,14 @@ COMMAND = re.compile(
     r"(?:\$ )?(?:\w+=\S+ )*(?:\S*python|torchrun .*|ray job submit .*) -m (store|extract|train|evaluate) (.*)"
 )
 OTHERWISE = {
-    "python": {"docs/api.md", "docs/evaluation.md", "docs/export.md", "docs/quickstart.md", "docs/store.md"},
+    "python": {
+        "README.md",
+        "docs/api.md",
+        "docs/evaluation.md",
+        "docs/export.md",
+        "docs/quickstart.md",
+        "docs/store.md",
+    },
     "yaml": {"docs/corpora.md"},
 }
 """Documents whose blocks other tests run, over the files that they are about."""

@@ -17,6 +17,7 @@ from evaluate.report.table import results_table
 from store.config.yaml_tree import parse
 from store.errors import MMKDError
 from tests.evaluate.synthetic import zero_shot
+from tests.test_documents import blocks
 
 ROOT = Path(__file__).parents[3]
 
@@ -135,3 +136,6 @@ def test_the_whole_demo_ends_with_a_page_and_a_command_that_works_and_makes_the_
     assert page.is_file()
     done = run("bash", "-c", following.removeprefix("next: "))
     assert done.returncode == 0, done.stderr
+    for code in blocks("README.md", "python"):
+        done = run(sys.executable, "-c", code.replace("runs/demo", str(tiny / "runs")))
+        assert done.returncode == 0, done.stderr
