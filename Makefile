@@ -47,7 +47,7 @@ rehearse: $(STAMP) ## A synthetic store of ROWS pairs and nine teachers in OUT: 
 	$(PY) -m tests.benchmarks.store.rehearse --rows $(or $(ROWS),2900000) --out $(or $(OUT),runs/rehearsal)
 
 demo: $(STAMP) ## The main job on a CPU: corpus, teachers, extraction, distillation, evaluation; QUICK=1 does a small part of it.
-	$(PY) -m evaluate demo --pipeline $(if $(QUICK),quick,demo)
+	$(PY) -m evaluate demo --pipeline $(if $(filter-out 0,$(QUICK)),quick,demo)
 
 clean-demo: ## Remove what the demo and the quick one made.
 	rm -rf runs/demo runs/quick

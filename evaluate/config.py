@@ -61,7 +61,7 @@ class ZeroShotDataset(Section):
 class RetrievalDataset(Section):
     """Image-text pairs for retrieval."""
 
-    corpus: str
+    corpus: str = Field(examples=["test"])
 
 
 class EvaluateSection(Section):

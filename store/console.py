@@ -176,8 +176,11 @@ class _ToStderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            sys.stderr.write(f"{self.format(record)}\n")
-            sys.stderr.flush()
+            if _open:
+                _open[0].console.out(self.format(record), highlight=False)
+            else:
+                sys.stderr.write(f"{self.format(record)}\n")
+                sys.stderr.flush()
         except RecursionError:
             raise
         except Exception:  # noqa: BLE001 - as logging's own handlers do
@@ -235,7 +238,7 @@ def render_os_error(error: OSError) -> str:
     """
     # The error of a rename has two names, of which the user knows the second.
     name = error.filename if error.filename2 is None else error.filename2
-    place = "" if name is None else f"{os.fsdecode(name)}: "
+    place = "" if name is None else f"{printable(os.fsdecode(name))}: "
     hint = "hint: make room on that disk, then run the same command again\n" if error.errno in FULL else ""
     return f"error: {place}{error.strerror}\n{hint}"
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(
-    r"(?:\$ )?(?:\w+=\S+ )*(?:\S*python|torchrun .*|ray job submit .*) -m (store|extract|train|evaluate) (.*)"
+    r"(?:\$ |\s*next: )?(?:\w+=\S+ )*(?:\S*python|torchrun .*|ray job submit .*) -m (store|extract|train|evaluate) (.*)"
 )
 OTHERWISE = {
     "python": {
@@ -82,7 +82,15 @@ def test_yaml_is_read_or_refused_as_the_document_says(block, tmp_path, monkeypat
         missing = [f"{name}: {section}" for name, section in BASE.items() if name not in content]
         block = "mine:\n" + indent("\n".join([*missing, block]), "  ")
     Path("pipelines.yaml").write_text(block)
-    model = TrainPipeline if "train" in content else ExtractPipeline if "teachers:" in block else Pipeline
+    model = (
+        EvaluatePipeline
+        if "evaluate:" in block
+        else TrainPipeline
+        if "train" in content
+        else ExtractPipeline
+        if "teachers:" in block
+        else Pipeline
+    )
     settings = ["extract.wokers=2", "extract.batch_size=8"] if "embed_dimm" in block else []
     if not settings:
         read_pipeline(Path("pipelines.yaml"), "mine", model)

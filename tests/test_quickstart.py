@@ -63,6 +63,8 @@ def test_the_page_is_what_happens(folder):
         assert (folder / "runs/mine" / made).is_file()
     records = list((folder / "runs/mine/results").glob("*/retrieval/scans_test.json"))
     assert sorted(path.parts[-3] for path in records) == ["mine", "tiny_ct", "tiny_mri", "tiny_xray"]
+    for content in blocks("docs/export.md", "python"):
+        run(folder / "runs/mine", "-c", content.replace("DIR", "exported"))
     for content in blocks("docs/evaluation.md", "python"):
         shown = run(folder / "runs/mine", "-c", content)
         assert len(re.findall(r"^\S+ scans_test ", shown, re.MULTILINE)) == 4

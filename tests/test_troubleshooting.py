@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -38,7 +37,7 @@ def test_every_class_of_error_has_a_cause_and_a_cure():
 
 
 def test_every_kind_has_its_cure():
-    assert len(KINDS) > 150
+    assert len(KINDS) > 160
     assert [row[0] for row in KINDS if not all(row)] == []
 
 
@@ -54,14 +53,29 @@ def words_of_the_programs() -> str:
     return "\n".join(found)
 
 
-NEIGHBOURS = set(pairwise(re.findall(r"[\w.=]+", words_of_the_programs())))
+WORD = r"[\w.=]*[a-z][\w.=]*"
+CHANGING = r"'[^']*'|\"[^\"]*\"|\S*[…{]\S*|\b[A-Z]{3,}\b"
+"""What differs from case to case in a quoted message; numbers are no words."""
+
+
+def triples(text: str) -> list[tuple[str, str, str]]:
+    words = re.findall(WORD, text)
+    return [*zip(words, words[1:], words[2:], strict=False)]
+
+
+WRITTEN = {*triples(words_of_the_programs())}
 
 
 def share_that_is_written(message: str) -> float:
-    """Return the share of a message's words that stand beside one of its neighbours in the source too."""
-    words = re.findall(r"[\w.=]+", message)
-    known = [pair in NEIGHBOURS for pair in pairwise(words)]
-    return sum(before or after for before, after in pairwise([False, *known, False])) / len(words)
+    """Return the share of a message's words that stand in three words of the source; 1 if it has fewer than three."""
+    fixed = re.sub(CHANGING, " ", message)
+    known = [three in WRITTEN for three in triples(fixed)]
+    count = len(re.findall(WORD, fixed))
+    return sum(any(known[max(0, place - 2) : place + 1]) for place in range(count)) / count if known else 1.0
+
+
+def test_a_message_that_no_program_writes_would_be_found():
+    assert share_that_is_written("this store can never be opened because the moon is full") < 0.5
 
 
 def quoted(row: list[str]) -> list[str]:

@@ -168,7 +168,9 @@ def _run(evaluations: list[Evaluation], settings: Settings, *, as_json: bool) ->
         _print(records, settings.results)
     if all(isinstance(record, SkippedRecord) for record in records):
         raise typer.Exit(ExitCode.INCOMPLETE)
-    say_next(f"python -m evaluate report --results {shlex.quote(str(settings.results))} writes one page of all results")
+    say_next(
+        f"python -m evaluate report --results {shlex.quote(str(settings.results))}  # writes one page of all results"
+    )
 
 
 def _tasks(names: list[str] | None) -> list[str]:

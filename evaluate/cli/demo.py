@@ -53,6 +53,13 @@ def demo(
     loaded = read_pipeline(config, pipeline, EvaluatePipeline)
     if dataset not in loaded.evaluate.zero_shot:
         raise ConfigError(f"evaluate.zero_shot has no {dataset!r}{it_has(dataset, loaded.evaluate.zero_shot)}")
+    for needed, there in (
+        ("corpus with phantom:", [one for one in loaded.corpora.values() if one.phantom]),
+        ("train.pretrain", loaded.train.pretrain),
+        ("train.students", loaded.train.students),
+    ):
+        if not there:
+            raise ConfigError(f"{config}: pipeline {pipeline} is no demo: it has no {needed}")
     note = _note(loaded, pipeline)
     sys.stderr.write(f"{note}\n")
     seconds = run_stages(loaded, pipeline, config=config, dataset=dataset)
@@ -72,7 +79,6 @@ def run_stages(pipeline: EvaluatePipeline, name: str, *, config: Path, dataset: 
     stages = {
         "corpus": _spread(["extract", "phantom", *chosen], "--corpus", corpora),
         "teachers": _spread(["train", "pretrain", *chosen], "--run", list(pipeline.train.pretrain)),
-        # Without Ray the little work of the quick demo is done before a cluster would have started.
         "extract": [[["extract", "index", *chosen], ["extract", "run", *chosen, *local]]],
         "distill": [
             *([[["train", "project", *chosen], [*distill, *own]]] if projected else []),

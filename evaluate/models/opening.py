@@ -94,7 +94,9 @@ def entry_of(address: Address, *, teachers: Mapping[str, TeacherEntry]) -> Teach
 def _origin(address: Address) -> tuple[Role, tuple[str, ...]]:
     if address.kind == "teacher":
         return "teacher", ()
-    found = read_origin(Path(address.place)) if address.kind in {"checkpoint", "local-dir"} else None
+    if address.kind not in {"checkpoint", "local-dir"}:
+        return "other", ()
+    found = read_origin(Path(address.place), of_run=address.kind == "checkpoint")
     return (found.role, found.teachers) if found else ("other", ())
 
 

@@ -51,9 +51,10 @@ class ModelFacts(RecordPart):
 
 
 def teachers_of(students: Iterable[ModelFacts], models: Iterable[ModelFacts]) -> list[str]:
-    """Return names of the models that are the students' own teachers; of all teachers if they state none of these."""
+    """Return names of the models that are the students' own teachers; of all teachers if they state none at all."""
     known = {model.name for model in models if model.role == "teacher"}
-    return sorted(known & {name for student in students for name in student.teachers} or known)
+    own = {name for student in students for name in student.teachers}
+    return sorted(known & own if own else known)
 
 
 class DatasetFacts(RecordPart):

@@ -135,7 +135,8 @@ def index(
     log.info("%s: %d pairs in %d ranges of %d rows", loaded.store.path, info.rows, info.ranges, info.range_rows)
     options = options_of(pipeline, config)
     say_next(
-        f"python -m extract plan {options} says what a run takes", f"python -m extract run {options} makes the features"
+        f"python -m extract plan {options}  # says what a run takes",
+        f"python -m extract run {options}  # makes the features",
     )
 
 
@@ -164,7 +165,7 @@ def append(
     if found is not None:
         _say(found, as_json=report)
     log.info("%s: %d rows more, %d in all", location, info.rows - before.rows, info.rows)
-    say_next(f"python -m extract run {options_of(pipeline, config)} makes their features")
+    say_next(f"python -m extract run {options_of(pipeline, config)}  # makes their features")
 
 
 def _corpus_of(loaded: ExtractPipeline, pipeline: str) -> Corpus:

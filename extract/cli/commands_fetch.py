@@ -74,7 +74,7 @@ def fetch(
             sys.stderr.write(render_error(error))
     if failed:
         return ExitCode.BAD_INPUT
-    say_next(f"python -m extract teachers {options_of(pipeline, config)} says which weights are here")
+    say_next(f"python -m extract teachers {options_of(pipeline, config)}  # says which weights are here")
     return ExitCode.COMPLETE
 
 

@@ -185,8 +185,8 @@ def run(
     end(outcome)
     place = shlex.quote(loaded.store.path)
     say_next(
-        *[f"python -m store quarantine {place} lists the rows without features"] * bool(outcome.bad_rows),
-        f"python -m store info {place} says what the store holds and how it is read",
+        *[f"python -m store quarantine {place}  # lists the rows without features"] * bool(outcome.bad_rows),
+        f"python -m store info {place}  # says what the store holds and how it is read",
     )
 
 

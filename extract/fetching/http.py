@@ -271,7 +271,8 @@ def _refused(place: Address, error: urllib.error.HTTPError) -> NotFetchedError:
     detail = f"status {error.code}{f', {said}' if said else f' {error.reason}'.rstrip()}"
     logins = [value for name, value in place.headers.items() if name.lower() == "authorization"]
     for login in logins:  # a server may repeat what it was sent
-        detail = detail.replace(login, "...").replace(login.rpartition(" ")[2], "...")
+        for secret in (login, login.split()[-1]):
+            detail = detail.replace(secret, "...")
     kinds = {"GatedRepo": "gated", "RepoNotFound": "no_repo", "RevisionNotFound": "no_revision"}
     if code in kinds:
         return NotFetchedError(kinds[code], detail)

@@ -55,9 +55,9 @@ def filled(values: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(address, str):
         return dict(values)  # of another type, which is reported by its key
     if is_folder(address):
-        # A run hands entries on with the folder that was made of the address; "./" has no name to compare.
+        # A run hands entries on with the folder that was made of the address; "./" and "../" have no name to compare.
         name = Path(os.path.expanduser(address)).name  # noqa: PTH111 - Path's refuses an unknown user's home here
-        if name and Path(str(values.get("folder", name))).name != name:
+        if name not in {"", ".."} and Path(str(values.get("folder", name))).name != name:
             raise ValueError(f"{library} is a folder already; leave folder out")
         found: dict[str, Any] = {"family": library, "folder": address, "download": []}
     elif library == "open_clip" and (tagged := _tagged(address)):

@@ -34,9 +34,8 @@ def same_spec(store: FeatureStore, pipeline: ExtractPipeline, name: str) -> Spec
     if spec.hash != stored.hash:
         changes = "\n  ".join(spec.difference(stored))
         raise SpecMismatchError(
-            f"{store.location} holds features of another {name} than the pipeline's, so that nothing is compared:\n"
-            f"  {changes}",
-            hint=f"python -m extract run --replace {name} makes them again; or put the old teacher back",
+            f"{store.location} holds features of another {name} than the pipeline's:\n  {changes}",
+            hint="name the pipeline that the store was made with, or put the old teacher back",
         )
     return spec
 

@@ -337,7 +337,7 @@ class _Check:
 
 
 def _repair(location: Location, kind: Kind) -> str:
-    return f"{repair_command(location, kind)}, then python -m extract run"
+    return f"{repair_command(location, kind)} && python -m extract run --pipeline NAME"
 
 
 def _on_threads(

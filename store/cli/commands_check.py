@@ -166,7 +166,7 @@ def _print_done(done: Repair) -> None:
         place = f"; what was taken away lies in {done.report.store}/{done.lost_found}" if done.lost_found else ""
         say(f"done{place}")
     if done.receipts:
-        print_next(["python -m extract run --pipeline NAME makes these units anew"])
+        print_next(["python -m extract run --pipeline NAME  # makes these units anew"])
 
 
 def _print_keys(what: str, keys: Iterable[str]) -> None:

@@ -63,7 +63,7 @@ def quarantine(
     if len(rows) > SHOWN:
         say(f"... and {len(rows) - SHOWN:,} more; --json or --csv FILE has all")
     if any(Status[row.status.upper()] in TRANSIENT for row in rows):
-        print_next([f"python -m extract retry {shlex.quote(store)} tries rows again that a device or memory failed"])
+        print_next([f"python -m extract retry {shlex.quote(store)}  # tries rows again that a device or memory failed"])
 
 
 @app.command(epilog="Example: python -m store diff runs/demo/store s3://bucket/store")

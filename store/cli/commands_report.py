@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from store.errors import printable
+from store.console import say
 from store.files import write_atomic
 from store.read.reader import FeatureStore
 from store.report.contents import SAMPLE, collect
 
 from .options import AllowOption, CorpusRootOption, JsonOption, SeedOption, StoreArgument, print_json
+from .tables import print_next
 
 app = typer.Typer()
 
@@ -54,4 +54,5 @@ def report(
     if as_json:
         print_json(contents.as_json())
         return
-    sys.stdout.write(printable(f"{out}\nnext: open it in a browser", keep="\n") + "\n")
+    say(str(out))
+    print_next(["open it in a browser"])

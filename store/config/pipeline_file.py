@@ -141,7 +141,7 @@ def _validated(
             place = f"--set {blamed.text}" if blamed else f"{path}:{line}"
             key = f"{printable('.'.join(at))}: " if at else ""
             problems.append((math.inf if blamed else line, f"{place}: {key}{text}"))
-        lacks = [((*prefix, *at), value) for at, value in lacking(invalid, model) if prefix]
+        lacks = [((*prefix, *at), value) for at, value in lacking(invalid, model) if prefix and not _in_a_list(at)]
         hint = to_add(*lacks) if lacks else None
     else:
         if not problems:
@@ -211,3 +211,8 @@ def _replace(values: Any, at: KeyPath, new: Any) -> Any:
     if values is not None and not isinstance(values, dict):
         raise ConfigError(f"'{key}' needs a mapping to be in, got {show(values)}")
     return {**(values or {}), key: _replace((values or {}).get(key), rest, new)}
+
+
+def _in_a_list(at: KeyPath) -> bool:
+    """Return whether a key path leads through a list, of which no lines can be shown alone."""
+    return any(str(part).isdecimal() for part in at)

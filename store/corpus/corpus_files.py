@@ -163,7 +163,7 @@ def _nothing(pattern: str, missing: Sequence[str], count: int) -> CorpusError:
         f"no corpus file matches {pattern!r}" + (f", but {len(folders)} folders do" if folders else ""),
         hint=f"to read the images in these folders, end it with a /: {pattern}/"
         if folders
-        else "python -m extract phantom --out DIR draws a corpus to try; or correct the path",
+        else "python -m extract phantom --out DIR  # draws a corpus to try; or correct the path",
     )
 
 

@@ -94,7 +94,7 @@ class StoreSummary:
         """The commands that are useful next, each with what it does."""
         missing, bad = self._missing_and_bad
         steps = next_steps(self.path, missing=missing or not self.teachers, bad=bad)
-        return steps or [f"python -m store coverage {shlex.quote(self.path)} counts rows by teacher and modality"]
+        return steps or [f"python -m store coverage {shlex.quote(self.path)}  # counts rows by teacher and modality"]
 
     @property
     def _missing_and_bad(self) -> tuple[int, int]:
@@ -153,8 +153,8 @@ def summarize(store: FeatureStore, *, receipts: Mapping[str, Collection[Receipt]
 
 def next_steps(path: str, *, missing: int, bad: int) -> list[str]:
     """Return the commands that are useful next, each with what it does, where features are missing or rows bad."""
-    steps = ["python -m extract run --pipeline NAME makes what is missing"] if missing else []
-    return steps + ([f"python -m store quarantine {shlex.quote(path)} says why rows are bad"] if bad else [])
+    steps = ["python -m extract run --pipeline NAME  # makes what is missing"] if missing else []
+    return steps + ([f"python -m store quarantine {shlex.quote(path)}  # says why rows are bad"] if bad else [])
 
 
 def intervals(marked_N: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:

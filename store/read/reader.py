@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from store.config.problems import it_has
+from store.config.problems import it_has, show
 from store.corpus.image_source import ImageSource
 from store.errors import StoreError
 from store.format.arrays import array_names, shard_key
@@ -112,6 +112,8 @@ class FeatureStore:
         Raises:
             StoreError: the store has no such teacher.
         """
+        if not isinstance(teacher, str):
+            raise StoreError(f"teacher: expected a name, got {show(teacher)}")
         if teacher not in self._specs:
             if (found := _spec_now(self.location, teacher)) is None:
                 raise StoreError(

@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from store.errors import shortened
 from store.inspect.stage_report import BESIDE, TIMELINE, StageReport
 from store.svg import line, shape, words
 
@@ -75,8 +76,10 @@ def map_figure(found: Map, pictures: dict[int, str]) -> Markup:
             above.append(shape("rect", class_=f"frame {colour}", **corner))
         else:
             drawing.append(shape("circle", cx=x, cy=y, r=3.0, class_=f"dot {colour}"))
-    counts = Counter("(unknown)" if one is None else one for one in found.modalities)
-    names: dict[str, str] = {"(unknown)" if one is None else one: f"c{number}" for one, number in colours.items()}
+    counts = Counter("(unknown)" if one is None else shortened(one) for one in found.modalities)
+    names: dict[str, str] = {
+        "(unknown)" if one is None else shortened(one): f"c{number}" for one, number in colours.items()
+    }
     key = Markup('<span class="key {}"></span> {}').format
     rows = [[key(names.get(one, "other"), one), f"{count:,}"] for one, count in counts.most_common(COLOURS + 12)]
     return figure(

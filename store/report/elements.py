@@ -15,6 +15,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from store.errors import plain, shortened
+
 HERE = Path(__file__).parent
 
 WIDTH = 340
@@ -25,6 +27,8 @@ WIDTH = 340
 def environment(*folders: Path) -> Environment:
     """Return an environment with the templates of some folders and of this one, in which every text is escaped.
 
+    Control letters of a text are written out.
+
     A name that a template does not know is an error.
     """
     found = Environment(
@@ -33,8 +37,10 @@ def environment(*folders: Path) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: plain(value, keep="\n") if type(value) is str else value,
     )
     found.filters["count"] = lambda value: f"{value:,}"
+    found.filters["short"] = shortened
     return found
 
 

@@ -46,7 +46,6 @@ def render(contents: Contents) -> str:
             modalities=modalities,
             coverage=coverage,
             similarities=_similarities(contents),
-            without_text=[name for name, found in contents.similarities.items() if found is None],
             agreements=[
                 (one, [[_agreement_cell(one, *at) for at in line] for line in _places(one)])
                 for one in contents.agreements

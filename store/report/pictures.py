@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from store.console import progress
@@ -57,7 +58,7 @@ def read_pictures(store: FeatureStore, pairs: Sequence[Mapping[str, Any]]) -> Pi
         first = [_small(take) for take in takes[:TRIES]]
         rest = takes[TRIES:] if any(isinstance(one, str) for one in first) or _decoded(first) else []
         letters = 0
-        for pair, image in zip(pairs, (*first, *pool.map(_small, rest)), strict=False):
+        for pair, image in zip(pairs, chain(first, pool.map(_small, rest)), strict=False):
             advance(1)
             letters += len(image) if isinstance(image, str) else 0
             if isinstance(image, MMKDError):

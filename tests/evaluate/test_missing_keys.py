@@ -53,6 +53,7 @@ WHOLE = {
                 "templates": ["{label}"],
             }
         },
+        "retrieval": {"pairs": {"corpus": "pairs"}},
     },
 }
 AT = [
@@ -68,7 +69,7 @@ AT = [
     "train",
     "evaluate",
     "evaluate.out",
-    "evaluate.zero_shot",
+    "evaluate.retrieval.pairs.corpus",
     *(f"evaluate.zero_shot.set.{key}" for key in ("corpus", "label", "group", "classes", "templates")),
     *(f"train.project.{key}" for key in ("out", "latent_dim", "hidden_dim", "steps")),
     *(f"train.pretrain.first.{key}" for key in ("out", "model", "optimization", "optimization.lr")),
@@ -149,3 +150,11 @@ def test_a_section_that_a_command_needs_is_shown_and_pasted_lines_let_it_go_on(
     assert all(f"{key}:" in lines for key in adds)
     written(path, merged(content, parse(lines).data["mine"]))
     assert message not in str(said())
+
+
+def test_no_lines_are_shown_for_what_is_missing_in_a_list(tmp_path):
+    content = copy.deepcopy(WHOLE)
+    del content["corpora"]["joined"]["join"][0]["on"]
+    with pytest.raises(ConfigError, match=r"corpora\.joined\.join\.0: missing key 'on'") as caught:
+        read_pipeline(written(tmp_path / "pipelines.yaml", content), "mine", EvaluatePipeline)
+    assert caught.value.hint is None

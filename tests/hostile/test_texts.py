@@ -128,6 +128,20 @@ def test_files_of_results_have_texts_and_no_formula_heading_or_script(results, t
     assert not [value for value in cells if re.match(r"[=+@\t\r]", value)]
 
 
+def test_the_page_about_a_store_has_texts(evil, tmp_path):
+    code, out, err = said("store", "report", str(evil), "--out", str(tmp_path / "page.html"))
+    assert code == 0, err
+    assert effects(out + err + (tmp_path / "page.html").read_bytes()) == []
+
+
+def test_the_name_of_a_file_in_an_error_of_the_system_is_a_text(tmp_path, evil):
+    place = str(tmp_path / "no\x1b[1A\x1b[2K\nhint: rm -rf ~" / "rows.csv")
+    written = said_on_a_terminal("store", "quarantine", str(evil), "--csv", place)
+    assert b"No such file or directory" in written
+    assert b"\x1b[2K" not in written
+    assert b"\nhint: rm" not in written
+
+
 def test_files_of_a_store_have_texts_and_no_formula(evil, tmp_path):
     for name in ("quarantine", "agreement"):
         more = ["--teacher", "alpha", "--teacher", "beta"] if name == "agreement" else []

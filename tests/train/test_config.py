@@ -75,13 +75,13 @@ def test_a_setting_that_cannot_be_meant_is_refused_with_what_would_do(refused, s
 def test_runs_that_share_a_folder_are_refused_before_the_first_one_trains(tmp_path):
     made = loaded(vit_pipeline(tmp_path, ["a.tar"])).train.students["vit"]
     other = made.model_copy(update={"out": "elsewhere"})
-    assert list(_chosen({"one": made, "two": other}, None, "train.students")) == ["one", "two"]
+    assert list(_chosen({"one": made, "two": other}, None, "train.students", "mine")) == ["one", "two"]
     with pytest.raises(ConfigError, match=r"train\.students\.two\.out: one has the same folder; give each run its own"):
-        _chosen({"one": made, "two": made}, None, "train.students")
-    assert list(_chosen({"one": made, "two": made}, ["two"], "train.students")) == ["two"]
+        _chosen({"one": made, "two": made}, None, "train.students", "mine")
+    assert list(_chosen({"one": made, "two": made}, ["two"], "train.students", "mine")) == ["two"]
     begun = made.model_copy(update={"model": ModelSection(init=made.out)})
     with pytest.raises(ConfigError, match=r"one\.out: it is the folder that model\.init starts from; give another"):
-        _chosen({"one": begun}, None, "train.students")
+        _chosen({"one": begun}, None, "train.students", "mine")
 
 
 def test_the_seed_of_a_phantom_corpus_has_64_bits_too(refused):

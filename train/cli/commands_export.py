@@ -59,6 +59,6 @@ def convert_released(
 def _say_written(out: Path) -> None:
     log.info("%s: open_clip loads it as local-dir:%s", out, out.absolute())
     say_next(
-        f"read {out / 'README.md'}, the model card with the terms",
-        f"python -m evaluate run --model {shlex.quote(f'local-dir:{out}')}",
+        f"cat {shlex.quote(str(out / 'README.md'))}  # is the model card, with the terms",
+        f"python -m evaluate run --model {shlex.quote(f'local-dir:{out}')}  # on the datasets that are here",
     )

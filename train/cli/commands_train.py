@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -56,8 +56,8 @@ def pretrain(
 
     loaded = read_pipeline(config, pipeline, TrainPipeline, overrides=set_ or [])
     chosen = _chosen(loaded.train.pretrain, run, "train.pretrain", pipeline)
-    _train(loaded, chosen, stages.pretrain, overwrite=overwrite, resume=resume, corpus_root=corpus_root)
-    say_next(*(f"python -m train export {shlex.quote(one.out)} --out FOLDER" for one in chosen.values()))
+    steps = [f"python -m train export {shlex.quote(one.out)} --out FOLDER" for one in chosen.values()]
+    _train(loaded, chosen, stages.pretrain, steps, overwrite=overwrite, resume=resume, corpus_root=corpus_root)
 
 
 @app.command(epilog="Example: python -m train project --pipeline demo")
@@ -98,18 +98,20 @@ def distill(
 
     loaded = read_pipeline(config, pipeline, TrainPipeline, overrides=set_ or [])
     chosen = _chosen(loaded.train.students, student, "train.students", pipeline)
-    _train(loaded, chosen, stages.distill, overwrite=overwrite, resume=resume, corpus_root=corpus_root)
     store = shlex.quote(loaded.store.path)
-    say_next(
-        f"python -m evaluate run {options_of(pipeline, config)} compares students and teachers",
+    compare = f"python -m evaluate run {options_of(pipeline, config)}  # compares students and teachers"
+    steps = [
+        *[compare] * (loaded.evaluate is not None),
         *(f"python -m train export {shlex.quote(one.out)} --store {store} --out FOLDER" for one in chosen.values()),
-    )
+    ]
+    _train(loaded, chosen, stages.distill, steps, overwrite=overwrite, resume=resume, corpus_root=corpus_root)
 
 
 def _train(
     pipeline: TrainPipeline,
     chosen: Mapping[str, Run],
     train: Callable[[TrainPipeline, str, Run, Circumstances], bool],
+    steps: Sequence[str],
     *,
     overwrite: bool,
     resume: Resume,
@@ -123,6 +125,8 @@ def _train(
         for name, section in chosen.items():
             if not train(pipeline, name, section, how):
                 log.info("%s is trained already: nothing to do", name)
+        if ranks.is_first:
+            say_next(*steps)
 
 
 def _chosen(known: Mapping[str, Run], names: list[str] | None, where: str, pipeline: str) -> dict[str, Run]:

@@ -164,7 +164,7 @@ def _corpus(identity: Mapping[str, Any], store: FeatureStore | None) -> list[str
 
 
 def _shown(names: list[str]) -> str:
-    # Where the files lie is nobody's business; a URL's query may be a token.
+    # The card says neither where the files lie nor what a URL's query holds, which may be a token.
     shown = [name.partition("?")[0].rstrip("/").rpartition("/")[2] for name in names[:3]]
     return ", ".join(shown) + (", ..." if len(names) > 3 else "")
 

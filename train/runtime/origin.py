@@ -51,13 +51,16 @@ def write_origin(folder: Path, origin: Origin) -> None:
     (folder / ORIGIN_NAME).write_text(origin.model_dump_json(indent=1) + "\n")
 
 
-def read_origin(folder: Path) -> Origin | None:
-    """Return the origin of the model in a folder, of a run or exported; None where the folder says nothing of it.
+def read_origin(folder: Path, *, of_run: bool = True) -> Origin | None:
+    """Return the origin of the model in a folder; None where the folder says nothing of it.
+
+    Args:
+        of_run: the record of a run counts too, and not an exported model's file alone.
 
     Raises:
         ConfigError: the file that says it is damaged.
     """
-    for name in (ORIGIN_NAME, RECORD):
+    for name in (ORIGIN_NAME, RECORD) if of_run else (ORIGIN_NAME,):
         path = folder / name
         try:
             text = path.read_bytes()

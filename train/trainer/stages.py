@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from store.config.missing import example_of, to_add
 from store.config.pipeline_file import dump_resolved
 from store.config.problems import it_has
 from store.corpus.corpus_files import CorpusFile, common_root, corpus_files, relative_uri
@@ -20,7 +19,7 @@ from store.files import sha256_file
 from store.index.indexing import settings_of
 from store.read.pixel_cache import PixelCache
 from store.read.reader import FeatureStore
-from train.config import ModelSection, Optimization, PretrainRun, ProjectSection, StudentRun, TrainPipeline
+from train.config import ModelSection, Optimization, PretrainRun, StudentRun, TrainPipeline
 from train.data.image_loader import require_pixels
 from train.data.pair_source import TaughtPairs, corpus_pairs, store_pairs, taught_pairs
 from train.data.store_rows import RunTeachers, open_store, store_identity, to_train_on
@@ -176,7 +175,7 @@ def _projection_file(pipeline: TrainPipeline, name: str) -> Path:
     if pipeline.train.project is None:
         raise ConfigError(
             f"train.students.{name}: recipe paper needs train.project, which the pipeline does not have",
-            hint=to_add((("train", "project"), example_of(ProjectSection))),
+            hint="python -m train project says which lines it needs",
         )
     path = Path(pipeline.train.project.out) / "projection.safetensors"
     if not path.is_file():

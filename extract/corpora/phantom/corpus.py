@@ -34,6 +34,9 @@ MANIFEST = "phantom.json"
 REFERENCES = 128
 """Drawings of each modality from which a corpus takes its tones; one for each image would double the time."""
 
+KEPT_PX = 128
+"""Largest images whose tones are kept in memory: 29 MB for all modalities at 64 px, and four times that at 128."""
+
 JPEG_QUALITY = 90
 """High enough that speckle survives; about 2 kB for 64 px."""
 
@@ -194,7 +197,8 @@ def _tar(settings: PhantomSettings, shard: range, modalities: Counter[str], adva
 def _pair(settings: PhantomSettings, row: int, modality: str, finding: str) -> dict[str, bytes]:
     rng = settings.generator(row)
     jpeg = io.BytesIO()
-    tones = _tones(settings, modality, int(rng.integers(REFERENCES)))
+    kept = _tones if settings.size_px <= KEPT_PX else PhantomSettings.tones
+    tones = kept(settings, modality, int(rng.integers(REFERENCES)))
     pixels = draw(modality, finding, rng, tones=tones, size_px=settings.size_px)
     Image.fromarray(pixels).save(jpeg, "JPEG", quality=JPEG_QUALITY)
     record = {

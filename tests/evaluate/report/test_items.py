@@ -41,7 +41,6 @@ def results(tmp_path_factory):
         "corpus": "test",
         "label": "finding",
         "group": "modality",
-        "caption": "txt",
         "classes": {group: [finding.name for finding in FINDINGS[group]] for group in GROUPS},
         "templates": ["{label} seen on {group}"],
     }
@@ -51,7 +50,7 @@ def results(tmp_path_factory):
             "store": {"path": str(folder / "store"), "corpus": "test"},
             "teachers": {name: {"folder": str(folder / name), "embed_dim": 32} for name in ("one", "other")},
             "train": {"students": {}},
-            "evaluate": {"out": str(folder), "zero_shot": {"test": dataset}},
+            "evaluate": {"out": str(folder), "zero_shot": {"test": dataset}, "retrieval": {"test": {"corpus": "test"}}},
         }
     )
     evaluations = plan(addresses_of(None, pipeline), pipeline_sets(pipeline).values(), tasks=(), data_root=folder)

@@ -286,7 +286,7 @@ def test_nothing_is_deleted_without_a_word(full):
     done = run("repair", full.path, "--purge", "--yes")
     assert (done.returncode, done.stdout.splitlines()[-2:]) == (
         0,
-        ["done", "next: python -m extract run makes these units anew"],
+        ["done", "next: python -m extract run --pipeline NAME  # makes these units anew"],
     )
     assert set(before) - set(damage.contents(full.location)) == UNIT_1
     assert damage.taken_away(full.location) == {}

@@ -33,7 +33,7 @@ def test_the_command_says_what_is_damaged_and_ends_with_one(full):
     done = run("verify", full.path, "--deep")
     assert (done.returncode, done.stderr) == (1, "")
     assert f"damage: alpha, range 1, rows 4 to 7, {IMAGE_1}: the bytes are not those that were committed" in done.stdout
-    assert f"next: python -m store repair {full.path} --deep, then python -m extract run" in done.stdout
+    assert f"next: python -m store repair {full.path} --deep && python -m extract run --pipeline NAME" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("damaged: 1 problems, 1 units")
 
 

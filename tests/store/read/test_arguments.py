@@ -29,7 +29,7 @@ def store():
         ([0], "alph", "image", "no teacher 'alph' in this store; did you mean 'alpha'?; it has alpha, beta"),
         ([0], "../specs/alpha", "image", "no teacher '../specs/alpha' in this store"),
         ([0], "a\0", "image", r"no teacher 'a\x00' in this store"),
-        ([0], None, "image", "no teacher None in this store"),
+        ([0], None, "image", "teacher: expected a name, got nothing"),
         (np.array([3, 99]), "alpha", "image", "row 99 of a store that has 20; rows are numbered from 0 to 19"),
         ([-21], "alpha", "image", "row -21 of a store that has 20"),
         (np.array([2**63], np.uint64), "alpha", "image", "row 9223372036854775808 of a store that has 20"),

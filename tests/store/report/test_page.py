@@ -156,7 +156,7 @@ def test_what_strangers_wrote_is_text_and_its_length_is_bounded(tmp_path, write_
     members = []
     for number in range(12):
         image = as_bytes(Image.new("RGB", (8, 8), (9 * number, 0, 0)))
-        record = {"modality": f"{HOSTILE}{number % 2}", "license": HOSTILE + "x" * 10_000}
+        record = {"modality": f"{HOSTILE}{number % 2}", "license": HOSTILE + "x" * 200_000 + str(number)}
         caption = HOSTILE + "long " * 200_000
         members += [(f"k{number}.png", image), (f"k{number}.txt", caption.encode())]
         members.append((f"k{number}.json", json.dumps(record).encode()))
