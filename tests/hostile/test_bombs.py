@@ -183,10 +183,15 @@ def deflated_member(folder):
     return "p.zip"
 
 
-def equal_rows(folder):
-    """A dictionary's one value of 1 MiB in 100,000 rows."""
-    captions = pyarrow.DictionaryArray.from_arrays(np.zeros(100_000, np.int8), pyarrow.array(["a" * (1 << 20)]))
-    table = pyarrow.table({"image": pyarrow.array(["a.png"]).take(np.zeros(100_000, np.int8)), "caption": captions})
+def equal_rows(folder, shape):
+    """A dictionary's one value of 1 MiB in 100,000 rows, by itself, in a mapping, or in a list."""
+    zeros = np.zeros(100_000, np.int8)
+    captions = pyarrow.DictionaryArray.from_arrays(zeros, pyarrow.array(["a" * (1 << 20)]))
+    if shape == "mapping":
+        captions = pyarrow.StructArray.from_arrays([captions], ["text"])
+    elif shape == "list":
+        captions = pyarrow.ListArray.from_arrays(np.arange(len(zeros) + 1, dtype=np.int32), captions)
+    table = pyarrow.table({"image": pyarrow.array(["a.png"]).take(zeros), "caption": captions})
     pyarrow.parquet.write_table(table, folder / "p.parquet", compression="zstd")
     assert (folder / "p.parquet").stat().st_size < 1 << 20
     return "p.parquet"
@@ -211,7 +216,8 @@ def test_a_corpus_file_that_becomes_large_ends_in_a_message_or_stays_small(tmp_p
     assert found == "rows 1" or found.startswith("CorpusError ")
 
 
-def test_rows_that_share_one_long_value_are_refused_before_they_are_all_held(tmp_path):
-    found = said("corpus", tmp_path / equal_rows(tmp_path), room=16 * ROOM)
+@pytest.mark.parametrize("shape", ["text", "mapping", "list"])
+def test_rows_that_share_one_long_value_are_refused_before_they_are_all_held(tmp_path, shape):
+    found = said("corpus", tmp_path / equal_rows(tmp_path, shape), room=16 * ROOM)
     assert found.startswith("CorpusError ")
     assert "column 'caption': " in found

@@ -75,6 +75,10 @@ def _batches(file: CorpusFile, parquet: pq.ParquetFile, group: int, columns: lis
 
 def _expanded_bytes(array: pa.Array) -> int:
     """Return the bytes of an array's values, those that a dictionary has once counted as often as they occur."""
+    if pa.types.is_struct(array.type):
+        return sum(map(_expanded_bytes, array.flatten()))
+    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        return _expanded_bytes(array.flatten())
     if not pa.types.is_dictionary(array.type):
         return int(array.nbytes)
     kind = array.type.value_type
