@@ -1,4 +1,4 @@
-"""What stands in the documents: links lead somewhere, commands are understood, YAML is read, Python runs."""
+"""Links of documents lead somewhere, their commands are understood, their YAML is read, their Python runs."""
 
 from __future__ import annotations
 

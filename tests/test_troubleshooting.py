@@ -55,7 +55,7 @@ def words_of_the_programs() -> str:
 
 WORD = r"[\w.=]*[a-z][\w.=]*"
 CHANGING = r"'[^']*'|\"[^\"]*\"|\S*[…{]\S*|\b[A-Z]{3,}\b"
-"""What differs from case to case in a quoted message; numbers are no words."""
+"""Parts of a quoted message that differ from case to case; numbers are no words."""
 
 
 def triples(text: str) -> list[tuple[str, str, str]]:

@@ -39,7 +39,7 @@ QUICK = "quick"
 """The pipeline of ``make demo QUICK=1``."""
 
 SECONDS = "seconds.json"
-"""What the stages took, over all runs until they were done."""
+"""The file of the seconds that each stage took, over all runs until it was done."""
 
 
 @app.command(epilog="Example: python -m evaluate demo --pipeline demo --dataset phantom_test")

@@ -38,7 +38,7 @@ ReadPart: TypeAlias = Callable[[int, int], bytes]
 
 
 MEMBERS = (("offset", "nbytes"), ("column", "row"))
-"""What names an image in a file of many."""
+"""Keys that name an image in a file of many."""
 
 
 class ImageSource:

@@ -103,7 +103,7 @@ class StoreSummary:
 
     @property
     def lacks(self) -> str:
-        """What is missing and what is bad, in words; empty where nothing is."""
+        """Missing and bad rows in words; empty where there are none."""
         missing, bad = self._missing_and_bad
         parts = [f"{missing:,} features of a row are missing"] * bool(missing)
         parts += [f"{bad:,} are bad" if missing else f"{bad:,} features of a row are bad"] * bool(bad)

@@ -1,4 +1,4 @@
-"""What is small and becomes large ends in a message, or is read without becoming large; the memory is bounded."""
+"""A small file that becomes large ends in a message, or is read without becoming large; the memory is bounded."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ except MMKDError as error:
 
 
 def said(kind, path, *, room=ROOM):
-    """What a program says of an image or a corpus file in bounded memory."""
+    """Return the words of a program about an image or a corpus file, which it reads in bounded memory."""
     command = [sys.executable, "-c", LIMITED, str(room), kind, str(path)]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",

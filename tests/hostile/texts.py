@@ -1,4 +1,4 @@
-"""What a stranger may write into a corpus, a store or a folder of results, and how to see that it had an effect."""
+"""Texts that a stranger may write into a corpus, a store or a folder of results, and ways to see their effects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model says of its making, in the folder that it lies in: its role, and the teachers of a student."""
+"""The folder of a model says how it was made: its role, and the teachers of a student."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page shows of single items and groups: the same ones for every model, as the records have them."""
+"""The page shows the same items and groups for every model, as the records have them."""
 
 from __future__ import annotations
 
