@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +31,7 @@ from store.inspect.summary import summarize
 from store.read.reader import FeatureStore
 from train.runtime.metrics_log import read_metrics
 
-from .side_by_side import Chain, run_together
+from .side_by_side import Chain, preload, run_together
 
 app = typer.Typer()
 
@@ -70,24 +70,33 @@ def demo(
 def run_stages(pipeline: EvaluatePipeline, name: str, *, config: Path, dataset: str) -> dict[str, float]:
     """Run corpus, teachers, extraction, distillation and evaluation; return the seconds that each took now."""
     chosen = ["--pipeline", name, "--config", str(config)]
-    corpora = [corpus for corpus, section in pipeline.corpora.items() if section.phantom]
-    distill, students = ["train", "distill", *chosen], pipeline.train.students
-    projected = [student for student, run in students.items() if run.recipe == "paper"]
-    own = [part for student in projected for part in ("--student", student)]
+    distill, evaluate = ["train", "distill", *chosen], ["evaluate", "run", *chosen, "--dataset", dataset]
+    students = pipeline.train.students
+    taught = [student for student in students if students[student].recipe != "task_only"]
+    project = [["train", "project", *chosen]] if any(students[name].recipe == "paper" for name in taught) else []
+    alone = [student for student in students if student not in taught]
     # Without Ray the little work of the quick demo is done before a cluster would have started.
     local = ["--local"] if name == QUICK else []
+    corpora = [corpus for corpus, section in pipeline.corpora.items() if section.phantom]
+    drawn = _spread(["extract", "phantom", *chosen], "--corpus", corpora)
     stages = {
-        "corpus": _spread(["extract", "phantom", *chosen], "--corpus", corpora),
+        "corpus": drawn,
         "teachers": _spread(["train", "pretrain", *chosen], "--run", list(pipeline.train.pretrain)),
-        "extract": [[["extract", "index", *chosen], ["extract", "run", *chosen, *local]]],
-        "distill": [
-            *([[["train", "project", *chosen], [*distill, *own]]] if projected else []),
-            *_spread(distill, "--student", [student for student in students if student not in projected]),
+        # What needs the least of the cores stands beside what needs the most.
+        "extract": [
+            [["extract", "index", *chosen], ["extract", "run", *chosen, *local]],
+            [[*evaluate, *_each("--model", pipeline.teachers)]],
         ],
-        "evaluate": [[["evaluate", "run", *chosen, "--dataset", dataset]]],
+        "distill": [
+            *([[*project, [*distill, *_each("--student", taught)]]] if taught else []),
+            *([[[*distill, *_each("--student", alone)], [*evaluate, *_each("--model", alone)]]] if alone else []),
+        ],
+        "evaluate": [[evaluate]],
     }
+    preload()
     out = Path(pipeline.evaluate.out)
-    return {stage: _stage(stage, *chains, out=out) for stage, chains in stages.items()}
+    # Drawing needs none of the libraries that are loaded meanwhile.
+    return {stage: _stage(stage, *chains, out=out, preloaded=chains is not drawn) for stage, chains in stages.items()}
 
 
 def write_report(pipeline: EvaluatePipeline, *, dataset: str, note: str) -> Path:
@@ -182,21 +191,24 @@ def _spread(command: list[str], option: str, names: Sequence[str]) -> list[Chain
     """Share names out over as many processes as there are cores."""
     processes = min(os.cpu_count() or 1, len(names))
     shares = [names[start::processes] for start in range(processes)]
-    return [[[*command, *(part for name in share for part in (option, name))]] for share in shares]
+    return [[[*command, *_each(option, share)]] for share in shares]
 
 
-def _stage(name: str, *chains: Chain, out: Path) -> float:
+def _each(option: str, names: Iterable[str]) -> list[str]:
+    """Return an option with each of its values."""
+    return [part for name in names for part in (option, name)]
+
+
+def _stage(name: str, *chains: Chain, out: Path, preloaded: bool = True) -> float:
     """Run chains of commands side by side, and return the seconds they took; note them in ``out``."""
     began, done = time.monotonic(), False
     for command in (command for chain in chains for command in chain):
         sys.stderr.write(f"\n[{name}] $ python -m {shlex.join(command)}\n")
     try:
-        for command, code in run_together(
-            [[[sys.executable, "-m", *command] for command in chain] for chain in chains]
-        ):
+        for command, code in run_together(chains, preloaded=preloaded):
             if code:
                 raise MMKDError(
-                    f"python {shlex.join(command[1:])} ended with exit code {code}",
+                    f"python -m {shlex.join(command)} ended with exit code {code}",
                     hint="its own message is above; `make demo` goes on from there once it is mended",
                 )
         done = True

@@ -1,4 +1,8 @@
-"""Runs commands side by side under one display: a bar for each loop on a terminal, elsewhere one line for all."""
+"""Runs commands side by side under one display: a bar for each loop on a terminal, elsewhere one line for all.
+
+A process that loads the libraries of models itself takes seconds until it begins. Here they are loaded once, by a
+server from which the processes of commands are forked.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,17 @@ import contextlib
 import json
 import logging
 import math
+import multiprocessing
 import os
-import subprocess
+import runpy
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from store import console
@@ -23,23 +31,36 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Command = list[str]
+"""A module and its arguments, as after ``python -m``."""
 
 Chain = list[Command]
 """Commands one after the other; one that fails is the last."""
 
+PRELOADED = ["extract.run.run", "extract.teachers.open_clip_model", "train.trainer.stages", "evaluate.suite.suite"]
+"""Modules that the server imports, and with them the libraries of all four programs."""
 
-def run_together(chains: Sequence[Chain]) -> list[tuple[Command, int]]:
+
+def preload() -> None:
+    """Start the server, which loads the libraries while this process goes on."""
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    forkserver.ensure_running()
+
+
+def run_together(chains: Sequence[Chain], *, preloaded: bool = True) -> list[tuple[Command, int]]:
     """Run chains side by side; return the last command of each that was run, and its exit code.
 
     What a command writes to stderr comes out line by line, above the display. A chain alone has its own display.
+
+    Args:
+        preloaded: fork the processes from the server, for which they wait. Else they are started afresh.
     """
     if len(chains) == 1:
-        alone = os.environ | {console.PROGRESS_VAR: ""}
-        return [_chain(chains[0], lambda command: subprocess.run(command, check=False, env=alone).returncode)]
+        return [_chain(chains[0], lambda command: _run(command, preloaded=preloaded))]
     with _display() as display, ThreadPoolExecutor(len(chains)) as pool:
 
         def run(number: int) -> tuple[Command, int]:
-            return _chain(chains[number], lambda command: _run(number, command, display))
+            take = partial(display.take, number)
+            return _chain(chains[number], lambda command: _run(command, preloaded=preloaded, take=take))
 
         return list(pool.map(run, range(len(chains))))
 
@@ -52,16 +73,29 @@ def _chain(chain: Chain, run: Callable[[Command], int]) -> tuple[Command, int]:
     return command, code
 
 
-def _run(number: int, command: Command, display: _Display) -> int:
-    environment = os.environ | {console.PROGRESS_VAR: "1"}
-    started = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True, errors="replace")
-    with started as process:
-        for line in process.stderr or ():
-            if line.startswith(console.REPORT):
-                display.report(number, json.loads(line.removeprefix(console.REPORT)))
-            else:
-                display.say(line)
-    return process.returncode
+def _run(command: Command, *, preloaded: bool, take: Callable[[str], None] | None = None) -> int:
+    """Run a command in a process of its own, and return its exit code; ``take`` is given the lines of its stderr."""
+    context = multiprocessing.get_context("forkserver") if preloaded else multiprocessing.get_context("spawn")
+    environment = {**os.environ, console.PROGRESS_VAR: "1" if take else ""}
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_command, args=(command, environment, theirs if take else None))
+    process.start()
+    theirs.close()
+    if take:
+        with open(ours.fileno(), errors="replace", closefd=False) as lines:
+            for line in lines:
+                take(line)
+    process.join()
+    return process.exitcode or 0
+
+
+def _command(command: Command, environment: Mapping[str, str], stderr: Connection | None) -> None:
+    os.environ |= environment
+    if stderr:
+        os.dup2(stderr.fileno(), sys.stderr.fileno())
+        stderr.close()
+    module, *sys.argv[1:] = command
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 class _Display:
@@ -76,12 +110,16 @@ class _Display:
         self._tasks: dict[tuple[int, str], TaskID] = {}
         self._texts: dict[tuple[int, str], str] = {}
 
-    def say(self, line: str) -> None:
-        with self._lock:
-            # The bars redirect stderr, and put a line above them.
-            sys.stderr.write(line)
+    def take(self, number: int, line: str) -> None:
+        """Show a line that a process has written to stderr."""
+        if line.startswith(console.REPORT):
+            self._report(number, json.loads(line.removeprefix(console.REPORT)))
+        else:
+            with self._lock:
+                # The bars redirect stderr, and put a line above them.
+                sys.stderr.write(line)
 
-    def report(self, number: int, told: Mapping[str, Any]) -> None:
+    def _report(self, number: int, told: Mapping[str, Any]) -> None:
         key = number, told["label"]
         with self._lock:
             if self._bars:

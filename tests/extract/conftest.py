@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import json
@@ -206,13 +207,16 @@ def cli(start):
 
 
 @pytest.fixture(scope="session")
-def stored_bytes():
-    """Return a function that maps every file under features.zarr, or one teacher's, to its bytes."""
+def stored_digests():
+    """Return a function that maps every file under features.zarr, or one teacher's, to its digest.
+
+    A difference of digests can be read in a test's output; one of bytes fills it.
+    """
 
     def read(store, teacher=""):
         root = store / "features.zarr"
         paths = sorted(path for path in (root / teacher).rglob("*") if path.is_file())
-        return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+        return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
     return read
 
@@ -230,11 +234,11 @@ def long_pipeline(tmp_path_factory, teachers, write_pipeline):
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory, long_pipeline, extract_here, stored_bytes):
+def undisturbed(tmp_path_factory, long_pipeline, extract_here, stored_digests):
     """What an undisturbed run of ``long_pipeline`` stores, by key."""
     store, outcome = extract_here(long_pipeline(tmp_path_factory.mktemp("undisturbed")))
     assert (outcome.done, outcome.failed) == (50, {})
-    return stored_bytes(store)
+    return stored_digests(store)
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,12 @@ PART_ROWS = 8
 FETCH_THREADS = 8
 """Threads that fetch for each worker: an object storage answers in tens of milliseconds."""
 
+KEEP_BYTES = 256 * 2**20
+"""Memory of a process for decoded images, so that a small corpus is decoded once and not in each epoch."""
+
+PILLOW_PIXEL = 4
+"""Bytes of an RGB pixel in Pillow's memory."""
+
 ASPECT_RANGE = (3 / 4, 4 / 3)
 """Width over height of a random resized crop; torchvision's default."""
 
@@ -132,12 +138,13 @@ class ImageLoader:
     """Turns rows of a pair table into batches of pixels, several batches at a time.
 
     The rows of a batch are handed out in small parts of neighbours to whichever decoder is free, so that all decoders
-    work all the time and a chunk or a file is read for its rows together. Memory holds the buffers, and for each thread
-    the image files of one part.
+    work all the time and a chunk or a file is read for its rows together. Memory holds the buffers, for each thread the
+    image files of one part, and the decoded images that are kept.
 
     Args:
         threads: number of decoding threads.
-        workers: number of processes that decode instead of the threads, which then only fetch.
+        workers: number of processes that decode instead of the threads, which then only fetch, and keep no image.
+        keep_bytes: memory of decoded images that are kept for later epochs, the first ones that come.
         batch_rows: largest number of rows of a batch.
         batches: number of batches that may be begun and not closed at a time.
         pinned: batches are copied to a card.
@@ -151,6 +158,7 @@ class ImageLoader:
         batch_rows: int,
         threads: int,
         workers: int = 0,
+        keep_bytes: int = KEEP_BYTES,
         batches: int = 1,
         pinned: bool = False,
     ) -> None:
@@ -160,6 +168,8 @@ class ImageLoader:
         self._workers = ImageWorkers(workers, view=view, memories=self._buffers.memories, shape=shape)
         self._threads = ThreadPoolExecutor(FETCH_THREADS * workers or threads, "images")
         self._unreadable: set[int] = set()
+        self._kept: dict[int, Image.Image] = {}
+        self._room = keep_bytes
 
     def begin(self, rows_B: npt.NDArray[np.int64], *, epoch: int) -> Loading:
         """Begin to load the images of some rows; waits for a free buffer."""
@@ -173,12 +183,23 @@ class ImageLoader:
         reasons: Reasons = {}
         for place, row in zip(places.tolist(), rows.tolist(), strict=True):
             try:
-                files.append((place, row, self._source.fetch(row)))
+                if self._workers:
+                    files.append((place, row, self._source.fetch(row)))
+                else:
+                    self._buffers[number][place] = crop(self._decoded(row), self._view, row=row, epoch=epoch)
             except PairDecodeError as error:
                 reasons[row] = str(error)
-        if self._workers:
-            return reasons | self._workers.fill(number, files, epoch=epoch)
-        return reasons | fill(self._buffers[number], files, self._view, epoch=epoch)
+        return reasons | self._workers.fill(number, files, epoch=epoch) if files else reasons
+
+    def _decoded(self, row: int) -> Image.Image:
+        if row in self._kept:
+            return self._kept[row]
+        image = decode(self._source.fetch(row), self._view)
+        size = image.width * image.height * PILLOW_PIXEL
+        if size <= self._room:  # two threads may both find room for their last image: a few more bytes than asked
+            self._room -= size
+            self._kept[row] = image
+        return image
 
     def found(self, number: int, rows_B: npt.NDArray[np.int64], reasons: Reasons) -> Pixels:
         """Return what `Loading.result` does of a buffer that is filled."""
@@ -254,19 +275,19 @@ def fill(pixels_BHWC: npt.NDArray[np.uint8], files: list[File], view: View, *, e
     reasons: Reasons = {}
     for place, row, data in files:
         try:
-            pixels_BHWC[place] = cut(data, view, row=row, epoch=epoch)
+            pixels_BHWC[place] = crop(decode(data, view), view, row=row, epoch=epoch)
         except PairDecodeError as error:
             reasons[row] = str(error)
     return reasons
 
 
-def cut(data: bytes, view: View, *, row: int, epoch: int) -> npt.NDArray[np.uint8]:
-    """Return the cropped pixels of an image file, (H, W, 3) uint8.
+def decode(data: bytes, view: View) -> Image.Image:
+    """Decode an image file within the bounds of a view.
 
     Raises:
         PairDecodeError: it cannot be decoded.
     """
-    return crop(decode_image(data, max_pixels=view.max_pixels, window=view.window), view, row=row, epoch=epoch)
+    return decode_image(data, max_pixels=view.max_pixels, window=view.window)
 
 
 def crop(image: Image.Image, view: View, *, row: int, epoch: int) -> npt.NDArray[np.uint8]:

@@ -171,7 +171,7 @@ class Updater:
         return terms
 
     def _seed(self, batch: Batch, part: int) -> None:
-        seed_part(self.settings.seed, step=batch.step, rank=self._ranks.rank, part=part)
+        seed_part(self.settings.seed, step=batch.step, rank=self._ranks.rank, part=part, device=self._device)
 
     @contextlib.contextmanager
     def _sharing(self, *, last: bool) -> Iterator[None]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from store.errors import CorpusError
@@ -110,8 +111,7 @@ class PhantomSettings:
     def _taking_turns(self, turn: int, choices: tuple[str, ...], *, salt: str = "") -> tuple[str, int]:
         """Return the choice of a turn, each choice once per round in a shuffled order, and the round."""
         done, place = divmod(turn, len(choices))
-        order = np.random.default_rng([self.seed, _number(f"turns:{salt}"), done]).permutation(len(choices))
-        return choices[order[place]], done
+        return choices[_order(self.seed, salt, done, len(choices))[place]], done
 
 
 def write_corpus(out: Path, settings: PhantomSettings, advance: Callable[[int], None] = lambda _: None) -> bool:
@@ -152,6 +152,11 @@ def write_corpus(out: Path, settings: PhantomSettings, advance: Callable[[int], 
 @functools.lru_cache(maxsize=len(MODALITIES) * REFERENCES)
 def _tones(settings: PhantomSettings, modality: str, number: int) -> Tones:
     return settings.tones(modality, number)
+
+
+@functools.lru_cache(maxsize=2 * len(MODALITIES))
+def _order(seed: int, salt: str, done: int, count: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng([seed, _number(f"turns:{salt}"), done]).permutation(count)
 
 
 def _number(text: str) -> int:

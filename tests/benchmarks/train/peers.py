@@ -95,7 +95,7 @@ def measured(work: Path) -> dict[str, dict[str, float]]:
     }
     found: dict[str, dict[str, float]] = {}
     for name, source in sources.items():
-        with ImageLoader(source, view=VIEW, batch_rows=BATCH, threads=1) as loader:
+        with ImageLoader(source, view=VIEW, batch_rows=BATCH, threads=1, keep_bytes=0) as loader:
             found[f"images, {name}"] = {
                 "ours": per_cpu_second(partial(ours, loader)),
                 "torchvision, Pillow's images": per_cpu_second(partial(by_pillow, source)),

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from evaluate.cli import side_by_side
 from evaluate.cli.side_by_side import run_together
 from store import console
 from tests.terminal import on_a_terminal, screen
+
+ROOT = Path(__file__).parents[3]
 
 CHILD = """
 import sys, time
@@ -30,17 +37,26 @@ sys.exit(int(code))
 PARENT = """
 import json, sys
 from evaluate.cli.side_by_side import run_together
-print([code for _, code in run_together(json.loads(sys.argv[1]))])
+sys.path.insert(0, sys.argv[1])
+print([code for _, code in run_together(json.loads(sys.argv[2]))])
 """
 
 
+@pytest.fixture
+def modules(tmp_path, monkeypatch):
+    """A folder whose modules can be run; among them is the program ``child``."""
+    (tmp_path / "child.py").write_text(CHILD)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
 def children(*codes):
-    return [[[sys.executable, "-c", CHILD, f"run{number}", str(code)]] for number, code in enumerate(codes)]
+    return [[["child", f"run{number}", str(code)]] for number, code in enumerate(codes)]
 
 
 @pytest.mark.end_to_end
-def test_on_a_terminal_each_process_has_a_bar_and_what_they_say_stands_above_whole():
-    code, out, written = on_a_terminal([sys.executable, "-c", PARENT, json.dumps(children(0, 3))])
+def test_on_a_terminal_each_process_has_a_bar_and_what_they_say_stands_above_whole(modules):
+    code, out, written = on_a_terminal([sys.executable, "-c", PARENT, str(modules), json.dumps(children(0, 3))])
     assert (code, out) == (0, "[0, 3]\n")
     # While both ran there were two bars below each other, and never a line of one in that of the other.
     frames = [screen(written[:end]) for end in range(0, len(written), 50)]
@@ -51,6 +67,7 @@ def test_on_a_terminal_each_process_has_a_bar_and_what_they_say_stands_above_who
 
 
 @pytest.mark.end_to_end
+@pytest.mark.usefixtures("modules")
 def test_elsewhere_one_line_tells_of_all(monkeypatch, caplog, capfd):
     monkeypatch.setattr(console, "FIRST_S", 0.2)
     monkeypatch.setattr(console, "PROGRESS_INTERVAL_S", 0.2)
@@ -66,20 +83,56 @@ def test_elsewhere_one_line_tells_of_all(monkeypatch, caplog, capfd):
 
 
 @pytest.mark.end_to_end
-def test_a_command_alone_has_its_own_display():
-    code, _, written = on_a_terminal([sys.executable, "-c", PARENT, json.dumps(children(4)[:1])])
-    assert code == 0
+def test_a_command_alone_has_its_own_display(modules):
+    code, out, written = on_a_terminal([sys.executable, "-c", PARENT, str(modules), json.dumps(children(4)[:1])])
+    assert (code, out) == (0, "[4]\n")
     assert "3/3" in screen(written)[-1]
 
 
 @pytest.mark.end_to_end
-def test_a_chain_runs_one_command_after_the_other_up_to_the_first_that_fails(tmp_path):
+@pytest.mark.parametrize("preloaded", [True, False])
+def test_a_chain_runs_one_command_after_the_other_up_to_the_first_that_fails(modules, preloaded):
+    (modules / "touch.py").write_text(
+        "import pathlib, sys; pathlib.Path(sys.argv[1]).touch(); sys.exit(int(sys.argv[2]))"
+    )
+    out = modules / "out"
+    out.mkdir()
+
     def write(name, code):
-        text = f"import pathlib, sys; pathlib.Path({str(tmp_path / name)!r}).touch(); sys.exit({code})"
-        return [sys.executable, "-c", text]
+        return ["touch", str(out / name), str(code)]
 
     failing, whole = [write("a", 0), write("b", 3), write("c", 0)], [write("d", 0), write("e", 0)]
     for chains in ([failing], [failing, whole]):
-        ends = run_together(chains)
+        ends = run_together(chains, preloaded=preloaded)
         assert ends == [(failing[1], 3), (whole[1], 0)][: len(chains)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "d", "e"]
+    assert sorted(path.name for path in out.iterdir()) == ["a", "b", "d", "e"]
+
+
+PRELOADING = """
+import sys
+from evaluate.cli import side_by_side
+side_by_side.PRELOADED = ["library"]
+side_by_side.preload()
+for preloaded in (True, False):
+    ends = side_by_side.run_together([[["user"], ["user"]], [["user"]]], preloaded=preloaded)
+    print([code for _, code in ends])
+"""
+
+
+@pytest.mark.end_to_end
+def test_what_is_preloaded_is_loaded_once_for_all_commands(modules):
+    loads = modules / "loads"
+    (modules / "library.py").write_text(f"with open({str(loads)!r}, 'a') as file: file.write('loaded\\n')")
+    (modules / "user.py").write_text("import library, sys; sys.exit(5 if sys.argv[1:] else 0)")
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{modules}"}
+    done = subprocess.run(
+        [sys.executable, "-c", PRELOADING], cwd=modules, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[0, 0]\n[0, 0]\n", done.stderr
+    assert loads.read_text().count("loaded") == 1 + 3  # by the server, and by each process that is started afresh
+
+
+@pytest.mark.end_to_end
+def test_all_that_is_preloaded_can_be_imported():
+    for name in side_by_side.PRELOADED:
+        importlib.import_module(name)  # the server would pass over one that cannot

@@ -30,7 +30,7 @@ def config(tmp_path, long_pipeline, prepare):
 
 
 @pytest.fixture
-def completed(config, extract_here, stored_bytes, undisturbed):
+def completed(config, extract_here, stored_digests, undisturbed):
     """Return a function that goes on with a store and sees that it becomes the undisturbed one, once."""
 
     def complete(kept):
@@ -38,7 +38,7 @@ def completed(config, extract_here, stored_bytes, undisturbed):
         _, outcome = extract_here(config)
         assert (outcome.found, outcome.done, outcome.failed) == (len(kept), UNITS - len(kept), {})
         assert kept.items() <= receipts(store).items()
-        assert stored_bytes(store) == undisturbed
+        assert stored_digests(store) == undisturbed
         _, outcome = extract_here(config)
         assert (outcome.found, outcome.done) == (UNITS, 0)
         assert not list(store.rglob("*.tmp"))
@@ -176,7 +176,7 @@ def index_there(repository):
 
 
 def test_a_storage_that_is_away_for_twenty_seconds_is_waited_for(
-    tmp_path, server, teachers, write_pipeline, extract_here, monkeypatch, stored_bytes, index_there
+    tmp_path, server, teachers, write_pipeline, extract_here, monkeypatch, stored_digests, index_there
 ):
     corpus = tmp_path / "corpus"
     write_corpus(corpus, PhantomSettings(rows=128, seed=7))
@@ -196,4 +196,4 @@ def test_a_storage_that_is_away_for_twenty_seconds_is_waited_for(
         code, log = run.end()
     assert code == 0, log
     assert 2 <= kept < 16
-    assert stored_bytes(folder) == stored_bytes(plain)
+    assert stored_digests(folder) == stored_digests(plain)

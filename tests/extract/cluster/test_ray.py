@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.end_to_end]
 
 
 def test_two_ray_workers_store_the_bytes_of_a_local_run(
-    tmp_path, long_pipeline, prepare, cli, stored_bytes, undisturbed
+    tmp_path, long_pipeline, prepare, cli, stored_digests, undisturbed
 ):
     config = long_pipeline(tmp_path, workers=2)
     prepare(config)
@@ -26,7 +26,7 @@ def test_two_ray_workers_store_the_bytes_of_a_local_run(
     assert code == 0, stderr
     outcome = json.loads(stdout)
     assert (outcome["units"], outcome["found"], outcome["done"], outcome["failed"]) == (50, 0, 50, {})
-    assert stored_bytes(tmp_path / "store") == undisturbed
+    assert stored_digests(tmp_path / "store") == undisturbed
     [progress] = (tmp_path / "store" / "runs").glob("*/progress.json")
     said = json.loads(progress.read_text())
     assert (said["state"], said["units"], said["done"], said["bad_rows"]) == ("finished", 50, 50, {})
@@ -37,7 +37,7 @@ def test_two_ray_workers_store_the_bytes_of_a_local_run(
 
 @pytest.mark.parametrize("order", ["shuffled", "teachers apart"])
 def test_the_order_of_ranges_and_teachers_changes_no_byte(
-    tmp_path, long_pipeline, prepare, stored_bytes, undisturbed, order
+    tmp_path, long_pipeline, prepare, stored_digests, undisturbed, order
 ):
     def execute(job, work, tracker):
         worker = build_worker(job)
@@ -50,7 +50,7 @@ def test_the_order_of_ranges_and_teachers_changes_no_byte(
             tracker.note(done(worker, range_id, names))
 
     assert run(prepare(long_pipeline(tmp_path)), execute=execute).done == 50
-    assert stored_bytes(tmp_path / "store") == undisturbed
+    assert stored_digests(tmp_path / "store") == undisturbed
 
 
 def test_a_runs_own_ray_leaves_no_token_in_the_account(tmp_path, repository):

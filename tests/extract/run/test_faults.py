@@ -52,10 +52,10 @@ def config(tmp_path, corpus_96, teachers, write_pipeline, prepare):
 
 
 @pytest.fixture(scope="module")
-def undisturbed_bytes(tmp_path_factory, corpus_96, teachers, write_pipeline, extract_here, stored_bytes):
+def undisturbed_bytes(tmp_path_factory, corpus_96, teachers, write_pipeline, extract_here, stored_digests):
     """What a run without faults stores."""
     path = write_pipeline(tmp_path_factory.mktemp("whole"), files=[corpus_96 / "*.tar"], teachers=teachers)
-    return stored_bytes(extract_here(path)[0])
+    return stored_digests(extract_here(path)[0])
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def receipts_below(store):
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_kill_at_any_step_of_a_write_is_completed_to_the_same_bytes(
-    config, step, tmp_path, extract_here, stored_bytes, undisturbed_bytes
+    config, step, tmp_path, extract_here, stored_digests, undisturbed_bytes
 ):
     log = tmp_path / "log"
     assert run_forked(*extract(config), log=log, **{KILL_AT: step}) == -signal.SIGKILL, log.read_text()
@@ -96,7 +96,7 @@ def test_a_kill_at_any_step_of_a_write_is_completed_to_the_same_bytes(
     _, outcome = extract_here(config)
     assert (outcome.found, outcome.done, outcome.failed) == (len(kept), UNITS - len(kept), {})
     assert kept.items() <= receipts_below(store).items()
-    assert stored_bytes(store) == undisturbed_bytes
+    assert stored_digests(store) == undisturbed_bytes
     assert not list(store.rglob("*.tmp"))
 
 
@@ -120,7 +120,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("what", DAMAGE)
 def test_damage_is_named_and_mended_by_redoing_that_unit_alone(
-    config, what, program, extract_here, stored_bytes, undisturbed_bytes
+    config, what, program, extract_here, stored_digests, undisturbed_bytes
 ):
     store, _ = extract_here(config)
     before = receipts_below(store)
@@ -134,7 +134,7 @@ def test_damage_is_named_and_mended_by_redoing_that_unit_alone(
     assert mended.returncode == 0, mended.stderr
     _, outcome = extract_here(config)
     assert (outcome.found, outcome.done) == (UNITS - 1, 1)
-    assert stored_bytes(store) == undisturbed_bytes
+    assert stored_digests(store) == undisturbed_bytes
     unit = receipt_key("wide", 2)
     assert {k: v for k, v in receipts_below(store).items() if k != unit} == {
         k: v for k, v in before.items() if k != unit
@@ -143,7 +143,7 @@ def test_damage_is_named_and_mended_by_redoing_that_unit_alone(
 
 
 def test_objects_without_a_receipt_read_as_missing_and_a_receipt_without_objects_is_found(
-    config, program, extract_here, stored_bytes, undisturbed_bytes
+    config, program, extract_here, stored_digests, undisturbed_bytes
 ):
     store, _ = extract_here(config)
     (store / receipt_key("small", 1)).unlink()
@@ -155,7 +155,7 @@ def test_objects_without_a_receipt_read_as_missing_and_a_receipt_without_objects
     assert program("store", "repair", store).returncode == 0
     _, outcome = extract_here(config)
     assert outcome.done == 2
-    assert stored_bytes(store) == undisturbed_bytes
+    assert stored_digests(store) == undisturbed_bytes
 
 
 def test_a_second_extraction_of_the_same_store_is_refused_while_the_first_goes_on(config, program, start):
@@ -191,7 +191,7 @@ def late_unit(store, range_id=0):
 
 @pytest.mark.parametrize("step", ["commit.begin", "commit.object:1", "commit.object:4", "commit.objects"])
 def test_a_worker_that_wakes_after_it_was_given_up_cannot_touch_what_is_committed_meanwhile(
-    config, tmp_path, extract_here, stored_bytes, undisturbed_bytes, repository, step
+    config, tmp_path, extract_here, stored_digests, undisturbed_bytes, repository, step
 ):
     store, _ = extract_here(config)
     shutil.copytree(store, tmp_path / "complete")
@@ -211,10 +211,10 @@ commit_unit(locate(sys.argv[1]), holds_lock=False, **late_unit(sys.argv[2]))
         assert os.WIFSTOPPED(os.waitpid(worker.pid, os.WUNTRACED)[1])
         assert extract_here(config)[1].done == 1
         committed = receipts_below(store)
-        assert stored_bytes(store) == undisturbed_bytes
+        assert stored_digests(store) == undisturbed_bytes
         worker.send_signal(signal.SIGCONT)
         assert worker.wait(60) == 0
-    assert (stored_bytes(store), receipts_below(store)) == (undisturbed_bytes, committed)
+    assert (stored_digests(store), receipts_below(store)) == (undisturbed_bytes, committed)
     assert extract_here(config)[1].done == 0
     assert not (store / "staged").exists()
     assert verify(locate(store), deep=True).complete
@@ -242,7 +242,7 @@ def test_a_full_disk_ends_the_run_with_one_message_and_costs_only_what_was_in_wo
     prepare,
     program,
     extract_here,
-    stored_bytes,
+    stored_digests,
     undisturbed_bytes,
 ):
     store, enlarge = small_disk
@@ -259,13 +259,15 @@ def test_a_full_disk_ends_the_run_with_one_message_and_costs_only_what_was_in_wo
     _, outcome = extract_here(config)
     assert (outcome.found, outcome.done) == (len(kept), UNITS - len(kept))
     assert kept.items() <= receipts_below(store).items()
-    assert stored_bytes(store) == undisturbed_bytes
+    assert stored_digests(store) == undisturbed_bytes
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the super-user can become another user")
-def test_a_folder_that_may_not_be_written_is_named_and_nothing_changes(config, extract_here, stored_bytes, repository):
+def test_a_folder_that_may_not_be_written_is_named_and_nothing_changes(
+    config, extract_here, stored_digests, repository
+):
     store, _ = extract_here(config)
-    before = stored_bytes(store)
+    before = stored_digests(store)
     for unit in ("receipts/small/r000000.json", "receipts/small/r000001.json"):
         (store / unit).unlink()
     # The first commit loads every module; the second is made by a user who may only read.
@@ -296,12 +298,12 @@ except LocationError as error:
     assert "Permission denied" in done.stdout
     assert str(store) in done.stdout
     assert not (store / "receipts/small/r000001.json").exists()
-    assert {key for key in before if before[key] != stored_bytes(store)[key]} <= {
+    assert {key for key in before if before[key] != stored_digests(store)[key]} <= {
         f"small/{name}" for name in ("image/c/0/0", "text/c/0/0", "similarity/c/0", "status/c/0")
     }
 
 
-def test_a_store_that_was_moved_works_unchanged(config, tmp_path, program, extract_here, stored_bytes):
+def test_a_store_that_was_moved_works_unchanged(config, tmp_path, program, extract_here, stored_digests):
     store, _ = extract_here(config)
     elsewhere = tmp_path / "some" / "where else"
     elsewhere.parent.mkdir()

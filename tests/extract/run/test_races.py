@@ -79,27 +79,27 @@ def prepared(tmp_path_factory, teachers, write_pipeline):
     return folder
 
 
-def complete(config, stored_bytes):
+def complete(config, stored_digests):
     """Do everything that is left, and return what is stored."""
     for action in ("index", "append", "repair", "run"):
         to_its_end(command(action, config))
     store = config.parent / "store"
     assert verify(locate(store), deep=True).complete
     assert read_store_info(locate(store)).rows == 60
-    return stored_bytes(store)
+    return stored_digests(store)
 
 
 @pytest.fixture(scope="module")
-def in_turn(prepared, tmp_path_factory, stored_bytes):
+def in_turn(prepared, tmp_path_factory, stored_digests):
     """The features of a store whose programs ran one after the other."""
     folder = tmp_path_factory.mktemp("in_turn") / "copy"
     shutil.copytree(prepared, folder)
-    return complete(folder / "pipelines.yaml", stored_bytes)
+    return complete(folder / "pipelines.yaml", stored_digests)
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_the_second_of_two_programs_goes_on_from_what_the_first_left(
-    prepared, in_turn, tmp_path, stored_bytes, first, second
+    prepared, in_turn, tmp_path, stored_digests, first, second
 ):
     shutil.copytree(prepared, tmp_path / "copy")
     config = tmp_path / "copy" / "pipelines.yaml"
@@ -121,4 +121,4 @@ def test_the_second_of_two_programs_goes_on_from_what_the_first_left(
     finally:
         if waiting.returncode is None:
             waiting.kill()
-    assert complete(config, stored_bytes) == in_turn
+    assert complete(config, stored_digests) == in_turn

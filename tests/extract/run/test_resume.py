@@ -32,7 +32,7 @@ def _signal_after_first_receipt(process, store, number):
 
 
 def test_a_killed_run_is_completed_by_running_it_again(
-    tmp_path, long_pipeline, prepare, start, cli, stored_bytes, undisturbed
+    tmp_path, long_pipeline, prepare, start, cli, stored_digests, undisturbed
 ):
     config = long_pipeline(tmp_path)
     store = tmp_path / "store"
@@ -47,11 +47,11 @@ def test_a_killed_run_is_completed_by_running_it_again(
     assert code == 0, stderr
     assert f"{UNITS - len(kept)} units committed, {len(kept)} were there before" in stderr
     assert kept.items() <= _receipts(store).items()
-    assert stored_bytes(store) == undisturbed
+    assert stored_digests(store) == undisturbed
 
 
 def test_an_interrupted_run_says_so_keeps_what_is_done_and_can_go_on(
-    tmp_path, long_pipeline, prepare, start, extract_here, stored_bytes, undisturbed
+    tmp_path, long_pipeline, prepare, start, extract_here, stored_digests, undisturbed
 ):
     config = long_pipeline(tmp_path)
     store = tmp_path / "store"
@@ -67,5 +67,5 @@ def test_an_interrupted_run_says_so_keeps_what_is_done_and_can_go_on(
     _, outcome = extract_here(config)
     assert (outcome.found, outcome.done) == (len(kept), UNITS - len(kept))
     assert kept.items() <= _receipts(store).items()
-    assert stored_bytes(store) == undisturbed
+    assert stored_digests(store) == undisturbed
     assert all(FeatureStore(store).is_complete(name) for name in ("small", "wide"))

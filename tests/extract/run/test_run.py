@@ -294,11 +294,11 @@ def test_few_bad_rows_do_not_stop_a_run(tmp_path, teachers, write_pipeline, writ
     assert json.loads(report.read_text())["bad_rows"] == outcome.bad_rows
 
 
-def test_a_second_run_has_nothing_to_do(own_sixty, extract_here, stored_bytes):
-    before = stored_bytes(own_sixty.parent / "store")
+def test_a_second_run_has_nothing_to_do(own_sixty, extract_here, stored_digests):
+    before = stored_digests(own_sixty.parent / "store")
     store, outcome = extract_here(own_sixty)
     assert (outcome.units, outcome.found, outcome.done) == (8, 8, 0)
-    assert stored_bytes(store) == before
+    assert stored_digests(store) == before
 
 
 def _other_weights(folder, copy):
@@ -311,47 +311,47 @@ def _other_weights(folder, copy):
 
 
 def test_changed_weights_are_refused_and_replaced_only_on_request(
-    own_sixty, corpus, teachers, write_pipeline, extract_here, stored_bytes
+    own_sixty, corpus, teachers, write_pipeline, extract_here, stored_digests
 ):
     where = own_sixty.parent
-    before = {name: stored_bytes(where / "store", name) for name in teachers}
+    before = {name: stored_digests(where / "store", name) for name in teachers}
     changed = {**teachers, "wide": _other_weights(teachers["wide"], where / "changed")}
     path = write_pipeline(where, files=[corpus / "*.tar"], teachers=changed)
     with pytest.raises(SpecMismatchError, match="weights_sha256") as caught:
         extract_here(path)
     assert "--replace wide" in caught.value.hint
-    assert {name: stored_bytes(where / "store", name) for name in teachers} == before
+    assert {name: stored_digests(where / "store", name) for name in teachers} == before
 
     kept = [(where / "store" / receipt_key("small", i)).read_bytes() for i in range(4)]
     store, outcome = extract_here(path, replace=["wide"])
     assert (outcome.found, outcome.done) == (4, 4)
-    assert stored_bytes(store, "small") == before["small"]
+    assert stored_digests(store, "small") == before["small"]
     assert [(store / receipt_key("small", i)).read_bytes() for i in range(4)] == kept
-    after = stored_bytes(store, "wide")
+    after = stored_digests(store, "wide")
     unchanged = [key for key in before["wide"] if after[key] == before["wide"][key] and "/c/" in key]
     assert {key.split("/")[1] for key in unchanged} == {"image", "status"}  # only the text tower changed
 
 
-def test_a_unit_without_receipt_is_made_again_and_no_other(own_sixty, extract_here, stored_bytes):
+def test_a_unit_without_receipt_is_made_again_and_no_other(own_sixty, extract_here, stored_digests):
     store = own_sixty.parent / "store"
-    before, receipts = stored_bytes(store), {p: p.read_bytes() for p in (store / "receipts").rglob("*.json")}
+    before, receipts = stored_digests(store), {p: p.read_bytes() for p in (store / "receipts").rglob("*.json")}
     lost = store / receipt_key("wide", 2)
     lost.unlink()
     _, outcome = extract_here(own_sixty)
     assert (outcome.found, outcome.done) == (7, 1)
-    assert stored_bytes(store) == before
+    assert stored_digests(store) == before
     assert {p: p.read_bytes() for p in receipts if p != lost} == {p: c for p, c in receipts.items() if p != lost}
     again = read_record(locate(store), receipt_key("wide", 2), Receipt)
     assert again.objects == Receipt.model_validate_json(receipts[lost]).objects
 
 
-def test_a_damaged_receipt_counts_as_none(own_sixty, extract_here, stored_bytes):
+def test_a_damaged_receipt_counts_as_none(own_sixty, extract_here, stored_digests):
     store = own_sixty.parent / "store"
-    before = stored_bytes(store)
+    before = stored_digests(store)
     (store / receipt_key("small", 0)).write_text('{"teacher": "small", ')
     _, outcome = extract_here(own_sixty)
     assert (outcome.found, outcome.done) == (7, 1)
-    assert stored_bytes(store) == before
+    assert stored_digests(store) == before
 
 
 class Failing:

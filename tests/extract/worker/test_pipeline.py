@@ -57,10 +57,10 @@ def test_the_next_range_is_decoded_while_one_is_encoded_and_encoded_while_one_is
 
 @pytest.mark.parametrize(("ahead", "threads", "at_once"), [(1, 1, 1), (2, 3, 2), (9, 2, 4)])
 def test_no_byte_depends_on_depth_threads_or_timing(
-    tmp_path, corpus, teachers, write_pipeline, extract_here, stored_bytes, monkeypatch, ahead, threads, at_once
+    tmp_path, corpus, teachers, write_pipeline, extract_here, stored_digests, monkeypatch, ahead, threads, at_once
 ):
     options = {"files": [corpus / "*.tar"], "teachers": teachers, "batch_size": 5}
-    plain = stored_bytes(extract_here(write_pipeline(tmp_path / "plain", **options))[0])
+    plain = stored_digests(extract_here(write_pipeline(tmp_path / "plain", **options))[0])
     rng, decode = random.Random(ahead), Decoder.decode
 
     def late(self, *arguments):
@@ -80,7 +80,7 @@ def test_no_byte_depends_on_depth_threads_or_timing(
     monkeypatch.setattr(run_spec, "build_worker", build)
     monkeypatch.setattr("extract.run.schedule.TASKS_AT_ONCE", at_once)
     path = write_pipeline(tmp_path / "other", **options, decode_threads=threads)
-    assert stored_bytes(extract_here(path)[0]) == plain
+    assert stored_digests(extract_here(path)[0]) == plain
 
 
 def test_pixels_in_memory_are_bounded_however_many_ranges_wait(with_worker, monkeypatch):

@@ -73,7 +73,7 @@ def test_killer_rows_are_left_out_and_the_others_are_as_ever(
         assert np.array_equal(image[others], plain.read(slice(None), teacher=name, side="image")[others])
 
 
-def test_a_probe_does_the_rows_and_writes_nothing(tmp_path, with_worker, stored_bytes):
+def test_a_probe_does_the_rows_and_writes_nothing(tmp_path, with_worker, stored_digests):
     seen = {}
 
     def act(worker):

@@ -37,14 +37,15 @@ def drawn_image(width=90, height=60, seed=0):
 def loader(tmp_path):
     """Make a loader of six images, those in ``damaged`` being no images."""
 
-    def make(damaged=(), **changes):
+    def make(damaged=(), keep_bytes=0, **changes):
         for row in range(6):
             data = io.BytesIO()
             drawn_image(seed=row).save(data, "PNG")
             (tmp_path / f"{row}.png").write_bytes(b"not an image" if row in damaged else data.getvalue())
         columns = {"uri": [f"{row}.png" for row in range(6)], "member": pa.nulls(6), "image_sha256": ["00"] * 6}
         table = pa.table(columns)
-        return ImageLoader(CorpusImages(ImageSource(tmp_path), table), view=view(**changes), batch_rows=8, threads=2)
+        images = CorpusImages(ImageSource(tmp_path), table)
+        return ImageLoader(images, view=view(**changes), batch_rows=8, threads=2, keep_bytes=keep_bytes)
 
     return make
 
@@ -106,6 +107,20 @@ def test_a_crop_has_the_bytes_of_torchvisions_for_the_same_draw(monkeypatch, sca
 )
 def test_an_image_too_narrow_for_any_crop_gives_the_middle_of_the_nearest_aspect(size, box):
     assert random_box(*size, 0.999, words_of(0)) == box
+
+
+def test_images_that_fit_are_kept_and_give_the_same_crops_when_their_files_are_gone(loader, tmp_path):
+    room = 4 * 90 * 60 * 4 + 100  # of six images, four
+    with loader() as afresh, loader(keep_bytes=room) as keeping:
+        first = [load(afresh, np.arange(6), epoch=epoch)[0] for epoch in (0, 1)]
+        load(keeping, np.arange(4), epoch=0)
+        load(keeping, np.arange(4, 6), epoch=0)
+        np.testing.assert_array_equal(load(keeping, np.arange(6), epoch=0)[0], first[0])
+        for file in tmp_path.glob("*.png"):
+            file.write_bytes(b"")
+        pixels, readable = load(keeping, np.arange(6), epoch=1)
+    assert readable.tolist() == [True] * 4 + [False] * 2
+    np.testing.assert_array_equal(pixels, first[1][:4])
 
 
 def test_without_cropping_the_middle_square_is_resized():
