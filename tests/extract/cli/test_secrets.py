@@ -8,7 +8,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,6 +116,7 @@ def world(tmp_path, host, encoded, teachers, monkeypatch):
             }
         },
     }
+    pipeline["evaluate"] = {"out": "evaluated", "retrieval": {"own": {"corpus": "pairs"}}}
     tiny = pipeline | {"teachers": {"small": pipeline["teachers"]["small"]}}
     path = folder / "pipelines.yaml"
     path.write_text(json.dumps({"whole": pipeline, "tiny": tiny}))
@@ -122,6 +125,42 @@ def world(tmp_path, host, encoded, teachers, monkeypatch):
 
 def spellings_in(written: bytes) -> list[bytes]:
     return [written[max(0, at - 60) : at + 40] for one in SPELLINGS if (at := written.find(one)) >= 0]
+
+
+def secrets_in(written):
+    """Return where secrets stand in what was written, by its name."""
+    found = {str(name): spellings_in(content) for name, content in written.items()}
+    return {name: places for name, places in found.items() if places}
+
+
+def files_below(folder, *, but=None):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and but not in path.parents}
+
+
+def all_said(command, repository, *, code=0):
+    done = subprocess.run([sys.executable, "-m", *command], cwd=repository, capture_output=True, check=False)
+    said = done.stdout + done.stderr
+    assert b"Traceback" not in said, said.decode()[-3000:]
+    assert done.returncode == code, said.decode()
+    return said
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_on_ray_writes_and_says_no_secret_neither_do_rays_own_logs(world, repository, monkeypatch):
+    here = ["--pipeline", "tiny", "--config", str(world / "pipelines.yaml")]
+    run = ["extract", "run", *here, "--set", "extract.max_bad_fraction=1", "--set", "extract.workers=1"]
+    with tempfile.TemporaryDirectory(prefix="ray") as logs:  # a socket's path has at most 107 letters
+        for name, value in {"RAY_TMPDIR": logs, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}.items():
+            monkeypatch.setenv(name, value)
+        said = {
+            name: all_said(command, repository)
+            for name, command in {"index": ["extract", "index", *here], "run": run}.items()
+        }
+        rays = files_below(Path(logs))
+    assert any("worker" in path.name and path.suffix == ".err" for path in rays)
+    assert len(list((world / "store/receipts").rglob("r*.json"))) == 3
+    assert secrets_in({**said, **rays, **files_below(world, but=world / "corpus")}) == {}
 
 
 def test_a_whole_run_writes_and_says_no_secret(world, repository, encoded):
@@ -146,22 +185,20 @@ def test_a_whole_run_writes_and_says_no_secret(world, repository, encoded):
         "login": ["store", "info", f"s3://AK{PLANTED}:{PLANTED}@bucket/store"],
         "distill": ["train", "distill", *here],
         "release": ["train", "export", str(world / "one"), "--out", str(world / "released"), "--store", str(store)],
-        "evaluate": [
+        "evaluate": ["evaluate", "run", *here, "--model", "one", "--resamples", "20", "--json"],
+        "report": ["evaluate", "report", *here, "--out", str(world / "report.html")],
+        "predict": [
             *("evaluate", "predict", str(world / "corpus/0.png"), "--model", f"local-dir:{world / 'released'}"),
             *("--class", "cat", "--class", "dog", "--json"),
         ],
     }
     for name, command in commands.items():
-        done = subprocess.run([sys.executable, "-m", *command], cwd=repository, capture_output=True, check=False)
-        said[name] = done.stdout + done.stderr
-        assert b"Traceback" not in said[name], said[name].decode()[-3000:]
-        assert done.returncode == (1 if name in {"doctor", "fetch", "image", "s3", "login"} else 0), said[name].decode()
+        fails = name in {"doctor", "fetch", "image", "s3", "login"}
+        said[name] = all_said(command, repository, code=1 if fails else 0)
     assert (world / "released/mmkd.json").is_file()
-    corpus = world / "corpus"
-    files = {path: path.read_bytes() for path in world.rglob("*") if path.is_file() and corpus not in path.parents}
+    files = files_below(world, but=world / "corpus")
     assert len(files) > 20
-    found = {str(name): spellings_in(written) for name, written in {**said, **files}.items()}
-    assert {name: places for name, places in found.items() if places} == {}
+    assert secrets_in({**said, **files}) == {}
     import pyarrow.parquet as pq
 
     uris = [uri for path in (store / "pairs").glob("part-*") for uri in pq.read_table(path)["uri"].to_pylist()]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from store.format.records import Spec, spec_key, write_record
 from store.read.reader import FeatureStore
 
 ROW, ROWS = 17, 60
+
+DOCUMENT = (Path(__file__).parents[3] / "docs/store.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,20 @@ def test_a_rows_own_caption_and_image_find_what_the_row_finds(made, tmp_path, ca
     found = [one["cosine"] for one in of_query["neighbors"]]
     assert found == sorted(found, reverse=True)
     assert of_query["query"] == {"teacher": teacher, "side": side, query[0].removeprefix("--"): str(query[1])}
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_a_query_is_printed_under_the_heads_that_the_document_shows(made, capsys, monkeypatch, width):
+    store, path = made
+    [shown] = re.findall(r"^\$ python -m store neighbors .* --text .*\n((?:.+\n)*?)```", DOCUMENT, re.MULTILINE)
+    monkeypatch.setenv("COLUMNS", str(width))
+    query = ("--text", "nodule in the left lung", "--teacher", "wide", "-k", "3")
+    get_command(app)(
+        ["neighbors", str(store), *query, "--pipeline", "tiny", "--config", str(path)], standalone_mode=False
+    )
+    heads, given, *_ = capsys.readouterr().out.splitlines()
+    assert heads.split()[:4] == shown.split()[:4]
+    assert given.split()[:3] == shown.splitlines()[1].split()
 
 
 def test_a_text_finds_images_by_the_cosine_of_both(made, capsys):
