@@ -13,6 +13,7 @@ import math
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
 from store import console
@@ -41,9 +43,14 @@ PRELOADED = ["extract.run.run", "extract.teachers.open_clip_model", "train.train
 
 
 def preload() -> None:
-    """Start the server, which loads the libraries while this process goes on."""
+    """Start the server, which loads the libraries while this process goes on; call it from the main thread."""
     multiprocessing.set_forkserver_preload(PRELOADED)
-    forkserver.ensure_running()
+    # A terminal sends Ctrl-C to the server too, which would report where it was in loading.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def run_together(chains: Sequence[Chain], *, preloaded: bool = True) -> list[tuple[Command, int]]:
@@ -54,43 +61,63 @@ def run_together(chains: Sequence[Chain], *, preloaded: bool = True) -> list[tup
     Args:
         preloaded: fork the processes from the server, for which they wait. Else they are started afresh.
     """
-    if len(chains) == 1:
-        return [_chain(chains[0], lambda command: _run(command, preloaded=preloaded))]
-    with _display() as display, ThreadPoolExecutor(len(chains)) as pool:
-
-        def run(number: int) -> tuple[Command, int]:
-            take = partial(display.take, number)
-            return _chain(chains[number], lambda command: _run(command, preloaded=preloaded, take=take))
-
-        return list(pool.map(run, range(len(chains))))
-
-
-def _chain(chain: Chain, run: Callable[[Command], int]) -> tuple[Command, int]:
-    command, code = chain[0], 0
-    for command in chain:
-        if code := run(command):
-            break
-    return command, code
+    processes, together = _Processes(preloaded=preloaded), len(chains) > 1
+    with _display() if together else contextlib.nullcontext() as display, ThreadPoolExecutor(len(chains)) as pool:
+        takers = [partial(display.take, number) if display else None for number in range(len(chains))]
+        try:
+            ends = [pool.submit(processes.chain, chain, take) for chain, take in zip(chains, takers, strict=True)]
+            return [end.result() for end in ends]
+        except BaseException:
+            processes.stop()  # Ctrl-C does not reach those that are being started
+            raise
 
 
-def _run(command: Command, *, preloaded: bool, take: Callable[[str], None] | None = None) -> int:
-    """Run a command in a process of its own, and return its exit code; ``take`` is given the lines of its stderr."""
-    context = multiprocessing.get_context("forkserver") if preloaded else multiprocessing.get_context("spawn")
-    environment = {**os.environ, console.PROGRESS_VAR: "1" if take else ""}
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_command, args=(command, environment, theirs if take else None))
-    process.start()
-    theirs.close()
-    if take:
-        with open(ours.fileno(), errors="replace", closefd=False) as lines:
-            for line in lines:
-                take(line)
-    process.join()
-    return process.exitcode or 0
+class _Processes:
+    """The processes of commands; once they are stopped, none is started."""
+
+    def __init__(self, *, preloaded: bool) -> None:
+        self._preloaded, self._lock, self._stopping = preloaded, threading.Lock(), False
+        self._running: set[BaseProcess] = set()
+
+    def chain(self, chain: Chain, take: Callable[[str], None] | None) -> tuple[Command, int]:
+        """Run commands up to the first that fails; ``take`` is given the lines of their stderr."""
+        command, code = chain[0], 0
+        for command in chain:
+            if code := self._run(command, take):
+                break
+        return command, code
+
+    def stop(self) -> None:
+        """Ask all processes to stop."""
+        with self._lock:
+            self._stopping = True
+            for process in self._running:
+                process.terminate()
+
+    def _run(self, command: Command, take: Callable[[str], None] | None) -> int:
+        context = multiprocessing.get_context("forkserver") if self._preloaded else multiprocessing.get_context("spawn")
+        environment = {**os.environ, console.PROGRESS_VAR: "1" if take else ""}
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_command, args=(command, environment, theirs if take else None))
+        process.start()
+        theirs.close()
+        with self._lock:
+            self._running.add(process)
+            if self._stopping:
+                process.terminate()
+        if take:
+            with open(ours.fileno(), errors="replace", closefd=False) as lines:
+                for line in lines:
+                    take(line)
+        process.join()
+        with self._lock:
+            self._running.remove(process)
+            return process.exitcode or int(self._stopping)
 
 
 def _command(command: Command, environment: Mapping[str, str], stderr: Connection | None) -> None:
     os.environ |= environment
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
     if stderr:
         os.dup2(stderr.fileno(), sys.stderr.fileno())
         stderr.close()

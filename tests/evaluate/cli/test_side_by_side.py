@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -130,6 +132,42 @@ def test_what_is_preloaded_is_loaded_once_for_all_commands(modules):
     )
     assert done.stdout == "[0, 0]\n[0, 0]\n", done.stderr
     assert loads.read_text().count("loaded") == 1 + 3  # by the server, and by each process that is started afresh
+
+
+INTERRUPTED = """
+from evaluate.cli import side_by_side
+side_by_side.PRELOADED = ["library"]
+side_by_side.preload()
+try:
+    side_by_side.run_together([[["user"], ["user"]], [["user"]]][:CHAINS])
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize("number", [1, 2])
+def test_ctrl_c_while_the_libraries_are_loaded_stops_the_commands_that_wait_for_them(modules, number):
+    began, ends, ran = (modules / name for name in ("began", "ends", "ran"))
+    (modules / "library.py").write_text(
+        f"import os, time; open({str(began)!r}, 'w').close()\n"
+        f"while not os.path.exists({str(ends)!r}): time.sleep(0.05)\n"
+    )
+    (modules / "user.py").write_text(f"import time; time.sleep(900); open({str(ran)!r}, 'w').close()")
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{modules}"}
+    command = [sys.executable, "-c", INTERRUPTED.replace("CHAINS", str(number))]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=modules, env=environment, text=True, start_new_session=True, **pipes) as parent:
+        while not began.exists():
+            assert parent.poll() is None
+        time.sleep(1)  # both commands wait for the server
+        os.killpg(parent.pid, signal.SIGINT)  # as a terminal does
+        time.sleep(0.2)
+        ends.touch()
+        out, err = parent.communicate()
+    assert (out, parent.returncode) == ("stopped\n", 0)
+    assert "library" not in err
+    assert not ran.exists()
 
 
 @pytest.mark.end_to_end
