@@ -13,7 +13,7 @@ import pyarrow as pa
 from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
 from store.format.pair_writer import PairWriter
 from store.format.pairs import PAIR_SCHEMA, PairTable
-from store.format.records import STORE_KEY, Spec, Status, StoreInfo, write_record
+from store.format.records import STORE_KEY, Spec, Status, StoredDtype, StoreInfo, write_record
 from store.io.location import Location, locate
 
 MODALITIES = ("ct", "dermatology", "histopathology", "mri", "xray")
@@ -27,6 +27,7 @@ def make_store(
     present: dict[str, float],
     range_rows: int = 8192,
     chunk_rows: int = 256,
+    stored_dtype: StoredDtype = "float16",
     seed: int = 20261123,
 ) -> Iterator[int]:
     """Make a store, and yield the stored bytes of each unit when it is committed.
@@ -51,18 +52,24 @@ def make_store(
     location = locate(path)
     info = info.model_copy(update={"parts": _write_pairs(location, info)})
     write_record(location, STORE_KEY, info)
-    yield from commit_features(location, info, widths=widths, present=present, seed=seed)
+    yield from commit_features(location, info, widths=widths, present=present, stored_dtype=stored_dtype, seed=seed)
 
 
 def commit_features(
-    location: Location, info: StoreInfo, *, widths: dict[str, int], present: dict[str, float], seed: int = 20261123
+    location: Location,
+    info: StoreInfo,
+    *,
+    widths: dict[str, int],
+    present: dict[str, float],
+    stored_dtype: StoredDtype = "float16",
+    seed: int = 20261123,
 ) -> Iterator[int]:
     """Commit random features to a store that has none, and yield the stored bytes of each unit."""
     rng = np.random.default_rng(seed)
     circumstances = Circumstances(device="none", batch_size=1, run_id="synthetic", attempt=1, timings_s={}, versions={})
     pairs = PairTable(location, info)
     for teacher, width in widths.items():
-        spec = spec_of(teacher, width)
+        spec = spec_of(teacher, width, stored_dtype=stored_dtype)
         register_teacher(location, spec, info=info)
         drawn = unit_rows(rng, info.range_rows, width), unit_rows(rng, info.range_rows, width)
         for range_id in range(info.ranges):
@@ -83,7 +90,7 @@ def commit_features(
             yield sum(stored.nbytes for stored in receipt.objects.values())
 
 
-def spec_of(teacher: str, width: int) -> Spec:
+def spec_of(teacher: str, width: int, *, stored_dtype: StoredDtype = "float16") -> Spec:
     """Return the spec of a teacher that does not exist."""
     return Spec(
         teacher=teacher,
@@ -94,6 +101,7 @@ def spec_of(teacher: str, width: int) -> Spec:
         tokenizer={},
         output="random",
         compute_dtype="float32",
+        stored_dtype=stored_dtype,
     )
 
 
