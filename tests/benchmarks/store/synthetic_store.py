@@ -28,6 +28,7 @@ def make_store(
     range_rows: int = 8192,
     chunk_rows: int = 256,
     stored_dtype: StoredDtype = "float16",
+    caption_chars: int = 0,
     seed: int = 20261123,
 ) -> Iterator[int]:
     """Make a store, and yield the stored bytes of each unit when it is committed.
@@ -39,6 +40,7 @@ def make_store(
         present: share of rows that have a feature, by teacher.
         range_rows: R.
         chunk_rows: C.
+        caption_chars: shortest length of a caption.
         seed: of everything.
     """
     info = StoreInfo(
@@ -50,7 +52,7 @@ def make_store(
         corpus={"files": {}, "qualify_keys": False},
     )
     location = locate(path)
-    info = info.model_copy(update={"parts": _write_pairs(location, info)})
+    info = info.model_copy(update={"parts": _write_pairs(location, info, caption_chars)})
     write_record(location, STORE_KEY, info)
     yield from commit_features(location, info, widths=widths, present=present, stored_dtype=stored_dtype, seed=seed)
 
@@ -111,14 +113,14 @@ def unit_rows(rng: np.random.Generator, rows: int, width: int) -> npt.NDArray[np
     return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
 
 
-def _write_pairs(location: Location, info: StoreInfo) -> list[int]:
+def _write_pairs(location: Location, info: StoreInfo, caption_chars: int) -> list[int]:
     writer = PairWriter(location, range_rows=info.range_rows)
     for range_id in range(info.ranges):
         numbers = range(*info.bounds(range_id))
         columns = {
             "key": [f"pair{row:08d}" for row in numbers],
             "uri": ["000.tar"] * len(numbers),
-            "caption": [f"finding {row}" for row in numbers],
+            "caption": [f"finding {row}".ljust(caption_chars, "x") for row in numbers],
             "modality": [MODALITIES[row % len(MODALITIES)] for row in numbers],
             "split": ["train"] * len(numbers),
             "image_sha256": [hashlib.sha256(str(row).encode()).hexdigest() for row in numbers],
