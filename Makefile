@@ -43,8 +43,8 @@ bench-extract: $(STAMP) ## The worker around a simulated accelerator, today's be
 bench-train: $(STAMP) ## The trainer's loop around a simulated device, today's beside that of an earlier commit; figures in runs/bench/train.json.
 	$(PY) -m tests.benchmarks.train.waiting --out runs/bench
 
-rehearse: $(STAMP) ## A synthetic store of ROWS pairs and nine teachers in OUT: built, verified, streamed once, deleted; figures in OUT.json.
-	$(PY) -m tests.benchmarks.store.rehearse --rows $(or $(ROWS),2900000) --out $(or $(OUT),runs/rehearsal)
+rehearse: $(STAMP) ## The life of a synthetic store of ROWS pairs and nine teachers in OUT, FEATURES=float16 or int8; deleted; figures in OUT.json.
+	$(PY) -m tests.benchmarks.store.rehearse --rows $(or $(ROWS),2900000) --features $(or $(FEATURES),float16) --out $(or $(OUT),runs/rehearsal)
 
 demo: $(STAMP) ## The main job on a CPU: corpus, teachers, extraction, distillation, evaluation; QUICK=1 does a small part of it.
 	$(PY) -m evaluate demo --pipeline $(if $(filter-out 0,$(QUICK)),quick,demo)

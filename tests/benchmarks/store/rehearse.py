@@ -1,217 +1,277 @@
-"""The paper's size, rehearsed: a synthetic store is built, verified, and streamed for one epoch (``make rehearse``).
+"""The paper's size, rehearsed: what a store goes through in its life, at any number of rows (``make rehearse``).
 
 python -m tests.benchmarks.store.rehearse --rows 290000 --out DIR
 
 Nine teachers of the real widths, 6.62 of them per row on average as in the paper (19.2 M feature pairs of 2.9 M pairs).
-Each phase runs in a process of its own, whose peak memory is sampled. DIR is deleted in the end unless ``--keep`` is
-given; the figures stay in DIR.json.
+The disk is measured first, beside the store. Each phase is a process of its own; before a cold one the files of the
+store are taken out of the page cache. DIR is deleted in the end unless ``--keep`` is given; the figures stay in
+DIR.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
-import time
-from collections.abc import Sequence
+import tarfile
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+import yaml
+from PIL import Image
 
-from store.console import progress
+from store.format.arrays import dtype_of
+from store.format.records import StoredDtype, read_store_info
+from store.io.location import locate
 from tests.benchmarks.measure import measure
 
-WIDTHS = {
-    "bmca": 768,
-    "biomedclip": 512,
-    "unimedclip": 512,
-    "quiltnet": 512,
-    "genmedclip": 512,
-    "plip": 512,
-    "pubmedclip": 512,
-    "pmcclip": 768,
-    "medclip": 512,
-}
-PRESENT = {
-    "bmca": 1.0,
-    "biomedclip": 1.0,
-    "unimedclip": 0.8,
-    "quiltnet": 1.0,
-    "genmedclip": 1.0,
-    "plip": 0.6,
-    "pubmedclip": 0.5,
-    "pmcclip": 0.4,
-    "medclip": 0.32,
-}
-"""Share of rows that have a feature. Which teacher has how many is not published but for eight pairs; the sum is."""
-
-ROW_BYTES = sum(WIDTHS.values()) * 2 * 2 + len(WIDTHS) * 5
-"""Of a row on disk: both sides in float16, similarity and status."""
+from .rehearsal_phases import DAMAGED, WIDTHS, drop_cached
 
 PAIR_BYTES = 150
 """Of a row of the pair table, about."""
 
-BATCH, WINDOW_BLOCKS, SEED = 1024, 256, 20261123
 HEADROOM = 1.05
 
+COST = ("seconds", "cpu_seconds", "read_gb", "peak_gib", "own_gib")
 
-def build(path: Path, rows: int) -> dict[str, Any]:
-    """Make the store."""
-    from .synthetic_store import make_store
-
-    units, nbytes = -(-rows // 8192) * len(WIDTHS), 0
-    with progress(units, label="build", noun="units") as advance:
-        for stored in make_store(path, rows=rows, widths=WIDTHS, present=PRESENT):
-            nbytes += stored
-            advance(1)
-    return {"bytes": nbytes}
+Found = dict[str, Any]
 
 
-def verify(path: Path) -> dict[str, Any]:
-    """Check every byte of the store by the program's own command."""
-    command = [sys.executable, "-m", "store", "verify", str(path), "--deep", "--json"]
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
-    found = json.loads(done.stdout)
-    if done.returncode:
-        raise SystemExit(f"{path}: does not verify: {found}")
-    return {"bytes": _stored_bytes(path)}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Phase:
+    """One step of the rehearsal.
+
+    Attributes:
+        command: what follows ``python -m``.
+        cold: whether the store is taken out of the page cache before.
+        disk: the speed of the disk that its own is compared with; one that reads is judged by the bytes from the disk.
+        says: turns the JSON that it prints into its figures.
+        code: the exit code that is expected.
+    """
+
+    command: Sequence[str]
+    cold: bool = False
+    disk: str | None = None
+    says: Callable[[Any], Found] = lambda said: said
+    code: int = 0
 
 
-def _stored_bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+def row_bytes(features: StoredDtype) -> int:
+    """Return the bytes of a row on disk: both features, similarity and status of all teachers, and the pair."""
+    item = np.dtype(dtype_of("image", features)).itemsize
+    return sum(WIDTHS.values()) * 2 * item + len(WIDTHS) * 5 + PAIR_BYTES
 
 
-class NoPixels:
-    """Stands for the images, which are no part of the rehearsal."""
+def phases(path: Path, beside: Path, *, rows: int, features: StoredDtype) -> dict[str, Phase]:
+    """Return the steps in order.
 
-    def load(self, rows_B: np.ndarray, *, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        del epoch
-        return np.zeros((len(rows_B), 0, 0, 3), np.uint8), np.ones(len(rows_B), bool)
-
-
-class NoCaptions(Sequence[str]):
-    """Stands for the captions."""
-
-    def __len__(self) -> int:
-        return sys.maxsize
-
-    def __getitem__(self, _: Any) -> Any:
-        return ""
-
-
-def stream(path: Path) -> dict[str, Any]:
-    """Stream one shuffled epoch with all available teachers, and see that every row came once."""
-    import torch
-
-    from store.read.reader import FeatureStore
-    from train.data.batch_order import BatchOrder
-    from train.data.batches import Stream
-    from train.data.target_reader import TargetReader
-
-    torch.set_num_threads(1)
-    began = time.perf_counter()
-    store = FeatureStore(path)
-    available_NT = store.available("all")
-    rows = np.flatnonzero(available_NT.any(axis=1))
-    order = BatchOrder(rows, seed=SEED, batch_size=BATCH, block_rows=store.info.chunk_rows, window_blocks=WINDOW_BLOCKS)
-    reader = TargetReader(store, teachers=store.teachers, available_NT=available_NT, seed=SEED, sampling="all")
-    batches = Stream(
-        order, NoPixels(), NoCaptions(), targets=reader, span_steps=WINDOW_BLOCKS * store.info.chunk_rows // BATCH
-    )
-    opened = time.perf_counter()
-    seen, feature_pairs, nbytes = np.zeros(store.info.rows, bool), 0, 0
-    with progress(order.steps_per_epoch, label="stream", noun="steps") as advance:
-        for batch, _ in zip(batches, range(order.steps_per_epoch), strict=False):
-            assert not seen[batch.rows_B].any()
-            seen[batch.rows_B] = True
-            for teacher in batch.targets.teachers.values():
-                feature_pairs += len(teacher.places_K)
-                nbytes += teacher.image_KD.nbytes + teacher.text_KD.nbytes
-            advance(1)
-    epoch_rows = order.steps_per_epoch * BATCH
-    assert seen.sum() == epoch_rows
-    seconds = {"open_seconds": round(opened - began, 1), "epoch_seconds": round(time.perf_counter() - opened, 1)}
-    return {"bytes": nbytes, "rows": epoch_rows, "feature_pairs": feature_pairs, **seconds}
-
-
-def phase(name: str, path: Path, rows: int) -> dict[str, Any]:
-    """Run a phase in a process of its own, and return what it says with its seconds and its peak memory."""
-    answer = path.with_name(f"{path.name}.{name}.json")
-    this = [sys.executable, "-m", "tests.benchmarks.store.rehearse", "--rows", str(rows), "--out", str(path)]
-    cost = measure([*this, "--phase", name, "--answer", str(answer)])
-    if cost.code:
-        raise SystemExit(f"{name} ended with exit code {cost.code}")
-    said = json.loads(answer.read_text())
-    answer.unlink()
-    found = {"rows": rows, **said, "seconds": cost.seconds, "peak_GiB": cost.peak_gib}
-    speed = {
-        "rows_per_s": round(found["rows"] / cost.seconds),
-        "MB_per_s": round(found["bytes"] / 1e6 / cost.seconds),
-        "seconds_per_million_rows": round(1e6 * cost.seconds / found["rows"], 1),
+    Args:
+        beside: a folder for what is no part of the store: a page, a corpus of one pair and its pipeline.
+    """
+    own, store = "tests.benchmarks.store.rehearsal_phases", str(path)
+    of_teacher = [store, "--teacher", DAMAGED, "--deep", "--json"]
+    page, pipeline = beside / "report.html", beside / "pipeline.yaml"
+    plan, nbytes = Phase(command=[own, "plan", store], says=_left_to_do), rows * row_bytes(features)
+    append = ["extract", "append", "--pipeline", "rehearsal", "--config", str(pipeline), "--report"]
+    return {
+        "disk": Phase(command=[own, "disk", store, "--bytes", str(nbytes)]),
+        "build": Phase(command=[own, "build", store, "--rows", str(rows), "--features", features], disk="write"),
+        "verify --deep": Phase(
+            command=["store", "verify", store, "--deep", "--json"], cold=True, disk="read", says=_verified
+        ),
+        "epoch, cold": Phase(command=[own, "epoch", store], cold=True, disk="read"),
+        "epoch again": Phase(command=[own, "epoch", store]),
+        "open": Phase(command=[own, "open", store], cold=True),
+        "one row": Phase(command=[own, "row", store], cold=True),
+        "plan": plan,
+        "store info": Phase(command=["store", "info", store, "--json"], says=_info),
+        "store coverage": Phase(command=["store", "coverage", store, "--json"], says=_coverage),
+        "store report": Phase(
+            command=["store", "report", store, "--out", str(page), "--json"],
+            says=lambda said: {"sample": said["sample"], "page_bytes": page.stat().st_size},
+        ),
+        "flip a byte": Phase(command=[own, "flip", store]),
+        "verify it": Phase(command=["store", "verify", *of_teacher], cold=True, disk="read", says=_damage, code=1),
+        "repair it": Phase(command=["store", "repair", *of_teacher], cold=True, disk="read", says=_repaired),
+        "append a pair": Phase(command=append, says=lambda said: {"pairs": said["pairs"]}),
+        "plan again": plan,
     }
-    return found | speed
 
 
-def require_space(path: Path, rows: int) -> None:
+def _verified(said: Any) -> Found:
+    assert said["valid"]
+    assert said["complete"]
+    states: Counter[str] = Counter()
+    for of_teacher in said["teachers"].values():
+        states.update(of_teacher)
+    return {"units_verified": states["verified"]}
+
+
+def _info(said: Any) -> Found:
+    return {"rows": said["rows"], "complete": said["complete"], "feature_pairs": said["feature_pairs"]}
+
+
+def _coverage(said: Any) -> Found:
+    counts = [count for of_teacher in said.values() for count in of_teacher.values()]
+    return {"feature_pairs": sum(count["ok"] for count in counts), "missing": sum(count["missing"] for count in counts)}
+
+
+def _damage(said: Any) -> Found:
+    return {"found": [problem["key"] for problem in said["problems"]]}
+
+
+def _repaired(said: Any) -> Found:
+    assert not said["left"]
+    return {"receipts_removed": said["receipts"], "objects_removed": said["objects"]}
+
+
+def _left_to_do(said: Any) -> Found:
+    said["to_do"] = [[range_id, name] for range_id, teachers in said["to_do"] for name in teachers]
+    return said  # type: ignore[no-any-return]
+
+
+def write_pair(beside: Path, store: Path) -> None:
+    """Write a corpus of one pair and a pipeline for ``extract append``."""
+    image = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(image, "PNG")
+    corpus = beside / "new.tar"
+    with tarfile.open(corpus, "w") as tar:
+        for name, content in (("appended.png", image.getvalue()), ("appended.txt", b"a finding that came later")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    pipeline = {
+        "corpora": {"new": {"files": [str(corpus.absolute())]}},
+        "store": {"path": str(store.absolute()), "corpus": "new"},
+        "teachers": {name: {"folder": "none"} for name in WIDTHS},
+    }
+    (beside / "pipeline.yaml").write_text(yaml.safe_dump({"rehearsal": pipeline}))
+
+
+def run(name: str, phase: Phase, path: Path, before: dict[str, Found]) -> Found:
+    """Run a phase in a process of its own, and return what it found and what it cost."""
+    print(f"{datetime.now(UTC):%H:%M:%S} {name}", file=sys.stderr, flush=True)
+    if phase.cold:
+        drop_cached(path)
+    with tempfile.TemporaryFile() as answer:
+        cost = measure([sys.executable, "-m", *phase.command], stdout=answer)
+        answer.seek(0)
+        said = answer.read()
+    if cost.code != phase.code:
+        raise SystemExit(f"{name} ended with exit code {cost.code}: {said.decode(errors='replace')[-2000:]}")
+    found = {name: getattr(cost, name) for name in COST} | phase.says(json.loads(said))
+    nbytes = cost.read_gb * 1e9 if phase.disk == "read" else found.get("bytes")
+    if nbytes is None:
+        return found
+    speed = nbytes / 1e6 / found.get("work_seconds", cost.seconds)
+    of_disk = {"of_disk": round(speed / before["disk"][f"{phase.disk}_MB_per_s"], 2)} if phase.disk else {}
+    return found | {"MB_per_s": round(speed)} | of_disk
+
+
+def require_space(path: Path, rows: int, features: StoredDtype) -> None:
     """Refuse to begin where the disk cannot hold it."""
-    needed = int(rows * (ROW_BYTES + PAIR_BYTES) * HEADROOM)
+    needed = int(rows * row_bytes(features) * HEADROOM)
     free = shutil.disk_usage(path.parent).free
     if free < needed:
-        fits = int(free / (ROW_BYTES + PAIR_BYTES) / HEADROOM)
+        fits = int(free / row_bytes(features) / HEADROOM)
+        half = int(free / row_bytes("int8") / HEADROOM)
+        instead = "" if features == "int8" else f", ROWS={half} FEATURES=int8 too"
         raise SystemExit(
-            f"{path.parent}: {free / 1e9:.1f} GB are free, {rows} rows need {needed / 1e9:.1f}; ROWS={fits} would fit"
+            f"{path.parent}: {free / 1e9:.1f} GB are free, {rows} rows in {features} need {needed / 1e9:.1f}; "
+            f"ROWS={fits} would fit{instead}"
         )
 
 
-def rehearse(path: Path, rows: int, *, keep: bool) -> dict[str, Any]:
+def rehearse(path: Path, rows: int, *, features: StoredDtype, keep: bool) -> Found:
     """Run all phases and write their figures beside the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         raise SystemExit(f"{path} is there already: name a folder that is not")
-    require_space(path, rows)
-    load = os.getloadavg()[0]
+    require_space(path, rows, features)
+    machine: Found = {"cores": os.cpu_count(), "python": platform.python_version(), "load_before": os.getloadavg()[0]}
+    found: dict[str, Found] = {}
+    report = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "rows": rows, "features": features, "teachers": len(WIDTHS)}
     try:
-        phases = {name: phase(name, path, rows) for name in ("build", "verify", "stream")}
+        with tempfile.TemporaryDirectory() as beside:
+            write_pair(Path(beside), path)
+            for name, phase in phases(path, Path(beside), rows=rows, features=features).items():
+                found[name] = run(name, phase, path, found)
+            check(path, found)
     finally:
+        machine["load_after"] = os.getloadavg()[0]
+        # What was measured stays also if a phase fails.
+        path.with_name(f"{path.name}.json").write_text(
+            json.dumps(report | {"phases": found, "machine": machine}, indent=1) + "\n"
+        )
         if not keep:
             shutil.rmtree(path, ignore_errors=True)
-    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "load": [load, os.getloadavg()[0]]}
-    report = {"rows": rows, "teachers": len(WIDTHS), "phases": phases, "machine": machine}
-    path.with_name(f"{path.name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    return report
+    return report | {"phases": found, "machine": machine}
 
 
-def show(report: dict[str, Any]) -> None:
+def check(path: Path, found: dict[str, Found]) -> None:
+    """See that the phases agree with each other."""
+    info = read_store_info(locate(path))
+    damaged_range = int(found["flip a byte"]["damaged"].split("/")[-2])
+    damaged = [damaged_range, DAMAGED]
+    assert found["plan"]["to_do"] == []
+    assert found["store info"]["feature_pairs"] == found["store coverage"]["feature_pairs"]
+    assert found["verify it"]["found"] == [found["flip a byte"]["damaged"]]
+    assert found["repair it"]["receipts_removed"] == [f"receipts/{DAMAGED}/r{damaged_range:06d}.json"]
+    appended = [[info.ranges - 1, name] for name in WIDTHS]
+    assert sorted(found["plan again"]["to_do"]) == sorted([*appended, *([damaged] if damaged not in appended else [])])
+
+
+COLUMNS = {
+    "seconds": "s",
+    "work_seconds": "of it work",
+    "cpu_seconds": "CPU s",
+    "MB_per_s": "MB/s",
+    "of_disk": "of the disk's",
+    "read_gb": "GB from disk",
+    "peak_gib": "GiB",
+    "own_gib": "GiB own",
+}
+
+
+def show(report: Found) -> None:
     """Print a table of Markdown."""
-    columns = ("rows", "seconds", "rows_per_s", "MB_per_s", "seconds_per_million_rows", "peak_GiB")
-    print(f"\n| phase | {' | '.join(columns)} |\n|{' --- |' * (len(columns) + 1)}")
+    print(f"\n{report['rows']:,} rows, {report['features']}, {report['date']}, {report['machine']}\n")
+    print(f"| phase | {' | '.join(COLUMNS.values())} | found |\n|{' --- |' * (len(COLUMNS) + 2)}")
     for name, found in report["phases"].items():
-        print(f"| {name} | " + " | ".join(f"{found[column]:,}" for column in columns) + " |")
+        figures = [f"{found[column]:,}" if column in found else "" for column in COLUMNS]
+        print(f"| {name} | {' | '.join(figures)} | {_text(found)} |")
+
+
+def _text(found: Found) -> str:
+    """Return what a phase found beside its cost."""
+    parts = []
+    for name, value in found.items():
+        if name in COLUMNS:
+            continue
+        shown = f"{value:,}" if isinstance(value, int | float) else len(value) if isinstance(value, list) else value
+        parts.append(f"{name.replace('_', ' ')} {shown}")
+    return ", ".join(parts)
 
 
 def main() -> None:
-    """Run all phases, or the one that is named."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run all phases."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2_900_000)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--features", choices=get_args(StoredDtype), default="float16", help="how they are stored")
     parser.add_argument("--keep", action="store_true", help="leave the store there")
-    parser.add_argument("--phase", choices=("build", "verify", "stream"), help="only this one, in this process")
-    parser.add_argument("--answer", type=Path, help="with --phase: where its figures go")
     options = parser.parse_args()
-    if options.phase is None:
-        show(rehearse(options.out, options.rows, keep=options.keep))
-        return
-    said = {
-        "build": lambda: build(options.out, options.rows),
-        "verify": lambda: verify(options.out),
-        "stream": lambda: stream(options.out),
-    }[options.phase]()
-    options.answer.write_text(json.dumps(said))
+    show(rehearse(options.out, options.rows, features=options.features, keep=options.keep))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pyarrow as pa
 from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
 from store.format.pair_writer import PairWriter
 from store.format.pairs import PAIR_SCHEMA, PairTable
-from store.format.records import STORE_KEY, Spec, Status, StoreInfo, write_record
+from store.format.records import STORE_KEY, Spec, Status, StoredDtype, StoreInfo, write_record
 from store.io.location import Location, locate
 
 MODALITIES = ("ct", "dermatology", "histopathology", "mri", "xray")
@@ -27,6 +27,8 @@ def make_store(
     present: dict[str, float],
     range_rows: int = 8192,
     chunk_rows: int = 256,
+    stored_dtype: StoredDtype = "float16",
+    caption_chars: int = 0,
     seed: int = 20261123,
 ) -> Iterator[int]:
     """Make a store, and yield the stored bytes of each unit when it is committed.
@@ -38,6 +40,7 @@ def make_store(
         present: share of rows that have a feature, by teacher.
         range_rows: R.
         chunk_rows: C.
+        caption_chars: shortest length of a caption.
         seed: of everything.
     """
     info = StoreInfo(
@@ -49,20 +52,26 @@ def make_store(
         corpus={"files": {}, "qualify_keys": False},
     )
     location = locate(path)
-    info = info.model_copy(update={"parts": _write_pairs(location, info)})
+    info = info.model_copy(update={"parts": _write_pairs(location, info, caption_chars)})
     write_record(location, STORE_KEY, info)
-    yield from commit_features(location, info, widths=widths, present=present, seed=seed)
+    yield from commit_features(location, info, widths=widths, present=present, stored_dtype=stored_dtype, seed=seed)
 
 
 def commit_features(
-    location: Location, info: StoreInfo, *, widths: dict[str, int], present: dict[str, float], seed: int = 20261123
+    location: Location,
+    info: StoreInfo,
+    *,
+    widths: dict[str, int],
+    present: dict[str, float],
+    stored_dtype: StoredDtype = "float16",
+    seed: int = 20261123,
 ) -> Iterator[int]:
     """Commit random features to a store that has none, and yield the stored bytes of each unit."""
     rng = np.random.default_rng(seed)
     circumstances = Circumstances(device="none", batch_size=1, run_id="synthetic", attempt=1, timings_s={}, versions={})
     pairs = PairTable(location, info)
     for teacher, width in widths.items():
-        spec = spec_of(teacher, width)
+        spec = spec_of(teacher, width, stored_dtype=stored_dtype)
         register_teacher(location, spec, info=info)
         drawn = unit_rows(rng, info.range_rows, width), unit_rows(rng, info.range_rows, width)
         for range_id in range(info.ranges):
@@ -83,7 +92,7 @@ def commit_features(
             yield sum(stored.nbytes for stored in receipt.objects.values())
 
 
-def spec_of(teacher: str, width: int) -> Spec:
+def spec_of(teacher: str, width: int, *, stored_dtype: StoredDtype = "float16") -> Spec:
     """Return the spec of a teacher that does not exist."""
     return Spec(
         teacher=teacher,
@@ -94,6 +103,7 @@ def spec_of(teacher: str, width: int) -> Spec:
         tokenizer={},
         output="random",
         compute_dtype="float32",
+        stored_dtype=stored_dtype,
     )
 
 
@@ -103,14 +113,14 @@ def unit_rows(rng: np.random.Generator, rows: int, width: int) -> npt.NDArray[np
     return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
 
 
-def _write_pairs(location: Location, info: StoreInfo) -> list[int]:
+def _write_pairs(location: Location, info: StoreInfo, caption_chars: int) -> list[int]:
     writer = PairWriter(location, range_rows=info.range_rows)
     for range_id in range(info.ranges):
         numbers = range(*info.bounds(range_id))
         columns = {
             "key": [f"pair{row:08d}" for row in numbers],
             "uri": ["000.tar"] * len(numbers),
-            "caption": [f"finding {row}" for row in numbers],
+            "caption": [f"finding {row}".ljust(caption_chars, "x") for row in numbers],
             "modality": [MODALITIES[row % len(MODALITIES)] for row in numbers],
             "split": ["train"] * len(numbers),
             "image_sha256": [hashlib.sha256(str(row).encode()).hexdigest() for row in numbers],
