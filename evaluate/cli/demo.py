@@ -38,6 +38,9 @@ app = typer.Typer()
 QUICK = "quick"
 """The pipeline of ``make demo QUICK=1``."""
 
+EVALUATED_IN = {"teacher": "extract", "task_only": "distill"}
+"""The stage in which a model is evaluated beside other work, by its role."""
+
 SECONDS = "seconds.json"
 """The file of the seconds that each stage took, over all runs until it was done."""
 
@@ -73,7 +76,7 @@ def run_stages(pipeline: EvaluatePipeline, name: str, *, config: Path, dataset: 
     distill, evaluate = ["train", "distill", *chosen], ["evaluate", "run", *chosen, "--dataset", dataset]
     students = pipeline.train.students
     taught = [student for student in students if students[student].recipe != "task_only"]
-    project = [["train", "project", *chosen]] if any(students[name].recipe == "paper" for name in taught) else []
+    project = [["train", "project", *chosen]] if any(students[student].recipe == "paper" for student in taught) else []
     alone = [student for student in students if student not in taught]
     # Without Ray the little work of the quick demo is done before a cluster would have started.
     local = ["--local"] if name == QUICK else []
@@ -82,7 +85,7 @@ def run_stages(pipeline: EvaluatePipeline, name: str, *, config: Path, dataset: 
     stages = {
         "corpus": drawn,
         "teachers": _spread(["train", "pretrain", *chosen], "--run", list(pipeline.train.pretrain)),
-        # What needs the least of the cores stands beside what needs the most.
+        # Ray needs little of the cores while it starts.
         "extract": [
             [["extract", "index", *chosen], ["extract", "run", *chosen, *local]],
             [[*evaluate, *_each("--model", pipeline.teachers)]],
@@ -146,7 +149,8 @@ def _stages(pipeline: EvaluatePipeline, store: FeatureStore) -> dict[str, Stage]
     }
     for one in read_results(Path(pipeline.evaluate.out) / "results"):
         if isinstance(one, ResultRecord) and one.model.name != ORACLE:
-            parts["evaluate"][f"{one.model.name}, {one.task}"] = one.seconds
+            stage = EVALUATED_IN.get(one.model.role, "evaluate")
+            parts[stage][f"{one.model.name}, {one.task}"] = one.seconds
     spent = _read_seconds(Path(pipeline.evaluate.out))
     return {name: Stage(seconds=of["seconds"], parts=parts.get(name, {})) for name, of in spent.items()}
 

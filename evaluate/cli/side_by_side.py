@@ -20,8 +20,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from multiprocessing import forkserver
-from multiprocessing.connection import Connection
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
@@ -39,18 +39,24 @@ Chain = list[Command]
 """Commands one after the other; one that fails is the last."""
 
 PRELOADED = ["extract.run.run", "extract.teachers.open_clip_model", "train.trainer.stages", "evaluate.suite.suite"]
-"""Modules that the server imports, and with them the libraries of all four programs."""
+"""Modules that the server imports, and with them the libraries of models."""
+
+INTERRUPT = {signal.SIGINT}
+
+JUST_BEGUN_S = 2.0
+"""A command that began so shortly before Ctrl-C may have been forked after it, and has nothing to lose."""
 
 
 def preload() -> None:
     """Start the server, which loads the libraries while this process goes on; call it from the main thread."""
     multiprocessing.set_forkserver_preload(PRELOADED)
-    # A terminal sends Ctrl-C to the server too, which would report where it was in loading.
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal sends Ctrl-C to the server too, which would report where it was in loading. Its children unblock it.
+    resource_tracker.ensure_running()  # the server's start does it too, and it ends with unblocking
+    signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPT)
     try:
         forkserver.ensure_running()
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPT)
 
 
 def run_together(chains: Sequence[Chain], *, preloaded: bool = True) -> list[tuple[Command, int]]:
@@ -68,7 +74,7 @@ def run_together(chains: Sequence[Chain], *, preloaded: bool = True) -> list[tup
             ends = [pool.submit(processes.chain, chain, take) for chain, take in zip(chains, takers, strict=True)]
             return [end.result() for end in ends]
         except BaseException:
-            processes.stop()  # Ctrl-C does not reach those that are being started
+            processes.stop()
             raise
 
 
@@ -77,7 +83,9 @@ class _Processes:
 
     def __init__(self, *, preloaded: bool) -> None:
         self._preloaded, self._lock, self._stopping = preloaded, threading.Lock(), False
-        self._running: set[BaseProcess] = set()
+        self._begun: dict[BaseProcess, float] = {}
+        # A start looks at all processes that have ended, and a join beside it may then miss the exit code.
+        self._one_at_a_time = threading.Lock()
 
     def chain(self, chain: Chain, take: Callable[[str], None] | None) -> tuple[Command, int]:
         """Run commands up to the first that fails; ``take`` is given the lines of their stderr."""
@@ -88,36 +96,40 @@ class _Processes:
         return command, code
 
     def stop(self) -> None:
-        """Ask all processes to stop."""
+        """Start nothing more, and stop what Ctrl-C has not reached; what it has reached stops by itself."""
         with self._lock:
             self._stopping = True
-            for process in self._running:
-                process.terminate()
+            for process, begun in self._begun.items():
+                if time.monotonic() - begun < JUST_BEGUN_S:
+                    process.terminate()
 
     def _run(self, command: Command, take: Callable[[str], None] | None) -> int:
         context = multiprocessing.get_context("forkserver") if self._preloaded else multiprocessing.get_context("spawn")
         environment = {**os.environ, console.PROGRESS_VAR: "1" if take else ""}
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=_command, args=(command, environment, theirs if take else None))
-        process.start()
+        with self._one_at_a_time:
+            process.start()
         theirs.close()
         with self._lock:
-            self._running.add(process)
+            self._begun[process] = time.monotonic()
             if self._stopping:
                 process.terminate()
         if take:
             with open(ours.fileno(), errors="replace", closefd=False) as lines:
                 for line in lines:
                     take(line)
-        process.join()
+        wait([process.sentinel])
+        with self._one_at_a_time:
+            process.join()
         with self._lock:
-            self._running.remove(process)
-            return process.exitcode or int(self._stopping)
+            del self._begun[process]
+            return int(self._stopping) if process.exitcode == 0 else process.exitcode or 1
 
 
 def _command(command: Command, environment: Mapping[str, str], stderr: Connection | None) -> None:
     os.environ |= environment
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPT)
     if stderr:
         os.dup2(stderr.fileno(), sys.stderr.fileno())
         stderr.close()

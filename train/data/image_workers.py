@@ -6,13 +6,13 @@ pixels into shared memory. The work is a function of row and epoch, so batches d
 
 from __future__ import annotations
 
-import atexit
 import multiprocessing
 import queue
 import signal
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from store.errors import MMKDError
@@ -45,8 +45,9 @@ class ImageWorkers:
         self._askers = ThreadPoolExecutor(max(1, number), "image-workers")
         self._pipes: list[Any] = []
         self._processes = []
-        # multiprocessing's own exit handler would send SIGTERM, which the workers ignore, and wait for ever.
-        atexit.register(self.close)
+        # Before multiprocessing's own end, which would send SIGTERM, which the workers ignore, and wait for ever. In a
+        # process that multiprocessing has started itself, handlers of atexit do not run.
+        self._at_exit = Finalize(None, self.close, exitpriority=1)
         for _ in range(number):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, view, memories, shape), daemon=True)
@@ -96,7 +97,7 @@ class ImageWorkers:
 
     def close(self) -> None:
         """Stop the processes."""
-        atexit.unregister(self.close)
+        self._at_exit.cancel()
         self._askers.shutdown()
         for pipe in self._pipes:
             pipe.close()

@@ -266,7 +266,8 @@ def _validation(
     require_pairs(run.name, rows, where=where)
     chosen = table.select(["caption", "image_sha256"]).take(pa.array(rows))
     view = View(size_px=student.size_px, crop_scale=1, seed=0, max_pixels=run.max_pixels, window=run.window)
-    with ImageLoader(pairs.images, view=view, batch_rows=CHUNK_ROWS, threads=run.optimization.threads) as loader:
+    threads = run.optimization.threads
+    with ImageLoader(pairs.images, view=view, batch_rows=CHUNK_ROWS, threads=threads, keep_bytes=0) as loader:
         yield Validation(
             student.tokenizer,
             loader,

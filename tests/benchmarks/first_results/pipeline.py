@@ -13,7 +13,10 @@ from .corpora import REAL_PARTS
 ROOT = Path(__file__).resolve().parents[3]
 
 PHANTOMS = {"oct": 250, "histopathology": 150, "dermatology": 250}
-"""Drawn modalities beside the real ones, with their teachers' steps, which are the demo's."""
+"""Drawn modalities beside the real ones, with their teachers' steps: those of the demo on 2026-11-23.
+
+Models are those that the demo has today, so that a new run gives other numbers than docs/first-results.md.
+"""
 
 REAL_STEPS = {"ct": 200, "xray": 200, "mri": 150, "breast_ultrasound": 300, "child_xray": 300}
 """Steps of the specialists, set beforehand; what the validation splits said gave no reason to change them."""

@@ -170,6 +170,44 @@ def test_ctrl_c_while_the_libraries_are_loaded_stops_the_commands_that_wait_for_
     assert not ran.exists()
 
 
+CAREFUL = """
+import pathlib, sys, time
+from train.runtime.interrupt import stopping
+with stopping() as stop:
+    pathlib.Path(sys.argv[1] + ".began").touch()
+    while not stop.requested:
+        time.sleep(0.05)
+    time.sleep(1)
+    pathlib.Path(sys.argv[1]).touch()
+sys.exit(3)
+"""
+
+
+@pytest.mark.end_to_end
+def test_ctrl_c_reaches_a_command_once_so_that_a_training_writes_its_checkpoint(modules):
+    (modules / "careful.py").write_text(CAREFUL)
+    saved = [modules / f"saved{number}" for number in range(2)]
+    chains = [[["careful", str(path)], ["careful", "never"]] for path in saved]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{modules}"}
+    command = [sys.executable, "-c", PARENT, str(modules), json.dumps(chains)]
+    with subprocess.Popen(command, cwd=modules, env=environment, start_new_session=True) as parent:
+        while not all(path.with_suffix(".began").exists() for path in saved):
+            assert parent.poll() is None
+        time.sleep(side_by_side.JUST_BEGUN_S)
+        os.killpg(parent.pid, signal.SIGINT)
+        assert parent.wait() != 0
+    assert all(path.exists() for path in saved)
+    assert not (modules / "never.began").exists()
+
+
+@pytest.mark.end_to_end
+def test_no_exit_code_is_lost_when_commands_begin_while_others_end(modules):
+    (modules / "nothing.py").write_text("")
+    (modules / "failing.py").write_text("raise SystemExit(7)")
+    chains = [[["nothing"]] * 40 + [["failing"]] for _ in range(3)]
+    assert run_together(chains) == [(["failing"], 7)] * 3
+
+
 @pytest.mark.end_to_end
 def test_all_that_is_preloaded_can_be_imported():
     for name in side_by_side.PRELOADED:

@@ -79,6 +79,9 @@ class Simulated(ImageWorkers):
     def __len__(self):
         return self.number
 
+    def close(self):
+        self._askers.shutdown()
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):

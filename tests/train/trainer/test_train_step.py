@@ -74,7 +74,7 @@ def test_a_piece_that_passes_the_towers_twice_meets_the_same_dropout(tmp_path):
     inputs = inputs_of(batch, torch.device("cpu"))
     pieces = []
     for part in range(2):
-        seed_part(3, step=0, rank=0, part=part)
+        seed_part(3, step=0, rank=0, part=part, device=torch.device("cpu"))
         pieces.append(towers(*(value[part * 4 : part * 4 + 4] for value in inputs)))
     loss = clip_loss(torch.cat([p[0] for p in pieces]), torch.cat([p[1] for p in pieces]), pieces[0][2])
     parameters = dict(student.model.named_parameters())
@@ -212,7 +212,7 @@ def test_the_largest_average_that_is_named_is_accepted(steps):
 
 def test_a_part_of_a_step_has_randomness_of_its_own():
     def draw(**numbers):
-        seed_part(1, **{"step": 0, "rank": 0, "part": 0, **numbers})
+        seed_part(1, **{"step": 0, "rank": 0, "part": 0, **numbers}, device=torch.device("cpu"))
         return torch.rand(3).tolist()
 
     drawn = [draw(), draw(step=1), draw(rank=1), draw(part=1)]
