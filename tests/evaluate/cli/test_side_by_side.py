@@ -204,8 +204,8 @@ def test_ctrl_c_reaches_a_command_once_so_that_a_training_writes_its_checkpoint(
 def test_no_exit_code_is_lost_when_commands_begin_while_others_end(modules):
     (modules / "nothing.py").write_text("")
     (modules / "failing.py").write_text("raise SystemExit(7)")
-    chains = [[["nothing"]] * 40 + [["failing"]] for _ in range(3)]
-    assert run_together(chains) == [(["failing"], 7)] * 3
+    chains = [[["nothing"]] * 40 + [["failing"]] for _ in range(5)]
+    assert run_together(chains) == [(["failing"], 7)] * 5
 
 
 @pytest.mark.end_to_end
