@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 
 from .programs import Program
@@ -123,7 +124,9 @@ class Soak:
         if self.driver is None:
             return
         code = self.driver.interrupt()
-        if code not in (0, 3) or "Traceback" in self.driver.said():
+        # Python itself ends by the signal, without a word, before the program has told it otherwise.
+        early = code == -signal.SIGTERM and not self.driver.said()
+        if not (early or code in (0, 3)) or "Traceback" in self.driver.said():
             self.surprises.append(f"driver: exit code {code} after SIGTERM: {self.driver.said()[-1500:]}")
         self.driver = None
 

@@ -42,7 +42,7 @@ class World:
         self.corpus.mkdir(parents=True)
         self.disk.mkdir()
         mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(self.disk)]
-        self.is_small = bool(shutil.which("mount")) and not subprocess.run(mount, capture_output=True).returncode
+        self.is_small = bool(shutil.which("mount")) and not subprocess.run(mount, check=False).returncode
         self.server = None
         if storage == "s3":
             if rclone() is None:
