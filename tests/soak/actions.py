@@ -22,7 +22,7 @@ WEIGHTS = {
 ON_S3 = WEIGHTS | {"outage": 3}
 """How often each action is drawn, on an S3 server."""
 
-MOST_UNITS = 24
+MOST_UNITS = 16
 """Units that are committed before an action, at most."""
 
 

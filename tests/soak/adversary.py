@@ -7,9 +7,10 @@ import signal
 import time
 
 from .programs import Program
+from .trainer import own_settings
 
 TICK_S = 0.1
-WAIT_S = 30
+WAIT_S = 60
 """An action waits no longer for units: the driver may have nothing to do for want of what the action gives."""
 
 EXPECTED = {
@@ -81,10 +82,8 @@ class Soak:
         out = self.world.out / "students" / f"{number:03d}"
         file = self.world.out / "students" / f"{number:03d}.epochs.jsonl"
         file.parent.mkdir(exist_ok=True)
-        settings = [f"out={out}", f"optimization.seed={number}"]
-        options = [word for text in settings for word in ("--set", f"train.students.student.{text}")]
         wrapped = "tests.soak.trainer", "record", file, self.world.root
-        return Program(self.world, "trainer", *wrapped, "distill", *self.options(), *options)
+        return Program(self.world, "trainer", *wrapped, "distill", *self.options(), *own_settings(out, number))
 
     def judge(self, name, code, said):
         """Note how a program ended by itself, and whether that may be."""

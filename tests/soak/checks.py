@@ -14,8 +14,10 @@ from store.index.append import append_corpus
 from store.index.create import index_corpus
 
 from .programs import Program
-from .trainer import epochs_of
+from .trainer import epochs_of, own_settings, recorded
 from .world import RANGE_ROWS, TAR_ROWS, digests
+
+RESULTS = ("open_clip_model.safetensors", "tokenizer.json")
 
 
 class Undisturbed:
@@ -68,6 +70,22 @@ def problems_of(soak):
     return found
 
 
+def without_receipt(lines, *, known):
+    """Return (epoch, teacher, range) of ranges that were trained on and had no receipt, or lie behind the rows known.
+
+    Args:
+        lines: as `tests.soak.trainer` records them.
+        known: ranges of the store when the run began.
+    """
+    return [
+        (line["epoch"], name, number)
+        for line in lines
+        for name, numbers in line["ranges"].items()
+        for number in numbers
+        if f"{name}/{number}" not in line["there"] or number >= known
+    ]
+
+
 def _student(soak, undisturbed, number):
     """Train a student again from an undisturbed store on the ranges that it recorded, and compare the results."""
     world, found = soak.world, []
@@ -75,32 +93,21 @@ def _student(soak, undisturbed, number):
     file = out.with_suffix(".epochs.jsonl")
     identity = json.loads((out / "train.json").read_text())
     begun, files = identity["store"]["ranges"], identity["store"]["corpus"]["files"]
-    known = len(files) * TAR_ROWS // RANGE_ROWS
-    epochs = epochs_of(file)
-    for epoch in epochs:
-        for name, ranges in epoch["ranges"].items():
-            unread = [one for one in ranges if f"{name}/{one}" not in epoch["there"] or one >= known]
-            if unread:
-                found.append(f"student {number}, epoch {epoch['epoch']}: {name} had no receipt of ranges {unread}")
+    lines = recorded(file)
+    if unread := without_receipt(lines, known=len(files) * TAR_ROWS // RANGE_ROWS):
+        found.append(f"student {number}: {len(unread)} ranges without a receipt, such as {unread[0]}")
     again = world.out / "undisturbed" / "students" / f"{number:03d}"
-    settings = [f"out={again}", f"optimization.seed={number}"]
-    options = [word for text in settings for word in ("--set", f"train.students.student.{text}")]
     wrapped = "tests.soak.trainer", "given", file, json.dumps(begun)
-    options += ["--pipeline", "soak", "--config", undisturbed.config(len(files))]
+    options = ["--pipeline", "soak", "--config", undisturbed.config(len(files)), *own_settings(again, number)]
     program = Program(world, "trained-again", *wrapped, "distill", *options)
     if code := program.code():
         return [*found, f"student {number}: trained again it ends with {code}: {program.said()[-800:]}"]
-    for name in ("open_clip_model.safetensors", "tokenizer.json"):
-        if (out / name).read_bytes() != (again / name).read_bytes():
-            found.append(f"student {number}: {name} is not that of an undisturbed training on the same ranges")
-    if _metrics(out) != _metrics(again):
-        found.append(f"student {number}: its metrics are not those of an undisturbed training on the same ranges")
-    soak.note(
-        student=number,
-        files=len(files),
-        epochs=len(epochs),
-        ranges=[sum(map(len, e["ranges"].values())) for e in epochs],
-    )
+    same = {name: (out / name).read_bytes() == (again / name).read_bytes() for name in RESULTS}
+    same["metrics.jsonl"] = _metrics(out) == _metrics(again)
+    if differ := [name for name, equal in same.items() if not equal]:
+        found.append(f"student {number}: {differ} differ from an undisturbed training on the same ranges")
+    counts = [sum(map(len, epoch["ranges"].values())) for epoch in epochs_of(lines)]
+    soak.note(student=number, files=len(files), units_by_epoch=counts)
     return found
 
 

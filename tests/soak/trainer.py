@@ -36,15 +36,25 @@ def record(file, root):
     GrowingFeed._freeze = noting
 
 
-def epochs_of(file):
-    """Return the epochs of a recorded run: an epoch that was begun again, after a kill, counts as it was last."""
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+def recorded(file):
+    """Return the lines of a recorded run; none if its store was complete when it began."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def epochs_of(lines):
+    """Return the epochs that count: one that was begun again, after a kill, is as it was last."""
     return [epoch for _, epoch in sorted({line["epoch"]: line for line in lines}.items())]
+
+
+def own_settings(out, number):
+    """Return the options of a student of the pipeline."""
+    settings = (f"out={out}", f"optimization.seed={number}")
+    return [word for text in settings for word in ("--set", f"train.students.student.{text}")]
 
 
 def give(file, begun):
     """Have each epoch the ranges that were recorded, and the run the teachers that it began with."""
-    epochs = epochs_of(file)
+    epochs = epochs_of(recorded(file))
     identity = stages.store_identity
     stages.store_identity = lambda store: identity(store) | {"ranges": begun}
     if epochs:

@@ -106,7 +106,8 @@ def as_begun(store: FeatureStore, begun: Mapping[str, Any] | None) -> FeatureSto
     if rows >= info.rows or rows not in ends:
         return store
     # Of the files it had: one that changed since is found when the identities are compared.
-    corpus = {**info.corpus, "files": {name: stamp for name, stamp in info.corpus.get("files", {}).items() if name in files}}
+    kept = {name: stamp for name, stamp in info.corpus.get("files", {}).items() if name in files}
+    corpus = {**info.corpus, "files": kept}
     parts = (info.parts or [])[: ends.index(rows) + 1]
     info = info.model_copy(update={"rows": rows, "parts": parts, "corpus": corpus})
     known, earlier = store.known(), store.reopen()
