@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import tempfile
@@ -148,15 +147,13 @@ class World:
     def fill(self):
         """Fill the disk to its last block; returns a function that gives the room back."""
         ballast = self.disk / ".ballast"
-        with ballast.open("wb") as file:
+        with ballast.open("wb", buffering=0) as file:
             try:
                 while True:
                     file.write(bytes(1 << 12))
-                    file.flush()
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
-                os.ftruncate(file.fileno(), max(0, file.tell() - (file.tell() % (1 << 12))))
         return ballast.unlink
 
 
