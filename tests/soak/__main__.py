@@ -46,7 +46,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=30, help="for actions; finishing and comparing come on top")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--storage", choices=["folder", "s3"], default="folder")
-    parser.add_argument("--steps", type=int, default=300, help="of each student")
+    parser.add_argument("--steps", type=int, default=1000, help="of each student")
     parser.add_argument("--out", type=Path, default=Path("runs/soak"))
     parser.add_argument("--replay", type=Path, metavar="LOG", help="do the actions of this log instead")
     given = parser.parse_args()

@@ -106,8 +106,9 @@ def _student(soak, undisturbed, number):
     same["metrics.jsonl"] = _metrics(out) == _metrics(again)
     if differ := [name for name, equal in same.items() if not equal]:
         found.append(f"student {number}: {differ} differ from an undisturbed training on the same ranges")
-    counts = [sum(map(len, epoch["ranges"].values())) for epoch in epochs_of(lines)]
-    soak.note(student=number, files=len(files), units_by_epoch=counts)
+    epochs = epochs_of(lines)
+    units = sorted({sum(map(len, epoch["ranges"].values())) for epoch in epochs})
+    soak.note(student=number, files=len(files), epochs=len(epochs), units_of_epochs=units)
     return found
 
 
