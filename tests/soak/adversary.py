@@ -122,9 +122,10 @@ class Soak:
         """End the driver in order, as one does before another program writes."""
         if self.driver is None:
             return
+        workers = self.driver.workers()
         code = self.driver.interrupt()
-        # Python itself ends by the signal, without a word, before the program has told it otherwise.
-        early = code == -signal.SIGTERM and not self.driver.said()
+        # By the signal and without a word: before the program handles it, and in the moments in which Ray connects.
+        early = code == -signal.SIGTERM and not workers
         if not (early or code in (0, 3)) or "Traceback" in self.driver.said():
             self.surprises.append(f"driver: exit code {code} after SIGTERM: {self.driver.said()[-1500:]}")
         self.driver = None
