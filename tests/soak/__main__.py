@@ -15,6 +15,9 @@ from .world import World
 
 LOG = "soak.jsonl"
 
+STEPS = {"folder": 1000, "s3": 300}
+"""Of each student: a minute or two."""
+
 
 def soak(out, *, minutes, seed, storage, steps, actions=None):
     """Soak, and return what is not as it must be and how often each action was done."""
@@ -46,7 +49,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=30, help="for actions; finishing and comparing come on top")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--storage", choices=["folder", "s3"], default="folder")
-    parser.add_argument("--steps", type=int, default=1000, help="of each student")
+    parser.add_argument("--steps", type=int, help="of each student; 1000, on S3 300")
     parser.add_argument("--out", type=Path, default=Path("runs/soak"))
     parser.add_argument("--replay", type=Path, metavar="LOG", help="do the actions of this log instead")
     given = parser.parse_args()
@@ -54,6 +57,7 @@ def main():
     if given.replay:
         first, actions = logged(given.replay)
         settings |= {name: first[name] for name in ("minutes", "seed", "storage", "steps")}
+    settings["steps"] = settings["steps"] or STEPS[settings["storage"]]
     names = ("minutes", "seed", "storage", "steps")
     found, counts = soak(given.out, actions=actions, **{name: settings[name] for name in names})
     print(json.dumps({"actions": counts, "problems": found}, indent=1))
