@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def soak(out, *, minutes, seed, storage, steps, actions=None):
 
 def main():
     """Run the command; the exit code is 1 if something was not as it must be."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it leaves neither programs nor a mounted disk
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30, help="for actions; finishing and comparing come on top")
     parser.add_argument("--seed", type=int, default=0)
