@@ -57,6 +57,6 @@ def test_an_epoch_that_was_begun_again_counts_as_it_was_last():
 def test_a_short_soak_ends_as_if_nothing_had_happened(tmp_path):
     actions = first(SEED, count=5)
     assert {action.kind for action in actions} == {"kill_driver", "append", "kill_trainer", "kill_worker", "damage"}
-    found, counts = soak(tmp_path / "soak", minutes=0, seed=SEED, storage="folder", steps=600, actions=actions)
+    found, counts = soak(tmp_path / "soak", minutes=0, seed=SEED, storage="folder", steps=300, actions=actions)
     assert found == []
     assert sum(counts.values()) >= 4
