@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup check test test-long test-versions bench-store bench-extract bench-train rehearse demo lock clean-demo
+.PHONY: help setup check test test-long test-versions bench-store bench-extract bench-train rehearse soak demo lock clean-demo
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ bench-train: $(STAMP) ## The trainer's loop around a simulated device, today's b
 
 rehearse: $(STAMP) ## The life of a synthetic store of ROWS pairs and nine teachers in OUT, FEATURES=float16 or int8; deleted; figures in OUT.json.
 	$(PY) -m tests.benchmarks.store.rehearse --rows $(or $(ROWS),2900000) --features $(or $(FEATURES),float16) --out $(or $(OUT),runs/rehearsal)
+
+soak: $(STAMP) ## All at work at once for MINUTES under an adversary of a SEED, in a folder or STORAGE=s3; log in runs/soak (docs/testing.md).
+	$(PY) -m tests.soak --minutes $(or $(MINUTES),30) --seed $(or $(SEED),0) --storage $(or $(STORAGE),folder) --out $(or $(OUT),runs/soak)
 
 demo: $(STAMP) ## The main job on a CPU: corpus, teachers, extraction, distillation, evaluation; QUICK=1 does a small part of it.
 	$(PY) -m evaluate demo --pipeline $(if $(filter-out 0,$(QUICK)),quick,demo)

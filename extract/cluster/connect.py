@@ -36,12 +36,16 @@ def connected(settings: ExtractSection) -> Iterator[None]:
 
     Raises:
         ConfigError: no cluster answers there, or this program cannot use it.
+        KeyboardInterrupt: SIGTERM came while Ray started.
     """
     handler = signal.getsignal(signal.SIGTERM)
     address = os.environ.get(ADDRESS)
     options = _local(settings) if address is None else _remote(address)
     try:
         ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+    except SystemExit as ended:  # raised by Ray's own handler of SIGTERM
+        ray.shutdown()
+        raise KeyboardInterrupt from ended
     # A RuntimeError, a ConnectionError, an AuthenticationError, and a plain Exception where a node starts too slowly.
     except Exception as error:
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from store.errors import IncompleteStoreError, SpecMismatchError
-from store.read.reader import FeatureStore
+from store.read.reader import FeatureStore, Known
 from store.read.selection import Selection
 from train.config import TrainPipeline
 from train.runtime.ranks import ALONE, Ranks
@@ -58,10 +59,19 @@ class RunTeachers:
         return found
 
 
-def open_store(pipeline: TrainPipeline, *, corpus_root: Path | None = None, ranks: Ranks = ALONE) -> FeatureStore:
+def open_store(
+    pipeline: TrainPipeline,
+    *,
+    corpus_root: Path | None = None,
+    ranks: Ranks = ALONE,
+    begun: Mapping[str, Any] | None = None,
+) -> FeatureStore:
     """Open a pipeline's store and check that it holds features.
 
     Rank 0 reads the receipts, and all processes see the store as it does: another one, a moment later, might see more.
+
+    Args:
+        begun: the identity of an interrupted run that is to go on.
 
     Raises:
         IncompleteStoreError: no range of any teacher is committed.
@@ -71,6 +81,7 @@ def open_store(pipeline: TrainPipeline, *, corpus_root: Path | None = None, rank
     )
     if ranks.world_size > 1:
         store.adopt(ranks.from_first(store.known))
+    store = as_begun(store, begun)
     incomplete = [teacher for teacher in store.teachers if not store.is_complete(teacher)]
     if not any(store.units(teacher).all() for teacher in store.teachers):
         raise IncompleteStoreError(
@@ -81,10 +92,36 @@ def open_store(pipeline: TrainPipeline, *, corpus_root: Path | None = None, rank
     return store
 
 
+def as_begun(store: FeatureStore, begun: Mapping[str, Any] | None) -> FeatureStore:
+    """Return a store with the rows that an interrupted run began with, if rows were appended behind them since.
+
+    A run that resumes has the captions, the batches and the vocabulary of its beginning.
+
+    Args:
+        begun: the identity of the run; None if there is none.
+    """
+    was, info = (begun or {}).get("store", {}), store.info
+    rows, files = was.get("rows", info.rows), was.get("corpus", {}).get("files", {})
+    ends = [*itertools.accumulate(info.parts or ())]
+    if rows >= info.rows or rows not in ends:
+        return store
+    # Of the files it had: one that changed since is found when the identities are compared.
+    kept = {name: stamp for name, stamp in info.corpus.get("files", {}).items() if name in files}
+    corpus = {**info.corpus, "files": kept}
+    parts = (info.parts or [])[: ends.index(rows) + 1]
+    info = info.model_copy(update={"rows": rows, "parts": parts, "corpus": corpus})
+    known, earlier = store.known(), store.reopen()
+    units = {name: {one: unit for one, unit in of.items() if one < info.ranges} for name, of in known.units.items()}
+    earlier.adopt(Known(info=info, specs=known.specs, units=units))
+    log.info("%s: the run goes on with the %d rows it began with, of %d", store.location, rows, store.info.rows)
+    return earlier
+
+
 def store_identity(store: FeatureStore) -> dict[str, Any]:
     """Return everything that determines the features of a store, as JSON values."""
     return {
         "corpus": store.info.corpus,
+        "rows": store.info.rows,
         "specs": {teacher: store.spec(teacher).hash for teacher in store.teachers},
         "ranges": {teacher: len(store.units(teacher).all()) for teacher in store.teachers},
     }

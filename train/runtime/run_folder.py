@@ -32,6 +32,9 @@ CHECKPOINTS = "checkpoints"
 GROWS = "ranges"
 """The only part of a run's identity that may change during the run: the committed ranges of a growing store."""
 
+ROWS = "store.rows"
+"""The part of a run's identity that earlier versions did not record; the corpus's files decide it."""
+
 
 def is_done(out: Path, identity: Mapping[str, Any], *, overwrite: bool) -> bool:
     """Return whether a folder already holds the result of exactly this run.
@@ -64,7 +67,9 @@ def is_done(out: Path, identity: Mapping[str, Any], *, overwrite: bool) -> bool:
     if not differences(found, identity):
         # A run that was killed between its last two steps leaves checkpoints behind.
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
-        if found != json.loads(json.dumps(identity)):
+        if found.get("store", {}).get(GROWS) != identity.get("store", {}).get(GROWS):
+            if overwrite:
+                return False
             log.info("%s: the store has grown since it was made; --overwrite makes it anew", out)
         return True
     if not overwrite:
@@ -94,6 +99,8 @@ def differences(found: Any, identity: Any, *, key: str = "") -> list[str]:
             for text in differences(found.get(name), identity.get(name), key=f"{key}.{name}" if key else name)
         ]
     if found == identity or (f".{key}".rpartition(f".{GROWS}.")[1] and _has_grown(found, identity)):
+        return []
+    if key == ROWS and found is None:
         return []
     return [f"{key}: {json.dumps(found)} then, {json.dumps(identity)} now"]
 
@@ -151,12 +158,18 @@ def begun_as(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     Args:
         identity: of the run now; the store may have grown since.
     """
+    found = interrupted_in(out)
+    return None if found is None or differences(found, identity) else found
+
+
+def interrupted_in(out: Path) -> dict[str, Any] | None:
+    """Return the identity of the run that was interrupted on its way to a folder, if it left checkpoints; else None."""
     partial = partial_of(out)
     records = [partial / name for name in (UNFINISHED, RECORD) if (partial / name).is_file()]
     if not records or not _has_checkpoints(partial):
         return None
     found: dict[str, Any] = json.loads(records[0].read_text())
-    return None if differences(found, identity) else found
+    return found
 
 
 def _has_checkpoints(partial: Path) -> bool:

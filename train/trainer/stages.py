@@ -22,11 +22,11 @@ from store.read.reader import FeatureStore
 from train.config import ModelSection, Optimization, PretrainRun, StudentRun, TrainPipeline
 from train.data.image_loader import require_pixels
 from train.data.pair_source import TaughtPairs, corpus_pairs, store_pairs, taught_pairs
-from train.data.store_rows import RunTeachers, open_store, store_identity, to_train_on
+from train.data.store_rows import RunTeachers, as_begun, open_store, store_identity, to_train_on
 from train.recipes.choose import RECIPES, TeacherData, task_only
 from train.recipes.projection import Projection
 from train.runtime.ranks import require_device, require_even_shares
-from train.runtime.run_folder import begun_as, is_done
+from train.runtime.run_folder import begun_as, interrupted_in, is_done
 
 from .train_model import HERE, Circumstances, TrainingRun, settings_identity, train_model
 
@@ -66,8 +66,12 @@ def _pretrain_on_store(pipeline: TrainPipeline, name: str, run: PretrainRun, how
     store = FeatureStore(
         pipeline.store.path, corpus_root=how.corpus_root, allow=pipeline.readable(), verify=pipeline.store.verify
     )
+    store = as_begun(store, _interrupted(run, how))
     pixels = _pixels(pipeline, store, run)
-    identity: dict[str, Any] = {"run": _without_images(run), "store": {"corpus": store.info.corpus}}
+    identity: dict[str, Any] = {
+        "run": _without_images(run),
+        "store": {"corpus": store.info.corpus, "rows": store.info.rows},
+    }
     identity |= _window_identity(pipeline) | _pixel_identity(pixels)
     if _nothing_to_do(f"train.pretrain.{name}", run, identity, how):
         return False
@@ -84,7 +88,7 @@ def distill(pipeline: TrainPipeline, name: str, run: StudentRun, how: Circumstan
     A ``task_only`` student sees the same rows in the same batches as a distilled one.
     """
     recipe = RECIPES[run.recipe]
-    store = open_store(pipeline, corpus_root=how.corpus_root, ranks=how.ranks)
+    store = open_store(pipeline, corpus_root=how.corpus_root, ranks=how.ranks, begun=_interrupted(run, how))
     projection_file = _projection_file(pipeline, name) if recipe.projects else None
     pixels = _pixels(pipeline, store, run)
     identity = {
@@ -121,6 +125,11 @@ def distill(pipeline: TrainPipeline, name: str, run: StudentRun, how: Circumstan
     objective = functools.partial(recipe.objective, run, data)
     train_model(_run_of(pipeline, name, run, identity), pairs, objective, how)
     return True
+
+
+def _interrupted(run: PretrainRun | StudentRun, how: Circumstances) -> dict[str, Any] | None:
+    """Return the identity of the interrupted run that may go on."""
+    return how.ranks.from_first(lambda: interrupted_in(Path(run.out)) if how.resume else None)
 
 
 def _window_identity(pipeline: TrainPipeline) -> dict[str, Any]:

@@ -124,6 +124,18 @@ def test_an_interrupted_run_ends_at_once_with_a_last_word(config, completed, num
     completed(receipts(store))
 
 
+def test_a_run_that_is_terminated_while_ray_starts_ends_with_a_last_word(config):
+    with Run(config) as run:
+        run.until(lambda: progress(config.parent / "store"))
+        time.sleep(0.5)  # Ray's own handler is there from the first moment of its start, which takes seconds
+        run.process.send_signal(signal.SIGTERM)
+        code, log = run.end()
+    assert code == 3, log
+    assert "interrupted: what was committed stays; run the same command again to go on" in log
+    assert "Traceback" not in log
+    assert progress(config.parent / "store")["state"] == "stopped"
+
+
 def test_a_cluster_without_room_for_a_worker_is_described_beside_what_was_asked_for(config):
     options = ["--set", "extract.device=cuda", "--set", "extract.start_timeout_s=2"]
     with Run(config, *options, CUDA_VISIBLE_DEVICES="") as run:

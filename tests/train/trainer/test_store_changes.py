@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from store.errors import CorruptChunkError, SpecMismatchError
+from store.errors import ConfigError, CorruptChunkError, SpecMismatchError
 from store.format import promote
 from store.format.arrays import shard_key
 from store.format.commit import Circumstances, UnitFeatures, commit_unit, register_teacher
@@ -19,7 +21,7 @@ from store.format.pairs import PairTable
 from store.format.records import RETRY_FOLDER, STORE_KEY, Status, read_store_info, receipt_key, spec_key, write_record
 from store.io.location import locate
 from tests.train.conftest import spec_of, unit_rows
-from tests.train.trainer.test_resume import commit_later, distill, lines, receipt, store_of
+from tests.train.trainer.test_resume import commit_later, distill, lines, pretrain, receipt, store_of, weights
 from tests.train.vit import vit_pipeline
 from train.trainer.train_step import Updater
 
@@ -68,15 +70,17 @@ def commit(store, spec, number, *, seed, at=""):
 
 
 def append(store, rows=24):
-    """Append pairs like the first ones, which fill no range, and extract them."""
+    """Append pairs with the images of the first ones and words of their own, which fill no range, and extract them."""
     location, info = locate(store), read_store_info(locate(store))
     pairs = PairTable(location, info)
     writer = PairWriter(location, range_rows=info.range_rows, after=pairs)
     table = pairs.read(0, rows)
-    keys = [f"more{row}" for row in range(rows)]
-    writer.add(table.set_column(table.schema.get_field_index("key"), "key", [keys]))
+    for name, word in (("key", "more"), ("caption", "unheard words of zebra ")):
+        table = table.set_column(table.schema.get_field_index(name), name, [[f"{word}{row}" for row in range(rows)]])
+    writer.add(table)
     parts = writer.close()
-    write_record(location, STORE_KEY, info.model_copy(update={"rows": sum(parts), "parts": parts}))
+    corpus = {**info.corpus, "files": {**info.corpus["files"], "more.tar": "1-2"}}
+    write_record(location, STORE_KEY, info.model_copy(update={"rows": sum(parts), "parts": parts, "corpus": corpus}))
     register_teacher(location, spec_of("alpha"), info=read_store_info(location))
     for number in range(info.ranges, read_store_info(location).ranges):
         commit(store, spec_of("alpha"), number, seed=number)
@@ -120,6 +124,56 @@ def test_a_teacher_that_is_replaced_under_a_growing_run_ends_it_by_name(tmp_path
     at_steps({1: lambda: replace(tmp_path / "store")})
     with pytest.raises(SpecMismatchError, match="alpha was replaced since the store was opened"):
         distill(student(tmp_path, phantom, steps=12))
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("ranges", [None, [0, 2]], ids=["complete", "growing"])
+def test_an_interrupted_run_goes_on_with_the_rows_it_began_with_though_others_were_appended(
+    tmp_path, phantom, at_steps, ranges
+):
+    store_of(tmp_path, phantom, ranges=ranges)
+    assert distill(student(tmp_path, phantom, out="whole"))
+    at_steps({2: interrupt})
+    with pytest.raises(KeyboardInterrupt):
+        distill(student(tmp_path, phantom))
+    append(tmp_path / "store")
+    assert distill(student(tmp_path, phantom))
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+    assert lines(tmp_path / "run") == lines(tmp_path / "whole")
+    assert (tmp_path / "run/tokenizer.json").read_text() == (tmp_path / "whole/tokenizer.json").read_text()
+
+
+def test_pretraining_on_a_store_goes_on_with_the_rows_it_began_with_too(tmp_path, phantom, at_steps):
+    store_of(tmp_path, phantom)
+
+    def stage1(out):
+        pipeline = vit_pipeline(tmp_path, phantom, out=out)
+        del pipeline["train"]["pretrain"]["vit"]["corpus"]
+        return pipeline
+
+    assert pretrain(stage1("whole"))
+    at_steps({2: interrupt})
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(stage1("run"))
+    append(tmp_path / "store")
+    assert pretrain(stage1("run"))
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
+def test_appended_ranges_do_not_count_for_one_that_an_interrupted_run_had(tmp_path, phantom, at_steps):
+    store_of(tmp_path, phantom)
+    at_steps({2: interrupt})
+    with pytest.raises(KeyboardInterrupt):
+        distill(student(tmp_path, phantom))
+    append(tmp_path / "store")
+    receipt(tmp_path, 1).rename(tmp_path / "r1")
+    with pytest.raises(ConfigError, match=r"store\.ranges\.alpha: 4 then, 3 now"):
+        distill(student(tmp_path, phantom))
+    commit_later(tmp_path, 1)
+    assert distill(student(tmp_path, phantom))
 
 
 def flip_signs(store, number):
