@@ -1,4 +1,4 @@
-"""What must be so after a soak, against runs that nothing disturbed."""
+"""Compares the store and the students of a soak with those of runs that nothing disturbed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a soak works on: corpus files, teachers, the pipeline, and the place of the store, all below one folder."""
+"""Makes the corpus files, teachers and pipeline of a soak, and the place of its store, all below one folder."""
 
 from __future__ import annotations
 
