@@ -17,7 +17,7 @@ EXPECTED = {
     "driver": ("No space left on device",),
     "trainer": ("that were committed no longer are", "and no longer is", " is damaged", " then, "),
 }
-"""Texts of the ends that nobody's kill explains: the disk is full; a unit that an epoch needs was damaged or taken out."""
+"""Texts of ends without a kill: the disk is full; a unit that an epoch needs was damaged or taken out."""
 
 
 class Soak:
