@@ -17,7 +17,7 @@ from .world import World
 LOG = "soak.jsonl"
 
 STEPS = {"folder": 1000, "s3": 300}
-"""Of each student: a minute or two."""
+"""Steps of each student by storage; they take a minute or two."""
 
 
 def soak(out, *, minutes, seed, storage, steps, actions=None):
