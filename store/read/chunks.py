@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -118,20 +118,15 @@ class ChunkReader:
                 threads = THREADS if self._slow else self._threads
                 self._slow = stored.fill(ask.rows_B, out_BD, soon=ask.soon, arrays=self._arrays, threads=threads)
 
-        def fill(job: tuple[StoredSide, Ask, Features]) -> None:
+        def fill(job: tuple[StoredSide, Ask, Features], asked: Future[None]) -> None:
             stored, ask, out_BD = job
+            asked.result()
             stored.fill(ask.rows_B, out_BD, soon=ask.soon, arrays=self._arrays, threads=1)
 
         # The disk goes on reading for the sides behind while the rows of one are compared and copied.
-        parts = [part for stored, ask, _ in mapped for part in stored.ahead(ask.rows_B)]
-        if parts:
-            threading.Thread(target=read_ahead, args=(parts,), daemon=True).start()
-        if self._threads > 1 < len(mapped):
-            with ThreadPoolExecutor(self._threads) as pool:
-                list(pool.map(fill, mapped))
-        else:
-            for job in mapped:
-                fill(job)
+        with ThreadPoolExecutor(1) as disk, ThreadPoolExecutor(self._threads) as pool:
+            ahead = [disk.submit(read_ahead, stored.ahead(ask.rows_B)) for stored, ask, _ in mapped]
+            list(pool.map(fill, mapped, ahead))
         self._arrays.trim()
         return found
 

@@ -19,7 +19,7 @@ import sys
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ MAPS = 12_288
 One reader of nine teachers has 682 files a side, where a window of 256 chunks lies in 256 at most, or in 512 if a span
 of steps begins in the middle of one.
 """
+
+_ASKED_BYTES = 2**19
+"""Linux reads no more for one call than the disk takes in one request, 1,280 KiB by default, and drops the rest."""
 
 _MAP_FIXED, _MAP_NORESERVE = 0x10, 0x4000
 _MAP_FAILED = ctypes.c_void_p(-1).value
@@ -124,28 +127,30 @@ class Slots:
         start = self._held[number][0] * self._slot_bytes
         return self._bytes[start + begin : start + end]
 
-    def address(self, number: int, begin: int) -> int:
-        """Return where in memory a byte of a mapped shard lies."""
-        return self._bytes.ctypes.data + self._held[number][0] * self._slot_bytes + begin
+    def address(self, number: int) -> int:
+        """Return where in memory a mapped shard begins."""
+        return self._bytes.ctypes.data + self._held[number][0] * self._slot_bytes
 
     def let_go(self) -> None:
         """Have pages no longer counted as this process's memory; they stay in the page cache."""
         self._memory.madvise(mmap.MADV_DONTNEED)
 
 
-def read_ahead(parts: Iterable[tuple[int, int]]) -> None:
-    """Have the system fetch mapped memory now; by itself it fetches a few pages around each row.
+def read_ahead(parts_N2: npt.NDArray[np.int64]) -> None:
+    """Ask the disk for mapped memory before it is touched.
 
-    Waits for the disk, without the interpreter's lock (which `mmap.madvise` would hold).
+    A page that is touched first makes the system read megabytes around it, most of them for nothing. What is in the
+    page cache costs a look. Does not wait for the data, and does not hold the interpreter's lock (`mmap.madvise` does).
 
     Args:
-        parts: address and bytes of each; what is no longer mapped is passed over.
+        parts_N2: address and bytes of each; what is no longer mapped is passed over.
     """
     libc = ctypes.CDLL(None)
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    for address, nbytes in parts:
+    for address, nbytes in parts_N2.tolist():
         aligned = address // mmap.PAGESIZE * mmap.PAGESIZE
-        libc.madvise(aligned, address - aligned + nbytes, mmap.MADV_WILLNEED)
+        for begin in range(aligned, address + nbytes, _ASKED_BYTES):
+            libc.madvise(begin, min(_ASKED_BYTES, address + nbytes - begin), mmap.MADV_WILLNEED)
 
 
 def _overlay(address: int, nbytes: int, descriptor: int | None) -> bool:

@@ -64,7 +64,6 @@ class StoredSide:
         self._seen: dict[int, int] = {}
         self._found: dict[int, tuple[bytes, Found]] = {}
         self._kept: dict[int, tuple[bytes, npt.NDArray[np.uint8]]] = {}
-        self._waits = True
         self._slots: Slots | None = None
         if isinstance(location, Folder):
             row_bytes, limit = self.width * self._dtype.itemsize, max(1, min(MAPS // sides, self._info.ranges))
@@ -117,18 +116,24 @@ class StoredSide:
 
     # Out of mapped files.
 
-    def ahead(self, rows_B: Rows) -> list[tuple[int, int]]:
-        """Return address and bytes of the chunks of some rows, for `read_ahead`; none where no disk is waited for."""
-        if not self._waits or self._slots is None or not len(rows_B):
-            return []
+    def ahead(self, rows_B: Rows) -> npt.NDArray[np.int64]:
+        """Return address and bytes (N, 2) of the chunks of some rows, for `read_ahead`; none that cannot be mapped."""
+        nothing = np.empty((0, 2), np.int64)
+        if self._slots is None or not len(rows_B):
+            return nothing
         units = self._units.among(_distinct(rows_B // self._info.range_rows).tolist())
         there = [unit for unit in units.values() if unit is not None]
         if len(units) > self._slots.limit or not self._map_all(self._slots, there):
-            return []
-        chunks_K = _distinct(rows_B // self._info.chunk_rows)
-        runs = (run.tolist() for run in np.split(chunks_K, np.flatnonzero(np.diff(chunks_K) != 1) + 1))
-        parts = (part for run in runs for part in self._parts(run[0], run[-1] + 1, units))
-        return [(self._slots.address(number, begin), end - begin) for number, begin, end in parts]
+            return nothing
+        each, first = chunks_of(self._info), min(units)
+        chunks_R, addresses_R = np.zeros((2, max(units) - first + 1), np.int64)
+        for unit in there:
+            chunks_R[unit.range - first] = self._shards.chunks(unit)
+            addresses_R[unit.range - first] = self._slots.address(unit.range)
+        ranges_K, places_K = np.divmod(_distinct(rows_B // self._info.chunk_rows), each)
+        stored_K = places_K < chunks_R[ranges_K - first]
+        addresses_K = addresses_R[ranges_K - first] + places_K * self._chunk_bytes
+        return np.stack([addresses_K[stored_K], np.full(stored_K.sum(), self._chunk_bytes)], axis=1)
 
     def _map_all(self, slots: Slots, there: Sequence[Unit]) -> bool:
         """Map the shards of some units; returns False where they cannot be mapped at the same time."""
@@ -148,7 +153,6 @@ class StoredSide:
         there = [unit for unit in units.values() if unit is not None]
         if not self._map_all(slots, there):
             return False
-        start = time.perf_counter()
         self._check(slots, rows_B, units)
         first = min(units)
         shift = slots.shifts([*units], first=first, count=max(units) - first + 1, range_rows=self._info.range_rows)
@@ -161,7 +165,6 @@ class StoredSide:
             np.take(slots.rows, place_B, out=_whole_rows(out_BD), mode="clip")
         else:
             self._restore(slots.rows, place_B, out_BD)
-        self._waits = out_BD.nbytes < QUICK_BYTES_PER_S * (time.perf_counter() - start)
         slots.let_go()
         return True
 
@@ -184,18 +187,6 @@ class StoredSide:
                 there = (of_K == number) & (place_K < self._shards.chunks(unit))
                 self._shards.check_chunks(unit, place_K[there].tolist(), shard)
         self._checked[todo_K] = True
-
-    def _parts(self, begin: int, end: int, units: Mapping[int, Unit | None]) -> list[tuple[int, int, int]]:
-        """Return range, first byte and byte after the last of what ranges hold of chunks that follow each other."""
-        each, found = chunks_of(self._info), []
-        for number in range(begin // each, -(-end // each)):
-            unit = units.get(number)
-            if unit is not None:
-                first = max(begin - number * each, 0)
-                last = min(end - number * each, self._shards.chunks(unit))
-                if first < last:
-                    found.append((number, first * self._chunk_bytes, last * self._chunk_bytes))
-        return found
 
     # Through a buffer.
 
