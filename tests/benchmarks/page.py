@@ -14,8 +14,8 @@ HEAD = """\
 `make benchmarks PEERS=PYTHON` measures everything on this page and writes it (`python -m tests.benchmarks`). What
 the programs achieve is in [results.md](results.md). Each section names its command, and the date, commit, machine
 and load of its run. *Load* is the average of a minute, before and after; it counts the benchmark that ran before.
-*Others* is how many cores other programs took meanwhile. A run on a busy machine is marked and does not count.
-Compare only figures of one table: other tables were measured at other times.
+*Others* is how many cores other programs took meanwhile; with more than 0.5 figures do not count. A run that was
+started on a busy machine is marked. Compare only figures of one table: other tables were measured at other times.
 """
 
 BUSY = "**Measured on a busy machine: these figures do not count.** "

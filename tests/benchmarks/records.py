@@ -27,7 +27,7 @@ QUIET_LOAD = 1.0
 """Load average above which the machine is busy; a benchmark that ended a moment ago counts, too."""
 QUIET_CORES = 0.5
 """Cores that other programs may take."""
-LOOK_S = 5
+LOOK_S, LOOKS = 5, 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,8 +127,12 @@ def machine() -> str:
 
 
 def cores_taken() -> float:
-    """Return how many cores were at work for some seconds in which this program slept."""
-    return psutil.cpu_percent(interval=LOOK_S) / 100 * (os.cpu_count() or 1)
+    """Return how many cores were at work for some seconds in which this program slept; it looks again while some are."""
+    for _ in range(LOOKS):
+        cores = psutil.cpu_percent(interval=LOOK_S) / 100 * (os.cpu_count() or 1)
+        if cores <= QUIET_CORES:
+            break
+    return cores
 
 
 def require_quiet(*, load: float, cores: float) -> None:

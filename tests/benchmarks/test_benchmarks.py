@@ -13,6 +13,7 @@ from . import __main__ as command
 from .listed import LISTED, Benchmark
 from .page import BUSY, page
 from .records import QUIET_CORES, QUIET_LOAD, ROOT, Record, read_record, require_quiet
+from .records import run as run_benchmark
 
 FIRST = Benchmark(
     name="first", title="The first, alone", about="It is read so.", module="calendar", arguments=("2026",)
@@ -123,6 +124,17 @@ def test_names_and_titles_are_unique():
 def test_the_page_has_a_section_for_each_benchmark():
     headings = re.findall(r"^## (.*)$", Path(ROOT / "docs/benchmarks.md").read_text(), re.MULTILINE)
     assert headings == [one.title for one in LISTED]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["store-speed", "object-storage", "checksums", "index-memory", "index-speed", "planning", "tokens"]
+)
+def test_a_benchmark_runs_in_tiny_sizes(name, tmp_path):
+    (benchmark,) = (one for one in LISTED if one.name == name)
+    record = run_benchmark(benchmark, tmp_path, is_quick=True, is_busy=True, peers=None)
+    assert record.code == 0, (tmp_path / f"{name}.log").read_text()
+    assert re.search(r"^\| .* \|\n\|( ?-+ ?\|)+\n\| .*\d", record.output, re.MULTILINE), record.output
 
 
 @pytest.mark.parametrize("module", [one.module for one in LISTED])
