@@ -215,7 +215,7 @@ receipt has to be read, as after a driver was killed; *known*: only the listing.
         about="""\
 Ray beside the plain loop: one worker each, one thread of arithmetic and one of decoding, three of the demo's
 teachers, in alternation. *Work* is from the moment the worker is ready to the last receipt. Ray gives its workers
-the priority of nice 15; here it is 0.""",
+the priority of nice 15; here it is 0. Its daemons may count as *others*.""",
         module="tests.benchmarks.extract.ray_overhead",
         arguments=(*WITH_TEACHERS, "--rows", "1024", "--rounds", "3"),
         quick=("--rows", "128", "--rounds", "1"),

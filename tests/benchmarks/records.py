@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -98,7 +99,7 @@ class Watch:
             others=round(max(0.0, others / seconds), 2),
             is_busy=is_busy,
             code=code,
-            output=output.strip(),
+            output=re.sub(r"\n{3,}", "\n\n", output.strip()),
             peers=peers,
         )
 
@@ -127,7 +128,7 @@ def machine() -> str:
 
 
 def cores_taken() -> float:
-    """Return how many cores were at work for some seconds in which this program slept; it looks again while some are."""
+    """Return how many cores were at work for some seconds of sleep; it looks again while there are too many."""
     for _ in range(LOOKS):
         cores = psutil.cpu_percent(interval=LOOK_S) / 100 * (os.cpu_count() or 1)
         if cores <= QUIET_CORES:

@@ -18,6 +18,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]], *, title: str =
     print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}", flush=True)
     for row in rows:
         print(f"| {' | '.join(map(shown, row))} |", flush=True)
+    print()
 
 
 def shown(cell: object) -> str:

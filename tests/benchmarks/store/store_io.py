@@ -101,11 +101,18 @@ def write_rows(speeds: dict[str, float], waits: Waits) -> Iterable[list[object]]
 
 
 def disk_speed(files: Iterable[Path], *, threads: int) -> float:
-    """Return how fast files are read whole past the page cache (O_DIRECT), in MB/s."""
+    """Return how fast files are read whole past the page cache (O_DIRECT), in MB/s.
+
+    Raises:
+        SystemExit: the file system has no O_DIRECT.
+    """
 
     def read(file: Path) -> int:
-        buffer = mmap.mmap(-1, BLOCK_BYTES)
-        descriptor, total = os.open(file, os.O_RDONLY | os.O_DIRECT), 0
+        buffer, total = mmap.mmap(-1, BLOCK_BYTES), 0
+        try:
+            descriptor = os.open(file, os.O_RDONLY | os.O_DIRECT)
+        except OSError as error:
+            raise SystemExit(f"error: {file}: no O_DIRECT here ({error}): give --out on a disk") from None
         try:
             size = os.fstat(descriptor).st_size
             while total < size:
