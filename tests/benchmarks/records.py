@@ -10,12 +10,11 @@ import os
 import platform
 import re
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,27 +156,33 @@ def require_quiet(*, load: float, cores: float) -> None:
 def run(benchmark: Benchmark, out: Path, *, is_quick: bool, is_busy: bool, peers: Path | None) -> Record:
     """Run a benchmark to its end; what it says on stderr goes to ``NAME.log``."""
     out.mkdir(parents=True, exist_ok=True)
-    work = (out / "work").absolute()
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
     arguments = [*benchmark.arguments, *(benchmark.quick if is_quick else ())]
     arguments += ["--peers", str(peers)] if benchmark.peers and peers else []
-    command = [part.replace("{work}", str(work)) for part in (sys.executable, "-m", benchmark.module, *arguments)]
-    watch = Watch()
-    try:
-        with (out / f"{benchmark.name}.log").open("w") as log:
-            done = subprocess.run(
-                command, cwd=ROOT, env=_environment(work), stdout=subprocess.PIPE, stderr=log, text=True, check=False
-            )
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with (
+        tempfile.TemporaryDirectory(dir=out.absolute(), prefix="work-", ignore_cleanup_errors=True) as work,
+        (out / f"{benchmark.name}.log").open("w") as log,
+    ):
+        command = [part.replace("{work}", work) for part in (sys.executable, "-m", benchmark.module, *arguments)]
+        watch = Watch()
+        done = subprocess.run(
+            command, cwd=ROOT, env=_environment(work), stdout=subprocess.PIPE, stderr=log, text=True, check=False
+        )
+        return watch.record(
+            _typed(benchmark, arguments, peers),
+            done.stdout,
+            code=done.returncode,
+            is_busy=is_busy,
+            peers=benchmark.peers and peers is not None,
+        )
+
+
+def _typed(benchmark: Benchmark, arguments: Sequence[str], peers: Path | None) -> str:
+    """Return the command as a user types it, without paths of this machine."""
     shown = {str(peers): "PYTHON", "{work}": "DIR"}
-    typed = " ".join(["python -m", benchmark.module, *(shown.get(part, part) for part in arguments)])
-    known = {"is_busy": is_busy, "peers": benchmark.peers and peers is not None}
-    return watch.record(typed, done.stdout, code=done.returncode, **known)
+    return " ".join(["python -m", benchmark.module, *(shown.get(part, part) for part in arguments)])
 
 
-def _environment(work: Path) -> Mapping[str, str]:
+def _environment(work: str) -> Mapping[str, str]:
     """Return the environment of a benchmark: its scratch files lie on the disk of the results, Ray's sockets do not."""
-    own = {"TMPDIR": str(work), "RAY_TMPDIR": tempfile.gettempdir(), "RAY_AUTH_MODE": "disabled"}
+    own = {"TMPDIR": work, "RAY_TMPDIR": tempfile.gettempdir(), "RAY_AUTH_MODE": "disabled"}
     return os.environ | own | {"RAY_USAGE_STATS_ENABLED": "0", "TOKENIZERS_PARALLELISM": "false"}

@@ -27,6 +27,7 @@ from store.format.pixels import Pixels, PixelSpec
 from store.index.create import index_corpus
 from store.read.pixel_cache import PixelCache
 from store.read.reader import FeatureStore
+from tests.benchmarks.tables import table
 from train.data.batches import BATCHES
 from train.data.image_loader import CorpusImages, ImageLoader, Loading, RowImages, View
 
@@ -127,9 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     info, _ = index_corpus(options.out / "store", Corpus(files=[str(corpus / "*.tar")]), range_rows=256, chunk_rows=64)
     make_pixels(options.out / "store", PixelSpec.of(Pixels(short_side_px=256)))
     store = FeatureStore(options.out / "store")
-    table = store.pairs.read(0, info.rows, ["uri", "member", "image_sha256"])
+    pairs = store.pairs.read(0, info.rows, ["uri", "member", "image_sha256"])
     sources: dict[str, RowImages] = {
-        f"corpus, {WIDTH} x {HEIGHT}, {size_kb:.0f} kB": CorpusImages(store.images, table),
+        f"corpus, {WIDTH} x {HEIGHT}, {size_kb:.0f} kB": CorpusImages(store.images, pairs),
         "pixel cache, 256 px": PixelCache(store.location, info=store.info, chunks_kept=info.rows // 64 + 1),
     }
     rate = options.share * options.peak / STEP_FLOP
