@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup check test test-long test-versions bench-store bench-extract bench-train rehearse soak demo lock clean-demo
+.PHONY: help setup check test test-long test-versions benchmarks bench-store rehearse soak demo lock clean-demo
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,14 +34,11 @@ test-long: $(STAMP) ## What the default suite leaves out: several processes, a b
 test-versions: $(STAMP) ## Write a store under Python 3.11, read it under 3.12, and the reverse.
 	$(PY) -m tests.store.cross_version
 
-bench-store: $(STAMP) ## Reading and writing a store beside its limits; PEERS=PYTHON of an environment with the peers.
-	$(PY) -m tests.benchmarks.store.store_speed --out runs/bench $(if $(PEERS),--peers $(PEERS))
+benchmarks: $(STAMP) ## Measure all of docs/benchmarks.md on a quiet machine, and write it; goes on where it was stopped. ONLY="NAME ...", PEERS=PYTHON, AGAIN=1, BUSY=1.
+	$(PY) -m tests.benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(PEERS),--peers $(PEERS)) $(if $(AGAIN),--again) $(if $(BUSY),--busy)
 
-bench-extract: $(STAMP) ## The worker around a simulated accelerator, today's beside that of an earlier commit; figures in runs/bench/extract.json.
-	$(PY) -m tests.benchmarks.extract.pipeline --out runs/bench
-
-bench-train: $(STAMP) ## The trainer's loop around a simulated device, today's beside that of an earlier commit; figures in runs/bench/train.json.
-	$(PY) -m tests.benchmarks.train.waiting --out runs/bench
+bench-store: $(STAMP) ## Of these, reading and writing a store, on a disk and on object storage; PEERS=PYTHON of an environment with the peers.
+	$(MAKE) benchmarks AGAIN=1 ONLY="store-speed object-storage"
 
 rehearse: $(STAMP) ## The life of a synthetic store of ROWS pairs and nine teachers in OUT, FEATURES=float16 or int8; deleted; figures in OUT.json.
 	$(PY) -m tests.benchmarks.store.rehearse --rows $(or $(ROWS),2900000) --features $(or $(FEATURES),float16) --out $(or $(OUT),runs/rehearsal)

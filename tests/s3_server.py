@@ -36,16 +36,19 @@ def free_port():
 class S3Server:
     """rclone and the relay; can be killed and started again at the same address.
 
+    Args:
+        relay: the relay's class, `Relay` if none is given.
+
     Attributes:
         requests: how many of each HTTP method came through.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, relay=None):
         self.folder, self.port = folder, free_port()
         (folder / "bucket").mkdir(parents=True)
         self.requests = Counter()
         self.process = None
-        handler = type("Handler", (Relay,), {"server_of": self})
+        handler = type("Handler", (relay or Relay,), {"server_of": self})
         self.relay = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.relay.daemon_threads = True
         threading.Thread(target=self.relay.serve_forever, daemon=True).start()

@@ -71,6 +71,14 @@ def stand_in(name: str, entry: TeacherEntry, folder: Path, *, device: str, seed:
         WeightsNotFoundError: the file that says its architecture is not here either.
         TeacherError: a file that is here does not fit.
     """
+    here = write_files(name, entry, folder)
+    spec = teacher_spec(name, here)
+    family = family_of(spec, here)
+    return family(spec, here, _random_state(family.architecture(spec, here), seed), device=device)
+
+
+def write_files(name: str, entry: TeacherEntry, folder: Path) -> TeacherEntry:
+    """Write what a loader reads of an entry beside weights, which are no weights; return the entry of the folder."""
     for part in (Path(), Path(TEXT_FOLDER)):
         (folder / part).mkdir(parents=True, exist_ok=True)
         for file in (Path(entry.folder) / part).glob("*"):
@@ -80,10 +88,7 @@ def stand_in(name: str, entry: TeacherEntry, folder: Path, *, device: str, seed:
         (folder / weights).write_bytes(b"a stand-in, to be told from weights")
     _write_configuration(name, entry, folder)
     _write_tokenizer(name, entry, folder)
-    here = entry.model_copy(update={"folder": str(folder)})
-    spec = teacher_spec(name, here)
-    family = family_of(spec, here)
-    return family(spec, here, _random_state(family.architecture(spec, here), seed), device=device)
+    return entry.model_copy(update={"folder": str(folder)})
 
 
 def _write_configuration(name: str, entry: TeacherEntry, folder: Path) -> None:

@@ -1,12 +1,13 @@
-"""Measuring several things in alternation, and showing what came out."""
+"""Measures several things in alternation, and finds the packages of peers."""
 
 from __future__ import annotations
 
 import os
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
@@ -35,14 +36,16 @@ def nested(measured: dict[tuple[str, ...], float]) -> dict[str, dict[str, float]
     return found
 
 
-def table(title: str, rows: dict[str, Any]) -> None:
-    """Print a table of Markdown."""
-    print(f"\n{title}\n")
-    for name, value in rows.items():
-        cells = value.values() if isinstance(value, dict) else [value]
-        print(f"| {name} | " + " | ".join(f"{cell:,.0f}" for cell in cells) + " |")
-
-
 def single(measured: dict[tuple[str, ...], float]) -> dict[str, float]:
     """Return measures by name."""
     return {name: value for (name,), value in measured.items()}
+
+
+def add_packages(python: Path) -> None:
+    """Let this process import what another environment has beside its own packages, which come first.
+
+    Args:
+        python: of that environment.
+    """
+    command = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    sys.path.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())

@@ -2,10 +2,10 @@
 
 ``python -m tests.benchmarks.evaluate.speed`` measures the sizes of docs/benchmarks.md, ``--small`` tiny ones. Each part
 runs in a process of its own, so that its peak memory is its own, on the same drawn features; what the parts of a task
-compute is compared. CLIP_benchmark 1.6.2 is measured where it is installed (``pip install --no-deps clip-benchmark``):
-its own functions, with a model that looks embeddings up. Its linear probe needs a GPU, scikit-learn's regression stands
-for it. The bootstrap stands beside the way of MMKD-CLIP's released evaluator, which calls scikit-learn for every
-resample, on the same resamples.
+compute is compared. CLIP_benchmark (1.6.2, ``pip install --no-deps clip-benchmark``) is measured where it is installed
+or ``--peers`` has it: its own functions, with a model that looks embeddings up. Its linear probe needs a GPU,
+scikit-learn's regression stands for it. The bootstrap stands beside the way of MMKD-CLIP's released evaluator, which
+calls scikit-learn for every resample, on the same resamples.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ from evaluate.tasks.inputs import LabelledFeatures
 from evaluate.tasks.linear_probe import Probe, linear_probe
 from evaluate.tasks.retrieval import retrieval
 from evaluate.tasks.zero_shot import zero_shot
+from tests.benchmarks.rounds import add_packages
 
 SEED = 20261123
 WIDTH, CLASSES = 512, 10
@@ -347,7 +349,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", choices=[":".join(part) for part in PARTS], help="in this process, as JSON")
     parser.add_argument("--small", action="store_true", help="tiny sizes, to see that everything runs")
+    parser.add_argument("--peers", type=Path, metavar="PYTHON", help="of an environment with clip-benchmark")
     chosen = parser.parse_args()
+    if chosen.peers:
+        add_packages(chosen.peers)
     sizes = SMALL if chosen.small else Sizes()
     if chosen.part:
         task, _, who = chosen.part.partition(":")
@@ -360,8 +365,9 @@ def main() -> None:
         if who == "CLIP_benchmark" and importlib.util.find_spec("clip_benchmark") is None:
             print(f"| {task}, {who} | not installed |")
             continue
-        load, small = os.getloadavg()[0], ["--small"] if chosen.small else []
-        command = [sys.executable, "-m", "tests.benchmarks.evaluate.speed", "--part", f"{task}:{who}", *small]
+        load, same = os.getloadavg()[0], ["--small"] if chosen.small else []
+        same += ["--peers", str(chosen.peers)] if chosen.peers else []
+        command = [sys.executable, "-m", "tests.benchmarks.evaluate.speed", "--part", f"{task}:{who}", *same]
         one = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
         value = np.ravel(one.pop("value"))
         print(f"| {task}, {who} | " + " | ".join(f"{cell:,}" for cell in one.values()) + f" | {load:.1f} |", flush=True)

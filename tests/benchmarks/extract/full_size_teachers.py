@@ -3,17 +3,17 @@
     python -m tests.benchmarks.extract.full_size_teachers --out DIR [--teacher pmcclip --teacher pmcclip/cls ...]
 
 A variant of pipelines.yaml is named with its teacher, TEACHER/VARIANT.
-Prints one line per teacher: size, smallest cosine of either side, seconds to load, images and captions per second.
+Prints a line per teacher: size, smallest cosine of either side, seconds to load, images and captions per second.
 Exits with 1 if a cosine is below 0.99999.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from extract.teacher_files.weights import find_weights
 from extract.teachers.loading import load_teacher
 from store.cli.options import PIPELINES_FILE
 from store.config.pipeline_file import read_pipeline
+from tests.benchmarks.tables import table
 from tests.extract import teacher_cases as cases
 from tests.extract.teacher_inputs import CAPTIONS, normalized, pixels_of
 from tests.extract.teacher_references import quick_gelu
@@ -55,7 +56,7 @@ def shipped(name: str, folder: Path) -> TeacherEntry:
     return entry.model_copy(update={"folder": str(folder)})
 
 
-def examine(name: str, folder: Path, rows: int) -> dict[str, object]:
+def examine(name: str, folder: Path, rows: int) -> dict[str, float]:
     """Write, load, compare and time one teacher."""
     folder.mkdir(parents=True)
     case = ALL[name](folder, full=True)
@@ -80,7 +81,6 @@ def examine(name: str, folder: Path, rows: int) -> dict[str, object]:
     teacher.encode_text(captions)
     end = time.perf_counter()
     return {
-        "teacher": name,
         "width": spec.embed_dim,
         "file_mb": round(find_weights(name, entry).nbytes / 1e6, 1),
         "cosine_image": float(cosines[0]),
@@ -101,15 +101,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    good = True
-    for name in arguments.teacher or ALL:
-        folder = arguments.out / name
-        found = examine(name, folder, arguments.rows)
-        shutil.rmtree(folder)
-        good &= min(found["cosine_image"], found["cosine_text"]) > COSINE
-        sys.stdout.write(json.dumps(found) + "\n")
-        sys.stdout.flush()
-    sys.exit(0 if good else 1)
+    worst = 1.0
+
+    def rows() -> Iterator[list[object]]:
+        nonlocal worst
+        for name in arguments.teacher or ALL:
+            folder = arguments.out / name
+            found = examine(name, folder, arguments.rows)
+            shutil.rmtree(folder)
+            worst = min(worst, found["cosine_image"], found["cosine_text"])
+            yield [name, *(f"{cell:.7f}" if key.startswith("cosine") else cell for key, cell in found.items())]
+
+    head = ("teacher", "D", "file MB", "cosine, image", "cosine, text", "plan s", "load s", "images/s", "captions/s")
+    table(head, rows())
+    sys.exit(0 if worst > COSINE else 1)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ import numpy as np
 
 from store.corpus.image_source import ImageSource
 from store.corpus.read_ahead import CONNECTIONS, ReadAhead
+from tests.benchmarks.tables import table
 
 HEADER_BYTES = 512
 """Bytes of a tar between two members, at least."""
@@ -73,14 +73,21 @@ def corpus(images: int, nbytes: int) -> tuple[bytes, list[dict[str, Any]]]:
 
 
 def main() -> None:
-    """Read all images both ways and print the rates as JSON."""
+    """Read all images both ways, for each size."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--nbytes", type=int, default=4000, help="of each image")
+    parser.add_argument("--nbytes", type=int, nargs="+", default=[4_000, 100_000], help="of each image")
     parser.add_argument("--wait-ms", type=float, default=30)
     parser.add_argument("--rounds", type=int, default=3, help="the best one counts")
     options = parser.parse_args()
-    content, rows = corpus(options.images, options.nbytes)
+    print(f"{options.images} images, {CONNECTIONS} connections, {options.wait_ms:g} ms before each answer.")
+    head = ("bytes of an image", "one request each, images/s", "requests", "in blocks, images/s", "requests", "times")
+    table(head, (compared(nbytes, options) for nbytes in options.nbytes))
+
+
+def compared(nbytes: int, options: argparse.Namespace) -> list[object]:
+    """Return bytes of an image, images per second and requests of both ways, and their ratio."""
+    content, rows = corpus(options.images, nbytes)
     storage = Storage(content, wait_s=options.wait_ms / 1000)
     images = ImageSource(f"http://127.0.0.1:{storage.server_port}/bucket")
 
@@ -91,19 +98,20 @@ def main() -> None:
         with ReadAhead(images) as ahead:
             return list(pool.map(lambda take: take(), ahead.request(rows)))
 
-    figures: dict[str, Any] = vars(options) | {"connections": CONNECTIONS}
+    cells: list[object] = [nbytes]
+    rates = []
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        for name, read in (("singly", singly), ("in_blocks", in_blocks)):
+        for read in (singly, in_blocks):
             best_s = float("inf")
             for _ in range(options.rounds):
                 storage.requests, began = 0, time.perf_counter()
                 found = read(pool)
                 best_s = min(best_s, time.perf_counter() - began)
             if [hashlib.sha256(data).hexdigest() for data in found] != [row["image_sha256"] for row in rows]:
-                raise SystemExit(f"{name}: other bytes than those of the archive")
-            figures[name] = {"images_per_s": round(options.images / best_s), "requests": storage.requests}
-    figures["times"] = round(figures["in_blocks"]["images_per_s"] / figures["singly"]["images_per_s"], 1)
-    print(json.dumps(figures))
+                raise SystemExit(f"{read.__name__}: other bytes than those of the archive")
+            rates.append(options.images / best_s)
+            cells += [rates[-1], storage.requests]
+    return [*cells, rates[1] / rates[0]]
 
 
 if __name__ == "__main__":

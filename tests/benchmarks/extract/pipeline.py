@@ -1,10 +1,10 @@
-"""Measures how much of the time a simulated accelerator and the cores work, with an earlier worker and with today's.
+"""Measures how much of the time a simulated accelerator and the cores work, with an earlier worker beside if need be.
 
-python -m tests.benchmarks.extract.pipeline --out runs/bench      # make bench-extract
+python -m tests.benchmarks.extract.pipeline [--before COMMIT]
 
 The worker is the real one, with real JPEGs, tokenizers and commits; nine teachers wait instead of computing. For each
 mix of pairs the host's CPU time per pair is measured by the same run with a device that takes no time. The device's
-time per pair is then a multiple of that time per core, and both workers run with it. Ideal is min(1 / device time,
+time per pair is then a multiple of that time per core, and each worker runs with it. Ideal is min(1 / device time,
 cores / host CPU time) with each worker's own CPU time. Counted is the steady part of a run: from the commit of the
 second range to that of the third last, so that borders of ranges count, and loading, the first batch and the last
 commits do not.
@@ -24,11 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.before_and_now import codes_of, parser_of, print_figures, write_figures
+from tests.benchmarks.before_and_now import codes_of, parser_of
 from tests.benchmarks.extract.mixes import MIXES, TEACHERS, write_all
-
-BEFORE = "1166a80e1aafda42567ad0e550e8eeb8818b6228"
-"""The last commit whose phases follow each other."""
+from tests.benchmarks.tables import table
 
 SHOWN = {
     "device_ms_per_pair": "device ms/pair",
@@ -130,25 +128,20 @@ def measured(name: str, codes: dict[str, Path], work: Path) -> dict[str, dict[st
 
 
 def main() -> None:
-    """Measure, print a table and write ``extract.json``."""
-    parser = parser_of(__doc__ or "", BEFORE)
+    """Measure, and print a table."""
+    parser = parser_of(__doc__ or "")
     parser.add_argument("--mix", action="append", choices=list(MIXES), help="only this one; may be repeated")
     options = parser.parse_args()
-    load, names = os.getloadavg()[0], options.mix or list(MIXES)
+    names = options.mix or list(MIXES)
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         write_all(work, names)
-        codes, mixes = codes_of(options, work), {}
+        codes, rows = codes_of(options, work), []
         # In turns: what else the machine does changes with time.
         for number, name in enumerate(names):
-            mixes[name] = measured(name, dict(sorted(codes.items(), reverse=bool(number % 2))), work)
-    found = {
-        "mixes": {name: found["now"] for name, found in mixes.items()},
-        "before": {name: found["before"] for name, found in mixes.items() if "before" in found},
-    }
-    write_figures(options, "extract.json", found, load=load)
-    rows = ((f"{name} | {worker}", values) for name, workers in mixes.items() for worker, values in workers.items())
-    print_figures("mix | worker", SHOWN, rows)
+            found = measured(name, dict(sorted(codes.items(), reverse=bool(number % 2))), work)
+            rows += [[name, worker, *(values[key] for key in SHOWN)] for worker, values in found.items()]
+    table(("mix", "worker", *SHOWN.values()), rows)
 
 
 if __name__ == "__main__":

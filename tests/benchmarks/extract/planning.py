@@ -31,6 +31,7 @@ from store.format.records import (
     write_record,
 )
 from store.io.folder import Folder
+from tests.benchmarks.tables import table
 
 RANGE_ROWS, TEACHERS = 16, 9
 
@@ -108,9 +109,7 @@ def measure(path: Path) -> None:
     # Not getrusage, which begins with what the program that started this one held.
     peak_mb = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1000
     lacking = found.units - found.committed
-    print(
-        json.dumps({"units": found.units, "lacking": lacking, "seconds": round(seconds, 2), "peak_mb": round(peak_mb)})
-    )
+    print(json.dumps({"units": found.units, "lacking": lacking, "s": round(seconds, 2), "peak MB": round(peak_mb)}))
     found.known.write(store)
 
 
@@ -128,10 +127,12 @@ def main() -> None:
         path = options.store or Path(temporary) / "store"
         if not path.exists():
             make(path, ranges=-(-options.units // TEACHERS))
+        rows = []
         for what in ("nothing known", "known", "known", "known"):
-            print(what, end=": ", flush=True)
             command = [sys.executable, "-m", "tests.benchmarks.extract.planning", "--measure", "--store", str(path)]
-            subprocess.run(command, check=True)
+            found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+            rows.append([what, *found.values()])
+    table(("receipts", *found), rows)
 
 
 if __name__ == "__main__":

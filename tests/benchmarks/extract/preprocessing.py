@@ -1,6 +1,6 @@
 """What sharing saves before the nine teachers: one decoding and one resize for all, beside each teacher's own.
 
-python -m tests.benchmarks.extract.preprocessing --out runs/bench
+python -m tests.benchmarks.extract.preprocessing
 
 Images are drawn, seeded JPEGs of 1024 x 768; geometries, means and stds are those of the nine teachers of the ``mmkd``
 pipeline, whose weights are not needed. Everything is on one thread and in CPU seconds, so that a busy machine changes
@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -23,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import PIL
 import torch
 from PIL import Image, ImageFilter
 
@@ -35,6 +31,7 @@ from store.cli.options import PIPELINES_FILE
 from store.config.pipeline_file import read_pipeline
 from store.images.decode import decode_image
 from tests.benchmarks.rounds import SEED, medians, single
+from tests.benchmarks.tables import table
 
 WIDTH, HEIGHT, QUALITY = 1024, 768, 90
 WANTED = 6.0
@@ -127,7 +124,6 @@ def differing(images: list[bytes], teachers: dict[str, Preprocessing]) -> list[s
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
@@ -148,21 +144,12 @@ def main() -> None:
     measures = {(name,): partial(milliseconds, work, images) for name, work in ways.items()}
     found = single(medians(measures, arguments.rounds))
     slowest = found["each teacher decodes"]
-    result = {
-        "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "pillow": PIL.__version__},
-        "images": {"count": len(images), "size": [WIDTH, HEIGHT], "kB": round(np.mean([len(i) for i in images]) / 1e3)},
-        "teachers": len(teachers),
-        "geometries": sorted(geometry.resize_mode for geometry in geometries),
-        "ms_per_image": found,
-        "images_per_s_per_core": {name: round(1000 / value, 1) for name, value in found.items()},
-        "times_the_naive_way": {name: round(slowest / value, 2) for name, value in found.items()},
-        "teachers_whose_pixels_differ": unequal,
-    }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "preprocessing.json").write_text(json.dumps(result, indent=1) + "\n")
-    print("| way | CPU ms per image | images/s per core | times the first |\n|---|---|---|---|")
-    for name, value in found.items():
-        print(f"| {name} | {value} | {1000 / value:.1f} | {slowest / value:.2f} |")
+    kb = np.mean([len(data) for data in images]) / 1e3
+    print(f"{len(images)} JPEGs of {WIDTH} x {HEIGHT} and {kb:.0f} kB, {len(teachers)} teachers.")
+    rows = ([name, value, 1000 / value, slowest / value] for name, value in found.items())
+    table(("way", "CPU ms per image", "images/s per core", "times the first"), rows)
+    if unequal:
+        print(f"\nShared pixels differ from the own ones of {', '.join(unequal)}.")
     sys.exit(1 if unequal or slowest / found["shared"] < WANTED else 0)
 
 

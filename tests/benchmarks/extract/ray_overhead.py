@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from extract.run.tracker import Tracker
 from store.config.pipeline_file import read_pipeline
 from store.format.records import Receipt
 from store.index.create import index_corpus
+from tests.benchmarks.tables import table
 
 RANGE_ROWS = 128
 
@@ -116,10 +118,14 @@ def main() -> None:
             # The other one first in every second round: what else the machine does changes with time.
             for name in sorted(ways, reverse=bool(number % 2)):
                 found[name].append(measure(pipeline, ways[name], folder / f"store-{name}-{number}"))
-                print(number + 1, name, found[name][-1], f"load {os.getloadavg()[0]:.1f}", flush=True)
+                print(number + 1, name, found[name][-1], f"load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
     medians = {name: statistics.median(one.work_s for one in times) for name, times in found.items()}
-    ratios = [ray.work_s / plain.work_s for ray, plain in zip(found["ray"], found["plain"], strict=True)]
-    print(json.dumps({"median_s": medians, "ratio_of_medians": medians["ray"] / medians["plain"], "ratios": ratios}))
+    pairs = zip(found["ray"], found["plain"], strict=True)
+    ratios = ", ".join(f"{ray.work_s / plain.work_s:.2f}" for ray, plain in pairs)
+    start_s = {name: statistics.median(one.start_s for one in times) for name, times in found.items()}
+    rows = [["plain loop (`--local`)", start_s["plain"], medians["plain"], 1.0, None]]
+    rows += [["Ray, one actor", start_s["ray"], medians["ray"], medians["ray"] / medians["plain"], ratios]]
+    table(("driver", "s until a worker is ready", "s of work", "ratio", "ratio round by round"), rows)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +16,7 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from transformers import AutoTokenizer
 
 from store.texts.tokens import open_clip_tokenizer, transformers_tokenizer
+from tests.benchmarks.tables import table
 from tests.extract.authors_files import write_vocabulary
 from tests.store.texts.test_tokens import drawn
 
@@ -64,23 +64,20 @@ def main():
             ),
             "WordPiece (transformers, 77)": (padded, transformers_tokenizer(own(), 77)),
         }
-        print(f"{count:,} drawn captions, one in twelve odd; {os.cpu_count()} cores, load {os.getloadavg()}")
-        print("| tokenizer | before | now | ratio | equal |\n|---|---|---|---|---|")
-        costs_s = np.zeros(2)
+        costs_s, rows = np.zeros(2), []
         for name, (before, now) in kinds.items():
             rates = np.array([per_cpu_second(before, captions), per_cpu_second(now, captions)])
             costs_s += np.array(NINE[name]) / rates
             expected_BL = np.asarray(getattr(before(captions), "input_ids", before(captions)))
             equal = int((now(captions).ids_BL == expected_BL).all(axis=1).sum())
-            print(
-                f"| {name} | {rates[0]:,.0f} | {rates[1]:,.0f} | {rates[1] / rates[0]:.1f} | {equal:,} of {count:,} |"
-            )
+            rows.append([name, *map(float, rates), float(rates[1] / rates[0]), f"{equal:,} of {count:,}"])
+        table(("tokenizer", "before", "now", "ratio", "equal"), rows)
         before_ms, now_ms = 1e3 * costs_s
-        print(f"nine teachers: {before_ms:.2f} and {now_ms:.3f} CPU ms per caption, {before_ms / now_ms:.0f} times")
+        print(f"\nNine teachers: {before_ms:.2f} and {now_ms:.3f} CPU ms per caption, {before_ms / now_ms:.0f} times.")
         word = ["pneumothorax" * 667]
         began = time.process_time()
         kinds["CLIP's BPE (open_clip)"][1](word)
-        print(f"one word of {len(word[0]):,} letters: {1e3 * (time.process_time() - began):.1f} ms")
+        print(f"One word of {len(word[0]):,} letters: {1e3 * (time.process_time() - began):.1f} ms.")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ in turns. The large stores have one range and one part of the pair table: a read
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 import subprocess
 import sys
@@ -29,17 +27,19 @@ from store.format.pair_writer import PART_ROWS, PairWriter
 from store.format.pairs import PAIR_SCHEMA, PairTable
 from store.format.records import STORE_KEY, Status, StoreInfo, write_record
 from store.io.location import locate
+from tests.benchmarks.tables import table
 
-from .reader_versions import CHUNK_ROWS, WIDTHS, drop_from_page_cache
+from .rehearsal_phases import drop_cached
 from .synthetic_store import make_store, spec_of, unit_rows
 
-ROWS = 262_144
+ROWS, CHUNK_ROWS = 262_144, 256
+WIDTHS = {f"t{number}": 512 for number in range(3)}
 SIZES = (1_000_000, 10_000_000, 100_000_000)
 READS = 200
 
 
 def epoch(where: str, verify: Any) -> float:
-    """Return seconds of the first epoch of the trainer's stream."""
+    """Return seconds of the first epoch of the trainer's targets."""
     import torch
 
     from store.read.reader import FeatureStore
@@ -54,18 +54,18 @@ def epoch(where: str, verify: Any) -> float:
     return time.perf_counter() - start
 
 
-def checksum_cost(where: Path, *, rounds: int, cold: bool) -> dict[str, float]:
+def checksum_cost(where: Path, *, rounds: int, cold: bool) -> list[float]:
     """Return median seconds of an epoch without and with checksums, and their ratio."""
     found: dict[str, list[float]] = {"never": [], "first": []}
     for number in range(rounds):
         for verify in [*found][:: 1 if number % 2 == 0 else -1]:
             if cold:
-                drop_from_page_cache(where)
+                drop_cached(where)
             command = [sys.executable, "-m", __spec__.name, "--epoch", str(where), verify]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             found[verify].append(float(done.stdout))
     never, first = (statistics.median(found[verify]) for verify in ("never", "first"))
-    return {"never_s": round(never, 3), "first_s": round(first, 3), "ratio": round(first / never, 3)}
+    return [never, first, first / never]
 
 
 def make_large(path: Path, rows: int) -> int:
@@ -117,12 +117,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         sum(make_store(work / "f16", rows=ROWS, widths=WIDTHS, present=dict.fromkeys(WIDTHS, 1.0)))
-        for name, cold in (("page cache", False), ("cold", True)):
-            found = checksum_cost(work / "f16", rounds=options.rounds, cold=cold)
-            print(f"an epoch, {name}: {json.dumps(found)}")
+        cases = {"page cache": False, "cold": True}
+        rows = ([name, *checksum_cost(work / "f16", rounds=options.rounds, cold=cold)] for name, cold in cases.items())
+        table(("an epoch", "`verify: never`, s", "`first`, s", "ratio"), rows, title=f"{ROWS:,} rows, three teachers")
         costs = {size: one_row(work / str(size), make_large(work / str(size), size)) for size in SIZES}
-        print(f"one row, ms: {json.dumps(costs)}, ratio {costs[SIZES[-1]] / costs[SIZES[0]]:.2f}")
-    print(f"load {os.getloadavg()[0]:.1f}")
+        rows = ([size, cost, cost / costs[SIZES[0]]] for size, cost in costs.items())
+        table(("rows", "ms", "ratio to the smallest"), rows, title="From opening a store to one row")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Codecs, chunk and shard rows, and stored dtypes of the feature store, measured on features of real images.
 
-    python -m tests.benchmarks.store.codecs --data DATA --teachers runs/demo/teachers --out runs/codecs [--only shapes]
+    python -m tests.benchmarks.store.codecs --data DATA --teachers runs/demo/teachers --out DIR [--only shapes]
 
 DATA holds ``mmkd_demo`` (the cache that MMKD-CLIP's authors released: eight pairs, eight real teachers) and the tars
 of ``medical_mnist_64``, ``vqa_rad`` and ``lc25000_lung``. The released features are too few to time, so sizes and
@@ -19,7 +19,7 @@ import shutil
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from operator import getitem
@@ -34,10 +34,12 @@ from zarr.codecs import BloscCodec, GzipCodec, TransposeCodec, ZstdCodec
 from zarr.codecs import numcodecs as extra
 from zarr.storage import LocalStore, MemoryStore
 
+from tests.benchmarks.tables import table
+
 from .real_features import Features, bits_by_field, entropy, released_features, tiny_features
 from .stored_dtypes import FORMS, errors, to_int8
 
-ROUNDS = 5
+ROUNDS = 3
 CHUNKS_PER_ROUND = 16
 READS_PER_ROUND = 3
 PAPER_ROWS = 2_900_000
@@ -140,13 +142,6 @@ def seconds(action: Callable[[], object]) -> float:
     began = time.perf_counter()
     action()
     return time.perf_counter() - began
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print a Markdown table."""
-    head = list(head)
-    lines = [head, ["---"] * len(head), *rows]
-    print("\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines), end="\n\n", flush=True)
 
 
 def compare_codecs(released: Mapping[str, Features], tiny_ND: Features, out: Path, rng: np.random.Generator) -> None:

@@ -27,6 +27,7 @@ from store.format.key_index import hash_texts
 from store.index import append, create, indexing
 from store.index.index_file import ACCOUNT_KEY, CANDIDATE_SCHEMA
 from store.io.location import Location
+from tests.benchmarks.tables import table
 
 FILE_ROWS = 20_000
 """Pairs of a corpus file; each has a caption of 200 characters."""
@@ -96,6 +97,7 @@ def main() -> None:
         measure(what, Path(folder), int(rows))
         return
     peaks: dict[str, list[int]] = {"index": [], "append": []}
+    seconds: dict[str, list[float]] = {"index": [], "append": []}
     for rows in options.rows:
         with tempfile.TemporaryDirectory() as folder:
             for what, found in peaks.items():
@@ -103,13 +105,15 @@ def main() -> None:
                 command += ["--measure", what, folder, str(rows)]
                 done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
                 found.append(done["peak_mb"])
-                print(f"{what} {rows:,} rows: {done['seconds']} s, peak {done['peak_mb']} MB", flush=True)
+                seconds[what].append(done["seconds"])
     few, many = options.rows
+    rows = []
     for what, (low, high) in peaks.items():
         slope = (high - low) * 2**20 / (many - few)
-        print(
-            f"{what}: {slope:.0f} bytes a row more; {high + slope * (WANTED - many) / 2**20:,.0f} MB at {WANTED:,} rows"
-        )
+        rows.append([what, low, high, slope, high + slope * (WANTED - many) / 2**20, *seconds[what]])
+    sizes = [f"{few:,} rows", f"{many:,} rows"]
+    head = ["peak MiB", *sizes, "bytes a row more", f"{WANTED:,} rows, by slope", *(f"{size}, s" for size in sizes)]
+    table(head, rows)
 
 
 if __name__ == "__main__":

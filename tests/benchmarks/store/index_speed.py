@@ -1,18 +1,16 @@
-"""Milliseconds that indexing takes for a pair, by this tree beside another: ``... index_speed OLD_TREE``.
+"""CPU milliseconds that indexing takes for a pair, by the layout of the corpus.
 
-python -m tests.benchmarks.store.index_speed OLD_TREE
+python -m tests.benchmarks.store.index_speed [--before COMMIT]
 
-OLD_TREE is a checkout of an earlier commit, made by ``git worktree add``. Both read the same corpora in turns, each
-figure in a process of its own, on one core; what is counted is the processor's time, the best of three in a process.
+Each figure is a process of its own on one core, the best of three; with an earlier commit both read the same corpora
+in turns.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -24,6 +22,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+
+from tests.benchmarks.before_and_now import codes_of, parser_of
+from tests.benchmarks.tables import table
 
 PAIRS = 6_000
 IMAGE_PX = 64
@@ -69,22 +70,22 @@ def make(folder: Path) -> dict[str, Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("old_tree", type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
+    """Read each layout, and print a table."""
+    parser = parser_of(__doc__ or "")
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    trees = {"this": Path(__file__).parents[3], "old": options.old_tree}
     with tempfile.TemporaryDirectory() as folder:
-        for name, file in make(Path(folder)).items():
-            found: dict[str, list[float]] = {tree: [] for tree in trees}
+        work = Path(folder)
+        codes, rows = codes_of(options, work), []
+        for layout, file in make(work).items():
+            found: dict[str, list[float]] = {name: [] for name in codes}
             for number in range(options.rounds):
-                for tree in [*trees][:: 1 if number % 2 == 0 else -1]:
+                for name in [*codes][:: 1 if number % 2 == 0 else -1]:
                     command = [sys.executable, "-c", MEASURE, str(file)]
-                    done = subprocess.run(command, cwd=trees[tree], capture_output=True, text=True, check=True)
-                    found[tree].append(float(done.stdout))
-            this, old = (statistics.median(found[tree]) for tree in trees)
-            print(f"{name}: {this:.3f} ms a pair, before {old:.3f}, ratio {this / old:.2f}")
-    print(f"load {os.getloadavg()[0]:.1f}")
+                    done = subprocess.run(command, cwd=codes[name], capture_output=True, text=True, check=True)
+                    found[name].append(float(done.stdout))
+            rows.append([layout, *(statistics.median(values) for values in found.values())])
+    table(("layout", *(f"CPU ms a pair, {name}" for name in codes)), rows, title=f"{PAIRS:,} JPEGs of {IMAGE_PX} px")
 
 
 if __name__ == "__main__":

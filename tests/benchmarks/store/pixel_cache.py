@@ -24,6 +24,7 @@ from store.corpus.section import Corpus
 from store.format.pixels import PixelSpec
 from store.images.decode import decode_image
 from store.index.merge import read_corpus
+from tests.benchmarks.tables import table
 
 SEED = 20261123
 FULL_SIZE = ("ViT-B-32", "RN50")
@@ -185,14 +186,6 @@ def feature_rows(files: Sequence[bytes], specs: dict[str, PixelSpec], models: Se
         again = np.mean([found_again(*pair) for pair in zip(original, kept, strict=True)])
         whole = [f"{value:.4f}" for value in (plain.mean(), plain.min(), centred.mean(), centred.min())]
         yield [name, *whole, *(f"{abs(value):.1e}" for value in (encoding.mean(), encoding.max())), f"{again:.3f}"]
-
-
-def table(head: Sequence[str], rows: Iterator[list[str]]) -> None:
-    """Print a Markdown table."""
-    print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}")
-    for row in rows:
-        print(f"| {' | '.join(row)} |", flush=True)
-    print()
 
 
 def main() -> None:

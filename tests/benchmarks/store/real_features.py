@@ -51,7 +51,7 @@ def tiny_features(data: Path, teachers: Path, out: Path) -> npt.NDArray[np.float
     config.write_text(yaml.safe_dump({"codecs": pipeline}))
     for step in (["index"], ["run", "--local"]):
         command = [sys.executable, "-m", "extract", *step, "--pipeline", "codecs", "--config", str(config)]
-        subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        subprocess.run(command, check=True, stdout=sys.stderr, env=os.environ | {"OMP_NUM_THREADS": "1"})
     arrays = zarr.open_group(LocalStore(out / "store" / "features.zarr", read_only=True), mode="r")
     usable_N = np.logical_and.reduce([arrays[f"{name}/status"][...] == 1 for name in names])
     return np.concatenate([arrays[f"{name}/image"][...] for name in names], axis=1)[usable_N]

@@ -13,15 +13,13 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
-import platform
 import shutil
 import sys
 import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -34,6 +32,7 @@ from store.format.arrays import dtype_of
 from store.format.records import StoredDtype, read_store_info
 from store.io.location import locate
 from tests.benchmarks.measure import measure
+from tests.benchmarks.records import QUIET_LOAD, Watch
 
 from .rehearsal_phases import DAMAGED, WIDTHS, drop_cached
 
@@ -193,29 +192,28 @@ def require_space(path: Path, rows: int, features: StoredDtype) -> None:
 
 
 def rehearse(path: Path, rows: int, *, features: StoredDtype, keep: bool) -> Found:
-    """Run all phases and write their figures beside the folder."""
+    """Run all phases, and write their figures beside the folder with the record for docs/benchmarks.md."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         raise SystemExit(f"{path} is there already: name a folder that is not")
     require_space(path, rows, features)
-    machine: Found = {"cores": os.cpu_count(), "python": platform.python_version(), "load_before": os.getloadavg()[0]}
-    found: dict[str, Found] = {}
-    report = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "rows": rows, "features": features, "teachers": len(WIDTHS)}
+    report: Found = {"rows": rows, "features": features, "teachers": len(WIDTHS), "phases": {}}
+    watch, code = Watch(), 1
     try:
         with tempfile.TemporaryDirectory() as beside:
             write_pair(Path(beside), path)
             for name, phase in phases(path, Path(beside), rows=rows, features=features).items():
-                found[name] = run(name, phase, path, found)
-            check(path, found)
+                report["phases"][name] = run(name, phase, path, report["phases"])
+            check(path, report["phases"])
+        code = 0
     finally:
-        machine["load_after"] = os.getloadavg()[0]
         # What was measured stays also if a phase fails.
-        path.with_name(f"{path.name}.json").write_text(
-            json.dumps(report | {"phases": found, "machine": machine}, indent=1) + "\n"
-        )
+        command = f"make rehearse ROWS={rows} FEATURES={features}"
+        record = watch.record(command, shown(report), code=code, is_busy=watch.load > QUIET_LOAD)
+        path.with_name(f"{path.name}.json").write_text(json.dumps(report | {"record": asdict(record)}, indent=1) + "\n")
         if not keep:
             shutil.rmtree(path, ignore_errors=True)
-    return report | {"phases": found, "machine": machine}
+    return report
 
 
 def check(path: Path, found: dict[str, Found]) -> None:
@@ -243,13 +241,14 @@ COLUMNS = {
 }
 
 
-def show(report: Found) -> None:
-    """Print a table of Markdown."""
-    print(f"\n{report['rows']:,} rows, {report['features']}, {report['date']}, {report['machine']}\n")
-    print(f"| phase | {' | '.join(COLUMNS.values())} | found |\n|{' --- |' * (len(COLUMNS) + 2)}")
+def shown(report: Found) -> str:
+    """Return a table in Markdown."""
+    lines = [f"{report['rows']:,} rows, {report['features']}", ""]
+    lines += [f"| phase | {' | '.join(COLUMNS.values())} | found |", "|" + " --- |" * (len(COLUMNS) + 2)]
     for name, found in report["phases"].items():
         figures = [f"{found[column]:,}" if column in found else "" for column in COLUMNS]
-        print(f"| {name} | {' | '.join(figures)} | {_text(found)} |")
+        lines.append(f"| {name} | {' | '.join(figures)} | {_text(found)} |")
+    return "\n".join(lines)
 
 
 def _text(found: Found) -> str:
@@ -271,7 +270,7 @@ def main() -> None:
     parser.add_argument("--features", choices=get_args(StoredDtype), default="float16", help="how they are stored")
     parser.add_argument("--keep", action="store_true", help="leave the store there")
     options = parser.parse_args()
-    show(rehearse(options.out, options.rows, features=options.features, keep=options.keep))
+    print(shown(rehearse(options.out, options.rows, features=options.features, keep=options.keep)))
 
 
 if __name__ == "__main__":

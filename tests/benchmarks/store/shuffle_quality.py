@@ -9,7 +9,6 @@ corpus? The last is what an order that reads whole chunks pays, and what a contr
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tests.benchmarks.tables import table
 from train.data.batch_order import BatchOrder
 
 ROWS, RANGE_ROWS, CHUNK_ROWS, BATCH, SEED = 2_900_000, 8192, 256, 1024, 20261123
@@ -78,10 +78,8 @@ def main() -> None:
         seconds = time.perf_counter() - start
         found[name] = quality(batches_SB) | {"seconds": round(seconds, 2)}
         print(name, found[name], file=sys.stderr)
-    print("| order | rank correlation | neighbours | same range, % | same chunk, % |\n|---|---|---|---|---|")
-    for name, values in found.items():
-        print(f"| {name} | " + " | ".join(f"{value:.4f}" for value in list(values.values())[:4]) + " |")
-    print(json.dumps(found, indent=1))
+    head = ("order", "rank correlation", "neighbours", "same range, %", "same chunk, %", "s to make the order")
+    table(head, ([name, *(f"{value:.4f}" for value in values.values())] for name, values in found.items()))
 
 
 if __name__ == "__main__":

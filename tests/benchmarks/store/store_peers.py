@@ -161,6 +161,8 @@ def main() -> None:
                 make(loader, few, options.folder / loader, source=options.features)
                 answer: dict[str, Any] = {"version": importlib.metadata.version(PACKAGES.get(loader, "torch"))}
             else:
+                # litdata's `optimize` sets it to spawn for the whole process.
+                torch.multiprocessing.set_start_method("fork", force=True)
                 name = request["time"]
                 answer = {
                     "pairs_per_s": pairs_per_s(

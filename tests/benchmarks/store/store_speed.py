@@ -1,6 +1,6 @@
-"""How fast the store is written and read, beside what a user would pick instead: ``make bench-store``.
+"""How fast the store is written and read, beside its limits and what a user would pick instead: ``make bench-store``.
 
-python -m tests.benchmarks.store.store_speed --out runs/bench --peers PYTHON
+python -m tests.benchmarks.store.store_speed --out DIR --peers PYTHON
 
 PYTHON is that of an environment with numpy, torch, mosaicml-streaming, webdataset and litdata; without it only the
 store and the limits are measured.
@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -26,32 +24,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import zarr
 
-from store.read.chunks import SIDES
+from store.format.records import SIDES
 from store.read.reader import FeatureStore
-from tests.benchmarks.rounds import Measure, medians, nested, single, table
+from tests.benchmarks.rounds import Measure, medians, nested, single
+from tests.benchmarks.tables import table
 from train.data.batch_order import BatchOrder
-from train.data.batches import Stream
-from train.data.target_reader import Sampling, TargetReader
+from train.data.target_reader import Sampling, Spans, TargetReader
 
-from .store_io import read_speeds, write_speeds
+from .rehearsal_phases import drop_cached, files_below
+from .store_io import disk_speed, read_speeds, write_rows, write_speeds
 from .synthetic_store import make_store
 
 TEACHERS = {f"teacher{number}": 512 for number in range(6)}
 BATCH, WINDOW_BLOCKS, SEED = 1024, 256, 20261123
+PAIR_BYTES = sum(TEACHERS.values()) * 2 * 2
+OURS, LIMIT = "ours, all six teachers", "memory limit"
 PEERS = ("released", "mosaicml_streaming", "webdataset", "litdata")
 PEER_PAIRS = {"released": 4096, "mosaicml_streaming": 16384, "webdataset": 16384, "litdata": 65536}
 RELEASED_PAIRS = 16384
 """Of the layout with a file per pair only so many are made: a million small files would be deleted for minutes."""
-
-
-class NoPixels:
-    """Stands for the images, which are no part of this benchmark."""
-
-    def load(self, rows_B: npt.NDArray[np.int64], *, epoch: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-        del epoch
-        return np.zeros((len(rows_B), 0, 0, 3), np.uint8), np.ones(len(rows_B), bool)
 
 
 class Ours:
@@ -64,13 +56,15 @@ class Ours:
         self.order = BatchOrder(rows, seed=SEED, batch_size=BATCH, **blocks)
         self.span_steps = window_blocks * store.info.chunk_rows // BATCH
 
-    def features(self, threads: int, *, sampling: Sampling = "all") -> Iterator[int]:
-        """Yield the size of each batch of the trainer's stream, with the features of all teachers or of one per row."""
+    def targets(self, threads: int, *, sampling: Sampling) -> TargetReader:
+        """Return the reader of the features of all teachers or of one drawn teacher per row."""
         known: dict[str, Any] = {"teachers": self.store.teachers, "available_NT": self.available_NT, "seed": SEED}
-        reader = TargetReader(self.store, **known, sampling=sampling, threads=threads)
-        captions = [""] * self.store.info.rows
-        for batch in Stream(self.order, NoPixels(), captions, targets=reader, span_steps=self.span_steps):
-            yield len(batch.rows_B)
+        return TargetReader(self.store, **known, sampling=sampling, threads=threads)
+
+    def features(self, threads: int, *, sampling: Sampling = "all") -> Iterator[int]:
+        """Yield the size of each batch of the trainer's targets."""
+        for span in Spans(self.order, self.targets(threads, sampling=sampling), span_steps=self.span_steps):
+            yield from (targets.rows for targets in span)
 
     def through_zarr(self) -> float:
         """Return pairs per second of a window that `FeatureStore.read` reads."""
@@ -113,13 +107,12 @@ class MemoryLimit:
         self._arrays = [store.read(rows, teacher=t, side=s) for t, s in itertools.product(store.teachers, SIDES)]
         self._rng = np.random.default_rng(SEED)
 
-    def speed(self, workers: int, *, reuse: bool = False) -> float:
-        """Return pairs per second; with ``reuse`` each batch overwrites the one before."""
+    def speed(self, workers: int) -> float:
+        """Return pairs per second."""
         order = self._rng.permutation(len(self._arrays[0]))
-        outs = [np.empty((BATCH, array.shape[1]), array.dtype) if reuse else None for array in self._arrays]
 
         def gather(rows: npt.NDArray[np.int64], numbers: range) -> list[npt.NDArray[Any]]:
-            return [np.take(self._arrays[k], rows, axis=0, out=outs[k], mode="clip") for k in numbers]
+            return [np.take(self._arrays[k], rows, axis=0, mode="clip") for k in numbers]
 
         every, steps = range(len(self._arrays)), len(order) // BATCH
         start = time.perf_counter()
@@ -167,15 +160,6 @@ class Peers:
         self._log.close()
 
 
-def drop_cached(folder: Path) -> None:
-    """Ask the operating system to forget the pages of all files below a folder."""
-    for path in (path for path in folder.rglob("*") if path.is_file()):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
-
-
 def after_dropping(folder: Path, measure: Measure) -> float:
     """Return a speed from the disk."""
     drop_cached(folder)
@@ -196,18 +180,12 @@ def peak_memory(out: Path, window_blocks: int) -> dict[str, float]:
         "list(itertools.islice(stream, 8 * ours.span_steps))\n"
         "print(json.dumps([before, peak()]))\n"
     )
-    found = {"window": window_blocks * 256 * sum(TEACHERS.values()) * 2 * 2 / 2**20}
+    found = {"window": window_blocks * 256 * PAIR_BYTES / 2**20}
     for name, call in (("all", "features(2)"), ("drawn", "features(2, sampling='uniform_one')")):
         done = subprocess.run([sys.executable, "-c", code.format(call)], check=True, capture_output=True, text=True)
         before, after = json.loads(done.stdout)
         found |= {f"{name}_before": round(before), f"{name}_peak": round(after)}
     return found
-
-
-def machine() -> dict[str, Any]:
-    """Return what the numbers depend on."""
-    versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__}
-    return {"cores": os.cpu_count(), "system": platform.platform(), "zarr": zarr.__version__, **versions}
 
 
 def make_data(out: Path, rows: int) -> FeatureStore:
@@ -225,62 +203,96 @@ def loaders(ours: Ours, limit: MemoryLimit, peers: Peers | None, names: list[str
     found: dict[tuple[str, ...], Measure] = {}
     for workers in (0, 2):
         key = str(workers)
-        found["ours", key] = lambda threads=max(1, workers): ours.speed(ours.features(threads))
-        found["memory_limit", key] = partial(limit.speed, workers)
-        found["memory_limit_reusing", key] = partial(limit.speed, workers, reuse=True)
+        found[OURS, key] = lambda threads=max(1, workers): ours.speed(ours.features(threads))
+        found[LIMIT, key] = partial(limit.speed, workers)
         for name in names if peers else []:
             found[name, key] = partial(peers.speed, name, workers)
-        found["ours_one_drawn_teacher", key] = lambda threads=max(1, workers): ours.speed(
+        found["ours, one drawn teacher a row", key] = lambda threads=max(1, workers): ours.speed(
             ours.features(threads, sampling="uniform_one")
         )
-    found["zarr", "0"] = ours.through_zarr
+    found["`FeatureStore.read`, through Zarr", "0"] = ours.through_zarr
     return found
 
 
+def show_batches(warm: dict[str, dict[str, float]], peers: list[str]) -> None:
+    """Print shuffled batches: pairs per second, share of the limit, and ours by each peer."""
+    head = ["loader"] + [f"{what}, {workers} workers" for what in ("pairs/s", "of the limit", "ours is times this")
+                         for workers in (0, 2)]  # fmt: skip
+    ours, limit, rows = warm[OURS], warm[LIMIT], []
+    for name, speeds in warm.items():
+        of_limit = [speeds[key] / limit[key] if key in speeds else None for key in ("0", "2")]
+        times = [ours[key] / speeds[key] if name in peers else None for key in ("0", "2")]
+        rows.append([name, *(speeds.get(key) for key in ("0", "2")), *of_limit, *times])
+    if peers:
+        best = {key: max(warm[name][key] for name in peers) for key in ("0", "2")}
+        rows.append(["best peer", *best.values(), None, None, *(ours[key] / best[key] for key in best)])
+    table(head, rows, title=f"Shuffled batches of {BATCH:,} rows, warm page cache")
+
+
+def show_cold(cold: dict[str, float]) -> None:
+    """Print what is read from the disk beside what the disk gives."""
+    disk = max(speed for name, speed in cold.items() if name.startswith("the disk"))
+    rows = []
+    for name, speed in cold.items():
+        mb = speed if name.startswith(("the disk", "whole")) else speed * PAIR_BYTES / 1e6
+        rows.append([name, speed if mb is not speed else None, mb, mb / disk])
+    table(("read", "pairs/s", "MB/s", "of the disk"), rows, title="Nothing in the page cache")
+
+
+def measure(work: Path, options: argparse.Namespace) -> None:
+    """Make everything, measure, print tables."""
+    store = make_data(work, options.rows)
+    peers = Peers(options.peers, work) if options.peers else None
+    made = {name: peers.ask(make=name) for name in PEERS} if peers else {}
+    working = [name for name, answer in made.items() if "version" in answer]
+    ours, limit = Ours(store), MemoryLimit(store)
+    show_batches(nested(medians(loaders(ours, limit, peers, working), options.rounds)), working)
+    # The limit's arrays go, so that the page cache has room for what is read.
+    del limit
+    writes, waits = write_speeds(work)
+    head = ("write", "MB/s", "forced waits", "of numpy + fsync", "of it per forced wait")
+    written = single(medians(writes, 3 * options.rounds))
+    table(head, write_rows(written, waits), title="Features of one unit, 2 x 8 MiB, forced to disk")
+    reads = read_speeds(work, store)
+    whole = single(medians(reads, 3 * options.rounds))
+    rows = ([name, speed, speed / whole["np.load"]] for name, speed in whole.items())
+    table(("read", "MB/s", "of np.load"), rows, title="Whole shards, warm page cache")
+    folder, shards = work / "store", [file for file in files_below(work / "store") if file.stat().st_size > 2**20]
+    cold: dict[tuple[str, ...], Measure] = {
+        (f"the disk, {threads} threads",): partial(disk_speed, shards, threads=threads) for threads in (1, 8)
+    }
+    cold["whole shards, `ChunkReader.read`",] = partial(after_dropping, folder, reads["`ChunkReader.read`",])
+    cold[f"{OURS}, 2 threads",] = partial(ours.cold_speed, folder)
+    for name in working:
+        speed = partial(peers.speed, name, 0) if peers else float
+        cold[f"{name}, 0 workers",] = partial(after_dropping, work / "peers" / name, speed)
+    show_cold(single(medians(cold, options.cold_rounds)))
+    memory = {blocks: peak_memory(work, blocks) for blocks in (64, WINDOW_BLOCKS)}
+    head = ["chunks in a window", "window, MiB"]
+    head += [f"{who}, {when}" for who in ("all", "drawn") for when in ("before", "peak")]
+    table(head, ([blocks, *found.values()] for blocks, found in memory.items()), title="Peak resident MiB of a process")
+    if peers:
+        peers.close()
+        versions = ", ".join(f"{name} {answer.get('version', answer.get('error'))}" for name, answer in made.items())
+        print(f"\nPeers: {versions}.")
+
+
 def main() -> None:
-    """Make everything, measure, print tables, write the JSON, delete what was made."""
+    """Measure in a folder that is deleted afterwards."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--peers", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="an empty folder on the disk to measure")
+    parser.add_argument("--peers", type=Path, metavar="PYTHON")
     parser.add_argument("--rows", type=int, default=131072)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cold-rounds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
     work: Path = options.out / "store_speed"
-    shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    loads = [os.getloadavg()[0]]
     try:
-        store = make_data(work, options.rows)
-        peers = Peers(options.peers, work) if options.peers else None
-        made = {name: peers.ask(make=name) for name in PEERS} if peers else {}
-        working = [name for name, answer in made.items() if "version" in answer]
-        ours, limit = Ours(store), MemoryLimit(store)
-        warm = nested(medians(loaders(ours, limit, peers, working), options.rounds))
-        found: dict[str, Any] = {"batches_pairs_per_s": warm}
-        found["write_MB_per_s"] = single(medians(write_speeds(work), options.rounds))
-        found["read_MB_per_s"] = single(medians(read_speeds(work, store), options.rounds))
-        # The limit's arrays go, so that the page cache has room for what is read.
-        del limit
-        cold: dict[tuple[str, ...], Measure] = {("ours", "2"): partial(ours.cold_speed, work / "store")}
-        for name in working:
-            folder = work / "peers" / name
-            cold[name, "0"] = partial(after_dropping, folder, partial(peers.speed, name, 0)) if peers else float
-        found["cold_batches_pairs_per_s"] = nested(medians(cold, options.cold_rounds))
-        found["memory_MiB"] = {str(blocks): peak_memory(work, blocks) for blocks in (64, WINDOW_BLOCKS)}
-        if peers:
-            peers.close()
+        measure(work, options)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    loads.append(os.getloadavg()[0])
-    peer_versions = {name: answer.get("version", answer.get("error")) for name, answer in made.items()}
-    found["machine"] = {**machine(), "load": loads, "rows": options.rows, "batch": BATCH, "peers": peer_versions}
-    (options.out / "store.json").write_text(json.dumps(found, indent=1) + "\n")
-    for title, rows in found.items():
-        if title.endswith("_per_s"):
-            table(title, rows)
-    print(json.dumps({"memory_MiB": found["memory_MiB"], "machine": found["machine"]}, indent=1))
 
 
 if __name__ == "__main__":

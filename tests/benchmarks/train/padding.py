@@ -25,6 +25,7 @@ from open_clip.tokenizer import SimpleTokenizer
 
 from store.texts.tokens import clip_tokenizer
 from tests.benchmarks.rounds import SEED, medians
+from tests.benchmarks.tables import table
 from train.config import ModelSection, Optimization
 from train.data.batches import Batch
 from train.data.captions import Tokens
@@ -97,10 +98,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rng, load = np.random.default_rng(SEED), os.getloadavg()[0]
     print(f"{options.rows} rows a step, {options.layers} layers of {options.width}, load {load:.1f}", file=sys.stderr)
-    print(
-        "| captions | tower | mean tokens | columns | text FLOPs | step FLOPs | padded, CPU ms | cut, CPU ms | ratio |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    rows_of_table = []
     small = {"layers": options.layers, "width": options.width}
     for kind, context in (("BERT, 256", 256), ("CLIP, 77", 77)):
         with TemporaryDirectory() as temporary:
@@ -129,9 +127,10 @@ def main() -> None:
                     measures[name,] = lambda step=step, batch=batch: cpu_ms(step, batch)
                 found = medians(measures, options.rounds)
                 saved = (flops[0] + share * flops[1]) / sum(flops)
-                cells = f"{lengths_B.mean():.1f} | {share:.3f} | -{1 - share:.0%} | -{1 - saved:.0%}"
-                times = f"{found['padded',]:,.0f} | {found['cut',]:,.0f} | {found['padded',] / found['cut',]:.2f}"
-                print(f"| {corpus} | {kind} | {cells} | {times} |")
+                cells = [float(lengths_B.mean()), share, f"-{1 - share:.0%}", f"-{1 - saved:.0%}"]
+                rows_of_table.append([corpus, kind, *cells, *found.values(), found["padded",] / found["cut",]])
+    head = ("captions", "tower", "mean tokens", "columns", "text FLOPs", "step FLOPs")
+    table((*head, "padded, CPU ms", "cut, CPU ms", "ratio"), rows_of_table)
 
 
 if __name__ == "__main__":

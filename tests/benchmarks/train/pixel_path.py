@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import tarfile
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from store.format.pixels import Pixels, PixelSpec
 from store.index.create import index_corpus
 from store.read.pixel_cache import PixelCache
 from store.read.reader import FeatureStore
+from tests.benchmarks.tables import table
 from train.data.batches import BATCHES
 from train.data.image_loader import CorpusImages, ImageLoader, Loading, RowImages, View
 
@@ -126,21 +128,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     info, _ = index_corpus(options.out / "store", Corpus(files=[str(corpus / "*.tar")]), range_rows=256, chunk_rows=64)
     make_pixels(options.out / "store", PixelSpec.of(Pixels(short_side_px=256)))
     store = FeatureStore(options.out / "store")
-    table = store.pairs.read(0, info.rows, ["uri", "member", "image_sha256"])
+    pairs = store.pairs.read(0, info.rows, ["uri", "member", "image_sha256"])
     sources: dict[str, RowImages] = {
-        f"corpus, {WIDTH} x {HEIGHT}, {size_kb:.0f} kB": CorpusImages(store.images, table),
+        f"corpus, {WIDTH} x {HEIGHT}, {size_kb:.0f} kB": CorpusImages(store.images, pairs),
         "pixel cache, 256 px": PixelCache(store.location, info=store.info, chunks_kept=info.rows // 64 + 1),
     }
     rate = options.share * options.peak / STEP_FLOP
     print(f"GFLOP per pair and step: {STEP_FLOP / 1e9:.0f}")
-    print(f"pairs/s of a GPU: {options.share} * {options.peak:.4g} / {STEP_FLOP:.4g} = {rate:.0f}\n")
-    print("| images | decoded by | images per CPU second | images/s | cores for that GPU |")
-    print("| --- | --- | --- | --- | --- |")
-    for name, source in sources.items():
-        for workers in (0, options.workers):
+    print(f"pairs/s of a GPU: {options.share} * {options.peak:.4g} / {STEP_FLOP:.4g} = {rate:.0f}")
+
+    def rows() -> Iterator[list[object]]:
+        for (name, source), workers in itertools.product(sources.items(), (0, options.workers)):
             per_core, wall = measured(source, info.rows, workers=workers)
-            how = f"{workers} workers" if workers else "a thread"
-            print(f"| {name} | {how} | {per_core:.0f} | {wall:.0f} | {rate / per_core:.1f} |", flush=True)
+            yield [name, f"{workers} workers" if workers else "a thread", per_core, wall, rate / per_core]
+
+    table(("images", "decoded by", "images per CPU second", "images/s", "cores for that GPU"), rows())
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Measures for how much of the time a simulated device waits for batches, with an earlier trainer and with today's.
+"""Measures for how much of the time a simulated device waits for batches, with an earlier trainer beside if need be.
 
-python -m tests.benchmarks.train.waiting --out runs/bench      # make bench-train
+python -m tests.benchmarks.train.waiting [--before COMMIT]
 
 The loop is the real one: rows, images of the corpus or of the pixel cache, tokens, targets of nine teachers. First the
 host's CPU time per pair is measured with a device that takes no time. The device's step then takes `DEVICE` times that
-per core, and both trainers run with it. Ideal is min(1 / device time, cores / host CPU time) with each trainer's own
+per core, and each trainer runs with it. Ideal is min(1 / device time, cores / host CPU time) with each trainer's own
 CPU time. The first steps do not count. `peers` measures images and tokens per CPU second beside other libraries.
 """
 
@@ -23,13 +23,12 @@ from store.corpus.section import Corpus
 from store.format.pixels import Pixels, PixelSpec
 from store.index.create import index_corpus
 from store.io.location import locate
-from tests.benchmarks.before_and_now import codes_of, parser_of, print_figures, write_figures
+from tests.benchmarks.before_and_now import codes_of, parser_of
 from tests.benchmarks.extract.mixes import Mix, write_corpus
+from tests.benchmarks.rounds import add_packages
 from tests.benchmarks.store.synthetic_store import commit_features
+from tests.benchmarks.tables import table
 from tests.benchmarks.train import peers
-
-BEFORE = "50399fd21540f503f78e1be67e710b37422bd465"
-"""The last commit whose trainer had one batch ahead."""
 
 CHILD = Path(__file__).with_name("simulated_run.py")
 CORES = os.cpu_count() or 1
@@ -141,26 +140,25 @@ def measured(codes: dict[str, Path], pipelines: Path, images: str, batch: int) -
 
 
 def main() -> None:
-    """Measure, print tables and write ``train.json``."""
-    parser = parser_of(__doc__ or "", BEFORE)
+    """Measure, and print tables."""
+    parser = parser_of(__doc__ or "")
+    parser.add_argument("--peers", type=Path, metavar="PYTHON", help="of an environment with webdataset")
     parser.add_argument("--batch", type=int, default=2048, help="pairs of a step, at most 4096")
     options = parser.parse_args()
-    load = os.getloadavg()[0]
+    if options.peers:
+        add_packages(options.peers)
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         pipelines, codes = prepare(work, options.batch), codes_of(options, work)
         waits = {images: measured(codes, pipelines, images, options.batch) for images in ("pixels", "corpus")}
-        rates = peers.measured(work)
-    found = {"batch": options.batch, "device": DEVICE, "waiting": waits, "per_cpu_second": rates}
-    write_figures(options, "train.json", found, load=load)
-    rows = (
-        (f"{images} | {recipe} | {name}", values)
-        for images, recipes in waits.items()
-        for recipe, trainers in recipes.items()
-        for name, values in trainers.items()
-    )
-    print_figures("images | recipe | trainer", SHOWN, rows)
-    peers.show(rates)
+        rows = (
+            [images, recipe, name, *(values[key] for key in SHOWN)]
+            for images, recipes in waits.items()
+            for recipe, trainers in recipes.items()
+            for name, values in trainers.items()
+        )
+        table(("images", "recipe", "trainer", *SHOWN.values()), rows, title=f"{options.batch:,} pairs a step")
+        peers.show(peers.measured(work))
 
 
 if __name__ == "__main__":
