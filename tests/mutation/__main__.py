@@ -33,7 +33,7 @@ from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code, use_mutation
 from cosmic_ray.plugins import get_operator, operator_names
 
-FORBIDDING = ("frozen", "kw_only", "slots")
+FORBIDDING = ("frozen", "kw_only", "slots", "strict")
 ROOT = Path(__file__).parents[2]
 WANTED = 0.95
 PACKAGES = ("store", "extract", "train", "evaluate")
