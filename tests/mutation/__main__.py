@@ -220,7 +220,7 @@ def main():
             if results.of(mutant, tests) is None:
                 if str(tests) not in seconds:
                     seconds[str(tests)] = baseline(tests)
-                found = tried(mutant, tests, 30 + 4 * seconds[str(tests)])
+                found = tried(mutant, tests, 30 + 2 * seconds[str(tests)])
                 results.add(**mutant, **found, code=digest(mutant["module"]), tests=digest(*tests))
                 print(*mutant.values(), found["outcome"], found["seconds"], flush=True)
             lines.append(results.of(mutant, tests))
