@@ -75,7 +75,8 @@ def test_unfinished_writes_go_with_the_attempt_that_they_belong_to(units, beside
     assert not list(units.path.rglob("*.tmp"))
 
 
-def test_who_lost_the_lock_is_told_so_although_its_attempt_was_dropped(units):
+def attempt(units):
+    """Commit range 0, mark it for a retry, and return (its receipt, that of another attempt, which lies beside it)."""
     units.register()
     old = units.commit(0)
     units.location.write(receipt_key("alpha", 0, folder="retry"), b"{}")
@@ -89,6 +90,31 @@ def test_who_lost_the_lock_is_told_so_although_its_attempt_was_dropped(units):
         features=units.features(0, seed=1),
         circumstances=Units.circumstances("late"),
     )
+    return old, new
+
+
+@pytest.mark.parametrize("moved", [1, 2, 3, 4])
+def test_a_promotion_that_ended_after_some_moves_is_ended_by_the_same_call(units, monkeypatch, moved):
+    _, new = attempt(units)
+    arguments, steps = (units.location, new.at, receipt_key("alpha", 0)), []
+
+    def stop(step):
+        steps.append(step)
+        if steps.count("promote.moved") == moved:
+            raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(promote, "reached", stop)
+        with pytest.raises(InterruptedError):
+            promote.promote(*arguments, guard=unguarded)
+    promote.promote(*arguments, guard=unguarded)
+    assert FeatureStore(units.location).receipts("alpha")[0].objects == new.objects
+    assert not [key for key, _ in units.location.list() if key.startswith((STAGED_FOLDER, "retry"))]
+    assert verify(units.location, deep=True).valid
+
+
+def test_who_lost_the_lock_is_told_so_although_its_attempt_was_dropped(units):
+    old, new = attempt(units)
     recover(units.location, guard=unguarded)  # of who took the lock over
 
     def guard():
