@@ -51,6 +51,7 @@ def bare(code):
             node.keywords = [keyword for keyword in node.keywords if keyword.arg not in FORBIDDING]
         elif isinstance(node, ast.arguments):
             node.args, node.posonlyargs, node.kwonlyargs = node.posonlyargs + node.args + node.kwonlyargs, [], []
+            node.defaults, node.kw_defaults = node.defaults + [value for value in node.kw_defaults if value], []
         for name in {"annotation", "returns"} & {*node._fields}:
             setattr(node, name, None)
     return ast.dump(tree)
