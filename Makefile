@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup check test test-long test-versions benchmarks bench-store rehearse soak demo lock clean-demo
+.PHONY: help setup check test test-long test-versions benchmarks bench-store rehearse soak mutants coverage demo lock clean-demo
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,16 @@ rehearse: $(STAMP) ## The life of a synthetic store of ROWS pairs and nine teach
 
 soak: $(STAMP) ## All at work at once for MINUTES under an adversary of a SEED, in a folder or STORAGE=s3; log in runs/soak (docs/testing.md).
 	$(PY) -m tests.soak --minutes $(or $(MINUTES),30) --seed $(or $(SEED),0) --storage $(or $(STORAGE),folder) --out $(or $(OUT),runs/soak)
+
+mutants: $(STAMP) ## Mistakes put one at a time into the code that claims rest on; at least 95 % must fail a test (docs/testing.md).
+	$(PY) -m tests.mutation --out $(or $(OUT),runs/mutation)
+
+coverage: $(STAMP) ## Lines of the four packages that all suites run, programs that tests start included; at least 92 %.
+	rm -rf runs/coverage
+	$(PY) -m coverage run -m pytest -n 2 --dist loadfile
+	$(PY) -m coverage run -m pytest -m "slow or fault" -n 3 --dist worksteal --timeout 1200
+	$(PY) -m coverage combine --quiet
+	$(PY) -m coverage report
 
 demo: $(STAMP) ## The main job on a CPU: corpus, teachers, extraction, distillation, evaluation; QUICK=1 does a small part of it.
 	$(PY) -m evaluate demo --pipeline $(if $(filter-out 0,$(QUICK)),quick,demo)

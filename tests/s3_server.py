@@ -7,12 +7,11 @@ corrects that status and changes nothing else.
 from __future__ import annotations
 
 import http.client
+import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,24 +26,19 @@ def rclone():
     return str(beside) if beside.is_file() else shutil.which("rclone")
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class S3Server:
-    """rclone and the relay; can be killed and started again at the same address.
+    """rclone and the relay; can be killed and started again at the relay's address.
 
     Args:
         relay: the relay's class, `Relay` if none is given.
 
     Attributes:
+        port: rclone's, another one after each start; 0, where nobody listens, while it does not run.
         requests: how many of each HTTP method came through.
     """
 
     def __init__(self, folder, relay=None):
-        self.folder, self.port = folder, free_port()
+        self.folder, self.port = folder, 0
         (folder / "bucket").mkdir(parents=True)
         self.requests = Counter()
         self.process = None
@@ -65,20 +59,22 @@ class S3Server:
         }
 
     def start(self):
-        command = [rclone(), "serve", "s3", "--addr", f"127.0.0.1:{self.port}", "--auth-key", f"{KEY},{SECRET}"]
+        command = [rclone(), "serve", "s3", "--addr", "127.0.0.1:0", "--auth-key", f"{KEY},{SECRET}"]
         command += ["--vfs-cache-mode", "off", "--config", "", str(self.folder)]
-        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return self
-            time.sleep(0.02)
-        raise RuntimeError("rclone did not answer within 30 s")
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        said = []
+        for line in self.process.stderr:
+            said.append(line)
+            if found := re.search(r"Starting s3 server on \[http://127\.0\.0\.1:(\d+)/\]", line):
+                self.port = int(found[1])
+                threading.Thread(target=self.process.stderr.read, daemon=True).start()  # a full pipe would stop it
+                return self
+        raise RuntimeError(f"rclone ended before it listened: {''.join(said)}")
 
     def kill(self):
         self.process.kill()
         self.process.wait()
+        self.port = 0
 
     def close(self):
         self.kill()

@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
 LOGIN = "hf_good"
+NOBODY = "127.0.0.1:1"
+"""An address that refuses connections; the system gives this port to no program by chance."""
 LARGE = (".bin", ".pt", ".pth", ".safetensors", ".zip")
 RESOLVE = re.compile(r"/(?P<repo>(?:datasets/)?[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)")
 

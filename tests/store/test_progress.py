@@ -81,14 +81,14 @@ def test_loops_inside_each_other_share_one_display_on_a_terminal():
 
 
 PATIENT = """
-import logging, time, typer
+import logging, threading, typer
 from store import console
 console.PATIENCE_S = 0.1
 app = typer.Typer()
 @app.command()
 def work(said: str = "", steps: int = 0):
     print(said, end="", flush=True)
-    time.sleep(0.4)
+    [thread.join() for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
     if steps:
         with console.progress(steps, label="work", noun="steps", done=1) as advance:
             for step in range(steps - 1):
@@ -102,7 +102,8 @@ def test_a_terminal_is_told_why_it_shows_nothing_yet():
     code, _, written = on_a_terminal([sys.executable, "-c", PATIENT], cwd=REPOSITORY)
     assert code == 0, written
     assert "loading libraries and files" in written
-    soon = PATIENT.replace("PATIENCE_S = 0.1", "PATIENCE_S = 0.8").replace("time.sleep(0.4)", "time.sleep(1)")
+    # The timer's function, called after something was said.
+    soon = PATIENT.replace("PATIENCE_S = 0.1", "PATIENCE_S = 600").replace("thread.join()", "thread.function()")
     code, out, written = on_a_terminal([sys.executable, "-c", soon, "--said", "hello"], cwd=REPOSITORY)
     assert (code, out) == (0, "hello"), written
     assert "loading" not in written

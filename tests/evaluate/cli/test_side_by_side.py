@@ -21,9 +21,16 @@ from tests.terminal import on_a_terminal, screen
 ROOT = Path(__file__).parents[3]
 
 CHILD = """
-import sys, time
+import pathlib, sys, time
 from store.console import REPORT_INTERVAL_S, progress
-name, code = sys.argv[1:]
+name, code, number = sys.argv[1:]
+def meet(place):
+    met = pathlib.Path(__file__).parent / place
+    met.mkdir(exist_ok=True)
+    (met / name).touch()
+    while len([*met.iterdir()]) < int(number):
+        time.sleep(0.01)
+meet("begin")
 with progress(3, label=name, noun="steps", details=lambda: f"loss of {name}") as advance:
     advance(1)
     with progress(9, label="validate", noun="pairs") as inner:
@@ -31,7 +38,8 @@ with progress(3, label=name, noun="steps", details=lambda: f"loss of {name}") as
     sys.stderr.write(f"said by {name}, a line " + "that is longer than the others\\n")
     time.sleep(REPORT_INTERVAL_S)
     advance(1)
-    time.sleep(0.3)
+    meet("two of three")
+    time.sleep(0.6)
     advance(1)
     time.sleep(0.3)
 sys.exit(int(code))
@@ -53,7 +61,7 @@ def modules(tmp_path, monkeypatch):
 
 
 def children(*codes):
-    return [[["child", f"run{number}", str(code)]] for number, code in enumerate(codes)]
+    return [[["child", f"run{number}", str(code), str(len(codes))]] for number, code in enumerate(codes)]
 
 
 @pytest.mark.end_to_end
@@ -86,7 +94,7 @@ def test_elsewhere_one_line_tells_of_all(monkeypatch, caplog, capfd):
 
 @pytest.mark.end_to_end
 def test_a_command_alone_has_its_own_display(modules):
-    code, out, written = on_a_terminal([sys.executable, "-c", PARENT, str(modules), json.dumps(children(4)[:1])])
+    code, out, written = on_a_terminal([sys.executable, "-c", PARENT, str(modules), json.dumps(children(4))])
     assert (code, out) == (0, "[4]\n")
     assert "3/3" in screen(written)[-1]
 

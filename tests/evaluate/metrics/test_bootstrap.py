@@ -1,15 +1,14 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
-from statsmodels.stats.multitest import multipletests
 
 from evaluate.metrics.bootstrap import (
+    Interval,
     Resampling,
     interval,
     natural_mode,
@@ -17,7 +16,6 @@ from evaluate.metrics.bootstrap import (
     resampling_for,
     weight_blocks,
 )
-from evaluate.metrics.paired_tests import difference, holm, resamples_to_decide
 from evaluate.metrics.predictions import Predictions
 from evaluate.metrics.registry import METRICS
 from store.errors import EvaluationError
@@ -160,6 +158,19 @@ def test_a_metric_that_no_resample_defines_has_no_interval():
     assert (found.value, found.low, found.high, found.failed) == (None, None, None, 5)
 
 
+def test_an_interval_of_one_end_or_turned_round_is_refused():
+    for low, high in ((0.3, None), (None, 0.3), (0.4, 0.3)):
+        with pytest.raises(ValueError, match="interval"):
+            Interval(value=0.3, low=low, high=high, resamples=10, failed=0)
+
+
+def test_a_number_is_shown_with_its_interval():
+    assert str(interval(0.2, np.array([0.1, 0.2, 0.3]))) == "0.200 [0.105, 0.295]"
+    assert str(interval(float("nan"), np.full(1000, np.nan))) == "undefined [no interval: all 1,000 resamples failed]"
+    doubtful = Interval(value=0.2, low=0.1, high=0.3, resamples=10, failed=0, caution="few items")
+    assert str(doubtful) == "0.200 [0.100, 0.300] (not to be trusted)"
+
+
 def test_a_rare_class_fails_plain_resamples_and_no_official_one():
     target = np.array([1] + [0] * 39)
     given = Predictions(
@@ -180,55 +191,3 @@ def test_a_rare_class_fails_plain_resamples_and_no_official_one():
     # The one item is left out of a share (1 - 1/40)^40 = 0.363 of the resamples, give or take 0.022.
     assert failed["plain"] / 500 == pytest.approx((1 - 1 / 40) ** 40, abs=0.08)
     assert failed["official"] == failed["stratified"] == 0
-
-
-def test_a_paired_difference_is_much_surer_than_two_intervals():
-    generator = np.random.default_rng(5)
-    base = generator.normal(0.8, 0.05, 2000)
-    found = difference((0.81, 0.80), (base + 0.01 + generator.normal(0, 0.001, 2000), base))
-    assert found.value == pytest.approx(0.01)
-    assert found.low == pytest.approx(0.01 - 1.96 * 0.001, abs=3e-4)
-    assert found.high == pytest.approx(0.01 + 1.96 * 0.001, abs=3e-4)
-    assert found.p == pytest.approx(2 / 2001)
-
-
-def test_p_agrees_with_the_normal_one_where_the_differences_are_normal():
-    generator = np.random.default_rng(6)
-    shifted = generator.normal(2.0, 1.0, 100_000)
-    found = difference((2.0, 0.0), (shifted, np.zeros(100_000)))
-    assert found.p == pytest.approx(2 * stats.norm.sf(2.0), rel=0.05)
-
-
-def test_a_model_does_not_differ_from_itself():
-    samples = np.random.default_rng(1).random(100)
-    found = difference((0.5, 0.5), (samples, samples))
-    assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
-
-
-def test_a_difference_counts_the_resamples_that_lack_either_number():
-    one, other = np.array([np.nan, 1.0, 2.0, 3.0]), np.array([1.0, np.nan, 1.0, 1.0])
-    found = difference((2.0, 1.0), (one, other))
-    assert (found.resamples, found.failed) == (4, 2)
-    assert difference((2.0, 1.0), (one[:2], other[:2])).p is None
-
-
-def test_holm_is_what_its_definition_says_and_passes_by_what_is_no_test():
-    given = [0.01, None, 0.04, 0.03, 0.005]
-    known = np.sort([0.01, 0.04, 0.03, 0.005])
-    steps = np.minimum(1, np.maximum.accumulate(known * [4, 3, 2, 1]))
-    by_p = dict(zip(known.tolist(), steps.tolist(), strict=True))
-    assert holm(given) == [None if p is None else pytest.approx(by_p[p]) for p in given]
-    assert holm([None]) == [None]
-
-
-@pytest.mark.parametrize("tests", [1, 12, 13, 58, 500])
-def test_enough_resamples_are_drawn_for_one_of_many_tests_to_count(tests):
-    resamples = resamples_to_decide(tests)
-    smallest = [2 / (resamples + 1)] + [1.0] * (tests - 1)
-    assert multipletests(smallest, method="holm")[1][0] <= 0.025
-    assert resamples >= 1000
-
-
-def test_more_tests_never_need_fewer_resamples():
-    needed = [resamples_to_decide(tests) for tests in range(1, 200)]
-    assert all(later >= earlier for earlier, later in pairwise(needed))

@@ -9,7 +9,15 @@ from statsmodels.stats.proportion import proportion_confint
 
 from evaluate.metrics.bootstrap import Resampling, natural_mode, resampled
 from evaluate.metrics.clinical import calibration_bins
-from evaluate.metrics.intervals import ITEMS_TO_TRUST, OTHERS_TO_TRUST, Basis, adjusted_interval, basis_of, intervals_of
+from evaluate.metrics.intervals import (
+    ITEMS_TO_TRUST,
+    OTHERS_TO_TRUST,
+    Basis,
+    adjusted_interval,
+    basis_of,
+    caution_of,
+    intervals_of,
+)
 from evaluate.metrics.predictions import Predictions
 from evaluate.metrics.registry import METRICS, metrics_named
 
@@ -127,8 +135,8 @@ def test_a_metric_rests_on_the_items_of_its_parts(name, columns, items):
 
 
 def test_late_events_of_uno_count_by_their_weight():
-    columns = {"event": np.array([1, 1, 1, 0, 0]), "uno_weight": np.array([1.0, 1.0, 4.0, 9.0, 9.0])}
-    assert basis_of("uno_c", columns, None).items == (2, pytest.approx(36 / 18))
+    columns = {"event": np.array([1, 1, 1, 0, 0]), "uno_weight": np.array([1.0, 1.0, 5.0, 9.0, 9.0])}
+    assert basis_of("uno_c", columns, None).items == (2, pytest.approx(49 / 27))
 
 
 def test_independent_items_are_clusters():
@@ -146,6 +154,16 @@ def test_too_few_items_of_a_class_are_marked_with_their_number():
     assert marked["accuracy"].caution is None
     assert marked["auroc"].caution == (f"rests on 4 independent items of the rarest kind, fewer than {OTHERS_TO_TRUST}")
     assert str(ITEMS_TO_TRUST["average_precision"]) in marked["average_precision"].caution
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("auroc", 5), ("average_precision", 25), ("brier", 15), ("i2t_median_rank", 15), ("t2i_median_rank", 15)],
+)
+def test_a_number_is_to_be_trusted_from_the_size_that_the_document_has(name, least):
+    few, enough = (Basis(items=(count,), independent=(count, 100.0)) for count in (least - 1, least))
+    assert f"fewer than {least}" in caution_of(name, few)
+    assert caution_of(name, enough) is None
 
 
 def test_a_calibration_error_is_always_marked():

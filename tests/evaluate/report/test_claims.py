@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from evaluate.metrics.paired_tests import one_sided_p, over_seeds
 from evaluate.report.claims import ALPHA, claim
 from evaluate.report.comparison import Evidence, compare
 from evaluate.report.model_card import model_card
@@ -136,21 +134,6 @@ def test_several_seeds_are_one_model_whose_spread_widens_the_interval(tmp_path):
 
 def read_value(folder, model):
     return next(record.value for record in read_results(folder) if record.model.name == model)
-
-
-def test_without_spread_of_items_seeds_follow_students_t():
-    values = np.array([0.70, 0.74, 0.75])
-    samples = over_seeds(np.repeat(values[:, None], 40_000, axis=1))
-    expected = stats.t.interval(0.95, 2, loc=values.mean(), scale=values.std(ddof=1) / np.sqrt(3))
-    assert np.percentile(samples, [2.5, 97.5]) == pytest.approx(expected, rel=0.02)
-    np.testing.assert_array_equal(over_seeds(values[None]), values)
-
-
-def test_a_one_sided_p_counts_the_resamples_that_do_not_exceed_the_limit():
-    differences = np.array([-0.2, 0.0, 0.1, 0.3, np.nan])
-    assert one_sided_p(differences, above=0.0) == 3 / 5
-    assert one_sided_p(differences, above=-0.1) == 2 / 5
-    assert one_sided_p(np.full(3, np.nan), above=0.0) == 1
 
 
 def test_what_cannot_be_claimed_is_refused(folder):

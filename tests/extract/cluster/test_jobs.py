@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,11 +15,16 @@ import psutil
 import pytest
 
 from tests.extract.cluster_cases import PATIENCE_S, REPOSITORY, environment, progress, receipts
-from tests.s3_server import free_port
 
 pytestmark = [pytest.mark.fault, pytest.mark.ray, pytest.mark.end_to_end, pytest.mark.timeout(1200)]
 
 UNITS = 50
+
+
+def free_ports(number):
+    """Return distinct ports: all are held until the last is found."""
+    with contextlib.ExitStack() as held:
+        return [held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(number)]
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +34,10 @@ def ray():
     variables = environment(PATH=f"{program.parent}:{environment()['PATH']}")
     # Short: Ray makes sockets below it, whose paths are bounded.
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
-    port = free_port()
+    head_port, port, agent_port, client_port = free_ports(4)
     command = [program, "start", "--head", "--block", "--num-cpus", "6", "--object-store-memory", "100000000"]
-    command += ["--port", free_port(), "--dashboard-port", port, "--temp-dir", folder, "--disable-usage-stats"]
-    command += ["--dashboard-agent-listen-port", free_port(), "--ray-client-server-port", free_port()]
+    command += ["--port", head_port, "--dashboard-port", port, "--temp-dir", folder, "--disable-usage-stats"]
+    command += ["--dashboard-agent-listen-port", agent_port, "--ray-client-server-port", client_port]
     with (folder / "head.log").open("w") as log:
         head = subprocess.Popen([*map(str, command)], env=variables, cwd=REPOSITORY, stdout=log, stderr=log)
 

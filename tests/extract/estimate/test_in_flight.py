@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 
@@ -33,9 +34,9 @@ class Held:
 
 @pytest.fixture
 def held(monkeypatch):
-    """Count pixels, ids and features of a worker; commits are slow, so that its queues are full."""
+    """Count pixels, ids and features of a worker; the first commit waits until its queues are full."""
     counts = {"pixels": Held(), "tokens": Held(), "features": Held()}
-    staging, tokenize = Device.staging, worker_module._tokenize
+    staging, tokenize, full = Device.staging, worker_module._tokenize, threading.Event()
     opened, features, commit = RangeJob.open, RangeJob.features, worker_module.commit_unit
 
     def counting_tokenize(*arguments):
@@ -54,13 +55,17 @@ def held(monkeypatch):
             counts["features"].add(array)
         return found
 
-    def slow_commit(*arguments, **options):
-        time.sleep(0.05)
+    def commit_when_full(*arguments, **options):
+        before = None
+        while not full.is_set() and (now := [counted.most for counted in counts.values()]) != before:
+            before = now
+            time.sleep(0.5)
+        full.set()
         return commit(*arguments, **options)
 
     monkeypatch.setattr(Device, "staging", lambda device, *shape: counts["pixels"].add(staging(device, *shape)))
     monkeypatch.setattr(worker_module, "_tokenize", counting_tokenize)
-    monkeypatch.setattr(worker_module, "commit_unit", slow_commit)
+    monkeypatch.setattr(worker_module, "commit_unit", commit_when_full)
     monkeypatch.setattr(RangeJob, "open", counting_open)
     monkeypatch.setattr(RangeJob, "features", counting_features)
     return counts

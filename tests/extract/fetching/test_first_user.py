@@ -10,7 +10,6 @@ import io
 import json
 import re
 import shlex
-import socket
 import zipfile
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from extract.fetching.pins import LOCK_NAME
 from extract.teacher_files.geometry import Preprocessing, fit
 from extract.teacher_files.specs import teacher_spec
 from tests.extract import teacher_cases as cases
-from tests.extract.hub import LOGIN, Fault, serving
+from tests.extract.hub import LOGIN, NOBODY, Fault, serving
 from tests.extract.teacher_inputs import normalized, pixels_of
 
 # They do bad things to a hub, and take a minute or two.
@@ -116,15 +115,12 @@ def release(folder, written):
 
 
 def test_without_a_way_to_the_hub_each_teacher_is_named_with_its_page_and_command(extract, hub, published):
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
     with serving() as proxy:
         proxy.faults[""] = Fault(status=407)
         proxied = {"http_proxy": proxy.url, "NO_PROXY": "", "no_proxy": ""}
         for says, environment in (
             ("HF_HUB_OFFLINE is set", {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": hub.url}),
-            ("does not answer (Connection refused", {"HF_ENDPOINT": nobody}),
+            ("does not answer (Connection refused", {"HF_ENDPOINT": f"http://{NOBODY}"}),
             ("the proxy wants a login (status 407", {"HF_ENDPOINT": hub.url, **proxied}),
             ("cannot be trusted", {"HF_ENDPOINT": hub.url.replace("http:", "https:")}),
         ):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import email.utils
 import hashlib
 import io
-import socket
 import time
 import urllib.request
 import zipfile
@@ -15,7 +14,7 @@ from huggingface_hub import constants
 
 from extract.fetching import http
 from store.errors import TeacherError, WeightsNotFoundError
-from tests.extract.hub import LOGIN, Fault, serving
+from tests.extract.hub import LOGIN, NOBODY, Fault, serving
 
 REPO = "wisdomik/QuiltNet-B-32"
 WEIGHTS = "open_clip_pytorch_model.bin"
@@ -204,13 +203,11 @@ def test_a_server_without_tls_is_said(fetching, hub, quiltnet, monkeypatch):
 
 
 def test_a_host_that_does_not_answer_is_asked_once_and_every_file_is_named(fetching, hub, quiltnet, monkeypatch):
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    endpoint = f"http://{NOBODY}"
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     error = refused(fetching, hub, quiltnet[1], "does not answer (Connection refused)", page=f"{endpoint}/{REPO}")
     assert f"  {WEIGHTS} of hf {REPO}\n    to {quiltnet[2] / WEIGHTS}" in str(error)
-    assert list(http._silent) == [endpoint.removeprefix("http://")]
+    assert list(http._silent) == [NOBODY]
     refused(fetching, hub, quiltnet[1], "does not answer (Connection refused)", page=f"{endpoint}/{REPO}")
 
 

@@ -35,11 +35,11 @@ def store(tmp_path, corpus, teachers, write_pipeline, extract_here):
     return extract_here(write_pipeline(tmp_path, files=[corpus / "*.tar"], teachers=teachers))[0]
 
 
-def planned(store):
+def planned(store, names=("small", "wide")):
     """Plan over a store; return what is lacking, and which receipts were read."""
     location, info = Counting(store), read_store_info(Folder(store))
     opened = FeatureStore(store)
-    specs = {name: opened.spec(name) for name in ("small", "wide")}
+    specs = {name: opened.spec(name) for name in names}
     found = plan(location, info=info, pairs=PairTable(Folder(store), info), specs=specs)
     lacking = {(name, item.range_id) for item in found.work for name in item.teachers}
     assert found.units - found.committed == len(lacking)
@@ -94,8 +94,15 @@ def test_what_is_known_of_another_spec_does_not_count(store):
     known = KnownUnits.read(Folder(store))
     known.teachers["wide"].spec_hash, known.changed = "another", True
     known.write(Folder(store))
-    lacking, reads, _ = planned(store)
+    lacking, reads, found = planned(store)
     assert (lacking, len(reads)) == (set(), 4)
+    found.known.write(Folder(store))
+    assert planned(store)[:2] == (set(), [])
+
+
+def test_units_of_a_teacher_that_is_not_planned_do_not_count(store):
+    lacking, reads, found = planned(store, ["small"])
+    assert (lacking, reads, found.units) == (set(), [], 4)
 
 
 def test_knowledge_of_other_pairs_is_not_trusted_against_a_receipt(store):

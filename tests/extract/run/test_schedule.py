@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from extract.config import ExtractSection
 from extract.run.killers import KillerSearch
 from extract.run.plan import RangeWork
-from extract.run.schedule import MAX_LOSSES, PROBE_S, RESTART_S, Failure, Restarts, Schedule, failure_of
+from extract.run.schedule import PROBE_S, RESTART_S, Failure, Restarts, Schedule, failure_of
 from extract.worker.task import TASKS_AT_ONCE
 from store.errors import CorpusError, ExtractionError
 
@@ -66,7 +66,7 @@ def test_a_range_that_fails_goes_to_the_back_and_is_given_up_after_its_last_atte
 
 def test_a_worker_that_is_taken_away_costs_no_attempt_until_that_happens_too_often():
     schedule = schedule_of(1, attempts=1)
-    for _ in range(MAX_LOSSES):
+    for _ in range(10):
         assert schedule.take("w", now=0).attempt == 1
         schedule.lost("w", Failure.LOSS, "preempted")
     assert not schedule.given_up
@@ -242,6 +242,14 @@ def test_workers_lost_before_they_are_ready_are_started_later_each_time_and_the_
         restarts.lost(Failure.ERROR, "out", others_work=False, now=100)
 
 
+def test_the_wait_for_another_worker_is_two_minutes_at_most():
+    restarts = Restarts()
+    for _ in range(20):
+        restarts.lost(Failure.CRASH, "died", others_work=True, now=100)
+    assert not restarts.allowed(now=100 + 127)
+    assert restarts.allowed(now=100 + 128)
+
+
 def test_a_worker_that_becomes_ready_ends_a_row_of_losses():
     restarts = Restarts()
     for _ in range(5):
@@ -342,6 +350,13 @@ def test_at_the_end_no_worker_holds_what_another_could_do_and_ranges_are_split_b
     for half in halves:
         schedule.done(half, now=2)
     assert schedule.over
+
+
+def test_a_range_that_failed_is_tried_again_as_a_whole_however_many_workers_wait():
+    schedule = schedule_of(1)
+    schedule.failed(schedule.take("w", now=0), "broken", now=1)
+    again = schedule.take("w", now=1, workers=2)
+    assert (again.teachers, again.attempt) == (("a", "b"), 2)
 
 
 def test_a_task_that_was_dropped_waits_again_and_costs_no_attempt():

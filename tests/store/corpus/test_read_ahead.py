@@ -228,13 +228,11 @@ def eventually(condition):
         time.sleep(0.001)
 
 
-def settled(storage):
-    """Wait until nothing more is asked for; return how much was."""
-    while True:
-        before = len(storage.asked)
-        time.sleep(0.1)
-        if len(storage.asked) == before:
-            return before
+def settled(storage, number):
+    """Wait until so much was asked for, and a moment longer; return how much was asked for then."""
+    eventually(lambda: len(storage.asked) >= number)
+    time.sleep(0.1)
+    return len(storage.asked)
 
 
 def test_no_more_is_read_ahead_than_is_allowed_and_what_is_wanted_comes_first(monkeypatch):
@@ -243,11 +241,11 @@ def test_no_more_is_read_ahead_than_is_allowed_and_what_is_wanted_comes_first(mo
     storage.answers.set()
     with ReadAhead(storage, connections=1) as ahead:
         takes = ahead.request(files(*map(str, range(20))))
-        assert settled(storage) == 4, "the size of a file of its own is known only when it is there"
+        assert settled(storage, 4) == 4, "the size of a file of its own is known only when it is there"
         takes[10]()
         assert storage.asked == ["0", "1", "2", "3", "10"]
         takes[0](), takes[1]()
-        assert settled(storage) == 7
+        assert settled(storage, 7) == 7
         # Whoever fails forgets the callables; what they hold must not stand in the way of others.
         del takes
         again = ahead.request(files("a", "b"))

@@ -75,11 +75,9 @@ def test_unfinished_writes_go_with_the_attempt_that_they_belong_to(units, beside
     assert not list(units.path.rglob("*.tmp"))
 
 
-def test_who_lost_the_lock_is_told_so_although_its_attempt_was_dropped(units):
-    units.register()
-    old = units.commit(0)
-    units.location.write(receipt_key("alpha", 0, folder="retry"), b"{}")
-    new = commit_unit(
+def without_lock(units):
+    """Commit range 0 as a worker does that does not hold the lock."""
+    return commit_unit(
         units.location,
         holds_lock=False,
         info=units.info,
@@ -89,6 +87,53 @@ def test_who_lost_the_lock_is_told_so_although_its_attempt_was_dropped(units):
         features=units.features(0, seed=1),
         circumstances=Units.circumstances("late"),
     )
+
+
+def attempt(units):
+    """Commit range 0, mark it for a retry, and return (its receipt, that of another attempt, which lies beside it)."""
+    units.register()
+    old = units.commit(0)
+    units.location.write(receipt_key("alpha", 0, folder="retry"), b"{}")
+    return old, without_lock(units)
+
+
+def interrupt(units, new, monkeypatch, *, at, count=1):
+    """Promote range 0 up to a step."""
+    steps = []
+
+    def stop(step):
+        steps.append(step)
+        if steps.count(at) == count:
+            raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(promote, "reached", stop)
+        with pytest.raises(InterruptedError):
+            promote.promote(units.location, new.at, receipt_key("alpha", 0), guard=unguarded)
+
+
+@pytest.mark.parametrize("moved", [1, 2, 3, 4])
+def test_a_promotion_that_ended_after_some_moves_is_ended_by_the_same_call(units, monkeypatch, moved):
+    _, new = attempt(units)
+    interrupt(units, new, monkeypatch, at="promote.moved", count=moved)
+    promote.promote(units.location, new.at, receipt_key("alpha", 0), guard=unguarded)
+    assert FeatureStore(units.location).receipts("alpha")[0].objects == new.objects
+    assert not [key for key, _ in units.location.list() if key.startswith((STAGED_FOLDER, "retry"))]
+    assert verify(units.location, deep=True).valid
+
+
+def test_only_the_holder_of_the_lock_ends_the_promotion_of_a_unit_that_it_is_to_commit(units, monkeypatch):
+    _, new = attempt(units)
+    units.location.delete([receipt_key("alpha", 0, folder="retry")])
+    interrupt(units, new, monkeypatch, at="promote.switched")
+    assert without_lock(units).at == new.at
+    assert units.location.list(STAGED_FOLDER)
+    assert units.commit(0) == new.model_copy(update={"at": None})
+    assert not units.location.list(STAGED_FOLDER)
+
+
+def test_who_lost_the_lock_is_told_so_although_its_attempt_was_dropped(units):
+    old, new = attempt(units)
     recover(units.location, guard=unguarded)  # of who took the lock over
 
     def guard():

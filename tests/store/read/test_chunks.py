@@ -17,9 +17,10 @@ from store.errors import CorruptChunkError
 from store.format.arrays import shard_key
 from store.format.records import SIDES, receipt_key
 from store.io.location import locate
+from store.read import stored_side
 from store.read.chunks import Ask, ChunkReader
 from store.read.reader import FeatureStore
-from store.read.stored_side import RecycledArrays
+from store.read.stored_side import RecycledArrays, rounded_up
 from tests.store import damage
 from tests.store.make_fixture import CHUNK_ROWS, FIXTURE, RANGE_ROWS, ROWS
 from tests.store.read.through_zarr import through_zarr
@@ -97,6 +98,19 @@ def test_memory_is_used_again_only_when_nobody_holds_any_part_of_it():
     del part
     gc.collect()
     assert arrays.empty((299, 2048), np.dtype(np.float16)).ctypes.data == place
+
+
+def test_sizes_of_memory_are_few_and_hardly_larger_than_what_is_asked_for():
+    for nbytes in (1, 8, 15, 2**20, 2**20 + 1, 10**9):
+        size = rounded_up(nbytes)
+        assert nbytes <= size <= nbytes * 9 / 8
+        assert rounded_up(size) == size
+
+
+def test_rows_wider_than_a_block_are_copied_one_by_one(folder, memory, monkeypatch):
+    monkeypatch.setattr(stored_side, "BLOCK_BYTES", 1)
+    for location in (folder, memory):
+        assert_same_as_zarr(FeatureStore(location))
 
 
 def test_a_wrong_guess_of_what_comes_next_changes_nothing():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import threading
-import time
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +14,6 @@ from store.format.arrays import encode_shard, rows_in_order
 from store.format.pair_writer import PairWriter
 from store.format.pairs import PAIR_SCHEMA
 from store.format.records import StoreInfo, receipt_key
-from store.io.fetching import SLOW_S, fetch_all
 from store.io.location import locate
 from store.read.categories import categorize, read_categories
 from store.read.reader import COLUMN_DTYPES, FeatureStore
@@ -109,17 +106,3 @@ def test_categories_of_a_table_of_several_parts_in_memory(tmp_path):
     swapped = info.model_copy(update={"parts": [4, 3, 2]})
     with pytest.raises(StoreError, match="the pair table"):
         read_categories(place, "modality", swapped)
-
-
-@pytest.mark.parametrize("wait_s", [0, 2 * SLOW_S], ids=["quick", "slow"])
-def test_everything_is_fetched_in_order_on_threads_only_where_it_is_slow(wait_s):
-    threads = set()
-
-    def fetch(key):
-        threads.add(threading.get_ident())
-        time.sleep(wait_s)
-        return key * 2
-
-    assert fetch_all(fetch, iter(range(40))) == [2 * key for key in range(40)]
-    assert (len(threads) > 1) == bool(wait_s)
-    assert fetch_all(fetch, []) == []

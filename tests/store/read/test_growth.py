@@ -65,6 +65,16 @@ def test_a_reader_from_before_an_append_serves_the_rows_it_knew(full, when, extr
     )
 
 
+def test_rows_behind_a_range_that_an_append_left_short_are_read(full):
+    grow(full)
+    full.register()
+    full.commit(3)
+    store = FeatureStore(full.location)
+    for side in SIDES:
+        features = ChunkReader(store).read(np.arange(15), teacher="alpha", side=side)
+        assert features.any(axis=1).tolist() == [True] * 10 + [False] * 2 + [True] * 3
+
+
 def test_ranges_beyond_the_rows_that_a_reader_knew_are_none_of_its_own(full):
     store = FeatureStore(full.location)
     grow(full)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import subprocess
@@ -147,6 +148,22 @@ def test_no_more_is_read_from_the_disk_than_the_chunks_that_hold_the_rows(tmp_pa
     if not read:
         pytest.skip("the file system of the temporary folder is not on a disk")
     assert read < 1.1 * found.nbytes
+
+
+def test_chunks_that_follow_each_other_are_read_ahead_at_once(store):
+    side = ChunkReader(store)._side("whole", "image")
+    parts = side.ahead(np.array([130, 3, 40, 20]))
+    files = [store.location.path / shard_key("whole", "image", number) for number in (0, 2)]
+    expected = [path.read_bytes()[: pages * mmap.PAGESIZE] for path, pages in zip(files, (3, 1), strict=True)]
+    assert [ctypes.string_at(*part) for part in parts] == expected
+
+
+def test_places_are_a_slice_where_they_are_one_stretch():
+    for code in range(1, 64):
+        chosen = np.array([code >> place & 1 for place in range(6)], bool)
+        places, expected = stored_side._places(chosen), np.flatnonzero(chosen)
+        np.testing.assert_array_equal(np.arange(6)[places], expected)
+        assert isinstance(places, slice) == bool((np.diff(expected) == 1).all())
 
 
 def test_where_the_system_allows_no_more_mappings_chunks_are_read(store, monkeypatch):

@@ -209,7 +209,14 @@ def test_the_global_batches_are_the_same_for_every_number_of_ranks_and_share_no_
 
 @pytest.mark.parametrize(
     ("num_rows", "batch_size", "window_blocks", "lanes"),
-    [(4096, 64, 128, 8), (4096, 12, 128, 4), (4096, 7, 128, 1), (4096, 64, 6, 2), (2048, 64, 128, 1)],
+    [
+        (4096, 64, 128, 8),
+        (4096, 12, 128, 4),
+        (4096, 7, 128, 1),
+        (4096, 64, 6, 2),
+        (2048, 64, 128, 1),
+        (999, 64, 128, 1),
+    ],
 )
 def test_a_store_larger_than_a_window_has_as_many_lanes_as_batch_and_window_allow(
     num_rows, batch_size, window_blocks, lanes

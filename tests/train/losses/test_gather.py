@@ -40,6 +40,13 @@ def test_with_global_losses_every_process_sees_the_whole_task(found):
     assert abs(local[0] - local[1]) > 1e-3
 
 
+@pytest.mark.end_to_end
+def test_the_mean_over_processes_is_of_all_totals_by_all_weights_and_leaves_the_weights_alone(found):
+    ours = [of_rank["weighted"] for of_rank in found]
+    assert [of_rank["mean"].item() for of_rank in ours] == pytest.approx([2 * 1 / 3, 2 * 2 / 3])
+    assert [of_rank["weight"].item() for of_rank in ours] == [1, 2]
+
+
 def test_alone_nothing_is_gathered_and_a_mean_is_a_mean():
     rows = torch.arange(6.0).reshape(3, 2)
     (gathered,) = ALONE.gather([rows])

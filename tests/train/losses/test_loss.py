@@ -109,6 +109,10 @@ def test_tensors_that_do_not_match_are_refused():
     image, text, teacher_image, _ = drawn_inputs()
     with pytest.raises(ValueError, match=r"equal shape, got \(6, 5\) and \(5, 5\)"):
         clip_loss(image, text[1:], LOGIT_SCALE)
+    with pytest.raises(ValueError, match=r"equal shape, got \(5, 5\) and \(6, 5\)"):
+        clip_loss(image[1:], text, LOGIT_SCALE)
+    with pytest.raises(ValueError, match=r"two \(rows, width\) tensors .*, got \(5,\) and \(5,\)"):
+        clip_loss(image[0], text[0], LOGIT_SCALE)
     with pytest.raises(ValueError, match=r"equal shape, got \(6, 5\) and \(6, 1\)"):
         feature_loss(image, teacher_image[:, :1])
 
