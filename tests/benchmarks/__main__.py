@@ -59,7 +59,8 @@ def write_page(options: argparse.Namespace) -> None:
     """Write the page from what lies there."""
     records = {one.name: record for one in LISTED if (record := kept(one, options.out))}
     reasons = {one.name: lacking(one) or "it was not run." for one in LISTED}
-    options.page.write_text(page(LISTED, records, reasons))
+    before = options.page.read_text() if options.page.exists() else ""
+    options.page.write_text(page(LISTED, records, reasons, before=before))
     print(f"{options.page}: {len(records)} of {len(LISTED)} benchmarks")
 
 

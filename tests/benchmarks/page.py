@@ -26,22 +26,40 @@ def anchor(title: str) -> str:
     return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
 
 
-def page(listed: Sequence[Benchmark], records: Mapping[str, Record], lacking: Mapping[str, str]) -> str:
+def page(
+    listed: Sequence[Benchmark], records: Mapping[str, Record], lacking: Mapping[str, str], *, before: str = ""
+) -> str:
     """Return the page.
 
     Args:
         records: by name of the benchmark.
         lacking: why there is none, by name.
+        before: the page as it was; a section without a record keeps the run that it shows.
     """
     contents = "\n".join(f"- [{one.title}](#{anchor(one.title)})" for one in listed)
-    sections = [_section(one, records.get(one.name), lacking.get(one.name, "")) for one in listed]
+    shown = _runs(before)
+    sections = [
+        _section(one, records.get(one.name), shown.get(one.title) or f"Left out: {lacking.get(one.name, '')}\n")
+        for one in listed
+    ]
     return "\n".join([HEAD, contents + "\n", *sections])
 
 
-def _section(benchmark: Benchmark, record: Record | None, lacking: str) -> str:
+def _runs(text: str) -> dict[str, str]:
+    """Return what a page shows of each run, from its command on, by title."""
+    found = {}
+    for section in text.split("\n## ")[1:]:
+        title, _, rest = section.partition("\n")
+        _, fence, run = rest.partition("```\n")
+        if fence:
+            found[title] = fence + run
+    return found
+
+
+def _section(benchmark: Benchmark, record: Record | None, otherwise: str) -> str:
     head = f"## {benchmark.title}\n\n{benchmark.about}\n"
     if record is None:
-        return f"{head}\nLeft out: {lacking}\n"
+        return f"{head}\n{otherwise}"
     load = f"load {record.load[0]} and {record.load[1]}, others {record.others} cores"
     said = BUSY if record.is_busy else ""
     said += f"{record.date} UTC, commit {record.commit}, {record.seconds:,.0f} s, {load}; {record.machine}."

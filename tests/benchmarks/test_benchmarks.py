@@ -63,6 +63,15 @@ def test_a_page_says_why_a_benchmark_is_left_out():
     assert made.endswith("## The first, alone\n\nIt is read so.\n\nLeft out: `runs/demo` is not there.\n")
 
 
+def test_what_was_not_measured_again_keeps_the_run_that_the_page_shows():
+    made = page([FIRST, SECOND], {"first": RECORD, "second": RECORD}, {})
+    assert page([FIRST, SECOND], {"first": RECORD}, {"second": "it was not run."}, before=made) == made
+    newer = dataclasses.replace(RECORD, output="| b |")
+    changed = page([SECOND, FIRST], {"first": newer}, {}, before=made)
+    assert changed.endswith("\n| b |\n")
+    assert changed.count("| a |") == 1
+
+
 @pytest.mark.parametrize(("load", "cores"), [(QUIET_LOAD + 0.1, 0.0), (0.0, QUIET_CORES + 0.1)])
 def test_a_busy_machine_is_refused(load, cores):
     with pytest.raises(SystemExit, match=r"the machine is busy: load .* cores at work.*--busy"):
