@@ -91,7 +91,7 @@ def _variant(demo: Section, kind: str, shrink: int) -> Section:
     if kind == "one_place":
         made["store"]["chunk_rows"] = 64
     if kind == "image_teacher":
-        made["teachers"]["images"] = {"timm": "image_teacher/teacher"}
+        made["teachers"]["images"] = {"timm": "./image_teacher/teacher"}
         made["select"]["images"] = {"modalities": list(REAL_PARTS)}
         made["corpora"]["private_real"] = {
             "files": [file for part in REAL_PARTS for file in made["corpora"][f"private_{part}"]["files"]]
