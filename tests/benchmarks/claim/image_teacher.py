@@ -7,17 +7,21 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
+from extract.teacher_files.geometry import OPENAI_MEAN, OPENAI_STD
 from store.files import write_atomic
 
 TRUNK = "visual.trunk."
 
 
 def image_tower_alone(model: Path, out: Path) -> None:
-    """Write the timm network inside a model folder of open_clip as timm's own repositories have theirs."""
+    """Write the timm network inside a model folder of open_clip as timm's own repositories have theirs.
+
+    The model states no preprocessing, so that it was trained with open_clip's.
+    """
     stated = json.loads((model / "open_clip_config.json").read_text())
     state = load_file(model / "open_clip_model.safetensors")
     trunk = {name.removeprefix(TRUNK): tensor for name, tensor in state.items() if name.startswith(TRUNK)}
-    vision, preprocess = stated["model_cfg"]["vision_cfg"], stated["preprocess_cfg"]
+    vision = stated["model_cfg"]["vision_cfg"]
     side = vision["image_size"]
     config = {
         "architecture": vision["timm_model_name"],
@@ -26,9 +30,9 @@ def image_tower_alone(model: Path, out: Path) -> None:
         "pretrained_cfg": {
             "input_size": [3, side, side],
             "crop_pct": 1.0,
-            "interpolation": preprocess.get("interpolation", "bicubic"),
-            "mean": preprocess["mean"],
-            "std": preprocess["std"],
+            "interpolation": "bicubic",
+            "mean": OPENAI_MEAN,
+            "std": OPENAI_STD,
             "num_classes": 0,
         },
     }
