@@ -49,11 +49,12 @@ def endpoints(test: Results, validation: Results) -> None:
         best = best_teacher(validation, draw)
         for name in teacher_names(draw):
             values = [test.value(name, one) for one in DATASETS]
-            _row([f"`{name}`{' (best)' if name == best else ''}", *map(_number, values), _number(test.endpoint(name))])
+            title = f"`{name}`{' (best)' if name == best else ''}"
+            _row([title, *map(_number, values), _number(test.endpoint(name)), "", ""])
         each = best_of_each(validation, draw)
         strict = [test.value(name, one) for name, one in zip(each, DATASETS, strict=True)]
         said = f"best of each dataset, draw {draw}: {', '.join(f'`{name}`' for name in each)}"
-        _row([said, *map(_number, strict), _number(mean(value for value in strict if value is not None))])
+        _row([said, *map(_number, strict), _number(mean(value for value in strict if value is not None)), "", ""])
 
 
 def primary(test: Results, validation: Results) -> list[Compared]:
@@ -73,11 +74,13 @@ def primary(test: Results, validation: Results) -> list[Compared]:
 
 def comparisons(test: Results, validation: Results) -> None:
     """Print the primary comparisons, then the same by dataset and against each teacher, without verdicts."""
-    columns = ["difference [95 %]", "p", "Holm", *(f"draw {draw}" for draw in DRAWS), "verdict"]
+    columns = ["difference [95 %]", "sd", "p", "Holm", *(f"draw {draw}" for draw in DRAWS), "verdict"]
     _heading("Primary comparisons", ["comparison", *columns])
     for one in primary(test, validation):
         draws = map(_signed, one.by_draw)
-        _row([one.name, _interval(one), _p(one.found.p), _p(one.p_holm), *draws, one.verdict])
+        _row(
+            [one.name, _interval(one), f"{stdev(one.values):.3f}", _p(one.found.p), _p(one.p_holm), *draws, one.verdict]
+        )
     _heading("By dataset, not adjusted", ["comparison", *DATASETS])
     best = {draw: best_teacher(validation, draw) for draw in DRAWS}
     for arm in DISTILLED:
@@ -144,7 +147,7 @@ def probe_curves(test: Results) -> None:
     for title, datasets in (("mean of the three", DATASETS), ("BreastMNIST", ("breastmnist",))):
         _heading(f"Linear probe, {title}", ["model", *(task.removeprefix("linear_probe") or "all" for task in PROBES)])
         rows = {arm.name: arm.students for arm in PRIMARY}
-        rows |= {name.rpartition("_")[0]: [name, f"{name[:-1]}2"] for name in teacher_names(1)[:5]}
+        rows |= {names[0].rpartition("_")[0]: [*names] for names in zip(*map(teacher_names, DRAWS), strict=True)}
         for name, models in rows.items():
             _row([f"`{name}`", *(_probe(test, models, task, datasets) for task in PROBES)])
 
@@ -159,8 +162,8 @@ def others(out: Path, test: Results) -> None:
     _heading("Further test sets", ["model", "LC25000 lung", "VQA-RAD retrieval", "drawn modalities (not patient data)"])
     for arm in PRIMARY:
         _row([f"`{arm.name}`", *_further(out, test, arm.students)])
-    for part in (*(name.split("_", 1)[1][:-2] for name in teacher_names(1)),):
-        _row([f"`tiny_{part}`", *_further(out, test, [f"tiny_{part}_{draw}" for draw in DRAWS])])
+    for names in zip(*map(teacher_names, DRAWS), strict=True):
+        _row([f"`{names[0].rpartition('_')[0]}`", *_further(out, test, names)])
 
 
 def _further(out: Path, test: Results, models: Sequence[str]) -> list[str]:
