@@ -1,6 +1,6 @@
 """The demo's students over three seeds, with an ungated control and a longer task-only run; after `make demo`.
 
-    python -m tests.benchmarks.first_results.demo_seeds
+    python -m tests.benchmarks.train.demo_seeds
 
 Reuses the demo's teachers and store. Prints the table of docs/results.md and writes runs/seeds/results.json.
 """

@@ -1,6 +1,6 @@
-"""Corpora of `first_results`: train splits of three real datasets, shared out by digest among teachers and students.
+"""Corpora of the claim: train splits of three real datasets, shared out by digest among teachers and students.
 
-Half of the images, by a bit of their digest, are private to the teachers; of the other half students see some.
+Half of the images, by a hash of draw and digest, are private to the teachers; of the other half students see some.
 Every private image belongs to one teacher: that of its part, or, for 15 % of them, one of the others, so that no
 teacher sees one thing only. Images that occur in a validation or test split too are left out.
 """
@@ -130,29 +130,29 @@ def read_pairs(data: Path, dataset: str) -> tuple[list[RealPair], int]:
     return pairs, left_out
 
 
-def owner(pair: RealPair) -> str:
-    """Return which teacher's a private pair is."""
-    if pair.draw("other") >= OTHERS:
+def owner(pair: RealPair, draw: int) -> str:
+    """Return which teacher's a private pair is in a draw."""
+    if pair.draw(f"{draw} other") >= OTHERS:
         return pair.part
     others = [part for part in REAL_PARTS if part != pair.part]
-    return others[int(pair.draw("which") * len(others))]
+    return others[int(pair.draw(f"{draw} which") * len(others))]
 
 
-def share_out(pairs: list[RealPair]) -> dict[str, list[RealPair]]:
-    """Return the pairs of each teacher by its part, and those of the students under ``distill``."""
+def share_out(pairs: list[RealPair], draw: int) -> dict[str, list[RealPair]]:
+    """Return the pairs of each teacher by its part, and those of the students under ``distill``, in a draw."""
     shares = defaultdict(list)
     seen: Counter[tuple[str, str]] = Counter()
     for pair in sorted(pairs, key=lambda pair: pair.digest):
-        if pair.draw("private") < 0.5:
-            shares[owner(pair)].append(pair)
+        if pair.draw(f"{draw} private") < 0.5:
+            shares[owner(pair, draw)].append(pair)
         elif seen[pair.dataset, pair.label] < MOST_OF_LABEL[pair.dataset]:
             seen[pair.dataset, pair.label] += 1
             shares["distill"].append(pair)
     return dict(shares)
 
 
-def write_corpora(data: Path, out: Path) -> dict[str, dict[str, int]]:
-    """Write the corpora below a folder: tars of Medical MNIST, Parquet of the others.
+def write_corpora(data: Path, out: Path, draw: int) -> dict[str, dict[str, int]]:
+    """Write the corpora of a draw below a folder: tars of Medical MNIST, Parquet of the others.
 
     Returns:
         How many pairs of each dataset each share has.
@@ -162,7 +162,7 @@ def write_corpora(data: Path, out: Path) -> dict[str, dict[str, int]]:
     for dataset in DATASETS:
         pairs, left_out = read_pairs(data, dataset)
         counts["left out"][dataset] = left_out
-        for name, share in share_out(pairs).items():
+        for name, share in share_out(pairs, draw).items():
             shares[name] += share
     for name, share in shares.items():
         folder = out / name
