@@ -102,6 +102,15 @@ teacher's last range to do.
         left=Path("runs/rehearsal.json"),
     ),
     Benchmark(
+        name="rehearsal-tenth",
+        title="The rehearsal at a tenth",
+        about="The same life of 290,000 rows, which the page cache holds: what a phase takes for a row, and where it does not.",
+        module="tests.benchmarks.store.rehearse",
+        arguments=("--rows", "290000", "--out", "{work}/store"),
+        quick=("--rows", "30000"),
+        minutes=3,
+    ),
+    Benchmark(
         name="codecs",
         title="Codecs and shapes of the store",
         about="""\
