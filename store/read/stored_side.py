@@ -19,7 +19,7 @@ import numpy.typing as npt
 from store.errors import ObjectChangedError
 from store.format.arrays import chunks_of, restored
 from store.format.records import Receipt, Side, Spec
-from store.io.fetching import SLOW_S
+from store.io.fetching import SLOW_S, THREADS
 from store.io.folder import Folder
 from store.io.location import Location
 
@@ -32,6 +32,9 @@ BLOCK_BYTES = 2**20
 
 SMALLEST_BYTES = 2**20
 """Smaller arrays are not worth keeping."""
+
+PART_BYTES = 2**20
+"""Less is not asked for by a request of its own where chunks follow each other."""
 
 QUICK_BYTES_PER_S = 1e9
 """Slower than this, rows came from a disk. Out of the page cache they come at five to ten times that."""
@@ -263,6 +266,9 @@ class StoredSide:
 
         follows = (np.diff(todo) == 1) & (np.diff(ranges_K[todo]) == 0) & (np.diff(places_K[todo]) == 1)
         runs = np.split(todo, np.flatnonzero(~follows) + 1) if len(todo) else []
+        # Few long runs, as of whole shards, are asked for in parts, so that no connection is idle.
+        share, parts = max(1, PART_BYTES // self._chunk_bytes), THREADS // max(1, len(runs))
+        runs = [part for run in runs for part in np.array_split(run, max(1, min(parts, len(run) // share)))]
         # The quickest decides, because any may be held up.
         slow = min(pool.map(read, runs), default=0.0) > SLOW_S
         unchecked = {*self._unchecked(chunks_K[todo]).tolist()}

@@ -132,6 +132,18 @@ def test_an_object_storage_gives_the_same_rows_with_a_request_per_run_of_chunks(
     assert memory.requests["get"] - before == store.info.ranges + 3
 
 
+def test_a_long_run_of_an_object_storage_is_asked_for_in_parts_by_all_connections(memory, monkeypatch):
+    store = FeatureStore(memory)
+    reader, rows = ChunkReader(store), np.arange(RANGE_ROWS)
+    expected = reader.read(rows, teacher="alpha", side="image")
+    for chunk_parts, threads, requests in ((1, 16, RANGE_ROWS // CHUNK_ROWS), (2, 16, 1), (1, 1, 1)):
+        monkeypatch.setattr(stored_side, "PART_BYTES", chunk_parts * expected[:CHUNK_ROWS].nbytes)
+        monkeypatch.setattr(stored_side, "THREADS", threads)
+        before = memory.requests["get"]
+        np.testing.assert_array_equal(reader.read(rows, teacher="alpha", side="image"), expected)
+        assert memory.requests["get"] - before == requests
+
+
 def test_a_chunk_is_read_once_where_spans_and_windows_do_not_meet(memory):
     store, rng = FeatureStore(memory), np.random.default_rng(3)
     # A window is one chunk, a chunk of each range; each span begins in the middle of one and ends in that of the next.
