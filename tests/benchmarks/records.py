@@ -37,7 +37,7 @@ class Record:
     Attributes:
         command: as a user types it.
         date: UTC, when it began.
-        commit: of the repository, ``-dirty`` if files differ from it.
+        commit: of the repository, ``-dirty`` if files but the page differ from it.
         machine: cores, memory and versions.
         seconds: wall clock.
         load: load averages of a minute, before and after.
@@ -114,9 +114,12 @@ def _own_seconds() -> float:
 
 
 def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+    # The page itself changes after each benchmark.
+    changed = git("status", "--porcelain", "--", ".", ":!docs/benchmarks.md")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("-dirty" if changed else "")
 
 
 def machine() -> str:
