@@ -104,7 +104,7 @@ teacher's last range to do.
     Benchmark(
         name="rehearsal-tenth",
         title="The rehearsal at a tenth",
-        about="The same life of 290,000 rows, which the page cache holds: what a phase takes for a row, and where it does not.",
+        about="The same life of 290,000 rows, which the page cache holds, to compare what phases take for a row.",
         module="tests.benchmarks.store.rehearse",
         arguments=("--rows", "290000", "--out", "{work}/store"),
         quick=("--rows", "30000"),
