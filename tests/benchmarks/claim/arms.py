@@ -11,7 +11,7 @@ DRAWS = (1, 2)
 SEEDS_OF_DRAW = 5
 
 ABLATION_SEEDS = (1, 2, 3)
-"""Of draw 1."""
+"""They belong to draw 1."""
 
 STEPS = 340
 

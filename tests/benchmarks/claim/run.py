@@ -42,7 +42,7 @@ COMPUTE = "compute.jsonl"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What is run, and where.
+    """The experiment: places of its data and results.
 
     Attributes:
         data: where the real datasets lie; nothing is written there.

@@ -105,7 +105,7 @@ class Server:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """What a reader did: seconds and rows, and the ranges that it asked for."""
+    """The cost of a reader: seconds and rows, and the ranges that it asked for."""
 
     seconds: float
     rows: int
