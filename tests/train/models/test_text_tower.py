@@ -75,17 +75,19 @@ def embed(student, ids_BL, encode=None):
 @pytest.mark.parametrize("kind", EXACT)
 def test_a_cut_caption_has_the_embedding_of_the_padded_one(tmp_path, kind):
     student = EXACT[kind](tmp_path)
+    # In float32 sums of other shapes differ in their last bits, and more where another test changed how they are made.
+    student.model.double()
     tokens = Tokens.of(CAPTIONS, student.tokenizer)
     assert is_exact_without_padding(student.model, student.tokenizer)
     padded_BE = embed(student, tokens.ids_BL)
-    torch.testing.assert_close(embed(student, tokens.ids_BL, encode_text), padded_BE, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(embed(student, tokens.ids_BL, encode_text), padded_BE, rtol=0, atol=1e-12)
     for row, length in enumerate(tokens.lengths_B.tolist()):
         cut_1E = embed(student, tokens.ids_BL[row : row + 1, :length], encode_text)
-        torch.testing.assert_close(cut_1E, padded_BE[row : row + 1], rtol=1e-5, atol=1e-6)
-    towers = Towers(student, precision="fp32").eval()
+        torch.testing.assert_close(cut_1E, padded_BE[row : row + 1], rtol=0, atol=1e-12)
+    towers = Towers(student, precision="fp32").double().eval()
     with torch.no_grad():
         _, text_BE, _ = towers(torch.zeros(7, 32, 32, 3, dtype=torch.uint8), tokens.ids_BL, tokens.lengths_B)
-    torch.testing.assert_close(text_BE, padded_BE, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(text_BE, padded_BE, rtol=0, atol=1e-12)
     assert towers.columns.share() < 0.7
     towers.columns.clear()
     assert towers.columns.share() == 1
