@@ -85,6 +85,13 @@ def test_a_receipt_of_other_pairs_or_another_spec_is_to_do(store):
     assert planned(store)[0] == {("small", 1), ("wide", 2)}
 
 
+def test_a_receipt_that_does_not_count_hides_no_other(store):
+    (store / KNOWN_UNITS_KEY).unlink()
+    path = store / receipt_key("small", 0)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"spec_hash": "another"}))
+    assert planned(store)[0] == {("small", 0)}
+
+
 def test_a_range_without_a_known_digest_is_read_again():
     known = KnownUnits.model_validate({"digests": {}, "teachers": {"small": {"spec_hash": "s", "sizes": {"0": 9}}}})
     assert not known.has(("small", 0), size=9, spec_hash="s", stop=16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -49,6 +50,15 @@ def test_the_receipt_on_disk_is_the_one_returned(units):
     assert on_disk == receipt.model_dump(mode="json")
     assert (receipt.start, receipt.stop, receipt.status_counts, receipt.bad_rows) == (4, 8, {"ok": 4}, [])
     assert (receipt.spec_hash, receipt.run_id, receipt.device) == (units.spec().hash, "first", "cpu")
+
+
+def test_a_receipt_counts_the_changed_images_of_ok_rows_alone(units):
+    units.register()
+    features = units.features(1)
+    features.status[0] = Status.BAD_IMAGE
+    made = ["scaled", "scaled", None, "cut"]
+    receipt = units.commit(1, features=dataclasses.replace(features, changed=made, reasons={0: "truncated"}))
+    assert receipt.changed_images == {"cut": 1, "scaled": 1}
 
 
 def test_plain_zarr_reads_back_the_rounded_features(units):

@@ -141,3 +141,9 @@ def test_the_words_of_a_row_are_its_own_and_fill_ranges_evenly():
     counts = np.bincount([below(7, word) for of_row in words for word in of_row], minlength=8)
     assert counts[7] == 0
     assert abs(counts[:7] / len(drawn) - 1 / 7).max() < 0.02
+
+
+@pytest.mark.parametrize(("seed", "epoch"), [(-1, 0), (2**64, 0), (0, -1), (0, 2**56)])
+def test_a_seed_or_epoch_that_a_key_cannot_hold_is_refused(seed, epoch):
+    with pytest.raises(ValueError, match=r"must be from 0 to 2\*\*(64|56) - 1, got"):
+        draw(np.ones((2, 2), bool), np.arange(2), seed=seed, epoch=epoch)
