@@ -57,6 +57,13 @@ def test_an_attempt_of_a_worker_that_was_lost_is_not_in_the_way_of_a_replacement
     assert is_replaced(units)
 
 
+def test_a_next_model_stays_beside_where_the_store_has_no_spec_of_its_teacher(units, beside):
+    units.location.delete([spec_key("alpha")])
+    before = damage.contents(beside.location)
+    recover(units.location, guard=unguarded)
+    assert damage.contents(beside.location) == before
+
+
 def test_a_replacement_goes_on_after_the_notes_of_the_spec_were_changed(units, beside, monkeypatch):
     switch(units, beside, monkeypatch)
     damage.edit_json(units.location, spec_key("alpha"), notes={"licence": "CC0-1.0"})
