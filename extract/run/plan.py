@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -160,10 +161,11 @@ def plan(
         for unit, size in listed.items()
         if known.has(unit, size=size, spec_hash=hashes[unit[0]], stop=info.bounds(unit[1])[1])
     }
-    unread = sorted(listed.keys() - valid, key=lambda unit: unit[::-1])
+    unread = sorted(listed.keys() - valid)
+    digest = functools.cache(lambda range_id: pairs.digest(*info.bounds(range_id)))
     for first in range(0, len(unread), READ_AT_ONCE):
         sizes = {unit: listed[unit] for unit in unread[first : first + READ_AT_ONCE]}
-        valid |= _read(places, sizes, info=info, pairs=pairs, hashes=hashes, known=known)
+        valid |= _read(places, sizes, info=info, digest=digest, hashes=hashes, known=known)
     valid -= again
     work = []
     for range_id in range(info.ranges):
@@ -185,22 +187,23 @@ def _read(
     sizes: Mapping[Unit, int],
     *,
     info: StoreInfo,
-    pairs: PairTable,
+    digest: Callable[[int], str],
     hashes: Mapping[str, str],
     known: KnownUnits,
 ) -> set[Unit]:
-    """Read the receipts of some units; note the valid ones in ``known`` and return their units."""
+    """Read the receipts of some units; note the valid ones in ``known`` and return their units.
+
+    Args:
+        digest: of a range's pairs.
+    """
     receipts = fetch_all(lambda unit: readable_record(places[unit[0]], receipt_key(*unit), Receipt), sizes)
-    valid, digests = set(), {}
+    valid = set()
     for (name, range_id), receipt in zip(sizes, receipts, strict=True):
-        start, stop = info.bounds(range_id)
+        stop = info.bounds(range_id)[1]
         if receipt is None or receipt.spec_hash != hashes[name] or receipt.stop != stop:
             continue
-        if receipt.pairs_digest != known.digest(range_id, stop=stop):
-            if range_id not in digests:
-                digests[range_id] = pairs.digest(start, stop)
-            if receipt.pairs_digest != digests[range_id]:
-                continue
+        if receipt.pairs_digest != known.digest(range_id, stop=stop) and receipt.pairs_digest != digest(range_id):
+            continue
         known.add(receipt, size=sizes[name, range_id])
         valid.add((name, range_id))
     return valid
