@@ -113,8 +113,9 @@ class Stream:
         if self._targets is None:
             yield from zip(itertools.count(start), itertools.repeat(None))
             return
-        spans = Spans(self._order, self._targets, span_steps=self._span_steps, start=start)
-        yield from enumerate(itertools.chain.from_iterable(spans), start)
+        held = BATCHES + 1  # the one that is being trained on too
+        spans = Spans(self._order, self._targets, span_steps=self._span_steps, start=start, held=held)
+        yield from enumerate(spans, start)
 
     def _begin(self, step: int, targets: Targets | None) -> _Begun:
         rows_B = self._order[step]

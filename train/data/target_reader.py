@@ -111,22 +111,30 @@ def draw(span: Span, available_NT: npt.NDArray[np.bool_], *, seed: int) -> npt.N
 
 
 class Spans:
-    """Yields the targets of the steps of one span after the other, without end; a thread reads the next span meanwhile.
+    """Yields the targets of one step after the other, without end; a thread reads the next span of steps meanwhile.
 
     Args:
         order: the rows of this process in each step.
         span_steps: number of steps that are read together.
+        held: targets that are in use at most beside those asked for. The next span is begun so late that they are not
+            of the last span: memory of two spans is enough then.
     """
 
-    def __init__(self, order: StepOrder, reader: TargetReader, *, span_steps: int, start: int = 0) -> None:
+    def __init__(
+        self, order: StepOrder, reader: TargetReader, *, span_steps: int, start: int = 0, held: int = 1
+    ) -> None:
         self._order, self._reader, self._span_steps, self._start = order, reader, span_steps, start
+        self._begun_at = min(held, span_steps - 1)
 
-    def __iter__(self) -> Iterator[list[Targets]]:
+    def __iter__(self) -> Iterator[Targets]:
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(self._read, self._start)
             for start in itertools.count(self._start + self._span_steps, self._span_steps):
-                ready, waiting = waiting.result(), pool.submit(self._read, start)
-                yield ready
+                ready = waiting.result()
+                for number, targets in enumerate(ready):
+                    if number == self._begun_at:
+                        waiting = pool.submit(self._read, start)
+                    yield targets
 
     def _read(self, start: int) -> list[Targets]:
         steps = range(start, start + self._span_steps)

@@ -133,7 +133,7 @@ def epoch(path: Path) -> dict[str, Any]:
     opened = time.perf_counter()
     seen_N, steps, feature_pairs, nbytes = np.zeros(store.info.rows, np.uint8), order.steps_per_epoch, 0, 0
     with progress(steps, label="epoch", noun="steps") as advance:
-        for step, targets in zip(range(steps), (each for span in spans for each in span), strict=False):
+        for step, targets in zip(range(steps), spans, strict=False):
             rows_B = order[step]
             seen_N[rows_B] += 1
             for teacher, found in targets.teachers.items():

@@ -147,6 +147,9 @@ def read_speeds(out: Path, store: FeatureStore) -> dict[tuple[str, ...], Measure
     def chunks() -> list[Any]:
         return [reader.read(rows, teacher=teacher, side="image").shape for rows in spans]
 
+    def one_call() -> list[Any]:
+        return [reader.read(np.concatenate(spans), teacher=teacher, side="image").shape]
+
     def through_zarr() -> list[Any]:
         slices = (slice(rows[0], rows[-1] + 1) for rows in spans)
         return [store.read(rows, teacher=teacher, side="image").shape for rows in slices]
@@ -154,6 +157,7 @@ def read_speeds(out: Path, store: FeatureStore) -> dict[tuple[str, ...], Measure
     ways = {
         "np.load": lambda: [np.load(path).shape for path in paths],
         "`ChunkReader.read`": chunks,
+        "`ChunkReader.read`, all in one call": one_call,
         "`FeatureStore.read`, through Zarr": through_zarr,
     }
     return {(name,): partial(timed, work) for name, work in ways.items()}

@@ -63,8 +63,8 @@ class Ours:
 
     def features(self, threads: int, *, sampling: Sampling = "all") -> Iterator[int]:
         """Yield the size of each batch of the trainer's targets."""
-        for span in Spans(self.order, self.targets(threads, sampling=sampling), span_steps=self.span_steps):
-            yield from (targets.rows for targets in span)
+        for targets in Spans(self.order, self.targets(threads, sampling=sampling), span_steps=self.span_steps):
+            yield targets.rows
 
     def through_zarr(self) -> float:
         """Return pairs per second of a window that `FeatureStore.read` reads."""
@@ -75,12 +75,12 @@ class Ours:
         return len(rows) / (time.perf_counter() - start)
 
     def speed(self, sizes: Iterator[int], *, spans: int = 4, warm: int = 5) -> float:
-        """Return pairs per second, counted from when a span is handed out and the next one is begun."""
-        for _ in itertools.islice(sizes, warm * self.span_steps):
+        """Return pairs per second, counted from the first step of a span, before the next one is begun."""
+        for _ in itertools.islice(sizes, warm * self.span_steps + 1):
             pass
         start = time.perf_counter()
-        # One step more, so that the last span has to be there in time.
-        pairs = sum(itertools.islice(sizes, spans * self.span_steps + 1)) - BATCH
+        # Ends with the first step of a span: as many spans are read meanwhile as are counted.
+        pairs = sum(itertools.islice(sizes, spans * self.span_steps))
         return pairs / (time.perf_counter() - start)
 
     def cold_speed(self, folder: Path) -> float:
@@ -261,7 +261,8 @@ def measure(work: Path, options: argparse.Namespace) -> None:
     cold: dict[tuple[str, ...], Measure] = {
         (f"the disk, {threads} threads",): partial(disk_speed, shards, threads=threads) for threads in (1, 8)
     }
-    cold["whole shards, `ChunkReader.read`",] = partial(after_dropping, folder, reads["`ChunkReader.read`",])
+    for name in ("`ChunkReader.read`", "`ChunkReader.read`, all in one call"):
+        cold[f"whole shards, {name}",] = partial(after_dropping, folder, reads[name,])
     cold[f"{OURS}, 2 threads",] = partial(ours.cold_speed, folder)
     for name in working:
         speed = partial(peers.speed, name, 0) if peers else float

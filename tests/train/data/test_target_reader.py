@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
+import weakref
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 
+from store.read.chunks import ChunkReader
 from train.data.batch_order import BatchOrder, ShareOrder
 from train.data.random_bits import draw_teacher
 from train.data.target_reader import Spans, TargetReader
@@ -34,7 +37,7 @@ def reader_of(store, sampling):
 def targets_of(store, sampling, *, count=18, span_steps=3, start=0):
     """Return the targets of some steps over several epochs."""
     spans = Spans(order_of(store), reader_of(store, sampling), span_steps=span_steps, start=start)
-    return list(islice((targets for span in spans for targets in span), count))
+    return list(islice(spans, count))
 
 
 def assert_row_by_row(store, targets, rows, teaches_BT):
@@ -122,7 +125,7 @@ def test_targets_do_not_depend_on_how_many_threads_read(store, threads):
 def test_the_targets_of_all_ranks_together_are_those_of_one(store, sampling, world_size):
     alone, order = targets_of(store, sampling, count=9), order_of(store)
     shares = [
-        list(islice(itertools.chain.from_iterable(Spans(share, reader_of(store, sampling), span_steps=3)), 9))
+        list(islice(Spans(share, reader_of(store, sampling), span_steps=3), 9))
         for share in (ShareOrder(order, rank=rank, world_size=world_size) for rank in range(world_size))
     ]
     for step, whole in enumerate(alone):
@@ -131,3 +134,33 @@ def test_the_targets_of_all_ranks_together_are_those_of_one(store, sampling, wor
             places = [part.places_K + rank * 8 // world_size for rank, part in enumerate(parts)]
             assert torch.equal(torch.cat(places), whole.teachers[name].places_K)
             assert torch.equal(torch.cat([part.text_KD for part in parts]), whole.teachers[name].text_KD)
+
+
+class AtOnce(ThreadPoolExecutor):
+    """A pool that has done its work when it is given it."""
+
+    def submit(self, work, *args):
+        future = super().submit(work, *args)
+        wait([future])
+        return future
+
+
+@pytest.mark.parametrize("held", [1, 3])
+def test_memory_of_two_spans_is_enough(store, held, monkeypatch):
+    arrays, alive, read = [], [], ChunkReader.read_many
+
+    def noted(reader, asks):
+        alive.append(sum(array() is not None for array in arrays))
+        found = read(reader, asks)
+        arrays.append(weakref.ref(found[store.teachers[0], "image"]))
+        return found
+
+    monkeypatch.setattr(ChunkReader, "read_many", noted)
+    monkeypatch.setattr("train.data.target_reader.ThreadPoolExecutor", AtOnce)
+    in_use = deque(maxlen=held)
+    for targets in islice(Spans(order_of(store), reader_of(store, "all"), span_steps=5, held=held), 30):
+        in_use.append(targets)
+    # When a span is read, only the one that is given out is in memory.
+    assert alive[0] == 0
+    assert set(alive[1:]) == {1}
+    assert len(alive) >= 6
