@@ -226,7 +226,7 @@ Ray beside the plain loop: one worker each, one thread of arithmetic and one of 
 teachers, in alternation. *Work* is from the moment the worker is ready to the last receipt. Ray gives its workers
 the priority of nice 15; here it is 0. Its daemons may count as *others*.""",
         module="tests.benchmarks.extract.ray_overhead",
-        arguments=(*WITH_TEACHERS, "--rows", "1024", "--rounds", "3"),
+        arguments=(*WITH_TEACHERS, "--rows", "8192", "--rounds", "3"),
         quick=("--rows", "128", "--rounds", "1"),
         minutes=3,
         needs=DEMO,
