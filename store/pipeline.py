@@ -35,7 +35,7 @@ class CenterWidth(Section):
 
 
 class ImageSection(Section):
-    """How images are read."""
+    """Settings of reading images."""
 
     window: Literal["minmax"] | CenterWidth | Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
 

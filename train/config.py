@@ -36,7 +36,7 @@ class ModelSection(Section):
 
 
 class Optimization(Section):
-    """How a model is trained; defaults are the released stage-1 values (docs/training.md)."""
+    """Settings of a training; defaults are the released stage-1 values (docs/training.md)."""
 
     steps: int = Field(gt=0, examples=[1000])
     batch_size: int = Field(gt=1, examples=[64])

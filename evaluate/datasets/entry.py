@@ -52,7 +52,7 @@ class Group(Section):
 
 
 class Provenance(Section):
-    """Who decided: ``official`` (the authors concerned), ``inferred`` (from what they published) or ``ours``."""
+    """``official`` if the authors concerned decided, ``inferred`` if we did from what they published, else ``ours``."""
 
     choice: Origin
     classes: Origin | None = None
@@ -181,7 +181,7 @@ class DatasetEntry(Section):
 
     @property
     def labelled(self) -> bool:
-        """Whether a task of the dataset has classes as targets."""
+        """Return whether a task of the dataset has classes as targets."""
         return any(TASKS[task].labelled for task in self.tasks)
 
     @property

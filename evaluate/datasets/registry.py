@@ -33,7 +33,7 @@ class Status:
 
     @property
     def present(self) -> bool:
-        """Whether every pattern matches a file."""
+        """Return whether every pattern matches a file."""
         return not self.missing
 
 

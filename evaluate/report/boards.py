@@ -53,7 +53,7 @@ class Column:
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether more is better; False for ranks."""
+        """Return whether more is better; False for ranks."""
         return self.metric is None or METRICS[self.metric].higher_is_better
 
 

@@ -52,7 +52,7 @@ class Questions:
 
     @property
     def is_closed(self) -> npt.NDArray[np.bool_]:
-        """Whether each question is a closed one."""
+        """Return whether each question is a closed one."""
         if self.closed is not None:
             return np.asarray(self.closed, bool)
         return np.array([normalised(answer) in YES_NO for answer in self.answers])

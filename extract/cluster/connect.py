@@ -62,7 +62,7 @@ def connected(settings: ExtractSection) -> Iterator[None]:
 
 
 def may_grow() -> bool:
-    """Whether nodes may join the cluster: not one that a run started itself."""
+    """Return whether nodes may join the cluster: not one that a run started itself."""
     return ADDRESS in os.environ
 
 

@@ -66,7 +66,7 @@ def ports(taken: Mapping[int, bool], *, address: str | None) -> Finding:
 
 
 def is_taken(port: int) -> bool:
-    """Whether a port of this machine cannot be listened on."""
+    """Return whether a port of this machine cannot be listened on."""
     with socket.socket() as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -53,7 +53,7 @@ def weights(name: str, entry: TeacherEntry, *, next_: str) -> tuple[Finding, int
 
 
 def is_quick(entry: TeacherEntry) -> bool:
-    """Whether the digests of a teacher's files are kept or take little time."""
+    """Return whether the digests of a teacher's files are kept or take little time."""
     return unread_bytes(Path(entry.folder)) <= QUICK_BYTES
 
 

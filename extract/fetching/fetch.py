@@ -319,7 +319,7 @@ def _put(partial: Path, target: Path) -> None:
 
 
 def _is_same(path: Path, digest: str, etag: str | None) -> bool | None:
-    """Whether a file is the hub's by its SHA-256, or by git's SHA-1 of a small one; None if that cannot be said."""
+    """Return whether a file is the hub's by its SHA-256, or by a small one's git SHA-1; None if that cannot be said."""
     if etag and re.fullmatch(r"[0-9a-f]{64}", etag):
         return digest == etag
     if etag and re.fullmatch(r"[0-9a-f]{40}", etag) and path.is_file():

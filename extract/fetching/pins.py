@@ -113,7 +113,7 @@ class Pins:
 
 
 def is_commit(revision: str) -> bool:
-    """Whether a revision is a commit, which never changes, and not the name of a branch or tag."""
+    """Return whether a revision is a commit, which never changes, and not the name of a branch or tag."""
     return len(revision) == 40 and all(letter in "0123456789abcdef" for letter in revision)
 
 

@@ -68,7 +68,7 @@ class TeacherDrift:
 
     @property
     def passed(self) -> bool:
-        """Whether every compared row reaches the threshold, none was lost, and there was one to compare."""
+        """Return whether every compared row reaches the threshold, none was lost, and there was one to compare."""
         return bool(self.sides) and not self.lost and not any(side.below for side in self.sides.values())
 
     def as_json(self) -> dict[str, Any]:

@@ -49,11 +49,11 @@ class Progress:
 
     @property
     def silent(self) -> bool:
-        """Whether it is ``running`` and was not written for long."""
+        """Return whether it is ``running`` and was not written for long."""
         return self.state == "running" and self.age_s > OLD_S
 
     def holds(self, lock: str | None) -> bool:
-        """Whether a store's lock belongs to this run, not to a program that came after the run was killed."""
+        """Return whether a store's lock belongs to this run, not to a program that came after the run was killed."""
         mine = f"process {self.content.get('pid')} on {self.content.get('host')}"
         return lock is not None and lock.partition(",")[0] == mine
 

@@ -35,7 +35,7 @@ class KillerSearch:
 
     @property
     def gave_up(self) -> bool:
-        """Whether there are too many killers to believe that the rows are to blame."""
+        """Return whether there are too many killers to believe that the rows are to blame."""
         return len(self.killers) > self._max_killers
 
     def next(self) -> range | None:

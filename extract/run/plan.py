@@ -61,7 +61,7 @@ class KnownUnits(BaseModel):
     changed: bool = Field(default=False, exclude=True)
 
     def has(self, unit: Unit, *, size: int, spec_hash: str, stop: int) -> bool:
-        """Whether a receipt of that size was found valid for this spec and these rows."""
+        """Return whether a receipt of that size was found valid for this spec and these rows."""
         known, range_id = self.teachers.get(unit[0]), unit[1]
         same = known is not None and known.spec_hash == spec_hash and known.sizes.get(range_id) == size
         return same and self.digests.get(range_id, (0, ""))[0] == stop

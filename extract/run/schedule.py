@@ -118,17 +118,17 @@ class Schedule:
 
     @property
     def over(self) -> bool:
-        """Whether nothing is at work and nothing is to be begun."""
+        """Return whether nothing is at work and nothing is to be begun."""
         return not self._running and (self._stopping or not self._waiting)
 
     @property
     def stopped(self) -> bool:
-        """Whether it was stopped before all was done."""
+        """Return whether it was stopped before all was done."""
         return self._stopping and bool(self._waiting)
 
     @property
     def stopping(self) -> bool:
-        """Whether it was asked to stop."""
+        """Return whether it was asked to stop."""
         return self._stopping
 
     @property
@@ -255,7 +255,7 @@ class Schedule:
         return next(running for running in self._running.values() if running.worker == worker)
 
     def _is_alone(self, task: Task) -> bool:
-        """Whether no other task may be in the same worker."""
+        """Return whether no other task may be in the same worker."""
         history = self._histories.get(_key(task))
         return task.probe is not None or bool(task.killers) or bool(history and history.pardons)
 
@@ -310,13 +310,13 @@ def _split(task: Task, parts: int) -> list[Task]:
 
 
 class Restarts:
-    """When another worker may be started after some were lost before they were ready, and when to give up."""
+    """Decides when another worker may be started after some were lost before they were ready, and when to give up."""
 
     def __init__(self) -> None:
         self._lost, self._not_before = 0, float("-inf")
 
     def allowed(self, *, now: float) -> bool:
-        """Whether a worker may be started now."""
+        """Return whether a worker may be started now."""
         return now >= self._not_before
 
     def ready(self) -> None:

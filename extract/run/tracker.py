@@ -91,7 +91,7 @@ class Tracker:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether no further range is to be begun."""
+        """Return whether no further range is to be begun."""
         return self._stop.is_set()
 
     def stop(self) -> None:

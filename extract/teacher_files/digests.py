@@ -50,7 +50,7 @@ _known: dict[Path, KeptDigest] = {}
 """Digests that this process computed. They count like those on disk, also where a folder cannot be written."""
 
 _keeps: ContextVar[bool] = ContextVar("keeps", default=True)
-"""Whether digests are written beside their files."""
+"""False if no digests are written beside their files."""
 
 
 def file_digest(path: Path) -> str:

@@ -95,7 +95,7 @@ class Geometry(BaseModel):
 
     @property
     def converts_first(self) -> bool:
-        """Whether the image is converted to RGB before it is resized."""
+        """Return whether the image is converted to RGB before it is resized."""
         return self.rgb_first or self.resize_mode in CONVERTED_FIRST
 
     def __str__(self) -> str:

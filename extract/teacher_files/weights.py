@@ -170,7 +170,7 @@ def read_conversion(name: str, entry: TeacherEntry) -> ConversionRecord | None:
 
 
 def counts(entry: TeacherEntry, conversion: ConversionRecord) -> bool:
-    """Whether a conversion is of files that an entry reads, and no form that comes before them is there."""
+    """Return whether a conversion is of files that an entry reads, and no form that comes before them is there."""
     sets, converted, present = [*weight_names(entry)], tuple(conversion.files), present_set(entry)
     return converted in sets and (present is None or sets.index(converted) <= sets.index(present))
 

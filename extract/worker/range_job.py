@@ -50,7 +50,7 @@ class Batch:
 
     @property
     def ready(self) -> bool:
-        """Whether the device need not wait for it."""
+        """Return whether the device need not wait for it."""
         return all(made.done() for made in self._being_made())
 
     def await_images(self) -> None:
@@ -95,7 +95,7 @@ class RangeJob:
 
     @property
     def ended(self) -> bool:
-        """Whether its result is known, so that the rest of it need not be done."""
+        """Return whether its result is known, so that the rest of it need not be done."""
         return self.future.done()
 
     def fail(self, error: BaseException) -> None:

@@ -67,7 +67,7 @@ class Problem:
 
     @property
     def severity(self) -> Literal["damage", "note"]:
-        """Whether committed data are concerned."""
+        """Return whether committed data are concerned."""
         return "note" if self.kind in NOTES else "damage"
 
     def __str__(self) -> str:
@@ -122,12 +122,12 @@ class Report:
 
     @property
     def valid(self) -> bool:
-        """Whether all that is committed is as it was committed."""
+        """Return whether all that is committed is as it was committed."""
         return not any(problem.severity == "damage" for problem in self.problems)
 
     @property
     def complete(self) -> bool:
-        """Whether it is valid and every range of every teacher is committed."""
+        """Return whether it is valid and every range of every teacher is committed."""
         return self.valid and bool(self.units) and all(unit.state == "verified" for unit in self.units)
 
     def counts(self) -> dict[str, dict[UnitState, int]]:

@@ -74,7 +74,7 @@ class Repair:
 
     @property
     def nothing(self) -> bool:
-        """Whether there is nothing to do."""
+        """Return whether there is nothing to do."""
         return not (self.receipts or self.objects or self.attempts or self.unfinished or self.forward or self.metadata)
 
     def as_json(self) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Template:
 
 
 def is_template(text: str) -> bool:
-    """Whether a field's path is a template: it has braces."""
+    """Return whether a field's path is a template: it has braces."""
     return "{" in text or "}" in text
 
 

@@ -10,7 +10,7 @@ from store.errors import shortened
 
 
 class Example(BaseModel):
-    """How often something occurred, and where it did first."""
+    """A count of something, and the place of its first occurrence."""
 
     count: int = 0
     first: str = ""

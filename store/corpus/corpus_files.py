@@ -233,7 +233,7 @@ def _matches(folder: Location, pattern: str) -> bool:
 
 
 def _is_meant(name: str, pattern: str) -> bool:
-    """Whether a name is no hidden one, or the pattern asks for hidden ones."""
+    """Return whether a name is no hidden one, or the pattern asks for hidden ones."""
     return not is_hidden(name) or is_hidden(pattern)
 
 

@@ -23,7 +23,7 @@ class Bounds(Section):
     at_most: int | None = Field(default=None, ge=0)
 
     def hold(self, value: int) -> bool:
-        """Whether a number lies between them."""
+        """Return whether a number lies between them."""
         return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
 
 

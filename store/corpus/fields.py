@@ -189,11 +189,11 @@ class FieldReader:
                 raise self._unknown(name, path, columns)
 
     def maps(self, name: str) -> bool:
-        """Whether a column's field may have values."""
+        """Return whether a column's field may have values."""
         return name in self._paths
 
     def has_candidate(self, name: str, columns: Sequence[str]) -> bool:
-        """Whether one of a table's columns may hold a column's field."""
+        """Return whether one of a table's columns may hold a column's field."""
         return name in self._templates or any(self._is_in(path, columns) for path in self._paths.get(name, ()))
 
     def _is_in(self, path: tuple[str, ...], columns: Sequence[str]) -> bool:

@@ -18,7 +18,7 @@ SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a path leads through a name that begins with a dot or that an operating system has left."""
+    """Return whether a path leads through a name that begins with a dot or that an operating system has left."""
     parts = name.split("/")
     return any((part[:1] == "." and part not in {".", ".."}) or part.lower() in SYSTEM_NAMES for part in parts)
 

@@ -103,7 +103,7 @@ class ImageSource:
         return data
 
     def is_far(self, uri: str) -> bool:
-        """Whether a file is read over a network, where each request waits."""
+        """Return whether a file is read over a network, where each request waits."""
         whole = resolve_uri(uri, self._root.uri)
         return is_url(whole) and not whole.lower().startswith("file://")
 

@@ -94,7 +94,7 @@ def _specs_of(place: Location) -> list[str]:
 
 
 def _is_switched(location: Location, at: str, spec_at: str) -> bool:
-    """Whether a spec below a prefix is the store's present one, whose notes may have been changed since."""
+    """Return whether a spec below a prefix is the store's present one, whose notes may have been changed since."""
     if not location.exists(spec_at):
         return False
     if spec_at == _PIXEL_SPEC:

@@ -221,7 +221,7 @@ def refuse_other(
 
 
 def settings_changed(store: str | os.PathLike[str] | Location, corpus: Corpus) -> bool:
-    """Whether a store is there that was made from a corpus under other settings or rules."""
+    """Return whether a store is there that was made from a corpus under other settings or rules."""
     existing = existing_store(locate(store))
     if existing is None or "files" not in existing.corpus:
         return False

@@ -49,7 +49,7 @@ class PairsDifference:
 
     @property
     def equal(self) -> bool:
-        """Whether both tables hold the same pairs in the same rows."""
+        """Return whether both tables hold the same pairs in the same rows."""
         return self.rows[0] == self.rows[1] and not self.ranges_different
 
 
@@ -89,7 +89,7 @@ class TeacherDifference:
 
     @property
     def equal(self) -> bool:
-        """Whether spec, committed rows and values are the same."""
+        """Return whether spec, committed rows and values are the same."""
         return not (self.spec or self.rows_only_in_a or self.rows_only_in_b or self.different)
 
 
@@ -111,7 +111,7 @@ class Difference:
 
     @property
     def equal(self) -> bool:
-        """Whether both hold the same pairs and the same features."""
+        """Return whether both hold the same pairs and the same features."""
         names = self.teachers_only_in_a or self.teachers_only_in_b
         return self.pairs.equal and not names and all(teacher.equal for teacher in self.teachers.values())
 

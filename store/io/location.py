@@ -130,7 +130,7 @@ class Location(ABC):
         return found.nbytes if found else None
 
     def exists(self, key: str) -> bool:
-        """Whether there is such an object."""
+        """Return whether there is such an object."""
         return self.stat(key) is not None
 
     def delete_below(self, folder: str) -> None:
@@ -182,7 +182,7 @@ def locate(where: str | os.PathLike[str] | Location) -> Location:
 
 
 def is_url(text: str) -> bool:
-    """Whether a text is a URL rather than a path."""
+    """Return whether a text is a URL rather than a path."""
     return "://" in text
 
 

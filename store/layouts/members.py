@@ -56,7 +56,7 @@ class Joined:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class NameRules:
-    """How a member's name tells its key and what it is.
+    """A rule that tells a member's key and kind from its name.
 
     Attributes:
         images, texts: suffixes that are taken, without a dot.

@@ -79,7 +79,7 @@ class PixelCache:
         return committed_rows(self.units.all().values(), rows=self._info.rows)
 
     def is_complete(self) -> bool:
-        """Whether every row's image is stored or known to be bad."""
+        """Return whether every row's image is stored or known to be bad."""
         return bool(self.committed_rows().all())
 
     def fetch(self, row: int) -> bytes:

@@ -11,7 +11,7 @@ from store.io.location import Location
 
 
 class PresentPairs:
-    """Whether a receipt is of the pairs that a store has, also where rows were appended since it was opened."""
+    """Return whether a receipt is of the pairs that a store has, also where rows were appended since it was opened."""
 
     def __init__(self, location: Location, info: StoreInfo) -> None:
         self._location, self._info, self._lock = location, info, threading.Lock()

@@ -191,7 +191,7 @@ class FeatureStore:
         return earlier
 
     def is_complete(self, teacher: str) -> bool:
-        """Whether every row of a teacher is committed."""
+        """Return whether every row of a teacher is committed."""
         return bool(self.committed_rows(teacher).all())
 
     def committed_rows(self, teacher: str) -> npt.NDArray[np.bool_]:

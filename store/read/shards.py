@@ -28,7 +28,7 @@ from .units import CLOCKS_S, Unit, Units
 log = logging.getLogger(__name__)
 
 Verify: TypeAlias = Literal["never", "first", "always"]
-"""When bytes are compared with the checksums of their receipt: when they are first read, or each time."""
+"""Bytes are compared with the checksums of their receipt when they are first read, each time, or never."""
 
 COLUMN_DTYPES: dict[str, np.dtype[Any]] = {"status": np.dtype(np.uint8), "similarity": np.dtype(np.float32)}
 
@@ -68,7 +68,7 @@ class Shards:
         return unit.chunk_crcs(self._place, self.chunks(unit))
 
     def is_checked(self, unit: Unit) -> bool:
-        """Whether chunks of a unit are to be compared with checksums."""
+        """Return whether chunks of a unit are to be compared with checksums."""
         return self.verify != "never" and len(self.crcs(unit)) > 0
 
     @contextmanager

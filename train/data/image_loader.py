@@ -62,7 +62,7 @@ Box: TypeAlias = tuple[int, int, int, int]
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class View:
-    """How a training image is cropped.
+    """Settings of the crop of training images.
 
     Attributes:
         size_px: side of the square result.

@@ -28,7 +28,7 @@ from .random_bits import draw_teacher
 from .targets import Targets, TeacherTargets
 
 Sampling = Literal["uniform_one", "all"]
-"""How many of a row's available teachers teach it: one, drawn anew each epoch, or all."""
+"""One of a row's available teachers, drawn anew each epoch, teaches it, or all of them do."""
 
 
 class Span(NamedTuple):

@@ -136,7 +136,7 @@ class FittedProjection:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitSettings:
-    """How an auto-encoder is fitted.
+    """Settings of an auto-encoder's fit.
 
     Attributes:
         latent_dim: width to project to, the student's.

@@ -43,7 +43,7 @@ class TeacherData:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Recipe:
-    """How students of one recipe are trained.
+    """Settings that the students of one recipe share.
 
     Attributes:
         objective: makes the objective; see `ObjectiveMaker` for the last two arguments.

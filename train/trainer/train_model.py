@@ -66,7 +66,7 @@ class TrainingRun:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Circumstances:
-    """How a command was called; none of it affects the result.
+    """Arguments of a command that do not affect the result.
 
     Attributes:
         overwrite: replace another run's result.

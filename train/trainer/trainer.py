@@ -118,7 +118,7 @@ class Training:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class RunFiles:
-    """Where a run writes.
+    """The files that a run writes.
 
     Attributes:
         folder: of ``metrics.jsonl`` and TensorBoard's files.

@@ -107,7 +107,7 @@ def outcome(decode: Callable[[bytes], Any], data: bytes) -> Any | None:
 
 
 def equal(left: np.ndarray | None, right: np.ndarray | None) -> bool:
-    """Whether both refuse, or have the same pixels."""
+    """Return whether both refuse, or have the same pixels."""
     return left is right if left is None or right is None else np.array_equal(left.squeeze(), right)
 
 

@@ -125,7 +125,7 @@ def steps_reached(location, situation, monkeypatch):
 
 
 def holds(store, range_id, expected):
-    """Whether readers get exactly some features in the rows that are committed of a range."""
+    """Return whether readers get exactly some features in the rows that are committed of a range."""
     receipt = store.receipts("alpha")[range_id]
     start, stop = receipt.start, receipt.stop
     ok = expected.status == Status.OK
