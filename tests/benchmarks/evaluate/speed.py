@@ -14,7 +14,6 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -358,7 +357,7 @@ def main() -> None:
         task, _, who = chosen.part.partition(":")
         print(json.dumps(PARTS[task, who](sizes)))
         return
-    print(f"Python {platform.python_version()}, numpy {np.__version__}, scikit-learn {sklearn.__version__}; {sizes}\n")
+    print(f"scikit-learn {sklearn.__version__}\n")
     print("| | wall s | processor s | inputs MiB | more MiB | load before |\n| --- | --- | --- | --- | --- | --- |")
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for task, who in PARTS:
