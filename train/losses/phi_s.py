@@ -65,7 +65,7 @@ def hadamard(width: int) -> Floats:
     most = (width & -width).bit_length() - 1
     for doublings in range(most, -1, -1):
         core = width >> doublings
-        if core == 1 or _is_prime(core - 1, modulo_4=3):
+        if core == 1 or _has_paley_matrix(core - 1):
             matrix: Floats = np.ones((1, 1)) if core == 1 else _paley(core - 1)
             for _ in range(doublings):
                 matrix = np.block([[matrix, matrix], [matrix, -matrix]])
@@ -84,5 +84,6 @@ def _paley(prime: int) -> Floats:
     return skew + np.eye(prime + 1)
 
 
-def _is_prime(number: int, *, modulo_4: int) -> bool:
-    return number > 2 and number % 4 == modulo_4 and all(number % divisor for divisor in range(2, int(number**0.5) + 1))
+def _has_paley_matrix(number: int) -> bool:
+    """Return whether a number is a prime that is 3 modulo 4."""
+    return number % 4 == 3 and all(number % divisor for divisor in range(2, int(number**0.5) + 1))

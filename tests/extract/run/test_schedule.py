@@ -70,7 +70,7 @@ def test_a_worker_that_is_taken_away_costs_no_attempt_until_that_happens_too_oft
         assert schedule.take("w", now=0).attempt == 1
         schedule.lost("w", Failure.LOSS, "preempted")
     assert not schedule.given_up
-    schedule.take("w", now=0)
+    assert schedule.take("w", now=0).probe is None
     schedule.lost("w", Failure.LOSS, "preempted")
     assert schedule.take("w", now=0).probe is not None  # it counts now, as a death does
 
