@@ -41,14 +41,14 @@ class Across:
             gradient are the same.
     """
 
-    def __init__(self, *, rank: int = 0, size: int = 1, local_loss: bool = True) -> None:
+    def __init__(self, *, rank: int, size: int, local_loss: bool) -> None:
         self.rank, self.size, self.local_loss = rank, size, local_loss
 
     @classmethod
     def current(cls, *, local_loss: bool = True) -> Self:
         """Return the rank in torch.distributed, or a single process if that is not in use."""
         if not dist.is_initialized():
-            return cls(local_loss=local_loss)
+            return cls(rank=0, size=1, local_loss=local_loss)
         return cls(rank=dist.get_rank(), size=dist.get_world_size(), local_loss=local_loss)
 
     def gather(self, parts: Sequence[Tensor]) -> list[Gathered]:
@@ -102,7 +102,7 @@ class Across:
         return found
 
 
-ALONE = Across()
+ALONE = Across(rank=0, size=1, local_loss=True)
 """A single process."""
 
 

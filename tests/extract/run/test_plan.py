@@ -11,7 +11,7 @@ import pytest
 from extract.run.plan import KnownUnits, plan
 from store.corpus.section import Corpus
 from store.format.pairs import PairTable
-from store.format.records import KNOWN_UNITS_KEY, RETRY_FOLDER, STORE_KEY, read_store_info, receipt_key
+from store.format.records import KNOWN_UNITS_KEY, RETRY_FOLDER, STORE_KEY, Receipt, read_store_info, receipt_key
 from store.index.append import append_corpus
 from store.io.folder import Folder
 from store.read.reader import FeatureStore
@@ -104,6 +104,23 @@ def test_what_is_known_of_another_spec_does_not_count(store):
     lacking, reads, found = planned(store)
     assert (lacking, len(reads)) == (set(), 4)
     found.known.write(Folder(store))
+    assert planned(store)[:2] == (set(), [])
+
+
+@pytest.mark.parametrize("hashes", ["ab", "ba"])
+def test_a_receipt_of_another_spec_drops_what_was_known_of_the_teacher(hashes):
+    known = KnownUnits(digests={}, teachers={})
+    unit = {"teacher": "small", "start": 0, "pairs_digest": "p", "stop": 16}
+    for range_id, spec_hash in enumerate(hashes):
+        known.add(Receipt.model_construct(range=range_id, spec_hash=spec_hash, **unit), size=9)
+    assert not any(known.has(("small", 0), size=9, spec_hash=spec_hash, stop=16) for spec_hash in hashes)
+    assert known.has(("small", 1), size=9, spec_hash=hashes[1], stop=16)
+
+
+def test_receipts_of_ranges_that_the_store_does_not_have_are_not_read(store):
+    content = (store / receipt_key("small", 0)).read_bytes()
+    for range_id in (4, 5):
+        (store / receipt_key("small", range_id)).write_bytes(content)
     assert planned(store)[:2] == (set(), [])
 
 

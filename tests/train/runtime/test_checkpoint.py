@@ -41,13 +41,25 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, caplog):
     checkpoints.save(state(1))
     checkpoints.save(state(2)).write_bytes(b"half a file")
     assert checkpoints.latest()["step"] == 1
-    assert "step-000000002.pt cannot be read" in caplog.text
+    assert "step-000000002.pt cannot be read (" in caplog.text
     data = bytearray((tmp_path / "step-000000001.pt").read_bytes())
     data[data.index(torch.full((2,), 1.0).numpy().tobytes())] ^= 1  # one bit of a weight
     (tmp_path / "step-000000001.pt").write_bytes(bytes(data))
     with pytest.raises(MMKDError, match="no checkpoint can be read") as caught:
         checkpoints.latest()
     assert "--resume never" in caught.value.hint
+
+
+def test_of_a_long_reason_the_first_line_is_told(tmp_path, caplog, monkeypatch):
+    def fails(path):
+        raise RuntimeError("invalid header\nException raised from here\nframe #0")
+
+    checkpoints = Checkpoints(tmp_path, kept=3)
+    checkpoints.save(state(1))
+    monkeypatch.setattr("train.runtime.checkpoint._read", fails)
+    with pytest.raises(MMKDError, match="no checkpoint can be read"):
+        checkpoints.latest()
+    assert "step-000000001.pt cannot be read (invalid header); an older one is taken" in caplog.text
 
 
 class Code:
