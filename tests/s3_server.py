@@ -26,6 +26,14 @@ def rclone():
     return str(beside) if beside.is_file() else shutil.which("rclone")
 
 
+class _Quiet(ThreadingHTTPServer):
+    """A server that prints no traceback where a client was killed."""
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class S3Server:
     """rclone and the relay; can be killed and started again at the relay's address.
 
@@ -43,7 +51,7 @@ class S3Server:
         self.requests = Counter()
         self.process = None
         handler = type("Handler", (relay or Relay,), {"server_of": self})
-        self.relay = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.relay = _Quiet(("127.0.0.1", 0), handler)
         self.relay.daemon_threads = True
         threading.Thread(target=self.relay.serve_forever, daemon=True).start()
 
