@@ -122,10 +122,14 @@ def test_a_cluster_whose_head_dies_takes_the_run_along_and_another_cluster_goes_
     add(cluster)
     with Run(config, RAY_ADDRESS=cluster.address, RAY_gcs_rpc_server_reconnect_timeout_s="5") as run:
         run.until_receipts(4)
+        [worker] = actors_below(os.getpid())
+        worker.suspend()  # else it may do all the rest until it notices
         cluster.remove_node(cluster.head_node, allow_graceful=False)
         code, _ = run.end()
     assert code != 0
     kept = receipts(store)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        worker.kill()
     assert 4 <= len(kept) < UNITS
     with contextlib.suppress(Exception):
         cluster.shutdown()
