@@ -125,8 +125,7 @@ class Soak:
         workers = self.driver.workers()
         code = self.driver.interrupt()
         # By the signal and without a word: before the program handles it, and in the moments in which Ray connects.
-        # So it may also end while its first worker starts; the cause is not known (docs/testing.md).
-        early = code == -signal.SIGTERM and (not workers or "workers: 0 ready" in self.driver.said()[-400:])
+        early = code == -signal.SIGTERM and not workers
         if not (early or code in (0, 3)) or "Traceback" in self.driver.said():
             self.surprises.append(f"driver: exit code {code} after SIGTERM: {self.driver.said()[-1500:]}")
         self.driver = None
