@@ -5,6 +5,7 @@ Logs and progress go to stderr, data to stdout.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import copy
 import errno
@@ -132,6 +133,8 @@ def main(app: typer.Typer, *, program: str, interrupted: str = RESUMES) -> None:
     sys.stderr.flush()
     if _threads_left.is_set():
         os._exit(int(code))
+    # All is done and said. Without this SIGTERM would change the exit code while the interpreter ends.
+    atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
     sys.exit(int(code))
 
 

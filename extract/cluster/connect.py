@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,16 @@ OBJECT_STORE_BYTES = 128 * 2**20
 ANSWER_S = 30.0
 """A cluster that runs answers within this time."""
 
+AGAIN_S = 0.001
+"""Time between two settings of the handler of SIGTERM while Ray shuts down."""
+
 
 @contextlib.contextmanager
 def connected(settings: ExtractSection) -> Iterator[None]:
     """Connect to the cluster of RAY_ADDRESS, which Ray sets in a job too; else start a local one and end it afterwards.
+
+    The caller's handler of SIGTERM stays in force, except for the third of a second in which Ray's C++ code connects
+    and holds the interpreter's lock: SIGTERM then ends the program by SIGABRT, with a stack of Ray's.
 
     Raises:
         ConfigError: no cluster answers there, or this program cannot use it.
@@ -42,23 +49,40 @@ def connected(settings: ExtractSection) -> Iterator[None]:
     address = os.environ.get(ADDRESS)
     options = _local(settings) if address is None else _remote(address)
     try:
-        ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
-    except SystemExit as ended:  # raised by Ray's own handler of SIGTERM
-        ray.shutdown()
-        raise KeyboardInterrupt from ended
-    # A RuntimeError, a ConnectionError, an AuthenticationError, and a plain Exception where a node starts too slowly.
-    except Exception as error:
-        raise ConfigError(
-            f"the Ray cluster at {address or 'this machine'} cannot be used: {error}",
-            hint="docs/cluster.md: it must run with the same Python and Ray as here, and RAY_AUTH_MODE must be the "
-            "same for `ray start`, `ray job submit` and this program",
-        ) from error
-    try:
-        # Ray replaces the handler; the program would then end without a report, the signal's number as its exit code.
-        signal.signal(signal.SIGTERM, handler)
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+        except SystemExit as ended:  # raised by Ray's own handler of SIGTERM
+            raise KeyboardInterrupt from ended
+        # A RuntimeError, ConnectionError or AuthenticationError, and a plain Exception where a node starts too slowly.
+        except Exception as error:
+            raise ConfigError(
+                f"the Ray cluster at {address or 'this machine'} cannot be used: {error}",
+                hint="docs/cluster.md: it must run with the same Python and Ray as here, and RAY_AUTH_MODE must be the "
+                "same for `ray start`, `ray job submit` and this program",
+            ) from error
+        finally:
+            signal.signal(signal.SIGTERM, handler)
         yield
     finally:
-        ray.shutdown()
+        _shut_down()
+
+
+def _shut_down() -> None:
+    """Shut Ray down, and keep this program's handler of SIGTERM meanwhile.
+
+    Ray's C++ code sets the default handler a second before `ray.shutdown` returns, which
+    https://github.com/ray-project/ray/pull/65749 is to change. Python sets handlers in the main thread only, so Ray
+    is shut down in another one.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            call = thread.submit(ray.shutdown)
+            while wait([call], timeout=AGAIN_S).not_done:
+                signal.signal(signal.SIGTERM, handler)
+        call.result()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def may_grow() -> bool:

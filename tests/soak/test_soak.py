@@ -55,8 +55,6 @@ def test_an_epoch_that_was_begun_again_counts_as_it_was_last():
 @pytest.mark.end_to_end
 @pytest.mark.timeout(1200)
 def test_a_short_soak_ends_as_if_nothing_had_happened(tmp_path):
-    actions = first(SEED, count=5)
-    assert {action.kind for action in actions} == {"kill_driver", "append", "kill_trainer", "kill_worker", "damage"}
-    found, counts = soak(tmp_path / "soak", minutes=0, seed=SEED, storage="folder", steps=300, actions=actions)
+    found, counts = soak(tmp_path / "soak", minutes=3, seed=SEED, storage="folder", steps=300)
     assert found == []
     assert sum(counts.values()) >= 2  # the machine decides how many find something to harm

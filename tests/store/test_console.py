@@ -276,6 +276,22 @@ def test_a_signal_to_the_process_ends_it_with_3(tmp_path, number):
 
 
 @pytest.mark.end_to_end
+def test_sigterm_while_the_interpreter_ends_does_not_change_the_exit_code(tmp_path):
+    body = """
+        import os, signal
+        class Late:  # Python has given up its own handlers when it deletes what is left in a module
+            def __del__(self, kill=os.kill, process=os.getpid(), number=signal.SIGTERM, write=os.write):
+                write(1, b"late")
+                kill(process, number)
+        sys.modules["__main__"].late = Late()
+        raise typer.Exit(4)
+    """
+    program = start(tmp_path, body, stderr=subprocess.PIPE)
+    assert program.communicate() == ("late", "")
+    assert program.returncode == 4
+
+
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("lines", [1, 100_000])
 def test_a_reader_that_has_enough_ends_the_program_quietly(tmp_path, lines):
     program = start(

@@ -62,3 +62,42 @@ def test_a_runs_own_ray_leaves_no_token_in_the_account(tmp_path, repository):
     environment = {key: value for key, value in os.environ.items() if key not in unset} | {"HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", program], cwd=repository, env=environment, check=True, timeout=200)
     assert not (tmp_path / ".ray" / "auth_token").exists()
+
+
+def test_sigterm_is_handled_while_ray_shuts_down_and_afterwards(repository):
+    program = """
+import os, signal, time
+import ray
+from extract.cluster.connect import connected
+from extract.config import ExtractSection
+
+def terminate():
+    time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(1)
+
+def run():
+    with connected(ExtractSection(workers=1)):
+        pass
+
+def shutdown(really=ray.shutdown):
+    really()
+    terminate()
+    print("shut down")
+
+def interrupt(number, frame):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGTERM, interrupt)
+ray.shutdown = shutdown
+for act in (run, terminate):
+    try:
+        act()
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=repository, capture_output=True, text=True, check=False, timeout=200
+    )
+    assert run.stdout.splitlines() == ["shut down", "interrupted", "interrupted"], run
+    assert run.returncode == 0
