@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and helpers of all tests."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class S3Server:
 
     @property
     def environment(self):
-        """What a program needs to reach it."""
+        """Return the environment that a program needs to reach it."""
         return {
             "AWS_ACCESS_KEY_ID": KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET,

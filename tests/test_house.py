@@ -1,4 +1,4 @@
-"""What holds for the repository as a whole: names, the shipped configuration, the command lines."""
+"""Rules for the repository as a whole: names, the shipped configuration, the command lines."""
 
 from __future__ import annotations
 

@@ -67,8 +67,8 @@ def label_accuracy(columns: Columns, weights_RN: Weights) -> Samples:
 def auroc(columns: Columns, weights_RN: Weights) -> Samples:
     """Return the area under the ROC curve; ties count a half.
 
-    Of two classes it is that of the difference of their scores, of several the mean over each class against the rest,
-    of several labels the mean over labels.
+    For two classes it is that of the difference of their scores, for more the mean over each class against the rest,
+    for several labels the mean over labels.
     """
     return _mean_over_classes(columns, weights_RN, _auroc)
 
@@ -76,7 +76,7 @@ def auroc(columns: Columns, weights_RN: Weights) -> Samples:
 def average_precision(columns: Columns, weights_RN: Weights) -> Samples:
     """Return the sum over thresholds of precision times the step in recall, as a mean over classes like AUROC.
 
-    Of two classes it is that of the positive class: ``margin`` and ``positive`` if they are there, else class 1.
+    For two classes it is that of the positive class: ``margin`` and ``positive`` if they are there, else class 1.
     """
     return _mean_over_classes(columns, weights_RN, _average_precision)
 

@@ -52,7 +52,7 @@ def negative_predictive_value(columns: Columns, weights_RN: Weights) -> Samples:
 def brier(columns: Columns, weights_RN: Weights) -> Samples:
     """Return Brier's score, as scikit-learn's ``brier_score_loss`` scales it.
 
-    Of two classes it is the mean of (p - y)^2 of the positive class, from 0 to 1; of more the mean over items of the
+    For two classes it is the mean of (p - y)^2 of the positive class, from 0 to 1; for more the mean over items of the
     sum over classes, from 0 to 2 (Brier 1950).
     """
     score_NC = columns["score"]

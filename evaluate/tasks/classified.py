@@ -170,7 +170,7 @@ def _margin(raw: Array, number: int) -> Array:
 def reliability(columns: Mapping[str, Array]) -> dict[str, Any]:
     """Return the points of a reliability plot: per bin of ``ece`` items, mean probability and share that came true.
 
-    Of several training seeds it is the first one's.
+    With several training seeds they are the first one's.
     """
     probability_N, outcome_N = calibration_of(columns)
     bins_N = columns["bin"]

@@ -32,7 +32,7 @@ def check_arrays(location: Location, spec: Spec, *, info: StoreInfo) -> tuple[st
     """Compare a teacher's Zarr metadata with the shape that store and spec give them.
 
     Returns:
-        What is wrong, and the ``zarr.json`` of each array.
+        The faults in one text, or None, and the ``zarr.json`` of each array.
     """
     names = array_names(spec)
     keys = metadata_keys(spec.teacher, names)

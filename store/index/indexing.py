@@ -81,7 +81,7 @@ def index_files(
         workers: processes; one per core if left out.
 
     Returns:
-        How to open them, in the order of the files.
+        The functions that open them, in the order of the files.
 
     Raises:
         CorpusError: a file cannot be read.

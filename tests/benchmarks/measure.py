@@ -25,7 +25,7 @@ READ_BLOCK = 512
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """What a command took.
+    """The time and memory that a command took.
 
     Attributes:
         code: its exit code.

@@ -21,7 +21,7 @@ BY_DIGEST = 60
 
 
 def spelled(rule, split):
-    """What a column says where an item is in a split."""
+    """Return the value of a column for the items of a split."""
     return next((value for value, name in getattr(rule, "values", {}).items() if name == split), split)
 
 

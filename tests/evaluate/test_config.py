@@ -1,4 +1,4 @@
-"""What is wrong with a dataset's prompts is said when the file is read."""
+"""Faults of a dataset's prompts are reported when the file is read."""
 
 from __future__ import annotations
 

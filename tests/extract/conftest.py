@@ -235,7 +235,7 @@ def long_pipeline(tmp_path_factory, teachers, write_pipeline):
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory, long_pipeline, extract_here, stored_digests):
-    """What an undisturbed run of ``long_pipeline`` stores, by key."""
+    """Return what an undisturbed run of ``long_pipeline`` stores, by key."""
     store, outcome = extract_here(long_pipeline(tmp_path_factory.mktemp("undisturbed")))
     assert (outcome.done, outcome.failed) == (50, {})
     return stored_digests(store)

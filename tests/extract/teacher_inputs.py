@@ -16,7 +16,7 @@ CAPTIONS = [
     "Chest radiograph: effusion (arrow), 3.5 cm; T2 &amp; FLAIR",
     " ".join(["the left lung nodule of the liver, axial CT scan"] * 40),
 ]
-"""Of several lengths, mixed case, an entity, and one that every teacher cuts."""
+"""They have several lengths, mixed case and an entity; every teacher cuts the last one."""
 
 
 def pixels_of(side, count=3, seed=0):

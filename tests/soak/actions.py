@@ -17,10 +17,10 @@ WEIGHTS = {
     "repair": 1,
     "fill": 1,
 }
-"""How often each action is drawn, in a folder."""
+"""Weights of the actions in a folder."""
 
 ON_S3 = WEIGHTS | {"outage": 3}
-"""How often each action is drawn, on an S3 server."""
+"""Weights of the actions on an S3 server."""
 
 MOST_UNITS = 16
 """Units that are committed before an action, at most."""

@@ -1,4 +1,4 @@
-"""How far a loop has come: a bar on a terminal, a line elsewhere, reports to a process that shows several."""
+"""Progress of a loop: a bar on a terminal, a line elsewhere, reports to a process that shows several."""
 
 from __future__ import annotations
 

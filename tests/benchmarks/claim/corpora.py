@@ -93,7 +93,7 @@ class RealPair:
 
     @property
     def part(self) -> str:
-        """Which specialist's part it is."""
+        """The part of the specialist to which the image belongs."""
         return PART_OF_DATASET.get(self.dataset) or PART_OF_LABEL[self.label]
 
     def draw(self, purpose: str) -> float:
@@ -155,7 +155,7 @@ def write_corpora(data: Path, out: Path, draw: int) -> dict[str, dict[str, int]]
     """Write the corpora of a draw below a folder: tars of Medical MNIST, Parquet of the others.
 
     Returns:
-        How many pairs of each dataset each share has.
+        The number of pairs of each dataset in each share.
     """
     counts: dict[str, dict[str, int]] = {"left out": {}}
     shares = defaultdict(list)

@@ -1,4 +1,4 @@
-"""How often a claim is false, and how often a true one is shown: ``python -m tests.benchmarks.evaluate.claim_errors``.
+"""Measure how often a claim is false or a true one shown: ``python -m tests.benchmarks.evaluate.claim_errors``.
 
 A student and nine teachers classify the same 150 items of several test sets. A claim is made where at least one set is
 said to be better than every teacher, after Holm's correction over the sets. Where the student is no better than the
@@ -27,13 +27,13 @@ ITEMS, SETS, TEACHERS = 150, 3, 9
 REPETITIONS, RESAMPLES = 200, 400
 METRIC = "accuracy"
 SKILL = 1.8
-"""How many standard deviations the scores of both classes lie apart."""
+"""The distance between the scores of both classes, in standard deviations."""
 FACTS = RunFacts(prompts_digest=None, logit_scale=None, versions={}, seconds=0, excluded={}, overlap=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Truth:
-    """How good the models are.
+    """The true skills of the models.
 
     Attributes:
         student: skill above that of the best teachers.

@@ -1,4 +1,4 @@
-"""How often 95 % intervals hold the true value: ``python -m tests.benchmarks.evaluate.coverage``.
+"""Measure how often 95 % intervals hold the true value: ``python -m tests.benchmarks.evaluate.coverage``.
 
 Every metric of the registry, n of 40 to 1,000, balanced and 9:1, good, excellent and collapsed models, independent
 items and clusters of four. A cell is the lowest coverage of the three models; intervals that their record marks as not

@@ -26,9 +26,9 @@ from evaluate.metrics.survival import uno_weights
 Columns = dict[str, npt.NDArray[Any]]
 
 SKILL = {"good": 1.8, "excellent": 4.2, "collapsed": 0.5}
-"""How many standard deviations the scores of right and wrong lie apart."""
+"""The distance between the scores of right and wrong, in standard deviations."""
 PULL = 2.2
-"""How far a collapsed model's scores are moved towards its class."""
+"""The distance by which a collapsed model's scores are moved towards its class."""
 SHARES = {"balanced": (0.25,) * 4, "9:1": (0.45, 0.3, 0.2, 0.05)}
 LABELS, SEEDS = 5, 3
 POPULATION = 150_000
@@ -37,7 +37,7 @@ POPULATION = 150_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Population:
-    """Where test sets are drawn from.
+    """A population from which test sets are drawn.
 
     Attributes:
         balance: ``balanced`` or ``9:1``.

@@ -1,4 +1,4 @@
-"""How fast evaluation is beside scikit-learn and CLIP_benchmark, in one run, and how much memory each takes.
+"""Measure the speed of evaluation beside scikit-learn and CLIP_benchmark, in one run, and the memory of each.
 
 ``python -m tests.benchmarks.evaluate.speed`` measures the sizes of docs/benchmarks.md, ``--small`` tiny ones. Each part
 runs in a process of its own, so that its peak memory is its own, on the same drawn features; what the parts of a task
@@ -57,7 +57,7 @@ MIB = 2**20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sizes:
-    """How much is measured: images of zero-shot, items of a probe, pairs of retrieval, items and resamples.
+    """Sizes of the measurements: images of zero-shot, items of a probe, pairs of retrieval, items and resamples.
 
     Attributes:
         one_by_one: of the slow bootstrap so many resamples are timed.

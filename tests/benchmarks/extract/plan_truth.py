@@ -19,7 +19,7 @@ from tests.benchmarks.extract.pipeline import between, host_cpu_seconds, ran, ro
 from tests.benchmarks.tables import table
 
 WITHIN = 0.15
-"""How far a forecast may be from the run."""
+"""The largest error of a forecast, as a share of the run."""
 
 
 def main() -> None:

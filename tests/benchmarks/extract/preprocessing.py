@@ -1,4 +1,4 @@
-"""What sharing saves before the nine teachers: one decoding and one resize for all, beside each teacher's own.
+"""Measure what sharing saves before the nine teachers: one decoding and one resize for all, beside each teacher's own.
 
 python -m tests.benchmarks.extract.preprocessing
 
@@ -35,7 +35,7 @@ from tests.benchmarks.tables import table
 
 WIDTH, HEIGHT, QUALITY = 1024, 768, 90
 WANTED = 6.0
-"""How many times the naive way the shared one is to be."""
+"""The speed that the shared way must reach, in multiples of the naive one."""
 
 
 def drawn_jpegs(count: int) -> list[bytes]:

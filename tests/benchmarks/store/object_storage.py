@@ -1,4 +1,4 @@
-"""How fast features are read from object storage, beside what its server gives to a client that does nothing else.
+"""Measure reading features from object storage beside what its server gives to a client that does nothing else.
 
 python -m tests.benchmarks.store.object_storage
 

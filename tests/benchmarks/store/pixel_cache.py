@@ -1,4 +1,4 @@
-"""What the pixel cache costs in bytes and time, and what it does to features, by format and quality.
+"""Measure the pixel cache: its bytes, its time, and its effect on features, by format and quality.
 
 python -m tests.benchmarks.store.pixel_cache --data ../shared/data --teachers runs/demo/teachers
 """

@@ -37,7 +37,7 @@ from tests.benchmarks.records import QUIET_LOAD, Watch
 from .rehearsal_phases import DAMAGED, WIDTHS, drop_cached
 
 PAIR_BYTES = 150
-"""Of a row of the pair table, about."""
+"""Bytes of a row of the pair table, about."""
 
 HEADROOM = 1.05
 

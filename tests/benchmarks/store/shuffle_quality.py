@@ -1,9 +1,10 @@
-"""How well the trainer's order mixes, beside a full shuffle: ``python -m tests.benchmarks.store.shuffle_quality``.
+"""Measure how well the trainer's order mixes: ``python -m tests.benchmarks.store.shuffle_quality``.
 
-Of an epoch of the paper's size. Three things are measured. Rank correlation (Spearman) of store row and position: does
-the order still follow the store? Rank correlation of rows that follow each other: do neighbours stay together? And the
-share of a batch's pairs (of rows) that come from one range, and from one chunk: does a batch look like one place of the
-corpus? The last is what an order that reads whole chunks pays, and what a contrastive batch feels.
+It takes an epoch of the paper's size and a full shuffle, and measures three things. Rank correlation (Spearman) of
+store row and position: does the order still follow the store? Rank correlation of rows that follow each other: do
+neighbours stay together? And the share of a batch's pairs (of rows) that come from one range, and from one chunk:
+does a batch look like one place of the corpus? The last is what an order that reads whole chunks pays, and what a
+contrastive batch feels.
 """
 
 from __future__ import annotations

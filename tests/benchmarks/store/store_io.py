@@ -1,4 +1,4 @@
-"""How fast store shards are written and read, in MB/s, beside NumPy and the disk; writing also per forced wait."""
+"""Measure writing and reading store shards, in MB/s, beside NumPy and the disk; writes also per forced wait."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RANGE_ROWS = 8192
 BLOCK_BYTES = 4 * 2**20
 
 Waits = dict[str, int]
-"""How often each way of writing waits for the disk: calls of fsync for the features of one unit."""
+"""Calls of fsync by each way of writing the features of one unit."""
 
 
 def write_speeds(out: Path) -> tuple[dict[tuple[str, ...], Measure], Waits]:

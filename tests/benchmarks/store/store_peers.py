@@ -1,4 +1,4 @@
-"""What a user would pick instead of the store: makes its data and times its shuffled batches.
+"""Make the data of other formats that a user may pick, and time their shuffled batches.
 
 Runs in an environment of its own (numpy, torch, mosaicml-streaming, webdataset, litdata), started by `store_speed.py`.
 Reads one JSON request per line: {"make": LOADER} or {"time": LOADER, "workers": W, "pairs": M}; answers one per line.

@@ -1,4 +1,4 @@
-"""How fast the store is written and read, beside its limits and what a user would pick instead: ``make bench-store``.
+"""Measure writing and reading the store beside its limits and what a user would pick instead: ``make bench-store``.
 
 python -m tests.benchmarks.store.store_speed --out DIR --peers PYTHON
 
@@ -43,7 +43,7 @@ OURS, LIMIT = "ours, all six teachers", "memory limit"
 PEERS = ("released", "mosaicml_streaming", "webdataset", "litdata")
 PEER_PAIRS = {"released": 4096, "mosaicml_streaming": 16384, "webdataset": 16384, "litdata": 65536}
 RELEASED_PAIRS = 16384
-"""Of the layout with a file per pair only so many are made: a million small files would be deleted for minutes."""
+"""Pairs of the layout with a file per pair: to delete a million small files takes minutes."""
 
 
 class Ours:

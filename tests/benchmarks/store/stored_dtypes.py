@@ -1,4 +1,4 @@
-"""What it costs to store a feature as float16, as int8 with a scale per row, or with rounded mantissas."""
+"""Measure the cost of storing a feature as float16, as int8 with a scale per row, or with rounded mantissas."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FORMS: dict[str, tuple[Form, float | None]] = {
     "int8, a scale per row": (lambda rows_ND: from_int8(*to_int8(rows_ND)), 1),
     **{f"float16, BitRound {bits}": (rounded(bits), None) for bits in (8, 6, 4)},
 }
-"""How a row comes back, and bytes of a value (a scale's 4 apart); None where a compressor decides them."""
+"""By name: how a row comes back, and bytes of a value (a scale's 4 apart); None where a compressor decides them."""
 
 
 def cosine_errors(exact_ND: Features, stored_ND: Features) -> npt.NDArray[np.float64]:

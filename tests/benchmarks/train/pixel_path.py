@@ -38,13 +38,13 @@ ROUNDS = 5
 VIEW = View(size_px=224, crop_scale=0.9, seed=SEED, max_pixels=64_000_000)
 
 VISION_FLOP = 2 * (196 * 768 * 768 + 12 * (197 * 12 * 768**2 + 2 * 197**2 * 768))
-"""Of a forward pass of ViT-B/16 at 224 px, two per multiplication: patches, and per block weights and attention."""
+"""Operations of a forward pass of ViT-B/16 at 224 px, two per multiplication: patches, weights and attention."""
 
 TEXT_FLOP = 2 * 12 * (256 * 12 * 768**2 + 2 * 256**2 * 768)
-"""Of a forward pass of BERT-base over 256 tokens."""
+"""Operations of a forward pass of BERT-base over 256 tokens."""
 
 STEP_FLOP = 3 * (VISION_FLOP + TEXT_FLOP)
-"""Of a training step per pair: the backward pass takes twice what the forward pass takes."""
+"""Operations of a training step per pair; the backward pass takes twice what the forward pass takes."""
 
 
 def drawn_jpeg(rng: np.random.Generator, quality: int = 90) -> bytes:

@@ -1,4 +1,4 @@
-"""What a dataset's YAML file may say, and how everything that is wrong with it is said at once."""
+"""The contents of a dataset's YAML file; all faults of a file are reported at once."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ UNIMED = (
     "fives",
     "odir_200x3",
 )
-"""What clipeval/dataset_catalog.json of UniMed-CLIP lists, but for ImageNet; our names."""
+"""The datasets of UniMed-CLIP's clipeval/dataset_catalog.json without ImageNet, by our names."""
 
 TASK_METRICS = {
     "zero_shot": {"auroc", "accuracy", "balanced_accuracy"},

@@ -26,7 +26,7 @@ pytestmark = [
 WIDTHS = (400, 1400)
 SCHEMES = ("light", "dark")
 LEAST_CONTRAST = 4.5
-"""Of text and its ground: WCAG 2.2, 1.4.3, level AA."""
+"""The contrast of text with its ground that WCAG 2.2, 1.4.3, asks for at level AA."""
 
 TEXTS = """() => {
   const parse = (text) => {

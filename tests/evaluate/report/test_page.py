@@ -24,7 +24,7 @@ NASTY = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
 
 
 class Page(HTMLParser):
-    """What is on a page: elements with their attributes, and all its text."""
+    """The content of a page: elements with their attributes, and all its text."""
 
     def __init__(self, text):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What tasks hand on: complete, consistent, and JSON where it says so."""
+"""Results of tasks are complete, consistent, and JSON where they say so."""
 
 from __future__ import annotations
 

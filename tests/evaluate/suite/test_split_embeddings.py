@@ -1,4 +1,4 @@
-"""What has no embedding is counted, of every split; what a dataset does not allow to be lost is refused."""
+"""Items without embedding are counted in every split, and refused where a dataset does not allow any."""
 
 from __future__ import annotations
 

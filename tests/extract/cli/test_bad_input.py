@@ -1,4 +1,4 @@
-"""What a user meets who gives ``python -m extract`` something wrong: message, exit code, and what is left on disk."""
+"""Wrong input to ``python -m extract``: the message, the exit code, and the files that are left."""
 
 from __future__ import annotations
 

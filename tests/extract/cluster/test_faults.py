@@ -1,4 +1,4 @@
-"""What may go wrong with a run on Ray, each really done: the data is the same, a second run has nothing to do."""
+"""Faults of a run on Ray, each really made: the data is the same, and a second run has nothing to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run tells Ray's metrics, as Prometheus would read it from the node."""
+"""Ray's metrics of a run, as Prometheus reads them from the node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.end_to_end, pytest.mark.slow]
 
 @pytest.fixture
 def metrics_url():
-    """Where a local cluster shows its metrics."""
+    """Return the address at which a local cluster shows its metrics."""
     import ray
 
     ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False)

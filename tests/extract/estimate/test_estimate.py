@@ -1,4 +1,4 @@
-"""What ``plan`` says before a run is what the run then does, and saying it writes nothing."""
+"""The forecast of ``plan`` is what the run then does, and planning writes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the time went, from receipts: what bounds an extraction, and that the sums are the time that passed."""
+"""The time of an extraction from its receipts: its sums are the time that passed, and the bound is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a store is, and stopping its run, from the store alone: in a folder and on object storage."""
+"""The state of a store, and stopping its run, from the store alone: in a folder and on object storage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may go wrong while a store is written, each really done: nothing committed is lost, the rest is redone alike."""
+"""Faults while a store is written, each really made: nothing committed is lost, the rest is redone alike."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def config(tmp_path, corpus_96, teachers, write_pipeline, prepare):
 
 @pytest.fixture(scope="module")
 def undisturbed_bytes(tmp_path_factory, corpus_96, teachers, write_pipeline, extract_here, stored_digests):
-    """What a run without faults stores."""
+    """Return what a run without faults stores."""
     path = write_pipeline(tmp_path_factory.mktemp("whole"), files=[corpus_96 / "*.tar"], teachers=teachers)
     return stored_digests(extract_here(path)[0])
 

@@ -73,7 +73,7 @@ def receipts_below(folder):
 
 @pytest.fixture(scope="module")
 def local_bytes(tmp_path_factory, corpus_128, teachers, write_pipeline, extract_here):
-    """What a run into a folder stores."""
+    """Return the files that a run into a folder stores."""
     path = write_pipeline(tmp_path_factory.mktemp("local"), files=[corpus_128 / "*.tar"], teachers=teachers)
     return data_below(extract_here(path)[0])
 

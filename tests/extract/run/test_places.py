@@ -1,4 +1,4 @@
-"""Where corpus and store lie, and what is said where they do not: a corpus that moved or changed, a store in a copy."""
+"""Places of corpus and store: a corpus that moved or changed, and a store in a copy, are reported."""
 
 from __future__ import annotations
 

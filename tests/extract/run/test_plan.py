@@ -1,4 +1,4 @@
-"""What is left to do, from one listing of receipts; none is read twice."""
+"""The work that is left follows from one listing of receipts; none is read twice."""
 
 from __future__ import annotations
 

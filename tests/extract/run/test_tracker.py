@@ -1,4 +1,4 @@
-"""What a run says of itself: its progress in the store, the wish to stop, and its last word."""
+"""Reports of a run: its progress in the store, the request to stop, and its last word."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes a model folder loadable, and which of its bytes make another spec."""
+"""The files that a model folder needs to be loaded, and the bytes that make another spec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must not become a teacher: wrong, damaged, hostile or foreign files, each refused by name and none run."""
+"""Wrong, damaged, hostile or foreign files are refused as teachers, each by name, and none is run."""
 
 from __future__ import annotations
 

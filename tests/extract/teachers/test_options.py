@@ -1,4 +1,4 @@
-"""What an entry may choose: precision, compilation, and the variants that pipelines.yaml names."""
+"""Options of an entry: precision, compilation, and the variants that pipelines.yaml names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.extract.teacher_references import quick_gelu
 FAMILIES = ("bmca", "biomedclip", "plip", "pmcclip", "medclip")
 
 LOWEST_COSINE = {"bf16": 0.995, "fp16": 0.9999}
-"""Of tiny random teachers with their float32 selves: a mantissa of 8 and of 11 bits, over a few layers."""
+"""The lowest cosine of tiny random teachers with their float32 selves: mantissas of 8 and 11 bits, a few layers."""
 
 
 def load(name, entry):
@@ -82,7 +82,7 @@ TINY = {
 """Every variant of the pipeline mmkd, and the files in its form, tiny."""
 
 FREE = ("folder", "embed_dim", "config", "architecture")
-"""Where a tiny teacher lies and how large it is; everything else of an entry is kept."""
+"""Keys that say where a tiny teacher lies and how large it is; the other keys of an entry are kept."""
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from tests.store import damage
 ROOT = Path(__file__).parents[3]
 
 WEBDATASET_NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
-"""How the webdataset library splits a member's name into key and suffix (webdataset.tariterators.base_plus_ext)."""
+"""The pattern by which webdataset splits a member's name into key and suffix (tariterators.base_plus_ext)."""
 
 
 @pytest.fixture

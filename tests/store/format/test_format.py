@@ -255,7 +255,7 @@ def test_a_shard_can_be_taken_apart_without_zarr(written):
 
 
 def test_both_write_the_same_bytes(written, tmp_path):
-    """Of the same features; but for time, place and program, a store is a function of what is in it."""
+    """The same features make the same store, except for time, place and program."""
     teachers = {}
     for name in ("alpha", "beta"):
         parts = [written.features(range_id) for range_id in range(3)]

@@ -1,4 +1,4 @@
-"""What docs/store-format.md says of fields, metadata and digests is what is written."""
+"""Fields, metadata and digests are written as docs/store-format.md says."""
 
 from __future__ import annotations
 

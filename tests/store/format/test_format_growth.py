@@ -1,4 +1,4 @@
-"""How a store grows, step by step: what the document says of it, read by store/ and by the document alone."""
+"""A store grows step by step as the document says; store/ reads it, and so does a reader of the document alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether reads are made one by one or on threads, by a clock that only the reads move."""
+"""Reads are made one by one or on threads, as a clock says that only the reads move."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each process works on of a batch."""
+"""The share of a batch that each process works on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What teachers say about batches, against the store read row by row."""
+"""Targets of batches, compared with the store read row by row."""
 
 from __future__ import annotations
 

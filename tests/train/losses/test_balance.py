@@ -1,4 +1,4 @@
-"""How teachers are weighted against each other."""
+"""Weights of teachers against each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is fitted to teachers before a run: fitted once, kept, bound to specs."""
+"""Statistics of teachers are fitted once before a run, kept, and bound to specs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What processes agree on before they train, and gradients that they average."""
+"""Processes agree on settings before they train, and average their gradients."""
 
 from __future__ import annotations
 

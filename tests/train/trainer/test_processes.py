@@ -100,7 +100,7 @@ def call(place, pipeline, *options, ranks=1, **env):
 
 @pytest.fixture(scope="module")
 def two(place):
-    """What two processes made of all ways, left alone."""
+    """Return the results of two undisturbed processes for all ways."""
     done = call(place, "two", ranks=2)
     assert done.returncode == 0, done.stderr
     return done
