@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import ray
 
+from extract.cluster.connect import connected
+from extract.config import ExtractSection
 from extract.run.run import run
 from extract.run.run_spec import build_worker
+from store.errors import ConfigError
 from tests.extract.tasks import done
 
 pytestmark = [pytest.mark.ray, pytest.mark.end_to_end]
@@ -62,6 +67,20 @@ def test_a_runs_own_ray_leaves_no_token_in_the_account(tmp_path, repository):
     environment = {key: value for key, value in os.environ.items() if key not in unset} | {"HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", program], cwd=repository, env=environment, check=True, timeout=200)
     assert not (tmp_path / ".ray" / "auth_token").exists()
+
+
+def test_a_cluster_that_cannot_be_used_leaves_the_handler_of_sigterm(monkeypatch):
+    def init(**_):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise RuntimeError("no node starts")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", init)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ConfigError, match="no node starts"), connected(ExtractSection(workers=1)):
+        pass
+    after = signal.signal(signal.SIGTERM, before)
+    assert after is before
 
 
 def test_sigterm_is_handled_while_ray_shuts_down_and_afterwards(repository):
